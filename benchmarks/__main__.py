@@ -1,0 +1,80 @@
+"""`python -m benchmarks NAME …`: measure, and print."""
+
+import argparse
+import asyncio
+import gc
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.inbox import inbox
+from benchmarks.logins import login_flood
+from benchmarks.posting import bulk, fan_out, post
+from benchmarks.process import LOAD_CORE, SERVER_CORE, prepare
+from benchmarks.report import Report
+from benchmarks.rounds import Plan
+from benchmarks.slow import slow
+from benchmarks.sockets import handshake, idle
+
+BENCHMARKS = {
+    "post": post,
+    "fan-out": fan_out,
+    "bulk": bulk,
+    "handshake": handshake,
+    "inbox": inbox,
+    "slow": slow,
+    "idle": idle,
+    "login-flood": login_flood,
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure what the gateway costs."
+    )
+    names = "\n".join(f"{name}: {run.__doc__}" for name, run in BENCHMARKS.items())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = names
+    parser.add_argument("names", nargs="+", choices=[*BENCHMARKS, "all"], metavar="NAME", help="or: all")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each load (5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the size of every load (1)")
+    parser.add_argument(
+        "--database", help="postgresql://… of a server where databases may be made; else SQLite"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="a profile of each load; needs py-spy")
+    return parser.parse_args()
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    kind = "SQLite" if arguments.database is None else "Postgres"
+    plan = Plan(
+        report=Report(kind, arguments.rounds),
+        rounds=arguments.rounds,
+        scale=arguments.scale,
+        database=arguments.database,
+        profiles=arguments.profile,
+    )
+    if SERVER_CORE == LOAD_CORE:
+        print("There is one core only: the load disturbs the server, and latencies mean little.")
+    if plan.profiles is not None:
+        plan.profiles.mkdir(parents=True, exist_ok=True)
+    for name, run in BENCHMARKS.items():
+        if name in arguments.names or "all" in arguments.names:
+            await run(plan)
+            if arguments.json is not None:
+                plan.report.write(arguments.json)
+
+
+def main() -> None:
+    """Run what the command line names."""
+    arguments = _arguments()
+    prepare()
+    # The garbage of a load is small and the pauses of its collection would be measured.
+    gc.disable()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Figures of several rounds: printed as median and min..max, kept for `--json`."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+Figures = dict[str, float]
+"""What one round of one load gave, by name; the unit stands in the name."""
+
+CPU = "server CPU, µs"
+
+
+class Report:
+    """Everything measured in one run."""
+
+    def __init__(self, database: str, rounds: int) -> None:
+        self._about = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+            "versions": {name: version(name) for name in ("fastapi", "sqlalchemy", "uvicorn", "websockets")},
+            "database": database,
+            "rounds": rounds,
+        }
+        self._results: list[dict[str, Any]] = []
+        print(f"{self._about['machine']}; Python {self._about['python']}; {database}; {rounds} rounds")
+
+    def add(self, title: str, measured: Mapping[str, Sequence[Figures]], *, ratios: bool = True) -> None:
+        """Print what was measured, by subject, and how much CPU each later one took of the first's."""
+        print(f"\n{title}")
+        result: dict[str, Any] = {"title": title, "figures": {}, "ratios": {}}
+        for subject, rounds in measured.items():
+            names = dict.fromkeys(name for figures in rounds for name in figures)
+            spreads = {name: _spread([figures[name] for figures in rounds]) for name in names}
+            result["figures"][subject] = spreads
+            for name, spread in spreads.items():
+                _print(subject, name, spread)
+        first, *others = measured
+        for other in others if ratios else ():
+            pairs = zip(measured[other], measured[first], strict=True)
+            spread = _spread([a[CPU] / b[CPU] for a, b in pairs if b[CPU]])
+            result["ratios"][f"{other} / {first}"] = spread
+            _print(f"{other} / {first}", "times the CPU", spread)
+        self._results.append(result)
+
+    def write(self, file: Path) -> None:
+        """Write everything added so far as JSON."""
+        file.write_text(json.dumps({**self._about, "results": self._results}, indent=2, ensure_ascii=False))
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {"median": median(values), "min": min(values), "max": max(values), "rounds": list(values)}
+
+
+def _print(subject: str, name: str, spread: Mapping[str, float]) -> None:
+    low, middle, high = (_number(spread[key]) for key in ("min", "median", "max"))
+    print(f"  {subject:<28} {name:<34} {middle:>9}  ({low} .. {high})", flush=True)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,344 @@
+"""The SQL of users, their sessions and tickets. Each function is a unit of work; none commits."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, Table, and_, bindparam, delete, exists, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.errors import Conflict, NotFound
+from gateway.models import items, notifications, services, sessions, spent_refresh_tokens, tickets, users
+
+MAX_SUB = 255
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+KEPT = 600_000
+"""How long an ended session is kept for other processes to notice, in ms; they look every few seconds."""
+
+FOREIGN = "x-"
+"""What the names of the sessions of foreign issuers' tokens begin with; they are kept until they expire."""
+
+_MARK = FOREIGN + "m"
+
+MARKED = 86_400_000
+"""How long it is kept when a user's sessions ended: as long as a foreign token may live, in ms."""
+
+SWEPT = 1000
+"""How many rows one sweep removes of each kind."""
+
+
+Record = Row[*tuple[Any, ...]]
+"""A row of one of the tables."""
+
+
+class Session(NamedTuple):
+    """What a new session is made of. `expires_at` is in ms; `refresh_hash` lets it be refreshed."""
+
+    id: str
+    expires_at: int
+    refresh_hash: bytes | None = None
+
+
+class SessionOwner(NamedTuple):
+    """Whose a session is: `name` is the `sub` of a user or the `client_id` of a service."""
+
+    user_id: int | None
+    service_id: int
+    name: str
+    ended: bool
+
+
+class NewTicket(NamedTuple):
+    """What a ticket will stand for. Times are in ms."""
+
+    hash: bytes
+    session_id: str
+    scope: str
+    token_expires_at: int
+    expires_at: int
+
+
+class Ticket(NamedTuple):
+    """What a ticket stood for. `token_expires_at` is in ms."""
+
+    session: str
+    user_id: int
+    sub: str
+    scope: str
+    token_expires_at: int
+    ended: bool
+
+
+def _insert(connection: Connection, table: Table) -> Any:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
+def check_text(text: str, longest: int) -> str:
+    """Return a name. Raises ValueError for one that is too long, or holds what cannot be printed."""
+    if not 1 <= len(text) <= longest:
+        raise ValueError(f"it must have 1 to {longest} characters")
+    if _UNPRINTABLE.search(text):
+        raise ValueError("it must not have control characters")
+    return text
+
+
+# Users
+
+
+def check_sub(sub: str) -> str:
+    """Return the `sub`. Raises ValueError for what can be no user's id."""
+    return check_text(sub, MAX_SUB)
+
+
+def add_missing_users(connection: Connection, subs: Collection[str], now_ms: int) -> None:
+    """Create the users that are not there yet.
+
+    They are written in the order of their `sub`, so that two processes that create the same ones wait for
+    each other instead of locking each other out.
+    """
+    rows = [{"sub": sub, "created_at": now_ms, "epoch": secrets.token_hex(8)} for sub in sorted(set(subs))]
+    if rows:
+        connection.execute(_insert(connection, users), rows)
+
+
+def add_user(connection: Connection, sub: str, password_hash: str | None, now_ms: int) -> Record:
+    """Create a user. Raises `Conflict` when the `sub` is taken."""
+    statement = _insert(connection, users).values(
+        sub=sub, password_hash=password_hash, created_at=now_ms, epoch=secrets.token_hex(8)
+    )
+    row = connection.execute(statement.returning(users)).one_or_none()
+    if row is None:
+        raise Conflict("There is a user with this sub already.")
+    return row
+
+
+def find_user(connection: Connection, sub: str) -> Record | None:
+    """Return the row of a user."""
+    return connection.execute(select(users).where(users.c.sub == sub)).one_or_none()
+
+
+def get_user(connection: Connection, sub: str) -> Record:
+    """Return the row of a user. Raises `NotFound`."""
+    return found(find_user(connection, sub))
+
+
+def list_users(connection: Connection, after: int, limit: int) -> list[Record]:
+    """Return users by age, beginning behind the row with the key `after`."""
+    statement = select(users).where(users.c.sub.is_not(None), users.c.id > after)
+    return list(connection.execute(statement.order_by(users.c.id).limit(limit)))
+
+
+def update_user(
+    connection: Connection, sub: str, changes: dict[str, Any], now_ms: int
+) -> tuple[Record, list[str]]:
+    """Set `password_hash` or `disabled`, and return the row and the sessions that have ended by it.
+
+    A new password, or none, ends every session of the user, as disabling does. Raises `NotFound`.
+    """
+    row = get_user(connection, sub)
+    if changes:
+        statement = update(users).where(users.c.id == row.id).values(changes).returning(users)
+        row = found(connection.execute(statement).one_or_none())
+    ends = "password_hash" in changes or changes.get("disabled", False)
+    return row, _end_all(connection, row.id, sub, now_ms) if ends else []
+
+
+def log_out(connection: Connection, sub: str, now_ms: int) -> list[str]:
+    """End every session of a user, and return them. Raises `NotFound`."""
+    locked = select(users.c.id).where(users.c.sub == sub).with_for_update()
+    row = found(connection.execute(locked).one_or_none())
+    return _end_all(connection, row.id, sub, now_ms)
+
+
+def release_user(connection: Connection, sub: str, now_ms: int) -> tuple[int, list[str]]:
+    """Take a user's name away, end the sessions, and return the key of the row and those sessions.
+
+    The name is free at once. The caller goes on with `erase_some`. Raises `NotFound`.
+    """
+    statement = update(users).where(users.c.sub == sub).values(sub=None, password_hash=None)
+    row = found(connection.execute(statement.returning(users.c.id)).one_or_none())
+    return row.id, _end_all(connection, row.id, sub, now_ms)
+
+
+def released_users(connection: Connection) -> list[int]:
+    """Return the users whose erasure has begun."""
+    return list(connection.scalars(select(users.c.id).where(users.c.sub.is_(None))))
+
+
+def erase_some(connection: Connection, user_id: int, limit: int = 1000) -> bool:
+    """Erase up to `limit` items of a released user, and return whether there are more.
+
+    Notifications that nobody else has go with them. Small steps keep the lock of the database short. The
+    empty row goes with the last of its sessions, which other processes may still have to notice.
+    """
+    oldest = select(items.c.created_seq, items.c.notification_id).where(items.c.user_id == user_id)
+    chunk = connection.execute(oldest.order_by(items.c.created_seq).limit(limit)).all()
+    if chunk:
+        last = chunk[-1].created_seq
+        connection.execute(delete(items).where(items.c.user_id == user_id, items.c.created_seq <= last))
+        posted = notifications.c.id.in_({row.notification_id for row in chunk})
+        had = exists().where(items.c.notification_id == notifications.c.id)
+        connection.execute(delete(notifications).where(posted, ~had))
+    if len(chunk) == limit:
+        return True
+    alive = exists().where(sessions.c.user_id == users.c.id)
+    connection.execute(delete(users).where(users.c.id == user_id, users.c.sub.is_(None), ~alive))
+    return False
+
+
+# Sessions and tickets
+
+
+def new_session(expires_at: int, refresh_hash: bytes | None = None) -> Session:
+    """Return a session that is not stored yet; `expires_at` is in ms."""
+    return Session(secrets.token_hex(16), expires_at, refresh_hash)
+
+
+def start_user_session(
+    connection: Connection,
+    sub: str,
+    session: Session,
+    now_ms: int,
+    *,
+    password_hash: str | None = None,
+    renewed_hash: str | None = None,
+    minted_by: int | None = None,
+) -> bool:
+    """Store a session of a user, and return whether that was still right.
+
+    It is not when the user is gone or disabled, or has another password than the one just verified. The
+    lock on the row makes whoever disables the user meanwhile see this session and end it. `renewed_hash`
+    takes the place of `password_hash`. `minted_by` is the service that asked for the session.
+    """
+    statement = select(users).where(users.c.sub == sub, users.c.disabled.is_(False))
+    # Two who both hold a lock for reading could not both go on to write.
+    row = connection.execute(statement.with_for_update(read=renewed_hash is None)).one_or_none()
+    if row is None or (password_hash is not None and row.password_hash != password_hash):
+        return False
+    if renewed_hash is not None:
+        connection.execute(update(users).where(users.c.id == row.id).values(password_hash=renewed_hash))
+    add_session(connection, session, now_ms, user_id=row.id, minted_by=minted_by)
+    return True
+
+
+def add_session(connection: Connection, session: Session, now_ms: int, **owner: int | None) -> None:
+    """Store a session of an `owner`: a `user_id` or a `service_id`."""
+    values = session._asdict() | owner | {"created_at": now_ms}
+    connection.execute(sessions.insert().values(values))
+
+
+# It runs at every handshake with a new token, so it is built once.
+_SESSION_OWNER = (
+    select(
+        sessions.c.user_id,
+        sessions.c.service_id,
+        sessions.c.ended_at,
+        users.c.sub,
+        users.c.disabled,
+        services.c.client_id,
+    )
+    .join_from(sessions, users, isouter=True)
+    .join(services, sessions.c.service_id == services.c.id, isouter=True)
+    .where(sessions.c.id == bindparam("session"))
+)
+
+
+def find_session_owner(connection: Connection, session: str) -> SessionOwner | None:
+    """Return whose a session is, and whether it has ended; a disabled user's has."""
+    row = connection.execute(_SESSION_OWNER, {"session": session}).one_or_none()
+    if row is None:
+        return None
+    name = row.client_id if row.user_id is None else row.sub
+    ended = row.ended_at is not None or bool(row.disabled) or name is None
+    return SessionOwner(row.user_id, row.service_id or 0, name or "", ended)
+
+
+def end_sessions(connection: Connection, which: Any, now_ms: int) -> list[str]:
+    """End the live sessions that meet a condition, and return them."""
+    statement = update(sessions).where(which, sessions.c.ended_at.is_(None)).values(ended_at=now_ms)
+    return list(connection.scalars(statement.returning(sessions.c.id)))
+
+
+def _end_all(connection: Connection, user_id: int, sub: str, now_ms: int) -> list[str]:
+    """End every session of a user whose row is locked, and return them.
+
+    A token of a foreign issuer has no session before it is first shown. So the moment is noted too, in a row
+    that is no session: tokens issued up to then are void.
+    """
+    mark = _mark_of(sub)
+    connection.execute(delete(sessions).where(sessions.c.id == mark))
+    session = Session(mark, now_ms + MARKED)
+    add_session(connection, session, now_ms, user_id=user_id)
+    return [one for one in end_sessions(connection, sessions.c.user_id == user_id, now_ms) if one != mark]
+
+
+def all_ended_at(connection: Connection, sub: str) -> int:
+    """Return when last all sessions of this `sub` have ended, in ms; 0 if not within a day."""
+    moment = select(sessions.c.created_at).where(sessions.c.id == _mark_of(sub))
+    return connection.scalar(moment) or 0
+
+
+def _mark_of(sub: str) -> str:
+    return _MARK + hashlib.sha256(sub.encode()).hexdigest()[:29]
+
+
+def ended_since(connection: Connection, since_ms: int) -> list[str]:
+    """Return the sessions that have ended since a moment and are still kept."""
+    ended = select(sessions.c.id).where(sessions.c.ended_at >= since_ms)
+    return list(connection.scalars(ended.where(sessions.c.id.not_like(f"{_MARK}%"))))
+
+
+def add_ticket(connection: Connection, ticket: NewTicket, now_ms: int) -> None:
+    """Store a ticket, and remove those that were never used."""
+    connection.execute(delete(tickets).where(tickets.c.expires_at <= now_ms))
+    connection.execute(tickets.insert().values(ticket._asdict()))
+
+
+def redeem_ticket(connection: Connection, ticket_hash: bytes, now_ms: int) -> Ticket | None:
+    """Take a ticket away and return what it stood for. Of two who try, one gets it."""
+    taken = delete(tickets).where(tickets.c.hash == ticket_hash).returning(tickets)
+    row = connection.execute(taken).one_or_none()
+    if row is None or min(row.expires_at, row.token_expires_at) <= now_ms:
+        return None
+    owner = find_session_owner(connection, row.session_id)
+    if owner is None or owner.user_id is None:
+        return None
+    return Ticket(row.session_id, owner.user_id, owner.name, row.scope, row.token_expires_at, owner.ended)
+
+
+def sweep(connection: Connection, now_ms: int) -> bool:
+    """Remove some of what nobody can use any more, and return whether there is more of it.
+
+    That is sessions with their refresh tokens, tickets, and the rows of erased users.
+
+    An ended session is kept for ten minutes; its tokens are refused without it as well. Not so those of a
+    foreign issuer, which would begin a session anew.
+    """
+    noticed = and_(sessions.c.ended_at <= now_ms - KEPT, sessions.c.id.not_like(f"{FOREIGN}%"))
+    past = or_(sessions.c.expires_at <= now_ms, noticed)
+    # A session may have thousands of spent refresh tokens: they go before it, to keep each step short.
+    spent = spent_refresh_tokens.c
+    used = select(spent.hash).join_from(spent_refresh_tokens, sessions).where(past).limit(SWEPT)
+    wiped = connection.execute(delete(spent_refresh_tokens).where(spent.hash.in_(used.scalar_subquery())))
+    bare = ~exists().where(spent.session_id == sessions.c.id)
+    gone = select(sessions.c.id).where(past, bare).limit(SWEPT)
+    swept = connection.execute(delete(sessions).where(sessions.c.id.in_(gone.scalar_subquery())))
+    connection.execute(delete(tickets).where(tickets.c.expires_at <= now_ms))
+    empty = and_(
+        users.c.sub.is_(None),
+        ~exists().where(items.c.user_id == users.c.id),
+        ~exists().where(sessions.c.user_id == users.c.id),
+    )
+    connection.execute(delete(users).where(empty))
+    return SWEPT in {wiped.rowcount, swept.rowcount}
+
+
+def found(row: Record | None) -> Record:
+    """Return the row. Raises `NotFound` where there is none."""
+    if row is None:
+        raise NotFound
+    return row

@@ -1,0 +1,1 @@
+"""The edge: routers with their own request and response models, and the dependencies."""

@@ -1,0 +1,329 @@
+"""What the routes are given: the parts of the gateway, and who calls.
+
+Every dependency works on `HTTPConnection`, so HTTP and WebSocket share them. Past one of them the caller is
+a type (`User`, `Service`), never a maybe. None of them holds a database connection: they live as long as
+the socket they serve.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, cast
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Depends, Path, Query, Request, Response
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.openapi.models import OAuth2 as OAuth2Model
+from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
+from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import from_json
+from starlette.requests import HTTPConnection
+
+from gateway.accounts import MAX_SUB, check_sub
+from gateway.database import Database
+from gateway.errors import InsufficientScope, Invalid, MissingToken, OriginNotAllowed, PayloadTooLarge
+from gateway.hub import Hub
+from gateway.origins import own_origin, read_origin
+from gateway.passwords import Passwords
+from gateway.settings import Settings
+from gateway.tail import Tail
+from gateway.throttle import Throttle, network_of
+from gateway.tokens import INBOX, Principal, Service, Tokens, User, inbox_user
+from gateway.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts that `create_app` has made; they live at `app.state.gateway`."""
+
+    settings: Settings
+    database: Database
+    writer: Writer
+    hub: Hub
+    tail: Tail
+    tokens: Tokens
+    passwords: Passwords
+    throttle: Throttle
+
+
+def parts_of(connection: HTTPConnection) -> Gateway:
+    """Return the parts of the gateway that serves this connection."""
+    return cast("Gateway", connection.app.state.gateway)
+
+
+async def _parts(connection: HTTPConnection) -> Gateway:
+    return parts_of(connection)
+
+
+Parts = Annotated[Gateway, Depends(_parts)]
+
+
+def client_address(connection: HTTPConnection) -> str:
+    """Return who connects: what a proxy says where proxies are believed, else the other end."""
+    return connection.client.host if connection.client else ""
+
+
+def _bearer(connection: HTTPConnection) -> str | None:
+    """Return the token of the header `Authorization: Bearer`, the scheme in any case (RFC 9110, 11.1)."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+async def _caller(connection: HTTPConnection) -> Principal:
+    token = _bearer(connection)
+    if token is None:
+        raise MissingToken
+    return await parts_of(connection).tokens.verify(token)
+
+
+class _SignedIn(SecurityBase):
+    """A user with the scope `inbox`.
+
+    The dependency is itself the security scheme of the OpenAPI, which costs a request nothing: it is what
+    makes the Authorize button of /docs work.
+    """
+
+    def __init__(self) -> None:
+        flow = OAuthFlowPassword(tokenUrl="/v1/auth/token", scopes={INBOX: "Read and change one's inbox."})
+        self.model = OAuth2Model(flows=OAuthFlows(password=flow), description="Sign in as a user.")
+        self.scheme_name = "user"
+
+    async def __call__(self, connection: HTTPConnection) -> User:
+        return inbox_user(await _caller(connection))
+
+
+class _Scoped(SecurityBase):
+    """A service with one of some scopes."""
+
+    def __init__(self, *scopes: str) -> None:
+        self.model = HTTPBearerModel(description="An API key, or an access token of a service.")
+        self.scheme_name = "service"
+        self._scopes = frozenset(scopes)
+        self._wanted = scopes[0]
+
+    async def __call__(self, connection: HTTPConnection) -> Service:
+        caller = await _caller(connection)
+        if isinstance(caller, Service) and not self._scopes.isdisjoint(caller.scopes):
+            return caller
+        raise InsufficientScope(self._wanted, caller.actor)
+
+
+InboxUser = Annotated[User, Depends(_SignedIn())]
+poster = _Scoped("notify")
+Poster = Annotated[Service, Depends(poster)]
+Minter = Annotated[Service, Depends(_Scoped("tokens:mint"))]
+Admin = Annotated[Service, Depends(_Scoped("admin"))]
+NotificationReader = Annotated[Service, Depends(_Scoped("notify", "admin"))]
+
+
+async def _socket_user(connection: HTTPConnection) -> User:
+    """Return who opens the socket, from the first carrier that holds a token.
+
+    Raises `RateLimited` and `OriginNotAllowed` before anything else, `MissingToken` where no carrier holds
+    one, and what `Tokens.verify` and `Tokens.redeem` raise.
+    """
+    parts = parts_of(connection)
+    parts.throttle.handshakes.take(network_of(client_address(connection)))
+    _check_origin(connection, parts.settings.allowed_origins)
+    token = _bearer(connection)
+    ticket = connection.query_params.get("ticket")
+    if token is None and ticket is not None:
+        return inbox_user(await parts.tokens.redeem(ticket))
+    if token is None:
+        token = _subprotocol_token(connection)
+    if token is None and parts.settings.takes_query_token:
+        token = connection.query_params.get("token")
+    if token is None:
+        raise MissingToken
+    return inbox_user(await parts.tokens.verify(token))
+
+
+SocketUser = Annotated[User, Depends(_socket_user)]
+
+
+def _check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
+    """Let a browser's page open a socket only from the gateway's own origin or one that is listed.
+
+    The match is exact: scheme, host and port. A gateway behind a proxy knows that it is reached by https only
+    where the proxy's X-Forwarded-Proto is believed.
+    """
+    origins, hosts = connection.headers.getlist("origin"), connection.headers.getlist("host")
+    if not origins:
+        return
+    origin = read_origin(origins[0]) if len(origins) == 1 else None
+    own = own_origin(connection.scope["scheme"], hosts[0]) if len(hosts) == 1 else None
+    if origin is None or (origin != own and origin not in allowed):
+        raise OriginNotAllowed(
+            "List the page's origin in GATEWAY_ALLOWED_ORIGINS; where a proxy speaks https for the gateway, "
+            "name the proxy in GATEWAY_FORWARDED_ALLOW_IPS."
+        )
+
+
+def _subprotocol_token(connection: HTTPConnection) -> str | None:
+    """Return the token that a browser, which cannot set headers, sends as a subprotocol."""
+    for offered in connection.scope.get("subprotocols", ()):
+        if offered.startswith("bearer."):
+            return str(offered.removeprefix("bearer."))
+    return None
+
+
+Sub = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_SUB, description="The id of a user, of your own choosing."),
+    AfterValidator(check_sub),
+]
+"""A user's id in a body. The gateway never interprets it."""
+
+
+async def _sub_path(
+    connection: HTTPConnection,
+    sub: Annotated[
+        str,
+        Path(
+            description="The id of a user; percent-encode what a path cannot hold, `/` as `%2F`.",
+            json_schema_extra={"minLength": 1, "maxLength": MAX_SUB},
+        ),
+    ],
+) -> str:
+    """Return the `sub` in the path `/v1/users/{sub}…` exactly as its client encoded it.
+
+    The path that routing sees is decoded already, and has lost which `/` was part of the `sub`.
+    """
+    raw: bytes | None = connection.scope.get("raw_path")
+    try:
+        if raw is not None:
+            before = str(connection.scope.get("root_path", "")).rstrip("/").count("/")
+            sub = unquote_to_bytes(raw.split(b"/")[before + 3]).decode()
+        return check_sub(sub)
+    except ValueError as error:
+        raise Invalid.field(
+            "sub", "it must be UTF-8" if isinstance(error, UnicodeError) else str(error)
+        ) from None
+
+
+SubPath = Annotated[str, Depends(_sub_path)]
+
+
+NumberCursor = Annotated[
+    int, Query(ge=0, le=2**62, description="Where to go on: the `next` of the page before.")
+]
+KeyCursor = Annotated[
+    str, Query(pattern="^[0-9a-f]{0,32}$", description="Where to go on: the `next` of the page before.")
+]
+Limit = Annotated[int, Query(ge=1, le=200, description="How many to return at most.")]
+
+
+class Body(BaseModel):
+    """A JSON body: unknown members are refused, and nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Request(Request):
+    """A request whose body is bounded and whose JSON is strict."""
+
+    max_body: int
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body. Raises `PayloadTooLarge` before more than the limit is held in memory."""
+        declared = self.headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else 0
+        received = 0
+        async for chunk in super().stream():
+            received += len(chunk)
+            if max(size, received) > self.max_body:
+                raise PayloadTooLarge(f"The body is over {self.max_body // 1024} KiB.")
+            yield chunk
+
+    async def json(self) -> Any:
+        """Read JSON as RFC 8259 has it: `json.loads` takes NaN and halves of surrogate pairs too."""
+        if not hasattr(self, "_json"):
+            self._json = read_json(await self.body())
+        return self._json
+
+
+def read_json(text: bytes) -> Any:
+    """Read a JSON text strictly. Raises `json.JSONDecodeError`."""
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise json.JSONDecodeError(str(error), "", 0) from None
+
+
+class JsonRoute(APIRoute):
+    """A route whose bodies are bounded and whose JSON is strict: `APIRouter(route_class=JsonRoute)`."""
+
+    max_body: ClassVar[int] = 256 * 1024
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, which is given such a request.
+
+        The body is read before, for FastAPI would turn every error of that into a bare 400.
+        """
+        handler = super().get_route_handler()
+        wants_body = self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            bounded = self.bounded(request)
+            if wants_body:
+                # Whoever is not known is told so, and has nothing read: bodies come with tokens here.
+                await _caller(request)
+                if await bounded.body():
+                    await check_json(bounded)
+            return await handler(bounded)
+
+        return handle
+
+    def bounded(self, request: Request) -> Request:
+        """Return the request with the bounds of this route."""
+        bounded = _Request(request.scope, request.receive)
+        bounded.max_body = self.max_body
+        return bounded
+
+
+async def check_json(request: Request) -> None:
+    """Raise `Invalid` unless the body is JSON and says so."""
+    kind, _, subtype = (
+        request.headers.get("content-type", "").partition(";")[0].strip().lower().partition("/")
+    )
+    if kind != "application" or not f"+{subtype}".endswith("+json"):
+        raise Invalid.field("body", "it must come with Content-Type: application/json")
+    try:
+        await request.json()
+    except json.JSONDecodeError as error:
+        raise Invalid.field("body", f"it is not JSON: {error.msg}") from None
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="A stable word for programs.")
+    errors: list[dict[str, str]] | None = Field(None, description="What is wrong with which field.")
+
+
+_WHY = {
+    401: "No token, or one that does not hold.",
+    403: "The token does not allow this.",
+    404: "There is no such thing.",
+    409: "It conflicts with what is there.",
+    410: "The log cannot be resumed from there.",
+    413: "The body is too large.",
+    422: "The request is not valid.",
+    429: "The caller does more than one caller may.",
+    503: "The gateway cannot do this now.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI says of these errors; 401, 403, 422 and 503 go without saying."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {
+        status: {"description": _WHY[status], "content": content}
+        for status in sorted({401, 403, 422, 503, *statuses})
+    }

@@ -1,0 +1,261 @@
+"""The inbox over REST: what the signed-in user has, and what it does with it."""
+
+import base64
+import binascii
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import BaseModel, Field, JsonValue, model_validator
+
+from gateway import inbox, log
+from gateway.api.dependencies import Body, InboxUser, JsonRoute, Parts, problems
+from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
+from gateway.inbox import Mark, ReadUpTo, Seen
+from gateway.protocol import ID_PATTERN, MAX_SEQ, Counts, Item, dumps, encode_item, is_id
+
+router = APIRouter(prefix="/v1/inbox", route_class=JsonRoute, tags=["inbox"])
+
+MAX_IDS = 1000
+
+
+class ItemModel(BaseModel):
+    """One notification in one inbox. A deleted item keeps only `id`, the two numbers and `deleted_at`."""
+
+    id: str
+    created_seq: int = Field(description="Where it entered the log: its order in the inbox.")
+    seq: int = Field(description="Its last change.")
+    title: str | None
+    body: str | None
+    category: str | None
+    priority: str | None
+    url: str | None
+    data: dict[str, JsonValue] | None
+    created_at: str | None
+    read_at: str | None
+    archived_at: str | None
+    deleted_at: str | None
+
+
+class InboxPage(BaseModel):
+    """A page, newest first. `unread` and `unseen` are exact at `seq`."""
+
+    items: list[ItemModel]
+    next: str | None = Field(description="The cursor of the next page.")
+    seq: int
+    epoch: str
+    unread: int
+    unseen: int
+
+
+class ChangesPage(BaseModel):
+    """What changed after a position, oldest change first."""
+
+    items: list[ItemModel]
+    seq: int = Field(description="Where the log stands; with `more`, go on from the last item's `seq`.")
+    epoch: str
+    more: bool
+
+
+class Standing(BaseModel):
+    """Where the inbox stands after a change."""
+
+    seq: int
+    unread: int
+    unseen: int
+
+
+class Patch(Body):
+    """The states to set; one that is left out stays as it is."""
+
+    read: bool | None = None
+    archived: bool | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> "Patch":
+        if self.read is None and self.archived is None:
+            raise ValueError("read or archived: at least one of them")
+        return self
+
+
+class ReadRequest(Body):
+    """Which items were read: these, or all that had entered up to a number."""
+
+    ids: list[Annotated[str, Field(pattern=ID_PATTERN)]] | None = Field(
+        None, min_length=1, max_length=MAX_IDS
+    )
+    up_to: int | None = Field(None, ge=0, le=MAX_SEQ)
+
+    @model_validator(mode="after")
+    def _one(self) -> "ReadRequest":
+        if (self.ids is None) == (self.up_to is None):
+            raise ValueError("ids or up_to: exactly one of them")
+        return self
+
+
+class SeenRequest(Body):
+    """Up to where the badge was seen."""
+
+    up_to: int = Field(ge=0, le=MAX_SEQ)
+
+
+Id = Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN})]
+
+
+@router.get(
+    "",
+    response_model=InboxPage,
+    responses=problems() | {304: {"description": "Nothing has changed since the `ETag` that was sent."}},
+    summary="A page of the inbox, newest first",
+)
+async def list_inbox(
+    request: Request,
+    parts: Parts,
+    user: InboxUser,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    unread: Annotated[
+        bool | None, Query(description="Only unread (true) or only read (false) items.")
+    ] = None,
+    archived: Annotated[bool, Query(description="Archived items instead of those in the inbox.")] = False,
+    category: Annotated[str | None, Query(max_length=64)] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """With a `category`, a page may be shorter than `limit` and still have a `next`."""
+    if category is not None and "\x00" in category:
+        raise Invalid.field("category", "no NUL character")
+    query = inbox.Query(limit, _before(cursor), unread, archived, category)
+    if if_none_match is not None:
+        found = await parts.database.glance(log.standing, user.id)
+        if found is not None and _matches(if_none_match, _etag(*found)):
+            return Response(status_code=304, headers={"ETag": _etag(*found), "Cache-Control": _CACHING})
+    page = await parts.database.read(inbox.list_items, user.id, query)
+    if page is None:
+        raise TokenRevoked
+    following = None if page.next is None else _cursor(page.next)
+    headers = {"ETag": _etag(page.epoch, page.counts), "Cache-Control": _CACHING}
+    if following is not None:
+        url = request.url.include_query_params(cursor=following)
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    content = (
+        f'{{"items":{_encode(page.items)},"next":{dumps(following)},"seq":{page.counts.seq},'
+        f'"epoch":{dumps(page.epoch)},"unread":{page.counts.unread},"unseen":{page.counts.unseen}}}'
+    )
+    return Response(content, headers=headers, media_type="application/json")
+
+
+@router.get(
+    "/changes",
+    response_model=ChangesPage,
+    responses=problems(410),
+    summary="What changed after a position: what a socket would replay",
+)
+async def list_changes(
+    parts: Parts,
+    user: InboxUser,
+    since: Annotated[int, Query(ge=0, le=MAX_SEQ, description="The last `seq` that was applied.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    epoch: Annotated[str | None, Query(description="The epoch that `since` is of.")] = None,
+) -> Response:
+    """A page never ends inside one bulk change, so it may hold more than `limit`."""
+    page = await parts.database.read(log.read_after, user.id, since, limit)
+    if page is None:
+        raise TokenRevoked
+    if since > page.counts.seq or epoch not in {None, page.epoch}:
+        raise ResetRequired("This is not a position of the log: read GET /v1/inbox afresh.")
+    items = [item for entry in page.entries for item in entry.items]
+    content = (
+        f'{{"items":{_encode(items)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
+        f'"more":{dumps(page.more)}}}'
+    )
+    return Response(content, headers={"Cache-Control": _CACHING}, media_type="application/json")
+
+
+@router.post("/read", responses=problems(), summary="Mark items read")
+async def mark_read(parts: Parts, user: InboxUser, asked: ReadRequest) -> Standing:
+    """Items that are not there, or are read already, are passed over."""
+    if asked.ids is not None:
+        changed = await parts.writer.change(Mark(user.id, tuple(asked.ids), read=True))
+    else:
+        changed = await parts.writer.change(ReadUpTo(user.id, asked.up_to or 0))
+    return _standing(changed.counts)
+
+
+@router.post("/seen", responses=problems(), summary="Move the seen mark")
+async def mark_seen(parts: Parts, user: InboxUser, asked: SeenRequest) -> Standing:
+    """The mark never moves back, and never beyond the log."""
+    return _standing((await parts.writer.change(Seen(user.id, asked.up_to))).counts)
+
+
+@router.get("/{id}", response_model=ItemModel, responses=problems(404), summary="One item")
+async def get_item(parts: Parts, user: InboxUser, id: Id) -> Response:  # noqa: A002 - the contract's name
+    """A deleted item is not found."""
+    item = await parts.database.read(inbox.find_item, user.id, id) if is_id(id) else None
+    if item is None or item.deleted_at is not None:
+        raise NotFound(_NO_ITEM)
+    return Response(encode_item(item), media_type="application/json")
+
+
+@router.patch("/{id}", response_model=ItemModel, responses=problems(404), summary="Mark one item")
+async def patch_item(parts: Parts, user: InboxUser, id: Id, asked: Patch) -> Response:  # noqa: A002
+    """Both states change in one step, under one `seq`."""
+    item = await _mark(parts, Mark(user.id, (id,), read=asked.read, archived=asked.archived))
+    return Response(encode_item(item), media_type="application/json")
+
+
+@router.delete(
+    "/{id}", status_code=204, response_class=Response, responses=problems(404), summary="Delete one item"
+)
+async def delete_item(parts: Parts, user: InboxUser, id: Id) -> None:  # noqa: A002
+    """Deleting it again changes nothing, so a request whose answer was lost can be sent again."""
+    await _mark(parts, Mark(user.id, (id,), deleted=True))
+
+
+_NO_ITEM = "There is no such item in this inbox."
+_CACHING = "private, no-cache"
+
+
+async def _mark(parts: Parts, mark: Mark) -> Item:
+    if not is_id(mark.ids[0]):
+        raise NotFound(_NO_ITEM)
+    changed = await parts.writer.change(mark)
+    if not changed.items:
+        raise NotFound(_NO_ITEM)
+    return changed.items[0]
+
+
+def _standing(counts: Counts) -> Standing:
+    return Standing(seq=counts.seq, unread=counts.unread, unseen=counts.unseen)
+
+
+def _encode(items: list[Item]) -> str:
+    return f"[{','.join(encode_item(item) for item in items)}]"
+
+
+def _etag(epoch: str, counts: Counts) -> str:
+    """Name the state of the whole inbox: every page of it is the same while this is."""
+    return f'W/"{epoch}-{counts.seq}-{counts.seen}"'
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    """Compare weakly, as RFC 9110, section 13.1.2 says."""
+    opaque = etag.removeprefix("W/")
+    return any(tag.strip().removeprefix("W/") in {opaque, "*"} for tag in if_none_match.split(","))
+
+
+def _cursor(before: int) -> str:
+    return base64.urlsafe_b64encode(f"v1:{before}".encode()).decode().rstrip("=")
+
+
+def _before(cursor: str | None) -> int:
+    if cursor is None:
+        return MAX_SEQ
+    try:
+        version, _, number = (
+            base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(":")
+        )
+        before = int(number)
+    except (ValueError, binascii.Error):
+        version, before = "", -1
+    if version != "v1" or not 0 < before <= MAX_SEQ:
+        raise Invalid.field("cursor", "use the `next` of a page")
+    return before

@@ -1,0 +1,181 @@
+"""Managing services, and their API keys."""
+
+import secrets
+import time
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Response
+from pydantic import AfterValidator, BaseModel, Field
+
+from gateway import audit, services
+from gateway.accounts import Record
+from gateway.api.auth import NO_STORE
+from gateway.api.dependencies import Admin, Body, JsonRoute, KeyCursor, Limit, NumberCursor, Parts, problems
+from gateway.api.trail import Source
+from gateway.audit import Event
+from gateway.errors import NotFound
+from gateway.protocol import timestamp
+from gateway.services import MAX_NAME, check_name
+from gateway.tokens import digest
+
+router = APIRouter(prefix="/v1/services", route_class=JsonRoute, tags=["services"])
+
+Scope = Literal["notify", "tokens:mint", "admin"]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(check_name)]
+
+
+def _check_id(value: str) -> str:
+    # What is no id of ours is not looked up: a database may not even be able to hold it.
+    if not (value.isascii() and value.isprintable() and len(value) <= 64):  # noqa: PLR2004
+        raise NotFound
+    return value
+
+
+ClientId = Annotated[str, Path(description="The id of a service."), AfterValidator(_check_id)]
+KeyId = Annotated[
+    str, Path(description="The id of a key, which it bears after `ngk_`."), AfterValidator(_check_id)
+]
+
+
+class NewService(Body):
+    """A service to create."""
+
+    name: Name
+    scopes: list[Scope] = Field(min_length=1, max_length=len(services.SERVICE_SCOPES))
+
+
+class ServiceAnswer(BaseModel):
+    """A service."""
+
+    client_id: str
+    name: str
+    scopes: list[str]
+    created_at: str
+
+
+class ServiceWithSecret(ServiceAnswer):
+    """A service that was just created."""
+
+    client_secret: str = Field(description="It is shown this once.")
+
+
+class ServicePage(BaseModel):
+    """Services, the oldest first."""
+
+    items: list[ServiceAnswer]
+    next: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
+
+
+class KeyAnswer(BaseModel):
+    """An API key, without its secret."""
+
+    id: str
+    created_at: str
+
+
+class KeyWithSecret(KeyAnswer):
+    """An API key that was just created."""
+
+    key: str = Field(description="What to send as `Authorization: Bearer`. It is shown this once.")
+
+
+class KeyPage(BaseModel):
+    """The keys of a service."""
+
+    items: list[KeyAnswer]
+    next: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
+
+
+def _answer(row: Record) -> ServiceAnswer:
+    return ServiceAnswer(
+        client_id=row.client_id,
+        name=row.name,
+        scopes=row.scopes.split(),
+        created_at=timestamp(row.created_at),
+    )
+
+
+@router.post("", status_code=201, summary="Create a service", responses=problems())
+async def create(
+    parts: Parts, admin: Admin, source: Source, body: NewService, response: Response
+) -> ServiceWithSecret:
+    """Create a service with the scopes it is allowed: `notify`, `tokens:mint`, `admin`."""
+    secret = secrets.token_urlsafe(32)
+    row = await parts.database.write(services.add_service, body.name, body.scopes, digest(secret), _now_ms())
+    subject, scopes = audit.service(row.client_id), row.scopes.split()
+    audit.record(Event.SERVICE_CREATED, actor=admin.actor, subject=subject, source=source, scopes=scopes)
+    response.headers.update(NO_STORE | {"Location": f"/v1/services/{row.client_id}"})
+    return ServiceWithSecret(**_answer(row).model_dump(), client_secret=secret)
+
+
+@router.get("", summary="List the services", responses=problems())
+async def list_services(parts: Parts, _: Admin, cursor: NumberCursor = 0, limit: Limit = 50) -> ServicePage:
+    """Return a page of services, the oldest first."""
+    rows = await parts.database.read(services.list_services, cursor, limit + 1)
+    further = str(rows[limit - 1].id) if len(rows) > limit else None
+    return ServicePage(items=[_answer(row) for row in rows[:limit]], next=further)
+
+
+@router.get("/{client_id}", summary="Read a service", responses=problems(404))
+async def read(parts: Parts, _: Admin, client_id: ClientId) -> ServiceAnswer:
+    """Return one service."""
+    return _answer(await parts.database.read(services.get_service, client_id))
+
+
+@router.delete(
+    "/{client_id}",
+    status_code=204,
+    response_class=Response,
+    summary="Delete a service",
+    responses=problems(404),
+)
+async def delete(parts: Parts, admin: Admin, source: Source, client_id: ClientId) -> None:
+    """Delete a service with its keys; its tokens stop working. What it posted stays."""
+    ended = await parts.database.write(services.delete_service, client_id, _now_ms())
+    parts.tokens.end(ended)
+    subject = audit.service(client_id)
+    audit.record(Event.SERVICE_DELETED, actor=admin.actor, subject=subject, source=source, number=len(ended))
+
+
+@router.post("/{client_id}/keys", status_code=201, summary="Create a key", responses=problems(404))
+async def create_key(
+    parts: Parts, admin: Admin, source: Source, client_id: ClientId, response: Response
+) -> KeyWithSecret:
+    """Create an API key, which stands for the service until it is deleted."""
+    key_id, secret, key = services.new_key()
+    now_ms = _now_ms()
+    await parts.database.write(services.add_key, client_id, key_id, digest(secret), now_ms)
+    subject = audit.service(client_id)
+    audit.record(Event.KEY_CREATED, actor=admin.actor, subject=subject, source=source, key=key_id)
+    response.headers.update(NO_STORE | {"Location": f"/v1/services/{client_id}/keys/{key_id}"})
+    return KeyWithSecret(id=key_id, created_at=timestamp(now_ms), key=key)
+
+
+@router.get("/{client_id}/keys", summary="List the keys", responses=problems(404))
+async def list_keys(
+    parts: Parts, _: Admin, client_id: ClientId, cursor: KeyCursor = "", limit: Limit = 50
+) -> KeyPage:
+    """Return a page of the keys of a service."""
+    rows = await parts.database.read(services.list_keys, client_id, cursor, limit + 1)
+    further = rows[limit - 1].id if len(rows) > limit else None
+    items = [KeyAnswer(id=row.id, created_at=timestamp(row.created_at)) for row in rows[:limit]]
+    return KeyPage(items=items, next=further)
+
+
+@router.delete(
+    "/{client_id}/keys/{key_id}",
+    status_code=204,
+    response_class=Response,
+    summary="Delete a key",
+    responses=problems(404),
+)
+async def delete_key(parts: Parts, admin: Admin, source: Source, client_id: ClientId, key_id: KeyId) -> None:
+    """Delete an API key; it stops working at once."""
+    await parts.database.write(services.delete_key, client_id, key_id)
+    parts.tokens.end([key_id])
+    subject = audit.service(client_id)
+    audit.record(Event.KEY_DELETED, actor=admin.actor, subject=subject, source=source, key=key_id)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,81 @@
+"""What the routes say in the audit log: where a caller is, and who was refused."""
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from gateway import audit
+from gateway.api.dependencies import client_address
+from gateway.audit import Event
+from gateway.errors import GatewayError, InsufficientScope, OriginNotAllowed, Unauthorized
+from gateway.protocol import Close
+from gateway.tokens import User
+
+_RECORDED = (Unauthorized, InsufficientScope, OriginNotAllowed)
+
+
+async def _source(connection: HTTPConnection) -> str:
+    return client_address(connection)
+
+
+Source = Annotated[str, Depends(_source)]
+"""The address of the client, for the audit log."""
+
+
+def record_sessions_ended(
+    ended: list[str], why: str, *, actor: str | None, subject: str | None, source: str | None
+) -> None:
+    """Say which sessions have ended; nothing where there was none."""
+    if ended:
+        audit.record(
+            Event.SESSIONS_ENDED,
+            actor=actor,
+            subject=subject,
+            source=source,
+            why=why,
+            number=len(ended),
+            sessions=ended,
+        )
+
+
+def record_refusal(connection: HTTPConnection, error: GatewayError) -> None:
+    """Say who may not come in, or may not do this. Of the path only what the code has of it is recorded."""
+    if not isinstance(error, _RECORDED):
+        return
+    route = connection.scope.get("route")
+    audit.record(
+        Event.REFUSED,
+        actor=error.actor,
+        source=client_address(connection),
+        code=error.code,
+        status=error.status if connection.scope["type"] == "http" else int(error.close_code),
+        method=connection.scope.get("method"),
+        route=getattr(route, "path", None),
+        carrier=_carrier(connection),
+    )
+
+
+def record_close(source: str, user: User, code: int, reason: str) -> None:
+    """Say that a socket was closed because its token does not hold any more, or a new one does not."""
+    if code in {Close.UNAUTHORIZED, Close.FORBIDDEN}:
+        audit.record(
+            Event.REFUSED,
+            actor=user.actor,
+            source=source,
+            code=reason,
+            status=code,
+            route="/v1/ws",
+            carrier="socket",
+        )
+
+
+def _carrier(connection: HTTPConnection) -> str | None:
+    """Return where a token may have been, the first first; it is not said what it was."""
+    if "authorization" in connection.headers:
+        return "header"
+    if "ticket" in connection.query_params:
+        return "ticket"
+    if connection.scope.get("subprotocols"):
+        return "subprotocol"
+    return "query" if "token" in connection.query_params else None

@@ -1,0 +1,229 @@
+"""Managing users: their accounts, and tokens that a service mints for its own users."""
+
+import time
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection
+
+from gateway import accounts, audit, services
+from gateway.accounts import Record, Session, new_session
+from gateway.api.auth import NO_STORE
+from gateway.api.dependencies import (
+    Admin,
+    Body,
+    Gateway,
+    JsonRoute,
+    Limit,
+    Minter,
+    NumberCursor,
+    Parts,
+    Sub,
+    SubPath,
+    problems,
+)
+from gateway.api.trail import Source, record_sessions_ended
+from gateway.audit import Event
+from gateway.errors import Invalid, NotFound, TokenRevoked, UserDisabled
+from gateway.passwords import MAX_LENGTH, MIN_LENGTH
+from gateway.protocol import timestamp
+from gateway.signing import MAX_TTL
+from gateway.tokens import INBOX
+
+router = APIRouter(prefix="/v1/users", route_class=JsonRoute, tags=["users"])
+
+Password = Annotated[str, Field(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
+
+
+class NewUser(Body):
+    """A user to create. One without a password signs in with tokens that a service mints."""
+
+    sub: Sub
+    password: Password | None = None
+
+
+class UserChange(Body):
+    """What to change. A new password, or null for none, and disabling end every session of the user."""
+
+    password: Password | None = None
+    disabled: bool = False
+
+
+class UserAnswer(BaseModel):
+    """A user."""
+
+    sub: str
+    disabled: bool
+    has_password: bool
+    created_at: str
+
+
+class UserPage(BaseModel):
+    """Users, the oldest first."""
+
+    items: list[UserAnswer]
+    next: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
+
+
+class Mint(Body):
+    """How long the token is to live, in seconds; by default as long as any other."""
+
+    ttl: int | None = Field(None, ge=1, le=MAX_TTL)
+
+
+class MintedToken(BaseModel):
+    """An access token of a user."""
+
+    access_token: str
+    token_type: str = "Bearer"  # noqa: S105  (a kind, not a token)
+    expires_in: int
+    scope: str
+
+
+def _answer(row: Record) -> UserAnswer:
+    return UserAnswer(
+        sub=row.sub,
+        disabled=row.disabled,
+        has_password=row.password_hash is not None,
+        created_at=timestamp(row.created_at),
+    )
+
+
+async def _hash(parts: Gateway, password: str | None, sub: str) -> str | None:
+    """Return the hash of a password. Raises `Invalid` for one that nobody should be given."""
+    try:
+        return None if password is None else await parts.passwords.hash(password, sub)
+    except ValueError as error:
+        raise Invalid.field("password", str(error)) from None
+
+
+@router.post("", status_code=201, summary="Create a user", responses=problems(409))
+async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, response: Response) -> UserAnswer:
+    """Create a user, with a password to sign in with or without one.
+
+    Passwords that are common, or little more than the `sub`, are refused.
+    """
+    hashed = await _hash(parts, body.password, body.sub)
+    row = await parts.database.write(accounts.add_user, body.sub, hashed, _now_ms())
+    audit.record(
+        Event.USER_CREATED,
+        actor=admin.actor,
+        subject=audit.user(body.sub),
+        source=source,
+        password="none" if hashed is None else "set",
+    )
+    response.headers["Location"] = f"/v1/users/{quote(body.sub, safe='')}"
+    return _answer(row)
+
+
+@router.get("", summary="List the users", responses=problems())
+async def list_users(parts: Parts, _: Admin, cursor: NumberCursor = 0, limit: Limit = 50) -> UserPage:
+    """Return a page of users, the oldest first."""
+    rows = await parts.database.read(accounts.list_users, cursor, limit + 1)
+    further = str(rows[limit - 1].id) if len(rows) > limit else None
+    return UserPage(items=[_answer(row) for row in rows[:limit]], next=further)
+
+
+@router.get("/{sub}", summary="Read a user", responses=problems(404))
+async def read(parts: Parts, _: Admin, sub: SubPath) -> UserAnswer:
+    """Return one user."""
+    return _answer(await parts.database.read(accounts.get_user, sub))
+
+
+@router.patch("/{sub}", summary="Change a user", responses=problems(404))
+async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body: UserChange) -> UserAnswer:
+    """Set a password, or disable or enable the user."""
+    changes: dict[str, Any] = {}
+    if "disabled" in body.model_fields_set:
+        changes["disabled"] = body.disabled
+    if "password" in body.model_fields_set:
+        changes["password_hash"] = await _hash(parts, body.password, sub)
+    row, ended = await parts.database.write(accounts.update_user, sub, changes, _now_ms())
+    parts.tokens.end(ended)
+    changed = sorted(body.model_fields_set)
+    subject = audit.user(sub)
+    audit.record(
+        Event.USER_CHANGED,
+        actor=admin.actor,
+        subject=subject,
+        source=source,
+        changed=changed,
+        disabled=row.disabled,
+    )
+    record_sessions_ended(ended, "user_changed", actor=admin.actor, subject=subject, source=source)
+    return _answer(row)
+
+
+@router.delete(
+    "/{sub}", status_code=204, response_class=Response, summary="Erase a user", responses=problems(404)
+)
+async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
+    """Erase a user and the inbox. The `sub` is free at once; who takes it next starts from nothing."""
+    user_id, ended = await parts.database.write(accounts.release_user, sub, _now_ms())
+    parts.tokens.end(ended)
+    subject = audit.user(sub)
+    audit.record(Event.USER_DELETED, actor=admin.actor, subject=subject, source=source)
+    record_sessions_ended(ended, "user_deleted", actor=admin.actor, subject=subject, source=source)
+    while await parts.database.write(accounts.erase_some, user_id):
+        pass
+
+
+@router.delete(
+    "/{sub}/sessions",
+    status_code=204,
+    response_class=Response,
+    summary="Sign a user out",
+    responses=problems(404),
+)
+async def log_out(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
+    """End every session: the user's tokens stop working and open sockets close."""
+    ended = await parts.database.write(accounts.log_out, sub, _now_ms())
+    parts.tokens.end(ended)
+    record_sessions_ended(ended, "logout", actor=admin.actor, subject=audit.user(sub), source=source)
+
+
+@router.post("/{sub}/tokens", status_code=201, summary="Mint a user's token", responses=problems(409))
+async def mint(
+    parts: Parts,
+    service: Minter,
+    source: Source,
+    sub: SubPath,
+    response: Response,
+    body: Mint | None = None,
+) -> MintedToken:
+    """Issue an access token for a user of your own, who is created if the gateway has not met them."""
+    response.headers.update(NO_STORE)
+    ttl = (body.ttl if body else None) or parts.settings.access_token_ttl
+    now_ms = _now_ms()
+    expires_at = now_ms // 1000 + ttl
+    session = new_session(expires_at * 1000)
+    await parts.database.write(_start_session, sub, session, service.client_id, now_ms)
+    token = parts.tokens.issue(
+        sub=sub, client_id=service.client_id, scopes=[INBOX], session=session.id, expires_at=expires_at
+    )
+    audit.record(
+        Event.TOKEN_MINTED,
+        actor=service.actor,
+        subject=audit.user(sub),
+        source=source,
+        session=session.id,
+        ttl=ttl,
+    )
+    return MintedToken(access_token=token, expires_in=ttl, scope=INBOX)
+
+
+def _start_session(connection: Connection, sub: str, session: Session, client_id: str, now_ms: int) -> None:
+    """Store a session that ends when the service is deleted, which it must not have been meanwhile."""
+    try:
+        service = services.keep_service(connection, client_id)
+    except NotFound:
+        raise TokenRevoked from None
+    accounts.add_missing_users(connection, [sub], now_ms)
+    if not accounts.start_user_session(connection, sub, session, now_ms, minted_by=service.id):
+        raise UserDisabled
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

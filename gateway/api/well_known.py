@@ -1,0 +1,94 @@
+"""What clients find out by themselves: the public keys, and where the OAuth endpoints are."""
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import BaseModel
+
+from gateway.api.dependencies import Parts
+from gateway.protocol import dumps
+from gateway.services import SERVICE_SCOPES
+from gateway.tokens import INBOX
+
+router = APIRouter(prefix="/.well-known", tags=["auth"])
+
+_CACHING = "public, max-age=300"
+
+_CLIENT_AUTHENTICATION = ["client_secret_basic", "client_secret_post", "none"]
+
+
+class KeySet(BaseModel):
+    """Public keys (RFC 7517, section 5)."""
+
+    keys: list[dict[str, str]]
+
+
+class ServerMetadata(BaseModel):
+    """What the gateway does as an authorization server (RFC 8414, section 2)."""
+
+    issuer: str
+    token_endpoint: str
+    revocation_endpoint: str
+    jwks_uri: str
+    scopes_supported: list[str]
+    response_types_supported: list[str]
+    grant_types_supported: list[str]
+    token_endpoint_auth_methods_supported: list[str]
+    revocation_endpoint_auth_methods_supported: list[str]
+
+
+@router.get(
+    "/jwks.json",
+    response_model=KeySet,
+    responses={304: {"description": "Nothing has changed since the `ETag` that was sent."}},
+    summary="The keys that verify access tokens",
+)
+async def jwks(parts: Parts, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    """Return the public keys (RFC 7517). There are none where a shared secret signs.
+
+    A verifier that meets an unknown `kid` reads them again: a new key signs only when it is here.
+    """
+    return _cached(parts.tokens.jwks(), _CACHING, if_none_match)
+
+
+@router.get(
+    "/oauth-authorization-server",
+    response_model=ServerMetadata,
+    responses={304: {"description": "Nothing has changed since the `ETag` that was sent."}},
+    summary="Where the OAuth endpoints are",
+)
+async def metadata(
+    parts: Parts, request: Request, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Return the metadata of the authorization server (RFC 8414).
+
+    The addresses begin with `GATEWAY_PUBLIC_URL`, or with what the request was sent to: that is what its
+    client said, so no cache may keep it for others.
+    """
+    settings = parts.settings
+    base = settings.public_url or str(request.base_url).rstrip("/")
+    found = ServerMetadata(
+        issuer=settings.issuer,
+        token_endpoint=f"{base}/v1/auth/token",
+        revocation_endpoint=f"{base}/v1/auth/revoke",
+        jwks_uri=f"{base}/.well-known/jwks.json",
+        scopes_supported=[INBOX, *SERVICE_SCOPES],
+        # There is no authorization endpoint, and no response type without one.
+        response_types_supported=[],
+        grant_types_supported=["password", "refresh_token", "client_credentials"],
+        token_endpoint_auth_methods_supported=_CLIENT_AUTHENTICATION,
+        revocation_endpoint_auth_methods_supported=["none"],
+    )
+    return _cached(found.model_dump(), _CACHING if settings.public_url else "no-store", if_none_match)
+
+
+def _cached(content: dict[str, Any], caching: str, if_none_match: str | None) -> Response:
+    """Return JSON with an `ETag` of its own, or 304 to who has it (RFC 9110, section 13.1.2)."""
+    text = dumps(content)
+    etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": caching}
+    known = [one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")]
+    if etag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return Response(text, headers=headers, media_type="application/json")

@@ -1,0 +1,292 @@
+"""The composition root: the only place that makes the parts and wires them, and the one error renderer."""
+
+import asyncio
+import re
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote
+
+import structlog
+from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketState
+
+from gateway import __version__, accounts, web
+from gateway.api import auth, inbox, notifications, services, socket, users, well_known
+from gateway.api.dependencies import Gateway
+from gateway.api.trail import record_refusal
+from gateway.database import Database, open_database
+from gateway.errors import GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited, Unavailable
+from gateway.headers import API_POLICY, BrowserHeaders, Cors
+from gateway.hub import Hub
+from gateway.passwords import Passwords
+from gateway.settings import Settings, UnknownRecipients
+from gateway.tail import Tail
+from gateway.throttle import Throttle
+from gateway.tokens import Tokens
+from gateway.web import reference
+from gateway.writer import Committed, Writer
+
+logger = structlog.get_logger()
+
+MAX_ERRORS = 20
+"""How many of the fields that break a rule an answer names."""
+
+REFRESH = 5
+"""How often what other processes have changed is looked at, in seconds."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application. The schema is up to date before it starts: `gateway serve` sees to that."""
+    app = FastAPI(
+        title="Notification Gateway",
+        version=__version__,
+        description="Durable notifications for the users of your backend, pushed when they are committed.",
+        lifespan=lambda app: _lifespan(app, settings),
+        redirect_slashes=False,
+        docs_url=None,  # web/reference.py has both pages
+        redoc_url=None,
+    )
+    for kind, render in _RENDERERS.items():
+        app.add_exception_handler(kind, render)
+    # Routes are tried in order: those of the hot paths come first. They are put among the application's own,
+    # for what is included as a router is looked for twice with every request.
+    for router in (
+        notifications.post_router,
+        notifications.batch_router,
+        notifications.router,
+        socket.router,
+        inbox.router,
+        auth.router,
+        well_known.router,
+        users.router,
+        services.router,
+        web.router,
+        reference.router,
+    ):
+        app.router.routes.extend(router.routes)
+    app.router.default = not_found
+    app.add_middleware(Routing)
+    if settings.allowed_origins:
+        app.add_middleware(Cors, allow_origins=settings.allowed_origins)
+    app.add_middleware(BrowserHeaders)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """Make the parts, run what runs in the background, and flush the writer at the end.
+
+    A background task that dies takes the process with it: a gateway that half works is worse than none.
+    """
+    tail = Tail(settings.tail_bytes)
+    hub = Hub(tail, max_sockets=settings.max_sockets, max_sockets_per_user=settings.max_sockets_per_user)
+
+    def announce(committed: Committed) -> None:
+        tail.record(committed.entries, committed.counts)
+        hub.ring({user_id: counts.seq for user_id, counts in committed.counts.items()})
+
+    async with (
+        _loud(),
+        open_database(settings) as database,
+        Throttle(settings) as throttle,
+        asyncio.TaskGroup() as tasks,
+    ):
+        writer = Writer(
+            database,
+            announce,
+            followed=tail,
+            create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
+        )
+        tokens = Tokens(settings, database, on_ended=hub.end_sessions)
+        await tokens.start()
+        with Passwords() as passwords:
+            app.state.gateway = Gateway(settings, database, writer, hub, tail, tokens, passwords, throttle)
+            background = [
+                tasks.create_task(hub.run(), name="hub"),
+                tasks.create_task(_refresh(tokens), name="refresh"),
+                tasks.create_task(tokens.issuers.run(), name="issuers"),
+                tasks.create_task(_finish_erasures(database), name="erasures"),
+            ]
+            async with writer.running():
+                yield
+            for task in background:
+                task.cancel()
+
+
+@asynccontextmanager
+async def _loud() -> AsyncIterator[None]:
+    """End the process when what runs inside fails: uvicorn would go on serving without it."""
+    try:
+        yield
+    except Exception:
+        logger.critical("a background task has died, and the gateway with it", exc_info=True)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+
+
+async def _refresh(tokens: Tokens) -> None:
+    while True:
+        await asyncio.sleep(REFRESH)
+        await tokens.refresh()
+
+
+async def _finish_erasures(database: Database) -> None:
+    """Go on with the erasures that a stop has cut short; the next start does where the database cannot."""
+    try:
+        for user_id in await database.read(accounts.released_users):
+            while await database.write(accounts.erase_some, user_id):
+                pass
+    except Unavailable:
+        logger.warning("erased users could not be removed")
+
+
+class Routing:
+    """Shows routing a request as it has to see it.
+
+    In the path an encoded slash is still encoded: a `sub` may hold a slash, uvicorn decodes the whole path,
+    and routing could not tell that slash from one that parts two segments. (`dependencies.SubPath` decodes
+    the segment itself.) And HEAD is GET, whose body uvicorn leaves out (RFC 9110, section 9.3.2).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, with the path that routing is to see."""
+        raw_path: bytes = scope.get("raw_path") or b""
+        if b"%2" in raw_path and _ENCODED_SLASH.search(raw_path):
+            scope["path"] = unquote(_ENCODED_SLASH.sub(b"%252F", raw_path).decode("latin-1"))
+        if scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
+
+
+_ENCODED_SLASH = re.compile(rb"%2[fF]")
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+async def render_error(connection: Request | WebSocket, error: Exception) -> Response | None:
+    """Answer with a problem (RFC 9457); a WebSocket is accepted and closed, so that its client sees why.
+
+    A close before the accept would reach every client as HTTP 403, and a browser as 1006. Only an origin that
+    is not allowed, an address that opens too many, and a request that is not valid, are refused before the
+    upgrade.
+    """
+    known = error if isinstance(error, GatewayError) else GatewayError()
+    if known is not error:
+        logger.error("a request failed", path=connection.url.path, exc_info=error)
+    record_refusal(connection, known)
+    if isinstance(connection, Request):
+        return _refusal(known)
+    if isinstance(known, OriginNotAllowed | RateLimited | Invalid):
+        await connection.send_denial_response(_refusal(known))
+    elif connection.application_state is WebSocketState.CONNECTING:
+        await connection.accept(socket.offered_subprotocol(connection))
+        await connection.close(known.close_code, known.code)
+    return None
+
+
+def _refusal(error: GatewayError) -> Response:
+    if isinstance(error, OAuthError):
+        body = {"error": error.error, "error_description": error.detail}
+        return JSONResponse(body, error.http_status, auth.NO_STORE | error.headers)
+    kind = f"urn:notification-gateway:problem:{error.code}"
+    return _problem(kind, error.status, error.code, error.title, error.detail, error.headers, error.errors)
+
+
+def _problem(
+    kind: str,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[Mapping[str, str]] = (),
+) -> Response:
+    body: dict[str, Any] = {
+        "type": kind,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        body["errors"] = list(errors)
+    # What answers for an error that nobody has foreseen stands outside of `BrowserHeaders`.
+    return JSONResponse(body, status, API_POLICY | dict(headers or {}), "application/problem+json")
+
+
+async def render_invalid(connection: Request | WebSocket, error: Exception) -> Response | None:
+    """Name each field and the rule it breaks."""
+    found = cast("RequestValidationError | WebSocketRequestValidationError", error).errors()
+    errors = [{"field": _field(one["loc"]), "message": _rule(one)} for one in found[:MAX_ERRORS]]
+    detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors[:3])
+    return await render_error(connection, Invalid(detail, errors=errors))
+
+
+def _field(loc: Sequence[int | str]) -> str:
+    """Return the path of a field; what is wrong with a body as a whole is wrong with `body`."""
+    inner = loc[1:] if loc and loc[0] in {"body", "query", "path", "header"} else loc
+    return ".".join(str(part) for part in inner) or "body"
+
+
+def _rule(error: dict[str, Any]) -> str:
+    if error["type"] == "json_invalid":
+        return f"it is not JSON: {error['ctx']['error']}"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+async def render_http_error(connection: Request | WebSocket, error: Exception) -> Response:
+    """Answer what the framework refuses, such as an unknown path or a method that is not allowed."""
+    refused = cast("HTTPException", error)
+    title = HTTPStatus(refused.status_code).phrase
+    code = title.lower().replace(" ", "_")
+    headers = dict(refused.headers or {})
+    if refused.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(connection))
+    # A problem that the status says all of has no type of its own (RFC 9457, section 4.2.1).
+    return _problem("about:blank", refused.status_code, code, title, str(refused.detail), headers)
+
+
+def _allowed(connection: Request | WebSocket) -> list[str]:
+    """Return every method of the path: several routes may share it (RFC 9110, section 10.2.1)."""
+    path = connection.scope["path"]
+    routes = [route for route in connection.app.routes if isinstance(route, Route)]
+    methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer for a path that is none. A WebSocket is refused before the upgrade, with the same body."""
+    if scope["type"] == "websocket":
+        refusal = await render_http_error(WebSocket(scope, receive, send), HTTPException(404))
+        await WebSocket(scope, receive, send).send_denial_response(refusal)
+    else:
+        raise HTTPException(404)
+
+
+async def render_nothing(_connection: Request | WebSocket, _error: Exception) -> Response:
+    """Answer nobody: the client has gone, or was too slow, before its body was whole. That is no failure."""
+    return Response(status_code=400)
+
+
+# Starlette's types know handlers of requests only; these serve WebSockets alike.
+_RENDERERS: dict[type[Exception], Any] = {
+    GatewayError: render_error,
+    RequestValidationError: render_invalid,
+    WebSocketRequestValidationError: render_invalid,
+    HTTPException: render_http_error,
+    ClientDisconnect: render_nothing,
+    Exception: render_error,
+}

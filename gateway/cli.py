@@ -1,0 +1,209 @@
+"""The commands."""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Annotated, Any, cast
+
+import typer
+from dotenv import dotenv_values
+from sqlalchemy.engine import make_url
+
+from gateway import accounts, audit, client, issuers, logs, manage, schema
+from gateway.accounts import new_session
+from gateway.audit import Event
+from gateway.database import Database, open_database
+from gateway.errors import GatewayError, UserDisabled
+from gateway.manage import SubArgument, now_ms, print_json, record, with_database
+from gateway.settings import Settings, SettingsError, TrustedIssuer, is_loopback, load_settings
+from gateway.signing import MAX_TTL
+from gateway.throttle import Throttle
+from gateway.tokens import INBOX, OWN_CLIENT, Tokens
+
+app = typer.Typer(
+    name="gateway",
+    help="A self-hosted notification gateway: post over HTTP, receive over WebSocket, lose nothing.",
+    epilog="Settings are GATEWAY_… variables, or lines of .env. Try it: gateway serve --demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(manage.user_app, name="user")
+app.add_typer(manage.service_app, name="service")
+app.add_typer(manage.key_app, name="key")
+app.add_typer(manage.signing_app, name="signing-key")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 for a wrong setting or argument, 1 for what failed."""
+    for name, value in dotenv_values(".env").items():
+        if name.startswith("GATEWAY_") and value is not None:
+            os.environ.setdefault(name, value)
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        return _fail_usage(error)
+    except SettingsError as error:
+        return _fail(str(error), 2)
+    except (GatewayError, client.ClientError, ModuleNotFoundError, OSError) as error:
+        return _fail(_explain(error), 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: install notification-gateway[postgres] to use Postgres"
+    cause = error.__cause__
+    return f"{error} ({getattr(cause, 'orig', cause)})" if cause else str(error)
+
+
+def _fail(message: str, code: int) -> int:
+    print("gateway:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _fail_usage(error: typer.TyperException) -> int:
+    """Say in one line what is wrong with the arguments; a bare `gateway` gets the help instead."""
+    text = cast("Any", error).format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return 2
+    hint = f" (see {context.command_path} --help)" if context else ""
+    return _fail(text + hint, getattr(error, "exit_code", 1))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to listen on. Default: 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on. Default: 8000")] = None,
+    workers: Annotated[int, typer.Option(help="How many processes serve.")] = 1,
+    demo: Annotated[bool, typer.Option("--demo", help="Make a user and a key to try it out.")] = False,
+) -> None:
+    """Bring the schema up to date, and serve. Example: gateway serve --demo."""
+    # The web framework takes longer to load than the other commands take to run.
+    from gateway import serving
+
+    settings = load_settings(host=host, port=port)
+    if workers != 1:
+        raise SettingsError("--workers: one process serves; more than one is not supported")
+    if demo and not is_loopback(settings.host):
+        raise SettingsError("--demo: only on a loopback address such as 127.0.0.1, for anybody may sign in")
+    logs.configure(settings.log_level, access_log=settings.access_log)
+    # The port is taken first: a demo that cannot be served must not change the one that is.
+    with serving.listen(settings) as listener, audit.written_to(settings.audit_log):
+        demo_text = asyncio.run(serving.prepare(settings, listener.getsockname()[1], demo=demo))
+        if demo_text:
+            print(demo_text, flush=True)
+        if not serving.serve(settings, listener):
+            raise typer.Exit(1)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema of the database up to date."""
+    with_database(lambda _, database: database.read(schema.pending))
+    print("The schema is up to date.")
+
+
+@app.command()
+def check() -> None:
+    """Validate the settings, and reach every server they name."""
+
+    async def main() -> bool:
+        settings = load_settings()
+        async with open_database(settings) as database:
+            pending = await schema.is_pending(database)
+        print(f"database: {make_url(settings.database_url).render_as_string(hide_password=True)}: reached")
+        print("schema: to be brought up to date by serve or migrate" if pending else "schema: up to date")
+        reached = [await _reached(one) for one in settings.trusted_issuers]
+        async with Throttle(settings) as throttle:
+            shared = await throttle.reached()
+        if shared is not None:
+            print(f"rate limits: redis: {'reached' if shared else 'not reached; sign-ins count in memory'}")
+        return all(reached) and shared is not False
+
+    if not asyncio.run(main()):
+        raise typer.Exit(1)
+
+
+async def _reached(trusted: TrustedIssuer) -> bool:
+    """Say whether the keys of an issuer can be had."""
+    try:
+        number, problem = await issuers.reach(trusted), ""
+    except issuers.FetchError as error:
+        number, problem = 0, f" ({error})"
+    print(f"issuer: {trusted.issuer}: usable keys at {trusted.jwks_url}: {number}{problem}")
+    return number > 0
+
+
+@app.command()
+def token(
+    sub: SubArgument,
+    ttl: Annotated[
+        int | None, typer.Option(min=1, max=MAX_TTL, help="How long it lives, in seconds.")
+    ] = None,
+) -> None:
+    """Print an access token of a user, who is created if need be. Example: gateway token ada --ttl 3600."""
+
+    async def issue(settings: Settings, database: Database) -> str:
+        tokens = Tokens(settings, database, on_ended=lambda _: None)
+        await tokens.start()
+        now = now_ms()
+        expires_at = now // 1000 + (ttl or settings.access_token_ttl)
+        session = new_session(expires_at * 1000)
+        await database.write(accounts.add_missing_users, [sub], now)
+        if not await database.write(accounts.start_user_session, sub, session, now):
+            raise UserDisabled
+        record(Event.TOKEN_MINTED, audit.user(sub), session=session.id, ttl=ttl or settings.access_token_ttl)
+        return tokens.issue(
+            sub=sub, client_id=OWN_CLIENT, scopes=[INBOX], session=session.id, expires_at=expires_at
+        )
+
+    print(with_database(issue))
+
+
+UrlOption = Annotated[str, typer.Option("--server", envvar="GATEWAY_URL", help="Where the gateway is.")]
+
+
+@app.command()
+def send(
+    sub: SubArgument,
+    title: Annotated[str, typer.Argument(help="What it says.")],
+    body: Annotated[str | None, typer.Option(help="More text.")] = None,
+    category: Annotated[str | None, typer.Option(help="What kind of notification it is.")] = None,
+    priority: Annotated[str | None, typer.Option(help="low, normal, high or urgent.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
+    data: Annotated[str | None, typer.Option(help="A JSON object for programs.")] = None,
+    key: Annotated[str, typer.Option(envvar="GATEWAY_KEY", help="The API key to post with.")] = "",
+    server: UrlOption = client.DEFAULT_URL,
+) -> None:
+    """Post a notification over HTTP. Example: gateway send ada "Lunch is ready" --priority high."""
+    fields = {"body": body, "category": category, "priority": priority, "url": url}
+    given = {name: value for name, value in fields.items() if value is not None}
+    if data is not None:
+        try:
+            given["data"] = json.loads(data)
+        except ValueError:
+            raise typer.BadParameter("--data: it must be a JSON object") from None
+    if not key:
+        raise typer.BadParameter("GATEWAY_KEY or --key: an API key is needed")
+    print_json(client.send(server, key, {"to": sub, "title": title} | given))
+
+
+@app.command()
+def tail(
+    token: Annotated[str, typer.Option(envvar="GATEWAY_TOKEN", help="A user's access token.")] = "",
+    server: UrlOption = client.DEFAULT_URL,
+) -> None:
+    """Print the messages of a socket as they come. Example: gateway tail --token $(gateway token ada)."""
+    asyncio.run(client.tail(server, token, _show, _note))
+
+
+def _show(message: str) -> None:
+    print(message, flush=True)
+
+
+def _note(text: str) -> None:
+    print("gateway:", text, file=sys.stderr)

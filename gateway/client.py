@@ -1,0 +1,109 @@
+"""The gateway seen from outside: what `gateway send` and `gateway tail` do over HTTP and WebSocket."""
+
+import asyncio
+import json
+import random
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.typing import Subprotocol
+
+from gateway.protocol import ADVICE, SUBPROTOCOL, Close
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+LONGEST_PAUSE = 30.0
+"""The longest pause between two attempts to connect, in seconds."""
+
+_FINAL = {Close.NORMAL, Close.UNAUTHORIZED, Close.FORBIDDEN, Close.TOO_MANY_SOCKETS}
+
+
+class ClientError(Exception):
+    """The gateway refused, or could not be reached. Its text is one sentence."""
+
+
+def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
+    """Post one notification, and return the answer. Raises `ClientError`."""
+    # It takes longer to load than most commands take to run.
+    import httpx
+
+    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": secrets.token_hex(16)}
+    address = f"{server.rstrip('/')}/v1/notifications"
+    try:
+        response = httpx.post(address, json=notification, headers=headers)
+        answer = response.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise ClientError(f"{server}: {error}") from None
+    if not response.is_success:
+        raise ClientError(f"{answer.get('code')}: {answer.get('detail')}")
+    return dict(answer)
+
+
+class _Position:
+    """Where a client is in a log: what it asks for when it connects again."""
+
+    def __init__(self) -> None:
+        self._epoch: str | None = None
+        self._seq: int | None = None
+
+    def query(self) -> str:
+        """Return the query of the next connection."""
+        if self._seq is None or self._epoch is None:
+            return ""
+        return "?" + urlencode({"since": self._seq, "epoch": self._epoch})
+
+    def apply(self, message: dict[str, Any]) -> None:
+        """Move on. The number in `hello` is where the log stands, not where this client does."""
+        self._epoch = message.get("epoch", self._epoch)
+        if message["type"] in {"notification", "changed", "read", "reset", "live"}:
+            self._seq = message["seq"]
+
+
+async def tail(server: str, token: str, show: Callable[[str], None], note: Callable[[str], None]) -> None:
+    """Show every message of a user's socket, over every reconnect, until the gateway says stop.
+
+    Each reconnect is noted.
+    Raises `ClientError` with the reason then.
+    """
+    position, failures = _Position(), 0
+    address = server.rstrip("/").replace("http", "ws", 1) + "/v1/ws"
+    while True:
+        try:
+            async with connect(
+                address + position.query(),
+                additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
+                compression=None,
+                max_size=None,
+            ) as socket:
+                async for message in socket:
+                    failures = 0
+                    show(str(message))
+                    position.apply(json.loads(message))
+                why = _reason(socket.close_code, socket.close_reason)
+        except ConnectionClosed as error:
+            why = _reason(error.rcvd.code, error.rcvd.reason) if error.rcvd else "the connection broke"
+        except InvalidStatus as error:
+            status = error.response.status_code
+            if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise ClientError(f"{server}: refused with HTTP {status}") from None
+            why = f"HTTP {status}"
+        except (InvalidURI, InvalidHandshake) as error:
+            raise ClientError(f"{server}: {error}") from None
+        except (OSError, TimeoutError) as error:
+            why = str(error) or "no answer"
+        failures += 1
+        note(f"{why}; connecting again")
+        await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 2.0**failures)))  # noqa: S311
+
+
+def _reason(code: int | None, reason: str | None) -> str:
+    """Say why a socket was closed. Raises `ClientError` where the client is to stop."""
+    if code in _FINAL:
+        raise ClientError(f"closed with {code} {reason}: {ADVICE[Close(code)]}")
+    return f"closed with {code} {reason}"

@@ -1,0 +1,284 @@
+"""Connections: one way to read and one way to write, on SQLite and on Postgres.
+
+A unit of work is a plain function that takes a SQLAlchemy `Connection` and never commits. On SQLite it runs
+in a thread, once for a whole transaction; on Postgres it runs on asyncpg through SQLAlchemy's greenlets. So
+the SQL of the gateway is written once, and costs one hop per transaction, not one per statement
+(docs/decisions/0002-plain-functions-over-connections.md).
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
+
+from gateway.errors import Unavailable
+from gateway.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_TIMEOUT = 5.0
+"""How long a statement waits for another process's lock, in seconds."""
+
+SQLITE_READERS = 4
+
+
+class Database(Protocol):
+    """Where units of work run. Both calls raise `Unavailable` when the database cannot be used now."""
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on one snapshot, without the right to change anything."""
+        ...
+
+    async def glance(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Do what `read` does, for work that looks up a few rows by their keys and is over at once."""
+        ...
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` and commit it durably; whatever it raises rolls it back.
+
+        A caller that is cancelled does not know whether the work was committed.
+        """
+        ...
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """Open the database that the settings name, and close it at the end."""
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite":
+        sqlite = SqliteDatabase(url)
+        try:
+            yield sqlite
+        finally:
+            sqlite.close()
+    else:
+        postgres = PostgresDatabase(url, settings.database_pool_size)
+        try:
+            yield postgres
+        finally:
+            await postgres.close()
+
+
+# asyncpg's errors arrive untyped, so these are told by their SQLSTATE: no connection, read-only, rolled back
+# for another's sake, out of room, locked, shutting down, a failing disk (PostgreSQL's manual, appendix A).
+_PASSING_STATES = ("08", "25006", "40", "53", "55P03", "57", "58")
+
+
+def _translate(error: DBAPIError) -> Exception:
+    """Return what to raise for a driver's error: `Unavailable` where trying again later may help."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    passing = isinstance(error, OperationalError | InterfaceError) or state.startswith(_PASSING_STATES)
+    if error.connection_invalidated or passing:
+        return Unavailable("The database cannot be used now.")
+    return error
+
+
+class SqliteDatabase:
+    """SQLite: one thread writes, a few read. WAL lets them do it at the same time."""
+
+    def __init__(self, url: URL) -> None:
+        _make_private(url)
+        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE", 1)
+        self._readers = _sqlite_engine(url, "BEGIN", SQLITE_READERS, query_only=True)
+        self._glances = _sqlite_engine(url, "BEGIN", 1, query_only=True, busy_timeout=0)
+        self._glancing: Connection | None = None
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
+        self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on one snapshot in a reading thread."""
+        return await self._run(self._reading, self._readers, work, *args, **kwargs)
+
+    async def glance(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on the event loop: finding a row takes less time than waking a thread to do it.
+
+        In WAL mode a reader hardly ever waits. When it would have to, a reading thread does.
+        """
+        try:
+            if self._glancing is None:
+                self._glancing = self._glances.connect()
+            with self._glancing.begin():
+                return work(self._glancing, *args, **kwargs)
+        except (OperationalError, sqlite3.OperationalError):
+            return await self.read(work, *args, **kwargs)
+        except DBAPIError as error:
+            raise _translate(error) from error
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` in the writing thread, behind the lock of the whole database."""
+        return await self._run(self._writing, self._writer, work, *args, **kwargs)
+
+    @staticmethod
+    async def _run(
+        pool: ThreadPoolExecutor,
+        engine: Engine,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        def transaction() -> T:
+            with engine.begin() as connection:
+                return work(connection, *args, **kwargs)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, transaction)
+        except DBAPIError as error:
+            raise _translate(error) from error
+        except sqlite3.OperationalError as error:
+            raise Unavailable("The database cannot be used now.") from error
+
+    def close(self) -> None:
+        """Wait for what is running, then close every connection."""
+        self._writing.shutdown()
+        self._reading.shutdown()
+        if self._glancing is not None:
+            self._glancing.close()
+        for engine in (self._glances, self._readers, self._writer):
+            engine.dispose()
+
+
+def _make_private(url: URL) -> None:
+    """Let only its owner read the file, and what SQLite keeps beside it: it holds the signing keys.
+
+    SQLite gives the other two the mode of the file. One that belongs to somebody else keeps its own.
+    """
+    if not url.database or not Path(url.database).parent.is_dir():
+        return
+    # A file that is there is never opened here: closing it would drop the locks of this process on it.
+    with suppress(FileExistsError):
+        os.close(os.open(url.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError, PermissionError):
+            Path(url.database + suffix).chmod(0o600)
+
+
+def _sqlite_engine(
+    url: URL, begin: str, size: int, *, query_only: bool = False, busy_timeout: float = BUSY_TIMEOUT
+) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        # Parameters are what users say, and keys: they do not belong into an error in a log.
+        hide_parameters=True,
+        pool_size=size,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "timeout": busy_timeout},
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA query_only = {query_only:d}")
+        # A batch writes all over the indexes: the pages stay at hand, and are copied back less often.
+        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        # On the driver's own connection: SQLAlchemy's way of saying one word costs a quarter of a short read.
+        cast("sqlite3.Connection", connection.connection.dbapi_connection).execute(begin)
+
+    return engine
+
+
+class PostgresDatabase:
+    """Postgres through asyncpg: a small pool for everything; a read is one snapshot."""
+
+    def __init__(self, url: URL, size: int) -> None:
+        self._engine = _postgres_engine(url, size)
+        self._snapshot = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on one snapshot."""
+        return await self._run(self._snapshot, work, *args, **kwargs)
+
+    async def glance(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on one snapshot."""
+        return await self.read(work, *args, **kwargs)
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` and commit it."""
+        return await self._run(self._engine, work, *args, **kwargs)
+
+    @staticmethod
+    async def _run(
+        engine: AsyncEngine,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(work, *args, **kwargs)
+        except DBAPIError as error:
+            raise _translate(error) from error
+        except (OSError, TimeoutError, PoolTimeoutError) as error:
+            raise Unavailable("The database cannot be reached now.") from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+
+def _postgres_engine(url: URL, size: int) -> AsyncEngine:
+    return create_async_engine(
+        _asyncpg_url(url),
+        hide_parameters=True,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=10,
+        connect_args={
+            "timeout": 10,
+            "command_timeout": 30,
+            "server_settings": {
+                "application_name": "notification-gateway",
+                # A 2xx means committed, whatever the server's default is. No statement here gains from JIT.
+                "synchronous_commit": "on",
+                "jit": "off",
+                "timezone": "UTC",
+            },
+        },
+    )
+
+
+def _asyncpg_url(url: URL) -> URL:
+    """Return the URL as asyncpg wants it: its driver's name, and `ssl` where libpq says `sslmode`."""
+    query = dict(url.query)
+    if "sslmode" in query:
+        query["ssl"] = query.pop("sslmode")
+    return url.set(drivername="postgresql+asyncpg", query=query)

@@ -1,0 +1,238 @@
+"""The errors of the gateway: each class knows its HTTP status, its stable `code` and its close code.
+
+`app.py` renders them, once, for HTTP (RFC 9457) and for WebSocket (a close frame).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from gateway.protocol import Close
+
+
+class Disconnected(Exception):
+    """The client of a socket is gone, or is being closed: there is nobody to answer."""
+
+
+class GatewayError(Exception):
+    """An answer that is not the wished one. `detail` is a sentence for a person; it never holds a secret.
+
+    `actor` is who asked, as the audit log names callers, where that was known when it was refused.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "The gateway failed"
+    close_code: ClassVar[Close] = Close.INTERNAL_ERROR
+    actor: str | None = None
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+
+
+class Unauthorized(GatewayError):
+    """Who calls is not known. RFC 6750, section 3: 401 with a challenge."""
+
+    status = 401
+    code = "invalid_token"
+    title = "The token is not valid"
+    close_code = Close.UNAUTHORIZED
+
+    def __init__(self, detail: str | None = None) -> None:
+        # A request that carried no token at all gets the bare challenge (RFC 6750, section 3.1).
+        challenge = f'Bearer error="invalid_token", error_description="{self.title}"'
+        super().__init__(detail, headers={"WWW-Authenticate": challenge})
+
+
+class MissingToken(Unauthorized):
+    """No carrier held a token."""
+
+    code = "missing_token"
+    title = "A token is needed"
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail)
+        self.headers["WWW-Authenticate"] = "Bearer"
+
+
+class InvalidToken(Unauthorized):
+    """The token is malformed, forged, or not for this gateway."""
+
+
+class TokenExpired(Unauthorized):
+    """The token was good once."""
+
+    code = "token_expired"
+    title = "The token has expired"
+
+
+class TokenRevoked(Unauthorized):
+    """The session of the token has ended, or its key was deleted."""
+
+    code = "token_revoked"
+    title = "The token has been revoked"
+
+
+class InsufficientScope(GatewayError):
+    """The caller is known and may not do this. RFC 6750, section 3.1."""
+
+    status = 403
+    code = "insufficient_scope"
+    title = "The token does not allow this"
+    close_code = Close.FORBIDDEN
+
+    def __init__(self, scope: str, actor: str | None = None) -> None:
+        super().__init__(
+            f"This needs a token with the scope '{scope}'.",
+            headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
+        )
+        self.actor = actor
+
+
+class OriginNotAllowed(GatewayError):
+    """A browser page of another origin asked for a socket; refused before the upgrade."""
+
+    status = 403
+    code = "origin_not_allowed"
+    title = "The origin is not allowed"
+    close_code = Close.FORBIDDEN
+
+
+class NotFound(GatewayError):
+    """There is no such thing, or it is someone else's: the two are not told apart."""
+
+    status = 404
+    code = "not_found"
+    title = "Not found"
+
+
+class Conflict(GatewayError):
+    """It exists already."""
+
+    status = 409
+    code = "already_exists"
+    title = "It exists already"
+
+
+class UserDisabled(GatewayError):
+    """The user may not sign in, so nobody is given a token of theirs."""
+
+    status = 409
+    code = "user_disabled"
+    title = "The user is disabled"
+
+
+class ResetRequired(GatewayError):
+    """The log cannot be resumed from there: the client reads the inbox afresh."""
+
+    status = 410
+    code = "reset_required"
+    title = "The log cannot be resumed from there"
+
+
+class PayloadTooLarge(GatewayError):
+    """The body, or one message, is over its limit."""
+
+    status = 413
+    code = "payload_too_large"
+    title = "The body is too large"
+
+
+class Invalid(GatewayError):
+    """The request is understood and breaks a rule; `errors` name the fields."""
+
+    status = 422
+    code = "validation_error"
+    title = "The request is not valid"
+
+    @classmethod
+    def field(cls, field: str, message: str) -> "Invalid":
+        """Return the error for one field that breaks one rule."""
+        return cls(f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+class IdempotencyKeyReused(Invalid):
+    """The key came before with another body."""
+
+    code = "idempotency_key_reused"
+    title = "The Idempotency-Key was used with another body"
+
+
+class Unavailable(GatewayError):
+    """The gateway cannot do it now; nothing was stored, or it is not known whether it was."""
+
+    status = 503
+    code = "unavailable"
+    title = "The gateway cannot do this now"
+    close_code = Close.OVERLOADED
+
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class Overloaded(Unavailable):
+    """More than this process may hold."""
+
+    code = "overloaded"
+    title = "The gateway is overloaded"
+
+
+class UpgradeRequired(GatewayError):
+    """The path of the socket was asked for like any other."""
+
+    status = 426
+    code = "upgrade_required"
+    title = "This is a WebSocket"
+
+    def __init__(self) -> None:
+        super().__init__("Open it with a WebSocket client.", headers={"Upgrade": "websocket"})
+
+
+class TooManySockets(GatewayError):
+    """The user holds as many sockets as one user may."""
+
+    status = 429
+    code = "too_many_sockets"
+    title = "Too many sockets of this user"
+    close_code = Close.TOO_MANY_SOCKETS
+
+
+class RateLimited(GatewayError):
+    """The caller does more than one caller may.
+
+    `policy` names the limit, of `quota` within `window` seconds; in `retry_after` seconds there is room.
+    The headers are those of draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4.
+    """
+
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+    close_code = Close.OVERLOADED
+
+    def __init__(self, policy: str, *, quota: int, window: int, retry_after: int) -> None:
+        headers = {
+            "Retry-After": str(retry_after),
+            "RateLimit": f'"{policy}";r=0;t={retry_after}',
+            "RateLimit-Policy": f'"{policy}";q={quota};w={window}',
+        }
+        super().__init__(f"Try again in {retry_after} s.", headers=headers)
+
+
+class OAuthError(GatewayError):
+    """An error of the token endpoint, which has its own body: RFC 6749, section 5.2."""
+
+    status = 400
+
+    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
+        headers = {"WWW-Authenticate": 'Basic realm="gateway"'} if status == 401 else {}  # noqa: PLR2004
+        super().__init__(description, headers=headers)
+        self.error = error
+        self.http_status = status

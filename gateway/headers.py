@@ -1,0 +1,78 @@
+"""The headers that tell a browser what it may do with an answer, and which pages may read it.
+
+What is the same for every answer, uvicorn adds (`EVERYWHERE`); the rest is `BrowserHeaders`'.
+"""
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+EVERYWHERE = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+]
+
+Header = tuple[bytes, bytes]
+
+API_POLICY = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
+"""An answer of the API is no page: should a browser ever show one as such, it does nothing."""
+
+_POLICY: Header = next((name.lower().encode(), value.encode()) for name, value in API_POLICY.items())
+_NO_STORE: Header = (b"cache-control", b"no-store")
+_REVALIDATE: Header = (b"cache-control", b"private, no-cache")
+_HTTPS_ONLY: Header = (b"strict-transport-security", b"max-age=31536000")
+
+
+class BrowserHeaders:
+    """Adds a policy to every answer that has none, and keeps what is nobody else's out of caches.
+
+    Only an answer by https has `Strict-Transport-Security`: by http it would mean nothing (RFC 6797, 7.2).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        https, reads = scope["scheme"] == "https", scope["method"] in {"GET", "HEAD"}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers: list[Header] = list(message["headers"])
+                names = {name for name, _ in headers}
+                if b"content-security-policy" not in names:
+                    headers.append(_POLICY)
+                if reads and b"cache-control" not in names:
+                    headers.append(_REVALIDATE if b"etag" in names else _NO_STORE)
+                if https:
+                    headers.append(_HTTPS_ONLY)
+                message["headers"] = headers
+            await send(message)
+
+        await self._app(scope, receive, answer)
+
+
+class Cors(CORSMiddleware):
+    """Lets the pages of some origins call the API (Fetch Standard, section 3.3).
+
+    A request that names no origin comes from no page, and is not looked at further. Credentials are not
+    allowed: the API has none that a browser would add by itself.
+    """
+
+    def __init__(self, app: ASGIApp, allow_origins: tuple[str, ...]) -> None:
+        super().__init__(
+            app,
+            allow_origins=allow_origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match"],
+            expose_headers=["ETag", "Link", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"],
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it."""
+        if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)

@@ -1,0 +1,146 @@
+"""uvicorn's HTTP protocol with deadlines, for it would wait for ever for a client that sends slowly.
+
+- From the connection, or the first byte of a further request, to the end of the head: `head_timeout`. Then
+  the connection is closed without a word. A WebSocket handshake is a head.
+- From there to the end of the body: `body_timeout`. Then 408 where nothing was answered yet, and the close.
+- A head of more than 64 KiB is answered with 431 and the close; httptools itself has no limit.
+
+A request that arrives whole, as nearly all do, costs no timer.
+"""
+
+import asyncio
+import json
+from enum import Enum
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD = 64 * 1024
+
+
+class _Awaits(Enum):
+    """What the client has yet to send."""
+
+    HEAD = "head"
+    BODY = "body"
+    NOTHING = "nothing"
+
+
+class GatewayHttp(HttpToolsProtocol):
+    """What `uvicorn.Config(http=…)` is given, by `http_protocol`."""
+
+    head_timeout = 10.0
+    body_timeout = 30.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timed = _Awaits.NOTHING
+        self._timer: asyncio.TimerHandle | None = None
+        self._head_size = 0
+        self._upgraded = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._set_timer(_Awaits.HEAD)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come, and see what is missing."""
+        super().data_received(data)
+        if self._upgraded or self.transport.is_closing():
+            self._stop_timer()
+            return
+        awaits = self._awaits()
+        if awaits is not self._timed:
+            self._head_size = 0
+            self._set_timer(awaits)
+        elif awaits is _Awaits.HEAD:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is over 64 KiB.")
+
+    def _awaits(self) -> _Awaits:
+        """Return what is missing, from the marks that uvicorn leaves: that costs no callback of the parser.
+
+        `scope` is new from the first byte of a request on, `cycle` from the end of its head on. A cycle that
+        is done, while no timer of uvicorn runs, has had line breaks after it (RFC 9112, section 2.2): the
+        next request has begun.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.scope is not self.scope:
+            return _Awaits.HEAD
+        if cycle.more_body:
+            return _Awaits.BODY
+        if cycle.response_complete and self.timeout_keep_alive_task is None:
+            return _Awaits.HEAD
+        return _Awaits.NOTHING
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over: the handshake is whole."""
+        self._upgraded = True
+        super().handle_websocket_upgrade()
+
+    def _set_timer(self, awaits: _Awaits) -> None:
+        self._stop_timer()
+        self._timed = awaits
+        if awaits is not _Awaits.NOTHING:
+            seconds = self.head_timeout if awaits is _Awaits.HEAD else self.body_timeout
+            self._timer = self.loop.call_later(seconds, self._too_late)
+
+    def _stop_timer(self) -> None:
+        self._timed = _Awaits.NOTHING
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_late(self) -> None:
+        if self.flow.read_paused:
+            # It is we who do not read: the application has not taken what came, or still answers the
+            # request before.
+            self._set_timer(self._timed)
+        elif self._timed is _Awaits.BODY and not self.cycle.response_started:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time.")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer with a problem (RFC 9457), and close; the application learns that its client has gone."""
+        self._stop_timer()
+        code = status.phrase.lower().replace(" ", "_")
+        problem = {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": int(status),
+            "detail": detail,
+            "code": code,
+        }
+        body = json.dumps(problem).encode()
+        head = [
+            b"HTTP/1.1 %d %s" % (status, status.phrase.encode()),
+            *(name + b": " + value for name, value in self.server_state.default_headers),
+            b"content-type: application/problem+json",
+            b"content-length: %d" % len(body),
+            b"connection: close",
+        ]
+        if self.cycle is None or self.cycle.response_complete or self._timed_out_before_answer():
+            self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
+        self.transport.close()
+
+    def _timed_out_before_answer(self) -> bool:
+        """Give up the request under way, unless its answer has begun; say whether it was given up."""
+        if self.cycle.response_started:
+            return False
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return True
+
+
+def http_protocol(*, head_timeout: float, body_timeout: float) -> type[GatewayHttp]:
+    """Return the protocol with these deadlines, in seconds."""
+    return type("GatewayHttp", (GatewayHttp,), {"head_timeout": head_timeout, "body_timeout": body_timeout})

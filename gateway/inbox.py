@@ -1,0 +1,400 @@
+"""The inbox of each user: pages, single items, and the changes that take the next number of the log.
+
+Functions take a connection and never commit. A change takes a `Position` that its transaction has locked.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    String,
+    and_,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
+
+from gateway.log import ITEM_COLUMNS, Entry, Position, standing, to_item
+from gateway.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications, users
+from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Content, Counts, Item, dumps
+from gateway.rows import rows
+
+CHUNK = 200
+"""How many items one change may touch, so that no transaction and no message grows without bound."""
+
+WINDOW = 10_000
+"""How many numbers of the log one page looks through for a category; then it ends, with a cursor."""
+
+
+# --- pages --------------------------------------------------------------------------------------------------
+
+
+class Query(NamedTuple):
+    """Which items a page shows. `before` is the `created_seq` that it ends before, `limit` is 1 to 200."""
+
+    limit: int = 50
+    before: int = MAX_SEQ
+    unread: bool | None = None
+    archived: bool = False
+    category: str | None = None
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The places that hold such items."""
+        unread, read = (ARCHIVED_UNREAD, ARCHIVED_READ) if self.archived else (UNREAD, READ)
+        if self.unread is None:
+            return (unread, read)
+        return (unread,) if self.unread else (read,)
+
+
+class Listing(NamedTuple):
+    """A page: its items, newest first, where the next begins (or None), and where the log stands."""
+
+    items: list[Item]
+    next: int | None
+    epoch: str
+    counts: Counts
+
+
+def list_items(connection: Connection, user_id: int, query: Query) -> Listing | None:
+    """Return a page of the inbox, or None when the user is gone."""
+    found = standing(connection, user_id)
+    if found is None:
+        return None
+    epoch, counts = found
+    before = min(query.before, counts.seq + 1)
+    after = max(before - WINDOW, 0) - 1 if query.category is not None else -1
+    page_rows = connection.execute(
+        _select_page(query.places, query.category is not None),
+        {
+            "user_id": user_id,
+            "before": before,
+            "after": after,
+            "limit": query.limit + 1,
+            "category": query.category,
+        },
+    )
+    page = [to_item(row) for row in page_rows]
+    following = page[query.limit - 1].created_seq if len(page) > query.limit else after + 1
+    return Listing(page[: query.limit], following or None, epoch, counts)
+
+
+@cache
+def _select_page(places: tuple[int, ...], by_category: bool) -> Select[Any]:
+    """Read a range of the index for each place and merge them: no page scans what it does not show."""
+    ranges = []
+    for place in places:
+        part = (
+            select(items.c.user_id, items.c.created_seq)
+            .where(
+                items.c.user_id == bindparam("user_id"),
+                items.c.place == literal(place, literal_execute=True),
+                items.c.created_seq < bindparam("before"),
+                items.c.created_seq > bindparam("after"),
+            )
+            .order_by(items.c.created_seq.desc())
+            .limit(bindparam("limit"))
+        )
+        if by_category:
+            part = part.join(notifications, items.c.notification_id == notifications.c.id).where(
+                notifications.c.category == bindparam("category")
+            )
+        ranges.append(select(part.subquery()))
+    merged = union_all(*ranges).subquery("page")
+    return (
+        select(*ITEM_COLUMNS)
+        .join_from(
+            merged,
+            items,
+            and_(items.c.user_id == merged.c.user_id, items.c.created_seq == merged.c.created_seq),
+        )
+        .join(notifications, items.c.notification_id == notifications.c.id)
+        .order_by(items.c.created_seq.desc())
+        .limit(bindparam("limit"))
+    )
+
+
+def newest_unread(connection: Connection, user_id: int) -> list[Item]:
+    """Return the newest unread items of a user, in the order of their last change."""
+    newest = connection.execute(
+        _select_page((UNREAD,), by_category=False),
+        {"user_id": user_id, "before": MAX_SEQ, "after": -1, "limit": NEWEST_UNREAD},
+    )
+    return sorted((to_item(row) for row in newest), key=lambda item: (item.seq, item.created_seq))
+
+
+def find_item(connection: Connection, user_id: int, uuid: str) -> Item | None:
+    """Return one item of the user, deleted or not."""
+    found = _find(connection, user_id, [uuid])
+    return found[0] if found else None
+
+
+def _find(connection: Connection, user_id: int, uuids: Sequence[str]) -> list[Item]:
+    """Return those of the user's items, in the order of the inbox."""
+    wanted = dumps([(user_id, uuid) for uuid in set(uuids)])
+    found = connection.execute(_select_by_uuid(connection.dialect.name), {"rows": wanted})
+    return sorted((to_item(row) for row in found), key=lambda item: item.created_seq)
+
+
+@cache
+def _select_by_uuid(dialect: str) -> Select[Any]:
+    # With the user in each row SQLite begins with the rows; else it would walk the whole inbox.
+    wanted = rows(dialect, user_id=BigInteger(), uuid=String())
+    return (
+        select(*ITEM_COLUMNS)
+        .join_from(wanted, notifications, notifications.c.uuid == wanted.c.uuid)
+        .join(
+            items,
+            and_(items.c.notification_id == notifications.c.id, items.c.user_id == wanted.c.user_id),
+        )
+    )
+
+
+# --- changes ------------------------------------------------------------------------------------------------
+
+
+class Mark(NamedTuple):
+    """A change of some items of one user; None leaves a state as it is."""
+
+    user_id: int
+    ids: tuple[str, ...]
+    read: bool | None = None
+    archived: bool | None = None
+    deleted: bool = False
+
+
+class ReadUpTo(NamedTuple):
+    """Marks read what entered the log up to a number; later arrivals are left alone."""
+
+    user_id: int
+    up_to: int
+
+
+class Seen(NamedTuple):
+    """Moves the seen mark of a user, never back."""
+
+    user_id: int
+    up_to: int
+
+
+class Delivered(NamedTuple):
+    """Says that a client of the user has applied everything up to a number. The mark never moves back."""
+
+    user_id: int
+    up_to: int
+
+
+class Changed(NamedTuple):
+    """What became of a change: the items it found as they are now, and whether it has more to do."""
+
+    items: list[Item]
+    counts: Counts
+    more: bool = False
+
+
+def mark(connection: Connection, position: Position, change: Mark, now: int) -> tuple[Changed, list[Entry]]:
+    """Change those of the items that are there, not deleted, and not so already; `now` is in ms."""
+    found = [
+        item
+        for item in _find(connection, change.user_id, change.ids)
+        if item.deleted_at is None or change.deleted
+    ]
+    targets = [_marked(item, change, now) for item in found]
+    entries = _apply(connection, position, found, targets)
+    after = [
+        item._replace(seq=position.seq) if item != before else item
+        for before, item in zip(found, targets, strict=True)
+    ]
+    return Changed(after, position.counts()), entries
+
+
+def _marked(item: Item, change: Mark, now: int) -> Item:
+    return item._replace(
+        read_at=_moment(item.read_at, change.read, now),
+        archived_at=_moment(item.archived_at, change.archived, now),
+        deleted_at=item.deleted_at or (now if change.deleted else None),
+    )
+
+
+def _moment(since: int | None, wanted: bool | None, now: int) -> int | None:
+    """Return since when a state holds: a state that holds already keeps its moment."""
+    if wanted is None:
+        return since
+    return (since or now) if wanted else None
+
+
+def read_up_to(
+    connection: Connection, position: Position, change: ReadUpTo, now: int
+) -> tuple[Changed, list[Entry]]:
+    """Mark read the oldest unread items up to a number, at most `CHUNK` of them; `now` is in ms."""
+    oldest = connection.execute(
+        _SELECT_UNREAD, {"user_id": change.user_id, "up_to": change.up_to, "limit": CHUNK}
+    )
+    found = [to_item(row) for row in oldest]
+    entries = _apply(connection, position, found, [item._replace(read_at=now) for item in found])
+    if len(found) > LONG_CHANGE:
+        entries[0].up_to = found[-1].created_seq
+    return Changed(found, position.counts(), more=len(found) == CHUNK), entries
+
+
+def _unread_in(place: int) -> Select[Any]:
+    part = (
+        select(items.c.created_seq)
+        .where(
+            items.c.user_id == bindparam("user_id"),
+            items.c.place == literal(place, literal_execute=True),
+            items.c.created_seq <= bindparam("up_to"),
+        )
+        .order_by(items.c.created_seq)
+        .limit(bindparam("limit"))
+    )
+    return select(part.subquery())
+
+
+_SELECT_UNREAD = (
+    select(*ITEM_COLUMNS)
+    .join_from(items, notifications, items.c.notification_id == notifications.c.id)
+    .where(
+        items.c.user_id == bindparam("user_id"),
+        items.c.created_seq.in_(union_all(_unread_in(UNREAD), _unread_in(ARCHIVED_UNREAD))),
+    )
+    .order_by(items.c.created_seq)
+    .limit(bindparam("limit"))
+)
+
+
+def _apply(
+    connection: Connection, position: Position, before: Sequence[Item], after: Sequence[Item]
+) -> list[Entry]:
+    """Give the items that differ the next number of the log, all of them one number, and store them."""
+    changes = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    if not changes:
+        return []
+    position.seq += 1
+    for old, new in changes:
+        position.weigh(old, -1)
+        position.weigh(new, 1)
+    numbered = [new._replace(seq=position.seq) for _, new in changes]
+    connection.execute(
+        _update_items(connection.dialect.name),
+        {
+            "rows": dumps(
+                [
+                    (
+                        position.user_id,
+                        item.created_seq,
+                        item.seq,
+                        item.read_at,
+                        item.archived_at,
+                        item.deleted_at,
+                    )
+                    for item in numbered
+                ]
+            )
+        },
+    )
+    return [Entry(position.user_id, position.counts(), numbered)]
+
+
+@cache
+def _update_items(dialect: str) -> Any:
+    number = BigInteger()
+    new = rows(
+        dialect,
+        # With the user in each row SQLite begins with the rows; else it would walk the whole inbox.
+        user_id=number,
+        created_seq=number,
+        seq=number,
+        read_at=number,
+        archived_at=number,
+        deleted_at=number,
+    )
+    return (
+        update(items)
+        .where(items.c.user_id == new.c.user_id, items.c.created_seq == new.c.created_seq)
+        .values(
+            seq=new.c.seq,
+            read_at=new.c.read_at,
+            archived_at=new.c.archived_at,
+            deleted_at=new.c.deleted_at,
+        )
+    )
+
+
+def move_seen(connection: Connection, position: Position, change: Seen) -> Changed:
+    """Move the seen mark, never back and never beyond the log."""
+    up_to = min(change.up_to, position.seq)
+    if up_to > position.seen:
+        position.seen = up_to
+        position.unseen = connection.scalar(_COUNT_UNSEEN, {"user_id": position.user_id, "seen": up_to}) or 0
+    return Changed([], position.counts())
+
+
+_COUNT_UNSEEN = select(func.count()).where(
+    items.c.user_id == bindparam("user_id"),
+    items.c.place == literal(UNREAD, literal_execute=True),
+    items.c.created_seq > bindparam("seen"),
+)
+
+
+def move_delivered(position: Position, change: Delivered) -> Changed:
+    """Move the delivered mark, never back and never beyond the log."""
+    position.delivered = max(position.delivered, min(change.up_to, position.seq))
+    return Changed([], position.counts())
+
+
+# --- the sender's view --------------------------------------------------------------------------------------
+
+
+class Sent(NamedTuple):
+    """A notification as its sender sees it: how many it was for, and how far it came."""
+
+    content: Content
+    service_id: int
+    recipients: int
+    delivered: int
+    seen: int
+    read: int
+
+
+def find_sent(connection: Connection, uuid: str) -> Sent | None:
+    """Return a notification with its counts.
+
+    Delivered: a client of the recipient has acknowledged it. Seen: the recipient's badge has shown it, or
+    it was read. A deleted item counts as what it was.
+    """
+    row = connection.execute(_SELECT_SENT, {"uuid": uuid}).one_or_none()
+    if row is None:
+        return None
+    *content, key, service_id, recipients = row
+    delivered, seen, read = connection.execute(_COUNT_SENT, {"key": key}).one()
+    return Sent(Content(*content), service_id, recipients, delivered, seen, read)
+
+
+_SELECT_SENT = select(
+    *ITEM_COLUMNS[:8], notifications.c.id, notifications.c.service_id, notifications.c.recipients
+).where(notifications.c.uuid == bindparam("uuid"))
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.count().filter(condition)
+
+
+_COUNT_SENT = (
+    select(
+        _count(items.c.created_seq <= users.c.delivered_seq),
+        _count(or_(items.c.created_seq <= users.c.seen_seq, items.c.read_at.is_not(None))),
+        _count(items.c.read_at.is_not(None)),
+    )
+    .join_from(items, users, items.c.user_id == users.c.id)
+    .where(items.c.notification_id == bindparam("key"))
+)

@@ -1,0 +1,102 @@
+"""A signed token in its compact form (RFC 7515, section 7.1), read strictly and before it is believed.
+
+What PyJWT lets pass stops here: padding, members given twice, NaN, text that is not UTF-8. Otherwise one
+token would have many spellings, or say one thing to us and another to somebody else. The signature is the
+caller's to verify: nothing here has been.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from gateway.errors import InvalidToken
+
+MAX_TOKEN = 8 * 1024
+"""The longest token that is looked at, in characters."""
+
+LEEWAY = 30
+"""How far in the future `iat` and `nbf` may be, in seconds, for clocks that differ."""
+
+_PARTS = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a token says. `signed` is the part that its signature covers, which has one spelling only."""
+
+    text: str
+    signed: str
+    header: dict[str, Any]
+    claims: dict[str, Any]
+
+    @property
+    def type(self) -> str:
+        """The `typ` of the header in lower case, without `application/` (RFC 7515, section 4.1.9)."""
+        return str(self.header["typ"]).lower().removeprefix("application/")
+
+
+def read(text: str) -> Token:
+    """Take a token apart. Raises `InvalidToken` for what is none, or has no `typ`, `alg` and `kid`.
+
+    A `crit` names an extension that must be understood, and none is (RFC 7515, section 4.1.11).
+    """
+    match = _PARTS.fullmatch(text) if len(text) <= MAX_TOKEN else None
+    if match is None:
+        raise InvalidToken
+    header, claims = _object(match[1]), _object(match[2])
+    if not all(isinstance(header.get(name), str) for name in ("typ", "alg", "kid")):
+        raise InvalidToken
+    if "crit" in header or "b64" in header:
+        raise InvalidToken
+    return Token(text, text[: match.end(2)], header, claims)
+
+
+def are_timely(claims: dict[str, Any], now: float) -> bool:
+    """Whether the times are whole seconds that make sense together. True and 1.5 are no times.
+
+    A token that has expired was timely once.
+    """
+    issued, expires, from_ = claims.get("iat"), claims.get("exp"), claims.get("nbf", 0)
+    if not (type(issued) is int and type(expires) is int and type(from_) is int):
+        return False
+    return 0 <= issued < expires < 2**53 and max(issued, from_) <= now + LEEWAY
+
+
+def is_meant_for(claims: dict[str, Any], audience: str) -> bool:
+    """Whether the audience is among those the token names: one text, or a list of them."""
+    given = claims.get("aud")
+    if isinstance(given, list):
+        return audience in given and all(isinstance(one, str) for one in given)
+    return bool(given == audience)
+
+
+def _object(segment: str) -> dict[str, Any]:
+    try:
+        raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+        if base64.urlsafe_b64encode(raw).rstrip(b"=") != segment.encode():
+            raise InvalidToken
+        value = _JSON.decode(raw.decode())
+    except (ValueError, RecursionError):
+        raise InvalidToken from None
+    if not isinstance(value, dict):
+        raise InvalidToken
+    return value
+
+
+def _unique(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, in which no name may come twice (RFC 7519, section 4)."""
+    pairs = list(members)
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise InvalidToken
+    return value
+
+
+def _refuse(_constant: str) -> NoReturn:
+    raise InvalidToken
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)

@@ -1,0 +1,373 @@
+"""The log of each user: appending what was posted, and reading what comes after a position.
+
+Functions take a connection and never commit. Why each user has a counter row, and why its lock makes the
+numbers gapless and in commit order, is in docs/architecture.md.
+"""
+
+from collections.abc import Collection, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    String,
+    Text,
+    bindparam,
+    insert,
+    select,
+    update,
+)
+
+from gateway.accounts import add_missing_users
+from gateway.models import items, notifications, users
+from gateway.protocol import (
+    REPLAY_LIMIT,
+    Content,
+    Counts,
+    Item,
+    changed,
+    dumps,
+    encode_item,
+    frame,
+    notification,
+    read,
+)
+from gateway.rows import one_column, rows
+
+PAGE = 100
+"""How many items one read of the log brings; a page never ends inside one bulk change."""
+
+
+class Post(NamedTuple):
+    """One notification and the distinct users it is for."""
+
+    content: Content
+    service_id: int
+    recipients: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a user's log stands within a transaction that holds the lock of the user's row."""
+
+    user_id: int
+    seq: int
+    unread: int
+    unseen: int
+    seen: int
+    delivered: int
+
+    def counts(self) -> Counts:
+        """Return the counts as they are now."""
+        return Counts(self.seq, self.unread, self.unseen, self.seen)
+
+    def weigh(self, item: Item, sign: int) -> None:
+        """Count an item in (1) or out (-1): unread is not read and not archived, unseen is that and new."""
+        if item.read_at is None and item.archived_at is None and item.deleted_at is None:
+            self.unread += sign
+            self.unseen += sign if item.created_seq > self.seen else 0
+
+
+@dataclass(slots=True)
+class Entry:
+    """What took one number of one user's log. Its frame is encoded once, for all sockets of the user.
+
+    `fresh` says that its one item is new to whoever reads on from the entry before. `up_to` is set where
+    the items are too many to be listed: all up to it were marked read.
+    """
+
+    user_id: int
+    counts: Counts
+    items: Sequence[Item]
+    fresh: bool = False
+    up_to: int | None = None
+    _frame: bytes | None = field(default=None, repr=False)
+
+    @property
+    def frame(self) -> bytes:
+        """The text frame of this entry."""
+        if self._frame is None:
+            self._frame = frame(self._encode())
+        return self._frame
+
+    def _encode(self) -> str:
+        if self.up_to is not None:
+            return read(self.up_to, self.counts.seq, self.counts)
+        encoded = [encode_item(item) for item in self.items]
+        if self.fresh:
+            return notification(encoded[0], self.counts.seq, self.counts)
+        return changed(encoded, self.counts.seq, self.counts)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds in memory."""
+        content = self.items[0].content
+        texts = len(content.title) + len(content.body or "") + len(content.data or "")
+        # A character takes one to four bytes in the text, and again in the frame.
+        return 1000 + len(self.items) * (500 + 4 * texts)
+
+
+class Page(NamedTuple):
+    """What follows a position, and where the log stands. `more` says that another page follows."""
+
+    epoch: str
+    counts: Counts
+    entries: list[Entry]
+    more: bool
+
+
+# --- positions ----------------------------------------------------------------------------------------------
+
+
+@cache
+def _select_positions(dialect: str) -> Select[Any]:
+    wanted = select(users.c.id).where(users.c.sub.in_(one_column(dialect, "subs", String())))
+    return (
+        select(
+            users.c.sub,
+            users.c.id,
+            users.c.last_seq,
+            users.c.unread,
+            users.c.unseen,
+            users.c.seen_seq,
+            users.c.delivered_seq,
+        )
+        .where(users.c.id.in_(wanted.union_all(one_column(dialect, "ids", BigInteger()))))
+        # In one order everywhere, so that two writers never wait for each other in a circle.
+        .order_by(users.c.id)
+        .with_for_update()
+    )
+
+
+class Positions:
+    """The positions of the users that a transaction touches, locked until it ends."""
+
+    def __init__(self, connection: Connection, subs: Collection[str], ids: Collection[int]) -> None:
+        parameters = {"subs": dumps(list(subs)), "ids": dumps(list(ids))}
+        found = connection.execute(_select_positions(connection.dialect.name), parameters).all()
+        self._connection = connection
+        self._stored = {row.id: row[2:] for row in found}
+        self.by_id = {row.id: Position(*row[1:]) for row in found}
+        self.by_sub = {row.sub: self.by_id[row.id] for row in found}
+
+    def save(self) -> dict[int, Counts]:
+        """Write back every position that moved, and return the counts of those."""
+        moved = [
+            (
+                position.user_id,
+                position.seq,
+                position.unread,
+                position.unseen,
+                position.seen,
+                position.delivered,
+            )
+            for position in self.by_id.values()
+        ]
+        moved = [row for row in moved if self._stored[row[0]] != row[1:]]
+        if moved:
+            statement = _update_positions(self._connection.dialect.name)
+            self._connection.execute(statement, {"rows": dumps(moved)})
+        return {row[0]: self.by_id[row[0]].counts() for row in moved}
+
+
+@cache
+def _update_positions(dialect: str) -> Any:
+    kind = BigInteger()
+    new = rows(dialect, id=kind, seq=kind, unread=kind, unseen=kind, seen=kind, delivered=kind)
+    return (
+        update(users)
+        .where(users.c.id == new.c.id)
+        .values(
+            last_seq=new.c.seq,
+            unread=new.c.unread,
+            unseen=new.c.unseen,
+            seen_seq=new.c.seen,
+            delivered_seq=new.c.delivered,
+        )
+    )
+
+
+# --- appending ----------------------------------------------------------------------------------------------
+
+
+def unknown_subs(connection: Connection, subs: Collection[str]) -> set[str]:
+    """Return those of `subs` that no user has."""
+    wanted = one_column(connection.dialect.name, "subs", String())
+    known = connection.scalars(
+        select(users.c.sub).where(users.c.sub.in_(wanted)), {"subs": dumps(list(subs))}
+    )
+    return set(subs).difference(known)
+
+
+def lock(connection: Connection, subs: Collection[str], ids: Collection[int], now: int) -> Positions:
+    """Lock the users that are named by `subs`, making those that are new, and by `ids`. `now` is in ms."""
+    positions = Positions(connection, subs, ids)
+    missing = [sub for sub in subs if sub not in positions.by_sub]
+    if missing:
+        add_missing_users(connection, missing, now)
+        positions = Positions(connection, subs, ids)
+    return positions
+
+
+def append(
+    connection: Connection, posts: Sequence[Post], positions: Positions, followed: Container[int]
+) -> list[Entry]:
+    """Store the posts and give each recipient's copy the next number of its log, in the order of `posts`.
+
+    Returns the entries of the users who are `followed`, by id.
+    """
+    keys = _insert_notifications(connection, posts)
+    entries: list[Entry] = []
+    rows_of_items: list[tuple[int, int, int]] = []
+    for post in posts:
+        key = keys[post.content.id]
+        for sub in post.recipients:
+            position = positions.by_sub[sub]
+            position.seq += 1
+            position.unread += 1
+            position.unseen += 1
+            rows_of_items.append((position.user_id, position.seq, key))
+            if position.user_id in followed:
+                item = Item(post.content, position.seq, position.seq)
+                entries.append(Entry(position.user_id, position.counts(), (item,), fresh=True))
+    connection.execute(_insert_items(connection.dialect.name), {"rows": dumps(rows_of_items)})
+    return entries
+
+
+@cache
+def _insert_notification_rows(dialect: str) -> Any:
+    new = rows(
+        dialect,
+        uuid=String(),
+        service_id=BigInteger(),
+        title=Text(),
+        body=Text(),
+        category=String(),
+        priority=String(),
+        url=Text(),
+        data=Text(),
+        recipients=BigInteger(),
+        created_at=BigInteger(),
+    )
+    names = [column.name for column in new.c]
+    return (
+        insert(notifications)
+        .from_select(names, select(new))
+        .returning(notifications.c.uuid, notifications.c.id)
+    )
+
+
+def _insert_notifications(connection: Connection, posts: Sequence[Post]) -> dict[str, int]:
+    values = []
+    for content, service_id, recipients in posts:
+        uuid, title, body, category, priority, url, data, created_at = content
+        values.append(
+            (uuid, service_id, title, body, category, priority, url, data, len(recipients), created_at)
+        )
+    inserted = connection.execute(_insert_notification_rows(connection.dialect.name), {"rows": dumps(values)})
+    return {uuid: key for uuid, key in inserted}  # noqa: C416 - rows are not pairs to a type checker
+
+
+@cache
+def _insert_items(dialect: str) -> Any:
+    new = rows(dialect, user_id=BigInteger(), seq=BigInteger(), notification_id=BigInteger())
+    columns = ["user_id", "created_seq", "seq", "notification_id"]
+    return insert(items).from_select(
+        columns, select(new.c.user_id, new.c.seq, new.c.seq.label("last"), new.c.notification_id)
+    )
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+ITEM_COLUMNS = (
+    notifications.c.uuid,
+    notifications.c.title,
+    notifications.c.body,
+    notifications.c.category,
+    notifications.c.priority,
+    notifications.c.url,
+    notifications.c.data,
+    notifications.c.created_at,
+    items.c.created_seq,
+    items.c.seq,
+    items.c.read_at,
+    items.c.archived_at,
+    items.c.deleted_at,
+)
+_CONTENT = 8
+"""How many of the columns above are the content."""
+
+
+def to_item(row: Sequence[Any]) -> Item:
+    """Return the item that a row of `ITEM_COLUMNS` holds."""
+    return Item(Content(*row[:_CONTENT]), *row[_CONTENT:])
+
+
+def standing(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
+    """Return the epoch and the counts of a user, or None when the user is gone."""
+    row = connection.execute(_SELECT_STANDING, {"user_id": user_id}).one_or_none()
+    return None if row is None else (row.epoch, Counts(row.last_seq, row.unread, row.unseen, row.seen_seq))
+
+
+_SELECT_STANDING = select(
+    users.c.epoch, users.c.last_seq, users.c.unread, users.c.unseen, users.c.seen_seq
+).where(users.c.id == bindparam("user_id"), users.c.sub.is_not(None))
+
+
+def resumable(counts: Counts, since: int) -> bool:
+    """Whether a client at `since` can be brought up to date from the log."""
+    return counts.seq - REPLAY_LIMIT <= since <= counts.seq
+
+
+def read_after(connection: Connection, user_id: int, cursor: int, limit: int = PAGE) -> Page | None:
+    """Return what follows `cursor`, oldest change first, or None when the user is gone.
+
+    The entries carry the unread and unseen counts of now: what they were at an old number is not kept.
+    """
+    found = standing(connection, user_id)
+    if found is None:
+        return None
+    epoch, counts = found
+    changes = _changes_after(connection, user_id, cursor, limit)
+    entries = replay(user_id, counts, changes, cursor)
+    more = bool(changes) and len(changes) >= limit and changes[-1].seq < counts.seq
+    return Page(epoch, counts, entries, more)
+
+
+def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int) -> list[Entry]:
+    """Return an entry for each number of these items, which are in the order of their last change.
+
+    One item that entered after the cursor cannot have been sent before, so it is told as new.
+    """
+    entries = []
+    for seq, items_of_seq in groupby(changes, key=lambda item: item.seq):
+        group = list(items_of_seq)
+        new = len(group) == 1 and group[0].created_seq > cursor and group[0].deleted_at is None
+        entries.append(Entry(user_id, counts._replace(seq=seq), group, fresh=new))
+    return entries
+
+
+_SELECT_CHANGES = (
+    select(*ITEM_COLUMNS)
+    .join_from(items, notifications, items.c.notification_id == notifications.c.id)
+    .where(items.c.user_id == bindparam("user_id"))
+    .order_by(items.c.seq, items.c.created_seq)
+)
+_CHANGES_AFTER = _SELECT_CHANGES.where(items.c.seq > bindparam("cursor")).limit(bindparam("limit"))
+_REST_OF_CHANGE = _SELECT_CHANGES.where(
+    items.c.seq == bindparam("seq"), items.c.created_seq > bindparam("created_seq")
+)
+
+
+def _changes_after(connection: Connection, user_id: int, cursor: int, limit: int) -> list[Item]:
+    parameters = {"user_id": user_id, "cursor": cursor, "limit": limit}
+    found = [to_item(row) for row in connection.execute(_CHANGES_AFTER, parameters)]
+    if len(found) == limit:
+        last = found[-1]
+        parameters = {"user_id": user_id, "seq": last.seq, "created_seq": last.created_seq}
+        found += [to_item(row) for row in connection.execute(_REST_OF_CHANGE, parameters)]
+    return found

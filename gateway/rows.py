@@ -1,0 +1,41 @@
+"""Many rows in one statement: a JSON parameter that SQLite and Postgres unpack into a table.
+
+docs/decisions/0005-many-rows-as-one-parameter.md says what the other ways cost.
+"""
+
+from typing import Any
+
+from sqlalchemy import FromClause, Select, Text, bindparam, cast, func, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine
+
+
+def rows(dialect: str, **columns: TypeEngine[Any]) -> FromClause:
+    """Return the parameter `rows`, a JSON array of arrays, as a table of these columns.
+
+    One statement with one parameter, however many rows: on SQLite each further step of a statement gives up
+    the interpreter's lock and waits to get it back, and on Postgres each is a message.
+    """
+    array = bindparam("rows", type_=Text)
+    if dialect == "sqlite":
+        each = func.json_each(array).table_valued("value")
+        picked = [
+            cast(func.json_extract(each.c.value, f"$[{index}]"), kind).label(name)
+            for index, (name, kind) in enumerate(columns.items())
+        ]
+    else:
+        each = func.jsonb_array_elements(cast(array, JSONB)).table_valued("value")
+        picked = [
+            cast(each.c.value.op("->>")(literal(index)), kind).label(name)
+            for index, (name, kind) in enumerate(columns.items())
+        ]
+    return select(*picked).subquery("r")
+
+
+def one_column(dialect: str, name: str, kind: TypeEngine[Any]) -> Select[Any]:
+    """Return the parameter `name`, a JSON array, as a one-column selection for `IN`."""
+    array = bindparam(name, type_=Text)
+    if dialect == "sqlite":
+        return select(func.json_each(array).table_valued("value").c.value)
+    element = func.jsonb_array_elements_text(cast(array, JSONB)).table_valued("value").c.value
+    return select(cast(element, kind))

@@ -1,0 +1,57 @@
+"""Bringing the schema up to date: Alembic's migrations, run as a unit of work."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from gateway.database import Database
+from gateway.settings import SettingsError
+
+_LOCK = 0x676174657761
+"""The advisory lock of Postgres under which one process migrates while others wait ("gatewa" in ASCII)."""
+
+
+def upgrade(connection: Connection) -> None:
+    """Migrate to the newest schema. On SQLite the transaction itself is the lock."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def pending(connection: Connection) -> bool:
+    """Whether a migration is waiting to be run."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() != head
+
+
+async def is_pending(database: Database) -> bool:
+    """Return whether a migration is waiting, as the first thing that is asked of a database.
+
+    Raises `SettingsError` where the one that the settings name cannot be used at all, whatever the reason.
+    """
+    try:
+        return await database.read(pending)
+    except Exception as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).partition("\n")[0]
+        raise SettingsError(f"GATEWAY_DATABASE_URL: the database cannot be used ({reason})") from error
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_migrations()))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _migrations() -> Path:
+    """Return where the migrations are: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"

@@ -1,0 +1,139 @@
+"""The SQL of services and their API keys. Each function is a unit of work; none commits."""
+
+import re
+import secrets
+import zlib
+from collections.abc import Collection
+
+from sqlalchemy import Connection, delete, select
+
+from gateway.accounts import Record, Session, add_session, check_text, end_sessions, found
+from gateway.errors import InvalidToken
+from gateway.models import api_keys, services, sessions
+
+SERVICE_SCOPES = ("notify", "tokens:mint", "admin")
+"""What a service may be allowed."""
+
+MAX_NAME = 200
+
+KEY_PREFIX = "ngk_"
+_KEY = re.compile(r"ngk_([0-9a-f]{16})_([0-9a-f]{64})([0-9a-f]{8})")
+
+
+def check_name(name: str) -> str:
+    """Return the name of a service. Raises ValueError for what can be none."""
+    return check_text(name, MAX_NAME)
+
+
+def add_service(
+    connection: Connection,
+    name: str,
+    scopes: Collection[str],
+    secret_hash: bytes,
+    now_ms: int,
+    *,
+    client_id: str | None = None,
+) -> Record:
+    """Create a service, and return its row."""
+    values = {
+        "client_id": client_id or "svc_" + secrets.token_hex(8),
+        "name": name,
+        "scopes": " ".join(sorted(set(scopes))),
+        "secret_hash": secret_hash,
+        "created_at": now_ms,
+    }
+    return connection.execute(services.insert().values(values).returning(services)).one()
+
+
+def find_service(connection: Connection, client_id: str) -> Record | None:
+    """Return the row of a service."""
+    return connection.execute(select(services).where(services.c.client_id == client_id)).one_or_none()
+
+
+def get_service(connection: Connection, client_id: str) -> Record:
+    """Return the row of a service. Raises `NotFound`."""
+    return found(find_service(connection, client_id))
+
+
+def list_services(connection: Connection, after: int, limit: int) -> list[Record]:
+    """Return services by age, beginning behind the row with the key `after`."""
+    statement = select(services).where(services.c.id > after).order_by(services.c.id).limit(limit)
+    return list(connection.execute(statement))
+
+
+def delete_service(connection: Connection, client_id: str, now_ms: int) -> list[str]:
+    """Delete a service with its keys, and return what has ended: its sessions and keys, and what it minted.
+
+    The lock on the row lets nobody give it a session or a key meanwhile. Raises `NotFound`.
+    """
+    mine = select(services).where(services.c.client_id == client_id)
+    service = found(connection.execute(mine.with_for_update()).one_or_none())
+    live = select(sessions.c.id).where(sessions.c.service_id == service.id, sessions.c.ended_at.is_(None))
+    keys = select(api_keys.c.id).where(api_keys.c.service_id == service.id)
+    minted = end_sessions(connection, sessions.c.minted_by == service.id, now_ms)
+    gone = [*connection.scalars(live), *connection.scalars(keys), *minted]
+    connection.execute(delete(services).where(services.c.id == service.id))
+    return gone
+
+
+def keep_service(connection: Connection, client_id: str) -> Record:
+    """Return the row of a service that nobody deletes before this transaction ends. Raises `NotFound`."""
+    statement = select(services).where(services.c.client_id == client_id)
+    return found(connection.execute(statement.with_for_update(read=True)).one_or_none())
+
+
+def start_service_session(connection: Connection, client_id: str, session: Session, now_ms: int) -> None:
+    """Store a session of a service. Raises `NotFound`."""
+    service = keep_service(connection, client_id)
+    add_session(connection, session, now_ms, service_id=service.id)
+
+
+def new_key() -> tuple[str, str, str]:
+    """Return the id of a new API key, its secret, and the text that its holder sends."""
+    key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
+    return key_id, secret, f"{KEY_PREFIX}{key_id}_{secret}{_checksum(key_id, secret)}"
+
+
+def parse_key(text: str) -> tuple[str, str]:
+    """Return the id and the secret of an API key. Raises `InvalidToken` where the text cannot be one.
+
+    The checksum lets a mistyped key, and a scanner that looks for leaked ones, be answered without the
+    database; it protects nothing.
+    """
+    match = _KEY.fullmatch(text)
+    if match is None or match[3] != _checksum(match[1], match[2]):
+        raise InvalidToken
+    return match[1], match[2]
+
+
+def _checksum(key_id: str, secret: str) -> str:
+    return f"{zlib.crc32(f'{key_id}_{secret}'.encode()):08x}"
+
+
+def add_key(connection: Connection, client_id: str, key_id: str, secret_hash: bytes, now_ms: int) -> None:
+    """Store an API key of a service. Raises `NotFound` for the service."""
+    service = keep_service(connection, client_id)
+    values = {"id": key_id, "service_id": service.id, "secret_hash": secret_hash, "created_at": now_ms}
+    connection.execute(api_keys.insert().values(values))
+
+
+def find_key(connection: Connection, key_id: str) -> Record | None:
+    """Return the hash of an API key, and the `service_id`, `client_id` and `scopes` it stands for."""
+    columns = (api_keys.c.secret_hash, api_keys.c.service_id, services.c.client_id, services.c.scopes)
+    return connection.execute(
+        select(*columns).join_from(api_keys, services).where(api_keys.c.id == key_id)
+    ).one_or_none()
+
+
+def list_keys(connection: Connection, client_id: str, after: str, limit: int) -> list[Record]:
+    """Return the keys of a service by their ids, beginning behind `after`. Raises `NotFound`."""
+    service = get_service(connection, client_id)
+    statement = select(api_keys).where(api_keys.c.service_id == service.id, api_keys.c.id > after)
+    return list(connection.execute(statement.order_by(api_keys.c.id).limit(limit)))
+
+
+def delete_key(connection: Connection, client_id: str, key_id: str) -> None:
+    """Delete an API key. Raises `NotFound`."""
+    service = get_service(connection, client_id)
+    mine = delete(api_keys).where(api_keys.c.id == key_id, api_keys.c.service_id == service.id)
+    found(connection.execute(mine.returning(api_keys.c.id)).one_or_none())

@@ -1,0 +1,122 @@
+"""What `gateway serve` does: the schema, the demo, and uvicorn with the options this gateway needs."""
+
+import gc
+import json
+import secrets
+import socket
+import time
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import Connection
+
+from gateway import accounts, schema, services
+from gateway.app import create_app
+from gateway.database import open_database
+from gateway.headers import EVERYWHERE
+from gateway.http import http_protocol
+from gateway.passwords import hash_password
+from gateway.protocol import MAX_FRAME
+from gateway.settings import Settings, SettingsError
+from gateway.signing import Keyring
+from gateway.tokens import digest
+from gateway.websocket import GatewayWebSocket
+
+logger = structlog.get_logger()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return a socket that listens where the settings say. Raises `SettingsError` where it cannot."""
+    host = settings.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise SettingsError(
+            f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({error.strerror})"
+        ) from error
+
+
+def serve(settings: Settings, listener: socket.socket) -> bool:
+    """Serve until a signal ends it, and return whether it ever began."""
+    server = uvicorn.Server(server_config(create_app(settings), settings))
+    # What is loaded now stays, and short-lived objects come by the thousand: collect seldom, and less.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    logger.info("serving", host=settings.host, port=listener.getsockname()[1])
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        # That is how uvicorn ends where the application cannot start; it has logged why.
+        return False
+    return server.started
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn is to serve the application."""
+    return uvicorn.Config(
+        app,
+        host=settings.host.strip("[]"),
+        port=settings.port,
+        http=http_protocol(head_timeout=settings.header_timeout, body_timeout=settings.body_timeout),
+        ws=GatewayWebSocket,
+        ws_max_size=MAX_FRAME,
+        ws_per_message_deflate=False,
+        ws_ping_interval=settings.ping_interval,
+        ws_ping_timeout=settings.ping_timeout,
+        timeout_graceful_shutdown=settings.grace_period,
+        access_log=settings.access_log,
+        log_config=None,
+        server_header=False,
+        headers=EVERYWHERE,
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+    )
+
+
+async def prepare(settings: Settings, port: int, *, demo: bool) -> str:
+    """Bring the schema up to date; for a demo, make what it needs, and return what to tell people."""
+    async with open_database(settings) as database:
+        if await schema.is_pending(database):
+            await database.write(schema.upgrade)
+        # What is wrong with the keys stops the start here, in one line, and not the application.
+        await Keyring(settings, database, time.time).start()
+        if not demo:
+            return ""
+        password, (key_id, secret, key) = secrets.token_urlsafe(12), services.new_key()
+        hashed, now_ms = hash_password(password, "demo"), int(time.time() * 1000)
+        await database.write(_make_demo, hashed, key_id, digest(secret), now_ms)
+        return _demo_text(settings.host, port, password, key)
+
+
+def _make_demo(
+    connection: Connection, password_hash: str, key_id: str, secret_hash: bytes, now_ms: int
+) -> None:
+    """Make the user and the service `demo`; a password and a key of an earlier start end."""
+    accounts.add_missing_users(connection, ["demo"], now_ms)
+    changes = {"password_hash": password_hash, "disabled": False}
+    accounts.update_user(connection, "demo", changes, now_ms)
+    if services.find_service(connection, "demo") is None:
+        unusable = digest(secrets.token_urlsafe(32))
+        services.add_service(connection, "demo", ["notify"], unusable, now_ms, client_id="demo")
+    for key in services.list_keys(connection, "demo", "", 1000):
+        services.delete_key(connection, "demo", key.id)
+    services.add_key(connection, "demo", key_id, secret_hash, now_ms)
+
+
+def _demo_text(host: str, port: int, password: str, key: str) -> str:
+    host = host.strip("[]")
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    body = json.dumps({"to": "demo", "title": "Hello from curl", "body": "It arrived."})
+    return (
+        f"\n  The inbox:  {address}/\n"
+        f"  Sign in:    demo / {password}\n\n"
+        "  Post a notification:\n\n"
+        f"  curl -X POST {address}/v1/notifications \\\n"
+        f"    -H 'Authorization: Bearer {key}' \\\n"
+        "    -H 'Content-Type: application/json' \\\n"
+        f"    -d '{body}'\n"
+    )

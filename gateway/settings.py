@@ -1,0 +1,292 @@
+"""The settings of a gateway: read once from `GATEWAY_*` variables or `.env`, then frozen."""
+
+import json
+from enum import StrEnum
+from functools import cached_property
+from ipaddress import ip_address, ip_network
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from limits import parse_many
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from gateway.origins import read_origin
+
+
+class UnknownRecipients(StrEnum):
+    """What a post to a `sub` that the gateway has not met does."""
+
+    CREATE = "create"
+    REJECT = "reject"
+
+
+class SettingsError(Exception):
+    """A setting is wrong. Its text is one line that names the setting and the rule."""
+
+
+class TrustedIssuer(BaseModel):
+    """Somebody else whose tokens name users here.
+
+    Only algorithms with a key pair: who can check a token of a shared secret can also make one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    issuer: str = Field(min_length=1)
+    audience: str = Field(min_length=1)
+    jwks_url: str
+    algorithms: tuple[
+        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"],
+        ...,
+    ] = Field(("RS256", "ES256", "EdDSA"), min_length=1)
+    subject_claim: str = Field("sub", min_length=1)
+    subject_prefix: str = Field("", max_length=100)
+    required_scope: str | None = Field(None, pattern=r"^\S+$")
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_jwks_url(cls, value: str) -> str:
+        url = urlsplit(value)
+        if url.scheme == "http" and not is_loopback(url.hostname or ""):
+            raise ValueError("it must be https: only on a loopback address may it be http")
+        if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc or url.fragment:
+            raise ValueError("it must be a URL such as https://login.example.com/jwks.json")
+        return value
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", env_file=".env", extra="ignore", frozen=True)
+
+    database_url: str = Field(
+        "sqlite:///gateway.db", description="Where everything is stored: sqlite:///… or postgresql://…"
+    )
+    database_pool_size: int = Field(
+        10, ge=2, le=200, description="Connections to Postgres; SQLite has five of its own."
+    )
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="The least level logged."
+    )
+    access_log: bool = Field(False, description="Log a line for each HTTP request (without its query).")
+
+    issuer: str = Field("notification-gateway", min_length=1, description="The `iss` of the tokens issued.")
+    audience: str = Field("notification-gateway", min_length=1, description="The `aud` of the tokens issued.")
+    jwt_secret: SecretStr | None = Field(
+        None, description="Sign tokens with HS256 and this secret (32 bytes or more) instead of EdDSA."
+    )
+    access_token_ttl: int = Field(900, ge=10, le=86_400, description="How long an access token lives.")
+    refresh_token_ttl: int = Field(2_592_000, ge=60, description="How long a sign-in lasts.")
+
+    unknown_recipients: UnknownRecipients = Field(
+        UnknownRecipients.CREATE, description="Whether a post creates the users it names, or is refused."
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins, separated by commas, whose pages may call besides the gateway's own."
+    )
+    ws_query_token: bool | None = Field(
+        None, description="Take ?token= on the socket. Default: only when bound to a loopback address."
+    )
+
+    heartbeat: float = Field(
+        30, ge=0.1, le=3600, description="Silence after which a socket gets a heartbeat."
+    )
+    ping_interval: float = Field(20, ge=0.1, le=3600, description="Time between protocol pings.")
+    ping_timeout: float = Field(20, ge=0.1, le=3600, description="How long a ping may stay unanswered.")
+    send_timeout: float = Field(
+        10, ge=0.1, le=3600, description="How long a socket may refuse to be written to."
+    )
+    max_sockets: int = Field(50_000, ge=1, description="Sockets in one process.")
+    max_sockets_per_user: int = Field(20, ge=1, description="Sockets of one user in one process.")
+    commands_per_second: float = Field(
+        50, gt=0, description="Commands a socket may send, after a burst of 4 s' worth."
+    )
+    tail_bytes: int = Field(
+        32 * 1024 * 1024, ge=0, description="Memory for the newest frames of connected users."
+    )
+    grace_period: int = Field(15, ge=1, le=600, description="How long a stop waits for what is under way.")
+
+    audit_log: str | None = Field(
+        None, min_length=1, description="The file of the audit log; the console without it."
+    )
+
+    trusted_issuers: Annotated[tuple[TrustedIssuer, ...], NoDecode] = Field(
+        (), description="A JSON list of other issuers whose tokens name users here."
+    )
+
+    login_limit: str = Field(
+        "5/minute; 30/hour",
+        description="Failed sign-ins to one account from one address, or empty.",
+    )
+    login_limit_per_address: str = Field(
+        "100/minute; 1000/hour", description="Failed sign-ins from one address, or empty."
+    )
+    posts_per_second: float = Field(
+        20_000, gt=0, description="Notifications a service may post, after a burst of 4 s' worth."
+    )
+    handshakes_per_second: float = Field(
+        100, gt=0, description="Sockets an address may open, after a burst of 10 s' worth."
+    )
+    rate_limit_url: SecretStr | None = Field(
+        None, description="redis://… where processes share the counters of failed sign-ins; else in memory."
+    )
+    header_timeout: float = Field(
+        10, ge=0.1, le=3600, description="How long the head of a request may take to arrive."
+    )
+    body_timeout: float = Field(
+        30, ge=0.1, le=3600, description="How long the body of a request may take to arrive."
+    )
+    forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Proxies, as addresses and networks, whose X-Forwarded-For and -Proto are believed."
+    )
+
+    @field_validator("login_limit", "login_limit_per_address")
+    @classmethod
+    def _check_limits(cls, value: str) -> str:
+        try:
+            _ = parse_many(value) if value.strip() else ()
+        except ValueError:
+            raise ValueError("it must be limits such as '5/minute; 30/hour'") from None
+        return value.strip()
+
+    @field_validator("rate_limit_url")
+    @classmethod
+    def _check_rate_limit_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://")):
+            raise ValueError("it must begin with redis:// or rediss://")
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError(f"{network!r} is neither an address nor a network") from None
+        return value
+
+    @field_validator("trusted_issuers", mode="before")
+    @classmethod
+    def _read_issuers(cls, value: Any) -> Any:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError("it must be a JSON list of objects") from None
+
+    @model_validator(mode="after")
+    def _check_issuers(self) -> "Settings":
+        names = [self.issuer, *(one.issuer for one in self.trusted_issuers)]
+        if len(set(names)) != len(names):
+            raise ValueError("GATEWAY_TRUSTED_ISSUERS: each issuer is named once, and none is GATEWAY_ISSUER")
+        return self
+
+    @field_validator("allowed_origins", "forwarded_allow_ips", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        origins = {origin: read_origin(origin) for origin in value}
+        for origin, read in origins.items():
+            if read is None:
+                raise ValueError(f"{origin!r} is not an origin such as https://app.example.com")
+        return tuple(read for read in origins.values() if read is not None)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str) -> str:
+        if not value.startswith(("sqlite:///", "postgresql://")):
+            raise ValueError("it must begin with sqlite:/// or postgresql://")
+        try:
+            database = make_url(value).database
+        except (ArgumentError, ValueError):
+            raise ValueError("it is not a URL such as postgresql://user:password@host:5432/name") from None
+        if not database or database == ":memory:":
+            raise ValueError(
+                "it must name a database: a file that outlives the process, or one of the server"
+            )
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _check_jwt_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 32:  # noqa: PLR2004
+            raise ValueError("it must have 32 bytes or more")
+        return value
+
+    key_encryption_key: SecretStr | None = Field(
+        None, description="Encrypt the private signing keys in the database with it (32 bytes or more)."
+    )
+    public_url: str | None = Field(
+        None, description="Where clients reach the gateway, such as https://notify.example.com."
+    )
+
+    @field_validator("key_encryption_key")
+    @classmethod
+    def _check_key_encryption_key(cls, value: SecretStr | None) -> SecretStr | None:
+        # OpenSSL takes no passphrase of more than 1,023 bytes.
+        if value is not None and not 32 <= len(value.get_secret_value().encode()) <= 1023:  # noqa: PLR2004
+            raise ValueError("it must have 32 to 1,023 bytes")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = urlsplit(value)
+        if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
+            raise ValueError("it must be a URL such as https://notify.example.com")
+        if url.query or url.fragment or any(mark in value for mark in "?#\\ "):
+            raise ValueError("it must have no query and no fragment")
+        return value.rstrip("/")
+
+    @cached_property
+    def takes_query_token(self) -> bool:
+        """Whether `?token=` is a carrier on the socket."""
+        return is_loopback(self.host) if self.ws_query_token is None else self.ws_query_token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; `overrides` that are not None win over the environment.
+
+    Raises `SettingsError` with one line for the first setting that is wrong.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # a rule for several settings, which names them itself
+            raise SettingsError(message) from None
+        name, *inner = first["loc"]
+        where = f"{'.'.join(map(str, inner))}: " if inner else ""
+        raise SettingsError(f"GATEWAY_{str(name).upper()}: {where}{message}") from None

@@ -1,0 +1,77 @@
+"""The newest entries of the users who have a socket here, in memory, in front of the log.
+
+It is a cache and nothing more: what it does not have is read from the log. So it may forget at any time, and
+it forgets the oldest first when it holds more than its budget.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from gateway.log import Entry
+from gateway.protocol import Counts
+
+
+class Tail:
+    """The newest entries by user, within a budget of bytes for all of them."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._size = 0
+        # None until there is an entry: most users are idle, and an empty deque is not small.
+        self._users: dict[int, deque[Entry] | None] = {}
+        self._counts: dict[int, Counts] = {}
+        self._oldest: deque[Entry] = deque()
+
+    def __contains__(self, user_id: object) -> bool:
+        """Whether the user is followed. Any thread may ask: a wrong answer costs a read of the log."""
+        return user_id in self._users
+
+    def follow(self, user_id: int) -> None:
+        """Begin to keep what is appended to this user's log."""
+        self._users[user_id] = None
+
+    def forget(self, user_id: int) -> None:
+        """Stop keeping anything of this user."""
+        self._users.pop(user_id, None)
+        self._counts.pop(user_id, None)
+
+    def record(self, entries: Iterable[Entry], counts: Mapping[int, Counts]) -> None:
+        """Take what a transaction has committed; of users who are not followed, nothing is kept."""
+        for entry in entries:
+            if entry.user_id in self._users:
+                kept = self._users[entry.user_id]
+                if kept is None:
+                    kept = self._users[entry.user_id] = deque()
+                if kept and kept[-1].counts.seq + 1 != entry.counts.seq:
+                    kept.clear()
+                kept.append(entry)
+                self._oldest.append(entry)
+                self._size += entry.size
+        for user_id, count in counts.items():
+            if user_id in self._users:
+                self._counts[user_id] = count
+        while self._size > self._budget:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        entry = self._oldest.popleft()
+        self._size -= entry.size
+        kept = self._users.get(entry.user_id)
+        if kept and kept[0] is entry:
+            kept.popleft()
+
+    def after(self, user_id: int, cursor: int) -> list[Entry] | None:
+        """Return what follows `cursor`, at least one entry and without a gap, or None: read the log then.
+
+        The newest may be missing here: what is committed while the first socket of a user attaches, or while
+        the last one leaves and another comes, was not asked for.
+        """
+        kept = self._users.get(user_id)
+        if not kept or not kept[0].counts.seq <= cursor + 1 <= kept[-1].counts.seq:
+            return None
+        first = max(cursor + 1 - kept[0].counts.seq, 0)
+        return list(kept) if first == 0 else [kept[number] for number in range(first, len(kept))]
+
+    def counts(self, user_id: int) -> Counts | None:
+        """Return where the log of a followed user stands, where it has moved since it is followed."""
+        return self._counts.get(user_id)

@@ -1,0 +1,346 @@
+"""Access tokens and API keys: who they name, and whether they still hold.
+
+A token is verified against its signing key and, the first time it is seen, against its session in the
+database; from then on it is remembered until it expires or its session ends. The rules for access tokens
+are those of RFC 9068; the algorithm is always that of the gateway's own key, never what a header says.
+"""
+
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+import structlog
+
+from gateway import accounts, audit, issuers, jws, services
+from gateway.database import Database
+from gateway.errors import (
+    InsufficientScope,
+    InvalidToken,
+    TokenExpired,
+    TokenRevoked,
+    Unauthorized,
+    Unavailable,
+)
+from gateway.issuers import Issuers
+from gateway.jws import LEEWAY, MAX_TOKEN
+from gateway.settings import Settings, UnknownRecipients
+from gateway.signing import MAX_TTL, Keyring
+
+REMEMBERED = 50_000
+"""How many verified tokens are remembered."""
+
+RECHECK = 5
+"""How long a service or an API key is believed without asking the database, in seconds."""
+
+SWEEP = 600
+"""The time between two removals of what is past, in seconds."""
+
+OWN_CLIENT = "gateway"
+"""The `client_id` of tokens that a user got by signing in here."""
+
+INBOX = "inbox"
+
+_HEADER = {"alg", "typ", "kid"}
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user who showed a token. `id` is the key of the row; `expires_at` is in seconds since 1970."""
+
+    id: int
+    sub: str
+    session: str
+    scopes: frozenset[str]
+    expires_at: int
+    client_id: str
+
+    @property
+    def actor(self) -> str:
+        """What the audit log calls this user."""
+        return audit.user(self.sub)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that showed a token, or an API key: that has no session and does not expire."""
+
+    id: int
+    client_id: str
+    scopes: frozenset[str]
+    session: str | None
+    expires_at: int | None
+
+    @property
+    def actor(self) -> str:
+        """What the audit log calls this service."""
+        return audit.service(self.client_id)
+
+
+Principal = User | Service
+
+
+def inbox_user(principal: Principal) -> User:
+    """Return the user who may read an inbox. Raises `InsufficientScope` for anybody else."""
+    if isinstance(principal, User) and INBOX in principal.scopes:
+        return principal
+    raise InsufficientScope(INBOX, principal.actor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A verified token: what it can be ended by (a session or an API key), and how long it is believed."""
+
+    principal: Principal
+    handle: str
+    until: float
+
+
+class Tokens:
+    """Issues and verifies. Call `start` before anything else, and `refresh` every few seconds.
+
+    `on_ended` is called with the sessions that have just ended, to close their sockets. `clock` returns
+    seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        on_ended: Callable[[Collection[str]], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._clock = clock
+        self._on_ended = on_ended
+        self._jws = jwt.PyJWS(algorithms=["EdDSA", "HS256"])
+        self._keys = Keyring(settings, database, clock)
+        self.issuers = Issuers(settings.trusted_issuers, clock)
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        # What has ended, until when a token of it could live. It outranks what is remembered, so a
+        # verification that was reading the database meanwhile cannot bring a session back.
+        self._ended: dict[str, float] = {}
+        self._looked_at = clock()
+        self._swept_at = clock()
+
+    async def start(self) -> None:
+        """Load the signing keys, or make the first one.
+
+        Raises `SettingsError` for a secret that is no secret, and `Unavailable`.
+        """
+        await self._keys.start()
+
+    async def verify(self, token: str) -> Principal:
+        """Return who shows this access token or API key.
+
+        Raises `InvalidToken`, `TokenExpired` or `TokenRevoked`, and `Unavailable` where the database is
+        needed and cannot be used.
+        """
+        known = self._known.get(token)
+        if known is not None and known.handle not in self._ended:
+            now = self._clock()
+            if now < known.until:
+                self._known.move_to_end(token)
+                return known.principal
+            self._extend(token, known, now)
+        is_key = token.startswith(services.KEY_PREFIX)
+        try:
+            found = await (self._look_up_key(token) if is_key else self._look_up_jwt(token))
+        except TokenRevoked:
+            if known is not None:
+                self.end([known.handle])
+            raise
+        if found.handle in self._ended:
+            raise TokenRevoked
+        self._remember(token, found)
+        return found.principal
+
+    def is_ended(self, session: str) -> bool:
+        """Whether this session has ended.
+
+        Whoever keeps a principal over an `await` and then registers it where `on_ended` would look for it
+        asks this first.
+        """
+        return session in self._ended
+
+    def issue(
+        self, *, sub: str, client_id: str, scopes: Collection[str], session: str, expires_at: int
+    ) -> str:
+        """Return a signed access token; `expires_at` is in seconds since 1970."""
+        key = self._keys.newest
+        claims = {
+            "iss": self._settings.issuer,
+            "aud": self._settings.audience,
+            "sub": sub,
+            "client_id": client_id,
+            "scope": " ".join(sorted(scopes)),
+            "iat": int(self._clock()),
+            "exp": expires_at,
+            "jti": secrets.token_hex(16),
+            "sid": session,
+        }
+        payload = json.dumps(claims, separators=(",", ":")).encode()
+        headers = {"typ": "at+jwt", "kid": key.kid}
+        return self._jws.encode(payload, key.private, algorithm=key.algorithm, headers=headers)
+
+    async def redeem(self, ticket: str) -> User:
+        """Return the user to whom this ticket was given; it is good for nothing afterwards.
+
+        Raises `InvalidToken` or `TokenRevoked`, and `Unavailable`.
+        """
+        if not ticket.isascii() or len(ticket) > MAX_TOKEN:
+            raise InvalidToken
+        row = await self._database.write(accounts.redeem_ticket, digest(ticket), self._now_ms())
+        if row is None:
+            raise InvalidToken("The ticket is unknown, used or too old.")
+        if row.ended or row.session in self._ended:
+            raise TokenRevoked
+        scopes = frozenset(row.scope.split())
+        return User(row.user_id, row.sub, row.session, scopes, row.token_expires_at // 1000, OWN_CLIENT)
+
+    async def session_of(self, token: str) -> str | None:
+        """Return the session of an access token; None for anything else.
+
+        One of ours may have expired. One of a foreign issuer must hold: its session begins here, to be ended.
+        """
+        try:
+            read = jws.read(token)
+            if self.issuers.claim(read):
+                return (await self.verify(token)).session
+            return str((await self._verify_own(read))["sid"])
+        except Unauthorized:
+            return None
+
+    def end(self, handles: Collection[str]) -> None:
+        """Stop believing the tokens of these sessions, and these API keys, from now on.
+
+        Call it after the commit of the transaction that ended them.
+        """
+        fresh = [handle for handle in handles if handle not in self._ended]
+        until = self._clock() + MAX_TTL + LEEWAY
+        self._ended.update(dict.fromkeys(fresh, until))
+        if fresh:
+            self._on_ended(fresh)
+
+    async def refresh(self) -> None:
+        """Find what other processes have ended, and new signing keys; remove what is past now and then.
+
+        A database that cannot be used now is no error: the next call looks from the same moment on.
+        """
+        now = self._clock()
+        try:
+            # The moment is written before its transaction commits: look a minute further back.
+            since = int((min(self._looked_at, now) - 60) * 1000)
+            self.end(await self._database.read(accounts.ended_since, since))
+            self._looked_at = now
+            await self._keys.load()
+            if now - self._swept_at >= SWEEP:
+                self._swept_at = now
+                while await self._database.write(accounts.sweep, self._now_ms()):
+                    pass
+        except Unavailable:
+            logger.warning("the database cannot be asked which sessions have ended")
+        self._ended = {handle: until for handle, until in self._ended.items() if until > now}
+
+    def jwks(self) -> dict[str, Any]:
+        """Return the public keys as RFC 7517 has them. A secret is never among them."""
+        return self._keys.jwks()
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _extend(self, token: str, known: _Known, now: float) -> None:
+        """Let one caller ask the database about a service while the others go on for a second."""
+        expires_at = known.principal.expires_at
+        until = now + 1 if expires_at is None else min(now + 1, expires_at)
+        self._known[token] = _Known(known.principal, known.handle, until)
+
+    def _remember(self, token: str, known: _Known) -> None:
+        self._known[token] = known
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
+    async def _look_up_key(self, token: str) -> _Known:
+        key_id, secret = services.parse_key(token)
+        row = await self._database.glance(services.find_key, key_id)
+        if row is None or not hmac.compare_digest(row.secret_hash, digest(secret)):
+            # A key that was deleted cannot be told from one that never was; what was known was revoked.
+            raise TokenRevoked if token in self._known else InvalidToken
+        service = Service(row.service_id, row.client_id, frozenset(row.scopes.split()), None, None)
+        return _Known(service, key_id, self._clock() + RECHECK)
+
+    async def _look_up_jwt(self, token: str) -> _Known:
+        read = jws.read(token)
+        if self.issuers.claim(read):
+            return await self._look_up_foreign(read)
+        claims = await self._verify_own(read)
+        now = self._clock()
+        if claims["exp"] <= now:
+            raise TokenExpired
+        if claims["sid"] in self._ended:
+            raise TokenRevoked
+        owner = await self._database.glance(accounts.find_session_owner, claims["sid"])
+        if owner is None or owner.ended or owner.name != claims["sub"]:
+            raise TokenRevoked
+        scopes = frozenset(claims["scope"].split())
+        sid, expires_at, client_id = claims["sid"], claims["exp"], claims["client_id"]
+        if owner.user_id is not None:
+            return _Known(
+                User(owner.user_id, owner.name, sid, scopes, expires_at, client_id), sid, expires_at
+            )
+        service = Service(owner.service_id, owner.name, scopes, sid, expires_at)
+        return _Known(service, sid, min(now + RECHECK, expires_at))
+
+    async def _look_up_foreign(self, token: jws.Token) -> _Known:
+        visitor = await self.issuers.verify(token)
+        if visitor.session in self._ended:
+            raise TokenRevoked
+        creates = self._settings.unknown_recipients == UnknownRecipients.CREATE
+        user_id = await self._database.write(issuers.admit, visitor, self._now_ms(), creates=creates)
+        scopes = frozenset({INBOX} if visitor.reads_inbox else ())
+        user = User(user_id, visitor.sub, visitor.session, scopes, visitor.expires_at, visitor.issuer)
+        return _Known(user, visitor.session, visitor.expires_at)
+
+    async def _verify_own(self, token: jws.Token) -> dict[str, Any]:
+        """Return the claims of a token that is signed by us and well formed; it may have expired."""
+        if token.type != "at+jwt" or token.header.keys() != _HEADER:
+            raise InvalidToken
+        key = await self._keys.find(token.header["kid"])
+        try:
+            self._jws.decode(token.text, key.public, algorithms=[key.algorithm])
+        except (jwt.PyJWTError, ValueError):
+            raise InvalidToken from None
+        if not self._well_formed(token.claims):
+            raise InvalidToken
+        return token.claims
+
+    def _well_formed(self, claims: dict[str, Any]) -> bool:
+        return (
+            all(_is_text(claims.get(name)) for name in ("sub", "client_id", "jti", "sid"))
+            and isinstance(claims.get("scope"), str)
+            and claims.get("iss") == self._settings.issuer
+            and jws.is_meant_for(claims, self._settings.audience)
+            and jws.are_timely(claims, self._clock())
+        )
+
+
+def digest(secret: str) -> bytes:
+    """Return what is stored of a secret of 128 bits or more; a password needs `passwords`."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _is_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(accounts.check_text(value, accounts.MAX_SUB))
+    except ValueError:
+        return False

@@ -1,0 +1,127 @@
+// Who is signed in, and calls to the gateway in their name. Nothing here touches the document.
+
+const STORED = 'notify.tokens';
+
+export const REASONS = {
+  token_expired: 'Your session has expired. Please sign in again.',
+  token_revoked: 'Your session was ended. Please sign in again.',
+  invalid_token: 'Your session is no longer valid. Please sign in again.',
+};
+
+/** The session is over: only signing in again helps. The message is for the user. */
+export class SignedOut extends Error {}
+
+/** A request failed. The message is for the user; status 0 means that no answer came. */
+export class Failed extends Error {
+  constructor(message, status = 0, code = '') {
+    super(message);
+    Object.assign(this, { status, code });
+  }
+}
+
+// The tab keeps the tokens for as long as it lives, and nothing of them outlives it.
+let tokens = JSON.parse(sessionStorage.getItem(STORED));
+let refreshing = null;
+
+export const isSignedIn = () => tokens !== null;
+export const accessToken = () => tokens?.access_token;
+
+function keep(answer) {
+  // An answer without a refresh token means: go on with the one you have (RFC 6749, section 6).
+  const { refresh_token, session = randomName() } = tokens ?? {};
+  store({ refresh_token, ...answer, session, obtained: Date.now() });
+  siblings.postMessage(tokens);
+}
+
+function store(fresh) {
+  tokens = fresh;
+  sessionStorage.setItem(STORED, JSON.stringify(tokens));
+}
+
+const randomName = () => crypto.getRandomValues(new Uint32Array(4)).join('-');
+
+// A tab that was duplicated has a copy of the tokens, and a refresh token is good once: used again later by the
+// other tab, it would end the session of both. So tabs of one session tell each other what is new, and one
+// that begins, or was closed and is opened again, asks.
+const siblings = new BroadcastChannel(STORED);
+siblings.onmessage = ({ data }) => {
+  if (!tokens?.session || data.session !== tokens.session) return;
+  if (!data.access_token) siblings.postMessage(tokens);
+  else if (data.obtained > tokens.obtained) store(data);
+};
+if (tokens) siblings.postMessage({ session: tokens.session });
+
+/** Do something while no other tab does it, where the browser has locks: on https, and on this machine. */
+const alone = (act) => (navigator.locks ? navigator.locks.request(STORED, act) : act());
+
+export function forget() {
+  tokens = null;
+  sessionStorage.removeItem(STORED);
+}
+
+async function send(path, options) {
+  const response = await fetch(path, options).catch(() => {
+    throw new Failed('The gateway cannot be reached. Check your connection and try again.');
+  });
+  const answer = await response.json().catch(() => ({})); // Some good answers have no body.
+  if (response.ok) return answer;
+  const words = answer.detail ?? answer.error_description ?? `The gateway answered ${response.status}.`;
+  throw new Failed(words, response.status, answer.code ?? answer.error);
+}
+
+const form = (path, fields, options) => send(path, { method: 'POST', body: new URLSearchParams(fields), ...options });
+
+/** Sign in. Throws Failed. */
+export async function signIn(username, password) {
+  const answer = await form('/v1/auth/token', { grant_type: 'password', username, password });
+  tokens = null; // A new session, with a name of its own.
+  keep(answer);
+}
+
+/** Forget the tokens at once and end their session; should the gateway not hear of it, they expire. */
+export function signOut() {
+  const token = tokens?.refresh_token ?? tokens?.access_token;
+  forget();
+  if (token) form('/v1/auth/revoke', { token }, { keepalive: true }).catch(() => {});
+}
+
+/** Replace the access token, once for all who ask at the same time. Throws Failed, or SignedOut. */
+export function refresh() {
+  refreshing ??= renew().finally(() => { refreshing = null; });
+  return refreshing;
+}
+
+async function renew() {
+  const { access_token } = tokens ?? {};
+  await alone(async () => {
+    // Another tab may have been faster.
+    if (tokens && tokens.access_token === access_token) await exchange(tokens);
+  });
+}
+
+async function exchange({ refresh_token, session }) {
+  if (!refresh_token) throw new SignedOut(REASONS.token_expired);
+  const answer = await form('/v1/auth/token', { grant_type: 'refresh_token', refresh_token }).catch((error) => {
+    throw [400, 401].includes(error.status) ? new SignedOut(REASONS.token_expired) : error;
+  });
+  if (tokens?.session !== session) throw new SignedOut(''); // The user signed out meanwhile.
+  // Without locks another tab may have been told the same successor, and have said so already.
+  if (tokens.refresh_token === refresh_token) keep(answer);
+}
+
+/**
+ * Call the gateway as the user and return its answer. An access token that has just ended is replaced, once.
+ * Throws Failed, or SignedOut.
+ */
+export async function call(method, path, body, mayRefresh = true) {
+  const headers = { Authorization: `Bearer ${accessToken()}` };
+  if (body) headers['Content-Type'] = 'application/json';
+  try {
+    return await send(path, { method, headers, body: body && JSON.stringify(body) });
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    if (!mayRefresh) throw new SignedOut(REASONS[error.code] ?? error.message);
+  }
+  await refresh();
+  return call(method, path, body, false);
+}

@@ -1,0 +1,166 @@
+"""uvicorn's WebSocket protocol with what ASGI has no words for.
+
+- A close that does not wait for a client that has stopped reading: uvicorn's own waits until the client has
+  read what is buffered, and a stalled client never does.
+- A ping that is not answered closes with 4008, which tells the client to resume, not with 1011.
+- A closing handshake that is not answered is cut off, so that a stalled client holds no memory.
+- A handshake with a line that is too long gets its refusal: uvicorn would leave its client waiting for ever.
+- A refusal does not repeat what was sent, which may be a token. No frame and no header is ever logged.
+- Text that is not UTF-8 closes with 1007 and no more: uvicorn would log a traceback for each.
+- Once a socket is accepted it is handed over: the frames of the framework that brought it, and the headers of
+  its request, are not held for as long as it lives, and a push does not go through them.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from starlette.types import Scope
+from uvicorn import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
+
+from gateway.errors import Disconnected
+from gateway.protocol import Close
+
+LINGER = 5.0
+"""How long a client has to answer a close frame, in seconds."""
+
+_EXTENSION = "gateway.websocket"
+
+
+class _Handshake(ServerProtocol):
+    """The protocol itself, which says nothing of what its client has sent."""
+
+    def reject(self, status: StatusLike, text: str) -> Response:  # noqa: ARG002 - it is overridden
+        """Refuse the handshake. The text of `websockets` quotes the header that is wrong."""
+        return super().reject(status, "This WebSocket handshake is refused.\n")
+
+
+class GatewayWebSocket(WebSocketsSansIOProtocol):
+    """What `uvicorn.Config(ws=…)` is given."""
+
+    _serve: Callable[[], Awaitable[None]] | None = None
+    _told: Callable[[int, str], None] | None = None
+
+    def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        # uvicorn's would write each header and each frame into uvicorn's log, at the level debug.
+        silent = logging.getLogger("websockets.server")
+        self.conn = _Handshake(
+            extensions=self.conn.available_extensions, max_size=config.ws_max_size, logger=silent
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; where it is no handshake, send what there is to say to that, and hang up."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.handshake_initiated = self.handshake_complete = self.close_sent = True
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """End the connection when the server stops, whatever state it is in."""
+        if self.handshake_initiated:
+            super().shutdown()
+        else:
+            self.transport.close()
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin the handshake, and let the application have this object."""
+        super().handle_connect(event)
+        scope = getattr(self, "scope", None)
+        if scope is not None:
+            extensions = cast("dict[str, Any]", scope["extensions"])
+            extensions[_EXTENSION] = self
+
+    async def run_asgi(self) -> None:
+        """Serve it: by the application, and then by whoever that has handed it over to."""
+        app = self.app
+
+        async def answering(scope: Any, receive: Any, send: Any) -> None:
+            await app(scope, receive, send)
+            if self.initial_response is not None:
+                # uvicorn takes a refusal before the upgrade for a failure, and would log it as one.
+                self.handshake_complete = True
+            if self._serve is not None:
+                self._forget_handshake()
+                await self._serve()
+
+        self.app = answering
+        await super().run_asgi()
+
+    def hand_over(self, serve: Callable[[], Awaitable[None]], told: Callable[[int, str], None]) -> None:
+        """Have `serve` run when the application has returned; the socket ends when it does.
+
+        `told` is called with the code and the reason when this end closes it.
+        """
+        self._serve = serve
+        self._told = told
+
+    def _forget_handshake(self) -> None:
+        """Drop what only the handshake needed: among it the token."""
+        cast("dict[str, Any]", self.scope).clear()
+        self.request = self.response = cast("Any", None)
+
+    async def send_frame(self, frame: bytes) -> None:
+        """Write a whole frame, waiting while the client does not read. Raises `Disconnected`."""
+        await self.writable.wait()
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            raise Disconnected
+        self.transport.write(frame)
+
+    async def receive_text(self) -> str | None:
+        """Return the next text message, or None for a binary one. Raises `Disconnected`."""
+        message = cast("dict[str, Any]", await self.receive())
+        if message["type"] == "websocket.disconnect":
+            raise Disconnected
+        return message.get("text")
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand on a message, unless it claims to be text and is none (RFC 6455, section 8.1)."""
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
+            self.frames = []
+            self.close_at_once(Close.INVALID_DATA, "invalid_utf8")
+        else:
+            super().send_receive_event_to_app()
+
+    def close_at_once(self, code: int, reason: str) -> None:
+        """Send a close frame behind what is buffered, and drop the client if it does not answer in time."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        self.stop_keepalive()
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        # Whoever waits to write learns now that there is nobody to write to.
+        self.disconnected = True
+        self.writable.set()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
+        if self._told is not None:
+            self._told(code, reason)
+
+    def keepalive_timeout(self) -> None:
+        """End a connection whose peer has not answered a ping."""
+        self.pong_timer = None
+        self.pending_ping_payload = None
+        self.close_at_once(Close.TOO_SLOW, "ping_timeout")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def socket_of(scope: Scope) -> GatewayWebSocket:
+    """Return the socket of this scope. Raises KeyError under another server."""
+    return cast("GatewayWebSocket", scope["extensions"][_EXTENSION])

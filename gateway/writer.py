@@ -1,0 +1,310 @@
+"""Group commit: whatever waits is stored in one transaction, then each caller is told, then the sockets.
+
+One transaction runs at a time; what arrives meanwhile makes up the next one. So a commit is paid for by as
+many as wait for it, and nobody waits for a timer. docs/architecture.md walks through it.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple, cast
+
+import structlog
+from sqlalchemy import Connection
+
+from gateway import idempotency, inbox, log
+from gateway.database import Database
+from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound, Overloaded, Unavailable
+from gateway.idempotency import Answered, Claim
+from gateway.inbox import CHUNK, Changed, Delivered, Mark, ReadUpTo, Seen
+from gateway.log import Entry, Position, Post
+from gateway.protocol import Counts
+
+logger = structlog.get_logger()
+
+MAX_BATCH = 2000
+"""How many items one transaction stores at most, so that the first of a batch does not wait for too many."""
+
+MAX_WAITING = 100_000
+"""How many items may wait; beyond it the gateway answers 503."""
+
+DELIVERED_DELAY = 1.0
+"""How long an acknowledgement may wait for company, in seconds: it is only a watermark."""
+
+
+class Submission(NamedTuple):
+    """Posts that are stored together or not at all, and what is answered once they are."""
+
+    posts: tuple[Post, ...]
+    response: str
+    claim: Claim | None = None
+
+
+class Accepted(NamedTuple):
+    """A submission that is committed. `replayed` says that it was before, under the same key."""
+
+    response: str
+    replayed: bool = False
+
+
+Change = Mark | ReadUpTo | Seen | Delivered
+Work = Submission | Change
+Outcome = Accepted | Changed | GatewayError
+
+
+class Committed(NamedTuple):
+    """What a transaction did: an outcome for each piece of work, new entries, and the counts that moved."""
+
+    outcomes: list[Outcome]
+    entries: list[Entry]
+    counts: dict[int, Counts]
+
+
+class Writer:
+    """The only one that appends to the logs. `announce` is called on the event loop after each commit."""
+
+    def __init__(
+        self,
+        database: Database,
+        announce: Callable[[Committed], None],
+        *,
+        followed: Container[int] = (),
+        create_users: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._announce = announce
+        self._followed = followed
+        self._create_users = create_users
+        self._clock = clock
+        self._waiting: deque[tuple[Work, asyncio.Future[Outcome]]] = deque()
+        self._weight = 0
+        self._delivered: dict[int, int] = {}
+        self._arrived = asyncio.Event()
+        self._closing = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write while the block runs; at its end, write what still waits."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._run(), name="writer")
+            try:
+                yield
+            finally:
+                self._closing = True
+                self._arrived.set()
+
+    async def post(self, submission: Submission) -> Accepted:
+        """Store posts and return once they are committed.
+
+        Raises `IdempotencyKeyReused`, `Invalid` for unknown recipients where those are refused, `Unavailable`
+        when the database is, and `Overloaded` when too much waits. A caller that is cancelled does not
+        know the outcome; the work goes on.
+        """
+        return cast("Accepted", await self._submit(submission))
+
+    async def change(self, change: Change) -> Changed:
+        """Change an inbox and return once it is committed, in as many steps as it takes.
+
+        Raises `NotFound` when the user is gone, and what `post` raises of the database.
+        """
+        if isinstance(change, Mark) and len(change.ids) > CHUNK:
+            first, rest = change.ids[:CHUNK], change.ids[CHUNK:]
+            before = await self.change(change._replace(ids=first))
+            after = await self.change(change._replace(ids=rest))
+            return after._replace(items=before.items + after.items)
+        changed = cast("Changed", await self._submit(change))
+        if isinstance(change, ReadUpTo):
+            # What arrives between the steps is later than the request, however far that reaches.
+            change = change._replace(up_to=min(change.up_to, changed.counts.seq - 1))
+        while changed.more:
+            changed = cast("Changed", await self._submit(change))
+        return changed
+
+    def delivered(self, user_id: int, up_to: int) -> None:
+        """Note that a client has applied everything up to a number; it is stored within about a second."""
+        if self._delivered.get(user_id, -1) < up_to:
+            if not self._delivered:
+                asyncio.get_running_loop().call_later(DELIVERED_DELAY, self._arrived.set)
+            self._delivered[user_id] = up_to
+
+    async def _submit(self, work: Work) -> Outcome:
+        if self._closing:
+            raise Unavailable("The gateway is stopping.")
+        if self._weight >= MAX_WAITING:
+            raise Overloaded("Too many notifications wait to be stored.")
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, future))
+        self._weight += _weight(work)
+        self._arrived.set()
+        return await future
+
+    async def _run(self) -> None:
+        while not (self._closing and not self._waiting and not self._delivered):
+            await self._arrived.wait()
+            # Cleared before the queue is looked at: what arrives later sets it again.
+            self._arrived.clear()
+            if batch := self._take():
+                await self._write(batch)
+            if self._waiting:
+                self._arrived.set()
+
+    def _take(self) -> list[tuple[Work, asyncio.Future[Outcome]]]:
+        """Take the next batch, with the acknowledgements that are due."""
+        loop = asyncio.get_running_loop()
+        batch: list[tuple[Work, asyncio.Future[Outcome]]] = [
+            (Delivered(user_id, up_to), loop.create_future()) for user_id, up_to in self._delivered.items()
+        ]
+        self._delivered = {}
+        weight = 0
+        while self._waiting and weight < MAX_BATCH:
+            batch.append(self._waiting.popleft())
+            weight += _weight(batch[-1][0])
+        self._weight -= weight
+        return batch
+
+    async def _write(self, batch: Sequence[tuple[Work, asyncio.Future[Outcome]]]) -> None:
+        work = [one for one, _ in batch]
+        try:
+            now = int(self._clock() * 1000)
+            committed = await self._database.write(commit, work, now, self._create_users, self._followed)
+        except Unavailable as error:
+            _tell(batch, [Unavailable(error.detail) for _ in batch])
+            self._keep_acknowledgements(work)
+        except Exception as error:
+            if len(batch) > 1:
+                # One piece of work may have broken the transaction for all: each gets its own.
+                for one in batch:
+                    await self._write([one])
+                return
+            logger.exception("a piece of work could not be stored", work=type(work[0]).__name__)
+            failure = Unavailable("It could not be stored.")
+            failure.__cause__ = error
+            _tell(batch, [failure])
+        else:
+            self._announce(committed)
+            _tell(batch, committed.outcomes)
+
+    def _keep_acknowledgements(self, work: Sequence[Work]) -> None:
+        """Try again later what nobody waits for, unless there is no later."""
+        for one in work:
+            if isinstance(one, Delivered) and not self._closing:
+                self.delivered(one.user_id, one.up_to)
+
+
+def _weight(work: Work) -> int:
+    return sum(len(post.recipients) for post in work.posts) if isinstance(work, Submission) else 1
+
+
+def _tell(batch: Sequence[tuple[Work, asyncio.Future[Outcome]]], outcomes: Sequence[Outcome]) -> None:
+    for (_, future), outcome in zip(batch, outcomes, strict=True):
+        if future.done():
+            continue  # Whoever waited has gone.
+        if isinstance(outcome, GatewayError):
+            future.set_exception(outcome)
+            # An acknowledgement has nobody who waits for it.
+            future.exception()
+        else:
+            future.set_result(outcome)
+
+
+# --- the transaction ----------------------------------------------------------------------------------------
+
+
+def commit(
+    connection: Connection, batch: Sequence[Work], now: int, create_users: bool, followed: Container[int]
+) -> Committed:
+    """Do a batch of work, posts first, in a transaction that the caller commits. `now` is in ms.
+
+    Nothing of a batch has been answered, so any order is one that its callers could have seen. What is
+    posted to users who are not `followed` makes no entries: nobody here waits for them.
+    """
+    outcomes: dict[int, Outcome] = {}
+    submissions = {number: work for number, work in enumerate(batch) if isinstance(work, Submission)}
+    changes = {number: work for number, work in enumerate(batch) if not isinstance(work, Submission)}
+    posts: list[Post] = []
+    for number in _admit(connection, submissions, now, create_users, outcomes):
+        outcomes[number] = Accepted(submissions[number].response)
+        posts += submissions[number].posts
+    subs = {sub for post in posts for sub in post.recipients}
+    positions = log.lock(connection, subs, {change.user_id for change in changes.values()}, now)
+    entries = log.append(connection, posts, positions, followed) if posts else []
+    for number, change in changes.items():
+        outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
+    return Committed([outcomes[number] for number in range(len(batch))], entries, positions.save())
+
+
+def _admit(
+    connection: Connection,
+    submissions: dict[int, Submission],
+    now: int,
+    create_users: bool,
+    outcomes: dict[int, Outcome],
+) -> list[int]:
+    """Return which submissions are to be stored; what becomes of the others is put into `outcomes`."""
+    claims = [submission.claim for submission in submissions.values() if submission.claim]
+    answered = idempotency.answered(connection, claims, now) if claims else {}
+    unknown = set() if create_users else log.unknown_subs(connection, _subs(submissions.values()))
+    firsts: dict[tuple[int, str], Claim] = {}
+    candidates = []
+    for number, submission in submissions.items():
+        claim = submission.claim
+        if claim and claim.name in answered:
+            outcomes[number] = _replay(claim, answered[claim.name])
+        elif refusal := _refuse_unknown(submission, unknown):
+            outcomes[number] = refusal
+        else:
+            candidates.append(number)
+            if claim:
+                firsts.setdefault(claim.name, claim)
+    if not firsts:
+        return candidates
+    stored = idempotency.claim(connection, list(firsts.values()), now)
+    # A twin in another process was faster, or one in this batch stands before: both give their answer.
+    answered = {name: Answered(claim.digest, claim.response) for name, claim in firsts.items()}
+    answered |= idempotency.answered(connection, [firsts[name] for name in firsts.keys() - stored], now)
+    admitted = []
+    for number in candidates:
+        claim = submissions[number].claim
+        if claim is None or (claim.name in stored and claim is firsts[claim.name]):
+            admitted.append(number)
+        else:
+            outcomes[number] = _replay(claim, answered[claim.name])
+    return admitted
+
+
+def _subs(submissions: Iterable[Submission]) -> set[str]:
+    return {sub for submission in submissions for post in submission.posts for sub in post.recipients}
+
+
+def _replay(claim: Claim, earlier: Answered) -> Outcome:
+    if claim.digest != earlier.digest:
+        return IdempotencyKeyReused()
+    return Accepted(earlier.response, replayed=True)
+
+
+def _refuse_unknown(submission: Submission, unknown: set[str]) -> Invalid | None:
+    strangers = sorted(_subs([submission]) & unknown)
+    if not strangers:
+        return None
+    errors = [{"field": "to", "message": f"There is no user '{sub}'."} for sub in strangers]
+    return Invalid("A recipient is not known to the gateway.", errors=errors)
+
+
+def _change(
+    connection: Connection, position: Position | None, change: Change, now: int, entries: list[Entry]
+) -> Outcome:
+    if position is None:
+        return NotFound("There is no such user.")
+    if isinstance(change, Seen):
+        return inbox.move_seen(connection, position, change)
+    if isinstance(change, Delivered):
+        return inbox.move_delivered(position, change)
+    if isinstance(change, ReadUpTo):
+        changed, new = inbox.read_up_to(connection, position, change, now)
+    else:
+        changed, new = inbox.mark(connection, position, change, now)
+    entries += new
+    return changed

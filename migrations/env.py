@@ -1,0 +1,28 @@
+"""Where Alembic runs the migrations: on the connection it is given, or on the one the settings name."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection
+
+from gateway.database import open_database
+from gateway.models import metadata
+from gateway.settings import load_settings
+
+
+def run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def run_from_settings() -> None:
+    async with open_database(load_settings()) as database:
+        await database.write(run)
+
+
+given: Connection | None = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    asyncio.run(run_from_settings())

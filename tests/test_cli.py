@@ -1,0 +1,141 @@
+"""The command line as people run it: what it prints, and one line, never a traceback, for what is wrong."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONWARNINGS": "", "COLUMNS": "200"}
+    environment |= {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
+    command = [sys.executable, "-m", "gateway", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_first_service_user_and_token_are_made_before_anything_runs(tmp_path: Path) -> None:
+    service = json.loads(run(tmp_path, "service", "add", "shop", "--scope", "notify").stdout)
+    assert set(service) >= {"client_id", "client_secret"}
+    key = json.loads(run(tmp_path, "key", "add", service["client_id"]).stdout)
+    assert key["key"].startswith("ngk_")
+    added = subprocess.run(
+        [sys.executable, "-m", "gateway", "user", "add", "ada", "--password-stdin"],
+        cwd=tmp_path,
+        input="a long and odd pass phrase\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert added.returncode == 0, added.stderr
+    assert "ada" in run(tmp_path, "user", "list").stdout
+    assert run(tmp_path, "token", "ada").stdout.count(".") == 2
+    assert len(run(tmp_path, "signing-key", "list").stdout.splitlines()) == 1
+    run(tmp_path, "signing-key", "rotate")
+    assert len(run(tmp_path, "signing-key", "list").stdout.splitlines()) == 2
+    for command in ("disable", "enable", "logout", "delete"):
+        assert run(tmp_path, "user", command, "ada").returncode == 0
+    assert run(tmp_path, "key", "list", service["client_id"]).stdout != ""
+    assert run(tmp_path, "service", "delete", service["client_id"]).returncode == 0
+    assert service["client_id"] not in run(tmp_path, "service", "list").stdout
+
+
+def test_a_key_is_not_rotated_where_a_secret_signs(tmp_path: Path) -> None:
+    done = run(tmp_path, "signing-key", "rotate", jwt_secret="s" * 40)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("gateway: GATEWAY_JWT_SECRET: ")
+
+
+def test_settings_are_read_from_the_file_env_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GATEWAY_DATABASE_URL=sqlite:///other.db\n")
+    assert run(tmp_path, "migrate").returncode == 0
+    assert (tmp_path / "other.db").exists()
+    assert "other.db: reached" in run(tmp_path, "check").stdout
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://localhost/x",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:////nowhere/at/all/gateway.db",
+        "sqlite:///junk.db",
+        "postgresql://user:secret-of-mine@127.0.0.1:port/x",
+        "postgresql://user:secret-of-mine@127.0.0.1:1/x",
+        "postgresql://127.0.0.1/",
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line_that_names_the_setting(tmp_path: Path, url: str) -> None:
+    (tmp_path / "junk.db").write_bytes(b"this is no database" * 100)
+    done = run(tmp_path, "check", database_url=url)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gateway: GATEWAY_DATABASE_URL: ")
+    assert "secret-of-mine" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["user", "list"], ["token", "ada"]])
+def test_every_command_says_so_alike(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "junk.db").write_bytes(b"this is no database" * 100)
+    done = run(tmp_path, *command, database_url="sqlite:///junk.db")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("gateway: GATEWAY_DATABASE_URL: ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("port", "many"),
+        ("port", "70000"),
+        ("heartbeat", "0"),
+        ("jwt_secret", "short"),
+        ("allowed_origins", "app.example.com"),
+        ("unknown_recipients", "maybe"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
+    tmp_path: Path, setting: str, value: str
+) -> None:
+    done = run(tmp_path, "serve", **{setting: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"gateway: GATEWAY_{setting.upper()}: ")
+
+
+def test_a_taken_port_is_one_line_and_changes_no_demo(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(tmp_path, "serve", "--demo", "--port", port)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert not (tmp_path / "gateway.db").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--demo", "--host", "0.0.0.0"],
+        ["serve", "--workers", "2"],
+        ["user", "disable", "nobody"],
+        ["user", "add", ""],
+        ["key", "add", "nothing"],
+        ["service", "add", "shop", "--scope", "everything"],
+        ["send", "ada", "Hello"],
+        ["send", "ada", "Hello", "--key", "x", "--server", "http://127.0.0.1:1"],
+        ["token"],
+        ["nonsense"],
+    ],
+)
+def test_what_cannot_be_done_is_said_without_a_traceback(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode in {1, 2}
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.strip()

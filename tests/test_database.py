@@ -1,0 +1,267 @@
+"""Units of work on both databases: one snapshot, all or nothing, an honest answer when they cannot run."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from gateway import database as database_module
+from gateway.database import Database, open_database
+from gateway.errors import Unavailable
+from gateway.models import services
+from tests.databases import settings_for
+from tests.postgres import Postgres, free_port
+from tests.waiting import until
+
+
+def add(connection: Connection, name: str = "one") -> None:
+    values = {"client_id": name, "name": name, "scopes": "", "secret_hash": b"", "created_at": 0}
+    connection.execute(insert(services).values(values))
+
+
+def number(connection: Connection) -> int:
+    """Count the services, without the one that every fresh database has."""
+    found = select(func.count()).select_from(services).where(services.c.name != "tests")
+    return connection.execute(found).scalar_one()
+
+
+ADD_BEHIND_THE_BACK = (
+    "INSERT INTO services (client_id, name, scopes, secret_hash, created_at) VALUES ('x', 'x', '', '', 0)"
+)
+
+
+def behind_the_back(database_url: str, statement: str) -> None:
+    """Run one statement on a connection of its own, whatever this thread is in the middle of."""
+
+    async def on_postgres() -> None:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute(statement)
+        await connection.close()
+
+    def on_sqlite() -> None:
+        connection = sqlite3.connect(database_url.removeprefix("sqlite:///"))
+        with connection:
+            connection.execute(statement)
+        connection.close()
+
+    run = on_sqlite if database_url.startswith("sqlite") else lambda: asyncio.run(on_postgres())
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+async def test_what_a_unit_of_work_wrote_is_read_afterwards(database: Database) -> None:
+    await database.write(add)
+    assert await database.read(number) == 1
+
+
+async def test_a_unit_of_work_takes_arguments_and_returns_its_value(database: Database) -> None:
+    def work(_connection: Connection, left: str, *, right: str) -> str:
+        return left + right
+
+    assert await database.read(work, "a", right="b") == "ab"
+    assert await database.write(work, "a", right="b") == "ab"
+
+
+async def test_a_read_is_one_snapshot(database: Database, database_url: str) -> None:
+    def twice(connection: Connection) -> tuple[int, int]:
+        before = number(connection)
+        behind_the_back(database_url, ADD_BEHIND_THE_BACK)
+        return before, number(connection)
+
+    assert await database.read(twice) == (0, 0)
+    assert await database.read(number) == 1
+
+
+async def test_a_read_may_not_write(database: Database) -> None:
+    with pytest.raises((Unavailable, DBAPIError)):
+        await database.read(add)
+    assert await database.read(number) == 0
+
+
+async def test_what_a_unit_of_work_raises_comes_out_and_rolls_back(database: Database) -> None:
+    def work(connection: Connection) -> None:
+        add(connection)
+        raise LookupError("changed my mind")
+
+    with pytest.raises(LookupError, match="changed my mind"):
+        await database.write(work)
+    assert await database.read(number) == 0
+
+
+async def test_a_broken_constraint_is_not_called_unavailable(database: Database) -> None:
+    await database.write(add)
+    with pytest.raises(IntegrityError):
+        await database.write(add)
+    assert await database.read(number) == 1
+
+
+async def test_an_error_tells_no_parameter(database: Database) -> None:
+    await database.write(add, "a secret")
+    with pytest.raises(IntegrityError) as caught:
+        await database.write(add, "a secret")
+    assert "INSERT INTO services" in str(caught.value)
+    assert "a secret" not in str(caught.value)
+
+
+async def test_many_units_of_work_at_once_all_run(database: Database) -> None:
+    await asyncio.gather(*(database.write(add, f"service {index}") for index in range(20)))
+    counts = await asyncio.gather(*(database.read(number) for _ in range(20)))
+    assert counts == [20] * 20
+
+
+async def test_cancelled_units_of_work_lose_no_connection_of_postgres(
+    postgres: Postgres, postgres_url: str
+) -> None:
+    def sleep(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_sleep(60)"))
+
+    async def sleeping() -> bool:
+        async with postgres.connected() as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE query = $1 AND state = 'active'"
+            return bool(await connection.fetchval(query, "SELECT pg_sleep(60)"))
+
+    settings = settings_for(postgres_url, database_pool_size=2)
+    async with open_database(settings) as database:
+        for run in (database.read, database.write) * 3:
+            task = asyncio.create_task(run(sleep))
+            await until(sleeping, "the unit of work is under way")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await asyncio.wait_for(database.write(add), 5)
+        assert await asyncio.wait_for(database.read(number), 5) == 1
+
+
+async def test_cancelled_units_of_work_lose_no_connection_of_sqlite(sqlite_url: str) -> None:
+    def wait(_connection: Connection, started: threading.Event, go: threading.Event) -> None:
+        started.set()
+        go.wait(10)
+
+    async with open_database(settings_for(sqlite_url)) as database:
+        for run in (database.read, database.write) * 6:
+            started, go = threading.Event(), threading.Event()
+            task = asyncio.create_task(run(wait, started, go))
+            await until(started.is_set, "the unit of work is under way")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            go.set()
+        await asyncio.wait_for(database.write(add), 5)
+        assert await asyncio.wait_for(database.read(number), 5) == 1
+
+
+async def test_a_new_sqlite_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    def permissions() -> dict[str, int]:
+        return {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+
+    before = os.umask(0o022)
+    try:
+        async with open_database(settings_for(f"sqlite:///{tmp_path / 'new.db'}")) as database:
+            await database.write(lambda connection: connection.execute(text("CREATE TABLE t (x)")))
+            assert permissions() == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}
+    finally:
+        os.umask(before)
+
+
+async def test_sqlite_syncs_every_commit_and_checks_foreign_keys(sqlite_url: str) -> None:
+    def pragmas(connection: Connection) -> list[object]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return [connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in names]
+
+    async with open_database(settings_for(sqlite_url)) as database:
+        assert await database.write(pragmas) == ["wal", 2, 1]
+
+
+async def test_postgres_waits_for_every_commit_to_be_durable(postgres: Postgres, postgres_url: str) -> None:
+    name = postgres_url.rsplit("/", 1)[1]
+    await postgres.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+
+    def setting(connection: Connection) -> str:
+        return str(connection.execute(text("SHOW synchronous_commit")).scalar_one())
+
+    async with open_database(settings_for(postgres_url)) as database:
+        assert await database.write(setting) == "on"
+
+
+async def test_a_locked_sqlite_file_is_unavailable_and_then_well(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT", 0.05)
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    try:
+        async with open_database(settings_for(sqlite_url)) as database:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Unavailable):
+                await database.write(add)
+            assert await database.read(number) == 0
+            other.execute("ROLLBACK")
+            await database.write(add)
+            assert await database.read(number) == 1
+    finally:
+        other.close()
+
+
+async def test_a_full_sqlite_file_is_unavailable_and_can_still_be_read(sqlite_url: str) -> None:
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        add(connection, "x" * 100_000)
+
+    async with open_database(settings_for(sqlite_url)) as database:
+        with pytest.raises(Unavailable):
+            await database.write(fill)
+        assert await database.read(number) == 0
+
+
+async def test_a_read_only_sqlite_file_is_unavailable_for_writing(sqlite_url: str) -> None:
+    file = sqlite_url.removeprefix("sqlite:///")
+    async with open_database(settings_for(f"sqlite:///file:{file}?mode=ro&uri=true")) as database:
+        assert await database.read(number) == 0
+        with pytest.raises(Unavailable):
+            await database.write(add)
+
+
+async def test_a_read_only_postgres_is_unavailable_for_writing(postgres: Postgres, postgres_url: str) -> None:
+    name = postgres_url.rsplit("/", 1)[1]
+    await postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    async with open_database(settings_for(postgres_url)) as database:
+        assert await database.read(number) == 0
+        with pytest.raises(Unavailable):
+            await database.write(add)
+
+
+async def test_a_postgres_that_does_not_answer_is_unavailable() -> None:
+    nowhere = f"postgresql://postgres:secret@127.0.0.1:{free_port()}/postgres"
+    async with open_database(settings_for(nowhere)) as database:
+        with pytest.raises(Unavailable) as caught:
+            await database.read(number)
+    assert "secret" not in str(caught.value)
+
+
+async def test_connections_that_postgres_ended_are_replaced(postgres: Postgres, postgres_url: str) -> None:
+    name = postgres_url.rsplit("/", 1)[1]
+    async with open_database(settings_for(postgres_url, database_pool_size=2)) as database:
+        await asyncio.gather(*(database.read(number) for _ in range(4)))
+        async with postgres.connected() as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+            )
+        await until(lambda: answers(lambda: database.read(number)), "the pool has healed")
+        await until(lambda: answers(lambda: database.write(add, "two")), "the pool has healed")
+
+
+async def answers(work: Callable[[], Awaitable[object]]) -> bool:
+    """Whether `work` is done now; `Unavailable` is the only other outcome that is allowed."""
+    try:
+        await work()
+    except Unavailable:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""What a client waits for reads ranges of indexes: no statement walks through a whole inbox."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from gateway.database import SqliteDatabase
+from tests.clients import User
+from tests.databases import settings_for
+from tests.servers import LocalServer, serving
+
+LARGE = re.compile(r"\b(items|notifications|users|idempotency_keys)\b")
+
+
+class Plans:
+    """The query plans of every statement that the gateway runs meanwhile."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, str]] = []
+
+    @contextmanager
+    def noted(self, database: SqliteDatabase) -> Any:
+        """Note them while the block runs."""
+        engines = (database._readers, database._writer)
+        for engine in engines:
+            event.listen(engine, "before_cursor_execute", self._note)
+        try:
+            yield
+        finally:
+            for engine in engines:
+                event.remove(engine, "before_cursor_execute", self._note)
+
+    def _note(self, connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "INSERT", "DELETE", "WITH")):
+            one = parameters[0] if isinstance(parameters, list) else parameters
+            plan = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", one)
+            self.steps += [(str(row[3]), statement) for row in plan]
+
+    def walks(self) -> list[str]:
+        """Return the steps that read all of a large table, or all that one user has of it."""
+        whole = [
+            f"{step}\n  of {statement}"
+            for step, statement in self.steps
+            if (step.startswith("SCAN") and LARGE.search(step))
+            or (LARGE.search(step) and step.endswith("(user_id=?)"))
+        ]
+        return sorted(set(whole))
+
+
+@pytest.fixture
+async def server(sqlite_url: str) -> AsyncIterator[LocalServer]:
+    async with serving(settings_for(sqlite_url)) as one:
+        yield one
+
+
+async def use_everything(server: LocalServer, ada: User, ids: list[str]) -> None:
+    """Do what clients do all day."""
+    post = {"to": ["ada", "bob"], "title": "x"}
+    await server.service.post("/v1/notifications", json=post, headers={"Idempotency-Key": "k"})
+    await server.service.notify_many("ada", 3)
+    await server.service.get(f"/v1/notifications/{ids[0]}")
+    for params in ({}, {"unread": "true"}, {"archived": "true"}, {"category": "default"}):
+        await ada.inbox(**params)
+    await ada.get("/v1/inbox/changes", params={"since": 1})
+    await ada.get(f"/v1/inbox/{ids[0]}")
+    await ada.patch(f"/v1/inbox/{ids[0]}", json={"read": True})
+    await ada.post("/v1/inbox/read", json={"ids": ids[1:3]})
+    await ada.post("/v1/inbox/read", json={"up_to": 5})
+    await ada.post("/v1/inbox/seen", json={"up_to": 5})
+    await ada.delete(f"/v1/inbox/{ids[3]}")
+    for query in ({"since": 0}, {}, {"since": "latest"}):
+        async with ada.socket(**query) as socket:
+            await socket.next("live")
+            await socket.ask(type="ack", seq=3)
+            await socket.ask(type="archive", ids=ids[4:6])
+
+
+async def test_no_statement_walks_through_a_whole_inbox(server: LocalServer) -> None:
+    ids = await server.service.notify_many("ada", 10)
+    ada = await server.user()
+    database = server.parts.database
+    assert isinstance(database, SqliteDatabase)
+    plans = Plans()
+    with plans.noted(database):
+        await use_everything(server, ada, ids)
+    assert len(plans.steps) > 30
+    assert plans.walks() == []

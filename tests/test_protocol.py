@@ -1,0 +1,236 @@
+"""The messages of the socket: what is said is the contract's JSON, what is heard is a command or refused."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
+
+from gateway import protocol
+from gateway.protocol import (
+    ADVICE,
+    BadCommand,
+    Close,
+    Command,
+    CommandType,
+    Content,
+    Counts,
+    Item,
+    decode_command,
+    timestamp,
+)
+
+SIZES = [0, 1, 125, 126, 127, 65_535, 65_536, 70_000]
+
+ID = "01936f00-0000-7000-8000-000000000001"
+
+# Text as a database and a wire can carry it: no half of a surrogate pair.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=10,
+)
+times = st.integers(0, 4_102_444_800_000)
+numbers = st.integers(0, protocol.MAX_SEQ)
+counts_of = st.builds(Counts, numbers, numbers, numbers, numbers)
+contents = st.builds(
+    Content,
+    id=st.uuids().map(str),
+    title=texts,
+    body=st.none() | texts,
+    category=st.from_regex(r"[a-z0-9._-]{1,64}", fullmatch=True),
+    priority=st.sampled_from(["low", "normal", "high", "urgent"]),
+    url=st.none() | texts,
+    data=st.none() | st.dictionaries(texts, texts, max_size=2).map(protocol.dumps),
+    created_at=times,
+)
+items = st.builds(Item, contents, numbers, numbers, st.none() | times, st.none() | times, st.none() | times)
+
+ITEM_FIELDS = {
+    "id",
+    "created_seq",
+    "seq",
+    "title",
+    "body",
+    "category",
+    "priority",
+    "url",
+    "data",
+    "created_at",
+    "read_at",
+    "archived_at",
+    "deleted_at",
+}
+
+
+@given(st.text() | json_values.map(json.dumps))
+@example('{"type": ["read"]}')
+@example('{"type": "ack", "seq": NaN}')
+@example('{"type": "ack", "seq": ' + "9" * 5000 + "}")
+@example("[" * 10_000)
+def test_any_text_is_a_command_or_a_bad_command(text: str) -> None:
+    try:
+        assert isinstance(decode_command(text), Command)
+    except BadCommand as refused:
+        protocol.error(refused.code, refused.detail, refused.ref).encode()
+
+
+@given(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(list(CommandType)) | json_values},
+        optional={
+            "ref": json_values | st.text(max_size=70),
+            "ids": json_values | st.lists(st.uuids().map(str), max_size=3),
+            "up_to": json_values | numbers,
+            "seq": json_values | numbers,
+            "token": json_values,
+        },
+    )
+)
+def test_any_object_is_a_command_whose_fields_are_sound_or_a_bad_command(message: dict[str, Any]) -> None:
+    try:
+        command = decode_command(json.dumps(message))
+    except BadCommand as refused:
+        protocol.error(refused.code, refused.detail, refused.ref).encode()
+        return
+    assert command.type == message["type"]
+    assert command.ref == message.get("ref")
+    assert command.ref is None or len(command.ref.encode()) <= 4 * 64
+    assert all(protocol.is_id(one) for one in command.ids)
+    assert command.seq is None or 0 <= command.seq <= protocol.MAX_SEQ
+    assert command.token is None or command.token == message["token"]
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ('{"type":"ping"}', Command(CommandType.PING)),
+        ('{"type":"ping","ref":"a"}', Command(CommandType.PING, "a")),
+        ('{"type":"ping","ref":null}', Command(CommandType.PING)),
+        ('{"type":"ack","seq":0}', Command(CommandType.ACK, seq=0)),
+        ('{"type":"seen","up_to":7}', Command(CommandType.SEEN, seq=7)),
+        ('{"type":"read","up_to":7}', Command(CommandType.READ, seq=7)),
+        (f'{{"type":"read","ids":["{ID}"]}}', Command(CommandType.READ, ids=(ID,))),
+        (f'{{"type":"unread","ids":["{ID}"]}}', Command(CommandType.UNREAD, ids=(ID,))),
+        (f'{{"type":"archive","ids":["{ID}"]}}', Command(CommandType.ARCHIVE, ids=(ID,))),
+        (f'{{"type":"delete","ids":["{ID}"]}}', Command(CommandType.DELETE, ids=(ID,))),
+        ('{"type":"auth","token":"t"}', Command(CommandType.AUTH, token="t")),
+        ('{"type":"ping","unknown":1}', Command(CommandType.PING)),
+    ],
+)
+def test_each_command_is_understood(text: str, command: Command) -> None:
+    assert decode_command(text) == command
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "ref"),
+    [
+        ("", "malformed", None),
+        ("nonsense", "malformed", None),
+        ("[]", "malformed", None),
+        ("null", "malformed", None),
+        ('"ping"', "malformed", None),
+        ("{}", "unknown_command", None),
+        ('{"type":null}', "unknown_command", None),
+        ('{"type":"PING","ref":"a"}', "unknown_command", "a"),
+        ('{"type":"hello","ref":"a"}', "unknown_command", "a"),
+        ('{"type":"ping","ref":1}', "invalid_field", None),
+        ('{"type":"ping","ref":"' + "x" * 65 + '"}', "invalid_field", None),
+        ('{"type":"ping","ref":"\\ud800"}', "invalid_field", None),
+        ('{"type":"ack","ref":"a"}', "invalid_field", "a"),
+        ('{"type":"ack","seq":-1}', "invalid_field", None),
+        ('{"type":"ack","seq":1.5}', "invalid_field", None),
+        ('{"type":"ack","seq":true}', "invalid_field", None),
+        ('{"type":"ack","seq":"1"}', "invalid_field", None),
+        ('{"type":"ack","seq":9223372036854775808}', "invalid_field", None),
+        ('{"type":"read"}', "invalid_field", None),
+        (f'{{"type":"read","ids":["{ID}"],"up_to":1}}', "invalid_field", None),
+        ('{"type":"read","ids":[]}', "invalid_field", None),
+        ('{"type":"read","ids":[1]}', "invalid_field", None),
+        ('{"type":"read","ids":"x"}', "invalid_field", None),
+        ('{"type":"archive","up_to":1}', "invalid_field", None),
+        ('{"type":"seen"}', "invalid_field", None),
+        ('{"type":"auth"}', "invalid_field", None),
+        ('{"type":"auth","token":""}', "invalid_field", None),
+    ],
+)
+def test_what_is_not_a_command_is_refused_with_its_ref(text: str, code: str, ref: str | None) -> None:
+    with pytest.raises(BadCommand) as caught:
+        decode_command(text)
+    assert (caught.value.code, caught.value.ref) == (code, ref)
+
+
+@given(items)
+def test_an_item_has_exactly_the_fields_of_the_contract(item: Item) -> None:
+    sent = json.loads(protocol.encode_item(item))
+    assert set(sent) == ITEM_FIELDS
+    kept = {name for name, value in sent.items() if value is not None}
+    if item.deleted_at is not None:
+        assert kept == {"id", "created_seq", "seq", "deleted_at"}
+    else:
+        assert sent["title"] == item.content.title
+        assert sent["body"] == item.content.body
+        assert sent["data"] == (json.loads(item.content.data) if item.content.data else None)
+        assert (sent["read_at"] is None) == (item.read_at is None)
+        assert (sent["archived_at"] is None) == (item.archived_at is None)
+
+
+@given(items, counts_of, numbers, texts)
+def test_every_message_is_json_with_the_fields_of_the_contract(
+    item: Item, counts: Counts, seq: int, text: str
+) -> None:
+    encoded = protocol.encode_item(item)
+    counted = {"unread", "unseen"}
+    expiry = 1_800_000_000
+    messages = {
+        protocol.hello(text, "e", counts, 30, expiry): (
+            "hello",
+            {"sub", "epoch", "seq", "heartbeat", "expires_at"} | counted,
+        ),
+        protocol.notification(encoded, seq, counts): ("notification", {"seq", "notification"} | counted),
+        protocol.changed([encoded, encoded], seq, counts): ("changed", {"seq", "items"} | counted),
+        protocol.read(seq, seq, counts): ("read", {"seq", "up_to"} | counted),
+        protocol.seen(counts): ("seen", {"up_to", "unseen"}),
+        protocol.reset("e", counts): ("reset", {"epoch", "seq", "oldest_seq"} | counted),
+        protocol.live(counts): ("live", {"seq"} | counted),
+        protocol.heartbeat(counts): ("heartbeat", {"seq"} | counted),
+        protocol.token_expiring(expiry): ("token_expiring", {"expires_at"}),
+        protocol.ok(text): ("ok", {"ref"}),
+        protocol.error("malformed", text, text): ("error", {"ref", "code", "detail"}),
+    }
+    for frame, (kind, fields) in messages.items():
+        frame.encode()
+        message = json.loads(frame)
+        assert message["type"] == kind
+        assert set(message) == fields | {"type"}
+
+
+def test_times_are_rfc_3339_in_utc_with_milliseconds() -> None:
+    assert timestamp(1_795_167_000_007) == "2026-11-20T09:30:00.007Z"
+    assert timestamp(0) == "1970-01-01T00:00:00.000Z"
+
+
+def test_every_close_code_comes_with_advice() -> None:
+    assert set(ADVICE) == set(Close)
+
+
+def test_json_has_no_numbers_that_json_does_not_have() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        protocol.dumps({"x": float("nan")})
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_frame_is_what_a_websocket_client_reads(size: int) -> None:
+    """Read it with the parser of a library: a server's frame, whole, not masked."""
+    parser = ClientProtocol(parse_uri("ws://gateway"), state=State.OPEN, max_size=None)
+    parser.receive_data(protocol.frame("é" * (size // 2) + "x" * (size % 2)))
+    (read,) = parser.events_received()
+    assert isinstance(read, Frame)
+    assert (read.opcode, read.fin) == (Opcode.TEXT, True)
+    assert bytes(read.data).decode() == "é" * (size // 2) + "x" * (size % 2)

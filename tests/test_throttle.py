@@ -1,0 +1,451 @@
+"""How much one caller may do, and that what strangers do locks nobody out."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from limits.aio.storage import Storage
+from websockets.exceptions import InvalidStatus
+
+from gateway.errors import RateLimited
+from gateway.passwords import MIN_LENGTH
+from gateway.settings import SettingsError, load_settings
+from gateway.throttle import (
+    _KNOWN,
+    FREE_FAILURES,
+    MAX_DELAY,
+    MAX_KEYS,
+    RETRY_REDIS,
+    Buckets,
+    Logins,
+    Memory,
+    Shared,
+    delay_after,
+    network_of,
+)
+from tests.clients import open_socket
+from tests.databases import settings_for
+from tests.postgres import free_port
+from tests.redis_server import Redis, running_redis
+from tests.servers import LocalServer, StartServer
+
+PASSWORD = "an owl in the old barn"
+WRONG = "x" * MIN_LENGTH
+HOME, AWAY = "192.0.2.1", "198.51.100.7"
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Redis]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def storage(request: pytest.FixtureRequest) -> AsyncIterator[Storage]:
+    """The counters, once of each kind."""
+    if request.param == "memory":
+        yield Memory()
+        return
+    server: Redis = request.getfixturevalue("redis")
+    server.flush()
+    shared = Shared(server.url)
+    yield shared
+    await shared.close()
+
+
+def logins_of(storage: Storage, **settings: Any) -> Logins:
+    return Logins(settings_for("sqlite:///unused.db", **settings), storage)
+
+
+async def fail(logins: Logins, sub: str, address: str, times: int = 1) -> None:
+    for _ in range(times):
+        await logins.begin(sub, address)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long sign-ins would have waited."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("gateway.throttle.asyncio.sleep", sleep)
+    return waited
+
+
+# --- sign-ins: the counters ---------------------------------------------------------------------------------
+
+
+async def test_the_sixth_failure_of_an_account_from_one_address_is_refused(storage: Storage) -> None:
+    logins = logins_of(storage)
+    await fail(logins, "ada", HOME, 5)
+    with pytest.raises(RateLimited) as refused:
+        await logins.begin("ada", HOME)
+    headers = refused.value.headers
+    wait = int(headers["Retry-After"])
+    assert 1 <= wait <= 60
+    assert headers["RateLimit"] == f'"login";r=0;t={wait}'
+    assert headers["RateLimit-Policy"] == '"login";q=5;w=60'
+
+
+async def test_failures_for_an_account_from_elsewhere_do_not_stop_its_owner(
+    storage: Storage, waits: list[float]
+) -> None:
+    logins = logins_of(storage)
+    for stranger in range(50):
+        await fail(logins, "ada", f"198.51.100.{stranger}", 5)
+    attempt = await logins.begin("ada", HOME)
+    await attempt.succeeded()
+    assert max(waits) == MAX_DELAY, "who comes from a new address waits so long at most"
+    waits.clear()
+    await fail(logins, "ada", HOME)
+    assert waits == [], "an address that has signed in before does not even wait"
+
+
+async def test_the_longer_an_account_is_attacked_the_longer_a_sign_in_waits() -> None:
+    delays = [delay_after(FREE_FAILURES + number) for number in range(1, 9)]
+    assert delays == [0.125, 0.25, 0.5, 1, 2, 4, 4, 4]
+
+
+async def test_a_success_forgives_the_failures_before_it(storage: Storage) -> None:
+    logins = logins_of(storage)
+    for _ in range(4):
+        await fail(logins, "ada", HOME, 4)
+        await (await logins.begin("ada", HOME)).succeeded()
+
+
+async def test_successes_of_many_accounts_at_one_address_are_no_failures(storage: Storage) -> None:
+    logins = logins_of(storage, login_limit_per_address="3/minute")
+    for number in range(10):
+        await (await logins.begin(f"user-{number}", HOME)).succeeded()
+
+
+async def test_one_address_that_tries_many_accounts_is_refused_and_its_own_users_are_not(
+    storage: Storage,
+) -> None:
+    logins = logins_of(storage, login_limit_per_address="10/minute")
+    await (await logins.begin("ada", HOME)).succeeded()
+    for number in range(10):
+        await fail(logins, f"guess-{number}", HOME)
+    with pytest.raises(RateLimited) as refused:
+        await logins.begin("another", HOME)
+    assert refused.value.headers["RateLimit-Policy"] == '"login-address";q=10;w=60'
+    await (await logins.begin("ada", HOME)).succeeded()
+
+
+async def test_a_hundred_sign_ins_at_once_get_no_more_tries_than_one_after_another(storage: Storage) -> None:
+    logins = logins_of(storage)
+    tries = await asyncio.gather(*(logins.begin("ada", HOME) for _ in range(100)), return_exceptions=True)
+    assert sum(not isinstance(one, Exception) for one in tries) == 5
+
+
+async def test_who_is_refused_for_a_minute_is_not_counted_for_the_hour(storage: Storage) -> None:
+    logins = logins_of(storage, login_limit="30/hour; 1/minute")
+    await fail(logins, "ada", HOME)
+    for _ in range(40):
+        with pytest.raises(RateLimited) as refused:
+            await logins.begin("ada", HOME)
+    assert refused.value.headers["RateLimit-Policy"] == '"login";q=1;w=60'
+
+
+async def test_an_empty_limit_is_none(storage: Storage, waits: list[float]) -> None:
+    await fail(logins_of(storage, login_limit="", login_limit_per_address=""), "ada", HOME, 200)
+
+
+async def test_the_counters_hold_no_name(redis: Redis) -> None:
+    redis.flush()
+    shared = Shared(redis.url)
+    await fail(logins_of(shared), "ada-the-secret-name", HOME)
+    await shared.close()
+    keys = redis.keys()
+    assert keys
+    assert not any("ada" in key for key in keys)
+
+
+async def test_two_processes_share_what_they_count_in_redis(redis: Redis) -> None:
+    redis.flush()
+    one, other = Shared(redis.url), Shared(redis.url)
+    await fail(logins_of(one), "ada", HOME, 3)
+    await fail(logins_of(other), "ada", HOME, 2)
+    with pytest.raises(RateLimited):
+        await logins_of(one).begin("ada", HOME)
+    await one.close()
+    await other.close()
+
+
+async def test_a_redis_that_is_down_costs_a_warning_and_the_counting_goes_on_in_memory() -> None:
+    port, now = free_port(), 0.0
+    shared = Shared(f"redis://127.0.0.1:{port}", clock=lambda: now)
+    logins = logins_of(shared)
+    with structlog.testing.capture_logs() as events:
+        await fail(logins, "ada", HOME, 5)
+        with pytest.raises(RateLimited):
+            await logins.begin("ada", HOME)
+    assert [event["log_level"] for event in events] == ["warning"], "one, not one for each sign-in"
+    assert not await shared.check()
+    with running_redis(port):
+        now = RETRY_REDIS
+        await fail(logins, "ada", HOME, 5)
+        with pytest.raises(RateLimited):
+            await logins.begin("ada", HOME)
+        assert await shared.check(), "it is used again once it is back"
+        await shared.close()
+
+
+async def test_the_memory_that_is_counted_in_is_bounded() -> None:
+    memory = Memory()
+    for number in range(MAX_KEYS + 10):
+        await memory.incr(str(number), 60)
+    assert await memory.reset() == MAX_KEYS
+    buckets = Buckets("tests", 1, 1)
+    for number in range(MAX_KEYS + 10):
+        buckets.take(number)
+    assert len(buckets._levels) == MAX_KEYS
+
+
+# --- buckets and addresses ----------------------------------------------------------------------------------
+
+
+def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
+    now = 0.0
+    buckets = Buckets("posts", 10, 40, clock=lambda: now)
+    for _ in range(40):
+        buckets.take("a")
+    with pytest.raises(RateLimited) as refused:
+        buckets.take("a")
+    assert refused.value.headers == {
+        "Retry-After": "1",
+        "RateLimit": '"posts";r=0;t=1',
+        "RateLimit-Policy": '"posts";q=40;w=4',
+    }
+    buckets.take("b")
+    now = 0.5
+    for _ in range(5):
+        buckets.take("a")
+    with pytest.raises(RateLimited):
+        buckets.take("a")
+
+
+def test_what_costs_more_than_a_bucket_holds_passes_and_its_debt_is_waited_for() -> None:
+    now = 0.0
+    buckets = Buckets("posts", 10, 40, clock=lambda: now)
+    buckets.take("a", 1000)
+    with pytest.raises(RateLimited) as refused:
+        buckets.take("a")
+    assert refused.value.headers["Retry-After"] == "97"
+    now = 97
+    buckets.take("a")
+
+
+def test_what_is_slow_to_fill_is_full_again_at_the_end_of_its_window() -> None:
+    now = 0.0
+    buckets = Buckets("posts", 0.1, 0.4, clock=lambda: now)
+    buckets.take("a")
+    now = 9.9
+    with pytest.raises(RateLimited):
+        buckets.take("a")
+    now = 10.1
+    buckets.take("a")
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2::", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("not an address", "not an address"),
+        ("x" * 1000, "x" * 64),
+    ],
+)
+def test_an_address_stands_for_whoever_can_use_it(host: str, network: str) -> None:
+    assert network_of(host) == network
+
+
+# --- the routes ---------------------------------------------------------------------------------------------
+
+
+async def sign_in(server: LocalServer, password: str, sub: str = "ada", *, by: str = "") -> httpx.Response:
+    form = {"grant_type": "password", "username": sub, "password": password}
+    headers = {"X-Forwarded-For": by} if by else {}
+    return await server.http.post("/v1/auth/token", data=form, headers=headers)
+
+
+async def add_ada(server: LocalServer) -> None:
+    answer = await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
+    assert answer.status_code == 201
+
+
+def check_refusal(answer: httpx.Response, policy: str) -> None:
+    """Check a 429 by the contract and the draft of the RateLimit fields."""
+    assert answer.status_code == 429
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "rate_limited"
+    assert answer.json()["status"] == 429
+    wait = int(answer.headers["retry-after"])
+    assert wait >= 1
+    assert answer.headers["ratelimit"] == f'"{policy}";r=0;t={wait}'
+    assert answer.headers["ratelimit-policy"].startswith(f'"{policy}";q=')
+
+
+async def test_guessing_is_refused_alike_for_an_account_that_exists_and_one_that_does_not(
+    server: LocalServer,
+) -> None:
+    await add_ada(server)
+    answers: dict[str, list[httpx.Response]] = {}
+    for sub in ("ada", "nobody"):
+        answers[sub] = [await sign_in(server, WRONG, sub) for _ in range(7)]
+    for mine, other in zip(answers["ada"], answers["nobody"], strict=True):
+        assert mine.status_code == other.status_code
+        assert mine.json() | {"detail": ""} == other.json() | {"detail": ""}
+    assert [one.status_code for one in answers["ada"]] == [400] * 5 + [429] * 2
+    check_refusal(answers["ada"][-1], "login")
+    # A password that is right would tell that it is.
+    assert (await sign_in(server, PASSWORD)).status_code == 429
+
+
+async def test_the_owner_signs_in_while_others_fail_elsewhere(start_server: StartServer) -> None:
+    server = await start_server(forwarded_allow_ips="127.0.0.1")
+    await add_ada(server)
+    for _ in range(7):
+        refused = await sign_in(server, WRONG, by=AWAY)
+    assert refused.status_code == 429
+    assert (await sign_in(server, PASSWORD, by=HOME)).status_code == 200
+
+
+async def test_an_address_that_is_only_claimed_changes_nothing(server: LocalServer) -> None:
+    answers = [await sign_in(server, WRONG, by=f"192.0.2.{number}") for number in range(6)]
+    assert [one.status_code for one in answers] == [400] * 5 + [429]
+
+
+async def test_a_client_cannot_add_to_what_the_proxy_says(start_server: StartServer) -> None:
+    server = await start_server(forwarded_allow_ips="127.0.0.0/8")
+    answers = [await sign_in(server, WRONG, by=f"192.0.2.{number}, {AWAY}") for number in range(6)]
+    assert [one.status_code for one in answers] == [400] * 5 + [429]
+
+
+async def test_an_ipv6_client_is_one_in_all_of_its_network(start_server: StartServer) -> None:
+    server = await start_server(forwarded_allow_ips="127.0.0.1")
+    answers = [await sign_in(server, WRONG, by=f"2001:db8:0:1::{number}") for number in range(6)]
+    assert [one.status_code for one in answers] == [400] * 5 + [429]
+    assert (await sign_in(server, WRONG, by="2001:db8:0:2::1")).status_code == 400
+
+
+async def test_a_service_that_posts_too_much_is_told_when_to_go_on(start_server: StartServer) -> None:
+    server = await start_server(posts_per_second=0.5)
+    post = {"to": "ada", "title": "Hello"}
+    one = await server.service.post("/v1/notifications/batch", json=[post] * 3)
+    assert one.status_code == 201
+    check_refusal(await server.service.post("/v1/notifications", json=post), "posts")
+    check_refusal(await server.service.post("/v1/notifications/batch", json=[post]), "posts")
+    user = await server.user()
+    assert len((await user.inbox())["items"]) == 3
+
+
+async def test_a_flood_of_handshakes_is_refused_before_the_upgrade(start_server: StartServer) -> None:
+    server = await start_server(handshakes_per_second=0.3)
+    user = await server.user()
+    for _ in range(3):
+        async with user.socket() as socket:
+            await socket.until("live")
+    with pytest.raises(InvalidStatus) as refused:
+        async with user.socket():
+            pass
+    response = refused.value.response
+    assert response.status_code == 429
+    assert response.headers["RateLimit-Policy"] == '"handshakes";q=3;w=10'
+    assert int(response.headers["Retry-After"]) >= 1
+    assert b"rate_limited" in (response.body or b"")
+
+
+async def test_handshakes_are_counted_by_the_address_that_the_proxy_says(start_server: StartServer) -> None:
+    server = await start_server(handshakes_per_second=0.1, forwarded_allow_ips="127.0.0.1")
+    user = await server.user()
+    for number in range(3):
+        headers = {"Authorization": f"Bearer {user.token}", "X-Forwarded-For": f"192.0.2.{number}"}
+        async with open_socket(server.base, headers=headers) as socket:
+            await socket.until("live")
+
+
+async def test_the_gateway_counts_in_redis_where_it_is_told_to(
+    start_server: StartServer, redis: Redis
+) -> None:
+    redis.flush()
+    server = await start_server(rate_limit_url=redis.url)
+    assert [(await sign_in(server, WRONG)).status_code for _ in range(6)] == [400] * 5 + [429]
+    assert redis.keys()
+
+
+async def test_a_redis_that_is_down_takes_no_sign_in_with_it(start_server: StartServer) -> None:
+    server = await start_server(rate_limit_url=f"redis://127.0.0.1:{free_port()}")
+    await add_ada(server)
+    assert (await sign_in(server, PASSWORD)).status_code == 200
+
+
+# --- the settings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("login_limit", "often"),
+        ("login_limit_per_address", "5 per fortnight"),
+        ("rate_limit_url", "http://127.0.0.1"),
+        ("forwarded_allow_ips", "*"),
+        ("forwarded_allow_ips", "10.0.0.1/8"),
+        ("forwarded_allow_ips", "127.0.0.1,proxy.internal"),
+        ("posts_per_second", "0"),
+    ],
+)
+def test_a_limit_that_is_none_stops_the_start(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"GATEWAY_{name.upper()}", value)
+    with pytest.raises(SettingsError, match=f"^GATEWAY_{name.upper()}: "):
+        load_settings()
+
+
+def test_a_bucket_costs_a_few_microseconds() -> None:
+    buckets, rounds = Buckets("posts", 1e9, 1e9), 20_000
+    began = time.process_time()
+    for _ in range(rounds):
+        buckets.take(7)
+    assert (time.process_time() - began) / rounds < 20e-6
+
+
+async def test_failures_at_home_do_not_stop_the_owner_there(storage: Storage, waits: list[float]) -> None:
+    logins = logins_of(storage)
+    await (await logins.begin("ada", HOME)).succeeded()
+    await fail(logins, "ada", HOME, 7)
+    await (await logins.begin("ada", HOME)).succeeded()
+    with pytest.raises(RateLimited):
+        await fail(logins, "ada", HOME, 100)
+    assert waits == []
+
+
+async def test_made_up_names_fill_no_memory_and_free_nobody_who_guesses(waits: list[float]) -> None:
+    storage = Memory()
+    logins = logins_of(storage)
+    await (await logins.begin("ada", HOME)).succeeded()
+    for number in range(1000):
+        with suppress(RateLimited):
+            await logins.begin(f"made up {number}", AWAY)
+    assert len(storage._counters) < 1000
+    assert await logins._known.get(_KNOWN.key_for(*_names("ada", HOME))) == 1
+    assert len(waits) == 0
+
+
+def _names(sub: str, address: str) -> tuple[str, str]:
+    return sha256(sub.encode()).hexdigest()[:32], network_of(address)
