@@ -9,6 +9,7 @@ the SQL of the gateway is written once, and costs one hop per transaction, not o
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -192,7 +193,7 @@ def _sqlite_engine(
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection, busy_timeout)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA query_only = {query_only:d}")
@@ -206,6 +207,24 @@ def _sqlite_engine(
         cast("sqlite3.Connection", connection.connection.dbapi_connection).execute(begin)
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
+    """Turn the write-ahead log on, waiting up to `timeout` seconds for whoever else is about to.
+
+    Two processes that open a new file at once may meet here, and SQLite does not wait by itself: both hold a
+    shared lock and want an exclusive one, which waiting cannot give them (sqlite.org/c3ref/busy_handler.html).
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 class PostgresDatabase:
