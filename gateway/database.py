@@ -99,7 +99,7 @@ class SqliteDatabase:
         _make_private(url)
         self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE", 1)
         self._readers = _sqlite_engine(url, "BEGIN", SQLITE_READERS, query_only=True)
-        self._glances = _sqlite_engine(url, "BEGIN", 1, query_only=True, busy_timeout=0)
+        self._glances = _sqlite_engine(url, None, 1, query_only=True, busy_timeout=0)
         self._glancing: Connection | None = None
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
@@ -120,8 +120,14 @@ class SqliteDatabase:
         try:
             if self._glancing is None:
                 self._glancing = self._glances.connect()
-            with self._glancing.begin():
+            # One connection, which SQLAlchemy takes to be in one transaction for ever: its own way to begin
+            # and to end one costs as much as finding the row.
+            driver = _driver(self._glancing)
+            driver.execute("BEGIN")
+            try:
                 return work(self._glancing, *args, **kwargs)
+            finally:
+                driver.execute("COMMIT")
         except (OperationalError, sqlite3.OperationalError):
             return await self.read(work, *args, **kwargs)
         except DBAPIError as error:
@@ -178,7 +184,7 @@ def _make_private(url: URL) -> None:
 
 
 def _sqlite_engine(
-    url: URL, begin: str, size: int, *, query_only: bool = False, busy_timeout: float = BUSY_TIMEOUT
+    url: URL, begin: str | None, size: int, *, query_only: bool = False, busy_timeout: float = BUSY_TIMEOUT
 ) -> Engine:
     engine = create_engine(
         url,
@@ -201,19 +207,21 @@ def _sqlite_engine(
         connection.execute("PRAGMA cache_size = -16384")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
 
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
+    if begin is not None:
         # On the driver's own connection: SQLAlchemy's way of saying one word costs a quarter of a short read.
-        cast("sqlite3.Connection", connection.connection.dbapi_connection).execute(begin)
-
+        event.listen(engine, "begin", lambda connection: _driver(connection).execute(begin))
     return engine
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
 def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
     """Turn the write-ahead log on, waiting up to `timeout` seconds for whoever else is about to.
 
     Two processes that open a new file at once may meet here, and SQLite does not wait by itself: both hold a
-    shared lock and want an exclusive one, which waiting cannot give them (sqlite.org/c3ref/busy_handler.html).
+    shared lock and want an exclusive one, which waiting cannot give them (its docs of sqlite3_busy_handler).
     """
     deadline = time.monotonic() + timeout
     while True:

@@ -12,9 +12,13 @@ import asyncio
 import json
 from enum import Enum
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+
+from gateway.websocket import GatewayWebSocket
 
 MAX_HEAD = 64 * 1024
 
@@ -49,12 +53,15 @@ class GatewayHttp(HttpToolsProtocol):
         """Wait for nothing any more."""
         self._stop_timer()
         super().connection_lost(exc)
+        self._drop_parser()
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, and see what is missing."""
         super().data_received(data)
         if self._upgraded or self.transport.is_closing():
             self._stop_timer()
+            if self._upgraded:
+                self._drop_parser()
             return
         awaits = self._awaits()
         if awaits is not self._timed:
@@ -82,9 +89,31 @@ class GatewayHttp(HttpToolsProtocol):
         return _Awaits.NOTHING
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over: the handshake is whole."""
-        self._upgraded = True
-        super().handle_websocket_upgrade()
+        """Hand the connection and the request over: the handshake is whole.
+
+        uvicorn would write the request out again, for its WebSocket protocol to parse it a second time: that
+        was a fifth of what a handshake costs.
+        """
+        headers = Headers()
+        for name, value in self.headers:
+            headers.set_insecure(name.decode("ascii"), value.decode("latin-1"))
+        if not self.url.isascii():
+            self._refuse(HTTPStatus.BAD_REQUEST, "The request target must be ASCII (RFC 3986).")
+        elif "Transfer-Encoding" in headers or not {"0"}.issuperset(headers.get_all("Content-Length")):
+            self._refuse(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body (RFC 6455, 4.1).")
+        else:
+            self._upgraded = True
+            self.connections.discard(self)
+            protocol = f"HTTP/{self.scope['http_version']}"
+            request = Request(self.url.decode("ascii"), headers, self.scope["method"], protocol)
+            websocket = GatewayWebSocket(self.config, self.server_state, self.app_state)
+            websocket.connection_made(self.transport)
+            self.transport.set_protocol(websocket)
+            websocket.handle_connect(request)
+
+    def _drop_parser(self) -> None:
+        """Break the circle of the parser and this object: finding such costs the garbage collector dear."""
+        self.parser = cast("Any", None)
 
     def _set_timer(self, awaits: _Awaits) -> None:
         self._stop_timer()

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, select, update
 from gateway import accounts
 from gateway.accounts import Session, check_sub
 from gateway.errors import InvalidToken, TokenExpired, TokenRevoked
-from gateway.jws import Token, are_timely, is_meant_for
+from gateway.jws import Token, are_timely, is_meant_for, verify
 from gateway.models import sessions, users
 from gateway.settings import TrustedIssuer
 from gateway.signing import MAX_TTL
@@ -101,10 +101,7 @@ class Issuers:
         if token.type not in _TYPES:
             raise InvalidToken
         key = await source.find(token.header["kid"])
-        try:
-            source.jws.decode(token.text, key.key, algorithms=key.algorithms)
-        except (jwt.PyJWTError, ValueError):
-            raise InvalidToken from None
+        verify(token, key.key, key.algorithms)
         now = self._clock()
         if not (is_meant_for(claims, trusted.audience) and are_timely(claims, now)):
             raise InvalidToken
@@ -183,7 +180,6 @@ class _Source:
 
     def __init__(self, trusted: TrustedIssuer) -> None:
         self.trusted = trusted
-        self.jws = jwt.PyJWS(algorithms=trusted.algorithms)
         self._keys: dict[str, PublicKey] = {}
         self._fetched_at = float("-inf")
         self._open = True

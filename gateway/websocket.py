@@ -4,7 +4,7 @@
   read what is buffered, and a stalled client never does.
 - A ping that is not answered closes with 4008, which tells the client to resume, not with 1011.
 - A closing handshake that is not answered is cut off, so that a stalled client holds no memory.
-- A handshake with a line that is too long gets its refusal: uvicorn would leave its client waiting for ever.
+- The request comes parsed (`http.py`), and is not parsed again.
 - A refusal does not repeat what was sent, which may be a token. No frame and no header is ever logged.
 - Text that is not UTF-8 closes with 1007 and no more: uvicorn would log a traceback for each.
 - Once a socket is accepted it is handed over: the frames of the framework that brought it, and the headers of
@@ -12,11 +12,12 @@
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn import Config
+from uvicorn.protocols.utils import get_client_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
@@ -31,8 +32,12 @@ LINGER = 5.0
 _EXTENSION = "gateway.websocket"
 
 
-class _Handshake(ServerProtocol):
-    """The protocol itself, which says nothing of what its client has sent."""
+class _Server(ServerProtocol):
+    """The protocol itself, which says nothing of what its client has sent, and expects frames only."""
+
+    def parse(self) -> Generator[None]:
+        """Parse frames: the request never comes this way."""
+        return super(ServerProtocol, self).parse()
 
     def reject(self, status: StatusLike, text: str) -> Response:  # noqa: ARG002 - it is overridden
         """Refuse the handshake. The text of `websockets` quotes the header that is wrong."""
@@ -40,7 +45,7 @@ class _Handshake(ServerProtocol):
 
 
 class GatewayWebSocket(WebSocketsSansIOProtocol):
-    """What `uvicorn.Config(ws=…)` is given."""
+    """What `GatewayHttp` hands a connection over to: give `handle_connect` the request."""
 
     _serve: Callable[[], Awaitable[None]] | None = None
     _told: Callable[[int, str], None] | None = None
@@ -48,25 +53,18 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         # uvicorn's would write each header and each frame into uvicorn's log, at the level debug.
+        self.conn.parser.close()
         silent = logging.getLogger("websockets.server")
-        self.conn = _Handshake(
-            extensions=self.conn.available_extensions, max_size=config.ws_max_size, logger=silent
-        )
+        self.conn = _Server(max_size=config.ws_max_size, logger=silent)
 
-    def data_received(self, data: bytes) -> None:
-        """Take what has come; where it is no handshake, send what there is to say to that, and hang up."""
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self.handshake_initiated = self.handshake_complete = self.close_sent = True
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End it, and hold nothing any more.
 
-    def shutdown(self) -> None:
-        """End the connection when the server stops, whatever state it is in."""
-        if self.handshake_initiated:
-            super().shutdown()
-        else:
-            self.transport.close()
+        What is left holds itself in circles otherwise, and to find those is an eighth of what a socket costs.
+        """
+        super().connection_lost(exc)
+        self.conn.parser.close()
+        self._told = None
 
     def handle_connect(self, event: Request) -> None:
         """Begin the handshake, and let the application have this object."""
@@ -78,19 +76,38 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Serve it: by the application, and then by whoever that has handed it over to."""
-        app = self.app
-
-        async def answering(scope: Any, receive: Any, send: Any) -> None:
-            await app(scope, receive, send)
-            if self.initial_response is not None:
-                # uvicorn takes a refusal before the upgrade for a failure, and would log it as one.
-                self.handshake_complete = True
-            if self._serve is not None:
-                self._forget_handshake()
-                await self._serve()
-
-        self.app = answering
+        self.app = self._answer
         await super().run_asgi()
+        self.app = self._serve = cast("Any", None)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.config.loaded_app(scope, receive, send)
+        if self.initial_response is not None:
+            # uvicorn takes a refusal before the upgrade for a failure, and would log it as one.
+            self.handshake_complete = True
+        if self._serve is not None:
+            self._forget_handshake()
+            await self._serve()
+
+    def accept(self, subprotocol: str | None) -> None:
+        """Complete the handshake, as ASGI's `websocket.accept` does, and without the layers above it."""
+        self.queue.get_nowait()  # which is `websocket.connect`
+        self.handshake_complete = True
+        if self.disconnected or self.transport.is_closing():
+            return
+        if self.config.access_log:
+            self.logger.info(
+                '%s - "WebSocket %s" [accepted]', get_client_addr(self.scope), self.scope["path"]
+            )
+        headers = self.response.headers
+        del headers["Date"]
+        for name, value in self.default_headers:
+            headers[name.decode("latin-1")] = value.decode("latin-1")
+        if subprotocol is not None:
+            headers["Sec-WebSocket-Protocol"] = subprotocol
+        self.conn.send_response(self.response)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.start_keepalive()
 
     def hand_over(self, serve: Callable[[], Awaitable[None]], told: Callable[[int, str], None]) -> None:
         """Have `serve` run when the application has returned; the socket ends when it does.

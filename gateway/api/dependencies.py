@@ -118,7 +118,7 @@ Admin = Annotated[Service, Depends(_Scoped("admin"))]
 NotificationReader = Annotated[Service, Depends(_Scoped("notify", "admin"))]
 
 
-async def _socket_user(connection: HTTPConnection) -> User:
+async def socket_user(connection: HTTPConnection) -> User:
     """Return who opens the socket, from the first carrier that holds a token.
 
     Raises `RateLimited` and `OriginNotAllowed` before anything else, `MissingToken` where no carrier holds
@@ -138,9 +138,6 @@ async def _socket_user(connection: HTTPConnection) -> User:
     if token is None:
         raise MissingToken
     return inbox_user(await parts.tokens.verify(token))
-
-
-SocketUser = Annotated[User, Depends(_socket_user)]
 
 
 def _check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:

@@ -163,7 +163,7 @@ class PostRoute(JsonRoute):
     """Gives `post_notification` its arguments by hand.
 
     FastAPI would solve the same from the signature, which the OpenAPI is made of; but that costs twice what
-    all the rest of a post does (docs/decisions/0007-the-hot-route-is-solved-by-hand.md).
+    all the rest of a post does (docs/decisions/0007-the-hot-routes-are-solved-by-hand.md).
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
