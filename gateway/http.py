@@ -3,6 +3,7 @@
 - From the connection, or the first byte of a further request, to the end of the head: `head_timeout`. Then
   the connection is closed without a word. A WebSocket handshake is a head.
 - From there to the end of the body: `body_timeout`. Then 408 where nothing was answered yet, and the close.
+- An answer of which nothing is read for `body_timeout` is cut off.
 - A head of more than 64 KiB is answered with 431 and the close; httptools itself has no limit.
 
 A request that arrives whole, as nearly all do, costs no timer.
@@ -41,6 +42,7 @@ class GatewayHttp(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._timed = _Awaits.NOTHING
         self._timer: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
         self._head_size = 0
         self._upgraded = False
 
@@ -52,8 +54,18 @@ class GatewayHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._stop_timer()
+        self._stop_waiting()
         super().connection_lost(exc)
-        self._drop_parser()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read, but not for ever: it holds the answer, and what it has asked since."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.body_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: it has read."""
+        self._stop_waiting()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, and see what is missing."""
@@ -61,7 +73,8 @@ class GatewayHttp(HttpToolsProtocol):
         if self._upgraded or self.transport.is_closing():
             self._stop_timer()
             if self._upgraded:
-                self._drop_parser()
+                # It holds this object, and this object it: finding such circles costs the collector dear.
+                self.parser = cast("Any", None)
             return
         awaits = self._awaits()
         if awaits is not self._timed:
@@ -111,9 +124,10 @@ class GatewayHttp(HttpToolsProtocol):
             self.transport.set_protocol(websocket)
             websocket.handle_connect(request)
 
-    def _drop_parser(self) -> None:
-        """Break the circle of the parser and this object: finding such costs the garbage collector dear."""
-        self.parser = cast("Any", None)
+    def _stop_waiting(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _set_timer(self, awaits: _Awaits) -> None:
         self._stop_timer()

@@ -38,6 +38,11 @@ class Refreshed(NamedTuple):
     ended: tuple[str, ...] = ()
 
 
+def knows(connection: Connection, token: str) -> bool:
+    """Whether this is a refresh token, current or spent. What is none need not wait for a lock."""
+    return _session_of(connection, digest(token)) is not None
+
+
 def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
     """Take a refresh token and give its successor, or end the session of one that was used before.
 

@@ -11,7 +11,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import asyncpg
 import httpx
 import pytest
-from fastapi import WebSocket
 from sqlalchemy import Connection, func, select
 from websockets.exceptions import ConnectionClosed
 
@@ -547,18 +546,15 @@ def hold_after(server: LocalServer, work: Callable[..., Any]) -> Gate:
     return Held(server, work).gate
 
 
-def hold_accept(monkeypatch: pytest.MonkeyPatch, *, before: bool) -> Gate:
-    """Hold the next socket before or after it is accepted."""
-    gate, accept = Gate(), WebSocket.accept
+def hold_before_attaching(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Hold the next socket when it is accepted, and nobody knows of it yet."""
+    gate, run = Gate(), connection.Connection.run
 
-    async def held(self: WebSocket, *args: Any, **kwargs: Any) -> None:
-        if before:
-            await gate.hold()
-        await accept(self, *args, **kwargs)
-        if not before:
-            await gate.hold()
+    async def held(self: connection.Connection) -> None:
+        await gate.hold()
+        await run(self)
 
-    monkeypatch.setattr(WebSocket, "accept", held)
+    monkeypatch.setattr(connection.Connection, "run", held)
     return gate
 
 
@@ -570,9 +566,8 @@ POINTS: dict[str, tuple[str, Hold]] = {
         lambda s, _: hold_after(s, accounts.find_session_owner),
     ),
     "the ticket was redeemed": ("ticket", lambda s, _: hold_after(s, accounts.redeem_ticket)),
-    "not yet accepted": ("header", lambda _, patch: hold_accept(patch, before=True)),
-    "accepted": ("header", lambda _, patch: hold_accept(patch, before=False)),
-    "accepted, by ticket": ("ticket", lambda _, patch: hold_accept(patch, before=False)),
+    "accepted": ("header", lambda _, patch: hold_before_attaching(patch)),
+    "accepted, by ticket": ("ticket", lambda _, patch: hold_before_attaching(patch)),
     "the beginning was read": ("header", lambda s, _: hold_after(s, connection.begin)),
 }
 

@@ -218,6 +218,20 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(serv
     await until(lambda: not server.uvicorn.server_state.tasks, "nobody is waited for")
 
 
+async def test_a_client_that_asks_and_never_reads_is_cut_off(start_server: StartServer) -> None:
+    server = await start_server(header_timeout=LONG, body_timeout=SHORT)
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: gateway\r\n\r\n" * 400
+    async with connected(server) as wire:
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        wire.send(asked)
+        held = server.uvicorn.server_state.connections
+        await until(
+            lambda: any(cast("GatewayHttp", one).flow.write_paused for one in held),
+            "the answers wait to be read",
+        )
+        await until(lambda: not held, "the client is cut off")
+
+
 async def test_a_head_without_an_end_is_refused(server: LocalServer) -> None:
     async with connected(server) as wire:
         wire.send(b"GET / HTTP/1.1\r\nHost: gateway\r\nX-A: ")

@@ -201,7 +201,9 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     """
     secret, scopes = _field(form, "refresh_token"), _narrowed(form, [INBOX])
     now_ms = int(time.time() * 1000)
-    done = await parts.database.write(refresh_tokens.refresh, secret, now_ms)
+    done = refresh_tokens.Refreshed()
+    if await parts.database.glance(refresh_tokens.knows, secret):
+        done = await parts.database.write(refresh_tokens.refresh, secret, now_ms)
     parts.tokens.end(done.ended)
     actor = audit.user(done.sub) if done.sub else None
     if done.token is None:
@@ -298,8 +300,10 @@ async def revoke(parts: Parts, source: Source, form: Form) -> Response:
     """End the session of an access token or a refresh token (RFC 7009). What is no token is no error."""
     text = _field(form, "token")
     session = await parts.tokens.session_of(text)
-    now_ms = int(time.time() * 1000)
-    ended = await parts.database.write(refresh_tokens.revoke, session, text, now_ms)
+    ended: list[str] = []
+    if session is not None or await parts.database.glance(refresh_tokens.knows, text):
+        now_ms = int(time.time() * 1000)
+        ended = await parts.database.write(refresh_tokens.revoke, session, text, now_ms)
     parts.tokens.end(ended)
     record_sessions_ended(ended, "revoked", actor=None, subject=None, source=source)
     return Response(headers=NO_STORE)

@@ -328,7 +328,7 @@ def _created(accepted: Accepted, headers: dict[str, str]) -> Response:
 
 
 async def _read_batch(request: Request) -> list[Notification]:
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in {"application/json", "application/x-ndjson"}:
         raise Invalid.field("content-type", "application/json or application/x-ndjson")
     body = await request.body()
