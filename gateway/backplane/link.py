@@ -41,6 +41,7 @@ class Link(ABC):
         self._told.set()
         self._receiver = Receiver(lambda _: None, lambda _: None, lambda _: None)
         self._listening = False
+        self._warned = False
         self._pause = 0.0
         self.problem: str | None = None
         self.sent = 0
@@ -91,7 +92,7 @@ class Link(ABC):
     def _resumed(self) -> None:
         if self.problem is not None:
             logger.info("the backplane is back")
-        self._listening, self._pause, self.problem = True, 0.0, None
+        self._listening, self._warned, self.problem = True, False, None
         self._receiver.on_resumed(None)
 
     async def _check(self) -> None:
@@ -99,7 +100,9 @@ class Link(ABC):
         while True:
             async with asyncio.timeout(self._interval):
                 await self._hear_oneself()
-            if not self._listening:
+            if self._listening:
+                self._pause = 0.0  # The connection has lasted; one that flaps is not opened ever faster.
+            else:
                 self._resumed()
             await asyncio.sleep(self._interval)
 
@@ -121,7 +124,9 @@ class Link(ABC):
         try:
             origin, hints = decode(text)
         except ValueError as error:
-            logger.warning("a malformed message on the backplane", error=str(error))
+            if not self._warned:
+                self._warned = True
+                logger.warning("a malformed message on the backplane", error=str(error))
             self._receiver.on_resumed(None)
             return False
         if origin == self._origin:
