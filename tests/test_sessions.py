@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, func, select
 from websockets.exceptions import ConnectionClosed
 
-from gateway import accounts, connection, refresh_tokens, services
+from gateway import accounts, beginning, refresh_tokens, services
 from gateway.accounts import NewTicket, new_session
 from gateway.database import Database, open_database
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
@@ -568,7 +568,7 @@ POINTS: dict[str, tuple[str, Hold]] = {
     "the ticket was redeemed": ("ticket", lambda s, _: hold_after(s, accounts.redeem_ticket)),
     "accepted": ("header", lambda _, patch: hold_before_attaching(patch)),
     "accepted, by ticket": ("ticket", lambda _, patch: hold_before_attaching(patch)),
-    "the beginning was read": ("header", lambda s, _: hold_after(s, connection.begin)),
+    "the beginning was read": ("header", lambda s, _: hold_after(s, beginning.begin)),
 }
 
 
