@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    workers: int = Field(1, ge=1, le=256, description="How many processes serve; more than one on Postgres.")
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="The least level logged."
     )
@@ -224,6 +225,14 @@ class Settings(BaseSettings):
                 "it must name a database: a file that outlives the process, or one of the server"
             )
         return value
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> "Settings":
+        if self.workers > 1 and self.database_url.startswith("sqlite:"):
+            raise ValueError(
+                "GATEWAY_WORKERS: more than one process needs Postgres: set GATEWAY_DATABASE_URL=postgresql://…"
+            )
+        return self
 
     @field_validator("jwt_secret")
     @classmethod
