@@ -22,6 +22,9 @@ from gateway.settings import Settings
 ANSWERED = 0.8
 """The part of the grace period after which nobody is waited for: what is left is for the writer."""
 
+TICK = 0.05
+"""How often it is looked whether all are answered, in seconds."""
+
 CUT_OFF = 0.95
 """The part of the grace period after which the process is gone, whatever it does."""
 
@@ -104,11 +107,21 @@ class Server(uvicorn.Server):
         await self._parts.drain.close_sockets()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for the answers while there is time; then end the application, which flushes the writer."""
-        left = max(self._answered_by - time.monotonic(), 0)
-        # asyncio, which is given it, takes any number.
-        self.config.timeout_graceful_shutdown = cast("int", left)
-        await super().shutdown(sockets)
+        """Wait for the answers while there is time; then end the application, which flushes the writer.
+
+        uvicorn would cancel what has no answer by then, and say 500. Its outcome is open, so nothing is said.
+        """
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        while (state.connections or state.tasks) and time.monotonic() < self._answered_by:  # noqa: ASYNC110
+            # There is nothing of uvicorn's to be waited for but these sets.
+            await asyncio.sleep(TICK)
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await self.lifespan.shutdown()
 
     @property
     def _parts(self) -> Gateway:
