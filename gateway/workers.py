@@ -16,6 +16,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import cast
 
 import structlog
 
@@ -162,20 +163,30 @@ class Supervisor:
                 logger.error("a worker has died", pid=worker.pid, code=code, again_in=pause)
                 await asyncio.sleep(pause)
             if self._places[place] is worker:
-                self._places[place] = await self._launch()
+                # A machine that has no room for a process now may have it after the next, longer pause.
+                with suppress(OSError):
+                    self._places[place] = await self._launch()
             started_at = time.monotonic()
 
     async def _roll(self) -> None:
         """Replace each worker by a new one that serves already. Where one does not, the others stay."""
         for place in range(self._number):
-            new = await self._launch()
-            if not await _serves(new):
-                logger.error("a new worker does not serve: the old ones stay", pid=new.pid)
-                await self._end({new}, signal.SIGKILL)
+            new = await self._replacement()
+            if new is None:
+                logger.error("a new worker does not serve: the old ones stay")
                 return
             old, self._places[place] = self._places[place], new
             await self._end({old}, signal.SIGHUP)
         logger.info("every worker is a new one")
+
+    async def _replacement(self) -> Process | None:
+        """Start a worker and wait until it serves; None where it does not."""
+        with suppress(OSError):
+            worker = await self._launch()
+            if await _serves(worker):
+                return worker
+            await self._end({worker}, signal.SIGKILL)
+        return None
 
     async def _end(self, workers: Iterable[Process], how: signal.Signals) -> None:
         """Tell workers to end, and kill those that have not when the grace period is over."""
@@ -193,10 +204,9 @@ class Supervisor:
 
 async def _serves(worker: Process) -> bool:
     """Wait until a worker serves; it does not when it ends instead, or takes too long."""
-    assert worker.stdout is not None  # noqa: S101 - it was started so
     with suppress(TimeoutError):
         async with asyncio.timeout(START_TIMEOUT):
-            return await worker.stdout.read(1) != b""
+            return await cast("asyncio.StreamReader", worker.stdout).read(1) != b""
     return False
 
 

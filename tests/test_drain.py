@@ -167,10 +167,10 @@ async def test_a_second_signal_ends_it_at_once(sqlite_url: str, tmp_path: Path) 
 
 
 async def test_who_does_not_come_to_an_end_is_cut_off_in_time(sqlite_url: str, tmp_path: Path) -> None:
-    async with process(sqlite_url, tmp_path, grace_period=4) as (gateway, _), half_a_post(gateway):
+    async with process(sqlite_url, tmp_path, grace_period=3) as (gateway, _), half_a_post(gateway):
         told_at = time.monotonic()
         assert await asyncio.to_thread(gateway.end) == 0
-        assert time.monotonic() - told_at < 4
+        assert time.monotonic() - told_at < 3
 
 
 async def test_a_database_that_hangs_does_not_hold_up_the_end(sqlite_url: str, tmp_path: Path) -> None:
