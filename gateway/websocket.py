@@ -171,10 +171,14 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         """Close with 1012 and wait for the answer, also when the handshake is still under way.
 
         uvicorn would end the connection at once: what the client has sent meanwhile is then answered with a
-        reset, which takes the close frame with it, and a handshake with 500.
+        reset, which takes the close frame with it, and a handshake with 500. Only one that was refused, or
+        closed for another reason, ends so.
         """
         self._ending = True
-        if self.handshake_complete:
+        told = self.conn.close_sent
+        if self.close_sent and (told is None or told.code != Close.RESTART):
+            super().shutdown()
+        elif self.handshake_complete:
             self.close_at_once(Close.RESTART, "restart")
 
     def keepalive_timeout(self) -> None:
