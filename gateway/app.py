@@ -5,6 +5,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -19,16 +20,26 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
-from gateway import __version__, accounts, web
-from gateway.api import auth, inbox, notifications, services, socket, users, well_known
+from gateway import __version__, accounts, schema, web
+from gateway.api import auth, health, inbox, notifications, services, socket, users, well_known
 from gateway.api.dependencies import Gateway
 from gateway.api.trail import record_refusal
 from gateway.backplane import Receiver, open_backplane
-from gateway.database import Database, open_database
-from gateway.errors import GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited, Unavailable
+from gateway.database import Database, answers, open_database
+from gateway.drain import Drain
+from gateway.errors import (
+    Draining,
+    GatewayError,
+    Invalid,
+    OAuthError,
+    OriginNotAllowed,
+    RateLimited,
+    Unavailable,
+)
 from gateway.headers import API_POLICY, BrowserHeaders, Cors
 from gateway.hub import Hub
 from gateway.passwords import Passwords
+from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
 from gateway.settings import Settings, UnknownRecipients
 from gateway.tail import Tail
@@ -69,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         inbox.router,
         auth.router,
         well_known.router,
+        health.router,
         users.router,
         services.router,
         web.router,
@@ -126,7 +138,24 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         receiver = Receiver(on_hint=hub.hint, on_ended=tokens.drop, on_resumed=reconciler.request)
         with Passwords() as passwords:
             app.state.gateway = Gateway(
-                settings, database, writer, hub, tail, backplane, tokens, passwords, throttle
+                settings,
+                database,
+                writer,
+                hub,
+                tail,
+                backplane,
+                tokens,
+                passwords,
+                throttle,
+                Drain(hub, settings.grace_period),
+                Readiness(
+                    {
+                        "database": partial(database.read, answers),
+                        "migrations": partial(database.read, schema.serves, schema.earlier()),
+                        "signing_key": tokens.can_sign,
+                        "backplane": lambda: backplane.listening,
+                    }
+                ),
             )
             background = [
                 tasks.create_task(hub.run(), name="hub"),
@@ -201,8 +230,8 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
     """Answer with a problem (RFC 9457); a WebSocket is accepted and closed, so that its client sees why.
 
     A close before the accept would reach every client as HTTP 403, and a browser as 1006. Only an origin that
-    is not allowed, an address that opens too many, and a request that is not valid, are refused before the
-    upgrade.
+    is not allowed, an address that opens too many, a request that is not valid, and whoever comes when the
+    process is ending, are refused before the upgrade.
     """
     known = error if isinstance(error, GatewayError) else GatewayError()
     if known is not error:
@@ -210,7 +239,7 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
     record_refusal(connection, known)
     if isinstance(connection, Request):
         return _refusal(known)
-    if isinstance(known, OriginNotAllowed | RateLimited | Invalid):
+    if isinstance(known, OriginNotAllowed | RateLimited | Invalid | Draining):
         await connection.send_denial_response(_refusal(known))
     elif connection.application_state is WebSocketState.CONNECTING:
         await connection.accept(socket.offered_subprotocol(connection))

@@ -79,26 +79,35 @@ def _fail_usage(error: typer.TyperException) -> int:
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on. Default: 127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on. Default: 8000")] = None,
-    workers: Annotated[int, typer.Option(help="How many processes serve.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(help="How many processes serve; more than one needs Postgres. Default: 1")
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Make a user and a key to try it out.")] = False,
+    inherit: Annotated[int | None, typer.Option(hidden=True, help="The listener of a worker.")] = None,
 ) -> None:
-    """Bring the schema up to date, and serve. Example: gateway serve --demo."""
+    """Bring the schema up to date, and serve. Example: gateway serve --demo.
+
+    SIGTERM drains: sockets are closed over half of GATEWAY_GRACE_PERIOD, what is under way is finished, and
+    the exit code is 0. SIGHUP replaces the workers one at a time.
+    """
     # The web framework takes longer to load than the other commands take to run.
     from gateway import serving
+    from gateway.workers import supervise, work
 
-    settings = load_settings(host=host, port=port)
-    if workers != 1:
-        raise SettingsError("--workers: one process serves; more than one is not supported")
+    settings = load_settings(host=host, port=port, workers=workers)
     if demo and not is_loopback(settings.host):
         raise SettingsError("--demo: only on a loopback address such as 127.0.0.1, for anybody may sign in")
     logs.configure(settings.log_level, access_log=settings.access_log)
     # The port is taken first: a demo that cannot be served must not change the one that is.
-    with serving.listen(settings) as listener, audit.written_to(settings.audit_log):
+    with serving.listen(settings, inherit) as listener, audit.written_to(settings.audit_log):
+        if inherit is not None:
+            raise typer.Exit(int(not work(settings, listener)))
         demo_text = asyncio.run(serving.prepare(settings, listener.getsockname()[1], demo=demo))
         if demo_text:
             print(demo_text, flush=True)
-        if not serving.serve(settings, listener):
-            raise typer.Exit(1)
+        if settings.workers > 1:
+            raise typer.Exit(supervise(settings, listener))
+        raise typer.Exit(int(not serving.serve(settings, listener)))
 
 
 @app.command()

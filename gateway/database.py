@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -58,6 +58,11 @@ class Database(Protocol):
         A caller that is cancelled does not know whether the work was committed.
         """
         ...
+
+
+def answers(connection: Connection) -> bool:
+    """Ask the database for nothing but an answer. A unit of work."""
+    return connection.scalar(select(1)) == 1
 
 
 @asynccontextmanager

@@ -185,6 +185,14 @@ class Overloaded(Unavailable):
     title = "The gateway is overloaded"
 
 
+class Draining(Unavailable):
+    """The process is ending and takes no more sockets; refused before the upgrade."""
+
+    code = "draining"
+    title = "The gateway is ending"
+    close_code = Close.RESTART
+
+
 class UpgradeRequired(GatewayError):
     """The path of the socket was asked for like any other."""
 

@@ -123,6 +123,10 @@ class Hub:
         ended = frozenset(sessions)
         self._each(lambda subscriber: _end(subscriber, ended))
 
+    def subscribers(self) -> list[Subscriber]:
+        """Return all that are attached now."""
+        return [subscriber for subscribers in self._users.values() for subscriber in subscribers]
+
     async def run(self) -> None:
         """Let every subscriber look at its deadlines, until cancelled."""
         while True:
@@ -130,9 +134,8 @@ class Hub:
             self._each(lambda subscriber: subscriber.tick())
 
     def _each(self, act: Callable[[Subscriber], None]) -> None:
-        for subscribers in list(self._users.values()):
-            for subscriber in list(subscribers):
-                act(subscriber)
+        for subscriber in self.subscribers():
+            act(subscriber)
 
 
 def _least(subscribers: Collection[Subscriber]) -> tuple[int, int]:

@@ -30,6 +30,22 @@ def pending(connection: Connection) -> bool:
     return MigrationContext.configure(connection).get_current_revision() != head
 
 
+def earlier() -> frozenset[str]:
+    """Return the revisions before the newest that this code knows."""
+    scripts = ScriptDirectory.from_config(_config())
+    head = scripts.get_current_head()
+    return frozenset(one.revision for one in scripts.walk_revisions() if one.revision != head)
+
+
+def serves(connection: Connection, earlier: frozenset[str]) -> bool:
+    """Whether the schema is new enough for this code, given what `earlier` returns.
+
+    One that is newer is, too: while a gateway is upgraded its old processes go on.
+    """
+    revision = MigrationContext.configure(connection).get_current_revision()
+    return revision is not None and revision not in earlier
+
+
 async def is_pending(database: Database) -> bool:
     """Return whether a migration is waiting, as the first thing that is asked of a database.
 

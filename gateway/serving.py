@@ -5,6 +5,7 @@ import json
 import secrets
 import socket
 import time
+from collections.abc import Callable
 
 import structlog
 import uvicorn
@@ -18,6 +19,7 @@ from gateway.headers import EVERYWHERE
 from gateway.http import http_protocol
 from gateway.passwords import hash_password
 from gateway.protocol import MAX_FRAME
+from gateway.server import Server
 from gateway.settings import Settings, SettingsError
 from gateway.signing import Keyring
 from gateway.tokens import digest
@@ -26,8 +28,13 @@ from gateway.websocket import GatewayWebSocket
 logger = structlog.get_logger()
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Return a socket that listens where the settings say. Raises `SettingsError` where it cannot."""
+def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
+    """Return a socket that listens where the settings say, or the one that a worker has inherited.
+
+    Raises `SettingsError` where it cannot.
+    """
+    if inherited is not None:
+        return socket.socket(fileno=inherited)
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -39,9 +46,9 @@ def listen(settings: Settings) -> socket.socket:
         ) from error
 
 
-def serve(settings: Settings, listener: socket.socket) -> bool:
-    """Serve until a signal ends it, and return whether it ever began."""
-    server = uvicorn.Server(server_config(create_app(settings), settings))
+def serve(settings: Settings, listener: socket.socket, started: Callable[[], None] = lambda: None) -> bool:
+    """Serve until a signal ends it, and return whether it has begun and ended well."""
+    server = Server(server_config(create_app(settings), settings), settings, started)
     # What is loaded now stays, and short-lived objects come by the thousand: collect seldom, and less.
     gc.collect()
     gc.freeze()
@@ -52,7 +59,7 @@ def serve(settings: Settings, listener: socket.socket) -> bool:
     except SystemExit:
         # That is how uvicorn ends where the application cannot start; it has logged why.
         return False
-    return server.started
+    return server.ended_well
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -67,7 +74,6 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws_per_message_deflate=False,
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
-        timeout_graceful_shutdown=settings.grace_period,
         access_log=settings.access_log,
         log_config=None,
         server_header=False,

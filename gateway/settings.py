@@ -192,9 +192,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_workers(self) -> "Settings":
         if self.database_url.startswith("sqlite:"):
-            where = "set GATEWAY_DATABASE_URL to postgresql://…"
+            where = "set GATEWAY_DATABASE_URL=postgresql://…"
             if self.workers > 1:
-                raise ValueError(f"GATEWAY_WORKERS: more than one needs Postgres: {where}")
+                raise ValueError(f"GATEWAY_WORKERS: more than one process needs Postgres: {where}")
             if self.backplane is BackplaneKind.POSTGRES:
                 raise ValueError(f"GATEWAY_BACKPLANE_URL: it needs a Postgres database: {where}")
         return self

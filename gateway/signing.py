@@ -117,6 +117,11 @@ class Keyring:
             return None
 
     @property
+    def signs(self) -> bool:
+        """Whether there is a key to sign with."""
+        return bool(self._signers)
+
+    @property
     def newest(self) -> SigningKey:
         """The key that signs: the newest one that has been known for long enough, or the first there is."""
         if not self._signers:

@@ -260,6 +260,10 @@ class Tokens:
             logger.warning("the database cannot be asked which sessions have ended")
         self._ended = {handle: until for handle, until in self._ended.items() if until > now}
 
+    def can_sign(self) -> bool:
+        """Return whether there is a key to sign with."""
+        return self._keys.signs
+
     def jwks(self) -> dict[str, Any]:
         """Return the public keys as RFC 7517 has them. A secret is never among them."""
         return self._keys.jwks()

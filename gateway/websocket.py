@@ -49,6 +49,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     _serve: Callable[[], Awaitable[None]] | None = None
     _told: Callable[[int, str], None] | None = None
+    _ending = False
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -87,7 +88,10 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self.handshake_complete = True
         if self._serve is not None:
             self._forget_handshake()
-            await self._serve()
+            if self._ending:
+                self.close_at_once(Close.RESTART, "restart")
+            else:
+                await self._serve()
 
     def accept(self, subprotocol: str | None) -> None:
         """Complete the handshake, as ASGI's `websocket.accept` does, and without the layers above it."""
@@ -162,6 +166,20 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
         if self._told is not None:
             self._told(code, reason)
+
+    def shutdown(self) -> None:
+        """Close with 1012 and wait for the answer, also when the handshake is still under way.
+
+        uvicorn would end the connection at once: what the client has sent meanwhile is then answered with a
+        reset, which takes the close frame with it, and a handshake with 500. Only one that was refused, or
+        closed for another reason, ends so.
+        """
+        self._ending = True
+        told = self.conn.close_sent
+        if self.close_sent and (told is None or told.code != Close.RESTART):
+            super().shutdown()
+        elif self.handshake_complete:
+            self.close_at_once(Close.RESTART, "restart")
 
     def keepalive_timeout(self) -> None:
         """End a connection whose peer has not answered a ping."""

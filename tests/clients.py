@@ -292,6 +292,7 @@ class Device:
         self.user = user
         self.history = DeviceHistory(name, user.sub)
         self.connections = 0
+        self.closes: list[int] = []
         self._epoch: str | None = None
 
     async def run(self, *, pause: float = 0.02) -> None:
@@ -301,6 +302,9 @@ class Device:
                 if self._epoch is None:
                     await self._read_afresh()
                 await self._follow()
+            except ConnectionClosed as closed:
+                self.closes.append(closed.rcvd.code if closed.rcvd else 1006)
+                await asyncio.sleep(pause)
             except GONE:
                 await asyncio.sleep(pause)
 

@@ -211,6 +211,22 @@ class Process:
         self._process.send_signal(how)
         return self._process.wait(30)
 
+    def signal(self, how: signal.Signals) -> None:
+        """Send it a signal, and do not wait."""
+        assert self._process is not None
+        self._process.send_signal(how)
+
+    async def ended(self) -> int:
+        """Wait for its end, and return its exit code."""
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, 30)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     @property
     def runs(self) -> bool:
         """Whether it is there."""

@@ -120,10 +120,23 @@ def test_a_taken_port_is_one_line_and_changes_no_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "settings"), [(["--workers", "2"], {}), ([], {"workers": "2"})], ids=["option", "setting"]
+)
+def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
+    tmp_path: Path, options: list[str], settings: dict[str, str]
+) -> None:
+    done = run(tmp_path, "serve", *options, **settings)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("gateway: GATEWAY_WORKERS: ")
+    assert "GATEWAY_DATABASE_URL=postgresql://" in done.stderr
+    assert not (tmp_path / "gateway.db").exists()
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["serve", "--demo", "--host", "0.0.0.0"],
-        ["serve", "--workers", "2"],
+        ["serve", "--workers", "0"],
         ["user", "disable", "nobody"],
         ["user", "add", ""],
         ["key", "add", "nothing"],

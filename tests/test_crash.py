@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -152,16 +153,27 @@ async def test_kill_9_under_load_loses_nothing_that_was_answered(
         assert all(device.connections > rounds for device in load.devices)
 
 
+GRACE_PERIOD = 10
+
+
+async def stop_while_it_works(gateway: Process, load: Load, rounds: int) -> None:
+    for _ in range(rounds):
+        await load.answers(PER_ROUND)
+        told_at = time.monotonic()
+        assert await asyncio.to_thread(gateway.end, signal.SIGTERM) == 0
+        assert time.monotonic() - told_at < GRACE_PERIOD
+        await gateway.start()
+        await load.answers(PER_ROUND)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.soak)])
 async def test_a_gateway_told_to_stop_under_load_closes_with_1012_and_loses_nothing(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, rounds: int
 ) -> None:
-    async with process(database_url, tmp_path, grace_period=5) as (gateway, server):
+    async with process(database_url, tmp_path, grace_period=GRACE_PERIOD) as (gateway, server):
         load = await load_on(server)
-        async with load.running(), (await server.user("dan")).socket() as socket:
-            await load.answers(PER_ROUND)
-            ended = asyncio.create_task(asyncio.to_thread(gateway.end, signal.SIGTERM))
-            assert (await socket.closed())[0] == 1012
-            assert await ended in {0, -signal.SIGTERM}
-            await gateway.start()
-            await load.answers(PER_ROUND)
+        async with load.running():
+            await stop_while_it_works(gateway, load, rounds)
         assert judge(await load.history()) == []
+        assert {code for device in load.devices for code in device.closes} == {1012}
+        assert all(len(device.closes) == rounds for device in load.devices)

@@ -105,6 +105,8 @@ TABLE = {
     "POST /v1/auth/ticket": Row(inbox(200), "/v1/auth/ticket"),
     "GET /.well-known/jwks.json": Row(OPEN, "/.well-known/jwks.json"),
     "GET /.well-known/oauth-authorization-server": Row(OPEN, "/.well-known/oauth-authorization-server"),
+    "GET /healthz": Row(OPEN, "/healthz"),
+    "GET /readyz": Row(OPEN, "/readyz"),
     "POST /v1/users": Row(admin(201), "/v1/users", {"sub": "{new}"}),
     "GET /v1/users": Row(admin(200), "/v1/users"),
     "GET /v1/users/{sub}": Row(admin(200), "/v1/users/{sub}"),

@@ -75,7 +75,7 @@ async def test_handshakes_that_go_nowhere_do_not_disturb_the_stop(database_url: 
             await socket.next("live")
             ended = asyncio.create_task(asyncio.to_thread(gateway.end, signal.SIGTERM))
             assert (await socket.closed())[0] == 1012
-            assert await ended in {0, -signal.SIGTERM}
+            assert await ended == 0
         for writer in writers:
             writer.close()
             with suppress(ConnectionError):

@@ -24,10 +24,12 @@ from starlette.requests import HTTPConnection
 from gateway.accounts import MAX_SUB, check_sub
 from gateway.backplane import Backplane
 from gateway.database import Database
+from gateway.drain import Drain
 from gateway.errors import InsufficientScope, Invalid, MissingToken, OriginNotAllowed, PayloadTooLarge
 from gateway.hub import Hub
 from gateway.origins import own_origin, read_origin
 from gateway.passwords import Passwords
+from gateway.readiness import Readiness
 from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.throttle import Throttle, network_of
@@ -48,6 +50,8 @@ class Gateway:
     tokens: Tokens
     passwords: Passwords
     throttle: Throttle
+    drain: Drain
+    readiness: Readiness
 
 
 def parts_of(connection: HTTPConnection) -> Gateway:

@@ -14,7 +14,7 @@ from gateway.api.dependencies import client_address, parts_of, socket_user
 from gateway.api.trail import record_close
 from gateway.beginning import Start
 from gateway.connection import Connection
-from gateway.errors import GatewayError, Invalid, UpgradeRequired
+from gateway.errors import Draining, GatewayError, Invalid, UpgradeRequired
 from gateway.protocol import MAX_SEQ, SUBPROTOCOL, Close
 from gateway.tokens import User
 from gateway.websocket import GatewayWebSocket, socket_of
@@ -23,6 +23,9 @@ logger = structlog.get_logger()
 router = APIRouter()
 
 MAX_EPOCH = 64
+
+RETRY_AFTER = 5
+"""When to ask again where the gateway is ending, in seconds: another process may be there by then."""
 
 
 class Opening(NamedTuple):
@@ -35,8 +38,10 @@ class Opening(NamedTuple):
 async def _opening(connection: HTTPConnection) -> Opening:
     """Authorise a client, and read where it wants to start.
 
-    Raises what `socket_user` raises, and `Invalid`.
+    Raises `Draining` before anything else, what `socket_user` raises, and `Invalid`.
     """
+    if parts_of(connection).drain.began:
+        raise Draining(retry_after=RETRY_AFTER)
     user = await socket_user(connection)
     return Opening(user, _start(connection.query_params))
 

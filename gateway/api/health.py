@@ -1,0 +1,58 @@
+"""What the ones who run the gateway ask: does it live, and may it be sent clients. Anybody may ask."""
+
+from http import HTTPStatus
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from gateway.api.dependencies import Parts
+
+router = APIRouter(tags=["operation"])
+
+Status = Literal["ready", "degraded", "unavailable"]
+
+ADVISORY = {"backplane"}
+"""Checks whose failure is told, and no reason to send clients elsewhere: without a backplane nothing is lost,
+and a Redis that is away must not take every gateway out of its balancer at once."""
+
+
+class Health(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadinessAnswer(BaseModel):
+    """Whether the process can do its work."""
+
+    status: Status = Field(description="`degraded` serves everything, some of it late.")
+    checks: dict[str, str] = Field(description="Each is `ok` or `failed`; `draining` is `no` or `yes`.")
+
+
+@router.get("/healthz", summary="Whether the process lives")
+async def healthz(response: Response) -> Health:
+    """Answer: no more than that the event loop turns. A process that does not answer is to be restarted."""
+    response.headers["Cache-Control"] = "no-store"
+    return Health()
+
+
+@router.get(
+    "/readyz",
+    responses={503: {"model": ReadinessAnswer, "description": "It can not, or it is ending."}},
+    summary="Whether the process can do its work",
+)
+async def readyz(parts: Parts, response: Response) -> ReadinessAnswer:
+    """Say whether clients may be sent here. The checks run at most once a second, whoever asks."""
+    response.headers["Cache-Control"] = "no-store"
+    draining = parts.drain.began
+    # An ending process says so at once, whatever the database does.
+    report = {} if draining else await parts.readiness.report()
+    failed = {name for name, holds in report.items() if not holds}
+    ready = not draining and failed <= ADVISORY
+    if not ready:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    status: Status = "unavailable" if not ready else "degraded" if failed else "ready"
+    checks = {name: "ok" if holds else "failed" for name, holds in report.items()}
+    checks["draining"] = "yes" if draining else "no"
+    return ReadinessAnswer(status=status, checks=checks)
