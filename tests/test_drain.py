@@ -16,7 +16,6 @@ from websockets.exceptions import InvalidStatus
 from gateway.drain import RATE, SPREAD, Drain
 from gateway.hub import Hub
 from gateway.protocol import Close
-from gateway.tail import Tail
 from tests.databases import API_KEY
 from tests.servers import Process, process
 from tests.waiting import until
@@ -26,12 +25,19 @@ class Fake:
     """A subscriber that notes when it was closed, and how."""
 
     session = "s"
+    position = (0, 0)
 
     def __init__(self) -> None:
         self.closed: list[tuple[Close, str]] = []
         self.closed_at = 0.0
 
     def ring(self, seq: int) -> None:
+        raise NotImplementedError
+
+    def hint(self, seq: int) -> None:
+        raise NotImplementedError
+
+    def lags(self, seq: int, seen: int) -> bool:
         raise NotImplementedError
 
     def tick(self) -> None:
@@ -43,7 +49,7 @@ class Fake:
 
 
 def hub_of(stack: AsyncExitStack, fakes: list[Fake]) -> Hub:
-    hub = Hub(Tail(0), max_sockets=10_000, max_sockets_per_user=10_000)
+    hub = Hub((), max_sockets=10_000, max_sockets_per_user=10_000)
     for number, fake in enumerate(fakes):
         stack.enter_context(hub.attach(number % 7, fake))
     return hub

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, func, select
 from websockets.exceptions import ConnectionClosed
 
-from gateway import accounts, beginning, refresh_tokens, services
+from gateway import accounts, beginning, connection, refresh_tokens, services
 from gateway.accounts import NewTicket, new_session
 from gateway.database import Database, open_database
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
