@@ -1,0 +1,168 @@
+"""What the gateway counts and measures, for Prometheus. docs/operations/monitoring.md has the table.
+
+Names begin with `gateway_`; units are seconds, sockets, items. A label has a value out of a small set that this
+code knows, never one that a client has sent. Where `PROMETHEUS_MULTIPROC_DIR` names a folder, the processes
+that share it are counted together, whichever of them is asked; the folder must be empty when they start.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from gateway.protocol import Close
+
+LOOK = 0.5
+"""How often the event loop and the number of sockets are looked at, in seconds."""
+
+CLIENT_CODES = frozenset({1000, 1001, 1005, 1006})
+"""The codes with which a client's end of a socket is counted; any other is `other`: a client may send any."""
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_ITEMS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+
+
+class Metrics:
+    """The metrics of one application. An observation costs about a microsecond."""
+
+    def __init__(self, *, max_sockets: int) -> None:
+        self.registry = CollectorRegistry()
+        self._ready = self._gauge("ready", "1 while every process is ready to serve, else 0.", "livemin")
+        self._sockets = self._gauge("sockets", "Open sockets.", "livesum")
+        self._max_sockets = self._gauge("sockets_max", "How many sockets may be open.", "livesum")
+        self._max_sockets.set(max_sockets)
+        self._posts = self._counter("posts", "Notifications that were committed.")
+        self._items = self._counter(
+            "items", "Items that were committed: a notification times its recipients."
+        )
+        self._batch = self._histogram(
+            "commit_batch_items", "Items stored by a commit, where any were.", _ITEMS
+        )
+        self._commit = self._histogram(
+            "commit_seconds", "How long a commit took, changes included.", _SECONDS
+        )
+        self._delivery = self._histogram(
+            "delivery_lag_seconds",
+            "From the commit to the write to a live socket. What a socket is written in one go counts once.",
+            _SECONDS,
+        )
+        self._loop = self._histogram("event_loop_lag_seconds", "How late the event loop runs a timer.", _LAG)
+        self._replays = self._counter("replays", "Sockets that resumed, and were sent what they had missed.")
+        self._resets = self._counter("resets", "Times that a client was told to read its inbox afresh.")
+        self._hints_sent = self._counter("hints_sent", "Hints given to the backplane.")
+        self._hints_received = self._counter("hints_received", "Hints that came from the backplane.")
+        self._hints_missed = self._counter(
+            "hints_missed", "Users of whom no hint came, found behind their log by the reconciliation."
+        )
+        closes = self._counter(
+            "closes", "Sockets that ended, by who closed them, and the code.", "by", "code"
+        )
+        own = [("gateway", str(int(code))) for code in Close]
+        theirs = [("client", str(code)) for code in (*sorted(CLIENT_CODES), "other")]
+        self._closes = {key: closes.labels(*key) for key in own + theirs}
+        self._logins = self._counter("logins", "Answers of the token endpoint.", "grant", "outcome")
+        self._refusals = self._counter(
+            "refusals", "Requests and sockets that were refused.", "status", "code"
+        )
+
+    def _gauge(self, name: str, text: str, mode: str) -> Gauge:
+        return Gauge(f"gateway_{name}", text, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"gateway_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"gateway_{name}", text, registry=self.registry, buckets=buckets)
+
+    # --- what happens ---------------------------------------------------------------------------------------
+
+    def committed(self, posts: int, items: int, seconds: float) -> None:
+        """Count what one commit has stored, and how long it took."""
+        self._commit.observe(seconds)
+        if items:
+            self._posts.inc(posts)
+            self._items.inc(items)
+            self._batch.observe(items)
+
+    def delivered(self, seconds: float) -> None:
+        """Note how long after its commit an entry was written to a socket."""
+        self._delivery.observe(max(seconds, 0))
+
+    def replayed(self) -> None:
+        """Count a socket that begins behind the end of its log."""
+        self._replays.inc()
+
+    def reset(self) -> None:
+        """Count a client that is told to read its inbox afresh."""
+        self._resets.inc()
+
+    def hints_sent(self, number: int) -> None:
+        """Count the users of whom the backplane is told."""
+        self._hints_sent.inc(number)
+
+    def hints_received(self, number: int) -> None:
+        """Count the users of whom the backplane tells."""
+        self._hints_received.inc(number)
+
+    def hints_missed(self, number: int) -> None:
+        """Count the users whom the reconciliation found behind their log."""
+        self._hints_missed.inc(number)
+
+    def closed(self, code: int, *, by_client: bool) -> None:
+        """Count the end of a socket. A client may send any code; those that mean nothing here are `other`."""
+        by = "client" if by_client else "gateway"
+        child = self._closes.get((by, str(int(code)))) or self._closes["client", "other"]
+        child.inc()
+
+    def login(self, grant: str, outcome: str) -> None:
+        """Count an answer of the token endpoint. Both are words of this code, never of the request."""
+        self._logins.labels(grant, outcome).inc()
+
+    def refused(self, status: int, code: str) -> None:
+        """Count a request or a socket that was refused, with the HTTP status and the code of its error."""
+        self._refusals.labels(str(status), code).inc()
+
+    # --- what is --------------------------------------------------------------------------------------------
+
+    def ready(self, ready: bool) -> None:
+        """Say whether this process is ready to serve."""
+        self._ready.set(ready)
+
+    def sockets(self, number: int) -> None:
+        """Say how many sockets are open."""
+        self._sockets.set(number)
+
+    async def run(self, sockets: Callable[[], int]) -> None:
+        """Look at the event loop and at the number of sockets, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LOOK
+            await asyncio.sleep(LOOK)
+            self._loop.observe(max(loop.time() - due, 0))
+            self.sockets(sockets())
+
+    # --- how it is told -------------------------------------------------------------------------------------
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics, and their content type, in the format that this `Accept` header prefers."""
+        registry = self.registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except ValueError:  # it names a version that is none
+            encode, content_type = choose_encoder("")
+        return encode(registry), content_type
+
+
+def mark_dead(pid: int) -> None:
+    """Take the gauges of a process that has ended out of the sums; what it has counted stays.
+
+    Whoever starts the processes calls it for each that ends, with `PROMETHEUS_MULTIPROC_DIR` set.
+    """
+    mark_process_dead(pid)
