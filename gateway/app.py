@@ -221,7 +221,7 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
 
 
 def _counted(error: GatewayError) -> tuple[int, str]:
-    """Return the status and the code as which an error is counted: both are of the code, not of the request."""
+    """Return the status and the code as which an error is counted. Neither comes from the request."""
     if isinstance(error, OAuthError):
         return error.http_status, error.error
     return error.status, error.code

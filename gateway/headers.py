@@ -1,4 +1,4 @@
-"""The headers that tell a browser what it may do with an answer, and which pages may read it; and `X-Request-ID`.
+"""The headers of an answer: what a browser may do with it, which pages may read it, and the id of the request.
 
 What is the same for every answer, uvicorn adds (`EVERYWHERE`); the rest is `BrowserHeaders`'.
 """

@@ -1,8 +1,9 @@
 """What the gateway counts and measures, for Prometheus. docs/operations/monitoring.md has the table.
 
-Names begin with `gateway_`; units are seconds, sockets, items. A label has a value out of a small set that this
-code knows, never one that a client has sent. Where `PROMETHEUS_MULTIPROC_DIR` names a folder, the processes
-that share it are counted together, whichever of them is asked; the folder must be empty when they start.
+Names begin with `gateway_`; units are seconds, sockets, items. A label has a value out of a small set that
+this code knows, never one that a client has sent. Where `PROMETHEUS_MULTIPROC_DIR` names a folder, the
+processes that share it are counted together, whichever of them is asked. The variable is set before this
+module is loaded, and the folder is empty when the first of them starts.
 """
 
 import asyncio
@@ -18,8 +19,8 @@ from gateway.protocol import Close
 LOOK = 0.5
 """How often the event loop and the number of sockets are looked at, in seconds."""
 
-CLIENT_CODES = frozenset({1000, 1001, 1005, 1006})
-"""The codes with which a client's end of a socket is counted; any other is `other`: a client may send any."""
+CLIENT_CODES = (1000, 1001, 1005, 1006)
+"""The codes that are counted where a client has closed; a client may send any, and others are `other`."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -36,15 +37,9 @@ class Metrics:
         self._max_sockets = self._gauge("sockets_max", "How many sockets may be open.", "livesum")
         self._max_sockets.set(max_sockets)
         self._posts = self._counter("posts", "Notifications that were committed.")
-        self._items = self._counter(
-            "items", "Items that were committed: a notification times its recipients."
-        )
-        self._batch = self._histogram(
-            "commit_batch_items", "Items stored by a commit, where any were.", _ITEMS
-        )
-        self._commit = self._histogram(
-            "commit_seconds", "How long a commit took, changes included.", _SECONDS
-        )
+        self._items = self._counter("items", "Notifications that were committed, times their recipients.")
+        self._batch = self._histogram("commit_batch_items", "Items that one commit stored.", _ITEMS)
+        self._commit = self._histogram("commit_seconds", "How long a commit took.", _SECONDS)
         self._delivery = self._histogram(
             "delivery_lag_seconds",
             "From the commit to the write to a live socket. What a socket is written in one go counts once.",
@@ -58,16 +53,13 @@ class Metrics:
         self._hints_missed = self._counter(
             "hints_missed", "Users of whom no hint came, found behind their log by the reconciliation."
         )
-        closes = self._counter(
-            "closes", "Sockets that ended, by who closed them, and the code.", "by", "code"
-        )
-        own = [("gateway", str(int(code))) for code in Close]
-        theirs = [("client", str(code)) for code in (*sorted(CLIENT_CODES), "other")]
-        self._closes = {key: closes.labels(*key) for key in own + theirs}
+        closes = self._counter("closes", "Sockets that ended: who closed them, and the code.", "by", "code")
+        self._closes = {
+            by: {code: closes.labels(by, str(code)) for code in (*codes, "other")}
+            for by, codes in (("gateway", tuple(map(int, Close))), ("client", CLIENT_CODES))
+        }
         self._logins = self._counter("logins", "Answers of the token endpoint.", "grant", "outcome")
-        self._refusals = self._counter(
-            "refusals", "Requests and sockets that were refused.", "status", "code"
-        )
+        self._refusals = self._counter("refusals", "Requests and sockets refused.", "status", "code")
 
     def _gauge(self, name: str, text: str, mode: str) -> Gauge:
         return Gauge(f"gateway_{name}", text, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
@@ -113,10 +105,9 @@ class Metrics:
         self._hints_missed.inc(number)
 
     def closed(self, code: int, *, by_client: bool) -> None:
-        """Count the end of a socket. A client may send any code; those that mean nothing here are `other`."""
-        by = "client" if by_client else "gateway"
-        child = self._closes.get((by, str(int(code)))) or self._closes["client", "other"]
-        child.inc()
+        """Count the end of a socket; a code that means nothing here is `other`."""
+        children = self._closes["client" if by_client else "gateway"]
+        children.get(code, children["other"]).inc()
 
     def login(self, grant: str, outcome: str) -> None:
         """Count an answer of the token endpoint. Both are words of this code, never of the request."""
@@ -152,7 +143,7 @@ class Metrics:
         registry = self.registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         try:
             encode, content_type = choose_encoder(accept)
         except ValueError:  # it names a version that is none
@@ -165,4 +156,4 @@ def mark_dead(pid: int) -> None:
 
     Whoever starts the processes calls it for each that ends, with `PROMETHEUS_MULTIPROC_DIR` set.
     """
-    mark_process_dead(pid)
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]

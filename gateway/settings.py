@@ -24,7 +24,6 @@ from sqlalchemy.exc import ArgumentError
 
 from gateway.origins import read_origin
 
-
 _METRICS_TOKEN = re.compile(r"[!-~]{16,}")
 
 

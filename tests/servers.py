@@ -212,6 +212,12 @@ class Process:
         return self._process.wait(30)
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         """Whether it is there."""
         return self._process is not None and self._process.poll() is None

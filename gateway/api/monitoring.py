@@ -41,9 +41,9 @@ def _check(request: Request, settings: Settings) -> None:
 def _is_local(request: Request, settings: Settings) -> bool:
     """Whether the request was made on this machine, and not by a proxy for somebody else.
 
-    To a gateway behind a proxy of the same machine everybody is local. So no proxy may be configured, none may
-    have left a trace, and the request must be for a loopback name: a page that a browser was made to take for
-    this machine (DNS rebinding) is for another.
+    To a gateway behind a proxy of the same machine everybody is local. So no proxy may be configured, none
+    may have left a trace, and the request must be for a loopback name: that of a page which a browser was
+    made to take for this machine (DNS rebinding) is for another.
     """
     proxied = any(name in _OF_A_PROXY or name.startswith("x-forwarded-") for name in request.headers)
     if settings.forwarded_allow_ips or proxied or request.client is None:
