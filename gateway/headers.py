@@ -1,4 +1,4 @@
-"""The headers of an answer: what a browser may do with it, which pages may read it, and the id of the request.
+"""The headers of an answer: what a browser may do with it, which pages may read it, and the request id.
 
 What is the same for every answer, uvicorn adds (`EVERYWHERE`); the rest is `BrowserHeaders`'.
 """

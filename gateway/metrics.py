@@ -146,7 +146,7 @@ class Metrics:
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         try:
             encode, content_type = choose_encoder(accept)
-        except ValueError:  # it names a version that is none
+        except (TypeError, ValueError):  # it names a version that is none
             encode, content_type = choose_encoder("")
         return encode(registry), content_type
 

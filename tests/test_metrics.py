@@ -18,7 +18,7 @@ from gateway.metrics import LOOK, Metrics, mark_dead
 from gateway.settings import SettingsError, load_settings
 from tests.clients import User, open_socket, raw_socket
 from tests.databases import settings_for
-from tests.servers import LocalServer, Process, Server, StartServer, process, serving
+from tests.servers import LocalServer, Server, StartServer, process, serving
 from tests.waiting import until
 
 TOKEN = "a-token-of-the-tests"
@@ -160,19 +160,20 @@ async def test_the_end_of_a_socket_is_counted_by_who_closed_it_and_the_code(gate
 
 async def test_logins_are_counted_by_outcome(sqlite_url: str) -> None:
     async with serving(settings_for(sqlite_url, login_limit="2/minute")) as server:
-        await server.service.post("/v1/users", json={"sub": "ada", "password": "correct horse 12"})
+        await server.service.post("/v1/users", json={"sub": "ada", "password": "correct horse battery"})
 
         async def form(**fields: str) -> dict[str, Any]:
             answer = await server.http.post("/v1/auth/token", data=fields)
             return answer.json()  # type: ignore[no-any-return]
 
-        signed_in = await form(grant_type="password", username="ada", password="correct horse 12")
+        signed_in = await form(grant_type="password", username="ada", password="correct horse battery")
         token = signed_in["refresh_token"]
         await form(grant_type="refresh_token", refresh_token=token)
         await form(grant_type="refresh_token", refresh_token="never given")
         await form(grant_type="password", username="a-secret-name", password="x")
+        await server.service.post("/v1/users", json={"sub": "eve", "password": "correct horse battery"})
         for _ in range(3):
-            await form(grant_type="password", username="ada", password="wrong")
+            await form(grant_type="password", username="eve", password="wrong")
         await form(grant_type="client_credentials", client_id="nobody", client_secret="x")
         answer = await server.http.get("/metrics")
     found = {k: v for k, v in samples(answer.text).items() if k.startswith("gateway_logins_total")}
@@ -285,9 +286,9 @@ async def test_a_peer_that_is_not_of_this_machine_needs_the_token(sqlite_url: st
 
 async def test_a_wrong_token_is_refused_even_on_this_machine(sqlite_url: str) -> None:
     async with serving(settings_for(sqlite_url, metrics_token=TOKEN)) as server:
-        for wrong in (TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "", "\xe9" * 20):
-            headers = {"Authorization": f"Bearer {wrong}".encode("latin-1")}
-            answer = await server.http.get("/metrics", headers=headers)
+        for wrong in (TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "-", "\xe9" * 20):
+            bearer = (b"Authorization", f"Bearer {wrong}".encode("latin-1"))
+            answer = await server.http.get("/metrics", headers=[bearer])
             assert (answer.status_code, answer.json()["code"]) == (401, InvalidToken.code)
         basic = await server.http.get("/metrics", headers={"Authorization": f"Basic {TOKEN}"})
         assert basic.status_code == 401
@@ -311,10 +312,10 @@ async def test_the_format_is_negotiated(gateway: LocalServer) -> None:
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     openmetrics = await gateway.http.get("/metrics", headers=accept)
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    names = {family.name for family in parse_openmetrics(openmetrics.text)}
+    names = {family.name for family in parse_openmetrics(openmetrics.text)}  # type: ignore[no-untyped-call]
     assert {"gateway_posts", "gateway_sockets", "gateway_commit_seconds"} <= names
     for odd in ("application/openmetrics-text; version=odd", "text/plain; version=;", ",;,=", "\xff"):
-        answer = await gateway.http.get("/metrics", headers={"Accept": odd.encode("latin-1")})
+        answer = await gateway.http.get("/metrics", headers=[(b"Accept", odd.encode("latin-1"))])
         assert answer.status_code == 200
         assert list(parse(answer.text))
 
@@ -329,18 +330,16 @@ async def test_every_name_has_the_prefix_and_every_counter_ends_in_total(gateway
 
 
 async def test_processes_that_share_a_folder_are_counted_together(
-    _sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = tmp_path / "metrics"
-    shared.mkdir()
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(shared))
+    folders = [tmp_path / name for name in ("metrics", "one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folders[0]))
     async with AsyncExitStack() as stack:
-        started: list[tuple[Process, Server]] = []
-        for name in ("one", "two"):
-            (folder := tmp_path / name).mkdir()
-            (folder / "gateway.db").write_bytes(_sqlite_template.read_bytes())
-            url = f"sqlite:///{folder / 'gateway.db'}"
-            started.append(await stack.enter_async_context(process(url, folder)))
+        started = await asyncio.gather(
+            *(stack.enter_async_context(process(sqlite_url, folder)) for folder in folders[1:])
+        )
         (_, one), (second, two) = started
         for server, number in ((one, 2), (two, 3)):
             await server.service.notify_many("ada", number)
