@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,8 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
 from gateway import __version__, accounts, schema, web
-from gateway.api import auth, health, inbox, notifications, services, socket, users, well_known
-from gateway.api.dependencies import Gateway
+from gateway.api import auth, health, inbox, monitoring, notifications, services, socket, users, well_known
+from gateway.api.dependencies import Gateway, parts_of
 from gateway.api.trail import record_refusal
 from gateway.backplane import Receiver, open_backplane
 from gateway.database import Database, answers, open_database
@@ -38,14 +39,18 @@ from gateway.errors import (
 )
 from gateway.headers import API_POLICY, BrowserHeaders, Cors
 from gateway.hub import Hub
+from gateway.logs import request_id
+from gateway.metrics import Metrics, Now
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
 from gateway.settings import Settings, UnknownRecipients
 from gateway.tail import Tail
+from gateway.telemetry import restore_query, traced, untraced
 from gateway.throttle import Throttle
 from gateway.tokens import Tokens
 from gateway.web import reference
+from gateway.websocket import CLOSED
 from gateway.writer import Committed, Writer
 
 logger = structlog.get_logger()
@@ -59,7 +64,7 @@ REFRESH = 5
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. The schema is up to date before it starts: `gateway serve` sees to that."""
-    app = FastAPI(
+    app = (traced if settings.otel else untraced)(
         title="Notification Gateway",
         version=__version__,
         description="Durable notifications for the users of your backend, pushed when they are committed.",
@@ -85,6 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
         services.router,
         web.router,
         reference.router,
+        monitoring.router,
     ):
         app.router.routes.extend(router.routes)
     app.router.default = not_found
@@ -92,15 +98,19 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.allowed_origins:
         app.add_middleware(Cors, allow_origins=settings.allowed_origins)
     app.add_middleware(BrowserHeaders)
+    if settings.otel:
+        restore_query(app)
     return app
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[str, Any]]:
     """Make the parts, run what runs in the background, and flush the writer at the end.
 
     A background task that dies takes the process with it: a gateway that half works is worse than none.
+    What is yielded, uvicorn's protocols have too.
     """
+    metrics = Metrics(max_sockets=settings.max_sockets)
     tail = Tail(settings.tail_bytes)
     backplane = open_backplane(settings)
     hub = Hub(
@@ -109,11 +119,20 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         max_sockets_per_user=settings.max_sockets_per_user,
     )
 
+    drain = Drain(hub, settings.grace_period)
+
     def announce(committed: Committed) -> None:
+        committed_at = time.time()
+        for entry in committed.entries:
+            entry.committed_at = committed_at
+        metrics.committed(committed.posts, committed.items, committed.seconds)
         seqs = {user_id: counts.seq for user_id, counts in committed.counts.items()}
         tail.record(committed.entries, committed.counts)
         hub.ring(seqs)
         backplane.publish(seqs)
+
+    def now() -> Now:
+        return Now(not drain.began, len(hub), backplane.sent, backplane.received, hub.reconciled)
 
     async with (
         _loud(),
@@ -147,7 +166,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
                 tokens,
                 passwords,
                 throttle,
-                Drain(hub, settings.grace_period),
+                drain,
                 Readiness(
                     {
                         "database": partial(database.read, answers),
@@ -156,17 +175,19 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
                         "backplane": lambda: backplane.listening,
                     }
                 ),
+                metrics,
             )
             background = [
                 tasks.create_task(hub.run(), name="hub"),
                 tasks.create_task(backplane.run(receiver), name="backplane"),
                 tasks.create_task(reconciler.run(), name="reconciler"),
+                tasks.create_task(metrics.run(now), name="metrics"),
                 tasks.create_task(_refresh(tokens), name="refresh"),
                 tasks.create_task(tokens.issuers.run(), name="issuers"),
                 tasks.create_task(_finish_erasures(database), name="erasures"),
             ]
             async with writer.running():
-                yield
+                yield {CLOSED: metrics.closed}
             await backplane.drain()
             for task in background:
                 task.cancel()
@@ -236,7 +257,10 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
     known = error if isinstance(error, GatewayError) else GatewayError()
     if known is not error:
         logger.error("a request failed", path=connection.url.path, exc_info=error)
+        # This answer does not pass `BrowserHeaders`, and is the one whose id is asked for.
+        known.headers["X-Request-ID"] = request_id() or ""
     record_refusal(connection, known)
+    parts_of(connection).metrics.refused(*_counted(known))
     if isinstance(connection, Request):
         return _refusal(known)
     if isinstance(known, OriginNotAllowed | RateLimited | Invalid | Draining):
@@ -245,6 +269,13 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
         await connection.accept(socket.offered_subprotocol(connection))
         await connection.close(known.close_code, known.code)
     return None
+
+
+def _counted(error: GatewayError) -> tuple[int, str]:
+    """Return the status and the code as which an error is counted. Neither comes from the request."""
+    if isinstance(error, OAuthError):
+        return error.http_status, error.error
+    return error.status, error.code
 
 
 def _refusal(error: GatewayError) -> Response:
@@ -305,6 +336,7 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
     headers = dict(refused.headers or {})
     if refused.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed(connection))
+    parts_of(connection).metrics.refused(refused.status_code, code)
     # A problem that the status says all of has no type of its own (RFC 9457, section 4.2.1).
     return _problem("about:blank", refused.status_code, code, title, str(refused.detail), headers)
 

@@ -17,6 +17,7 @@ from enum import StrEnum
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 
+from gateway.logs import request_id
 from gateway.protocol import timestamp
 from gateway.settings import SettingsError
 
@@ -75,7 +76,7 @@ def record(
     """
     if not logger.isEnabledFor(logging.INFO):
         return
-    fields = details | {"actor": actor, "subject": subject, "source": source}
+    fields = details | {"actor": actor, "subject": subject, "source": source, "request_id": request_id()}
     line: dict[str, Value] = {"time": timestamp(int(time.time() * 1000)), "event": str(event)}
     line |= {name: _bounded(value) for name, value in fields.items() if value is not None}
     logger.info(json.dumps(line, separators=(",", ":")))

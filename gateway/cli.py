@@ -17,7 +17,7 @@ from gateway.backplane import open_backplane, reach
 from gateway.database import Database, open_database
 from gateway.errors import GatewayError, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
-from gateway.settings import Settings, SettingsError, TrustedIssuer, is_loopback, load_settings
+from gateway.settings import LogFormat, Settings, SettingsError, TrustedIssuer, is_loopback, load_settings
 from gateway.signing import MAX_TTL
 from gateway.throttle import Throttle
 from gateway.tokens import INBOX, OWN_CLIENT, Tokens
@@ -97,7 +97,8 @@ def serve(
     settings = load_settings(host=host, port=port, workers=workers)
     if demo and not is_loopback(settings.host):
         raise SettingsError("--demo: only on a loopback address such as 127.0.0.1, for anybody may sign in")
-    logs.configure(settings.log_level, access_log=settings.access_log)
+    as_json = settings.log_format is LogFormat.JSON
+    logs.configure(settings.log_level, access_log=settings.access_log, as_json=as_json)
     # The port is taken first: a demo that cannot be served must not change the one that is.
     with serving.listen(settings, inherit) as listener, audit.written_to(settings.audit_log):
         if inherit is not None:

@@ -19,6 +19,7 @@ from gateway.errors import Disconnected, GatewayError, InsufficientScope, Invali
 from gateway.hub import Hub
 from gateway.inbox import Delivered, Mark, ReadUpTo, Seen
 from gateway.log import Entry
+from gateway.metrics import Metrics
 from gateway.protocol import BadCommand, Close, Command, CommandType, Counts
 from gateway.settings import Settings
 from gateway.tail import Tail
@@ -62,6 +63,7 @@ class Connection:
         "_hinted",
         "_hub",
         "_live",
+        "_metrics",
         "_seen",
         "_sending_since",
         "_sent_at",
@@ -91,6 +93,7 @@ class Connection:
         hub: Hub,
         writer: Writer,
         tokens: Tokens,
+        metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._socket = socket
@@ -102,6 +105,7 @@ class Connection:
         self._hub = hub
         self._writer = writer
         self._tokens = tokens
+        self._metrics = metrics
         self._clock = clock
         self.session = user.session
         self._cursor = 0
@@ -219,6 +223,8 @@ class Connection:
             await self._reset(epoch, counts)
         else:
             self._cursor = cursor
+            if cursor < counts.seq:
+                self._metrics.replayed()
         for entry in entries:
             await self._send_frame(entry.frame)
 
@@ -272,6 +278,8 @@ class Connection:
             await self._send_frame(entry.frame)
             self._cursor = entry.counts.seq
             self._counts = entry.counts
+        if self._live and entries and (since := entries[0].committed_at):
+            self._metrics.delivered(self._clock() - since)
 
     async def _fill_to(self, entry: Entry) -> None:
         """Send a message for each number before this entry whose items have all changed again since.
@@ -289,6 +297,7 @@ class Connection:
         self._cursor = counts.seq
         self._counts = counts
         self._head = max(self._head, counts.seq)
+        self._metrics.reset()
         await self._send(protocol.reset(epoch, counts))
 
     async def _send(self, message: str) -> None:

@@ -1,10 +1,14 @@
-"""The headers that tell a browser what it may do with an answer, and which pages may read it.
+"""The headers of an answer: what a browser may do with it, which pages may read it, and the request id.
 
 What is the same for every answer, uvicorn adds (`EVERYWHERE`); the rest is `BrowserHeaders`'.
 """
 
+from functools import partial
+
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.logs import REQUEST_ID, bind_request_id
 
 EVERYWHERE = [
     ("X-Content-Type-Options", "nosniff"),
@@ -25,6 +29,8 @@ _HTTPS_ONLY: Header = (b"strict-transport-security", b"max-age=31536000")
 class BrowserHeaders:
     """Adds a policy to every answer that has none, and keeps what is nobody else's out of caches.
 
+    Every answer also has the id of its request, which the log has too; so has that to a handshake.
+
     Only an answer by https has `Strict-Transport-Security`: by http it would mean nothing (RFC 6797, 7.2).
     """
 
@@ -33,14 +39,18 @@ class BrowserHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        request_id = (REQUEST_ID, bind_request_id(scope["headers"]))
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, partial(_answer_handshake, send, request_id))
             return
         https, reads = scope["scheme"] == "https", scope["method"] in {"GET", "HEAD"}
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers: list[Header] = list(message["headers"])
+                headers: list[Header] = [*message["headers"], request_id]
                 names = {name for name, _ in headers}
                 if b"content-security-policy" not in names:
                     headers.append(_POLICY)
@@ -52,6 +62,12 @@ class BrowserHeaders:
             await send(message)
 
         await self._app(scope, receive, answer)
+
+
+async def _answer_handshake(send: Send, request_id: Header, message: Message) -> None:
+    if message["type"] in {"websocket.accept", "websocket.http.response.start"}:
+        message["headers"] = [*message.get("headers", ()), request_id]
+    await send(message)
 
 
 class Cors(CORSMiddleware):
@@ -66,8 +82,22 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=allow_origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-None-Match"],
-            expose_headers=["ETag", "Link", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "If-None-Match",
+                "X-Request-ID",
+            ],
+            expose_headers=[
+                "ETag",
+                "Link",
+                "Location",
+                "Retry-After",
+                "RateLimit",
+                "RateLimit-Policy",
+                "X-Request-ID",
+            ],
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

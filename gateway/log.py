@@ -77,7 +77,8 @@ class Entry:
     """What took one number of one user's log. Its frame is encoded once, for all sockets of the user.
 
     `fresh` says that its one item is new to whoever reads on from the entry before. `up_to` is set where
-    the items are too many to be listed: all up to it were marked read.
+    the items are too many to be listed: all up to it were marked read. `committed_at` is when it was stored,
+    in seconds since 1970, or 0 where that is not known.
     """
 
     user_id: int
@@ -85,6 +86,7 @@ class Entry:
     items: Sequence[Item]
     fresh: bool = False
     up_to: int | None = None
+    committed_at: float = 0
     _frame: bytes | None = field(default=None, repr=False)
 
     @property
@@ -363,7 +365,11 @@ def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int) -
     for seq, items_of_seq in groupby(changes, key=lambda item: item.seq):
         group = list(items_of_seq)
         new = len(group) == 1 and group[0].created_seq > cursor and group[0].deleted_at is None
-        entries.append(Entry(user_id, counts._replace(seq=seq), group, fresh=new))
+        entry = Entry(user_id, counts._replace(seq=seq), group, fresh=new)
+        if new:
+            # When it was posted is the nearest that is kept.
+            entry.committed_at = group[0].content.created_at / 1000
+        entries.append(entry)
     return entries
 
 

@@ -1,6 +1,7 @@
 """The settings of a gateway: read once from `GATEWAY_*` variables or `.env`, then frozen."""
 
 import json
+import re
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address, ip_network
@@ -23,6 +24,8 @@ from sqlalchemy.exc import ArgumentError
 
 from gateway.origins import read_origin
 
+_METRICS_TOKEN = re.compile(r"[!-~]{16,}")
+
 
 class UnknownRecipients(StrEnum):
     """What a post to a `sub` that the gateway has not met does."""
@@ -37,6 +40,13 @@ class BackplaneKind(StrEnum):
     MEMORY = "memory"
     POSTGRES = "postgres"
     REDIS = "redis"
+
+
+class LogFormat(StrEnum):
+    """How the log is written."""
+
+    CONSOLE = "console"
+    JSON = "json"
 
 
 class SettingsError(Exception):
@@ -95,6 +105,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="The least level logged."
+    )
+    log_format: LogFormat = Field(
+        LogFormat.CONSOLE, description="How the log is written: for people (console), or as lines of JSON."
     )
     access_log: bool = Field(False, description="Log a line for each HTTP request (without its query).")
 
@@ -167,6 +180,25 @@ class Settings(BaseSettings):
     forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Proxies, as addresses and networks, whose X-Forwarded-For and -Proto are believed."
     )
+
+    metrics_token: SecretStr | None = Field(
+        None, description="A Bearer token for /metrics (16 characters or more), from other machines too."
+    )
+    otel: bool = Field(
+        False, description="Make spans for OpenTelemetry; OTEL_* variables say where they go. Extra otel."
+    )
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _check_metrics_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _METRICS_TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("it must have 16 characters or more, all of them printable ASCII without spaces")
+        return value
 
     @field_validator("login_limit", "login_limit_per_address")
     @classmethod

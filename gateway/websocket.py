@@ -19,17 +19,23 @@ from starlette.types import Scope
 from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import StatusLike
 
 from gateway.errors import Disconnected
+from gateway.logs import request_id
 from gateway.protocol import Close
 
 LINGER = 5.0
 """How long a client has to answer a close frame, in seconds."""
 
 _EXTENSION = "gateway.websocket"
+
+CLOSED = "gateway.closed"
+"""Where the state of the lifespan holds what is told of each end: `closed(code, by_client=…)`."""
 
 
 class _Server(ServerProtocol):
@@ -64,8 +70,18 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         What is left holds itself in circles otherwise, and to find those is an eighth of what a socket costs.
         """
         super().connection_lost(exc)
+        self._count_end()
         self.conn.parser.close()
         self._told = None
+
+    def _count_end(self) -> None:
+        """Say with which code it ended, and who began that, unless the handshake was refused."""
+        sent, received = self.conn.close_sent, self.conn.close_rcvd
+        if sent is not None:
+            code = received.code if received and self.conn.close_rcvd_then_sent else sent.code
+            self.app_state[CLOSED](code, by_client=bool(self.conn.close_rcvd_then_sent))
+        elif self.conn.state is not State.CONNECTING:
+            self.app_state[CLOSED](CloseCode.ABNORMAL_CLOSURE, by_client=True)
 
     def handle_connect(self, event: Request) -> None:
         """Begin the handshake, and let the application have this object."""
@@ -107,6 +123,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         del headers["Date"]
         for name, value in self.default_headers:
             headers[name.decode("latin-1")] = value.decode("latin-1")
+        if (bound := request_id()) is not None:
+            headers["X-Request-ID"] = bound
         if subprotocol is not None:
             headers["Sec-WebSocket-Protocol"] = subprotocol
         self.conn.send_response(self.response)

@@ -21,6 +21,7 @@ from typing import cast
 import structlog
 
 from gateway import serving
+from gateway.metrics import METRICS_FOLDER, mark_dead
 from gateway.settings import Settings
 
 logger = structlog.get_logger()
@@ -40,7 +41,7 @@ def supervise(settings: Settings, listener: socket.socket) -> int:
     with tempfile.TemporaryDirectory(prefix="gateway-metrics-", ignore_cleanup_errors=True) as folder:
         environment = {
             # The library of the metrics adds up what the processes write there.
-            "PROMETHEUS_MULTIPROC_DIR": folder,
+            METRICS_FOLDER: folder,
             **os.environ,
             "GATEWAY_WORKERS": str(settings.workers),
         }
@@ -156,7 +157,7 @@ class Supervisor:
         while True:
             worker = self._places[place]
             code = await worker.wait()
-            self._living.discard(worker)
+            self._gone(worker)
             if self._places[place] is worker:
                 failures = failures + 1 if time.monotonic() - started_at < STEADY else 0
                 pause = min(FIRST_PAUSE * 2**failures, LONGEST_PAUSE)
@@ -199,7 +200,11 @@ class Supervisor:
         for worker in workers:
             _signal(worker, signal.SIGKILL)
             await worker.wait()
-        self._living -= workers
+            self._gone(worker)
+
+    def _gone(self, worker: Process) -> None:
+        self._living.discard(worker)
+        mark_dead(worker.pid, self._environment[METRICS_FOLDER])
 
 
 async def _serves(worker: Process) -> bool:

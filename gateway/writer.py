@@ -55,11 +55,17 @@ Outcome = Accepted | Changed | GatewayError
 
 
 class Committed(NamedTuple):
-    """What a transaction did: an outcome for each piece of work, new entries, and the counts that moved."""
+    """What a transaction did: an outcome for each piece of work, new entries, and the counts that moved.
+
+    `posts` were stored, for `items` recipients in all; `seconds` is how long it took.
+    """
 
     outcomes: list[Outcome]
     entries: list[Entry]
     counts: dict[int, Counts]
+    posts: int = 0
+    items: int = 0
+    seconds: float = 0
 
 
 class Writer:
@@ -168,7 +174,7 @@ class Writer:
     async def _write(self, batch: Sequence[tuple[Work, asyncio.Future[Outcome]]]) -> None:
         work = [one for one, _ in batch]
         try:
-            now = int(self._clock() * 1000)
+            now, began = int(self._clock() * 1000), time.perf_counter()
             committed = await self._database.write(commit, work, now, self._create_users, self._followed)
         except Unavailable as error:
             _tell(batch, [Unavailable(error.detail) for _ in batch])
@@ -184,7 +190,7 @@ class Writer:
             failure.__cause__ = error
             _tell(batch, [failure])
         else:
-            self._announce(committed)
+            self._announce(committed._replace(seconds=time.perf_counter() - began))
             _tell(batch, committed.outcomes)
 
     def _keep_acknowledgements(self, work: Sequence[Work]) -> None:
@@ -233,7 +239,13 @@ def commit(
     entries = log.append(connection, posts, positions, followed) if posts else []
     for number, change in changes.items():
         outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
-    return Committed([outcomes[number] for number in range(len(batch))], entries, positions.save())
+    return Committed(
+        [outcomes[number] for number in range(len(batch))],
+        entries,
+        positions.save(),
+        posts=len(posts),
+        items=sum(len(post.recipients) for post in posts),
+    )
 
 
 def _admit(

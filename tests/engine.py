@@ -20,6 +20,7 @@ from gateway.database import Database
 from gateway.errors import Disconnected
 from gateway.hub import Hub
 from gateway.log import Post
+from gateway.metrics import Metrics
 from gateway.protocol import Close, Content
 from gateway.settings import Settings
 from gateway.tail import Tail
@@ -156,6 +157,7 @@ class Engine:
         self.announced: list[Committed] = []
         self.writer = Writer(database, self._announce, followed=self.tail)
         self.tokens = Tokens(settings, database, on_ended=self.hub.end_sessions)
+        self.metrics = Metrics(max_sockets=settings.max_sockets)
         self.now = 1_000_000.0
         self._posted = 0
 
@@ -194,6 +196,7 @@ class Engine:
             hub=self.hub,
             writer=self.writer,
             tokens=self.tokens,
+            metrics=self.metrics,
             clock=lambda: self.now,
         )
         running = asyncio.create_task(connection.run())

@@ -39,8 +39,9 @@ class Trail(logging.Handler):
         self.lines.append(json.loads(record.getMessage()))
 
     def of(self, event: Event) -> list[Json]:
-        """Return the lines of one event, without the time."""
-        return [{k: v for k, v in one.items() if k != "time"} for one in self.lines if one["event"] == event]
+        """Return the lines of one event, without the time and the id of the request."""
+        own = {"time", "request_id"}
+        return [{k: v for k, v in one.items() if k not in own} for one in self.lines if one["event"] == event]
 
     def last(self, event: Event) -> Json:
         """Return the newest line of one event."""

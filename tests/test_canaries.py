@@ -2,7 +2,7 @@
 
 A real `gateway serve` at log level debug, with its access log on, is sent secrets in every carrier and in
 every kind of request, good and bad; then its database is broken, and they are sent again. Neither the log,
-nor the audit log, nor a refusal may hold any of them.
+nor the audit log, nor a refusal, nor the metrics may hold any of them. The log on SQLite is JSON.
 """
 
 import asyncio
@@ -352,10 +352,9 @@ def secrets_at_rest(connection: Connection) -> set[str]:
 def spellings(secret: str) -> set[str]:
     """Return the forms in which a secret would give itself away."""
     plain = {secret, quote(secret), base64.b64encode(secret.encode()).decode().rstrip("=")}
-    return plain | {
-        secret.rsplit(".", maxsplit=1)[-1],
-        secret.removeprefix("ngk_").partition("_")[2] or secret,
-    }
+    # Of a key the secret part; the other tokens may have an underscore anywhere.
+    key = secret.split("_", 2)[-1] if secret.startswith("ngk_") else secret
+    return plain | {secret.rsplit(".", maxsplit=1)[-1], key}
 
 
 async def with_database(url: str, work: Callable[[Connection], Any]) -> Any:
@@ -370,6 +369,7 @@ async def running(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[Proc
     settings = {
         "log_level": "debug",
         "access_log": True,
+        "log_format": "json" if database_url.startswith("sqlite") else "console",
         "audit_log": tmp_path / "audit.log",
         "login_limit": "",
         "login_limit_per_address": "",
@@ -396,12 +396,16 @@ async def test_no_secret_and_no_content_is_written_anywhere(
     # The last line that is looked for shows that those before it are written.
     await Service(server.http, "x").get("/v1/inbox/the-end-of-it")
     await until(lambda: "the-end-of-it" in gateway.log.read_text(), "the log is written")
+    metrics = (await server.http.get("/metrics")).text
     gateway.end()
 
     log, audit = gateway.log.read_text(), (tmp_path / "audit.log").read_text()
     assert "WebSocket /v1/ws" in log, "the access log is on"
-    assert "[debug" in log, "the level is debug"
+    if database_url.startswith("sqlite"):
+        assert all(isinstance(json.loads(line), dict) for line in log.splitlines()), "the log is JSON"
+    assert "[debug" in log or '"level": "debug"' in log, "the level is debug"
     assert "Traceback" in log, "failures are logged"
+    assert "gateway_refusals_total{" in metrics
     assert {200, 201, 204, 400, 401, 404, 413, 422, 426} <= barrage.statuses
     assert barrage.statuses & {500, 503}, "failures are answered"
     assert {"login", "login_failed", "refused", "refresh_reused"} <= {
@@ -411,7 +415,8 @@ async def test_no_secret_and_no_content_is_written_anywhere(
     issued = {form for secret in barrage.issued for form in spellings(secret)}
     assert len(issued) > 20
     key = spellings(API_KEY)
-    written = {"the log": log, "the audit log": audit, "the refusals": "\n".join(barrage.refusals)}
+    refusals = "\n".join(barrage.refusals)
+    written = {"the log": log, "the audit log": audit, "the refusals": refusals, "the metrics": metrics}
     found = [
         f"{where}: {kind}: {around(said, secret)}"
         for where, said in written.items()

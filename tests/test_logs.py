@@ -1,12 +1,16 @@
 import io
+import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import structlog
 
 from gateway import accounts, logs, services
+from gateway.settings import LogFormat, load_settings
 
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
 KEY = services.new_key()[2]
@@ -26,18 +30,34 @@ LINES = [
 ]
 
 
-@pytest.fixture
-def console(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the log writes on the console, with the logging of the test run put back at the end."""
+@contextmanager
+def logging_to(stderr: io.StringIO, *, as_json: bool) -> Iterator[None]:
+    """Configure the log, with the logging of the test run put back at the end."""
     root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.error")
     handlers, level, filters = root.handlers[:], root.level, uvicorn.filters[:]
-    monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
-    # `basicConfig(force=True)` would close the handlers of pytest.
-    root.handlers = []
-    logs.configure("info", access_log=True)
-    yield stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        # `basicConfig(force=True)` would close the handlers of pytest.
+        root.handlers = []
+        logs.configure("info", access_log=True, as_json=as_json)
+        yield
+    logging.captureWarnings(capture=False)
     root.handlers, root.level, uvicorn.filters = handlers, level, filters
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def console() -> Iterator[io.StringIO]:
+    """What the log writes on the console."""
+    with logging_to(stderr := io.StringIO(), as_json=False):
+        yield stderr
+
+
+@pytest.fixture
+def json_console() -> Iterator[io.StringIO]:
+    """What the log writes on the console as JSON."""
+    with logging_to(stderr := io.StringIO(), as_json=True):
+        yield stderr
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -65,3 +85,74 @@ def test_a_traceback_shows_no_variables_and_no_secrets(console: io.StringIO) -> 
         structlog.get_logger().exception("it failed", about=secret)
     assert "ValueError" in console.getvalue()
     assert KEY not in console.getvalue()
+
+
+# --- as JSON ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_no_secret_is_in_a_line_of_json(json_console: io.StringIO, line: str) -> None:
+    logging.getLogger("uvicorn.error").info("%s", line)
+    structlog.get_logger("ours").info(
+        "an event", text=line, deep={"a": [line, {line: line}]}, odd=[line, b"x"]
+    )
+    structlog.get_logger("ours").info(line)
+    written = json_console.getvalue()
+    events = [json.loads(one) for one in written.splitlines()]
+    assert [one["logger"] for one in events] == ["uvicorn.error", "ours", "ours"]
+    for secret in ("c2VjcmV0", "c2lnbmF0dXJl", JWT, KEY):
+        assert secret not in written
+
+
+def test_a_value_that_is_named_a_secret_is_none_in_json(json_console: io.StringIO) -> None:
+    structlog.get_logger().info(
+        "an event", token="c2VjcmV0", Authorization="x", number=3, client_secret=["y"]
+    )
+    event = json.loads(json_console.getvalue())
+    assert (event["token"], event["Authorization"]) == ("[redacted]", "[redacted]")
+    assert (event["number"], event["client_secret"]) == (3, "[redacted]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['a"b\\', "two\nlines\r\n", '/v1/ws?token="x\\"', "\u2028\x00\x1b[31m", "half \ud800", "{}"],
+    ids=ascii,
+)
+def test_every_line_is_one_object_of_json_whatever_is_logged(json_console: io.StringIO, text: str) -> None:
+    logging.getLogger("a library").warning("%s", text)
+    structlog.get_logger().info(text, text=text, odd=object(), error=ValueError(text), many={text})
+    written = json_console.getvalue()
+    assert written.isascii()
+    assert [json.loads(one)["level"] for one in written.split("\n")[:-1]] == ["warning", "info"]
+
+
+def test_a_traceback_is_one_string_of_json_without_variables(json_console: io.StringIO) -> None:
+    secret = KEY
+    try:
+        int(JWT)
+    except ValueError:
+        structlog.get_logger().exception("it failed", number=len(secret))
+        logging.getLogger("a library").exception("it failed too")
+    ours, theirs = (json.loads(one) for one in json_console.getvalue().splitlines())
+    for event in (ours, theirs):
+        assert event["exception"].startswith("Traceback (most recent call last)")
+        assert "ValueError: " in event["exception"]
+        assert JWT not in str(event)
+        assert KEY not in str(event)
+
+
+def test_a_warning_of_python_is_a_line_of_json_too(json_console: io.StringIO) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=True)
+        warnings.warn("it is old", DeprecationWarning, stacklevel=1)
+        logging.captureWarnings(capture=False)
+    assert "it is old" in json.loads(json_console.getvalue())["event"]
+
+
+@pytest.mark.parametrize("written", ["INFO", "Info", "info"])
+def test_the_level_may_be_written_in_any_case(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_LOG_LEVEL", written)
+    monkeypatch.setenv("GATEWAY_LOG_FORMAT", "JSON")
+    settings = load_settings()
+    assert (settings.log_level, settings.log_format) == ("info", LogFormat.JSON)

@@ -144,6 +144,7 @@ async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     try:
         attempt = await parts.throttle.logins.begin(sub, address)
     except RateLimited:
+        parts.metrics.login("password", "rate_limited")
         audit.record(Event.LOGIN_FAILED, actor=None, source=address, why="rate_limited")
         raise
     refresh_token = secrets.token_urlsafe(32)
@@ -151,11 +152,13 @@ async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     session = new_session(expires_at * 1000, digest(refresh_token))
     failure = await _start_session(parts, sub, password, session)
     if failure is not None:
+        parts.metrics.login("password", failure)
         # A name that nobody has is not recorded: people type their password there.
         actor = None if failure == "unknown_user" else audit.user(sub)
         audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=failure)
         raise OAuthError("invalid_grant", "The user name or the password is wrong.")
     await attempt.succeeded()
+    parts.metrics.login("password", "success")
     audit.record(Event.LOGIN, actor=audit.user(sub), source=address, grant="password", session=session.id)
     return _answer(parts, sub, OWN_CLIENT, scopes, session.id, expires_at, refresh_token)
 
@@ -208,8 +211,10 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     actor = audit.user(done.sub) if done.sub else None
     if done.token is None:
         event = Event.REFRESH_REUSED if done.ended else Event.REFRESH_FAILED
+        parts.metrics.login("refresh_token", "reused" if done.ended else "failed")
         audit.record(event, actor=actor, source=address, session=done.session or None)
         raise OAuthError("invalid_grant", "The refresh token is unknown, used, expired or revoked.")
+    parts.metrics.login("refresh_token", "success")
     audit.record(Event.REFRESHED, actor=actor, source=address, session=done.session)
     ends = done.expires_at // 1000
     return _answer(parts, done.sub, OWN_CLIENT, scopes, done.session, ends, done.token)
@@ -225,6 +230,7 @@ async def _authorize_service(
         service = await parts.database.read(services.find_service, client_id)
     if service is None or not hmac.compare_digest(service.secret_hash, digest(secret)):
         actor, why = (audit.service(client_id), "wrong_secret") if service else (None, "unknown_client")
+        parts.metrics.login("client_credentials", why)
         audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=why)
         raise _invalid_client()
     scopes = _narrowed(form, service.scopes.split())
@@ -235,6 +241,7 @@ async def _authorize_service(
         await parts.database.write(services.start_service_session, client_id, session, int(now * 1000))
     except NotFound:
         raise _invalid_client() from None
+    parts.metrics.login("client_credentials", "success")
     audit.record(
         Event.LOGIN,
         actor=audit.service(client_id),

@@ -27,6 +27,7 @@ from gateway.database import Database
 from gateway.drain import Drain
 from gateway.errors import InsufficientScope, Invalid, MissingToken, OriginNotAllowed, PayloadTooLarge
 from gateway.hub import Hub
+from gateway.metrics import Metrics
 from gateway.origins import own_origin, read_origin
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
@@ -52,6 +53,7 @@ class Gateway:
     throttle: Throttle
     drain: Drain
     readiness: Readiness
+    metrics: Metrics
 
 
 def parts_of(connection: HTTPConnection) -> Gateway:
@@ -71,14 +73,14 @@ def client_address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else ""
 
 
-def _bearer(connection: HTTPConnection) -> str | None:
+def bearer(connection: HTTPConnection) -> str | None:
     """Return the token of the header `Authorization: Bearer`, the scheme in any case (RFC 9110, 11.1)."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
 async def _caller(connection: HTTPConnection) -> Principal:
-    token = _bearer(connection)
+    token = bearer(connection)
     if token is None:
         raise MissingToken
     return await parts_of(connection).tokens.verify(token)
@@ -133,7 +135,7 @@ async def socket_user(connection: HTTPConnection) -> User:
     parts = parts_of(connection)
     parts.throttle.handshakes.take(network_of(client_address(connection)))
     _check_origin(connection, parts.settings.allowed_origins)
-    token = _bearer(connection)
+    token = bearer(connection)
     ticket = connection.query_params.get("ticket")
     if token is None and ticket is not None:
         return inbox_user(await parts.tokens.redeem(ticket))

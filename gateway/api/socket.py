@@ -79,6 +79,7 @@ async def open_socket(websocket: WebSocket, opening: Annotated[Opening, Depends(
         hub=parts.hub,
         writer=parts.writer,
         tokens=parts.tokens,
+        metrics=parts.metrics,
     )
     told = partial(record_close, client_address(websocket), user)
     socket.hand_over(partial(_serve, connection, socket), told)
