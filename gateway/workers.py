@@ -204,7 +204,8 @@ class Supervisor:
 
     def _gone(self, worker: Process) -> None:
         self._living.discard(worker)
-        mark_dead(worker.pid, self._environment[METRICS_FOLDER])
+        if folder := self._environment.get(METRICS_FOLDER):
+            mark_dead(worker.pid, folder)
 
 
 async def _serves(worker: Process) -> bool:
@@ -216,5 +217,8 @@ async def _serves(worker: Process) -> bool:
 
 
 def _signal(worker: Process, sig: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        worker.send_signal(sig)
+    # Not with the worker's own method: that reaps a process which has just ended, and then nobody learns
+    # its exit code any more.
+    if worker.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, sig)
