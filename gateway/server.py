@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
             self._parts.drain.begin()
         grace_period = self._settings.grace_period
         self._answered_by = time.monotonic() + grace_period * ANSWERED
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(int(not self.ended_well)))
         signal.setitimer(signal.ITIMER_REAL, grace_period * CUT_OFF)
         self.should_exit = True
 

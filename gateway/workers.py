@@ -112,6 +112,7 @@ class Supervisor:
         code = 0 if self._stopping.is_set() else serving.result()
         serving.cancel()
         stopping.cancel()
+        await asyncio.wait({serving, stopping})
         self._listener.close()
         await self._end(self._living, signal.SIGTERM)
         return int(self._forced) or code

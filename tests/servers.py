@@ -181,7 +181,7 @@ class Process:
     async def start(self) -> None:
         """Start it and wait until it answers."""
         self._process = self._launch()
-        await until(self._answers, "the gateway answers", within=30)
+        await until(self._answers, "the gateway answers", within=60)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
