@@ -19,15 +19,21 @@ def upgrade(connection: Connection) -> None:
     """Migrate to the newest schema. On SQLite the transaction itself is the lock."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    if not pending(connection):
+        return
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
 def pending(connection: Connection) -> bool:
-    """Whether a migration is waiting to be run."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() != head
+    """Whether a migration is waiting to be run.
+
+    None is in a schema that a newer version has made: this one works on it, for migrations only add. So an
+    old process starts again while the others are upgraded, and after an upgrade was taken back.
+    """
+    known = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    return MigrationContext.configure(connection).get_current_revision() in {None, *known[1:]}
 
 
 def earlier() -> frozenset[str]:

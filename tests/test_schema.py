@@ -4,7 +4,7 @@ import asyncio
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from gateway import schema
 from gateway.database import open_database
@@ -35,6 +35,19 @@ async def test_an_empty_database_has_a_migration_pending_and_then_none(empty_dat
 async def test_migrating_again_changes_nothing(empty_database_url: str) -> None:
     async with open_database(settings_for(empty_database_url)) as database:
         await database.write(schema.upgrade)
+        await database.write(schema.upgrade)
+        assert await database.read(tables) == EVERY_TABLE
+
+
+async def test_a_schema_that_a_newer_version_has_made_is_left_as_it_is(empty_database_url: str) -> None:
+    def upgrade_as_a_newer_version(connection: Connection) -> None:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
+
+    async with open_database(settings_for(empty_database_url)) as database:
+        await database.write(schema.upgrade)
+        await database.write(upgrade_as_a_newer_version)
+        assert not await database.read(schema.pending)
+        # Another process may have upgraded while this one waited for the lock.
         await database.write(schema.upgrade)
         assert await database.read(tables) == EVERY_TABLE
 
