@@ -28,6 +28,7 @@ from gateway.errors import GatewayError, Invalid, OAuthError, OriginNotAllowed, 
 from gateway.headers import API_POLICY, BrowserHeaders, Cors
 from gateway.hub import Hub
 from gateway.passwords import Passwords
+from gateway.retention import Retention
 from gateway.settings import Settings, UnknownRecipients
 from gateway.tail import Tail
 from gateway.throttle import Throttle
@@ -106,6 +107,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
             followed=tail,
             create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
         )
+        retention = Retention(database, writer, keep=settings.retention_seconds)
         tokens = Tokens(settings, database, on_ended=hub.end_sessions)
         await tokens.start()
         with Passwords() as passwords:
@@ -115,6 +117,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
                 tasks.create_task(_refresh(tokens), name="refresh"),
                 tasks.create_task(tokens.issuers.run(), name="issuers"),
                 tasks.create_task(_finish_erasures(database), name="erasures"),
+                tasks.create_task(retention.run(), name="retention"),
             ]
             async with writer.running():
                 yield
