@@ -125,9 +125,9 @@ class SqliteDatabase:
 
     def __init__(self, url: URL) -> None:
         _make_private(url)
-        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE", 1)
-        self._readers = _sqlite_engine(url, "BEGIN", SQLITE_READERS, query_only=True)
-        self._glances = _sqlite_engine(url, None, 1, query_only=True, busy_timeout=0)
+        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
+        self._readers = _sqlite_engine(url, "BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
+        self._glances = _sqlite_engine(url, None, 1, 0, query_only=True)
         self._glancing: Connection | None = None
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
@@ -217,7 +217,7 @@ def _make_private(url: URL) -> None:
 
 
 def _sqlite_engine(
-    url: URL, begin: str | None, size: int, *, query_only: bool = False, busy_timeout: float = BUSY_TIMEOUT
+    url: URL, begin: str | None, size: int, busy_timeout: float, *, query_only: bool = False
 ) -> Engine:
     engine = create_engine(
         url,

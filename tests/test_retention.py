@@ -318,7 +318,10 @@ async def test_posts_go_on_while_much_is_removed(start_server: StartServer) -> N
 
 
 async def test_a_position_in_a_log_that_was_restored_is_of_another_epoch(
-    server: LocalServer, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: LocalServer,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     ada, bob = await server.user(), await server.user("bob")
     await server.service.notify(["ada", "bob"])
@@ -353,5 +356,3 @@ def test_a_retention_that_is_none_stops_the_start_with_one_line(
     said = capsys.readouterr().err
     assert said.startswith("gateway: GATEWAY_RETENTION: ")
     assert said.count("\n") == 1
-
-
