@@ -7,19 +7,20 @@ from contextlib import AbstractContextManager, asynccontextmanager, closing, con
 from itertools import count
 
 import pytest
+from alembic import command
 from sqlalchemy import Connection, func, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.util import await_only
 
-from gateway import accounts
+from gateway import accounts, log, schema
 from gateway import database as database_module
 from gateway.cli import run
-from gateway.database import SqliteDatabase, open_database
+from gateway.database import Database, SqliteDatabase, open_database
 from gateway.errors import Unavailable
 from gateway.models import services, users
 from tests.checker import History, Post, judge
 from tests.clients import Device
-from tests.databases import settings_for
+from tests.databases import add_service, settings_for
 from tests.postgres import Postgres
 from tests.servers import LocalServer, StartServer, serving
 from tests.waiting import until
@@ -152,8 +153,6 @@ async def test_two_who_make_the_same_users_never_lock_each_other_out(
     postgres: Postgres, postgres_url: str
 ) -> None:
     """Each holds a user that the other wants, if users were locked before those that are missing are made."""
-    from gateway import log
-
     made = asyncio.Event()
     attempts = count()
 
@@ -381,3 +380,75 @@ async def test_every_503_says_when_to_try_again(start_server: StartServer, datab
     ] * len(answers)
 
 
+# --- a migration under load ---------------------------------------------------------------------------------
+
+FIRST = "0001"
+
+
+def upgrade_to_the_first(connection: Connection) -> None:
+    config = schema._config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, FIRST)
+    connection.execute(text("INSERT INTO users (sub, created_at, epoch) VALUES ('old', 0, 'e')"))
+
+
+def post_as_the_first_version_did(connection: Connection, number: int) -> None:
+    """Name the columns of the first schema and no others, as a gateway that knows no more goes on to do."""
+    user_id, seq = connection.execute(
+        text(
+            "UPDATE users SET last_seq = last_seq + 1, unread = unread + 1, unseen = unseen + 1"
+            " WHERE sub = 'old' RETURNING id, last_seq"
+        )
+    ).one()
+    uuid = f"01a00000-0000-7000-8000-{number:012d}"
+    key = connection.scalar(
+        text(
+            "INSERT INTO notifications (uuid, service_id, title, category, priority, recipients, created_at)"
+            " VALUES (:uuid, 1, :title, 'default', 'normal', 1, 0) RETURNING id"
+        ),
+        {"uuid": uuid, "title": f"old {number}"},
+    )
+    connection.execute(
+        text(
+            "INSERT INTO items (user_id, created_seq, seq, notification_id) VALUES (:user, :seq, :seq, :key)"
+        ),
+        {"user": user_id, "seq": seq, "key": key},
+    )
+
+
+async def test_a_migration_from_the_first_schema_while_an_old_gateway_posts_loses_nothing(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", empty_database_url)
+    numbers, stopped, posted = count(1), asyncio.Event(), list[int]()
+
+    async def old_gateway(database: Database) -> None:
+        while not stopped.is_set():
+            number = next(numbers)
+            await database.write(post_as_the_first_version_did, number)
+            posted.append(number)
+
+    async def posts(number: int) -> None:
+        goal = len(posted) + number
+        await until(lambda: len(posted) >= goal, "the old gateway posts", within=60)
+
+    async with open_database(settings_for(empty_database_url)) as database:
+        await database.write(upgrade_to_the_first)
+        posting_of_old = asyncio.create_task(old_gateway(database))
+        await posts(50)
+        assert await database.read(schema.pending)
+        assert await asyncio.to_thread(run, ["migrate"]) == 0
+        assert not await database.read(schema.pending)
+        await posts(50)
+        stopped.set()
+        await posting_of_old
+        await database.write(add_service)
+    async with serving(settings_for(empty_database_url)) as server:
+        inbox = await (await server.user("old")).whole_inbox()
+        assert sorted(item["title"] for item in inbox.items.values()) == sorted(f"old {n}" for n in posted)
+        assert {item["seq"] for item in inbox.items.values()} == set(range(1, len(posted) + 1))
+        assert (inbox.seq, inbox.unread) == (len(posted), len(posted))
+        async with posting(server) as load:
+            await load.answers(10)
+            assert await asyncio.to_thread(run, ["migrate"]) == 0
+            await load.answers(10)

@@ -14,7 +14,7 @@ from gateway.database import LockingDatabase, open_database
 from gateway.errors import Unavailable
 from gateway.idempotency import Claim
 from gateway.log import standing
-from gateway.models import idempotency_keys, items, notifications, users
+from gateway.models import idempotency_keys, items, notifications, sessions, tickets, users
 from gateway.retention import STEP, Retention
 from gateway.writer import Submission, Writer
 from tests.clients import User
@@ -215,7 +215,7 @@ async def test_keys_sessions_and_tickets_that_have_had_their_time_are_swept(
         await locking.write(accounts.add_ticket, ticket)
         retention = Retention(locking, engine.writer, keep=None, clock=clock)
         await retention.sweep()
-        kept = [idempotency_keys, accounts.sessions, accounts.tickets]
+        kept = [idempotency_keys, sessions, tickets]
 
         def number(connection: Connection) -> list[int | None]:
             return [connection.scalar(select(func.count()).select_from(table)) for table in kept]
