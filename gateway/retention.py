@@ -57,13 +57,11 @@ class Retention:
         writer: Writer,
         *,
         keep: int | None,
-        interval: float = INTERVAL,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._writer = writer
         self._keep = keep
-        self._interval = interval
         self._clock = clock
         # Everything up to this id has been deleted, so no round looks at it again.
         self._after = ""
@@ -72,7 +70,7 @@ class Retention:
         """Do a round now and then, until cancelled. A database that is away is no error."""
         while True:
             # Not all processes at once.
-            await asyncio.sleep(self._interval * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            await asyncio.sleep(INTERVAL * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             try:
                 await self.sweep()
             except Unavailable:
