@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, literal, select, update
+from sqlalchemy import Connection, delete, func, literal, select, update
+from sqlalchemy.util import await_only
 
 from gateway import accounts, idempotency
+from gateway import retention as retention_module
 from gateway.cli import run
 from gateway.connection import Start
 from gateway.database import LockingDatabase, open_database
@@ -21,6 +24,7 @@ from tests.clients import User
 from tests.databases import settings_for
 from tests.engine import Engine
 from tests.servers import LocalServer, StartServer
+from tests.waiting import until
 
 DAY = 86_400
 KEEP = 90 * DAY
@@ -290,6 +294,55 @@ async def test_a_round_goes_on_where_the_one_before_was_cut_short(
         found = await locking.read(standing, user.id)
         assert found is not None
         assert found[1].trimmed == 3 * STEP + 3
+
+
+async def test_a_gateway_does_it_by_itself_and_goes_on_when_the_database_was_away(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention_module, "INTERVAL", 0.01)
+    server = await start_server()
+    away = asyncio.Event()
+    database = server.parts.database
+    read = database.read
+
+    async def fails(*args: Any, **kwargs: Any) -> Any:
+        if args[0] is retention_module.find_expired:
+            away.set()
+            raise Unavailable
+        return await read(*args, **kwargs)
+
+    database.read = fails  # type: ignore[method-assign]
+    await away.wait()
+    await server.service.notify("ada")
+    await database.write(make_old)
+    database.read = read  # type: ignore[method-assign]
+    ada = await server.user()
+
+    async def gone() -> bool:
+        return await counts(ada) == (2, 0, 0)
+
+    await until(gone, "the item is deleted")
+
+
+async def test_of_two_who_remove_the_last_two_items_one_removes_the_notification(postgres_url: str) -> None:
+    """Each would see the item of the other, as neither has committed."""
+    both_removed, removed = asyncio.Barrier(2), list[str]()
+
+    def remove(connection: Connection, user_id: int) -> None:
+        (key,) = connection.scalars(select(items.c.notification_id).where(items.c.user_id == user_id))
+        connection.execute(delete(items).where(items.c.user_id == user_id))
+        if not removed:
+            await_only(both_removed.wait())
+        accounts.remove_unheld(connection, {key})
+        removed.append("once")
+
+    async with open_database(settings_for(postgres_url)) as opened:
+        engine = Engine(settings_for(postgres_url), opened)
+        async with engine.writer.running():
+            ada, bob = await engine.user(), await engine.user("bob")
+            await engine.store(engine.post("ada", "bob"))
+        await asyncio.gather(*(opened.write(remove, user.id) for user in (ada, bob)))
+        assert await opened.read(rows_of) == (0, 0)
 
 
 def make_old(connection: Connection) -> None:
