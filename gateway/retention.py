@@ -32,7 +32,7 @@ INTERVAL = 600
 DELETED_FOR = 24 * 60 * 60 * 1000
 """How long a deleted item stays in the log, for clients that are away to learn of it, in ms."""
 
-STEP = 100
+STEP = 50
 """About how many items one step deletes or removes."""
 
 REST = 4
