@@ -6,7 +6,21 @@ import secrets
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Table, and_, bindparam, delete, exists, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.errors import Conflict, NotFound
@@ -98,7 +112,7 @@ def add_missing_users(connection: Connection, subs: Collection[str], now_ms: int
     """Create the users that are not there yet.
 
     They are written in the order of their `sub`, so that two processes that create the same ones wait for
-    each other instead of locking each other out.
+    each other instead of locking each other out. For the same reason the caller holds no lock of a user yet.
     """
     rows = [{"sub": sub, "created_at": now_ms, "epoch": secrets.token_hex(8)} for sub in sorted(set(subs))]
     if rows:
@@ -175,19 +189,42 @@ def erase_some(connection: Connection, user_id: int, limit: int = 1000) -> bool:
     Notifications that nobody else has go with them. Small steps keep the lock of the database short. The
     empty row goes with the last of its sessions, which other processes may still have to notice.
     """
+    connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
     oldest = select(items.c.created_seq, items.c.notification_id).where(items.c.user_id == user_id)
     chunk = connection.execute(oldest.order_by(items.c.created_seq).limit(limit)).all()
     if chunk:
         last = chunk[-1].created_seq
         connection.execute(delete(items).where(items.c.user_id == user_id, items.c.created_seq <= last))
-        posted = notifications.c.id.in_({row.notification_id for row in chunk})
-        had = exists().where(items.c.notification_id == notifications.c.id)
-        connection.execute(delete(notifications).where(posted, ~had))
+        remove_unheld(connection, {row.notification_id for row in chunk})
     if len(chunk) == limit:
         return True
     alive = exists().where(sessions.c.user_id == users.c.id)
     connection.execute(delete(users).where(users.c.id == user_id, users.c.sub.is_(None), ~alive))
     return False
+
+
+def remove_unheld(connection: Connection, keys: Collection[int]) -> None:
+    """Remove those of the notifications that nobody has any more; call it after their items are removed.
+
+    Of two transactions that remove the last two items of one, each would still see the other's: so they wait
+    for each other at its row, in one order.
+    """
+    posted = notifications.c.id.in_(keys)
+    connection.execute(
+        select(notifications.c.id).where(posted).order_by(notifications.c.id).with_for_update()
+    )
+    had = exists().where(items.c.notification_id == notifications.c.id)
+    connection.execute(delete(notifications).where(posted, ~had))
+
+
+def renew_epochs(connection: Connection) -> int:
+    """Give the log of every user a new name, and return how many there are."""
+    if connection.dialect.name == "postgresql":
+        epoch = func.substr(func.md5(cast(func.gen_random_uuid(), Text)), 1, 16)
+    else:
+        epoch = func.lower(func.hex(func.randomblob(8)))
+    renewed: int = connection.execute(update(users).values(epoch=epoch)).rowcount
+    return renewed
 
 
 # Sessions and tickets
@@ -258,9 +295,15 @@ def find_session_owner(connection: Connection, session: str) -> SessionOwner | N
 
 
 def end_sessions(connection: Connection, which: Any, now_ms: int) -> list[str]:
-    """End the live sessions that meet a condition, and return them."""
-    statement = update(sessions).where(which, sessions.c.ended_at.is_(None)).values(ended_at=now_ms)
-    return list(connection.scalars(statement.returning(sessions.c.id)))
+    """End the live sessions that meet a condition, and return them.
+
+    They are locked in one order: a user may sign out while the service is deleted that had the tokens minted.
+    """
+    live = select(sessions.c.id).where(which, sessions.c.ended_at.is_(None)).order_by(sessions.c.id)
+    locked = sessions.c.id.in_(live.with_for_update())
+    return list(
+        connection.scalars(update(sessions).where(locked).values(ended_at=now_ms).returning(sessions.c.id))
+    )
 
 
 def _end_all(connection: Connection, user_id: int, sub: str, now_ms: int) -> list[str]:
@@ -292,9 +335,8 @@ def ended_since(connection: Connection, since_ms: int) -> list[str]:
     return list(connection.scalars(ended.where(sessions.c.id.not_like(f"{_MARK}%"))))
 
 
-def add_ticket(connection: Connection, ticket: NewTicket, now_ms: int) -> None:
-    """Store a ticket, and remove those that were never used."""
-    connection.execute(delete(tickets).where(tickets.c.expires_at <= now_ms))
+def add_ticket(connection: Connection, ticket: NewTicket) -> None:
+    """Store a ticket."""
     connection.execute(tickets.insert().values(ticket._asdict()))
 
 
@@ -325,16 +367,20 @@ def sweep(connection: Connection, now_ms: int) -> bool:
     used = select(spent.hash).join_from(spent_refresh_tokens, sessions).where(past).limit(SWEPT)
     wiped = connection.execute(delete(spent_refresh_tokens).where(spent.hash.in_(used.scalar_subquery())))
     bare = ~exists().where(spent.session_id == sessions.c.id)
-    gone = select(sessions.c.id).where(past, bare).limit(SWEPT)
+    # What another transaction holds is left to the next time: waiting for it here could close a circle.
+    gone = select(sessions.c.id).where(past, bare).limit(SWEPT).with_for_update(skip_locked=True)
     swept = connection.execute(delete(sessions).where(sessions.c.id.in_(gone.scalar_subquery())))
-    connection.execute(delete(tickets).where(tickets.c.expires_at <= now_ms))
+    unused = select(tickets.c.hash).where(tickets.c.expires_at <= now_ms).limit(SWEPT)
+    unused = unused.with_for_update(skip_locked=True)
+    unredeemed = connection.execute(delete(tickets).where(tickets.c.hash.in_(unused.scalar_subquery())))
     empty = and_(
         users.c.sub.is_(None),
         ~exists().where(items.c.user_id == users.c.id),
         ~exists().where(sessions.c.user_id == users.c.id),
     )
-    connection.execute(delete(users).where(empty))
-    return SWEPT in {wiped.rowcount, swept.rowcount}
+    erased = select(users.c.id).where(empty).with_for_update(skip_locked=True)
+    connection.execute(delete(users).where(users.c.id.in_(erased.scalar_subquery())))
+    return SWEPT in {wiped.rowcount, swept.rowcount, unredeemed.rowcount}
 
 
 def found(row: Record | None) -> Record:

@@ -44,6 +44,7 @@ from gateway.metrics import Metrics, Now
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
+from gateway.retention import Retention
 from gateway.settings import Settings, UnknownRecipients
 from gateway.tail import Tail
 from gateway.telemetry import restore_query, traced, untraced
@@ -146,6 +147,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
             followed=tail,
             create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
         )
+        retention = Retention(database, writer, keep=settings.retention_seconds)
         tokens = Tokens(
             settings,
             database,
@@ -185,6 +187,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
                 tasks.create_task(_refresh(tokens), name="refresh"),
                 tasks.create_task(tokens.issuers.run(), name="issuers"),
                 tasks.create_task(_finish_erasures(database), name="erasures"),
+                tasks.create_task(retention.run(), name="retention"),
             ]
             async with writer.running():
                 yield {CLOSED: metrics.closed}

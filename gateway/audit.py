@@ -57,6 +57,7 @@ class Event(StrEnum):
     KEY_CREATED = "key_created"
     KEY_DELETED = "key_deleted"
     SIGNING_KEY_ROTATED = "signing_key_rotated"
+    EPOCHS_RENEWED = "epochs_renewed"
     REFUSED = "refused"
     LOST = "lost"
 

@@ -8,15 +8,16 @@ the SQL of the gateway is written once, and costs one hop per transaction, not o
 
 import asyncio
 import os
+import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -36,7 +37,11 @@ SQLITE_READERS = 4
 
 
 class Database(Protocol):
-    """Where units of work run. Both calls raise `Unavailable` when the database cannot be used now."""
+    """Where units of work run. Every call raises `Unavailable` when the database cannot be used now.
+
+    A unit of work that has certainly left nothing behind, because another transaction or a lost connection
+    has ended it, is run again for a moment. So it changes nothing but the database.
+    """
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -55,7 +60,8 @@ class Database(Protocol):
     ) -> T:
         """Run `work` and commit it durably; whatever it raises rolls it back.
 
-        A caller that is cancelled does not know whether the work was committed.
+        A caller that is cancelled does not know whether the work was committed. Nor does one to whom
+        `Unavailable` is raised: the connection may have been lost while the database committed.
         """
         ...
 
@@ -65,8 +71,16 @@ def answers(connection: Connection) -> bool:
     return connection.scalar(select(1)) == 1
 
 
+class LockingDatabase(Database, Protocol):
+    """A database whose processes can also take turns."""
+
+    def exclusively(self, lock: int) -> AbstractAsyncContextManager[bool]:
+        """Say whether this process alone has `lock` while the block runs: never two of them at once."""
+        ...
+
+
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
+async def open_database(settings: Settings) -> AsyncIterator[LockingDatabase]:
     """Open the database that the settings name, and close it at the end."""
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
@@ -83,17 +97,31 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
             await postgres.close()
 
 
+RETRY_FOR = 2.0
+"""How long a unit of work that was rolled back is begun again, in seconds."""
+
+_FIRST_PAUSE = 0.01
+
 # asyncpg's errors arrive untyped, so these are told by their SQLSTATE: no connection, read-only, rolled back
 # for another's sake, out of room, locked, shutting down, a failing disk (PostgreSQL's manual, appendix A).
 _PASSING_STATES = ("08", "25006", "40", "53", "55P03", "57", "58")
 
+# With these Postgres has rolled the transaction back, whatever it was doing: a serialisation failure, a
+# deadlock, a lock that was not to be had.
+_ROLLED_BACK_STATES = ("40001", "40P01", "55P03")
 
-def _translate(error: DBAPIError) -> Exception:
-    """Return what to raise for a driver's error: `Unavailable` where trying again later may help."""
+
+def _translate(error: DBAPIError, *, committing: bool = True) -> Exception:
+    """Return what to raise for a driver's error: `Unavailable` where trying again later may help.
+
+    What was not `committing` yet when its connection was lost has left nothing.
+    """
     state = getattr(error.orig, "sqlstate", None) or ""
+    lost = error.connection_invalidated or state.startswith(("08", "57P"))
     passing = isinstance(error, OperationalError | InterfaceError) or state.startswith(_PASSING_STATES)
-    if error.connection_invalidated or passing:
-        return Unavailable("The database cannot be used now.")
+    if lost or passing:
+        retryable = state in _ROLLED_BACK_STATES or (lost and not committing)
+        return Unavailable("The database cannot be used now.", retryable=retryable)
     return error
 
 
@@ -102,9 +130,9 @@ class SqliteDatabase:
 
     def __init__(self, url: URL) -> None:
         _make_private(url)
-        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE", 1)
-        self._readers = _sqlite_engine(url, "BEGIN", SQLITE_READERS, query_only=True)
-        self._glances = _sqlite_engine(url, None, 1, query_only=True, busy_timeout=0)
+        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
+        self._readers = _sqlite_engine(url, "BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
+        self._glances = _sqlite_engine(url, None, 1, 0, query_only=True)
         self._glancing: Connection | None = None
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
@@ -143,6 +171,11 @@ class SqliteDatabase:
     ) -> T:
         """Run `work` in the writing thread, behind the lock of the whole database."""
         return await self._run(self._writing, self._writer, work, *args, **kwargs)
+
+    @asynccontextmanager
+    async def exclusively(self, lock: int) -> AsyncIterator[bool]:  # noqa: ARG002 - the protocol's
+        """Say yes: one process serves from one file."""
+        yield True
 
     @staticmethod
     async def _run(
@@ -189,7 +222,7 @@ def _make_private(url: URL) -> None:
 
 
 def _sqlite_engine(
-    url: URL, begin: str | None, size: int, *, query_only: bool = False, busy_timeout: float = BUSY_TIMEOUT
+    url: URL, begin: str | None, size: int, busy_timeout: float, *, query_only: bool = False
 ) -> Engine:
     engine = create_engine(
         url,
@@ -274,9 +307,48 @@ class PostgresDatabase:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        deadline = time.monotonic() + RETRY_FOR
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await PostgresDatabase._run_once(engine, work, *args, **kwargs)
+            except Unavailable as error:
+                if not error.retryable or time.monotonic() + pause > deadline:
+                    raise
+            # Two that met in a deadlock must not meet again: no two wait equally long.
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - nobody gains by guessing it
+            pause *= 2
+
+    @staticmethod
+    async def _run_once(
+        engine: AsyncEngine,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        committing = False
         try:
             async with engine.begin() as connection:
-                return await connection.run_sync(work, *args, **kwargs)
+                result = await connection.run_sync(work, *args, **kwargs)
+                committing = True
+        except DBAPIError as error:
+            raise _translate(error, committing=committing) from error
+        except (OSError, TimeoutError, PoolTimeoutError) as error:
+            raise Unavailable("The database cannot be reached now.") from error
+        return result
+
+    @asynccontextmanager
+    async def exclusively(self, lock: int) -> AsyncIterator[bool]:
+        """Try to take an advisory lock, on a connection of its own."""
+        try:
+            async with self._engine.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                try:
+                    taken = await connection.scalar(select(func.pg_try_advisory_lock(lock)))
+                    yield bool(taken)
+                finally:
+                    # The lock is the connection's, so it ends with it, and never goes back to the pool.
+                    await connection.invalidate()
         except DBAPIError as error:
             raise _translate(error) from error
         except (OSError, TimeoutError, PoolTimeoutError) as error:

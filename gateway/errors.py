@@ -167,15 +167,19 @@ class IdempotencyKeyReused(Invalid):
 
 
 class Unavailable(GatewayError):
-    """The gateway cannot do it now; nothing was stored, or it is not known whether it was."""
+    """The gateway cannot do it now; nothing was stored, or it is not known whether it was.
+
+    `retryable` says that nothing was, for certain, and that another attempt may succeed at once.
+    """
 
     status = 503
     code = "unavailable"
     title = "The gateway cannot do this now"
     close_code = Close.OVERLOADED
 
-    def __init__(self, detail: str | None = None, *, retry_after: int = 1) -> None:
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1, retryable: bool = False) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
+        self.retryable = retryable
 
 
 class Overloaded(Unavailable):

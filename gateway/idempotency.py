@@ -18,8 +18,8 @@ from gateway.rows import rows
 KEPT = 24 * 60 * 60 * 1000
 """How long a key is kept, in milliseconds."""
 
-CLEANED = 200
-"""How many keys that are over their time are removed in passing."""
+SWEPT = 1000
+"""How many keys that are over their time one sweep removes."""
 
 
 class Claim(NamedTuple):
@@ -75,7 +75,6 @@ def claim(connection: Connection, claims: Sequence[Claim], now: int) -> set[tupl
 
     A twin in another process waits here until the first has committed, and is then not among them.
     """
-    connection.execute(_DELETE_OLD, {"oldest": now - KEPT, "limit": CLEANED})
     statement = _insert_claim(connection.dialect.name)
     stored = set()
     for one in sorted(claims, key=lambda claim: claim.name):
@@ -100,6 +99,11 @@ def _insert_claim(dialect: str) -> Any:
         set_=values,
         where=idempotency_keys.c.created_at <= bindparam("oldest"),
     )
+
+
+def sweep(connection: Connection, now: int) -> bool:
+    """Remove some of the keys that are over their time, and return whether there are more. `now` is in ms."""
+    return connection.execute(_DELETE_OLD, {"oldest": now - KEPT, "limit": SWEPT}).rowcount == SWEPT
 
 
 _OLD = (

@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Text,
     bindparam,
+    func,
     insert,
     select,
     update,
@@ -127,7 +128,13 @@ class Page(NamedTuple):
 
 @cache
 def _select_positions(dialect: str) -> Select[Any]:
-    wanted = select(users.c.id).where(users.c.sub.in_(one_column(dialect, "subs", String())))
+    """Lock the wanted users, or none of them while one of the `subs` is missing.
+
+    Whoever makes users waits for those who make the same ones, and must hold no lock of a user meanwhile.
+    """
+    named = select(users.c.id).where(users.c.sub.in_(one_column(dialect, "subs", String()))).cte("named")
+    complete = select(func.count()).select_from(named).scalar_subquery() == bindparam("number")
+    wanted = select(named.c.id).union_all(one_column(dialect, "ids", BigInteger()))
     return (
         select(
             users.c.sub,
@@ -138,10 +145,10 @@ def _select_positions(dialect: str) -> Select[Any]:
             users.c.seen_seq,
             users.c.delivered_seq,
         )
-        .where(users.c.id.in_(wanted.union_all(one_column(dialect, "ids", BigInteger()))))
+        .where(users.c.id.in_(wanted), complete)
         # In one order everywhere, so that two writers never wait for each other in a circle.
         .order_by(users.c.id)
-        .with_for_update()
+        .with_for_update(of=users)
     )
 
 
@@ -149,7 +156,7 @@ class Positions:
     """The positions of the users that a transaction touches, locked until it ends."""
 
     def __init__(self, connection: Connection, subs: Collection[str], ids: Collection[int]) -> None:
-        parameters = {"subs": dumps(list(subs)), "ids": dumps(list(ids))}
+        parameters = {"subs": dumps(list(subs)), "ids": dumps(list(ids)), "number": len(subs)}
         found = connection.execute(_select_positions(connection.dialect.name), parameters).all()
         self._connection = connection
         self._stored = {row.id: row[2:] for row in found}
@@ -207,12 +214,11 @@ def unknown_subs(connection: Connection, subs: Collection[str]) -> set[str]:
 
 def lock(connection: Connection, subs: Collection[str], ids: Collection[int], now: int) -> Positions:
     """Lock the users that are named by `subs`, making those that are new, and by `ids`. `now` is in ms."""
-    positions = Positions(connection, subs, ids)
-    missing = [sub for sub in subs if sub not in positions.by_sub]
-    if missing:
-        add_missing_users(connection, missing, now)
+    while True:
         positions = Positions(connection, subs, ids)
-    return positions
+        if positions.by_sub.keys() >= set(subs):
+            return positions
+        add_missing_users(connection, unknown_subs(connection, subs), now)
 
 
 def append(
@@ -312,7 +318,7 @@ def to_item(row: Sequence[Any]) -> Item:
 def standing(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
     """Return the epoch and the counts of a user, or None when the user is gone."""
     row = connection.execute(_SELECT_STANDING, {"user_id": user_id}).one_or_none()
-    return None if row is None else (row.epoch, Counts(row.last_seq, row.unread, row.unseen, row.seen_seq))
+    return None if row is None else (row.epoch, Counts(*row[1:]))
 
 
 def ahead(connection: Connection, positions: Sequence[tuple[int, int, int]]) -> dict[int, tuple[int, int]]:
@@ -332,13 +338,23 @@ def _select_ahead(dialect: str) -> Select[Any]:
 
 
 _SELECT_STANDING = select(
-    users.c.epoch, users.c.last_seq, users.c.unread, users.c.unseen, users.c.seen_seq
+    users.c.epoch,
+    users.c.last_seq,
+    users.c.unread,
+    users.c.unseen,
+    users.c.seen_seq,
+    users.c.trimmed_seq,
 ).where(users.c.id == bindparam("user_id"), users.c.sub.is_not(None))
 
 
 def resumable(counts: Counts, since: int) -> bool:
-    """Whether a client at `since` can be brought up to date from the log."""
-    return counts.seq - REPLAY_LIMIT <= since <= counts.seq
+    """Whether a client at `since` can be brought up to date from the log, and at once."""
+    return is_kept(counts, since) and counts.seq - REPLAY_LIMIT <= since
+
+
+def is_kept(counts: Counts, since: int) -> bool:
+    """Whether the log has all that comes after `since`: nothing of it was removed."""
+    return counts.trimmed <= since <= counts.seq
 
 
 def read_after(connection: Connection, user_id: int, cursor: int, limit: int = PAGE) -> Page | None:

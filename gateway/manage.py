@@ -86,7 +86,7 @@ def _manage(
     return with_database(act)
 
 
-def record(event: Event, subject: str, **details: audit.Value) -> None:
+def record(event: Event, subject: str | None, **details: audit.Value) -> None:
     """Say in the audit log what the operator has done; call it where `with_database` runs."""
     audit.record(event, actor=audit.operator(), subject=subject, source="cli", **details)
 

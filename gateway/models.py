@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     false,
+    text,
 )
 
 metadata = MetaData(
@@ -58,6 +59,8 @@ users = Table(
     # Watermarks: what the user's badge has shown, and what one of the user's clients has acknowledged.
     _number("seen_seq"),
     _number("delivered_seq"),
+    # The highest number of which an item was removed: a client before it cannot be told what became of it.
+    _number("trimmed_seq"),
     # An erased user's number must never name another user's log.
     sqlite_autoincrement=True,
 )
@@ -184,6 +187,13 @@ items = Table(
     Index(None, "user_id", "place", "created_seq"),
     # One item by its notification, and the sender's counts.
     Index(None, "notification_id", "user_id", unique=True),
+    # What retention removes. It holds the deleted items only, so an item that is posted costs it nothing.
+    Index(
+        None,
+        "deleted_at",
+        sqlite_where=text("deleted_at IS NOT NULL"),
+        postgresql_where=text("deleted_at IS NOT NULL"),
+    ),
     sqlite_with_rowid=False,
 )
 

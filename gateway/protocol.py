@@ -77,13 +77,15 @@ class CommandType(StrEnum):
 class Counts(NamedTuple):
     """Where a user's log stands: its last number, and the two counts that are exact at it.
 
-    `seen` is the user's seen mark, a `created_seq`.
+    `seen` is the user's seen mark, a `created_seq`. `trimmed` is the highest number of which something was
+    removed, as far as the database was asked for it.
     """
 
     seq: int
     unread: int
     unseen: int
     seen: int
+    trimmed: int = 0
 
 
 class Content(NamedTuple):
@@ -235,7 +237,8 @@ def seen(counts: Counts) -> str:
 
 def reset(epoch: str, counts: Counts) -> str:
     """Return that the client must read the inbox afresh and go on from `seq`."""
-    where = f'"epoch":{dumps(epoch)},"seq":{counts.seq},"oldest_seq":{min(1, counts.seq)}'
+    oldest = counts.trimmed + 1 if counts.seq else 0
+    where = f'"epoch":{dumps(epoch)},"seq":{counts.seq},"oldest_seq":{oldest}'
     return f'{{"type":"reset",{where},{_counted(counts)}}}'
 
 

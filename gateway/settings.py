@@ -26,6 +26,12 @@ from gateway.origins import read_origin
 
 _METRICS_TOKEN = re.compile(r"[!-~]{16,}")
 
+LEAST_RETENTION = 60
+"""The shortest retention, in seconds: no post may be over its time before it is committed."""
+
+_DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
 
 class UnknownRecipients(StrEnum):
     """What a post to a `sub` that the gateway has not met does."""
@@ -119,6 +125,9 @@ class Settings(BaseSettings):
     access_token_ttl: int = Field(900, ge=10, le=86_400, description="How long an access token lives.")
     refresh_token_ttl: int = Field(2_592_000, ge=60, description="How long a sign-in lasts.")
 
+    retention: str = Field(
+        "90d", description="How old an item gets before it is deleted: such as 90d, 12h, or none."
+    )
     unknown_recipients: UnknownRecipients = Field(
         UnknownRecipients.CREATE, description="Whether a post creates the users it names, or is refused."
     )
@@ -198,6 +207,13 @@ class Settings(BaseSettings):
     def _check_metrics_token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _METRICS_TOKEN.fullmatch(value.get_secret_value()):
             raise ValueError("it must have 16 characters or more, all of them printable ASCII without spaces")
+        return value
+
+    @field_validator("retention")
+    @classmethod
+    def _check_retention(cls, value: str) -> str:
+        if value != "none" and read_duration(value) < LEAST_RETENTION:
+            raise ValueError("it must be 60 seconds or more")
         return value
 
     @field_validator("login_limit", "login_limit_per_address")
@@ -337,9 +353,22 @@ class Settings(BaseSettings):
         return BackplaneKind(url) if url in set(BackplaneKind) else BackplaneKind.REDIS
 
     @cached_property
+    def retention_seconds(self) -> int | None:
+        """How old an item gets, or None where items are kept."""
+        return None if self.retention == "none" else read_duration(self.retention)
+
+    @cached_property
     def takes_query_token(self) -> bool:
         """Whether `?token=` is a carrier on the socket."""
         return is_loopback(self.host) if self.ws_query_token is None else self.ws_query_token
+
+
+def read_duration(text: str) -> int:
+    """Return how many seconds `90d`, `12h`, `30m`, `45s` or `45` are. Raises ValueError for anything else."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError("it must be a number of seconds, a duration such as 90d or 12h, or none")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def is_loopback(host: str) -> bool:

@@ -39,9 +39,6 @@ REMEMBERED = 50_000
 RECHECK = 5
 """How long a service or an API key is believed without asking the database, in seconds."""
 
-SWEEP = 600
-"""The time between two removals of what is past, in seconds."""
-
 OWN_CLIENT = "gateway"
 """The `client_id` of tokens that a user got by signing in here."""
 
@@ -133,7 +130,6 @@ class Tokens:
         # verification that was reading the database meanwhile cannot bring a session back.
         self._ended: dict[str, float] = {}
         self._looked_at = clock()
-        self._swept_at = clock()
 
     async def start(self) -> None:
         """Load the signing keys, or make the first one.
@@ -241,7 +237,7 @@ class Tokens:
         return fresh
 
     async def refresh(self) -> None:
-        """Find what other processes have ended, and new signing keys; remove what is past now and then.
+        """Find what other processes have ended, and new signing keys.
 
         A database that cannot be used now is no error: the next call looks from the same moment on.
         """
@@ -252,10 +248,6 @@ class Tokens:
             self.drop(await self._database.read(accounts.ended_since, since))
             self._looked_at = now
             await self._keys.load()
-            if now - self._swept_at >= SWEEP:
-                self._swept_at = now
-                while await self._database.write(accounts.sweep, self._now_ms()):
-                    pass
         except Unavailable:
             logger.warning("the database cannot be asked which sessions have ended")
         self._ended = {handle: until for handle, until in self._ended.items() if until > now}

@@ -31,10 +31,11 @@ async def prepare(database_url: str) -> None:
     """Bring an empty database to the newest schema, as `gateway migrate` does, and add the tests' service."""
     async with open_database(settings_for(database_url)) as database:
         await database.write(schema.upgrade)
-        await database.write(_add_service)
+        await database.write(add_service)
 
 
-def _add_service(connection: Connection) -> None:
+def add_service(connection: Connection) -> None:
+    """Make the tests' service and its key."""
     service = services.add_service(connection, "tests", services.SERVICE_SCOPES, b"", 0)
     services.add_key(connection, service.client_id, KEY_ID, digest(_SECRET), 0)
 

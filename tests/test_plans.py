@@ -1,14 +1,17 @@
 """What a client waits for reads ranges of indexes: no statement walks through a whole inbox."""
 
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, func, select
 
 from gateway.database import SqliteDatabase
+from gateway.models import items
+from gateway.retention import Retention, trim
 from tests.clients import User
 from tests.databases import settings_for
 from tests.servers import LocalServer, serving
@@ -79,6 +82,14 @@ async def use_everything(server: LocalServer, ada: User, ids: list[str]) -> None
             await socket.ask(type="archive", ids=ids[4:6])
 
 
+def in_days(days: int) -> int:
+    return int(time.time() + days * 86_400) * 1000
+
+
+def number_of_items(connection: Connection) -> int | None:
+    return connection.scalar(select(func.count()).select_from(items))
+
+
 async def test_no_statement_walks_through_a_whole_inbox(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 10)
     ada = await server.user()
@@ -87,5 +98,9 @@ async def test_no_statement_walks_through_a_whole_inbox(server: LocalServer) -> 
     plans = Plans()
     with plans.noted(database):
         await use_everything(server, ada, ids)
+        # What was posted just now is deleted, and two days later removed.
+        await Retention(database, server.parts.writer, keep=0)._expire(in_days(1))
+        assert await database.write(trim, in_days(3)) is False
+    assert await database.read(number_of_items) == 0
     assert len(plans.steps) > 30
     assert plans.walks() == []

@@ -775,7 +775,7 @@ async def test_a_ticket_is_good_once_even_when_two_processes_race_for_it(databas
         await one.write(accounts.start_user_session, "ada", made, now_ms)
         for number in range(20):
             ticket = NewTicket(digest(str(number)), made.id, "inbox", now_ms + 60_000, now_ms + 30_000)
-            await one.write(accounts.add_ticket, ticket, now_ms)
+            await one.write(accounts.add_ticket, ticket)
             done = await asyncio.gather(
                 *(each.redeem(str(number)) for each in desks * 3), return_exceptions=True
             )

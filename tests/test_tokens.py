@@ -428,7 +428,7 @@ async def test_what_is_no_ticket_is_not_valid(desk: Desk, ticket: str) -> None:
 async def add_ticket(desk: Desk, text: str, session: str) -> None:
     times = {"token_expires_at": (NOW + 900) * 1000, "expires_at": (NOW + 30) * 1000}
     ticket = accounts.NewTicket(hash=digest(text), session_id=session, scope="inbox", **times)
-    await desk.database.write(accounts.add_ticket, ticket, NOW * 1000)
+    await desk.database.write(accounts.add_ticket, ticket)
 
 
 async def test_the_session_of_an_expired_token_can_still_be_named(desk: Desk) -> None:

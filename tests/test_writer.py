@@ -1,12 +1,14 @@
 """Group commit: one transaction for all that waits, and no caller's fate is another's."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import Connection, func, select
+from sqlalchemy.engine import make_url
 
-from gateway.database import Database
+from gateway.database import Database, open_database
 from gateway.errors import IdempotencyKeyReused, Invalid, NotFound, Unavailable
 from gateway.idempotency import KEPT, Claim
 from gateway.inbox import CHUNK, Delivered, Mark, ReadUpTo, Seen, list_items
@@ -17,6 +19,7 @@ from gateway.protocol import LONG_CHANGE, Counts
 from gateway.writer import Accepted, Submission, Writer
 from tests.databases import settings_for
 from tests.engine import Engine, Gate
+from tests.postgres import Postgres
 from tests.waiting import until
 
 
@@ -254,6 +257,39 @@ async def test_two_writers_number_one_user_without_gaps(database: Database, data
     assert page is not None
     assert [entry.counts.seq for entry in page.entries] == list(range(1, 121))
     assert page.counts == Counts(120, 120, 120, 0)
+
+
+async def test_two_writers_with_overlapping_audiences_never_wait_in_a_circle(
+    postgres: Postgres, postgres_url: str
+) -> None:
+    """Two processes with a database object each; half of the users are made while they post."""
+    chance = random.Random(4)
+    settings = settings_for(postgres_url)
+    async with open_database(settings) as one, open_database(settings) as other:
+        engines = [Engine(settings, one), Engine(settings, other)]
+        engines[1]._posted = 100_000
+        async with engines[0].writer.running(), engines[1].writer.running():
+            for wave in range(15):
+                subs = [f"user-{number}" for number in range(4 * wave + 8)]
+                audiences = [chance.sample(subs, 6) for _ in range(10)]
+                outcomes = await asyncio.gather(
+                    *(engine.store(engine.post(*to)) for to in audiences for engine in engines)
+                )
+                assert all(isinstance(outcome, Accepted) for outcome in outcomes)
+        gaps = await one.read(lambda connection: connection.execute(_GAPS).all())
+    assert gaps == []
+    async with postgres.connected() as connection:
+        name = make_url(postgres_url).database
+        deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1"
+        assert await connection.fetchval(deadlocks, name) == 0
+
+
+_GAPS = (
+    select(users.c.sub)
+    .join_from(users, items)
+    .group_by(users.c.id)
+    .having((func.count() != users.c.last_seq) | (func.max(items.c.created_seq) != users.c.last_seq))
+)
 
 
 async def test_unknown_recipients_can_be_refused(database: Database, database_url: str) -> None:

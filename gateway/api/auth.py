@@ -335,7 +335,6 @@ async def ticket(parts: Parts, user: InboxUser, source: Source, response: Respon
             token_expires_at=user.expires_at * 1000,
             expires_at=now_ms + TICKET_TTL * 1000,
         ),
-        now_ms,
     )
     audit.record(Event.TICKET_ISSUED, actor=user.actor, source=source, session=user.session)
     return TicketAnswer(ticket=text, expires_in=TICKET_TTL)

@@ -160,7 +160,7 @@ async def list_changes(
     page = await parts.database.read(log.read_after, user.id, since, limit)
     if page is None:
         raise TokenRevoked
-    if since > page.counts.seq or epoch not in {None, page.epoch}:
+    if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
         raise ResetRequired("This is not a position of the log: read GET /v1/inbox afresh.")
     items = [item for entry in page.entries for item in entry.items]
     content = (
