@@ -15,7 +15,7 @@ from tests.checker import History, judge
 from tests.clients import Device, User
 from tests.databases import settings_for
 from tests.redis_server import Redis, running_redis
-from tests.servers import LocalServer, serving
+from tests.servers import LocalServer, serving_all
 from tests.test_crash import SUBS, Load
 from tests.waiting import until
 
@@ -43,7 +43,7 @@ async def start_two(postgres_url: str, backplane_url: str) -> AsyncIterator[Star
 
         async def start(**settings: Any) -> tuple[LocalServer, LocalServer]:
             chosen = settings_for(postgres_url, backplane_url=backplane_url, **settings)
-            one, other = [await stack.enter_async_context(serving(chosen)) for _ in range(2)]
+            one, other = await stack.enter_async_context(serving_all(chosen, chosen))
             for server in (one, other):
                 await until(partial(_listens, server), "it listens", within=30)
             return one, other
@@ -178,5 +178,6 @@ async def test_whatever_becomes_of_the_hints_nothing_is_lost(
             for _ in range(posts // 50):
                 await load.answers(50)
         assert judge(await load.history()) == []
-        reconciled = one.parts.hub.reconciled + other.parts.hub.reconciled
-        assert reconciled > 0 or WEATHERS[name].lost == 0
+        if WEATHERS[name].lost == 1:
+            assert one.parts.hub.reconciled > 0
+            assert other.parts.hub.reconciled > 0
