@@ -167,7 +167,7 @@ async def bad_weather(
 
 @pytest.mark.parametrize(
     ("name", "posts"),
-    [(name, 150) for name in sorted(QUICK)]
+    [(name, 60) for name in sorted(QUICK)]
     + [pytest.param(name, 3000, marks=pytest.mark.soak) for name in WEATHERS],
 )
 async def test_whatever_becomes_of_the_hints_nothing_is_lost(
@@ -175,8 +175,8 @@ async def test_whatever_becomes_of_the_hints_nothing_is_lost(
 ) -> None:
     async with bad_weather(start_two, WEATHERS[name]) as (one, other, load):
         async with load.running():
-            for _ in range(posts // 50):
-                await load.answers(50)
+            for _ in range(posts // 20):
+                await load.answers(20)
         assert judge(await load.history()) == []
         if WEATHERS[name].lost == 1:
             assert one.parts.hub.reconciled > 0
