@@ -342,7 +342,7 @@ async def test_what_is_published_while_the_server_is_away_is_told_when_it_is_bac
     await faulty.proxy.open()
     await faulty.one.knows(7, 99)
     await until(lambda: len(faulty.one.ear.ended) == 100, "the sessions are told of")
-    assert faulty.other.everything == 2
+    await until(lambda: faulty.other.everything == 2, "everything is rung")
 
 
 async def test_a_half_open_connection_is_found_by_not_hearing_oneself(faulty: Faulty) -> None:
