@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
+from websockets.exceptions import InvalidStatus
 
 from gateway.errors import InvalidToken, MissingToken, NotFound
 from gateway.metrics import LOOK, Metrics, Now, mark_dead
@@ -132,6 +133,10 @@ async def test_the_end_of_a_socket_is_counted_by_who_closed_it_and_the_code(gate
         await gateway.sockets(1)
     async with open_socket(gateway.base) as socket:
         assert await socket.closed() == (4001, "missing_token")
+    # Who is refused before the upgrade has no socket that could end.
+    with pytest.raises(InvalidStatus):
+        async with open_socket(gateway.base, origin="https://evil.example", token=ada.token):
+            pass
     async with ada.socket() as socket:
         await socket.connection.send(b"binary")
         assert (await socket.closed())[0] == 1003
