@@ -141,13 +141,11 @@ def test_a_traceback_is_one_string_of_json_without_variables(json_console: io.St
         assert KEY not in str(event)
 
 
-def test_a_warning_of_python_is_a_line_of_json_too(json_console: io.StringIO) -> None:
-    with warnings.catch_warnings():
+def test_a_warning_of_python_is_a_line_of_json_too() -> None:
+    with warnings.catch_warnings(), logging_to(stderr := io.StringIO(), as_json=True):
         warnings.simplefilter("always")
-        logging.captureWarnings(capture=True)
         warnings.warn("it is old", DeprecationWarning, stacklevel=1)
-        logging.captureWarnings(capture=False)
-    assert "it is old" in json.loads(json_console.getvalue())["event"]
+    assert "it is old" in json.loads(stderr.getvalue())["event"]
 
 
 @pytest.mark.parametrize("written", ["INFO", "Info", "info"])
