@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -126,11 +127,13 @@ async def test_two_workers_serve_and_one_that_is_killed_comes_back(postgres_url:
 
         first.kill()
         async with http_client(gateway.base) as http:
+            http.timeout = httpx.Timeout(60)  # Until a worker has started again.
             await Service(http, API_KEY).notify("ada")
         second.kill()
         await until(lambda: not {first.pid, second.pid} & set(children(gateway)), "both have gone")
         # Who comes now waits at the listener until one serves again.
         async with http_client(gateway.base) as http:
+            http.timeout = httpx.Timeout(60)  # Until a worker has started again.
             again = Service(http, API_KEY)
             await again.notify("ada")
             assert (await (await again.user("ada")).inbox())["unread"] == 3
