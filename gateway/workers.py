@@ -131,6 +131,7 @@ class Supervisor:
             if not await _serves(worker):
                 _signal(worker, signal.SIGKILL)
                 return max(await worker.wait(), 1)
+        logger.info("every worker serves", number=self._number)
         async with asyncio.TaskGroup() as tasks:
             for place in range(self._number):
                 tasks.create_task(self._keep(place), name=f"worker {place}")

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -107,6 +108,11 @@ def children(gateway: Process) -> dict[int, psutil.Process]:
     return {child.pid: child for child in psutil.Process(gateway.pid).children()}
 
 
+async def all_serve(gateway: Process) -> None:
+    """Wait until the first start is over: a worker that dies before that ends everything."""
+    await until(lambda: "every worker serves" in gateway.log.read_text(), "every worker serves", within=60)
+
+
 def mode(folder: str) -> int | None:
     """Return who may do what with a folder; None where there is none."""
     path = Path(folder)
@@ -115,7 +121,7 @@ def mode(folder: str) -> int | None:
 
 async def test_two_workers_serve_and_one_that_is_killed_comes_back(postgres_url: str, tmp_path: Path) -> None:
     async with process(postgres_url, tmp_path, workers=2) as (gateway, server):
-        await until(lambda: len(children(gateway)) == 2, "two workers run", within=30)
+        await all_serve(gateway)
         await server.service.notify("ada")
         first, second = children(gateway).values()
         environment = first.environ()
@@ -126,11 +132,13 @@ async def test_two_workers_serve_and_one_that_is_killed_comes_back(postgres_url:
 
         first.kill()
         async with http_client(gateway.base) as http:
+            http.timeout = httpx.Timeout(60)  # Until a worker has started again.
             await Service(http, API_KEY).notify("ada")
         second.kill()
         await until(lambda: not {first.pid, second.pid} & set(children(gateway)), "both have gone")
         # Who comes now waits at the listener until one serves again.
         async with http_client(gateway.base) as http:
+            http.timeout = httpx.Timeout(60)  # Until a worker has started again.
             again = Service(http, API_KEY)
             await again.notify("ada")
             assert (await (await again.user("ada")).inbox())["unread"] == 3
@@ -144,6 +152,7 @@ async def test_sighup_replaces_the_workers_and_no_connection_is_refused(
     postgres_url: str, tmp_path: Path
 ) -> None:
     async with process(postgres_url, tmp_path, workers=2) as (gateway, server):
+        await all_serve(gateway)
         ada = await server.user("ada")
         old = set(children(gateway))
         assert len(old) == 2
