@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis as Client
 from sqlalchemy.engine import make_url
 
-from gateway.backplane import Backplane, Receiver, reach
+from gateway.backplane import Backplane, Receiver, open_backplane, reach
 from gateway.backplane.hints import MAX_MESSAGE, Hints, Message, Outbox, decode, encode
 from gateway.backplane.link import Link
 from gateway.backplane.memory import MemoryBackplane
 from gateway.backplane.postgres import CHANNEL, PostgresBackplane
 from gateway.backplane.redis import SHARDS, RedisBackplane
+from gateway.settings import SettingsError, load_settings
+from tests.databases import settings_for
 from tests.postgres import Postgres, free_port
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import Redis, running_redis
@@ -446,6 +448,7 @@ def test_a_malformed_message_is_refused_as_a_whole(text: str) -> None:
         decode(text)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_whatever_a_message_holds_it_is_read_or_refused(text: str) -> None:
     try:
@@ -455,6 +458,7 @@ def test_whatever_a_message_holds_it_is_read_or_refused(text: str) -> None:
     assert isinstance(message, Message)
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.dictionaries(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), max_size=400),
     st.sets(st.text("0123456789abcdef~_", min_size=1, max_size=32), max_size=400),
@@ -516,3 +520,36 @@ async def test_a_backplane_is_reached_or_it_is_not(make: Make, monkeypatch: pyte
     assert await reach(make())
     monkeypatch.setattr("gateway.backplane.REACH", 0.3)
     assert not await reach(RedisBackplane(f"redis://127.0.0.1:{free_port()}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "postgres"}),
+        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "amqp://localhost"}),
+        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "redis://localhost:port"}),
+        ("GATEWAY_WORKERS", {"workers": 2}),
+        ("GATEWAY_WORKERS", {"workers": 0}),
+    ],
+)
+def test_a_backplane_that_cannot_be_is_one_line_that_names_the_setting(
+    name: str, chosen: dict[str, Any]
+) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: [^\n]+$"):
+        load_settings(**chosen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind"),
+    [
+        ({}, MemoryBackplane),
+        ({"workers": 2}, PostgresBackplane),
+        ({"workers": 2, "backplane_url": "memory"}, MemoryBackplane),
+        ({"backplane_url": "postgres"}, PostgresBackplane),
+        ({"workers": 2, "backplane_url": "rediss://localhost"}, RedisBackplane),
+    ],
+)
+def test_the_backplane_is_chosen_by_the_url_or_else_by_the_workers(
+    chosen: dict[str, Any], kind: type[Backplane]
+) -> None:
+    assert type(open_backplane(settings_for("postgresql://localhost/x", **chosen))) is kind
