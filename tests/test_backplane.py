@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from gateway.backplane.postgres import CHANNEL, PostgresBackplane
 from gateway.backplane.redis import SHARDS, RedisBackplane
 from gateway.settings import SettingsError, load_settings
 from tests.databases import settings_for
+from tests.engine import Gate
 from tests.postgres import Postgres, free_port
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import Redis, running_redis
@@ -241,6 +242,26 @@ async def test_nothing_is_missed_between_following_a_user_and_the_subscription(m
             other.backplane.follow(user_id)
             one.backplane.publish({user_id: 1})
             await until(partial(other.ear.is_aware_of, user_id, looked_at), f"user {user_id} is not missed")
+
+
+async def test_what_is_told_before_a_channel_is_subscribed_to_is_looked_for_when_it_is(redis: Redis) -> None:
+    async with two(lambda: RedisBackplane(redis.url)) as (one, other):
+        backplane = other.backplane
+        assert isinstance(backplane, RedisBackplane)
+        gate, subscribe = Gate(), backplane._subscribe
+
+        async def hold(shards: Iterable[int]) -> None:
+            await gate.hold()
+            await subscribe(shards)
+
+        backplane._subscribe = hold  # type: ignore[method-assign]
+        backplane.follow(7)
+        await gate.reached()
+        one.backplane.publish({7: 1})
+        await until(lambda: one.backplane.sent == 1, "it is told, and nobody hears it")
+        gate.let_go()
+        await until(lambda: {7} in other.ear.resumed, "the user is looked at")
+        assert other.ear.seqs == {}
 
 
 async def test_a_process_hears_only_the_channels_of_its_users(redis: Redis) -> None:
