@@ -370,16 +370,20 @@ async def test_what_is_published_while_the_server_is_away_is_told_when_it_is_bac
 
 async def test_a_half_open_connection_is_found_by_not_hearing_oneself(faulty: Faulty) -> None:
     faulty.proxy.stall()
+    faulty.other.backplane.publish({7: 5})
     loop = asyncio.get_running_loop()
     began = loop.time()
     await until(lambda: not faulty.other.backplane.listening, "the loss is noticed", within=15)
     # Two intervals of half a second, and what a busy machine takes.
     assert loop.time() - began < 10
     faulty.one.backplane.publish({7: 1})
+    faulty.proxy.cut()
     faulty.proxy.flow()
     await until(lambda: faulty.other.everything == 2, "everything is rung", within=30)
     faulty.one.backplane.publish({7: 2})
     await faulty.other.knows(7, 2)
+    # What was on its way into nowhere is told once more.
+    await faulty.one.knows(7, 5)
 
 
 async def test_an_outage_is_said_once_and_so_is_its_end(faulty: Faulty) -> None:
