@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis as Client
 from sqlalchemy.engine import make_url
 
-from gateway.backplane import Backplane, Receiver, reach
+from gateway.backplane import Backplane, Receiver, open_backplane, reach
 from gateway.backplane.hints import MAX_MESSAGE, Hints, Message, Outbox, decode, encode
 from gateway.backplane.link import Link
 from gateway.backplane.memory import MemoryBackplane
 from gateway.backplane.postgres import CHANNEL, PostgresBackplane
 from gateway.backplane.redis import SHARDS, RedisBackplane
+from gateway.settings import SettingsError, load_settings
+from tests.databases import settings_for
+from tests.engine import Gate
 from tests.postgres import Postgres, free_port
 from tests.proxy import Proxy, proxy_to
 from tests.redis_server import Redis, running_redis
@@ -241,6 +244,26 @@ async def test_nothing_is_missed_between_following_a_user_and_the_subscription(m
             await until(partial(other.ear.is_aware_of, user_id, looked_at), f"user {user_id} is not missed")
 
 
+async def test_what_is_told_before_a_channel_is_subscribed_to_is_looked_for_when_it_is(redis: Redis) -> None:
+    async with two(lambda: RedisBackplane(redis.url)) as (one, other):
+        backplane = other.backplane
+        assert isinstance(backplane, RedisBackplane)
+        gate, subscribe = Gate(), backplane._subscribe
+
+        async def hold(shards: Iterable[int]) -> None:
+            await gate.hold()
+            await subscribe(shards)
+
+        backplane._subscribe = hold  # type: ignore[method-assign]
+        backplane.follow(7)
+        await gate.reached()
+        one.backplane.publish({7: 1})
+        await until(lambda: one.backplane.sent == 1, "it is told, and nobody hears it")
+        gate.let_go()
+        await until(lambda: {7} in other.ear.resumed, "the user is looked at")
+        assert other.ear.seqs == {}
+
+
 async def test_a_process_hears_only_the_channels_of_its_users(redis: Redis) -> None:
     async with two(lambda: RedisBackplane(redis.url)) as (one, other):
         await followed(other, 1, 2, 1 + SHARDS)
@@ -347,16 +370,20 @@ async def test_what_is_published_while_the_server_is_away_is_told_when_it_is_bac
 
 async def test_a_half_open_connection_is_found_by_not_hearing_oneself(faulty: Faulty) -> None:
     faulty.proxy.stall()
+    faulty.other.backplane.publish({7: 5})
     loop = asyncio.get_running_loop()
     began = loop.time()
     await until(lambda: not faulty.other.backplane.listening, "the loss is noticed", within=15)
     # Two intervals of half a second, and what a busy machine takes.
     assert loop.time() - began < 10
     faulty.one.backplane.publish({7: 1})
+    faulty.proxy.cut()
     faulty.proxy.flow()
     await until(lambda: faulty.other.everything == 2, "everything is rung", within=30)
     faulty.one.backplane.publish({7: 2})
     await faulty.other.knows(7, 2)
+    # What was on its way into nowhere is told once more.
+    await faulty.one.knows(7, 5)
 
 
 async def test_an_outage_is_said_once_and_so_is_its_end(faulty: Faulty) -> None:
@@ -446,6 +473,7 @@ def test_a_malformed_message_is_refused_as_a_whole(text: str) -> None:
         decode(text)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_whatever_a_message_holds_it_is_read_or_refused(text: str) -> None:
     try:
@@ -455,6 +483,7 @@ def test_whatever_a_message_holds_it_is_read_or_refused(text: str) -> None:
     assert isinstance(message, Message)
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.dictionaries(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), max_size=400),
     st.sets(st.text("0123456789abcdef~_", min_size=1, max_size=32), max_size=400),
@@ -516,3 +545,36 @@ async def test_a_backplane_is_reached_or_it_is_not(make: Make, monkeypatch: pyte
     assert await reach(make())
     monkeypatch.setattr("gateway.backplane.REACH", 0.3)
     assert not await reach(RedisBackplane(f"redis://127.0.0.1:{free_port()}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "postgres"}),
+        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "amqp://localhost"}),
+        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "redis://localhost:port"}),
+        ("GATEWAY_WORKERS", {"workers": 2}),
+        ("GATEWAY_WORKERS", {"workers": 0}),
+    ],
+)
+def test_a_backplane_that_cannot_be_is_one_line_that_names_the_setting(
+    name: str, chosen: dict[str, Any]
+) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: [^\n]+$"):
+        load_settings(**chosen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind"),
+    [
+        ({}, MemoryBackplane),
+        ({"workers": 2}, PostgresBackplane),
+        ({"workers": 2, "backplane_url": "memory"}, MemoryBackplane),
+        ({"backplane_url": "postgres"}, PostgresBackplane),
+        ({"workers": 2, "backplane_url": "rediss://localhost"}, RedisBackplane),
+    ],
+)
+def test_the_backplane_is_chosen_by_the_url_or_else_by_the_workers(
+    chosen: dict[str, Any], kind: type[Backplane]
+) -> None:
+    assert type(open_backplane(settings_for("postgresql://localhost/x", **chosen))) is kind

@@ -70,24 +70,6 @@ def test_check_reaches_the_backplane(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "postgres"}),
-        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "amqp://localhost"}),
-        ("GATEWAY_BACKPLANE_URL", {"backplane_url": "redis://localhost:port"}),
-        ("GATEWAY_WORKERS", {"workers": "2"}),
-        ("GATEWAY_WORKERS", {"workers": "0"}),
-    ],
-)
-def test_a_backplane_that_cannot_be_is_one_line_that_names_the_setting(
-    tmp_path: Path, name: str, settings: dict[str, str]
-) -> None:
-    done = run(tmp_path, "check", **settings)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith(f"gateway: {name}: ")
-
-
-@pytest.mark.parametrize(
     "url",
     [
         "mysql://localhost/x",
