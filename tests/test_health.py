@@ -8,10 +8,11 @@ from websockets.exceptions import InvalidStatus
 
 from gateway import readiness
 from gateway.readiness import MAX_AGE, Check, Readiness
-from tests.servers import LocalServer
+from tests.postgres import free_port
+from tests.servers import LocalServer, StartServer
 from tests.waiting import until
 
-READY = {"database": "ok", "migrations": "ok", "signing_key": "ok", "draining": "no"}
+READY = {"database": "ok", "migrations": "ok", "signing_key": "ok", "backplane": "ok", "draining": "no"}
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -46,6 +47,13 @@ async def test_without_a_signing_key_it_is_not_ready(server: LocalServer) -> Non
     server.parts.tokens._keys._signers.clear()
     answer = await server.http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]) == (503, READY | {"signing_key": "failed"})
+
+
+async def test_without_its_backplane_it_is_degraded_and_takes_clients(start_server: StartServer) -> None:
+    server = await start_server(backplane_url=f"redis://127.0.0.1:{free_port()}")
+    answer = await server.http.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "degraded", "checks": READY | {"backplane": "failed"}}
 
 
 async def test_many_who_ask_are_one_question_in_a_second() -> None:
