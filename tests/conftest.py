@@ -17,6 +17,7 @@ from tests.databases import (
     sqlite_copy,
     sqlite_template,
 )
+from tests.load import ROW, TABLE
 from tests.postgres import Postgres, running_postgres
 from tests.servers import LocalServer, StartServer, serving
 from tests.waiting import until
@@ -115,3 +116,18 @@ async def start_server(database_url: str) -> AsyncIterator[StartServer]:
 async def server(start_server: StartServer) -> LocalServer:
     """A gateway with default settings, once on each kind of database."""
     return await start_server()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what each test of a load counted, as the rows of one table."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+    ]
+    rows = [str(value) for report in reports for name, value in report.user_properties if name == ROW]
+    if rows:
+        terminalreporter.section("loads")
+        for row in (TABLE, *rows):
+            terminalreporter.write_line(row)

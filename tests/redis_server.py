@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -40,27 +41,62 @@ class Redis:
             return names
 
 
+class RedisProcess:
+    """A server of our own, on one port that it keeps: it can be killed and frozen."""
+
+    def __init__(self, home: Path, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.server = Redis(f"redis://127.0.0.1:{self.port}")
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]
+        with (self._home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_program(), *options, "--dir", self._home], stdout=log, stderr=log
+            )
+        until_sync(lambda: _answers(self.server), "Redis answers")
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(10)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it not run while the block does: its connections stay, and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def own_redis(port: int | None = None) -> Iterator[RedisProcess]:
+    """Start a server of our own, and end it and remove its folder, whatever has become of it."""
+    home = Path(tempfile.mkdtemp(prefix="gateway-redis-"))
+    process = RedisProcess(home, port)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
+        shutil.rmtree(home)
+
+
 @contextmanager
 def running_redis(port: int | None = None) -> Iterator[Redis]:
     """Start a server of our own and end it; or yield the one the environment names."""
     if (foreign := os.environ.get("GATEWAY_TEST_REDIS_URL")) and port is None:
         yield Redis(foreign)
         return
-    port = port or free_port()
-    home = tempfile.mkdtemp(prefix="gateway-redis-")
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", home, "--daemonize", "no"]
-    try:
-        with (Path(home) / "log").open("wb") as log:
-            process = subprocess.Popen([_program(), *options], stdout=log, stderr=log)
-        try:
-            server = Redis(f"redis://127.0.0.1:{port}")
-            until_sync(lambda: _answers(server), "Redis answers")
-            yield server
-        finally:
-            process.terminate()
-            process.wait(10)
-    finally:
-        shutil.rmtree(home)
+    with own_redis(port) as process:
+        yield process.server
 
 
 def _answers(server: Redis) -> bool:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -230,6 +230,20 @@ async def process(
     finally:
         if one.runs:
             one.kill()
+
+
+@asynccontextmanager
+async def processes(
+    number: int, database_url: str, folder: Path, **settings: object
+) -> AsyncIterator[list[tuple[Process, Server]]]:
+    """Run several gateways on one database, as several machines would, each in a folder of its own."""
+    async with AsyncExitStack() as stack:
+        gateways = []
+        for name in range(number):
+            home = folder / f"gateway-{name}"
+            home.mkdir()
+            gateways.append(await stack.enter_async_context(process(database_url, home, **settings)))
+        yield gateways
 
 
 def _environment(settings: Mapping[str, object]) -> dict[str, str]:

@@ -1,0 +1,126 @@
+"""A TCP proxy between the gateway and what it talks to, that stalls, swallows and cuts as it is told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import Enum, auto
+
+
+class Way(Enum):
+    """The direction of what is relayed."""
+
+    TO_SERVER = auto()
+    TO_CLIENT = auto()
+
+
+BOTH_WAYS = (Way.TO_SERVER, Way.TO_CLIENT)
+
+
+class Proxy:
+    """Relays connections to one port of this machine."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._open = {way: asyncio.Event() for way in Way}
+        for one in self._open.values():
+            one.set()
+        self._swallowed: frozenset[Way] = frozenset()
+        self._ends: set[asyncio.StreamWriter] = set()
+
+    def __len__(self) -> int:
+        """Return how many connections are relayed."""
+        return len(self._ends) // 2
+
+    @contextmanager
+    def stalled(self, *ways: Way) -> Iterator[None]:
+        """Hold what goes these ways while the block runs; then all of it goes on."""
+        for way in ways:
+            self._open[way].clear()
+        try:
+            yield
+        finally:
+            for way in ways:
+                self._open[way].set()
+
+    @contextmanager
+    def swallowed(self, *ways: Way) -> Iterator[None]:
+        """Take what goes these ways and pass none of it on, as for a peer that has lost its power.
+
+        Nothing is said of it: with both ways this is a half-open connection. New ones fare alike. At the end
+        all of them are cut, for what they have lost never comes again.
+        """
+        self._swallowed = frozenset(ways)
+        try:
+            yield
+        finally:
+            self._swallowed = frozenset()
+            self.cut()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for end in self._ends:
+            end.transport.abort()
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay one connection until an end of it is gone."""
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        ends = {writer, far_writer}
+        self._ends |= ends
+        pumps = [
+            asyncio.create_task(self._pump(reader, far_writer, Way.TO_SERVER)),
+            asyncio.create_task(self._pump(far_reader, writer, Way.TO_CLIENT)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._ends -= ends
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.wait(pumps)
+            for end in ends:
+                end.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._open[way].wait()
+                if way not in self._swallowed:
+                    writer.write(data)
+                    await writer.drain()
+            # What was said before the end still arrives, as it would without a proxy.
+            await asyncio.wait_for(_flushed(writer), 1)
+
+
+async def _flushed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+@asynccontextmanager
+async def proxy_to(target: int) -> AsyncIterator[Proxy]:
+    """Yield a proxy in front of a port of this machine, and end what it relays at the end."""
+    proxy = Proxy(target)
+    relays: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(proxy.relay(reader, writer))
+        relays.add(task)
+        task.add_done_callback(relays.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for task in list(relays):
+            task.cancel()
+        if relays:
+            await asyncio.wait(relays)
+        await server.wait_closed()
