@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from time import monotonic
@@ -61,10 +61,13 @@ class Load:
         await until(lambda: self.statuses.total() >= goal, "posts are answered", within=within)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Work while the block runs; then let every post come to its end, and every device catch up."""
+    async def running(self, *, pause: float = PAUSE) -> AsyncIterator[None]:
+        """Work while the block runs; then let every post come to its end, and every device catch up.
+
+        A device that has lost its gateway tries again after `pause` seconds.
+        """
         async with asyncio.TaskGroup() as tasks:
-            devices = [tasks.create_task(device.run()) for device in self.devices]
+            devices = [tasks.create_task(device.run(pause=pause)) for device in self.devices]
             workers = [tasks.create_task(self._post(turn)) for turn in range(self._posters)]
             workers += [tasks.create_task(self._tidy(user)) for user in self._users if self._tidy_up]
             try:
@@ -118,7 +121,7 @@ class Load:
         subs = [user.sub for user in self._users]
         while not self._stopped:
             number = next(self._numbers)
-            recipients = tuple(self._random.sample(subs, self._random.randint(1, len(subs))))
+            recipients = tuple(self._random.sample(subs, self._random.randint(1, min(len(subs), len(SUBS)))))
             post = Post(f"post {number}", recipients)
             self.posts.append(post)
             priority = "nonsense" if number % REFUSED == 0 else "normal"
@@ -201,9 +204,11 @@ class Verdict(NamedTuple):
         return f"| {name} | {' | '.join(f'{figure:,}' for figure in figures)} | {self.longest_wait:.1f} |"
 
 
-async def load_on(
-    *servers: Server, subs: Sequence[str] = SUBS, posters: int = 4, tidy: bool = True
-) -> Load:
+Judged = Callable[[Load, int], Awaitable[Verdict]]
+"""Judges a load after so many faults."""
+
+
+async def load_on(*servers: Server, subs: Sequence[str] = SUBS, posters: int = 4, tidy: bool = True) -> Load:
     """Return a load for these gateways; for each of them every user has two devices that begin there."""
     services = [server.service for server in servers]
     tokens = [await services[0].mint(sub, ttl=3600) for sub in subs]

@@ -1,6 +1,8 @@
 """A TCP proxy between the gateway and what it talks to, that stalls, swallows and cuts as it is told."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum, auto
@@ -12,6 +14,9 @@ class Way(Enum):
     TO_SERVER = auto()
     TO_CLIENT = auto()
 
+
+_NO_FAREWELL = struct.pack("ii", 1, 0)
+"""Of SO_LINGER: a close sends a reset (socket(7))."""
 
 BOTH_WAYS = (Way.TO_SERVER, Way.TO_CLIENT)
 
@@ -58,8 +63,9 @@ class Proxy:
             self.cut()
 
     def cut(self) -> None:
-        """Reset every connection."""
+        """Reset every connection: both of its ends are told at once, and what was under way is gone."""
         for end in self._ends:
+            end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_FAREWELL)
             end.transport.abort()
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
