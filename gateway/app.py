@@ -23,11 +23,13 @@ from gateway import __version__, accounts, web
 from gateway.api import auth, inbox, notifications, services, socket, users, well_known
 from gateway.api.dependencies import Gateway
 from gateway.api.trail import record_refusal
+from gateway.backplane import Receiver, open_backplane
 from gateway.database import Database, open_database
 from gateway.errors import GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited, Unavailable
 from gateway.headers import API_POLICY, BrowserHeaders, Cors
 from gateway.hub import Hub
 from gateway.passwords import Passwords
+from gateway.reconciler import Reconciler
 from gateway.settings import Settings, UnknownRecipients
 from gateway.tail import Tail
 from gateway.throttle import Throttle
@@ -88,11 +90,18 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     A background task that dies takes the process with it: a gateway that half works is worse than none.
     """
     tail = Tail(settings.tail_bytes)
-    hub = Hub(tail, max_sockets=settings.max_sockets, max_sockets_per_user=settings.max_sockets_per_user)
+    backplane = open_backplane(settings)
+    hub = Hub(
+        (tail, backplane),
+        max_sockets=settings.max_sockets,
+        max_sockets_per_user=settings.max_sockets_per_user,
+    )
 
     def announce(committed: Committed) -> None:
+        seqs = {user_id: counts.seq for user_id, counts in committed.counts.items()}
         tail.record(committed.entries, committed.counts)
-        hub.ring({user_id: counts.seq for user_id, counts in committed.counts.items()})
+        hub.ring(seqs)
+        backplane.publish(seqs)
 
     async with (
         _loud(),
@@ -106,18 +115,30 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
             followed=tail,
             create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
         )
-        tokens = Tokens(settings, database, on_ended=hub.end_sessions)
+        tokens = Tokens(
+            settings,
+            database,
+            on_ended=hub.end_sessions,
+            publish_ended=lambda ended: backplane.publish({}, ended),
+        )
         await tokens.start()
+        reconciler = Reconciler(hub, database, settings.reconcile_interval)
+        receiver = Receiver(on_hint=hub.hint, on_ended=tokens.drop, on_resumed=reconciler.request)
         with Passwords() as passwords:
-            app.state.gateway = Gateway(settings, database, writer, hub, tail, tokens, passwords, throttle)
+            app.state.gateway = Gateway(
+                settings, database, writer, hub, tail, backplane, tokens, passwords, throttle
+            )
             background = [
                 tasks.create_task(hub.run(), name="hub"),
+                tasks.create_task(backplane.run(receiver), name="backplane"),
+                tasks.create_task(reconciler.run(), name="reconciler"),
                 tasks.create_task(_refresh(tokens), name="refresh"),
                 tasks.create_task(tokens.issuers.run(), name="issuers"),
                 tasks.create_task(_finish_erasures(database), name="erasures"),
             ]
             async with writer.running():
                 yield
+            await backplane.drain()
             for task in background:
                 task.cancel()
 

@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from gateway import accounts, audit, client, issuers, logs, manage, schema
 from gateway.accounts import new_session
 from gateway.audit import Event
+from gateway.backplane import open_backplane, reach
 from gateway.database import Database, open_database
 from gateway.errors import GatewayError, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
@@ -117,12 +118,15 @@ def check() -> None:
             pending = await schema.is_pending(database)
         print(f"database: {make_url(settings.database_url).render_as_string(hide_password=True)}: reached")
         print("schema: to be brought up to date by serve or migrate" if pending else "schema: up to date")
+        logs.configure("error", access_log=False)
+        heard = await reach(open_backplane(settings))
+        print(f"backplane: {settings.backplane}: {'reached' if heard else 'not reached'}")
         reached = [await _reached(one) for one in settings.trusted_issuers]
         async with Throttle(settings) as throttle:
             shared = await throttle.reached()
         if shared is not None:
             print(f"rate limits: redis: {'reached' if shared else 'not reached; sign-ins count in memory'}")
-        return all(reached) and shared is not False
+        return heard and all(reached) and shared is not False
 
     if not asyncio.run(main()):
         raise typer.Exit(1)

@@ -8,12 +8,12 @@ where it does.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import structlog
-from sqlalchemy import Connection as DatabaseConnection
 
-from gateway import inbox, log, protocol
+from gateway import log, protocol
+from gateway.beginning import Start, begin
 from gateway.database import Database
 from gateway.errors import Disconnected, GatewayError, InsufficientScope, InvalidToken, Unauthorized
 from gateway.hub import Hub
@@ -47,39 +47,6 @@ class Socket(Protocol):
         """End it, without waiting for a client that does not read."""
 
 
-class Start(NamedTuple):
-    """Where a client begins: after `since`, or at the end (`latest`), or with its newest unread items."""
-
-    since: int | None = None
-    epoch: str | None = None
-    latest: bool = False
-
-
-class Beginning(NamedTuple):
-    """What the log says of a start. `cursor` is None where it cannot be resumed from there."""
-
-    epoch: str
-    counts: Counts
-    cursor: int | None
-    entries: Sequence[Entry] = ()
-
-
-def begin(connection: DatabaseConnection, user_id: int, start: Start) -> Beginning | None:
-    """Find where a client begins, or None when the user is gone. A unit of work."""
-    found = log.standing(connection, user_id)
-    if found is None:
-        return None
-    epoch, counts = found
-    if start.since is not None:
-        same = start.epoch in {None, epoch}
-        resumes = same and log.resumable(counts, start.since)
-        return Beginning(epoch, counts, start.since if resumes else None)
-    if start.latest:
-        return Beginning(epoch, counts, counts.seq)
-    newest = inbox.newest_unread(connection, user_id) if counts.unread else ()
-    return Beginning(epoch, counts, counts.seq, log.replay(user_id, counts, newest, cursor=0))
-
-
 class Connection:
     """Serves one client until it goes or is closed."""
 
@@ -92,6 +59,7 @@ class Connection:
         "_database",
         "_expiry_told",
         "_head",
+        "_hinted",
         "_hub",
         "_live",
         "_seen",
@@ -101,6 +69,7 @@ class Connection:
         "_socket",
         "_spent",
         "_spent_at",
+        "_standing",
         "_start",
         "_tail",
         "_tokens",
@@ -137,7 +106,8 @@ class Connection:
         self.session = user.session
         self._cursor = 0
         self._head = 0
-        self._counts = Counts(0, 0, 0, 0)
+        self._hinted = False
+        self._counts = self._standing = Counts(0, 0, 0, 0)
         self._seen = 0
         self._live = False
         self._closed = False
@@ -151,10 +121,25 @@ class Connection:
 
     # --- what the hub calls ---------------------------------------------------------------------------------
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """The number and the seen mark up to which it knows of the log."""
+        return self._head, self._newest().seen
+
     def ring(self, seq: int) -> None:
-        """Take note that the log has reached `seq`, or that the seen mark has moved."""
+        """Take note that a commit here has brought the log to `seq`, or moved the seen mark."""
         self._head = max(self._head, seq)
         self._woken.set()
+
+    def hint(self, seq: int) -> None:
+        """Take note that another process says so. It is not in the tail: the log must be asked."""
+        self._hinted = True
+        self.ring(seq)
+
+    def lags(self, seq: int, seen: int) -> bool:
+        """Whether it does not know that the log has reached `seq` and `seen`, and is not about to ask."""
+        head, mark = self.position
+        return not self._hinted and (head < seq or mark < seen)
 
     def tick(self) -> None:
         """Look at the deadlines: the client's reading, the token's end, the silence."""
@@ -205,7 +190,9 @@ class Connection:
             elif not self._live:
                 self._live = True
                 await self._send(protocol.live(self._counts))
-            elif (counts := self._tail.counts(self._user.id)) and counts.seen > self._seen:
+            elif self._hinted:
+                await self._look()
+            elif (counts := self._newest()).seen > self._seen:
                 self._seen = counts.seen
                 self._counts = self._counts._replace(unseen=counts.unseen, seen=counts.seen)
                 await self._send(protocol.seen(counts))
@@ -223,7 +210,7 @@ class Connection:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
         epoch, counts, cursor, entries = beginning
-        self._counts = counts
+        self._counts = self._standing = counts
         self._seen = counts.seen
         self._head = max(self._head, counts.seq)
         heartbeat = self._settings.heartbeat
@@ -242,17 +229,39 @@ class Connection:
             await self._send_all(entries)
             return
         head = self._head
+        # Cleared before reading, for this answers the hints there were: one that comes meanwhile asks again.
+        self._hinted = False
         page = await self._database.read(log.read_after, self._user.id, self._cursor)
         if page is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
-        elif not log.resumable(page.counts, self._cursor):
+            return
+        # The log has the last word: a hint that promised more than it holds is not asked about again, and one
+        # that promised less does not refuse what the client acknowledges.
+        self._head = max(page.counts.seq, self._head if self._head != head else 0)
+        self._standing = page.counts
+        if not log.resumable(page.counts, self._cursor):
             await self._reset(page.epoch, page.counts)
-        else:
-            await self._send_all(page.entries)
-            if not page.more:
-                self._cursor = max(self._cursor, page.counts.seq)
-                # The log has the last word: a ring that promised more than it holds is not asked about again.
-                self._head = max(self._cursor, self._head if self._head != head else 0)
+            return
+        await self._send_all(page.entries)
+        if not page.more:
+            self._cursor = max(self._cursor, page.counts.seq)
+
+    async def _look(self) -> None:
+        """Ask the log where it stands, for another process has hinted that it may have moved."""
+        # Cleared before reading: a hint that comes meanwhile may be of what this reading does not see.
+        self._hinted = False
+        found = await self._database.glance(log.standing, self._user.id)
+        if found is None:
+            self.close(Close.UNAUTHORIZED, "token_revoked")
+            return
+        _, self._standing = found
+        self._head = max(self._head, self._standing.seq)
+
+    def _newest(self) -> Counts:
+        """Return the counts of now, as far as is known here: by a commit from here or by the last reading."""
+        committed = self._tail.counts(self._user.id) or self._standing
+        # Neither number ever goes back, so they tell which counts are the later ones.
+        return max(self._standing, committed, key=lambda counts: (counts.seq, counts.seen))
 
     async def _send_all(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

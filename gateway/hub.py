@@ -1,13 +1,12 @@
 """The sockets of this process, by user: attach, ring, end. Nothing here waits or sends."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from gateway.errors import Overloaded, TooManySockets
 from gateway.protocol import Close
-from gateway.tail import Tail
 
 TICK = 0.5
 """How often each socket looks at its deadlines, in seconds."""
@@ -18,8 +17,18 @@ class Subscriber(Protocol):
 
     session: str
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """The number and the seen mark up to which it knows of the log."""
+
     def ring(self, seq: int) -> None:
-        """Take note that the log has reached `seq`, or that the seen mark has moved."""
+        """Take note that a commit here has brought the log to `seq`, or moved the seen mark."""
+
+    def hint(self, seq: int) -> None:
+        """Take note that another process says so: the log must be asked."""
+
+    def lags(self, seq: int, seen: int) -> bool:
+        """Whether it does not know that the log has reached `seq` and `seen`, and is not about to ask."""
 
     def tick(self) -> None:
         """Look at the deadlines."""
@@ -28,15 +37,29 @@ class Subscriber(Protocol):
         """End the socket."""
 
 
-class Hub:
-    """The subscribers of this process. It belongs to the event loop: no call comes from another thread."""
+class Follower(Protocol):
+    """Who is told of which users there are sockets here: before the first reads the log, after the last."""
 
-    def __init__(self, tail: Tail, *, max_sockets: int, max_sockets_per_user: int) -> None:
-        self._tail = tail
+    def follow(self, user_id: int) -> None:
+        """The first socket of this user attaches."""
+
+    def forget(self, user_id: int) -> None:
+        """The last socket of this user is gone."""
+
+
+class Hub:
+    """The subscribers of this process. It belongs to the event loop: no call comes from another thread.
+
+    `reconciled` counts the subscribers that had to be rung because no hint had reached them.
+    """
+
+    def __init__(self, followers: Sequence[Follower], *, max_sockets: int, max_sockets_per_user: int) -> None:
+        self._followers = followers
         self._max_sockets = max_sockets
         self._max_sockets_per_user = max_sockets_per_user
         self._users: dict[int, set[Subscriber]] = {}
         self._count = 0
+        self.reconciled = 0
 
     def __len__(self) -> int:
         """Return how many sockets are attached."""
@@ -54,7 +77,8 @@ class Hub:
         subscribers = self._users.get(user_id)
         if subscribers is None:
             subscribers = self._users[user_id] = set()
-            self._tail.follow(user_id)
+            for follower in self._followers:
+                follower.follow(user_id)
         elif len(subscribers) >= self._max_sockets_per_user:
             raise TooManySockets(f"A user may hold {self._max_sockets_per_user} sockets.")
         subscribers.add(subscriber)
@@ -66,13 +90,33 @@ class Hub:
             self._count -= 1
             if not subscribers:
                 del self._users[user_id]
-                self._tail.forget(user_id)
+                for follower in self._followers:
+                    follower.forget(user_id)
 
     def ring(self, seqs: Mapping[int, int]) -> None:
         """Wake the subscribers of these users, whose logs have reached these numbers, after the commit."""
         for user_id, seq in seqs.items():
             for subscriber in self._users.get(user_id, ()):
                 subscriber.ring(seq)
+
+    def hint(self, seqs: Mapping[int, int]) -> None:
+        """Tell the subscribers of these users what another process says that their logs have reached."""
+        for user_id, seq in seqs.items():
+            for subscriber in self._users.get(user_id, ()):
+                subscriber.hint(seq)
+
+    def positions(self, users: Collection[int] | None = None) -> list[tuple[int, int, int]]:
+        """Return users, these or all, with the number and the mark that all their sockets know of."""
+        wanted = self._users if users is None else self._users.keys() & users
+        return [(user_id, *_least(self._users[user_id])) for user_id in wanted]
+
+    def reconcile(self, ahead: Mapping[int, tuple[int, int]]) -> None:
+        """Ring the subscribers who do not know what the logs of these users have reached."""
+        for user_id, (seq, seen) in ahead.items():
+            for subscriber in self._users.get(user_id, ()):
+                if subscriber.lags(seq, seen):
+                    self.reconciled += 1
+                    subscriber.hint(seq)
 
     def end_sessions(self, sessions: Collection[str]) -> None:
         """Close every socket that belongs to one of these sessions."""
@@ -89,6 +133,11 @@ class Hub:
         for subscribers in list(self._users.values()):
             for subscriber in list(subscribers):
                 act(subscriber)
+
+
+def _least(subscribers: Collection[Subscriber]) -> tuple[int, int]:
+    seqs, seens = zip(*(subscriber.position for subscriber in subscribers), strict=True)
+    return min(seqs), min(seens)
 
 
 def _end(subscriber: Subscriber, ended: frozenset[str]) -> None:

@@ -313,6 +313,22 @@ def standing(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
     return None if row is None else (row.epoch, Counts(row.last_seq, row.unread, row.unseen, row.seen_seq))
 
 
+def ahead(connection: Connection, positions: Sequence[tuple[int, int, int]]) -> dict[int, tuple[int, int]]:
+    """Return the number and the seen mark of each of these users whose log has gone beyond theirs."""
+    found = connection.execute(_select_ahead(connection.dialect.name), {"rows": dumps(positions)})
+    return {row.id: (row.last_seq, row.seen_seq) for row in found}
+
+
+@cache
+def _select_ahead(dialect: str) -> Select[Any]:
+    known = rows(dialect, id=BigInteger(), seq=BigInteger(), seen=BigInteger())
+    return (
+        select(users.c.id, users.c.last_seq, users.c.seen_seq)
+        .join_from(known, users, users.c.id == known.c.id)
+        .where((users.c.last_seq > known.c.seq) | (users.c.seen_seq > known.c.seen))
+    )
+
+
 _SELECT_STANDING = select(
     users.c.epoch, users.c.last_seq, users.c.unread, users.c.unseen, users.c.seen_seq
 ).where(users.c.id == bindparam("user_id"), users.c.sub.is_not(None))

@@ -31,6 +31,14 @@ class UnknownRecipients(StrEnum):
     REJECT = "reject"
 
 
+class BackplaneKind(StrEnum):
+    """What processes tell each other through that something is new."""
+
+    MEMORY = "memory"
+    POSTGRES = "postgres"
+    REDIS = "redis"
+
+
 class SettingsError(Exception):
     """A setting is wrong. Its text is one line that names the setting and the rule."""
 
@@ -75,6 +83,13 @@ class Settings(BaseSettings):
     )
     database_pool_size: int = Field(
         10, ge=2, le=200, description="Connections to Postgres; SQLite has five of its own."
+    )
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve; more than one needs Postgres.")
+    backplane_url: SecretStr | None = Field(
+        None, description="redis://… where processes tell each other what is new; or postgres, or memory."
+    )
+    reconcile_interval: float = Field(
+        15, ge=0.1, le=3600, description="Time between two looks for what no hint has told."
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
@@ -161,6 +176,28 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("it must be limits such as '5/minute; 30/hour'") from None
         return value.strip()
+
+    @field_validator("backplane_url")
+    @classmethod
+    def _check_backplane_url(cls, value: SecretStr | None) -> SecretStr | None:
+        url = "memory" if value is None else value.get_secret_value()
+        if url not in {"memory", "postgres"} and not url.startswith(("redis://", "rediss://")):
+            raise ValueError("it must begin with redis:// or rediss://, or be postgres or memory")
+        try:
+            _ = urlsplit(url).port
+        except ValueError:
+            raise ValueError("it is not a URL such as redis://:password@host:6379/0") from None
+        return value
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> "Settings":
+        if self.database_url.startswith("sqlite:"):
+            where = "set GATEWAY_DATABASE_URL to postgresql://…"
+            if self.workers > 1:
+                raise ValueError(f"GATEWAY_WORKERS: more than one needs Postgres: {where}")
+            if self.backplane is BackplaneKind.POSTGRES:
+                raise ValueError(f"GATEWAY_BACKPLANE_URL: it needs a Postgres database: {where}")
+        return self
 
     @field_validator("rate_limit_url")
     @classmethod
@@ -258,6 +295,14 @@ class Settings(BaseSettings):
         if url.query or url.fragment or any(mark in value for mark in "?#\\ "):
             raise ValueError("it must have no query and no fragment")
         return value.rstrip("/")
+
+    @cached_property
+    def backplane(self) -> BackplaneKind:
+        """What the processes of the gateway tell each other through."""
+        url = None if self.backplane_url is None else self.backplane_url.get_secret_value()
+        if url is None:
+            return BackplaneKind.MEMORY if self.workers == 1 else BackplaneKind.POSTGRES
+        return BackplaneKind(url) if url in set(BackplaneKind) else BackplaneKind.REDIS
 
     @cached_property
     def takes_query_token(self) -> bool:

@@ -107,8 +107,8 @@ class _Known:
 class Tokens:
     """Issues and verifies. Call `start` before anything else, and `refresh` every few seconds.
 
-    `on_ended` is called with the sessions that have just ended, to close their sockets. `clock` returns
-    seconds since 1970.
+    `on_ended` is called with the sessions that have just ended, to close their sockets; `publish_ended` with
+    those of them that were ended here, to tell the other processes. `clock` returns seconds since 1970.
     """
 
     def __init__(
@@ -117,12 +117,14 @@ class Tokens:
         database: Database,
         *,
         on_ended: Callable[[Collection[str]], None],
+        publish_ended: Callable[[Collection[str]], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._database = database
         self._clock = clock
         self._on_ended = on_ended
+        self._publish_ended = publish_ended
         self._jws = jwt.PyJWS()
         self._keys = Keyring(settings, database, clock)
         self.issuers = Issuers(settings.trusted_issuers, clock)
@@ -158,7 +160,7 @@ class Tokens:
             found = await (self._look_up_key(token) if is_key else self._look_up_jwt(token))
         except TokenRevoked:
             if known is not None:
-                self.end([known.handle])
+                self.drop([known.handle])
             raise
         if found.handle in self._ended:
             raise TokenRevoked
@@ -222,15 +224,21 @@ class Tokens:
             return None
 
     def end(self, handles: Collection[str]) -> None:
-        """Stop believing the tokens of these sessions, and these API keys, from now on.
+        """Stop believing the tokens of these sessions, and these API keys, here and in the other processes.
 
         Call it after the commit of the transaction that ended them.
         """
+        if fresh := self.drop(handles):
+            self._publish_ended(fresh)
+
+    def drop(self, handles: Collection[str]) -> list[str]:
+        """Do what `end` does, in this process alone, and return which of them it did not know of."""
         fresh = [handle for handle in handles if handle not in self._ended]
         until = self._clock() + MAX_TTL + LEEWAY
         self._ended.update(dict.fromkeys(fresh, until))
         if fresh:
             self._on_ended(fresh)
+        return fresh
 
     async def refresh(self) -> None:
         """Find what other processes have ended, and new signing keys; remove what is past now and then.
@@ -241,7 +249,7 @@ class Tokens:
         try:
             # The moment is written before its transaction commits: look a minute further back.
             since = int((min(self._looked_at, now) - 60) * 1000)
-            self.end(await self._database.read(accounts.ended_since, since))
+            self.drop(await self._database.read(accounts.ended_since, since))
             self._looked_at = now
             await self._keys.load()
             if now - self._swept_at >= SWEEP:

@@ -14,7 +14,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection as DatabaseConnection
 
 from gateway import accounts
-from gateway.connection import Connection, Start
+from gateway.beginning import Start
+from gateway.connection import Connection
 from gateway.database import Database
 from gateway.errors import Disconnected
 from gateway.hub import Hub
@@ -150,7 +151,7 @@ class Engine:
         self.database = HeldDatabase(database)
         self.tail = Tail(settings.tail_bytes)
         self.hub = Hub(
-            self.tail, max_sockets=settings.max_sockets, max_sockets_per_user=settings.max_sockets_per_user
+            (self.tail,), max_sockets=settings.max_sockets, max_sockets_per_user=settings.max_sockets_per_user
         )
         self.announced: list[Committed] = []
         self.writer = Writer(database, self._announce, followed=self.tail)

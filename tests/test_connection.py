@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.connection import Start
+from gateway.beginning import Start
 from gateway.database import Database
 from gateway.inbox import Mark, Seen
 from gateway.log import read_after
@@ -108,6 +108,12 @@ async def test_subscribers_are_rung_only_when_the_commit_can_be_read(engine: Eng
 
     class Reader:
         session = "reader"
+        position = (0, 0)
+
+        def hint(self, seq: int) -> None: ...
+
+        def lags(self, *_: int) -> bool:
+            return False
 
         def ring(self, seq: int) -> None:
             readable.append(asyncio.create_task(engine.database.read(read_after, user.id, seq - 1)))

@@ -15,7 +15,7 @@ from fastapi import WebSocket
 from sqlalchemy import Connection, func, select
 from websockets.exceptions import ConnectionClosed
 
-from gateway import accounts, connection, refresh_tokens, services
+from gateway import accounts, beginning, refresh_tokens, services
 from gateway.accounts import NewTicket, new_session
 from gateway.database import Database, open_database
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
@@ -573,7 +573,7 @@ POINTS: dict[str, tuple[str, Hold]] = {
     "not yet accepted": ("header", lambda _, patch: hold_accept(patch, before=True)),
     "accepted": ("header", lambda _, patch: hold_accept(patch, before=False)),
     "accepted, by ticket": ("ticket", lambda _, patch: hold_accept(patch, before=False)),
-    "the beginning was read": ("header", lambda s, _: hold_after(s, connection.begin)),
+    "the beginning was read": ("header", lambda s, _: hold_after(s, beginning.begin)),
 }
 
 

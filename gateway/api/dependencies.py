@@ -22,6 +22,7 @@ from pydantic_core import from_json
 from starlette.requests import HTTPConnection
 
 from gateway.accounts import MAX_SUB, check_sub
+from gateway.backplane import Backplane
 from gateway.database import Database
 from gateway.errors import InsufficientScope, Invalid, MissingToken, OriginNotAllowed, PayloadTooLarge
 from gateway.hub import Hub
@@ -43,6 +44,7 @@ class Gateway:
     writer: Writer
     hub: Hub
     tail: Tail
+    backplane: Backplane
     tokens: Tokens
     passwords: Passwords
     throttle: Throttle

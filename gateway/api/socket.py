@@ -12,7 +12,8 @@ from starlette.routing import websocket_session
 
 from gateway.api.dependencies import client_address, parts_of, socket_user
 from gateway.api.trail import record_close
-from gateway.connection import Connection, Start
+from gateway.beginning import Start
+from gateway.connection import Connection
 from gateway.errors import GatewayError, Invalid, UpgradeRequired
 from gateway.protocol import MAX_SEQ, SUBPROTOCOL, Close
 from gateway.tokens import User

@@ -1,0 +1,166 @@
+"""What the backplanes with a server have in common: a connection that is kept up, and checked by ear."""
+
+import asyncio
+import random
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+
+import structlog
+
+from gateway.backplane.base import Receiver
+from gateway.backplane.hints import Hints, Outbox, decode
+
+logger = structlog.get_logger()
+
+CHECK_INTERVAL = 5.0
+"""How often a process checks that it hears itself, and how long that may take, in seconds."""
+
+MAX_PAUSE = 4.0
+"""The longest time between two attempts to connect, in seconds."""
+
+DRAIN = 1.0
+"""How long a stop waits for the last hints to go out, in seconds."""
+
+
+class Link(ABC):
+    """A backplane on a server. `failures` are what its driver raises when the server is away.
+
+    A connection that is half open, or that has lost its subscription, looks well for ever: so the process
+    sends a message to itself through the server, and expects to hear it. That takes two intervals at most.
+    """
+
+    failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
+
+    def __init__(self, *, check_interval: float = CHECK_INTERVAL) -> None:
+        self._interval = check_interval
+        self._origin = secrets.token_hex(8)
+        self._outbox = Outbox()
+        self._told = asyncio.Event()
+        self._told.set()
+        self._receiver = Receiver(lambda _: None, lambda _: None, lambda _: None)
+        self._listening = False
+        self._pause = 0.0
+        self.problem: str | None = None
+        self.sent = 0
+        self.received = 0
+
+    @property
+    def listening(self) -> bool:
+        """Whether this process has heard itself lately."""
+        return self._listening
+
+    def publish(self, seqs: Mapping[int, int], ended: Collection[str] = ()) -> None:
+        """Tell the others, together with what waits already."""
+        self._outbox.put(Hints(seqs, ended))
+        self._told.clear()
+
+    async def drain(self) -> None:
+        """Wait for what was published to go out, for a second at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN if self._listening else 0):
+                await self._told.wait()
+
+    async def run(self, receiver: Receiver) -> None:
+        """Keep a connection up until cancelled. What is published while there is none waits for the next."""
+        self._receiver = receiver
+        while True:
+            try:
+                async with self._connected(), asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._listen())
+                    tasks.create_task(self._check())
+                    tasks.create_task(self._send_all())
+            except* Exception as group:  # noqa: BLE001 - without a backplane the gateway is late, not wrong
+                self._lost(_first(group))
+            finally:
+                self._listening = False
+            # Many processes that lose one server do not come back to it all at once.
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311 - it keeps no secret
+
+    def _lost(self, error: Exception) -> None:
+        """Note why there is no connection: once for each time that it is lost."""
+        problem = f"{type(error).__name__}: {error}"
+        if not isinstance(error, self.failures):
+            logger.error("the backplane has failed", exc_info=error)
+        elif self._listening or self.problem is None:
+            logger.warning("the backplane is away: others are told late", error=problem)
+        self.problem = problem
+        self._pause = min(max(self._pause * 2, 0.1), MAX_PAUSE)
+
+    def _resumed(self) -> None:
+        if self.problem is not None:
+            logger.info("the backplane is back")
+        self._listening, self._pause, self.problem = True, 0.0, None
+        self._receiver.on_resumed(None)
+
+    async def _check(self) -> None:
+        """Hear oneself every so often. Raises `TimeoutError` when that takes too long."""
+        while True:
+            async with asyncio.timeout(self._interval):
+                await self._hear_oneself()
+            if not self._listening:
+                self._resumed()
+            await asyncio.sleep(self._interval)
+
+    async def _send_all(self) -> None:
+        while True:
+            hints = await self._outbox.take()
+            try:
+                await self._send(hints)
+            except BaseException:
+                # It may not have gone out, and to be told twice is no harm.
+                self._outbox.put(hints)
+                raise
+            self.sent += len(hints.seqs)
+            if not len(self._outbox):
+                self._told.set()
+
+    def _heard(self, text: str) -> bool:
+        """Pass on what another process says; return whether it was this process that said it."""
+        try:
+            origin, hints = decode(text)
+        except ValueError as error:
+            logger.warning("a malformed message on the backplane", error=str(error))
+            self._receiver.on_resumed(None)
+            return False
+        if origin == self._origin:
+            return True
+        self.received += len(hints.seqs)
+        if hints.everything:
+            self._receiver.on_resumed(None)
+        if hints.seqs:
+            self._receiver.on_hint(hints.seqs)
+        if hints.ended:
+            self._receiver.on_ended(hints.ended)
+        return False
+
+    @abstractmethod
+    def _connected(self) -> AbstractAsyncContextManager[None]:
+        """Be connected and subscribed while the block runs."""
+
+    @abstractmethod
+    async def _listen(self) -> None:
+        """Call `_heard` with what comes, until the connection is lost. Raises one of `failures` then."""
+
+    @abstractmethod
+    async def _hear_oneself(self) -> None:
+        """Send a message to oneself and return when it has come back."""
+
+    @abstractmethod
+    async def _send(self, hints: Hints) -> None:
+        """Send hints to the others."""
+
+    @abstractmethod
+    def follow(self, user_id: int) -> None:
+        """Begin to listen for a user."""
+
+    @abstractmethod
+    def forget(self, user_id: int) -> None:
+        """Stop listening for a user."""
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return one of the failures: a connection that is lost fails for all who use it."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,75 @@
+"""The backplane on Postgres: LISTEN and NOTIFY, on a connection of its own.
+
+A transaction that notifies takes a lock that all such transactions of the database share, and notifies at
+its commit. So it is a transaction apart, after the one that stored what is told of, and it carries all that
+has come together meanwhile (https://www.postgresql.org/docs/current/sql-notify.html, "Notes").
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from gateway.backplane.hints import PROBE, Hints, encode
+from gateway.backplane.link import CHECK_INTERVAL, Link
+
+CHANNEL = "gateway"
+"""Every process of a gateway listens to it. It belongs to one database, as the gateway does."""
+
+CONNECT_TIMEOUT = 5.0
+
+_NOTIFY = "SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message"
+
+
+class PostgresBackplane(Link):
+    """Tells everybody everything: who has no socket of a user takes no notice."""
+
+    failures = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+    def __init__(self, database_url: str, *, check_interval: float = CHECK_INTERVAL) -> None:
+        super().__init__(check_interval=check_interval)
+        self._url = database_url
+        self._connection: asyncpg.Connection
+        self._closed = asyncio.Event()
+        self._echo = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[None]:
+        self._closed.clear()
+        # What is told need not be durable: nobody waits for a disk.
+        options = {"application_name": "notification-gateway backplane", "synchronous_commit": "off"}
+        connection = await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT, server_settings=options)
+        try:
+            connection.add_termination_listener(lambda _: self._closed.set())
+            await connection.add_listener(CHANNEL, self._notified)
+            self._connection = connection
+            yield
+        finally:
+            connection.terminate()
+
+    def _notified(self, _connection: asyncpg.Connection, _pid: int, _channel: str, message: object) -> None:
+        if self._heard(str(message)):
+            self._echo.set()
+
+    async def _listen(self) -> None:
+        await self._closed.wait()
+        raise ConnectionError("the connection to Postgres was closed")
+
+    async def _hear_oneself(self) -> None:
+        self._echo.clear()
+        await self._send(PROBE)
+        await self._echo.wait()
+
+    async def _send(self, hints: Hints) -> None:
+        messages = encode(self._origin, hints)
+        # A connection does one thing at a time.
+        async with self._turn:
+            await self._connection.execute(_NOTIFY, CHANNEL, messages)
+
+    def follow(self, user_id: int) -> None:
+        """Everything is heard already."""
+
+    def forget(self, user_id: int) -> None:
+        """Everything is heard anyway."""

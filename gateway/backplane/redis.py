@@ -1,0 +1,239 @@
+"""The backplane on Redis: pub/sub, on channels that each carry the hints of some of the users.
+
+On a cluster these are shard channels, which live where their slot lives (SPUBLISH, SSUBSCRIBE); elsewhere
+they are ordinary ones. Redis forgets a message that nobody hears; that is why it is only a hint.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from typing import Any
+
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
+
+from gateway.backplane.hints import PROBE, Hints, encode
+from gateway.backplane.link import CHECK_INTERVAL, Link
+
+SHARDS = 64
+"""How many channels the users are spread over.
+
+More would spare a process with few sockets some hints, and cost a command more for each group commit that
+concerns many users.
+"""
+
+TIMEOUT = 5.0
+"""How long connecting and a command may take, in seconds."""
+
+Place = tuple[str, int]
+"""The host and the port of a server."""
+
+
+class RedisBackplane(Link):
+    """Listens to the channels of the users who have a socket here, and to one for what concerns all."""
+
+    failures = (RedisError, RedisClusterException, OSError, TimeoutError)
+
+    def __init__(self, url: str, *, check_interval: float = CHECK_INTERVAL) -> None:
+        super().__init__(check_interval=check_interval)
+        self._url = url
+        self._options: dict[str, Any] = dict(parse_url(url)) | {
+            "socket_timeout": TIMEOUT,
+            "socket_connect_timeout": TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),  # `Link` connects again, and looks for what was missed.
+            "decode_responses": True,
+            "encoding_errors": "replace",
+        }
+        # The databases of one Redis share their channels.
+        self._prefix = f"gateway:{self._options.get('db', 0)}:"
+        self._common = f"{self._prefix}all"
+        self._shards = {f"{self._prefix}{shard}": shard for shard in range(SHARDS)}
+        self._channels = list(self._shards)
+        self._users: defaultdict[int, set[int]] = defaultdict(set)
+        self._changed = asyncio.Event()
+        self._subscribed: set[int] = set()
+        self._leaving: Counter[str] = Counter()
+        self._nodes: dict[str, _Node] = {}
+
+    # --- who is listened for --------------------------------------------------------------------------------
+
+    def follow(self, user_id: int) -> None:
+        """Subscribe to the user's channel soon. Then what was missed meanwhile is looked for."""
+        users = self._users[user_id % SHARDS]
+        users.add(user_id)
+        if len(users) == 1:
+            self._changed.set()
+
+    def forget(self, user_id: int) -> None:
+        """Unsubscribe from the user's channel, unless others with a socket here need it."""
+        shard = user_id % SHARDS
+        self._users[shard].discard(user_id)
+        if not self._users[shard]:
+            del self._users[shard]
+            self._changed.set()
+
+    async def _follow_all(self) -> None:
+        while True:
+            await self._changed.wait()
+            # Cleared before looking: what comes while a command is being sent sets it again.
+            self._changed.clear()
+            wanted = set(self._users)
+            await self._subscribe(wanted - self._subscribed)
+            for shard in self._subscribed - wanted:
+                channel = self._channels[shard]
+                self._subscribed.remove(shard)
+                self._leaving[channel] += 1
+                await self._nodes[channel].unsubscribe(channel)
+
+    async def _subscribe(self, shards: Iterable[int]) -> None:
+        for shard in shards:
+            channel = self._channels[shard]
+            self._subscribed.add(shard)
+            await self._nodes[channel].subscribe(channel)
+
+    # --- the connection -------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[None]:
+        self._nodes, self._subscribed = {}, set()
+        self._leaving.clear()
+        async with AsyncExitStack() as stack:
+            await self._open_nodes(stack)
+            await self._nodes[self._common].subscribe(self._common)
+            await self._subscribe(set(self._users))
+            # Last: what comes back through it shows that the others are subscribed to, too.
+            for node in set(self._nodes.values()):
+                await node.subscribe(node.probe)
+            yield
+
+    async def _open_nodes(self, stack: AsyncExitStack) -> None:
+        """Open the server of each channel: the one there is, or those of a cluster."""
+        probe = f"{self._prefix}probe:{self._origin}"
+        channels = [self._common, *self._channels]
+        async with Redis(connection_pool=ConnectionPool(**self._options)) as seed:
+            clustered = bool((await seed.info("cluster"))["cluster_enabled"])
+            if clustered:
+                places, probes = await self._places(channels, probe)
+            else:
+                here = (self._options.get("host", "localhost"), self._options.get("port", 6379))
+                places, probes = dict.fromkeys(channels, here), {here: probe}
+        nodes: dict[Place, _Node] = {}
+        for (host, port), name in probes.items():
+            node = _Node(self._options | {"host": host, "port": port}, name, sharded=clustered)
+            stack.push_async_callback(node.close)
+            nodes[host, port] = node
+        self._nodes = {channel: nodes[place] for channel, place in places.items()}
+
+    async def _places(self, channels: Sequence[str], probe: str) -> tuple[dict[str, Place], dict[Place, str]]:
+        """Ask a cluster where each channel lives, and find a name for a probe that lives on each server."""
+        options = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+        async with RedisCluster.from_url(self._url, **options) as cluster:
+
+            def place(channel: str) -> Place:
+                node = cluster.get_node_from_key(channel)
+                if node is None:
+                    raise ConnectionError(f"the channel {channel} is on no server of the cluster")
+                return node.host, int(node.port)
+
+            places = {channel: place(channel) for channel in channels}
+            names = (f"{probe}:{number}" for number in count())
+            probes: dict[Place, str] = {}
+            while probes.keys() != set(places.values()):
+                name = next(names)
+                probes.setdefault(place(name), name)
+        return places, {place: probes[place] for place in places.values()}
+
+    async def _listen(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_all())
+            for node in set(self._nodes.values()):
+                tasks.create_task(self._read(node))
+
+    async def _read(self, node: "_Node") -> None:
+        while True:
+            kind, channel, data = await node.read()
+            if kind in {"subscribe", "ssubscribe"}:
+                self._now_subscribed(channel)
+            elif kind in {"unsubscribe", "sunsubscribe"}:
+                self._now_unsubscribed(channel)
+            elif self._heard(data) and channel == node.probe:
+                node.echo.set()
+
+    def _now_subscribed(self, channel: str) -> None:
+        """Let the users of a channel be looked at: they may have been attached to before it was heard."""
+        users = self._users.get(self._shards.get(channel, -1))
+        # Before this process has heard itself everything is still to be looked at.
+        if users and self.listening:
+            self._receiver.on_resumed(users.copy())
+
+    def _now_unsubscribed(self, channel: str) -> None:
+        """Raise where a cluster has put an end to it, because the slot of the channel has moved."""
+        if not self._leaving[channel]:
+            raise ConnectionError(f"the channel {channel} has moved")
+        self._leaving[channel] -= 1
+
+    async def _hear_oneself(self) -> None:
+        (message,) = encode(self._origin, PROBE)
+        nodes = set(self._nodes.values())
+        for node in nodes:
+            node.echo.clear()
+            await node.publish([(node.probe, message)])
+        for node in nodes:
+            await node.echo.wait()
+
+    async def _send(self, hints: Hints) -> None:
+        by_channel: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        for user_id, seq in hints.seqs.items():
+            by_channel[self._channels[user_id % SHARDS]][user_id] = seq
+        told = {channel: Hints(seqs) for channel, seqs in by_channel.items()}
+        if hints.ended or hints.everything:
+            told[self._common] = Hints({}, hints.ended, hints.everything)
+        by_node: defaultdict[_Node, list[tuple[str, str]]] = defaultdict(list)
+        for channel, part in told.items():
+            messages = encode(self._origin, part)
+            by_node[self._nodes[channel]] += [(channel, message) for message in messages]
+        for node, messages_of_node in by_node.items():
+            await node.publish(messages_of_node)
+
+
+class _Node:
+    """One server: a connection that listens, and others that publish."""
+
+    def __init__(self, options: dict[str, Any], probe: str, *, sharded: bool) -> None:
+        self._redis = Redis.from_pool(ConnectionPool(**options))
+        self._pubsub = self._redis.pubsub()
+        self._sharded = sharded
+        self.probe = probe
+        self.echo = asyncio.Event()
+
+    async def subscribe(self, channel: str) -> None:
+        """Ask for a channel; `read` tells when it is there."""
+        await (self._pubsub.ssubscribe if self._sharded else self._pubsub.subscribe)(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Ask for no more of a channel."""
+        await (self._pubsub.sunsubscribe if self._sharded else self._pubsub.unsubscribe)(channel)
+
+    async def publish(self, messages: Sequence[tuple[str, str]]) -> None:
+        """Publish all of it in one go: pairs of a channel and a message."""
+        command = "SPUBLISH" if self._sharded else "PUBLISH"
+        pipeline = self._redis.pipeline(transaction=False)
+        for channel, message in messages:
+            pipeline.execute_command(command, channel, message)
+        await pipeline.execute()
+
+    async def read(self) -> tuple[str, str, str]:
+        """Wait for what comes next: its kind, its channel, and what it says."""
+        while (message := await self._pubsub.get_message(timeout=None)) is None:
+            pass
+        return message["type"], message["channel"], message["data"]
+
+    async def close(self) -> None:
+        """Close every connection, without waiting for a server that does not answer."""
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+        await self._redis.aclose()

@@ -1,0 +1,82 @@
+"""Reconciliation: the logs of the users with a socket here, compared with what their sockets know of them.
+
+A hint that is lost is made good here. So losing the backplane costs a delay, and never a notification.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Collection
+
+import structlog
+
+from gateway import log
+from gateway.database import Database
+from gateway.errors import Unavailable
+from gateway.hub import Hub
+
+logger = structlog.get_logger()
+
+GRACE = 0.2
+"""How long a hint may be on its way before it counts as missed, in seconds."""
+
+
+class Reconciler:
+    """Rings the sockets whose log is ahead of them, with one query for all users: when asked, and on a timer.
+
+    `interval` is in seconds; each wait is up to a fifth shorter or longer, so that the processes of a
+    gateway do not ask in step.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        database: Database,
+        interval: float,
+        *,
+        jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),  # noqa: S311 - it keeps no secret
+    ) -> None:
+        self._hub = hub
+        self._database = database
+        self._interval = interval
+        self._jitter = jitter
+        self._asked_for: set[int] = set()
+        self._all = False
+        self._asked = asyncio.Event()
+
+    def request(self, users: Collection[int] | None) -> None:
+        """Ask for these users to be looked at soon, or for all of them."""
+        self._asked_for.update(users or ())
+        self._all = self._all or users is None
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Look when asked, and on the timer, until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._interval * self._jitter()
+        while True:
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._asked.wait()
+            except TimeoutError:
+                self._all = True
+            if self._all:
+                due = loop.time() + self._interval * self._jitter()
+            await self._look()
+
+    async def _look(self) -> None:
+        # Cleared before reading: what is asked for while the database answers is looked at again.
+        users = None if self._all else self._asked_for
+        self._asked_for, self._all = set(), False
+        self._asked.clear()
+        positions = self._hub.positions(users)
+        if not positions:
+            return
+        try:
+            ahead = await self._database.read(log.ahead, positions)
+        except Unavailable:
+            # The timer asks again. Nothing can be committed meanwhile that would have to be told.
+            logger.warning("the database cannot be asked what the sockets have missed")
+            return
+        if ahead:
+            await asyncio.sleep(GRACE)
+            self._hub.reconcile(ahead)
