@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import count
+from itertools import count, cycle
 from time import monotonic
 from typing import NamedTuple
 
@@ -49,10 +49,9 @@ class Load:
         self.posts: list[Post] = []
         self.statuses: Counter[int] = Counter()
         self.devices = [
-            Device(home, f"{home.sub}'s {kind} of {place}", *elsewhere)
+            Device(home, f"{home.sub}'s {kind}", *elsewhere)
             for one in zip(*users, strict=True)
-            for place, (home, *elsewhere) in enumerate(_turns(one))
-            for kind in KINDS
+            for kind, (home, *elsewhere) in zip(KINDS, cycle(_turns(one)), strict=False)
         ]
 
     async def answers(self, number: int, *, within: float = 120) -> None:
@@ -82,7 +81,8 @@ class Load:
     async def history(self) -> History:
         """Return all that happened, with a fresh read of each inbox."""
         inboxes = {user.sub: await user.whole_inbox() for user in self._users}
-        return History(self.posts, [device.history for device in self.devices], inboxes, self._deleted)
+        devices = [device.history for device in self.devices]
+        return History(self.posts, devices, inboxes, self._deleted, processes=len(self._services))
 
     async def judged(self, faults: int) -> "Verdict":
         """Return what the judge says of it all, after so many faults."""
@@ -209,7 +209,7 @@ Judged = Callable[[Load, int], Awaitable[Verdict]]
 
 
 async def load_on(*servers: Server, subs: Sequence[str] = SUBS, posters: int = 4, tidy: bool = True) -> Load:
-    """Return a load for these gateways; for each of them every user has two devices that begin there."""
+    """Return a load for these gateways: every user has two devices, which begin at different ones."""
     services = [server.service for server in servers]
     tokens = [await services[0].mint(sub, ttl=3600) for sub in subs]
     users = [
@@ -218,10 +218,9 @@ async def load_on(*servers: Server, subs: Sequence[str] = SUBS, posters: int = 4
     return Load(services, users, posters, tidy=tidy)
 
 
-def _turns(users: Sequence[User]) -> Iterator[Sequence[User]]:
-    """Yield the users, beginning with each of them in turn."""
-    for start in range(len(users)):
-        yield [*users[start:], *users[:start]]
+def _turns(users: Sequence[User]) -> list[Sequence[User]]:
+    """Return the users, beginning with each of them in turn."""
+    return [[*users[start:], *users[:start]] for start in range(len(users))]
 
 
 def _count(complaints: Sequence[str], *kinds: str) -> int:

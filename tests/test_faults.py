@@ -3,27 +3,149 @@
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy.engine import make_url
 
 from tests.databases import postgres_copy, postgres_template
 from tests.load import Judged, load_on
-from tests.postgres import Postgres, PostgresProcess, own_postgres
+from tests.postgres import PostgresProcess, own_postgres
 from tests.proxy import BOTH_WAYS, Proxy, Way, proxy_to
 from tests.redis_server import RedisProcess, own_redis
 from tests.servers import Process, Server, processes
 
 PER_ROUND = 60
-"""How many posts are answered between two faults."""
+"""How many posts are answered between two faults, at least."""
 
 SLACK = 3.0
 """How much longer than it should a delivery may take on a machine with other work to do, in seconds."""
+
+
+@dataclass
+class Site:
+    """Two gateways, their Postgres, their Redis and the proxy before that, all of which may be disturbed."""
+
+    database_url: str
+    postgres: PostgresProcess
+    redis: RedisProcess
+    proxy: Proxy
+    gateways: list[Process]
+    servers: list[Server]
+
+    def __post_init__(self) -> None:
+        self._victims = cycle(self.gateways)
+
+    async def kill_a_gateway(self, seconds: float) -> None:
+        """End one of them as a power cut would, let the other work alone, and start it again."""
+        victim = next(self._victims)
+        victim.kill()
+        await asyncio.sleep(seconds)
+        await victim.start()
+
+    async def restart_postgres(self, _seconds: float) -> None:
+        """Let it part from its clients in order."""
+        await asyncio.to_thread(self.postgres.stop, signal.SIGINT)
+        await asyncio.to_thread(self.postgres.start)
+
+    async def crash_postgres(self, _seconds: float) -> None:
+        """Let it crash, and recover when it starts again."""
+        await asyncio.to_thread(self.postgres.stop, signal.SIGQUIT)
+        await asyncio.to_thread(self.postgres.start)
+
+    async def freeze_postgres(self, seconds: float) -> None:
+        """Let it answer nothing."""
+        with self.postgres.frozen():
+            await asyncio.sleep(seconds)
+
+    async def terminate_listeners(self, _seconds: float) -> None:
+        """Have Postgres end the connections that listen."""
+        async with self.postgres.server.connected(make_url(self.database_url).database) as connection:
+            ended = await connection.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'notification-gateway backplane'"
+            )
+        assert len(ended) == len(self.gateways)
+
+    async def kill_redis(self, seconds: float) -> None:
+        """Let it be gone, with all it knew."""
+        self.redis.stop()
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(self.redis.start)
+
+    async def freeze_redis(self, seconds: float) -> None:
+        """Let it answer nothing."""
+        with self.redis.frozen():
+            await asyncio.sleep(seconds)
+
+    async def flap_redis(self, seconds: float) -> None:
+        """Let it be there for a moment now and then."""
+        end = monotonic() + seconds
+        while monotonic() < end:
+            await self.kill_redis(random.uniform(0.05, 1))
+            await asyncio.sleep(random.uniform(0.05, 1))
+            self.proxy.cut()
+
+    async def lose_redis(self, seconds: float) -> None:
+        """Leave the connections to it half open."""
+        with self.proxy.swallowed(*BOTH_WAYS):
+            await asyncio.sleep(seconds)
+
+    async def deafen(self, seconds: float) -> None:
+        """Let Redis take what is published, and deliver nothing."""
+        with self.proxy.stalled(Way.TO_CLIENT):
+            await asyncio.sleep(seconds)
+
+
+Fault = Callable[[Site, float], Awaitable[None]]
+
+REDIS_FAULTS = (Site.kill_redis, Site.freeze_redis, Site.flap_redis, Site.lose_redis, Site.deafen)
+POSTGRES_FAULTS = (
+    Site.terminate_listeners,
+    Site.kill_a_gateway,
+    Site.restart_postgres,
+    Site.crash_postgres,
+    Site.freeze_postgres,
+)
+
+
+class Case(NamedTuple):
+    """Faults, each of them `times`, one after the other, for so many `seconds`, and how long one may wait."""
+
+    backplane: str
+    faults: tuple[Fault, ...]
+    times: int = 1
+    seconds: float = 0.0
+    reconcile: float = 15.0
+    longest_wait: float = inf
+
+    def parameter(self) -> Any:
+        """Return it as a parameter of a test; its name is that of its fault."""
+        briefly = len(self.faults) > 1
+        what = "everything, briefly" if briefly else self.faults[0].__name__
+        marks = () if briefly else pytest.mark.soak
+        return pytest.param(self, id=f"{self.backplane}: {what}", marks=marks)
+
+
+CASES = (
+    # What a hint did not bring is rung when the backplane is back: the timer is too slow to have brought it.
+    Case("postgres", POSTGRES_FAULTS, seconds=1, reconcile=600, longest_wait=20),
+    Case("redis", REDIS_FAULTS, seconds=1, reconcile=1, longest_wait=1.5 + SLACK),
+    Case("postgres", (Site.terminate_listeners,), times=20, reconcile=600, longest_wait=5),
+    Case("postgres", (Site.kill_a_gateway,), times=20, seconds=4),
+    Case("redis", (Site.kill_a_gateway,), times=20, seconds=4),
+    Case("postgres", (Site.restart_postgres,), times=10),
+    Case("postgres", (Site.crash_postgres,), times=10),
+    Case("postgres", (Site.freeze_postgres,), seconds=30),
+    *(Case("redis", (fault,), seconds=60, longest_wait=15 * 1.25 + SLACK) for fault in REDIS_FAULTS),
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +162,7 @@ def _template(fragile: PostgresProcess) -> Iterator[str]:
 
 
 @pytest.fixture
-async def database_url(fragile: PostgresProcess, _template: str) -> AsyncIterator[str]:
+async def fragile_url(fragile: PostgresProcess, _template: str) -> AsyncIterator[str]:
     """A fresh database of it."""
     async with postgres_copy(fragile.server, _template) as url:
         yield url
@@ -53,184 +175,53 @@ def redis() -> Iterator[RedisProcess]:
         yield server
 
 
-@pytest.fixture(params=["postgres", "redis"])
-def backplane(request: pytest.FixtureRequest) -> str:
-    """The address of a backplane, once of each kind."""
-    if request.param == "postgres":
-        return "postgres"
-    redis: RedisProcess = request.getfixturevalue("redis")
-    return redis.server.url
+OpenSite = Callable[..., Any]
 
 
-def full(*values: object) -> Any:
-    """Return the parameters of the long version of a test."""
-    return pytest.param(*values, marks=pytest.mark.soak)
+@pytest.fixture
+def site(fragile: PostgresProcess, fragile_url: str, redis: RedisProcess, tmp_path: Path) -> OpenSite:
+    """Open a site with a backplane of this kind, with the settings it is given besides."""
+
+    @asynccontextmanager
+    async def opened(backplane: str, **settings: object) -> AsyncIterator[Site]:
+        async with proxy_to(redis.port) as proxy:
+            url = f"redis://127.0.0.1:{proxy.port}" if backplane == "redis" else backplane
+            async with processes(2, fragile_url, tmp_path, backplane_url=url, **settings) as both:
+                gateways, servers = [list(one) for one in zip(*both, strict=True)]
+                yield Site(fragile_url, fragile, redis, proxy, gateways, servers)
+
+    return opened
 
 
-@asynccontextmanager
-async def two(
-    database_url: str, folder: Path, **settings: object
-) -> AsyncIterator[tuple[list[Process], list[Server]]]:
-    """Run two gateways on one database."""
-    async with processes(2, database_url, folder, **settings) as gateways:
-        yield [gateway for gateway, _ in gateways], [server for _, server in gateways]
-
-
-@pytest.mark.parametrize("posts", [400, full(20_000)])
-async def test_two_gateways_and_one_user_lose_nothing(
-    posts: int, backplane: str, database_url: str, tmp_path: Path, judged: Judged
-) -> None:
-    async with two(database_url, tmp_path, backplane_url=backplane) as (_, servers):
-        load = await load_on(*servers, subs=["ada"], posters=8, tidy=False)
+@pytest.mark.parametrize("case", [case.parameter() for case in CASES])
+async def test_nothing_that_was_answered_is_lost_by(case: Case, site: OpenSite, judged: Judged) -> None:
+    async with site(case.backplane, reconcile_interval=case.reconcile) as here:
+        load = await load_on(*here.servers)
         async with load.running():
-            await load.answers(posts, within=900)
-        verdict = await judged(load, 0)
-        assert verdict.longest_wait < SLACK, "a hint was missed: only the timer has brought it"
-
-
-@pytest.mark.parametrize(("kills", "seconds"), [(2, 0.5), full(20, 4)])
-async def test_a_gateway_of_two_that_is_killed_costs_nothing_that_was_answered(
-    kills: int, seconds: float, backplane: str, database_url: str, tmp_path: Path, judged: Judged
-) -> None:
-    async with two(database_url, tmp_path, backplane_url=backplane) as (gateways, servers):
-        load = await load_on(*servers)
-        async with load.running():
-            for turn in range(kills):
-                await load.answers(PER_ROUND)
-                await asyncio.sleep(seconds)
-                gateways[turn % 2].kill()
-                # The other works alone for a while.
-                await load.answers(PER_ROUND)
-                await gateways[turn % 2].start()
-        await judged(load, kills)
-        assert all(device.connections > 1 for device in load.devices)
-
-
-@pytest.mark.parametrize(("restarts", "posts"), [(2, PER_ROUND), full(10, 10 * PER_ROUND)])
-async def test_a_postgres_that_is_restarted_costs_nothing_that_was_answered(
-    restarts: int, posts: int, fragile: PostgresProcess, database_url: str, tmp_path: Path, judged: Judged
-) -> None:
-    async with two(database_url, tmp_path, backplane_url="postgres") as (_, servers):
-        load = await load_on(*servers)
-        async with load.running():
-            for turn in range(restarts):
-                await load.answers(posts)
-                # In turn it parts from its clients in order, and crashes.
-                await asyncio.to_thread(fragile.stop, signal.SIGQUIT if turn % 2 else signal.SIGINT)
-                await asyncio.to_thread(fragile.start)
-            await load.answers(posts)
-        await judged(load, restarts)
-
-
-@pytest.mark.parametrize("seconds", [2, full(30)])
-async def test_a_postgres_that_hangs_costs_nothing_that_was_answered(
-    seconds: float, fragile: PostgresProcess, database_url: str, tmp_path: Path, judged: Judged
-) -> None:
-    async with two(database_url, tmp_path, backplane_url="postgres") as (_, servers):
-        load = await load_on(*servers)
-        async with load.running():
+            for fault in case.faults:
+                for _ in range(case.times):
+                    await load.answers(PER_ROUND)
+                    await fault(here, case.seconds)
             await load.answers(PER_ROUND)
-            with fragile.frozen():
-                await asyncio.sleep(seconds)
-            await load.answers(PER_ROUND)
-        await judged(load, 1)
-
-
-async def killed(redis: RedisProcess, _proxy: Proxy, seconds: float) -> None:
-    redis.stop()
-    await asyncio.sleep(seconds)
-    await asyncio.to_thread(redis.start)
-
-
-async def frozen(redis: RedisProcess, _proxy: Proxy, seconds: float) -> None:
-    with redis.frozen():
-        await asyncio.sleep(seconds)
-
-
-async def flapping(redis: RedisProcess, proxy: Proxy, seconds: float) -> None:
-    """Be there for a moment now and then, and lose every connection in between."""
-    end = monotonic() + seconds
-    while monotonic() < end:
-        await killed(redis, proxy, random.uniform(0.05, 1))
-        await asyncio.sleep(random.uniform(0.05, 1))
-        proxy.cut()
-
-
-async def half_open(_redis: RedisProcess, proxy: Proxy, seconds: float) -> None:
-    with proxy.swallowed(*BOTH_WAYS):
-        await asyncio.sleep(seconds)
-
-
-async def deaf(_redis: RedisProcess, proxy: Proxy, seconds: float) -> None:
-    """Take all that is published, and deliver nothing."""
-    with proxy.stalled(Way.TO_CLIENT):
-        await asyncio.sleep(seconds)
-
-
-FAULTS = (killed, frozen, flapping, half_open, deaf)
+        verdict = await judged(load, case.times * len(case.faults))
+        assert verdict.longest_wait < case.longest_wait
 
 
 @pytest.mark.parametrize(
-    ("faults", "seconds", "reconcile"),
+    ("backplane", "posts"),
     [
-        pytest.param(FAULTS, 1.5, 1.0, id="all, briefly"),
-        *(
-            pytest.param((fault,), 60, 15.0, id=f"{fault.__name__} for 60 s", marks=pytest.mark.soak)
-            for fault in FAULTS
-        ),
+        ("postgres", 300),
+        pytest.param("postgres", 20_000, marks=pytest.mark.soak),
+        pytest.param("redis", 20_000, marks=pytest.mark.soak),
     ],
 )
-async def test_a_redis_that_fails_delays_what_was_answered_by_the_reconcile_interval_at_most(
-    faults: Sequence[Callable[[RedisProcess, Proxy, float], Awaitable[None]]],
-    seconds: float,
-    reconcile: float,
-    redis: RedisProcess,
-    database_url: str,
-    tmp_path: Path,
-    judged: Judged,
+async def test_two_gateways_and_eight_who_post_to_one_user(
+    backplane: str, posts: int, site: OpenSite, judged: Judged
 ) -> None:
-    async with (
-        proxy_to(redis.port) as proxy,
-        two(
-            database_url,
-            tmp_path,
-            backplane_url=f"redis://127.0.0.1:{proxy.port}",
-            reconcile_interval=reconcile,
-        ) as (_, servers),
-    ):
-        load = await load_on(*servers)
+    async with site(backplane, reconcile_interval=600) as here:
+        load = await load_on(*here.servers, subs=["ada"], posters=8, tidy=False)
         async with load.running():
-            for fault in faults:
-                await load.answers(PER_ROUND)
-                assert len(proxy) > 0, "the gateways are connected"
-                await fault(redis, proxy, seconds)
-            await load.answers(PER_ROUND)
-        verdict = await judged(load, len(faults))
-        # The timer is jittered, and reading what it finds takes a moment too.
-        assert verdict.longest_wait < 1.5 * reconcile + SLACK
-
-
-@pytest.mark.parametrize("times", [2, full(20)])
-async def test_a_listen_connection_that_is_terminated_is_back_within_five_seconds(
-    times: int, fragile: PostgresProcess, database_url: str, tmp_path: Path, judged: Judged
-) -> None:
-    async with two(database_url, tmp_path, backplane_url="postgres", reconcile_interval=600) as (_, servers):
-        load = await load_on(*servers, tidy=False)
-        async with load.running():
-            for _ in range(times):
-                await load.answers(PER_ROUND)
-                assert await terminate_listeners(fragile.server, database_url) == len(servers)
-            await load.answers(PER_ROUND)
-        verdict = await judged(load, times)
+            await load.answers(posts, within=900)
+        verdict = await judged(load, 0)
         # The timer is too slow to have brought any of it.
-        assert verdict.longest_wait < 5
-
-
-async def terminate_listeners(postgres: Postgres, database_url: str) -> int:
-    """Terminate what listens on a database, and return how many connections that were."""
-    async with postgres.connected(make_url(database_url).database) as connection:
-        ended = await connection.fetch(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'notification-gateway backplane'"
-        )
-        return len(ended)
+        assert verdict.longest_wait < SLACK
