@@ -25,8 +25,11 @@ from tests.servers import Process, Server, processes
 PER_ROUND = 60
 """How many posts are answered between two faults, at least."""
 
-SLACK = 3.0
+SLACK = 5.0
 """How much longer than it should a delivery may take on a machine with other work to do, in seconds."""
+
+NEVER = 600.0
+"""An interval in which no timer fires while a test runs: what arrives, a hint has brought, in seconds."""
 
 
 @dataclass
@@ -135,10 +138,10 @@ class Case(NamedTuple):
 
 
 CASES = (
-    # What a hint did not bring is rung when the backplane is back: the timer is too slow to have brought it.
-    Case("postgres", POSTGRES_FAULTS, seconds=1, reconcile=600, longest_wait=20),
-    Case("redis", REDIS_FAULTS, seconds=1, reconcile=1, longest_wait=1.5 + SLACK),
-    Case("postgres", (Site.terminate_listeners,), times=20, reconcile=600, longest_wait=5),
+    # What no hint has brought is rung when the backplane is back.
+    Case("postgres", POSTGRES_FAULTS, seconds=1, reconcile=NEVER, longest_wait=30),
+    Case("redis", REDIS_FAULTS, seconds=1, reconcile=1, longest_wait=30),
+    Case("postgres", (Site.terminate_listeners,), times=20, reconcile=NEVER, longest_wait=5),
     Case("postgres", (Site.kill_a_gateway,), times=20, seconds=4),
     Case("redis", (Site.kill_a_gateway,), times=20, seconds=4),
     Case("postgres", (Site.restart_postgres,), times=10),
@@ -218,10 +221,9 @@ async def test_nothing_that_was_answered_is_lost_by(case: Case, site: OpenSite, 
 async def test_two_gateways_and_eight_who_post_to_one_user(
     backplane: str, posts: int, site: OpenSite, judged: Judged
 ) -> None:
-    async with site(backplane, reconcile_interval=600) as here:
+    async with site(backplane, reconcile_interval=NEVER) as here:
         load = await load_on(*here.servers, subs=["ada"], posters=8, tidy=False)
         async with load.running():
             await load.answers(posts, within=900)
         verdict = await judged(load, 0)
-        # The timer is too slow to have brought any of it.
         assert verdict.longest_wait < SLACK
