@@ -26,6 +26,9 @@ REFUSED = 17
 PAUSE = 0.02
 """How long somebody who got no answer waits before the next attempt, in seconds."""
 
+LONGEST = 1200
+"""How long a load may take, in seconds."""
+
 
 class Load:
     """Posters, devices and somebody who reads, archives and deletes, all at once; and what they did.
@@ -63,9 +66,10 @@ class Load:
     async def running(self, *, pause: float = PAUSE) -> AsyncIterator[None]:
         """Work while the block runs; then let every post come to its end, and every device catch up.
 
-        A device that has lost its gateway tries again after `pause` seconds.
+        A device that has lost its gateway tries again after `pause` seconds. Raises TimeoutError where all of
+        it takes longer than `LONGEST`.
         """
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as tasks:
             devices = [tasks.create_task(device.run(pause=pause)) for device in self.devices]
             workers = [tasks.create_task(self._post(turn)) for turn in range(self._posters)]
             workers += [tasks.create_task(self._tidy(user)) for user in self._users if self._tidy_up]
