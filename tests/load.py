@@ -77,6 +77,9 @@ class Load:
                 yield
                 self._stopped = True
                 await asyncio.wait_for(asyncio.gather(*workers), 90)
+                for turn in range(len(self._services)):
+                    await until(self._caught_up, "every device has caught up", within=90)
+                    await self._post_alone(turn)
                 await until(self._caught_up, "every device has caught up", within=90)
             finally:
                 for task in (*workers, *devices):
@@ -135,6 +138,17 @@ class Load:
                     break
                 turn += 1
                 await asyncio.sleep(PAUSE)
+
+    async def _post_alone(self, turn: int) -> None:
+        """Post to everybody through one gateway while nobody else works.
+
+        Under load whatever another gateway stores for a user brings along what no hint has told it of. Here
+        nothing but the hint brings it to the devices there.
+        """
+        post = Post(f"alone {turn}", tuple(user.sub for user in self._users))
+        self.posts.append(post)
+        body: Json = {"to": list(post.to), "title": post.title}
+        await until(lambda: self._try(post, body, turn), "it is answered", within=60)
 
     async def _try(self, post: Post, body: Json, turn: int) -> bool:
         """Send a post, under one key however often, and return whether that brought an answer.

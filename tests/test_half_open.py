@@ -41,4 +41,6 @@ async def test_a_client_behind_a_half_open_connection_is_let_go_and_resumes_with
         running.cancel()
         await asyncio.wait([running])
         assert judge(History(posts, [phone.history], {"ada": inbox})) == []
-        assert phone.connections == 2
+        assert phone.connections > 1
+        # The farewell arrives where this way is open.
+        assert (1006 if Way.TO_CLIENT in ways else 4008) in phone.closes
