@@ -29,7 +29,7 @@ async def test_a_client_behind_a_half_open_connection_is_let_go_and_resumes_with
             posts.append(Post(title, ("ada",), 201, {answer["id"]}))
 
         running = asyncio.create_task(phone.run())
-        await server.sockets(1)
+        await until(lambda: phone.connections, "the phone is connected")
         with proxy.swallowed(*ways):
             await post("lost on the way")
             await server.sockets(0)
