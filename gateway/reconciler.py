@@ -17,7 +17,8 @@ from gateway.hub import Hub
 logger = structlog.get_logger()
 
 GRACE = 0.2
-"""How long a hint may be on its way before it counts as missed, in seconds."""
+"""How long a hint may be on its way before it counts as missed, and the least time between two looks, in
+seconds."""
 
 
 class Reconciler:
@@ -77,6 +78,5 @@ class Reconciler:
             # The timer asks again. Nothing can be committed meanwhile that would have to be told.
             logger.warning("the database cannot be asked what the sockets have missed")
             return
-        if ahead:
-            await asyncio.sleep(GRACE)
-            self._hub.reconcile(ahead)
+        await asyncio.sleep(GRACE)
+        self._hub.reconcile(ahead)

@@ -102,15 +102,15 @@ class History:
     """A whole run, after everything has come to rest.
 
     `deleted` are the items, by user and id, that a client has tried to delete: a device that begins later may
-    never meet them. `processes` is how many gateways there were: what one of them has not stored itself it
-    reads from the log, with the counts of that moment.
+    never meet them. `from_log` says that sockets were fed from the log too, as those of other processes are:
+    what is read there has the counts of that moment.
     """
 
     posts: list[Post]
     devices: list[DeviceHistory]
     inboxes: dict[str, Inbox]
     deleted: set[tuple[str, str]] = field(default_factory=set)
-    processes: int = 1
+    from_log: bool = False
 
 
 def items_of(message: Json) -> list[Json]:
@@ -247,7 +247,7 @@ def _counts_agree(history: History) -> Iterator[str]:
         if (device.unread, device.unseen) != (inbox.unread, inbox.unseen):
             pushed, fresh = (device.unread, device.unseen), (inbox.unread, inbox.unseen)
             yield f"counts: {device.name} was told {pushed} at last, a fresh read says {fresh}"
-        for seq, unread in _exact_counts(device.events, from_memory=history.processes == 1):
+        for seq, unread in _exact_counts(device.events, from_memory=not history.from_log):
             if said.setdefault((device.sub, seq), unread) != unread:
                 yield f"counts: {device.name} was told {unread} unread at {seq}, others were not"
 

@@ -89,7 +89,7 @@ class Load:
         """Return all that happened, with a fresh read of each inbox."""
         inboxes = {user.sub: await user.whole_inbox() for user in self._users}
         devices = [device.history for device in self.devices]
-        return History(self.posts, devices, inboxes, self._deleted, processes=len(self._services))
+        return History(self.posts, devices, inboxes, self._deleted, from_log=len(self._services) > 1)
 
     async def judged(self, faults: int) -> "Verdict":
         """Return what the judge says of it all, after so many faults."""
@@ -119,10 +119,13 @@ class Load:
 
     async def _caught_up(self) -> bool:
         try:
-            seqs = {user.sub: (await user.inbox(limit=1))["seq"] for user in self._users}
+            fresh = {user.sub: await user.inbox(limit=1) for user in self._users}
         except GONE:
             return False
-        return all(device.history.seq == seqs[device.history.sub] for device in self.devices)
+        return all(
+            (mine.seq, mine.unread, mine.unseen) == (inbox["seq"], inbox["unread"], inbox["unseen"])
+            for mine, inbox in ((one.history, fresh[one.history.sub]) for one in self.devices)
+        )
 
     async def _post(self, turn: int) -> None:
         subs = [user.sub for user in self._users]

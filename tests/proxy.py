@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum, auto
 
+from tests.postgres import free_port
+
 
 class Way(Enum):
     """The direction of what is relayed."""
@@ -25,8 +27,11 @@ class Proxy:
     """Relays connections to one port of this machine."""
 
     def __init__(self, target: int) -> None:
-        self.port = 0
+        self.port = free_port()
+        self.connections = 0
         self._target = target
+        self._server: asyncio.Server | None = None
+        self._relays: set[asyncio.Task[None]] = set()
         self._open = {way: asyncio.Event() for way in Way}
         for one in self._open.values():
             one.set()
@@ -37,16 +42,37 @@ class Proxy:
         """Return how many connections are relayed."""
         return len(self._ends) // 2
 
+    async def open(self) -> None:
+        """Take connections."""
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+
+    async def close(self) -> None:
+        """Be dead: end what is relayed, and refuse what comes."""
+        if self._server is not None:
+            self._server.close()
+        for relay in self._relays:
+            relay.cancel()
+        if self._relays:
+            await asyncio.wait(self._relays)
+
+    def stall(self, *ways: Way) -> None:
+        """Hold what goes these ways, or both; nothing is lost, and nothing is closed."""
+        for way in ways or BOTH_WAYS:
+            self._open[way].clear()
+
+    def flow(self) -> None:
+        """Let all that was held go on."""
+        for way in BOTH_WAYS:
+            self._open[way].set()
+
     @contextmanager
     def stalled(self, *ways: Way) -> Iterator[None]:
         """Hold what goes these ways while the block runs; then all of it goes on."""
-        for way in ways:
-            self._open[way].clear()
+        self.stall(*ways)
         try:
             yield
         finally:
-            for way in ways:
-                self._open[way].set()
+            self.flow()
 
     @contextmanager
     def swallowed(self, *ways: Way) -> Iterator[None]:
@@ -68,8 +94,20 @@ class Proxy:
             end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_FAREWELL)
             end.transport.abort()
 
-    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection until an end of it is gone."""
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._relays.add(task)
+        # That it was ended is not a failure of the server that began it.
+        with suppress(asyncio.CancelledError):
+            await self._relay_until_an_end_is_gone(reader, writer)
+        self._relays.discard(task)
+
+    async def _relay_until_an_end_is_gone(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
@@ -110,23 +148,10 @@ async def _flushed(writer: asyncio.StreamWriter) -> None:
 
 @asynccontextmanager
 async def proxy_to(target: int) -> AsyncIterator[Proxy]:
-    """Yield a proxy in front of a port of this machine, and end what it relays at the end."""
+    """Open a proxy in front of a port of this machine, and end what it relays at the end."""
     proxy = Proxy(target)
-    relays: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(proxy.relay(reader, writer))
-        relays.add(task)
-        task.add_done_callback(relays.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
+    await proxy.open()
     try:
         yield proxy
     finally:
-        server.close()
-        for task in list(relays):
-            task.cancel()
-        if relays:
-            await asyncio.wait(relays)
-        await server.wait_closed()
+        await proxy.close()

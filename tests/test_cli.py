@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import free_port
+
 
 def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONWARNINGS": "", "COLUMNS": "200"}
@@ -57,6 +59,14 @@ def test_settings_are_read_from_the_file_env_too(tmp_path: Path) -> None:
     assert run(tmp_path, "migrate").returncode == 0
     assert (tmp_path / "other.db").exists()
     assert "other.db: reached" in run(tmp_path, "check").stdout
+
+
+def test_check_reaches_the_backplane(tmp_path: Path) -> None:
+    assert "backplane: memory: reached" in run(tmp_path, "check").stdout
+    done = run(tmp_path, "check", backplane_url=f"redis://:secret-of-mine@127.0.0.1:{free_port()}")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "backplane: redis: not reached" in done.stdout
+    assert "secret-of-mine" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from gateway.protocol import dumps
+
 T = TypeVar("T")
 
 MAX_MESSAGE = 7900
@@ -59,7 +61,7 @@ def _encode(
     origin: str, everything: bool, users: Sequence[tuple[int, int]] = (), ended: Sequence[str] = ()
 ) -> str:
     flat = [number for pair in users for number in pair]
-    return json.dumps([origin, everything, flat, ended], separators=(",", ":"))
+    return dumps([origin, everything, flat, ended])
 
 
 def decode(text: str) -> Message:

@@ -41,6 +41,7 @@ class Link(ABC):
         self._told.set()
         self._receiver = Receiver(lambda _: None, lambda _: None, lambda _: None)
         self._listening = False
+        self._warned = False
         self._pause = 0.0
         self.problem: str | None = None
         self.sent = 0
@@ -66,24 +67,31 @@ class Link(ABC):
         """Keep a connection up until cancelled. What is published while there is none waits for the next."""
         self._receiver = receiver
         while True:
+            # A task of its own: in Python 3.11 a group whose tasks fail while it is being cancelled forgets
+            # that it was, and this loop would go on.
+            session = asyncio.create_task(self._serve())
             try:
-                async with self._connected(), asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._listen())
-                    tasks.create_task(self._check())
-                    tasks.create_task(self._send_all())
-            except* Exception as group:  # noqa: BLE001 - without a backplane the gateway is late, not wrong
-                self._lost(_first(group))
+                await asyncio.wait([session])
             finally:
-                self._listening = False
+                session.cancel()
+                await asyncio.wait([session])
+                was_listening, self._listening = self._listening, False
+            self._lost(_cause(session), was_listening=was_listening)
             # Many processes that lose one server do not come back to it all at once.
             await asyncio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311 - it keeps no secret
 
-    def _lost(self, error: Exception) -> None:
+    async def _serve(self) -> None:
+        async with self._connected(), asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._check())
+            tasks.create_task(self._send_all())
+
+    def _lost(self, error: BaseException, *, was_listening: bool) -> None:
         """Note why there is no connection: once for each time that it is lost."""
         problem = f"{type(error).__name__}: {error}"
         if not isinstance(error, self.failures):
             logger.error("the backplane has failed", exc_info=error)
-        elif self._listening or self.problem is None:
+        elif was_listening or self.problem is None:
             logger.warning("the backplane is away: others are told late", error=problem)
         self.problem = problem
         self._pause = min(max(self._pause * 2, 0.1), MAX_PAUSE)
@@ -91,7 +99,7 @@ class Link(ABC):
     def _resumed(self) -> None:
         if self.problem is not None:
             logger.info("the backplane is back")
-        self._listening, self._pause, self.problem = True, 0.0, None
+        self._listening, self._warned, self.problem = True, False, None
         self._receiver.on_resumed(None)
 
     async def _check(self) -> None:
@@ -99,7 +107,9 @@ class Link(ABC):
         while True:
             async with asyncio.timeout(self._interval):
                 await self._hear_oneself()
-            if not self._listening:
+            if self._listening:
+                self._pause = 0.0  # The connection has lasted; one that flaps is not opened ever faster.
+            else:
                 self._resumed()
             await asyncio.sleep(self._interval)
 
@@ -121,7 +131,9 @@ class Link(ABC):
         try:
             origin, hints = decode(text)
         except ValueError as error:
-            logger.warning("a malformed message on the backplane", error=str(error))
+            if not self._warned:
+                self._warned = True
+                logger.warning("a malformed message on the backplane", error=str(error))
             self._receiver.on_resumed(None)
             return False
         if origin == self._origin:
@@ -160,7 +172,9 @@ class Link(ABC):
         """Stop listening for a user."""
 
 
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return one of the failures: a connection that is lost fails for all who use it."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+def _cause(session: asyncio.Task[None]) -> BaseException:
+    """Return one of the reasons why a session is over: a connection that is lost fails for all who use it."""
+    cause = None if session.cancelled() else session.exception()
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause or ConnectionError("the connection has ended")

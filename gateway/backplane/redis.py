@@ -20,7 +20,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from gateway.backplane.hints import PROBE, Hints, encode
 from gateway.backplane.link import CHECK_INTERVAL, Link
 
-SHARDS = 64
+SHARDS = 16
 """How many channels the users are spread over.
 
 More would spare a process with few sockets some hints, and cost a command more for each group commit that
@@ -115,7 +115,7 @@ class RedisBackplane(Link):
         """Open the server of each channel: the one there is, or those of a cluster."""
         probe = f"{self._prefix}probe:{self._origin}"
         channels = [self._common, *self._channels]
-        async with Redis(connection_pool=ConnectionPool(**self._options)) as seed:
+        async with Redis.from_pool(ConnectionPool(**self._options)) as seed:
             clustered = bool((await seed.info("cluster"))["cluster_enabled"])
             if clustered:
                 places, probes = await self._places(channels, probe)
