@@ -15,6 +15,7 @@ from benchmarks.report import Report
 from benchmarks.rounds import Plan
 from benchmarks.slow import slow
 from benchmarks.sockets import handshake, idle
+from benchmarks.workers import workers
 
 BENCHMARKS = {
     "post": post,
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "slow": slow,
     "idle": idle,
     "login-flood": login_flood,
+    "workers": workers,
 }
 
 
@@ -41,6 +43,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--database", help="postgresql://… of a server where databases may be made; else SQLite"
     )
+    parser.add_argument("--redis", help="redis://… of a server that may carry hints, for `workers`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="a profile of each load; needs py-spy")
     return parser.parse_args()
@@ -53,6 +56,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         scale=arguments.scale,
         database=arguments.database,
+        redis=arguments.redis,
         profiles=arguments.profile,
     )
     if SERVER_CORE == LOAD_CORE:

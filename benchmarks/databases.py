@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from benchmarks.process import cpu, stat
+from benchmarks.process import children, cpu, stat
 
 
 class Database:
@@ -22,15 +22,8 @@ class Database:
         """Return the CPU that all processes of its Postgres have used, in seconds, or None."""
         if self._postmaster is None:
             return None
-        total = cpu(stat(Path("/proc", str(self._postmaster), "stat")), children=True)
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat(path)
-            except OSError:  # it ended while we looked
-                continue
-            if fields[1] == str(self._postmaster):
-                total += cpu(fields)
-        return total
+        own = cpu(stat(Path("/proc", str(self._postmaster), "stat")), children=True)
+        return own + sum(cpu(fields) for fields in children(self._postmaster).values())
 
 
 @asynccontextmanager

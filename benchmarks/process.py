@@ -29,7 +29,7 @@ class Memory(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """CPU a process has used since it began, in seconds: all its threads, and its main thread."""
+    """CPU a server has used since it began, in seconds: all threads, and the main thread of each process."""
 
     total: float
     main: float
@@ -47,10 +47,10 @@ def socket_limit() -> int:
 
 
 @contextmanager
-def _on(core: int) -> Iterator[None]:
-    """Let what is started here run on this core only: a process inherits it, threads and all."""
+def _on(cores: set[int]) -> Iterator[None]:
+    """Let what is started here run on these cores only: a process inherits it, threads and all."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -67,11 +67,30 @@ def cpu(fields: Sequence[str], *, children: bool = False) -> float:
     return sum(int(ticks) for ticks in fields[11 : 15 if children else 13]) / _TICKS
 
 
-class Process:
-    """A server on a free port of the loopback interface. It logs to `server.log` in its folder."""
+def children(parent: int) -> dict[int, list[str]]:
+    """Return the `stat` of each process that this one has started and that runs, by its process id."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat(path)
+        except OSError:  # it ended while we looked
+            continue
+        if fields[1] == str(parent):
+            found[int(path.parent.name)] = fields
+    return found
 
-    def __init__(self, command: Sequence[str], settings: Mapping[str, str], folder: Path) -> None:
+
+class Process:
+    """A server on a free port of the loopback interface. It logs to `server.log` in its folder.
+
+    It runs on one core, with the processes it starts; on all of them where it is not `pinned`.
+    """
+
+    def __init__(
+        self, command: Sequence[str], settings: Mapping[str, str], folder: Path, *, pinned: bool = True
+    ) -> None:
         self.port = _free_port()
+        self._cores = {SERVER_CORE} if pinned else set(_CORES)
         self._command = [sys.executable, *(part.format(port=self.port) for part in command)]
         self._environment = environment(settings)
         self._folder = folder
@@ -92,7 +111,7 @@ class Process:
             await asyncio.sleep(0.05)
 
     def _popen(self, log: Path) -> subprocess.Popen[bytes]:
-        with log.open("ab") as output, _on(SERVER_CORE):
+        with log.open("ab") as output, _on(self._cores):
             return subprocess.Popen(
                 self._command, cwd=self._folder, env=self._environment, stdout=output, stderr=output
             )
@@ -117,9 +136,12 @@ class Process:
         return self._running.pid
 
     def usage(self) -> Usage:
-        """Return the CPU it has used since it began."""
-        root = Path("/proc", str(self.pid))
-        return Usage(cpu(stat(root / "stat")), cpu(stat(root / "task" / str(self.pid) / "stat")))
+        """Return the CPU it has used since it began, with the processes it has started."""
+        used = {self.pid: stat(Path("/proc", str(self.pid), "stat"))} | children(self.pid)
+        return Usage(
+            sum(cpu(fields) for fields in used.values()),
+            sum(cpu(stat(Path("/proc", str(pid), "task", str(pid), "stat"))) for pid in used),
+        )
 
     def memory(self) -> Memory:
         """Return what it holds now."""

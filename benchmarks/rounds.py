@@ -28,12 +28,16 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for: `scale` multiplies the size of every load; `profiles` is a folder for profiles."""
+    """What was asked for: `scale` multiplies the size of every load; `profiles` is a folder for profiles.
+
+    `database` and `redis` are the URLs of servers to measure with, besides SQLite.
+    """
 
     report: Report
     rounds: int
     scale: float
     database: str | None
+    redis: str | None
     profiles: Path | None
 
     def size(self, count: int) -> int:

@@ -120,13 +120,21 @@ class Tutorial(Subject):
 
 @asynccontextmanager
 async def gateway(
-    database: str | None, prepare: Callable[[str], Awaitable[None]] | None = None
+    database: str | None,
+    prepare: Callable[[str], Awaitable[None]] | None = None,
+    *,
+    workers: int = 1,
+    pinned: bool = True,
+    **settings: str,
 ) -> AsyncIterator[Gateway]:
-    """Run a gateway on a new database; `prepare` is given its URL when its tables are made."""
+    """Run a gateway on a new database; `prepare` is given its URL when its tables are made.
+
+    A server of several workers needs several cores: it is not `pinned`. What else is named is a setting.
+    """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         made = await stack.enter_async_context(new_database(database, folder))
-        settings = {
+        environs = {f"GATEWAY_{name.upper()}": value for name, value in settings.items()} | {
             "GATEWAY_DATABASE_URL": made.url,
             "GATEWAY_LOG_LEVEL": "warning",
             "GATEWAY_ACCESS_TOKEN_TTL": str(TOKEN_TTL),
@@ -136,14 +144,17 @@ async def gateway(
             "GATEWAY_LOGIN_LIMIT": "1000/minute",
             "GATEWAY_LOGIN_LIMIT_PER_ADDRESS": "10000/minute",
         }
-        manage = _Manager(settings, folder)
+        manage = _Manager(environs, folder)
         await manage("migrate")
         scopes = [part for scope in ("notify", "tokens:mint", "admin") for part in ("--scope", scope)]
         service = json.loads(await manage("service", "add", "benchmark", *scopes))
         key = json.loads(await manage("key", "add", service["client_id"]))["key"]
         if prepare is not None:
             await prepare(made.url)
-        server = Process(["-m", "gateway", "serve", "--port", "{port}"], settings, folder)
+        command = ["-m", "gateway", "serve", "--port", "{port}"]
+        if workers > 1:
+            command += ["--workers", str(workers)]
+        server = Process(command, environs, folder, pinned=pinned)
         stack.push_async_callback(server.stop)
         await server.start()
         yield Gateway(server, made, key)

@@ -102,8 +102,8 @@ class History:
     """A whole run, after everything has come to rest.
 
     `deleted` are the items, by user and id, that a client has tried to delete: a device that begins later may
-    never meet them. `from_log` says that sockets may have read from the log what another process has
-    committed: the counts of such a message are those of the reading, not those at its number.
+    never meet them. `from_log` says that sockets were fed from the log too, as those of other processes are:
+    what is read there has the counts of that moment.
     """
 
     posts: list[Post]
@@ -247,15 +247,16 @@ def _counts_agree(history: History) -> Iterator[str]:
         if (device.unread, device.unseen) != (inbox.unread, inbox.unseen):
             pushed, fresh = (device.unread, device.unseen), (inbox.unread, inbox.unseen)
             yield f"counts: {device.name} was told {pushed} at last, a fresh read says {fresh}"
-        for seq, unread in () if history.from_log else _exact_counts(device.events):
+        for seq, unread in _exact_counts(device.events, from_memory=not history.from_log):
             if said.setdefault((device.sub, seq), unread) != unread:
                 yield f"counts: {device.name} was told {unread} unread at {seq}, others were not"
 
 
-def _exact_counts(events: Iterable[Event]) -> Iterator[tuple[int, int]]:
+def _exact_counts(events: Iterable[Event], *, from_memory: bool) -> Iterator[tuple[int, int]]:
     """Yield number and unread count of the messages whose counts are those at their number.
 
-    A replay sends old numbers with the counts of now.
+    What is read from the log, such as a replay, has old numbers with the counts of now; what is live is exact
+    where it comes `from_memory`.
     """
     live = False
     for event in events:
@@ -264,7 +265,11 @@ def _exact_counts(events: Iterable[Event]) -> Iterator[tuple[int, int]]:
             continue
         kind = event.message["type"]
         live = (live or kind == "live") and kind != "reset"
-        if (live or kind in {"hello", "reset"}) and "seq" in event.message and "unread" in event.message:
+        if (
+            ((live and from_memory) or kind in {"hello", "reset"})
+            and "seq" in event.message
+            and "unread" in event.message
+        ):
             yield event.message["seq"], event.message["unread"]
 
 

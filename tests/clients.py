@@ -3,9 +3,11 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 from urllib.parse import urlencode
 
@@ -100,8 +102,10 @@ class User(Caller):
     sub: str
 
     async def inbox(self, **params: Any) -> Json:
-        """Return one page of the inbox."""
+        """Return one page of the inbox. Raises `NotNow` where the gateway says 503."""
         answer = await self.get("/v1/inbox", params=params)
+        if answer.status_code == 503:
+            raise NotNow(answer.text)
         assert answer.status_code == 200, answer.text
         body: Json = answer.json()
         return body
@@ -281,18 +285,28 @@ async def raw_socket(user: User, *, buffer: int = 4096, **query: Any) -> AsyncIt
         writer.transport.abort()
 
 
-GONE = (OSError, WebSocketException, httpx.TransportError, TimeoutError)
-"""What a device meets when its gateway is killed, or starts."""
+class NotNow(Exception):
+    """The gateway has said 503."""
+
+
+GONE = (OSError, WebSocketException, httpx.TransportError, TimeoutError, NotNow)
+"""What a device meets when its gateway is killed, or starts, or has lost its database."""
 
 
 class Device:
-    """A client that keeps a copy of one inbox by the protocol, through lost connections, and records all."""
+    """A client that keeps a copy of one inbox by the protocol, through lost connections, and records all.
 
-    def __init__(self, user: User, name: str) -> None:
+    One that is told of `elsewhere`, the same user at other gateways, goes to the next of them whenever it
+    loses one. `arrived` says when it first met each item, on the clock `time.monotonic`.
+    """
+
+    def __init__(self, user: User, name: str, *elsewhere: User) -> None:
         self.user = user
         self.history = DeviceHistory(name, user.sub)
         self.connections = 0
         self.closes: list[int] = []
+        self.arrived: dict[str, float] = {}
+        self._homes = cycle((*elsewhere, user))
         self._epoch: str | None = None
 
     async def run(self, *, pause: float = 0.02) -> None:
@@ -302,10 +316,10 @@ class Device:
                 if self._epoch is None:
                     await self._read_afresh()
                 await self._follow()
-            except ConnectionClosed as closed:
-                self.closes.append(closed.rcvd.code if closed.rcvd else 1006)
-                await asyncio.sleep(pause)
-            except GONE:
+            except GONE as error:
+                if isinstance(error, ConnectionClosed):
+                    self.closes.append(error.rcvd.code if error.rcvd else 1006)
+                self.user = next(self._homes)
                 await asyncio.sleep(pause)
 
     async def _follow(self) -> None:
@@ -333,6 +347,9 @@ class Device:
             mine.unseen = message.get("unseen", mine.unseen)
         if message["type"] == "reset":
             await self._read_afresh()
+        now = time.monotonic()
+        for item in items_of(message) if message["type"] != "reset" else mine.items.values():
+            self.arrived.setdefault(item["id"], now)
 
     def _apply(self, message: Json) -> None:
         for item in items_of(message):

@@ -1,7 +1,7 @@
 """The fixtures of the whole suite: databases, and real servers on them."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tests.databases import (
     sqlite_copy,
     sqlite_template,
 )
+from tests.load import ROW, TABLE, Judged, Load, Verdict
 from tests.postgres import Postgres, running_postgres
 from tests.servers import LocalServer, StartServer, serving
 from tests.waiting import until
@@ -115,3 +116,31 @@ async def start_server(database_url: str) -> AsyncIterator[StartServer]:
 async def server(start_server: StartServer) -> LocalServer:
     """A gateway with default settings, once on each kind of database."""
     return await start_server()
+
+
+@pytest.fixture
+def judged(record_property: Callable[[str, object], None], request: pytest.FixtureRequest) -> Judged:
+    """Have a load judged after so many faults, note what was counted, and see that there is no complaint."""
+
+    async def judge(load: Load, faults: int) -> Verdict:
+        verdict = await load.judged(faults)
+        record_property(ROW, verdict.row(request.node.name))
+        assert verdict.complaints == []
+        return verdict
+
+    return judge
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what each test of a load counted, as the rows of one table."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+    ]
+    rows = [str(value) for report in reports for name, value in report.user_properties if name == ROW]
+    if rows:
+        terminalreporter.section("loads")
+        for row in (TABLE, *rows):
+            terminalreporter.write_line(row)

@@ -13,12 +13,13 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import asyncpg
+import psutil
 from sqlalchemy.engine import URL, make_url
 
 from tests.waiting import until_sync
@@ -88,13 +89,8 @@ def running_postgres() -> Iterator[Postgres]:
     if foreign := os.environ.get("GATEWAY_TEST_POSTGRES_URL"):
         yield Postgres(make_url(foreign))
         return
-    home = Path(tempfile.mkdtemp(prefix="gateway-postgres-", dir=_readable_by_everyone()))
-    try:
-        home.chmod(0o755)
-        with _started(_binaries(home), _data(home)) as postgres:
-            yield postgres
-    finally:
-        shutil.rmtree(home)
+    with own_postgres() as process:
+        yield process.server
 
 
 def _readable_by_everyone() -> str:
@@ -158,33 +154,103 @@ def _popen(command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
+class PostgresProcess:
+    """A server of our own, on one port that it keeps: it can be restarted and frozen."""
+
+    def __init__(self, binaries: Path, data: Path) -> None:
+        self._binaries = binaries
+        self._data = data
+        self._log = data.parent / "log"
+        self._port = free_port()
+        self._password = secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+        _initialise(binaries, data, self._log, self._password)
+
+    @property
+    def server(self) -> Postgres:
+        """How to reach it."""
+        url = URL.create("postgresql", "postgres", self._password, "127.0.0.1", self._port, "postgres")
+        return Postgres(url, self._running.pid)
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        options = {**SERVER_OPTIONS, "port": str(self._port)}
+        settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        said_before = self._log.read_text().count(READY)
+        self._process = _popen([self._binaries / "postgres", "-D", self._data, *settings], self._log)
+        until_sync(lambda: self._listens(said_before), "Postgres takes connections", within=60)
+
+    def _listens(self, said_before: int) -> bool:
+        log = self._log.read_text()
+        if self._running.poll() is not None:
+            raise RuntimeError(log)
+        return log.count(READY) > said_before
+
+    def stop(self, how: signal.Signals) -> None:
+        """End it: SIGINT parts from its clients in order, SIGQUIT is a crash, after which it recovers."""
+        self._running.send_signal(how)
+        try:
+            self._running.wait(20)
+        except subprocess.TimeoutExpired:
+            self._running.kill()
+            self._running.wait()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let none of its processes run while the block does: its connections stay, and nothing answers."""
+        # The first one is stopped first, so that no process begins behind the back of the rest.
+        postmaster = psutil.Process(self._running.pid)
+        postmaster.suspend()
+        stopped = [postmaster, *postmaster.children(recursive=True)]
+        for process in stopped[1:]:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+
+READY = "ready to accept connections"
+
+
 @contextmanager
-def _started(binaries: Path, data: Path) -> Iterator[Postgres]:
-    log = data.parent / "log"
-    password = secrets.token_hex(16)
-    _initialise(binaries, data, log, password)
-    port = free_port()
-    options = {**SERVER_OPTIONS, "port": str(port)}
-    settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    process = _popen([binaries / "postgres", "-D", data, *settings], log)
+def own_postgres() -> Iterator[PostgresProcess]:
+    """Start a server of our own, and end it and remove its folder, whatever has become of it."""
+    home = Path(tempfile.mkdtemp(prefix="gateway-postgres-", dir=_readable_by_everyone()))
     try:
-        with _ended_with_us(process.pid, data.parent):
-            until_sync(lambda: _listens(process, log), "Postgres takes connections", within=30)
-            url = URL.create("postgresql", "postgres", password, "127.0.0.1", port, "postgres")
-            yield Postgres(url, process.pid)
+        home.chmod(0o755)
+        process = PostgresProcess(_binaries(home), _data(home))
+        with _ended_with_us(home):
+            process.start()
+            try:
+                yield process
+            finally:
+                # Its data is thrown away, so it need not write it down.
+                process.stop(signal.SIGQUIT)
     finally:
-        _end(process)
+        shutil.rmtree(home)
 
 
 @contextmanager
-def _ended_with_us(pid: int, home: Path) -> Iterator[None]:
+def _ended_with_us(home: Path) -> Iterator[None]:
     """Let a shell end the server and remove its folder, should this process be killed while the block runs.
 
-    It waits on a pipe whose other end only this process has.
+    It waits on a pipe whose other end only this process has. A frozen server must go on to come to its end.
     """
-    script = 'read -r _; kill -QUIT "$1"; while kill -0 "$1"; do sleep 0.1; done; rm -rf "$2"'
+    script = (
+        'read -r _; read -r pid < "$1/data/postmaster.pid"; kill -QUIT "$pid"; kill -CONT "$pid"; '
+        'while kill -0 "$pid"; do sleep 0.1; done; rm -rf "$1"'
+    )
     watch = subprocess.Popen(
-        ["/bin/sh", "-c", script, "sh", str(pid), home],
+        ["/bin/sh", "-c", script, "sh", home],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -219,22 +285,6 @@ def _initialise(binaries: Path, data: Path, log: Path, password: str) -> None:
     )
     if process.wait(60) != 0:
         raise RuntimeError(log.read_text())
-
-
-def _listens(process: subprocess.Popen[bytes], log: Path) -> bool:
-    if process.poll() is not None:
-        raise RuntimeError(log.read_text())
-    return "ready to accept connections" in log.read_text()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server at once: its data is thrown away, so it need not write it down."""
-    process.send_signal(signal.SIGQUIT)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def free_port() -> int:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,59 @@ class Redis:
             return names
 
 
+class RedisProcess:
+    """A server of our own, on one port that it keeps: it can be killed and frozen."""
+
+    def __init__(self, home: Path, port: int | None = None, *extra: str) -> None:
+        self.port = port or free_port()
+        self._home = home
+        self._extra = extra
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def server(self) -> Redis:
+        """How to reach it."""
+        return Redis(f"redis://127.0.0.1:{self.port}", self._process.pid if self._process else None)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]
+        with (self._home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_program(), *options, "--dir", self._home, *self._extra], stdout=log, stderr=log
+            )
+        until_sync(lambda: _answers(self.server), "Redis answers")
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(10)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it not run while the block does: its connections stay, and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def own_redis(port: int | None = None, *extra: str) -> Iterator[RedisProcess]:
+    """Start a server of our own, with `extra` options; end it and remove its folder in any case."""
+    home = Path(tempfile.mkdtemp(prefix="gateway-redis-"))
+    process = RedisProcess(home, port, *extra)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
+        shutil.rmtree(home)
+
+
 @contextmanager
 def running_redis(port: int | None = None, *extra: str) -> Iterator[Redis]:
     """Start a server of our own, with `extra` options, and end it; or yield the one the environment names.
@@ -50,22 +104,8 @@ def running_redis(port: int | None = None, *extra: str) -> Iterator[Redis]:
     if (foreign := os.environ.get("GATEWAY_TEST_REDIS_URL")) and port is None:
         yield Redis(foreign)
         return
-    port = port or free_port()
-    home = tempfile.mkdtemp(prefix="gateway-redis-")
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", home, "--daemonize", "no"]
-    options += extra
-    try:
-        with (Path(home) / "log").open("wb") as log:
-            process = subprocess.Popen([_program(), *options], stdout=log, stderr=log)
-        try:
-            server = Redis(f"redis://127.0.0.1:{port}", process.pid)
-            until_sync(lambda: _answers(server), "Redis answers")
-            yield server
-        finally:
-            process.kill()
-            process.wait(10)
-    finally:
-        shutil.rmtree(home)
+    with own_redis(port, *extra) as process:
+        yield process.server
 
 
 def _answers(server: Redis) -> bool:

@@ -261,6 +261,20 @@ async def process(
             one.kill()
 
 
+@asynccontextmanager
+async def processes(
+    number: int, database_url: str, folder: Path, **settings: object
+) -> AsyncIterator[list[tuple[Process, Server]]]:
+    """Run several gateways on one database, as several machines would, each in a folder of its own."""
+    async with AsyncExitStack() as stack:
+        gateways = []
+        for name in range(number):
+            home = folder / f"gateway-{name}"
+            home.mkdir()
+            gateways.append(await stack.enter_async_context(process(database_url, home, **settings)))
+        yield gateways
+
+
 def _environment(settings: Mapping[str, object]) -> dict[str, str]:
     """Return the environment of a gateway: this process's own, and the settings."""
     named = {f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}

@@ -216,3 +216,11 @@ def test_each_rule_can_say_no(spoil: Callable[[History], None], complaint: str) 
     history = sound()
     spoil(history)
     assert any(found.startswith(complaint) for found in judge(history)), judge(history)
+
+
+def test_counts_of_different_moments_at_one_number_are_sound_where_the_log_is_read() -> None:
+    history = sound()
+    count_differently_on_two_devices(history)
+    assert judge(history) != []
+    history.from_log = True
+    assert judge(history) == []

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from gateway.backplane.link import Link
-from tests.checker import History, judge
-from tests.clients import Device, User
+from tests.clients import User
 from tests.databases import settings_for
+from tests.load import Judged, Load, load_on
 from tests.redis_server import Redis, running_redis
 from tests.servers import LocalServer, serving_all
-from tests.test_crash import SUBS, Load
 from tests.waiting import until
 
 
@@ -89,34 +88,6 @@ async def test_a_session_that_one_gateway_ends_closes_the_sockets_of_the_other(
     assert (await there.get("/v1/inbox")).status_code == 401
 
 
-class TwoSided(Load):
-    """Posts to either gateway, and devices on both."""
-
-    def __init__(self, one: LocalServer, other: LocalServer, users: list[User]) -> None:
-        super().__init__(one.service, users)
-        self._services = [one.service, other.service]
-        self.devices += [
-            Device(User(other.http, user.token, user.sub), f"{user.sub}'s tablet") for user in users
-        ]
-
-    async def _try(self, post: Any, body: Any) -> None:
-        self._service = self._random.choice(self._services)
-        await super()._try(post, body)
-
-    async def _drained(self) -> bool:
-        said = {user.sub: await user.inbox(limit=1) for user in self._users}
-        return all(
-            (mine.seq, mine.unread, mine.unseen) == (inbox["seq"], inbox["unread"], inbox["unseen"])
-            for device in self.devices
-            for mine, inbox in [(device.history, said[device.history.sub])]
-        )
-
-    async def history(self) -> History:
-        history = await super().history()
-        history.from_log = True
-        return history
-
-
 @dataclass
 class Weather:
     """What becomes of hints: so many are lost, each may come twice, and late and out of order."""
@@ -157,12 +128,11 @@ QUICK = {"all lost", "half lost, doubled, shuffled"}
 @asynccontextmanager
 async def bad_weather(
     start_two: StartTwo, weather: Weather
-) -> AsyncIterator[tuple[LocalServer, LocalServer, TwoSided]]:
+) -> AsyncIterator[tuple[LocalServer, LocalServer, Load]]:
     one, other = await start_two(reconcile_interval=0.5)
-    users = [await one.user(sub, ttl=3600) for sub in SUBS]
     for server in (one, other):
         weather.upon(server)
-    yield one, other, TwoSided(one, other, users)
+    yield one, other, await load_on(one, other)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +141,13 @@ async def bad_weather(
     + [pytest.param(name, 3000, marks=pytest.mark.soak) for name in WEATHERS],
 )
 async def test_whatever_becomes_of_the_hints_nothing_is_lost(
-    start_two: StartTwo, name: str, posts: int
+    start_two: StartTwo, judged: Judged, name: str, posts: int
 ) -> None:
     async with bad_weather(start_two, WEATHERS[name]) as (one, other, load):
         async with load.running():
             for _ in range(posts // 20):
                 await load.answers(20)
-        assert judge(await load.history()) == []
+        await judged(load, 0)
         if WEATHERS[name].lost == 1:
             assert one.parts.hub.reconciled > 0
             assert other.parts.hub.reconciled > 0
