@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import secrets
 import socket
 import time
@@ -41,9 +42,9 @@ def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
         return socket.create_server((host, settings.port), family=family, backlog=2048)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
-        raise SettingsError(
-            f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({error.strerror})"
-        ) from error
+        # Python's own text says the address once more, in words of its own.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why})") from error
 
 
 def serve(settings: Settings, listener: socket.socket, started: Callable[[], None] = lambda: None) -> bool:
