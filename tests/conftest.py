@@ -1,7 +1,7 @@
 """The fixtures of the whole suite: databases, and real servers on them."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,16 @@ from tests.servers import LocalServer, StartServer, serving
 from tests.waiting import until
 
 DATABASES = ("sqlite", "postgres")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what a test has logged be sent to the process that reports it: half of a surrogate pair cannot be."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
