@@ -27,7 +27,7 @@ DATABASES = ("sqlite", "postgres")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let what a test has logged be sent to the process that reports it: half of a surrogate pair cannot be."""
+    """Let what a test has logged be sent to the process that reports: half of a surrogate pair cannot be."""
     report = yield
     report.sections = [
         (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
