@@ -40,17 +40,21 @@ class Relay:
 
     async def run(self) -> None:
         """Bring what is hinted, until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._waiting.wait()
             # Cleared before reading: what is hinted while the database answers is read again.
             self._waiting.clear()
             hinted, self._hinted = self._hinted, set()
+            began = loop.time()
             try:
                 await self._bring(hinted)
             except Unavailable:
                 logger.warning("the database cannot be asked what other processes have committed")
                 self.hint(hinted)
                 await asyncio.sleep(PAUSE)
+            # As long as it took: under load a reading then brings more, and costs no more.
+            await asyncio.sleep(loop.time() - began)
 
     async def _bring(self, users: Collection[int]) -> None:
         positions = self._hub.positions(users)
