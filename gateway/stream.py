@@ -48,9 +48,8 @@ class GatewayStream(asyncio.Protocol):
     ) -> None:
         """Begin it, and have `serve` run, which closes it before it returns.
 
-        `told` is called with the code and the reason when this end closes it. A client whose machine has
-        taken nothing of what was sent for `patience` seconds is gone: no ping could find that out, for a
-        stream has no way to answer one.
+        `told` is called with the code and the reason when this end closes it. A client that has taken nothing
+        of what was sent for `patience` seconds is gone: no ping finds that out, for nobody could answer it.
         """
         self._told = told
         plain = self.transport.get_extra_info("socket")

@@ -89,8 +89,8 @@ async def _caller(connection: HTTPConnection) -> Principal:
 class UserScheme(SecurityBase):
     """What the OpenAPI says of a dependency that asks for a user with the scope `inbox`.
 
-    The dependency is itself the security scheme, which costs a request nothing: it is what makes the Authorize
-    button of /docs work.
+    The dependency is itself the security scheme, which costs a request nothing: it is what makes the
+    Authorize button of /docs work.
     """
 
     def __init__(self) -> None:

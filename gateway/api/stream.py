@@ -55,7 +55,7 @@ class _EventStream(Response):
             stream.hand_over(
                 partial(_serve, connection, stream, parts.metrics),
                 told_of(self._request, STREAM_PATH, self._opening.user),
-                patience=parts.settings.send_timeout,
+                patience=parts.settings.ping_interval + parts.settings.ping_timeout,
             )
 
 
