@@ -36,7 +36,7 @@ async def stream_of(
     """Open a stream with the token in the named carrier: header, ticket or query."""
     sent = dict(headers or {})
     if carrier == "header":
-        sent["Authorization"] = f"Bearer {user.token}"
+        sent.update(user.headers)
     elif carrier == "ticket":
         query["ticket"] = (await user.post("/v1/auth/ticket")).json()["ticket"]
     else:

@@ -227,7 +227,7 @@ async def test_a_session_that_ends_ends_its_streams_and_says_so(server: LocalSer
 
 async def test_a_token_that_expires_ends_its_stream(server: LocalServer) -> None:
     user = await server.user("ada", ttl=2)
-    ends = (await server.parts.tokens.verify(user.token or "")).expires_at
+    ends = (await server.parts.tokens.verify(user.token or "")).expires_at or 0
     async with stream_of(user) as stream:
         assert (await stream.until("token_expiring"))[-1].id is None
         assert await stream.closed() == (4001, "token_expired")
@@ -259,7 +259,7 @@ async def test_a_failure_ends_the_stream_with_1011(
 
     user = await server.user()
     assert (await user.inbox())["items"] == []  # its token is known from now on
-    server.expected.append("as if by a mistake")
+    server.expected.append("a client's loop failed")
     monkeypatch.setattr(type(server.parts.database), "glance", fail)
     async with stream_of(user) as stream:
         assert await stream.closed() == (1011, "internal_error")
