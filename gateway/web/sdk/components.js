@@ -1,9 +1,9 @@
 // The entry of the web components: importing it defines <notification-bell>, <notification-inbox> and
 // <notification-toasts>. Each is given a client by its property `client`.
 
-import { NotificationBell } from './bell.js';
-import { NotificationInbox } from './inbox.js';
-import { NotificationToasts } from './toasts.js';
+import { NotificationBell } from './notification-bell.js';
+import { NotificationInbox } from './notification-inbox.js';
+import { NotificationToasts } from './notification-toasts.js';
 
 export { NotificationClient } from './notifications.js';
 export { NotificationBell, NotificationInbox, NotificationToasts };

@@ -47,7 +47,7 @@ button.icon { display: inline-grid; grid-auto-flow: column; gap: 6px; place-cont
 button.icon:hover { color: var(--_text); }
 button.strong { background: var(--_accent); color: var(--_on-accent); }
 button.strong:hover:not(:disabled) { background: color-mix(in oklab, var(--_accent) 86%, var(--_text)); }
-button.link { color: var(--_accent); }
+button.link:not(:disabled) { color: var(--_accent); }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 @media (pointer: coarse) { button, select { min-height: 44px; } button.icon { min-width: 44px; } }
 @media (prefers-reduced-motion: reduce) { *, ::before, ::after { animation: none !important; transition: none !important; scroll-behavior: auto !important; } }
@@ -64,7 +64,7 @@ export const ITEM = sheet(`
 .title { min-width: 0; overflow-wrap: anywhere; font-weight: 550; line-height: 1.35; }
 .title a { color: inherit; text-decoration: none; }
 .title a:hover { text-decoration: underline; text-underline-offset: 3px; }
-.body { text-align: match-parent; overflow-wrap: anywhere; color: var(--_muted); font-size: .9333em; white-space: pre-line; }
+.body { text-align: -webkit-match-parent; text-align: match-parent; overflow-wrap: anywhere; color: var(--_muted); font-size: .9333em; white-space: pre-line; }
 .chip { padding: 0 7px; border-radius: 6px; background: var(--_sunken); color: var(--_muted); font-size: .8em; font-weight: 550; line-height: 1.6; }
 .chip[data-priority="high"] { background: color-mix(in srgb, var(--_warning) 12%, var(--_surface)); color: var(--_warning); }
 .chip[data-priority="urgent"] { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
@@ -75,7 +75,7 @@ export const INBOX = sheet(`
 .head { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 8px; padding-block: 14px 4px; padding-inline: 20px 12px; }
 .head h2 { flex: 1; font-size: 1.1333em; font-weight: 680; letter-spacing: -.012em; outline-offset: 4px; }
 .bar { display: flex; align-items: center; gap: 4px; padding: 0 10px; border-block-end: 1px solid var(--_line); }
-[role="tablist"] { display: flex; flex: 1; }
+[role="tablist"] { display: flex; flex: 1 0 auto; }
 [role="tab"] { position: relative; min-height: 42px; border-radius: 8px; color: var(--_muted); }
 [role="tab"]:hover { background: none !important; color: var(--_text); }
 [role="tab"][aria-selected="true"] { color: var(--_text); }
@@ -83,16 +83,17 @@ export const INBOX = sheet(`
 [role="tab"]:focus-visible { outline-offset: -4px; }
 .count { margin-inline-start: 6px; padding: 1px 7px; border-radius: 9px; background: var(--_sunken); color: var(--_muted); font-size: .86em; font-variant-numeric: tabular-nums; }
 [aria-selected="true"] .count { background: var(--_accent); color: var(--_on-accent); }
-select { max-width: 40%; color: var(--_muted); background: var(--_surface); text-overflow: ellipsis; }
+select { flex: 0 1 auto; min-width: 44px; color: var(--_muted); background: var(--_surface); text-overflow: ellipsis; }
 .banner { display: flex; align-items: center; gap: 12px; padding-block: 10px; padding-inline: 20px 12px; border-block-end: 1px solid var(--_line); background: color-mix(in oklab, var(--_warning) 9%, var(--_surface)); font-size: .9em; }
 .banner svg { flex: none; color: var(--_warning); }
 .banner p { flex: 1; }
 .panel { display: flex; flex: 1; flex-direction: column; min-height: 0; overflow: auto; overscroll-behavior: contain; scrollbar-width: thin; scrollbar-color: var(--_edge) transparent; }
 .item {
   display: grid; grid-template-columns: 36px minmax(0, 1fr); column-gap: 12px; position: relative; padding-block: 14px; padding-inline: 24px 20px;
-  border-block-end: 1px solid var(--_line); cursor: pointer; content-visibility: auto; contain-intrinsic-size: auto 88px;
+  cursor: pointer; content-visibility: auto; contain-intrinsic-size: auto 88px;
   transition: background-color .12s;
 }
+article + article { border-block-start: 1px solid var(--_line); }
 .item:hover { background: color-mix(in oklab, var(--_sunken) 55%, transparent); }
 .item:focus-visible { outline-offset: -3px; border-radius: 10px; }
 .item.new { background: var(--_unread); }
@@ -116,13 +117,21 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 .item:hover .actions, .item:focus-within .actions { opacity: 1; }
 .danger:hover, .danger.asked { background: color-mix(in oklab, var(--_danger) 12%, transparent) !important; color: var(--_danger) !important; }
 .actions button { min-height: 28px; border-radius: 8px; }
-@media (hover: none) { .actions button { min-height: 44px; } .actions { grid-column: 2; position: static; margin: 6px -10px -8px; background: none; box-shadow: none; opacity: 1; } }
-.state { display: grid; flex: 1; place-content: center; justify-items: center; min-height: 260px; padding: 32px 24px; text-align: center; }
+@media (hover: none) {
+  .meta { display: flex !important; min-height: 36px; padding-inline-end: 128px; }
+  .actions { inset-block: auto 8px; inset-inline-end: 8px; background: none; box-shadow: none; opacity: 1; }
+  .actions button { min-height: 44px; }
+}
+.state { display: grid; justify-items: center; min-height: 240px; align-content: center; padding: 32px 24px; text-align: center; }
 .state .art { display: grid; place-items: center; width: 56px; height: 56px; margin-block-end: 14px; border-radius: 18px; background: var(--_sunken); color: var(--_muted); }
 .art svg { width: 26px; height: 26px; stroke-width: 1.5; }
 .state h3 { font-weight: 650; }
 .state p { max-width: 34ch; margin-block-start: 4px; color: var(--_muted); font-size: .9333em; text-wrap: balance; }
-.state button, .more button { margin-block-start: 12px; }
+.state button, .more button { margin-block-start: 14px; }
+.state button, .more button, .banner button { background: var(--_surface); box-shadow: inset 0 0 0 1px var(--_edge); }
+.rest { display: grid; flex: 1; align-content: start; }
+.rest:has(.state) { align-content: center; }
+.rest:empty { display: none; }
 .more { padding: 14px; color: var(--_muted); font-size: .9em; text-align: center; }
 .bone { display: grid; grid-template-columns: 36px 1fr; gap: 8px 12px; padding: 16px 24px; }
 .bone i { height: 10px; border-radius: 5px; background: var(--_sunken); animation: breathe 1.3s ease-in-out infinite alternate; }

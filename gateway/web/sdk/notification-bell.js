@@ -2,7 +2,7 @@
 
 import { icon, iconButton, make, write } from './dom.js';
 import { NotificationElement } from './element.js';
-import { PARTS } from './inbox.js';
+import { PARTS } from './notification-inbox.js';
 import { safeLink } from './link.js';
 import { countInTitle, countOnIcon, setSystem, showSystem, systemState } from './system.js';
 import { BELL } from './theme.js';

@@ -85,7 +85,7 @@ export class NotificationInbox extends NotificationElement {
     parts.banner = make('div', { className: 'banner', part: 'banner', hidden: true }, icon('cloud'),
       make('p', {}, parts.why, ' ', parts.when), parts.retry);
     parts.list = make('div');
-    parts.state = make('div');
+    parts.state = make('div', { className: 'rest' });
     parts.tail = make('div', { className: 'tail' });
     parts.panel = make('div', { className: 'panel', id: 'panel', role: 'tabpanel', part: 'panel' }, parts.list, parts.state, parts.tail);
     parts.head = make('div', { className: 'head', part: 'head' }, parts.heading, parts.readAll, make('slot', { name: 'actions' }));
