@@ -26,15 +26,14 @@ _FILES = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
     "/session.js": ("session.js", "text/javascript"),
-    "/view.js": ("view.js", "text/javascript"),
+    "/demo.js": ("demo.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
 
 
-def _serve(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint for one file, read once. It answers `If-None-Match` (RFC 9110, section 13.1.2)."""
-    content = files(__name__).joinpath(name).read_bytes()
+def _serve(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint for one file. It answers `If-None-Match` (RFC 9110, section 13.1.2)."""
     etag = f'"{sha256(content).hexdigest()[:32]}"'
     headers = _HEADERS | {"Content-Type": f"{media_type}; charset=utf-8", "ETag": etag}
 
@@ -51,4 +50,13 @@ def _serve(name: str, media_type: str) -> Callable[[Request], Awaitable[Response
 
 router = APIRouter()
 for _path, (_name, _media_type) in _FILES.items():
-    router.add_route(_path, _serve(_name, _media_type), methods=["GET"], name=_name, include_in_schema=False)
+    _content = files(__name__).joinpath(_name).read_bytes()
+    router.add_route(
+        _path, _serve(_content, _media_type), methods=["GET"], name=_name, include_in_schema=False
+    )
+
+demo_router = APIRouter()
+"""The page of a demo, which knows that it is one. It goes before `router`."""
+
+_demo_page = files(__name__).joinpath("index.html").read_bytes().replace(b"<html ", b"<html data-demo ", 1)
+demo_router.add_route("/", _serve(_demo_page, "text/html"), methods=["GET"], include_in_schema=False)

@@ -34,8 +34,8 @@ export class NotificationInbox extends NotificationElement {
   #nearEnd;
 
   handlers = {
-    state: () => this.refresh(),
-    counts: () => this.#onCounts(),
+    state: () => this.#onState(),
+    counts: () => this.#onState(),
     items: (detail) => this.#onItems(detail),
     error: ({ detail }) => this.#snack?.say(this.words.say('failed', { detail })),
   };
@@ -179,11 +179,9 @@ export class NotificationInbox extends NotificationElement {
     if (this.#view?.isWhole) this.#watchEnd();
   }
 
-  #onCounts() {
+  #onState() {
     this.refresh();
     this.#markSeen();
-    // The items of many that were read at once are not named to filtered views; those ask again.
-    if (this.#view && !this.#view.isWhole) setTimeout(() => this.#view?.isStale() && this.#choose(this.#tab, this.#category));
   }
 
   /** What stands in view has been seen, where somebody looks. */

@@ -81,7 +81,7 @@ export const INBOX = sheet(`
 [role="tab"][aria-selected="true"] { color: var(--_text); }
 [role="tab"][aria-selected="true"]::after { position: absolute; inset: auto 10px -1px; height: 2px; border-radius: 2px; background: var(--_accent); content: ""; }
 [role="tab"]:focus-visible { outline-offset: -4px; }
-.count { margin-inline-start: 6px; padding: 1px 7px; border-radius: 9px; background: var(--_sunken); color: var(--_muted); font-size: .86em; font-variant-numeric: tabular-nums; }
+.count { display: inline-block; margin-inline-start: 6px; padding: 1px 7px; border-radius: 9px; background: var(--_sunken); color: var(--_muted); font-size: .86em; font-variant-numeric: tabular-nums; }
 [aria-selected="true"] .count { background: var(--_accent); color: var(--_on-accent); }
 select { flex: 0 1 auto; min-width: 44px; color: var(--_muted); background: var(--_surface); text-overflow: ellipsis; }
 .banner { display: flex; align-items: center; gap: 12px; padding-block: 10px; padding-inline: 20px 12px; border-block-end: 1px solid var(--_line); background: color-mix(in oklab, var(--_warning) 9%, var(--_surface)); font-size: .9em; }
@@ -107,9 +107,9 @@ article + article { border-block-start: 1px solid var(--_line); }
 time { flex: none; color: var(--_muted); font-size: .8333em; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .item .body { display: -webkit-box; margin-block-start: 2px; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: var(--notification-lines, 3); }
 .item:focus-within .body { -webkit-line-clamp: none; }
-.meta { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 8px; margin-block-start: 6px; }
+.meta { display: flex; flex-wrap: wrap; align-items: center; line-height: 1.6; gap: 4px 8px; margin-block-start: 6px; }
 .meta:not(:has(> :not([hidden]))) { display: none; }
-.address { color: var(--_muted); font-size: .8333em; overflow-wrap: anywhere; }
+.address { max-width: 100%; overflow: hidden; color: var(--_muted); font-size: .8333em; text-overflow: ellipsis; white-space: nowrap; }
 details { flex-basis: 100%; font-size: .8333em; }
 summary { width: max-content; min-height: 24px; border-radius: 4px; color: var(--_muted); }
 pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radius: 8px; overflow: auto; background: var(--_sunken); font: 12px/1.5 ui-monospace, "SF Mono", Menlo, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -185,7 +185,7 @@ export const TOASTS = sheet(`
 .paused .timer { animation-play-state: paused; }
 @keyframes spend { to { transform: scaleX(0); } }
 @keyframes enter { from { opacity: 0; transform: translateY(12px) scale(.97); } }
-@media (max-width: 520px) { .stack, :host(:dir(rtl)) .stack { inset: var(--notification-toasts-inset, auto 12px max(12px, env(safe-area-inset-bottom))); width: auto; } }
+@media (max-width: 520px) { .stack, :host(:dir(rtl)) .stack { inset: var(--notification-toasts-inset, max(12px, env(safe-area-inset-top)) 12px auto); width: auto; } }
 @media (prefers-reduced-motion: reduce) { .timer { display: none; } }
 @media (forced-colors: active) { .toast { border: 1px solid; } }
 `);

@@ -40,20 +40,18 @@ export class View {
   }
 
   /** Take what the client has told of, and return which items are to be shown and which no longer. */
-  take({ added, changed, removed }) {
+  take({ added, changed, removed, readUpTo = 0 }) {
     const put = [], drop = [];
     const gone = new Set(this.isWhole ? removed.map(({ id }) => id) : []);
-    for (const item of [...added, ...changed, ...removed]) {
+    // Of many that were read at once, only those that the client holds are named.
+    const read = this.items.filter((item) => !item.read_at && item.created_seq <= readUpTo);
+    const others = read.map((item) => ({ ...item, read_at: new Date().toISOString() }));
+    for (const item of [...others, ...added, ...changed, ...removed]) {
       if (gone.has(item.id) || !this.#matches(item)) {
         if (this.#take(item.id)) drop.push(item);
       } else if (this.#put(item)) put.push(item);
     }
     return { put, drop };
-  }
-
-  /** Whether it shows more unread items than there are: many were marked read at once, and not each was named. */
-  isStale() {
-    return !this.#filter.archived && this.items.filter((item) => !item.read_at).length > this.#client.unread;
   }
 
   #matches(item) {
