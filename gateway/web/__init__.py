@@ -1,14 +1,17 @@
-"""The inbox page at `/`: a few files, served as they lie in the package, with nothing from elsewhere.
+"""The inbox page at `/`, and the browser SDK at `/sdk/`: files of the package, with nothing from elsewhere.
 
 The page shows what strangers wrote to a user who holds a token, so the policy below leaves the browser no
 way to run, load or send anything but these files, should the page ever mistake a text for markup.
 """
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
+
+from gateway import __version__
 
 _HEADERS = {
     # 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
@@ -31,11 +34,34 @@ _FILES = {
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
 
+_SDK_TYPES = {".js": "text/javascript", ".ts": "application/typescript", ".json": "application/json"}
+_SDK_HEADERS = {
+    # Pages of every origin may load it: it is public, and does nothing without a token of the page's own.
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"
 
-def _serve(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+_COMMENTS = re.compile(r"^\s*(?://[^\n]*|/\*\*.*?\*/[ \t]*)$\n?", re.MULTILINE | re.DOTALL)
+_INDENTATION = re.compile(r"^[ \t]+", re.MULTILINE)
+
+
+def compact(source: str) -> str:
+    """Return a script of the SDK without the comments on lines of their own, and without its indentation.
+
+    They are half of what a page would load. Nothing is renamed and no line with code is touched, so what a
+    debugger shows is the source, and no text of more than one line may depend on how it is indented.
+    """
+    return _INDENTATION.sub("", _COMMENTS.sub("", source))
+
+
+def _serve(
+    content: bytes, media_type: str, headers: Mapping[str, str]
+) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint for one file. It answers `If-None-Match` (RFC 9110, section 13.1.2)."""
     etag = f'"{sha256(content).hexdigest()[:32]}"'
-    headers = _HEADERS | {"Content-Type": f"{media_type}; charset=utf-8", "ETag": etag}
+    headers = {**headers, "Content-Type": f"{media_type}; charset=utf-8", "ETag": etag}
 
     async def endpoint(request: Request) -> Response:
         known = [
@@ -49,14 +75,29 @@ def _serve(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Res
 
 
 router = APIRouter()
+
+
+def _add(path: str, content: bytes, media_type: str, headers: Mapping[str, str]) -> None:
+    router.add_route(path, _serve(content, media_type, headers), methods=["GET"], include_in_schema=False)
+
+
 for _path, (_name, _media_type) in _FILES.items():
-    _content = files(__name__).joinpath(_name).read_bytes()
-    router.add_route(
-        _path, _serve(_content, _media_type), methods=["GET"], name=_name, include_in_schema=False
-    )
+    _add(_path, files(__name__).joinpath(_name).read_bytes(), _media_type, _HEADERS)
+
+for _file in files(__name__).joinpath("sdk").iterdir():
+    _suffix = _file.name[_file.name.rfind(".") :]
+    if _suffix in _SDK_TYPES:
+        _text = _file.read_text("utf-8")
+        _content = (compact(_text) if _suffix == ".js" else _text).encode()
+        # Whoever names no version is asked each time; a path with one never changes what it has.
+        for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", _FOR_EVER)):
+            _headers = _SDK_HEADERS | {"Cache-Control": _caching}
+            _add(f"{_path}/{_file.name}", _content, _SDK_TYPES[_suffix], _headers)
 
 demo_router = APIRouter()
 """The page of a demo, which knows that it is one. It goes before `router`."""
 
 _demo_page = files(__name__).joinpath("index.html").read_bytes().replace(b"<html ", b"<html data-demo ", 1)
-demo_router.add_route("/", _serve(_demo_page, "text/html"), methods=["GET"], include_in_schema=False)
+demo_router.add_route(
+    "/", _serve(_demo_page, "text/html", _HEADERS), methods=["GET"], include_in_schema=False
+)

@@ -1,0 +1,40 @@
+// Where a user's log was left, kept through reloads. Several tabs may keep it: it only moves forward.
+
+export class Position {
+  #storage;
+  #key;
+
+  /** @param {Storage | null} storage null where the browser has none to give @param {string} identity */
+  constructor(storage, identity) {
+    this.#storage = storage;
+    this.#key = `notify.position ${identity}`;
+  }
+
+  /** @returns {{ epoch: string, seq: number } | null} */
+  read() {
+    try {
+      const { epoch, seq } = JSON.parse(this.#storage.getItem(this.#key));
+      return typeof epoch === 'string' && Number.isSafeInteger(seq) ? { epoch, seq } : null;
+    } catch {
+      return null; // Never kept, or spoilt, or the browser keeps nothing.
+    }
+  }
+
+  keep(epoch, seq) {
+    const kept = this.read();
+    if (kept?.epoch === epoch && kept.seq >= seq) return;
+    try {
+      this.#storage.setItem(this.#key, JSON.stringify({ epoch, seq }));
+    } catch {
+      // Full, or forbidden: the position lives as long as this tab.
+    }
+  }
+
+  forget() {
+    try {
+      this.#storage.removeItem(this.#key);
+    } catch {
+      // As above.
+    }
+  }
+}
