@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from gateway import web
 
-FILES = ("/", "/app.js", "/session.js", "/view.js", "/style.css", "/favicon.svg")
+FILES = ("/", "/app.js", "/session.js", "/demo.js", "/style.css", "/favicon.svg")
 
 
 @pytest.fixture
@@ -71,8 +71,10 @@ _KINDS = {"html", "js", "css", "svg"}
 
 
 async def test_the_page_never_makes_markup_of_text() -> None:
-    for name in ("app.js", "session.js", "view.js"):
-        source = files(web).joinpath(name).read_text("utf-8")
+    for file in (*files(web).iterdir(), *files(web).joinpath("sdk").iterdir()):
+        if not file.name.endswith(".js"):
+            continue
+        source = file.read_text("utf-8")
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", source
         )

@@ -125,7 +125,8 @@ $('sign-out').addEventListener('click', () => {
 });
 window.addEventListener('hashchange', () => {
   showView();
-  document.querySelector('main.view:not([hidden])')?.focus();
+  scrollTo(0, 0);
+  document.querySelector('main.view:not([hidden])')?.focus({ preventScroll: true });
 });
 if (isDemo) beginDemo();
 

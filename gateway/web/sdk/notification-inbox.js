@@ -15,7 +15,7 @@ const TICK = 30_000; // ms
 const EMPTY = { all: 'emptyAll', unread: 'emptyUnread', archived: 'emptyArchived' };
 
 /** The parts of an inbox that a page may style: the bell hands them on. */
-export const PARTS = 'head, heading, tabs, tab, filter, banner, list, item, unread, glyph, title, time, body, meta, priority, '
+export const PARTS = 'head, heading, tabs, tab, count, filter, banner, list, item, unread, glyph, title, time, body, meta, priority, '
   + 'category, address, data, actions, state, snack';
 
 export class NotificationInbox extends NotificationElement {
@@ -75,7 +75,8 @@ export class NotificationInbox extends NotificationElement {
     const { words } = this;
     const parts = (this.#parts = {});
     this.#snack = new Snack(words);
-    parts.heading = make('h2', { part: 'heading', tabIndex: -1 }, make('slot', { name: 'heading' }, words.say('notifications')));
+    parts.heading = make('div', { className: 'heading', tabIndex: -1 },
+      make('slot', { name: 'heading' }, make('h2', { part: 'heading', textContent: words.say('notifications') })));
     parts.readAll = make('button', { type: 'button', className: 'link', textContent: words.say('markAllRead'), click: () => this.#readAll() });
     parts.tabs = TABS.map((name) => this.#buildTab(name));
     parts.filter = make('select', { part: 'filter', 'aria-label': words.say('category'), change: () => this.#choose(this.#tab, parts.filter.value) });
@@ -97,9 +98,9 @@ export class NotificationInbox extends NotificationElement {
   }
 
   #buildTab(name) {
-    const count = make('span', { className: 'count', hidden: true });
     return make('button', { type: 'button', role: 'tab', part: 'tab', id: `tab-${name}`, 'aria-controls': 'panel', 'data-tab': name,
-      click: () => this.#choose(name, this.#category) }, this.words.say(name), count);
+      click: () => this.#choose(name, this.#category) }, this.words.say(name),
+      name === 'unread' && make('span', { className: 'count', part: 'count', hidden: true }));
   }
 
   #onTabKey(event) {

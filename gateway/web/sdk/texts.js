@@ -32,7 +32,7 @@ export const TEXTS = {
   emptyUnreadMore: 'You have read everything there is.',
   emptyArchived: 'Nothing archived',
   emptyArchivedMore: 'What you archive is kept here.',
-  offline: 'You are offline. Nothing sent meanwhile is lost.',
+  offline: 'There is no connection. Nothing sent meanwhile is lost.',
   retryIn: 'Trying again in {time}.',
   retrying: 'Trying again …',
   stopped: 'This inbox is not connected.',

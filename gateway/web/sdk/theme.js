@@ -73,7 +73,7 @@ export const ITEM = sheet(`
 export const INBOX = sheet(`
 :host { display: flex; flex-direction: column; position: relative; min-height: 0; border-radius: var(--_radius); background: var(--_surface); overflow: clip; }
 .head { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 8px; padding-block: 14px 4px; padding-inline: 20px 12px; }
-.head h2 { flex: 1; font-size: 1.1333em; font-weight: 680; letter-spacing: -.012em; outline-offset: 4px; }
+.heading { flex: 1; font-size: 1.1333em; font-weight: 680; letter-spacing: -.012em; }
 .bar { display: flex; align-items: center; gap: 4px; padding: 0 10px; border-block-end: 1px solid var(--_line); }
 [role="tablist"] { display: flex; flex: 1 0 auto; }
 [role="tab"] { position: relative; min-height: 42px; border-radius: 8px; color: var(--_muted); }
