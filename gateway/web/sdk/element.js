@@ -5,7 +5,7 @@ import { Words } from './texts.js';
 
 /** The base of the elements. A subclass has `build()` and `refresh()`, and `handlers`: what it does with the client's events. */
 export class NotificationElement extends HTMLElement {
-  static observedAttributes = ['locale'];
+  static observedAttributes = ['locale', 'theme'];
   static sheets = [];
   /** What is done with the events of the client, by their types. @type {Record<string, (detail: any) => void>} */
   handlers = {};

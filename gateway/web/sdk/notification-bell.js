@@ -12,7 +12,7 @@ const PASSED_ON = ['locale', 'theme', 'show-data'];
 
 export class NotificationBell extends NotificationElement {
   static sheets = [BELL];
-  static observedAttributes = [...NotificationElement.observedAttributes, 'theme', 'show-data', 'count-in-title'];
+  static observedAttributes = [...NotificationElement.observedAttributes, 'show-data', 'count-in-title'];
   #parts = {};
 
   handlers = {

@@ -15,7 +15,7 @@ const TICK = 30_000; // ms
 const EMPTY = { all: 'emptyAll', unread: 'emptyUnread', archived: 'emptyArchived' };
 
 /** The parts of an inbox that a page may style: the bell hands them on. */
-export const PARTS = 'head, heading, tabs, tab, count, filter, banner, list, item, unread, glyph, title, time, body, meta, priority, '
+export const PARTS = 'head, heading, tabs, tab, count, filter, banner, panel, list, item, unread, glyph, title, time, body, meta, priority, '
   + 'category, address, data, actions, state, snack';
 
 export class NotificationInbox extends NotificationElement {

@@ -12,7 +12,7 @@ const GATHER = 400; // ms for which what came while nobody was connected is coun
 
 export class NotificationToasts extends NotificationElement {
   static sheets = [ITEM, TOASTS];
-  static observedAttributes = [...NotificationElement.observedAttributes];
+  static observedAttributes = [...NotificationElement.observedAttributes, 'max', 'min-priority'];
   #toasts = new Set();
   #waiting = [];
   #missed = 0;
