@@ -7,8 +7,6 @@ the tabs are closed when the server looks for what is left of its clients.
 
 import asyncio
 import json
-import os
-import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,7 +25,6 @@ from playwright.async_api import (
     Page,
     Request,
     WebSocketRoute,
-    async_playwright,
     expect,
 )
 from sqlalchemy import update
@@ -37,22 +34,12 @@ from gateway.hub import Subscriber
 from gateway.models import sessions
 from gateway.protocol import Close
 from gateway.refresh_tokens import RETRY
+from tests.browsers import launched, violations
 from tests.clients import SUBPROTOCOL, User
 from tests.databases import settings_for
 from tests.servers import LocalServer, Server, StartServer, process, serving
 from tests.waiting import PATIENCE, until
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PASSWORD = "seven quiet lighthouses"
 
 expect.set_options(timeout=PATIENCE * 1000)
@@ -64,16 +51,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     """One browser for the whole module: it takes longer to start than a test takes to run."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        message = "there is no Chromium to test with; install it, on Debian with: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+    async with launched() as started:
         yield started
-        await started.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

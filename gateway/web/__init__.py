@@ -13,14 +13,15 @@ from fastapi import APIRouter, Request, Response
 
 from gateway import __version__
 
+# 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
+# (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
 _HEADERS = {
-    # 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
-    # (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
+    "Content-Security-Policy": PAGE_POLICY,
     # Always ask, so that a new version of the gateway never meets an old page; an unchanged file costs a 304.
     "Cache-Control": "no-cache",
 }
