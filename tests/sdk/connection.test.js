@@ -139,6 +139,7 @@ test('it waits a random part of a time that doubles up to 30 s, and begins anew 
     await world.clock.pass(world.clock.next - world.clock.now);
     world.socket.end();
   }
+  await settle();
   assert.deepEqual(waits, [500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000, 15_000]);
   assert.equal(tab.client.state, 'offline');
   assert.equal(tab.client.retryAt, world.clock.next);
@@ -146,6 +147,7 @@ test('it waits a random part of a time that doubles up to 30 s, and begins anew 
   await world.clock.pass(15_000);
   world.socket.resume();
   assert.equal(tab.client.retryAt, null);
+  await world.clock.pass(1_000);
   world.socket.end();
   await settle();
   assert.equal(world.clock.next - world.clock.now, 250);
@@ -191,6 +193,7 @@ test('a connection that never says anything is given up', async () => {
 
 test('when the network has changed, a connection that does not answer is given up soon', async () => {
   const { world, tab } = await liveTab();
+  world.oncommand = () => {};
   tab.window.dispatchEvent(new Event('online'));
   assert.deepEqual(world.socket.sent.at(-1), { type: 'ping' });
   await world.clock.pass(11_000);

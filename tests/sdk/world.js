@@ -131,6 +131,13 @@ export class Log {
   }
 }
 
+const FIELDS = {
+  read: (read_at) => ({ read_at }),
+  unread: () => ({ read_at: null }),
+  archive: (archived_at) => ({ archived_at }),
+  delete: (deleted_at) => ({ title: null, deleted_at }),
+};
+
 const answer = (body, status = 200, headers = {}) => new Response(body === null ? null : JSON.stringify(body), { status, headers });
 export const problem = (status, code, headers) => answer({ code, detail: `about ${code}` }, status, headers);
 
@@ -184,7 +191,7 @@ class Socket {
   send(text) {
     const command = JSON.parse(text);
     this.sent.push(command);
-    this.world.oncommand?.(this, command);
+    this.world.oncommand(this, command);
   }
 
   close() {
@@ -385,6 +392,7 @@ export class World {
   answers = {};
   random = 0.5;
   onsocket = () => {};
+  oncommand = () => {};
 
   tab(options = {}) {
     return new Tab(this, options);
@@ -393,6 +401,16 @@ export class World {
   /** From here on sockets open and say what a gateway says, and what happens to the log is told on the last one. */
   serve() {
     this.onsocket = (socket) => setImmediate(() => socket.resume());
+    this.oncommand = (socket, command) => setImmediate(() => {
+      if (socket.readyState !== 1) return;
+      const time = '2026-01-01T00:00:05.000Z';
+      const { type, ref, ids, up_to } = command;
+      if (type === 'ping') socket.say({ type: 'heartbeat', seq: this.log.seq, ...this.log.counts });
+      else if (type === 'seen') this.log.see(up_to);
+      else if (up_to !== undefined) this.log.readUpTo(up_to);
+      else if (ids) this.log.change(ids, FIELDS[type](time));
+      if (ref) socket.say({ type: 'ok', ref });
+    });
     this.log.onmessage = (message) => this.sockets.filter(({ readyState }) => readyState === 1).forEach((one) => one.say(message));
     return this;
   }
@@ -400,7 +418,8 @@ export class World {
   get socket() { return this.sockets.at(-1); }
 
   async fetch(url, init = {}) {
-    const { pathname, searchParams } = new URL(url);
+    const { pathname: whole, searchParams } = new URL(url);
+    const pathname = whole.replace(/^.*(?=\/v1\/|\/healthz)/, '');
     const request = { method: init.method ?? 'GET', path: pathname, query: Object.fromEntries(searchParams), ...init, body: init.body && JSON.parse(init.body) };
     this.requests.push(request);
     init.signal?.throwIfAborted();

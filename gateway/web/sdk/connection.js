@@ -170,8 +170,8 @@ export class Connection {
     if (!this.live || !this.#carrier.send) return false;
     const ref = String(this.#refs += 1);
     const answered = new Promise((resolve, reject) => { this.#asked.set(ref, { resolve, reject }); });
-    this.#carrier.send({ ...command, ref });
     this.#heed(ANSWER_TIME);
+    this.#carrier.send({ ...command, ref });
     return answered;
   }
 
@@ -179,8 +179,8 @@ export class Connection {
   wake(force = false) {
     if (force || !this.#stopped) this.backoff.wake();
     if (!this.live || !this.#carrier.send) return;
-    this.#carrier.send({ type: 'ping' });
     this.#heed(ANSWER_TIME);
+    this.#carrier.send({ type: 'ping' });
   }
 
   /** A new token helps once. Throws SignedOut with the reason when it does not, and Failed. */
