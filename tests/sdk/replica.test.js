@@ -276,23 +276,26 @@ test('whatever happens, the state and the messages are the inbox as read afresh,
       () => log.change(some(), { archived_at: time }), () => log.change(some(), { archived_at: null }),
       () => log.change(some(), { deleted_at: time }),
       () => log.readUpTo(roll(log.seq + 1)), () => log.see(roll(log.seq + 1)),
-      () => world.socket.end([1006, 1012, 4001][roll(3)]),
+      () => world.socket.end([1006, 1012, 4008][roll(3)]),
       () => world.clock.pass(roll(3_000)),
-      () => tabs[roll(2)].client.loadMore().catch(() => {}),
-      () => tabs[roll(2)].client.read(some()).catch(() => {}),
-      () => tabs[roll(2)].client.archive(some()).catch(() => {}),
-      () => tabs[0].freeze(), () => tabs[0].thaw(),
-      () => settle(),
+      () => void tabs[roll(2)].client.loadMore().catch(() => {}),
+      () => void tabs[roll(2)].client.read(some()).catch(() => {}),
+      () => void tabs[roll(2)].client.archive(some()).catch(() => {}),
+      () => void tabs[0].freeze(), () => void tabs[0].thaw(),
     ];
-    for (let step = 0; step < 120; step += 1) acts[roll(acts.length)]();
+    for (let step = 0; step < 120; step += 1) {
+      await acts[roll(acts.length)]();
+      for (let turns = roll(5); turns; turns -= 1) await new Promise((resolve) => { setImmediate(resolve); });
+    }
     await tabs[0].thaw();
     await world.clock.pass(120_000);
     for (const tab of tabs) {
-      while (!tab.client.complete) await tab.client.loadMore();
+      for (let page = 0; page < 99 && !tab.client.complete; page += 1) await tab.client.loadMore();
       const expected = log.page({ limit: 1_000 }).items.map(({ read_at, ...item }) => ({ ...item, read: Boolean(read_at) }));
       const held = tab.client.items.map(({ read_at, ...item }) => ({ ...item, read: Boolean(read_at) }));
       assert.deepEqual(held, expected, `seed ${seed}`);
       assert.deepEqual({ unread: tab.client.unread, unseen: tab.client.unseen }, log.counts, `seed ${seed}`);
+      assert.equal(tab.client.state, 'live');
       const told = tab.of('notification').map(({ item }) => item.id);
       assert.equal(new Set(told).size, told.length, `seed ${seed}: told twice`);
     }
