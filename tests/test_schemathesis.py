@@ -65,8 +65,11 @@ def one_stream_open(base: str, token: str) -> Iterator[None]:
     """Hold the one stream that its user may have, so that any other ends at once, and can be looked at."""
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.stream("GET", f"{base}/v1/stream", headers=headers, timeout=None, trust_env=False) as held:
-        assert next(held.iter_raw())
+        # Whoever lets go of what it iterates over has hung up.
+        events = held.iter_raw()
+        assert next(events)
         yield
+        del events
 
 
 def fuzz(operation: schemathesis.APIOperation[Any, Any, Any, Any], token: str, statuses: set[int]) -> None:
