@@ -21,7 +21,7 @@ from tests.checker import Json
 from tests.clients import GONE, User
 from tests.databases import settings_for
 from tests.profiles import PASSWORD, Profile, Tab, agree, leader_of, profile_of
-from tests.proxy import Proxy, proxy_to
+from tests.proxy import Proxy, Way, proxy_to
 from tests.servers import LocalServer, Server, StartServer, process, serving
 from tests.waiting import PATIENCE, until
 
@@ -94,12 +94,19 @@ def announced_first(told: list[Json]) -> list[str]:
     return [one["title"] for one in told if one["first"]]
 
 
-async def each_was_told_once(tab: Tab, *titles: str) -> None:
-    """Every tab of the browser was told of these in their order, and one of the tabs was told to show each."""
+async def each_was_told_once(tab: Tab, *titles: str, closed: int = 0) -> None:
+    """Every tab of the browser was told of these in their order, and one of the tabs was told to show each.
+
+    So many tabs that have been closed were told of the first ones.
+    """
     told = await tab.noted("told")
-    for name in {one["tab"] for one in told}:
-        assert [one["title"] for one in told if one["tab"] == name] == list(titles)
     assert Counter(announced_first(told)) == Counter(titles)
+    complete = 0
+    for name in {one["tab"] for one in told}:
+        mine = [one["title"] for one in told if one["tab"] == name]
+        assert mine == list(titles[: len(mine)])
+        complete += len(mine) == len(titles)
+    assert complete == len({one["tab"] for one in told}) - closed
 
 
 # --- one inbox, everywhere ----------------------------------------------------------------------------------
@@ -134,3 +141,113 @@ async def test_what_is_posted_is_in_every_tab_of_every_browser_with_one_toast_in
     record_property("read everywhere after, in s", round(time.monotonic() - began, 3))
     await agree(ada, *tabs)
     assert (await ada.inbox())["unread"] == 2
+
+
+# --- lost connections ---------------------------------------------------------------------------------------
+
+
+async def two_tabs_and_another_browser(base: str, profiles: OpenProfile) -> list[Tab]:
+    """Open two tabs that share a connection, and one in another browser."""
+    home, work = await profiles(), await profiles()
+    return [await home.signed_in(base), await home.signed_in(base), await work.signed_in(base)]
+
+
+async def post_numbered(server: Server, number: int) -> list[str]:
+    """Post one after the other, and return the titles."""
+    titles = [str(one) for one in range(1, number + 1)]
+    for title in titles:
+        await server.service.notify("ada", title)
+    return titles
+
+
+async def all_came_while_away(ada: User, tabs: list[Tab], titles: list[str]) -> None:
+    """Nothing was lost, doubled or put out of order, and each browser said in one line how many there were."""
+    await agree(ada, *tabs, within=60)
+    for tab in tabs:
+        await expect(tab.titles).to_have_text(titles[::-1])
+    for tab in tabs[1:]:
+        await each_was_told_once(tab, *titles)
+        assert all(one["missed"] for one in await tab.noted("told"))
+        (toast,) = await until(lambda: tab.noted("toasts"), "the summary is shown")  # noqa: B023
+        assert toast["text"] == f"{len(titles)} notifications while you were away"
+
+
+async def test_what_came_while_the_network_was_cut_comes_once_in_order_in_one_line(
+    server: LocalServer, proxy: Proxy, profiles: OpenProfile
+) -> None:
+    ada = await add_user(server)
+    tabs = await two_tabs_and_another_browser(base_of(proxy), profiles)
+    await proxy.close()
+    titles = await post_numbered(server, 50)
+    await proxy.open()
+    await all_came_while_away(ada, tabs, titles)
+
+
+@pytest.mark.soak
+async def test_what_came_in_ten_seconds_of_silence_comes_once_in_order_in_one_line(
+    server: LocalServer, proxy: Proxy, profiles: OpenProfile
+) -> None:
+    ada = await add_user(server)
+    tabs = await two_tabs_and_another_browser(base_of(proxy), profiles)
+    with proxy.swallowed(*Way):
+        titles = await post_numbered(server, 50)
+        await asyncio.sleep(10)  # It is what is tested: nothing tells the browser that nobody listens.
+    await all_came_while_away(ada, tabs, titles)
+
+
+async def post_whatever_happens(server: Server, titles: list[str], answered: list[str]) -> None:
+    """Post one after the other, each again under its key until it is answered."""
+    for title in titles:
+        while True:
+            try:
+                answer = await server.service.post(
+                    "/v1/notifications", json={"to": "ada", "title": title}, headers={"Idempotency-Key": title}
+                )
+            except GONE:
+                await asyncio.sleep(0.02)
+                continue
+            if answer.status_code == 201:
+                answered.append(title)
+                break
+
+
+async def test_a_gateway_that_is_killed_in_a_burst_and_starts_again_is_found_by_every_tab_and_nothing_is_lost(
+    sqlite_url: str, tmp_path: Path, profiles: OpenProfile
+) -> None:
+    async with process(sqlite_url, tmp_path) as (gateway, server):
+        ada = await add_user(server)
+        tabs = await two_tabs_and_another_browser(server.base, profiles)
+        titles, answered = [str(one) for one in range(1, 61)], list[str]()
+        posting = asyncio.create_task(post_whatever_happens(server, titles, answered))
+        await until(lambda: len(answered) > 20, "some are posted")
+        gateway.kill()
+        await gateway.start()
+        async with asyncio.timeout(60):
+            await posting
+        await agree(ada, *tabs, within=60)
+        for tab in tabs:
+            await expect(tab.titles).to_have_text(titles[::-1])
+        for tab in tabs[1:]:
+            await each_was_told_once(tab, *titles)
+
+
+async def test_a_leader_that_is_closed_in_a_burst_is_replaced_and_each_item_is_shown_once(
+    server: LocalServer, profiles: OpenProfile, record_property: Note
+) -> None:
+    ada = await add_user(server)
+    home = await profiles()
+    tabs = [await home.signed_in(server.base) for _ in range(3)]
+    leader = await leader_of(*tabs)
+    titles, answered = [str(one) for one in range(1, 201)], list[str]()
+    posting = asyncio.create_task(post_whatever_happens(server, titles, answered))
+    await until(lambda: len(answered) > 80, "some are posted")
+    await leader.page.close()
+    began = time.monotonic()
+    left = [tab for tab in tabs if tab is not leader]
+    await leader_of(*left)
+    record_property("another leads after, in s", round(time.monotonic() - began, 3))
+    await posting
+    await agree(ada, *left)
+    for tab in left:
+        await each_was_told_once(tab, *titles, closed=1)
+    await server.sockets(1)
