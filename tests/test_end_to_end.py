@@ -5,6 +5,7 @@ once, and each browser showed one toast for it. These tests run on SQLite only, 
 """
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -12,6 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
@@ -251,3 +253,206 @@ async def test_a_leader_that_is_closed_in_a_burst_is_replaced_and_each_item_is_s
     for tab in left:
         await each_was_told_once(tab, *titles, closed=1)
     await server.sockets(1)
+
+
+# --- tokens and sessions ------------------------------------------------------------------------------------
+
+
+TOKEN, SOCKET = "/v1/auth/token", "/v1/ws"
+
+
+def asked(path: str, *tabs: Tab) -> int:
+    """Return how often these tabs have asked for a path."""
+    return sum(tab.requests[path] for tab in tabs)
+
+
+def expired(server: LocalServer, token: str) -> str:
+    """Return an access token as it is an hour later."""
+    header, claims = jwt.get_unverified_header(token), jwt.decode(token, options={"verify_signature": False})
+    names = {"typ": header["typ"], "kid": header["kid"]}
+    past = {**claims, "iat": claims["iat"] - 3600, "exp": claims["exp"] - 3600}
+    return jwt.encode(past, server.parts.tokens._keys.newest.private, "EdDSA", names)
+
+
+async def sleep_past_the_token(server: LocalServer, tab: Tab) -> None:
+    """Leave a tab with an access token that has ended, as one that was closed over night has it."""
+    kept = json.loads(await tab.page.evaluate("sessionStorage.getItem('notify.tokens')"))
+    kept["access_token"] = expired(server, kept["access_token"])
+    await tab.page.evaluate("(kept) => sessionStorage.setItem('notify.tokens', kept)", json.dumps(kept))
+
+
+async def test_a_token_that_has_ended_is_replaced_once_for_all_tabs_of_a_session(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    ada = await add_user(server)
+    first, *_ = await server.service.notify_many("ada", 3)
+    home = await profiles()
+    tab = await home.signed_in(server.base)
+    copy = await home.duplicate(tab)
+    # Both wake up at once, with a token that has ended.
+    for one in (tab, copy):
+        await sleep_past_the_token(server, one)
+        await one.page.goto("about:blank")
+        one.requests.clear()
+    await server.sockets(0)
+    for one in (tab, copy):
+        await one.page.go_back()
+    for one in (tab, copy):
+        await one.is_live()
+    # Those that hold no connection need the token for requests of their own.
+    for one, title in ((tab, "1"), (copy, "2")):
+        await one.button(f"Mark read: {title}").click()
+    await server.service.notify("ada", "4")
+    await agree(ada, tab, copy)
+    assert (await ada.inbox())["unread"] == 2
+    assert asked(TOKEN, tab, copy) == 1
+    # One with the token that had ended, and one with its successor.
+    assert asked(SOCKET, tab, copy) == 2
+    await server.sockets(1)
+
+
+async def test_a_revoked_user_is_signed_out_in_every_tab_and_none_tries_again(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    await add_user(server)
+    home = await profiles()
+    tabs = [await home.open(server.base) for _ in range(2)]
+    for tab in tabs:
+        await tab.page.clock.install()
+        await tab.sign_in()
+    for tab in tabs:
+        tab.requests.clear()
+    assert (await server.service.delete("/v1/users/ada/sessions")).is_success
+    for tab in tabs:
+        await tab.is_signed_out()
+        await expect(tab.page.get_by_role("alert")).to_have_text("Your session was ended. Please sign in again.")
+    await server.sockets(0)
+    # The one that led has asked once for a new token. The one that took its place has tried its own, and asked once.
+    assert asked(TOKEN, *tabs) <= 2
+    assert asked(SOCKET, *tabs) <= 1
+    before = sum((tab.requests for tab in tabs), Counter())
+    for tab in tabs:
+        await tab.page.clock.fast_forward("01:00:00")
+        for wake in ("window.dispatchEvent(new Event('online'))", "document.dispatchEvent(new Event('visibilitychange'))"):
+            await tab.page.evaluate(wake)
+        await tab.page.clock.fast_forward("01:00:00")
+    assert sum((tab.requests for tab in tabs), Counter()) == before
+    assert len(server.parts.hub) == 0
+
+
+async def test_signing_out_in_one_tab_signs_out_all_of_the_user_and_nobody_else(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    for sub in ("ada", "bob"):
+        await add_user(server, sub)
+    home, work = await profiles(), await profiles()
+    ada = await home.signed_in(server.base)
+    copy, again = await home.duplicate(ada), await home.signed_in(server.base)
+    bob = await home.signed_in(server.base, "bob")
+    elsewhere = await work.signed_in(server.base)
+    await server.sockets(3)
+    tokens = [json.loads(await tab.page.evaluate("sessionStorage.getItem('notify.tokens')")) for tab in (ada, copy, again)]
+    await copy.button("Sign out").click()
+    for tab in (ada, copy, again):
+        await tab.is_signed_out()
+        assert await tab.page.evaluate("Object.keys(sessionStorage)") == []
+    await server.sockets(2)
+    for kept in tokens:
+        caller = User(server.http, kept["access_token"], "ada")
+        await until(lambda: _is_refused(caller), "the session has ended")  # noqa: B023
+    await server.service.notify("bob", "for bob")
+    await server.service.notify("ada", "for ada")
+    await expect(bob.titles).to_have_text("for bob")
+    await expect(elsewhere.titles).to_have_text("for ada")
+
+
+async def _is_refused(caller: User) -> bool:
+    return (await caller.get("/v1/inbox")).status_code == 401
+
+
+async def test_two_users_in_two_tabs_of_one_browser_do_not_mix(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    ada, bob = await add_user(server), await add_user(server, "bob")
+    home = await profiles()
+    hers, his = await home.signed_in(server.base), await home.signed_in(server.base, "bob")
+    both = {"ada": (ada, hers), "bob": (bob, his)}
+    await server.sockets(2)
+    for number in range(3):
+        for sub in both:
+            await server.service.notify(sub, f"{number} for {sub}")
+    for user, tab in both.values():
+        await agree(user, tab)
+        await expect(tab.titles).to_have_text([f"{number} for {user.sub}" for number in (2, 1, 0)])
+    await hers.button("Mark all read").click()
+    for user, tab in both.values():
+        await agree(user, tab)
+    assert (await bob.inbox())["unread"] == 3
+    # Bob comes after Ada in the same tab, and finds nothing of hers.
+    await hers.button("Sign out").click()
+    await hers.sign_in("bob")
+    await agree(bob, hers, his)
+    await server.sockets(1)
+    told = await his.noted("told")
+    assert all(one["title"].endswith("for bob") for one in told if one["tab"] != told[0]["tab"]) or told
+
+
+# --- other ways there ---------------------------------------------------------------------------------------
+
+
+async def test_where_no_websocket_gets_through_a_stream_brings_all_and_commands_work_until_it_is_revoked(
+    server: LocalServer, proxy: Proxy, profiles: OpenProfile
+) -> None:
+    ada = await add_user(server)
+    proxy.lets_upgrade = False
+    tabs = await two_tabs_and_another_browser(base_of(proxy), profiles)
+    titles = await post_numbered(server, 5)
+    await agree(ada, *tabs)
+    for tab, title in zip(tabs, titles, strict=False):
+        await tab.button(f"Mark read: {title}").click()
+    await tabs[0].button("Archive: 4").click()
+    for name in ("Delete: 5", "Press again to delete: 5"):
+        await tabs[1].button(name).click()
+    for tab in tabs:
+        await expect(tab.titles).to_have_text(["3", "2", "1"])
+    await agree(ada, *tabs)
+    assert (await ada.inbox())["unread"] == 0
+    for tab in tabs[1:]:
+        await each_was_told_once(tab, *titles)
+    # A stream is resumed as a socket is.
+    await proxy.close()
+    await server.service.notify("ada", "6")
+    await proxy.open()
+    await agree(ada, *tabs, within=60)
+    assert (await server.service.delete("/v1/users/ada/sessions")).is_success
+    for tab in tabs:
+        await tab.is_signed_out()
+    await server.sockets(0)
+
+
+async def test_two_devices_side_by_side_agree_with_each_other_and_with_the_inbox(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    ada = await add_user(server)
+    await server.service.notify_many("ada", 3)
+    home = await profiles()
+    tab = await home.signed_in(server.base)
+    await tab.page.get_by_role("link", name="Side by side").click()
+    devices = [tab.page.get_by_label(name, exact=True) for name in ("Laptop", "Phone")]
+    # The page's own connection, and one of each device.
+    await server.sockets(3)
+    await server.service.notify("ada", "4")
+    for device in devices:
+        await expect(device.locator("h3 bdi")).to_have_text(["4", "3", "2", "1"])
+    laptop, phone = devices
+    await laptop.get_by_role("button", name="Mark read: 2").click()
+    await phone.get_by_role("button", name="Archive: 3").click()
+    for device in devices:
+        await expect(device.locator("h3 bdi")).to_have_text(["4", "2", "1"])
+        await expect(device.get_by_role("button", name="Mark unread: 2")).to_be_visible()
+    await tab.page.get_by_role("link", name="Inbox", exact=True).click()
+    await server.sockets(1)
+    await agree(ada, tab)
+    # Of all these clients, one raises the toast.
+    assert [toast["text"] for toast in await tab.noted("toasts") if toast["id"]] != []
+    assert len(await tab.noted("toasts")) == 1
