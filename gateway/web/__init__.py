@@ -4,7 +4,6 @@ The page shows what strangers wrote to a user who holds a token, so the policy b
 way to run, load or send anything but these files, should the page ever mistake a text for markup.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from importlib.resources import files
@@ -12,6 +11,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 from gateway import __version__
+from gateway.web.scripts import compact, joined
 
 # 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
 # (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
@@ -35,6 +35,8 @@ _FILES = {
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
 
+_SDK = files(__name__).joinpath("sdk")
+_ENTRIES = ("notifications.js",)
 _SDK_TYPES = {".js": "text/javascript", ".ts": "application/typescript", ".json": "application/json"}
 _SDK_HEADERS = {
     # Pages of every origin may load it: it is public, and does nothing without a token of the page's own.
@@ -43,18 +45,6 @@ _SDK_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _FOR_EVER = "public, max-age=31536000, immutable"
-
-_COMMENTS = re.compile(r"^\s*(?://[^\n]*|/\*\*.*?\*/[ \t]*)$\n?", re.MULTILINE | re.DOTALL)
-_INDENTATION = re.compile(r"^[ \t]+", re.MULTILINE)
-
-
-def compact(source: str) -> str:
-    """Return a script of the SDK without the comments on lines of their own, and without its indentation.
-
-    They are half of what a page would load. Nothing is renamed and no line with code is touched, so what a
-    debugger shows is the source, and no text of more than one line may depend on how it is indented.
-    """
-    return _INDENTATION.sub("", _COMMENTS.sub("", source))
 
 
 def _serve(
@@ -85,10 +75,10 @@ def _add(path: str, content: bytes, media_type: str, headers: Mapping[str, str])
 for _path, (_name, _media_type) in _FILES.items():
     _add(_path, files(__name__).joinpath(_name).read_bytes(), _media_type, _HEADERS)
 
-for _file in files(__name__).joinpath("sdk").iterdir():
+for _file in _SDK.iterdir():
     _suffix = _file.name[_file.name.rfind(".") :]
     if _suffix in _SDK_TYPES:
-        _text = _file.read_text("utf-8")
+        _text = joined(_SDK, _file.name) if _file.name in _ENTRIES else _file.read_text("utf-8")
         _content = (compact(_text) if _suffix == ".js" else _text).encode()
         # Whoever names no version is asked each time; a path with one never changes what it has.
         for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", _FOR_EVER)):

@@ -1,8 +1,8 @@
 // The wait before the next attempt: a random part of a time that doubles ("full jitter"), so that clients that were
 // cut off together do not come back together.
 
-const FIRST = 1_000; // ms
-const LONGEST = 30_000; // ms
+const FIRST_WAIT = 1_000; // ms
+const LONGEST_WAIT = 30_000; // ms
 
 export class Backoff {
   failures = 0;
@@ -15,7 +15,7 @@ export class Backoff {
 
   /** The time to wait after one more failure, in ms. */
   next() {
-    const longest = Math.min(LONGEST, FIRST * 2 ** this.failures);
+    const longest = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** this.failures);
     this.failures += 1;
     return this.#platform.random() * longest;
   }

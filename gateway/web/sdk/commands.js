@@ -1,6 +1,7 @@
 // What the user does: shown at once, sent, and taken back where it is refused.
 
-const MOST_IDS = 200; // In one command: it stays one change of the log, and its frame below 16 KiB.
+// In one command: it stays one change of the log, and its frame below 16 KiB.
+const MOST_IDS = 200;
 
 export class Commands {
   #gateway;
@@ -38,7 +39,8 @@ export class Commands {
   delete(ids) {
     const remove = async (id) => {
       await this.#gateway.call('DELETE', `v1/inbox/${encodeURIComponent(id)}`).catch((error) => {
-        if (error.status !== 404) throw error; // It is gone already.
+        // It is gone already.
+        if (error.status !== 404) throw error;
       });
     };
     const all = (some) => Promise.all(some.map(remove));

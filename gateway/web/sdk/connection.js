@@ -10,7 +10,8 @@ const FIRST_SILENCE = 15_000; // ms until the first message
 const ANSWER_TIME = 10_000; // ms in which a connection that is asked something says anything at all
 const BLOCKED_TIME = 300_000; // ms for which a network is taken to let no WebSocket through
 const FLUSH_DELAY = 200; // ms; for this long, acknowledgements are gathered.
-const AGAIN = 0; // Not a close code: the client itself ended it, to begin anew at once.
+// Not a close code: the client itself ended it, to begin anew at once.
+const AGAIN = 0;
 
 const STOPS = {
   1000: ['closed', 'The gateway has ended the connection.'],
@@ -23,7 +24,8 @@ export class Connection {
   #carrier = null;
   #end = () => {};
   #heed = () => {};
-  #asked = new Map(); // The commands that were sent and not answered, by `ref`.
+  // The commands that were sent and not answered, by `ref`.
+  #asked = new Map();
   #refs = 0;
   #acked = 0;
   #flushing = null;
@@ -122,7 +124,8 @@ export class Connection {
       return;
     }
     this.on.message(message, missed);
-    if (!this.#carrier) return; // Whoever was told has ended it.
+    // Whoever was told has ended it.
+    if (!this.#carrier) return;
     SIGNALS[message.type]?.call(this, message);
     if (this.live) this.#flushing ??= this.platform.setTimeout(() => this.#flush(), FLUSH_DELAY);
   }
@@ -170,8 +173,8 @@ export class Connection {
     if (!this.live || !this.#carrier.send) return false;
     const ref = String(this.#refs += 1);
     const answered = new Promise((resolve, reject) => { this.#asked.set(ref, { resolve, reject }); });
-    this.#carrier.send({ ...command, ref });
     this.#heed(ANSWER_TIME);
+    this.#carrier.send({ ...command, ref });
     return answered;
   }
 
@@ -179,8 +182,8 @@ export class Connection {
   wake(force = false) {
     if (force || !this.#stopped) this.backoff.wake();
     if (!this.live || !this.#carrier.send) return;
-    this.#carrier.send({ type: 'ping' });
     this.#heed(ANSWER_TIME);
+    this.#carrier.send({ type: 'ping' });
   }
 
   /** A new token helps once. Throws SignedOut with the reason when it does not, and Failed. */

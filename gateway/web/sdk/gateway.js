@@ -1,7 +1,7 @@
 // Calls to the gateway in the name of the user. The token is held here and nowhere else: it goes into a header or a
 // subprotocol, never into a URL, a storage, a message to another tab or an error.
 
-const LONGEST = 30_000; // ms for an answer
+const REQUEST_TIME = 30_000; // ms for an answer
 
 /** A request failed. `status` 0 means that no answer came. */
 export class Failed extends Error {
@@ -93,7 +93,7 @@ export class Gateway {
     if (!token) throw new Failed('missing_token', 'Nobody is signed in.');
     const headers = { Authorization: `Bearer ${token}` };
     if (body) headers['Content-Type'] = 'application/json';
-    const late = AbortSignal.timeout(LONGEST);
+    const late = AbortSignal.timeout(REQUEST_TIME);
     const response = await this.#fetch(new URL(path, this.url), {
       method, headers, body: body && JSON.stringify(body), cache: 'no-store', credentials: 'omit',
       signal: signal ? AbortSignal.any([signal, late]) : late,
@@ -107,7 +107,8 @@ export class Gateway {
       return this.call(method, path, { body, signal }, false);
     }
     if (!response.ok) throw await failure(response);
-    return response.json().catch(() => ({})); // Some good answers have no body.
+    // Some good answers have no body.
+    return response.json().catch(() => ({}));
   }
 
   /** Whether the gateway answers at all. */

@@ -30,9 +30,12 @@ export class NotificationClient extends EventTarget {
   #connection = null;
   #tabs = null;
   #position = null;
-  #running = null; // Aborted when the client stops.
-  #term = null; // Aborted when this tab no longer leads.
-  #left = null; // What undoes the listening to the page.
+  // Aborted when the client stops.
+  #running = null;
+  // Aborted when this tab no longer leads.
+  #term = null;
+  // What undoes the listening to the page.
+  #left = null;
   #status = { state: 'idle', problem: null, retryAt: null };
   #counts = { unread: 0, unseen: 0 };
   #sub = null;
@@ -244,7 +247,8 @@ export class NotificationClient extends EventTarget {
   /** Take what the leader tells, in the order in which it does. */
   #take({ epoch, prev, message, missed, first }) {
     if (this.leader || epoch !== this.#inbox.epoch) return;
-    if (prev > this.#inbox.seq) this.#greet(true); // Something was not heard.
+    // Something was not heard.
+    if (prev > this.#inbox.seq) this.#greet(true);
     else this.#apply(message, missed, first === this.#tabs.id);
   }
 

@@ -16,7 +16,8 @@ export class Position {
       const { epoch, seq } = JSON.parse(this.#storage.getItem(this.#key));
       return typeof epoch === 'string' && Number.isSafeInteger(seq) ? { epoch, seq } : null;
     } catch {
-      return null; // Never kept, or spoilt, or the browser keeps nothing.
+      // Never kept, or spoilt, or the browser keeps nothing.
+      return null;
     }
   }
 

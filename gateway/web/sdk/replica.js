@@ -2,7 +2,8 @@
 // Nothing here waits, and nothing here knows where a message came from.
 /** @import { Item, Message, Operation, Page, Snapshot, View } from './types.d.ts' */
 
-const MOST_SKIPPED = 1_000; // As many changes as the gateway replays.
+// As many changes as the gateway replays.
+const MOST_SKIPPED = 1_000;
 
 const isHere = (item) => !item.archived_at && !item.deleted_at;
 const isUnread = (item) => isHere(item) && !item.read_at;
@@ -43,15 +44,22 @@ export class Replica {
   seq = 0;
   /** The cursor of the next older page. @type {string | null} */
   next = null;
-  #told = null; // The log of the position. It outlives a `reset`, after which the page shows what is new since.
-  #floor = 0; // The `created_seq` from which on everything is loaded.
-  #counts = { seq: -1, unread: 0, unseen: 0 }; // As the gateway has told them, and at which number.
-  #known = new Map(); // As the gateway has told them, also archived and deleted ones, so that no late page revives one.
+  // The log of the position. It outlives a `reset`, after which the page shows what is new since.
+  #told = null;
+  // The `created_seq` from which on everything is loaded.
+  #floor = 0;
+  // As the gateway has told them, and at which number.
+  #counts = { seq: -1, unread: 0, unseen: 0 };
+  // As the gateway has told them, also archived and deleted ones, so that no late page revives one.
+  #known = new Map();
   #shown = new Map();
   #list = null;
-  #operations = new Set(); // Those the gateway has not answered.
-  #untold = new Set(); // Numbers that were passed by; an item that entered there may still come, as changed later.
-  #records = new Set(); // For each page being read, the messages since.
+  // Those the gateway has not answered.
+  #operations = new Set();
+  // Numbers that were passed by; an item that entered there may still come, as changed later.
+  #untold = new Set();
+  // For each page being read, the messages since.
+  #records = new Set();
 
   /** @returns {readonly Item[]} newest first */
   get items() {

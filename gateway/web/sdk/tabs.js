@@ -3,7 +3,7 @@
 
 import { isEnvelope } from './envelope.js';
 
-const ANSWER_TIME = 5_000; // ms after which a leader that does not answer is taken to be frozen
+const LEADER_TIME = 5_000; // ms after which a leader that does not answer is taken to be frozen
 
 export class Tabs {
   /** This tab among the others. */
@@ -13,7 +13,8 @@ export class Tabs {
   #on;
   #channel = null;
   #withdraw = () => {};
-  #visible = new Set(); // Of the other tabs.
+  // Of the other tabs.
+  #visible = new Set();
   #doubt = null;
 
   /** `on` has `lead()`, `lose()` and `told(envelope)`. */
@@ -80,7 +81,7 @@ export class Tabs {
   greet(position = null) {
     const visible = this.#platform.isVisible();
     this.post('here', { visible, position });
-    if (position && visible) this.#doubt ??= this.#platform.setTimeout(() => this.#overthrow(), ANSWER_TIME);
+    if (position && visible) this.#doubt ??= this.#platform.setTimeout(() => this.#overthrow(), LEADER_TIME);
   }
 
   #overthrow() {
