@@ -13,14 +13,15 @@ from fastapi import APIRouter, Request, Response
 from gateway import __version__
 from gateway.web.scripts import compact, joined
 
+# 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
+# (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
 _HEADERS = {
-    # 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
-    # (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
+    "Content-Security-Policy": PAGE_POLICY,
     # Always ask, so that a new version of the gateway never meets an old page; an unchanged file costs a 304.
     "Cache-Control": "no-cache",
 }
@@ -29,7 +30,7 @@ _FILES = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
     "/session.js": ("session.js", "text/javascript"),
-    "/view.js": ("view.js", "text/javascript"),
+    "/demo.js": ("demo.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
@@ -83,3 +84,11 @@ for _file in _SDK.iterdir():
         for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", _FOR_EVER)):
             _headers = _SDK_HEADERS | {"Cache-Control": _caching}
             _add(f"{_path}/{_file.name}", _content, _SDK_TYPES[_suffix], _headers)
+
+demo_router = APIRouter()
+"""The page of a demo, which knows that it is one. It goes before `router`."""
+
+_demo_page = files(__name__).joinpath("index.html").read_bytes().replace(b"<html ", b"<html data-demo ", 1)
+demo_router.add_route(
+    "/", _serve(_demo_page, "text/html", _HEADERS), methods=["GET"], include_in_schema=False
+)
