@@ -1,8 +1,6 @@
 """The web components in a real Chromium, with a client that has no gateway: each state, and each way to use them."""
 
-import gzip
 import json
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from importlib.resources import files
@@ -19,7 +17,6 @@ from tests.waiting import PATIENCE, until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SDK = files(web).joinpath("sdk")
-SOURCES = {file.name: file.read_text("utf-8") for file in SDK.iterdir() if file.name.endswith(".js")}
 MANIFEST = json.loads(SDK.joinpath("custom-elements.json").read_text("utf-8"))
 
 
@@ -348,7 +345,7 @@ async def test_numbers_times_and_plurals_are_those_of_the_locale(stage: Stage) -
         }"""
     )
     assert said == [
-        *("1 powiadomienie", "3 powiadomienia", "5 powiadomień", "12 345 powiadomień"),  # noqa: RUF001 - Intl's space
+        *("1 powiadomienie", "3 powiadomienia", "5 powiadomień", "12\u00a0345 powiadomień"),
         *("12.345,5", "vor 3 Std.", "999+", "١٢", "1,234", "That did not work: {count} $& <b>"),
     ]
 
@@ -571,7 +568,7 @@ async def toasts_at(stage: Stage, **attributes: str) -> Page:
 
 
 async def shown(page: Page, *titles: str) -> None:
-    await expect(page.locator(".toast:not(.sum) h3")).to_have_text(list(titles))
+    await expect(page.locator(".toast:not(.sum) .title")).to_have_text(list(titles))
 
 
 async def test_a_toast_goes_after_a_while_an_important_one_later_and_an_urgent_one_when_it_is_dismissed(
@@ -647,7 +644,7 @@ async def test_how_many_and_which_toasts_are_shown_can_be_chosen(stage: Stage) -
     page = await toasts_at(stage, **{"max": "1", "min-priority": "low"})
     await page.evaluate("client.arrive(item(1, { priority: 'low' })); client.arrive(item(2))")
     await shown(page, "Title 1")
-    await page.locator(".toast h3").first.click()
+    await page.locator(".toast .title").first.click()
     assert await calls(page, "read") == [["read", "id-1"]]
     await shown(page)
 
@@ -724,65 +721,26 @@ async def test_thirty_hostile_texts_are_shown_as_text_and_none_is_run(stage: Sta
     assert len(page.context.pages) == 1
 
 
-# --- what is shipped ----------------------------------------------------------------------------------------
+# --- the manifest -------------------------------------------------------------------------------------------
 
 
-async def test_the_manifest_names_exactly_what_the_elements_observe_and_dispatch(stage: Stage) -> None:
+async def test_the_manifest_names_exactly_the_attributes_and_members_of_the_elements(stage: Stage) -> None:
     page = await stage()
-    declarations = {one["tagName"]: one for one in MANIFEST["modules"][0]["declarations"]}
+    declared = {
+        one["tagName"]: [one["name"], sorted(attribute["name"] for attribute in one["attributes"])]
+        for one in MANIFEST["modules"][0]["declarations"]
+    }
     observed = await page.evaluate(
-        """() => Object.fromEntries(['notification-bell', 'notification-inbox', 'notification-toasts'].map((name) =>
-          [name, [customElements.get(name).name, [...customElements.get(name).observedAttributes].sort()]]))"""
+        """(tags) => Object.fromEntries(tags.map((tag) => {
+          const { name, observedAttributes } = customElements.get(tag);
+          return [tag, [name, [...observedAttributes].sort()]];
+        }))""",
+        list(declared),
     )
-    assert {
-        tag: [one["name"], sorted(attribute["name"] for attribute in one["attributes"])]
-        for tag, one in declarations.items()
-    } == observed
-    dispatched = set(re.findall(r"new CustomEvent\('([\w-]+)'", "".join(SOURCES[name] for name in COMPONENTS)))
-    assert {event["name"] for one in declarations.values() for event in one["events"]} == dispatched
-    fields = "() => ['client', 'texts', 'words', 'open', 'focus', 'clear']"
-    for tag, one in declarations.items():
+    assert declared == observed
+    for one in MANIFEST["modules"][0]["declarations"]:
         missing = await page.evaluate(
             "([tag, names]) => names.filter((name) => !(name in customElements.get(tag).prototype))",
-            [tag, [member["name"] for member in one["members"]]],
+            [one["tagName"], [member["name"] for member in one["members"]]],
         )
         assert missing == []
-    assert fields
-
-
-def named(kind: str) -> set[str]:
-    """Return what the manifest names of a kind, of all elements."""
-    return {entry["name"] for one in MANIFEST["modules"][0]["declarations"] for entry in one[kind]}
-
-
-async def test_the_manifest_names_every_part_every_property_and_every_slot(stage: Stage) -> None:
-    source = "".join(SOURCES[name] for name in COMPONENTS)
-    assert named("cssProperties") == set(re.findall(r"var\((--notification-[a-z-]+)", source))
-    parts = {part for text in re.findall(r"\bpart: '([a-z ]+)'", source) for part in text.split()}
-    parts |= {"unread"} | set(re.findall(r"quote\('\w+', '(\w+)'", source))
-    assert named("cssParts") == parts
-    slots = set(re.findall(r"make\('slot', \{ name: '([\w-]+)'", source))
-    slots |= set(re.findall(r"this\.#message\([^;]*?'([\w-]+)'(?:\)|, this)", source))
-    assert named("slots") == slots
-
-
-def closure(name: str, seen: set[str]) -> set[str]:
-    """Return a module and all that it imports."""
-    if name not in seen:
-        seen.add(name)
-        for other in re.findall(r"from '\./([\w-]+\.js)'", SOURCES[name]):
-            closure(other, seen)
-    return seen
-
-
-WHOLE = closure("components.js", set())
-COMPONENTS = sorted(WHOLE - closure("notifications.js", set()))
-
-
-def test_the_sdk_is_at_most_30_kib() -> None:
-    whole = "".join(web.compact(SOURCES[name]) for name in sorted(WHOLE))
-    assert len(gzip.compress(whole.encode(), 9)) <= 30 * 1024
-
-
-def test_every_module_of_the_sdk_is_loaded_by_an_entry() -> None:
-    assert set(SOURCES) == WHOLE

@@ -1,5 +1,7 @@
 """The files of the page: how they are served, and what they may not do."""
 
+import gzip
+import json
 import re
 from collections.abc import AsyncIterator
 from importlib.resources import files
@@ -78,3 +80,54 @@ async def test_the_page_never_makes_markup_of_text() -> None:
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", source
         )
+
+
+# --- the SDK ------------------------------------------------------------------------------------------------
+
+SDK = files(web).joinpath("sdk")
+SOURCES = {file.name: file.read_text("utf-8") for file in SDK.iterdir() if file.name.endswith(".js")}
+
+
+def closure(name: str, seen: set[str]) -> set[str]:
+    """Return a module and all that it imports."""
+    if name not in seen:
+        seen.add(name)
+        for other in re.findall(r"from '\./([\w-]+\.js)'", SOURCES[name]):
+            closure(other, seen)
+    return seen
+
+
+WHOLE = closure("components.js", set())
+COMPONENTS = "".join(SOURCES[name] for name in sorted(WHOLE - closure("notifications.js", set())))
+ELEMENTS = json.loads(SDK.joinpath("custom-elements.json").read_text("utf-8"))["modules"][0]["declarations"]
+
+
+def named(kind: str) -> set[str]:
+    """Return what the manifest names of a kind, of all elements."""
+    return {entry["name"] for one in ELEMENTS for entry in one[kind]}
+
+
+def test_the_client_and_the_components_are_at_most_30_kib() -> None:
+    whole = "".join(web.compact(SOURCES[name]) for name in sorted(WHOLE))
+    assert len(gzip.compress(whole.encode(), 9)) <= 30 * 1024
+
+
+def test_every_module_of_the_sdk_is_loaded_by_its_entries() -> None:
+    assert set(SOURCES) == WHOLE
+
+
+def test_the_manifest_names_every_event_property_part_and_slot() -> None:
+    assert named("events") == set(re.findall(r"new CustomEvent\('([\w-]+)'", COMPONENTS))
+    assert named("cssProperties") == set(re.findall(r"var\((--notification-[a-z-]+)", COMPONENTS))
+    parts = {part for text in re.findall(r"\bpart: '([a-z ]+)'", COMPONENTS) for part in text.split()}
+    parts |= {one for found in re.findall(r"part\.toggle\('(\w+)'|quote\('\w+', '(\w+)'", COMPONENTS) for one in found}
+    assert named("cssParts") == parts - {""}
+    slots = set(re.findall(r"make\('slot', \{ name: '([\w-]+)'", COMPONENTS))
+    slots |= {call.split("'")[-2] for call in re.findall(r"this\.#message\(.*?'[\w-]+'(?=\)|, this)", COMPONENTS)}
+    assert named("slots") == slots
+
+
+def test_the_bell_hands_on_every_part_of_its_inbox() -> None:
+    listed = re.findall(r"PARTS = '(.*?);", COMPONENTS, re.DOTALL)[0]
+    [inbox] = [one for one in ELEMENTS if one["tagName"] == "notification-inbox"]
+    assert set(re.findall(r"\w+", listed)) == {part["name"] for part in inbox["cssParts"]}

@@ -55,7 +55,8 @@ export class NotificationBell extends NotificationElement {
     parts.system = make('button', { type: 'button', className: 'link', click: () => this.#toggleSystem() });
     parts.settings = make('div', { className: 'settings', part: 'settings' }, parts.said, make('slot', { name: 'settings' }), parts.system);
     parts.popover = make('div', { className: 'popover', part: 'popover', popover: 'auto', role: 'dialog', tabIndex: -1,
-      'aria-label': words.say('notifications'), toggle: ({ newState }) => this.#onToggle(newState === 'open') },
+      'aria-label': words.say('notifications'), beforetoggle: ({ newState }) => newState === 'closed' && this.#onClosing(),
+      toggle: ({ newState }) => this.#onToggle(newState === 'open') },
       parts.inbox, parts.settings);
     parts.button.popoverTargetElement = parts.popover;
     this.#passOn();
@@ -93,6 +94,12 @@ export class NotificationBell extends NotificationElement {
     if (!isOpen) return;
     this.#place();
     this.#parts.popover.focus();
+  }
+
+  /** Give the focus back where it was in the popover: what is clicked elsewhere has it already. */
+  #onClosing() {
+    const { button, popover } = this.#parts;
+    if (popover.matches(':focus-within')) button.focus();
   }
 
   /** Put the popover below the bell, or above it where there is more room, inside of the window. */

@@ -54,7 +54,7 @@ export class NotificationInbox extends NotificationElement {
   begin(signal) {
     this.#view = null;
     this.#categories.clear();
-    this.#nearEnd = new IntersectionObserver(([entry]) => entry.isIntersecting && this.#readMore(),
+    this.#nearEnd = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#readMore(),
       { rootMargin: '600px', scrollMargin: '600px' });
     const inView = new IntersectionObserver((entries) => {
       this.#isInView = entries.at(-1).isIntersecting;
@@ -215,7 +215,8 @@ export class NotificationInbox extends NotificationElement {
     parts.panel.setAttribute('aria-labelledby', `tab-${this.#tab}`);
     parts.readAll.disabled = !unread;
     parts.readAll.hidden = !signedIn;
-    parts.bar.hidden = parts.list.hidden = !signedIn;
+    parts.bar.hidden = !signedIn;
+    parts.list.hidden = !signedIn || this.#feed.size === 0;
     this.#feed.element.setAttribute('aria-busy', Boolean(this.#reading));
     this.#showFilter();
     this.#showBanner();

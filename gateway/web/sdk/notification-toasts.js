@@ -102,7 +102,7 @@ export class NotificationToasts extends NotificationElement {
   #add(item, urgent) {
     const { words } = this;
     const toast = { item, left: urgent ? Infinity : TIME * (item.priority === 'high' ? 2 : 1) };
-    const heading = title(item);
+    const heading = title(item, 'p');
     toast.element = make('div', { className: heading.querySelector('a') ? 'toast link' : 'toast', part: 'toast', role: 'group',
       'aria-label': item.title, 'data-id': item.id, 'data-priority': item.priority, click: (event) => this.#onClick(event, toast) },
       glyph(item), make('div', {}, priorityChip(item, words), heading, quote('p', 'body', item.body)),

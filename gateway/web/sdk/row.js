@@ -20,10 +20,10 @@ export const quote = (tag, className, text, ...children) =>
   text && make(tag, { className, part: className, dir: 'auto' }, text, ...children);
 
 /** Return a title, which is a link where the notification leads somewhere. */
-export function title(item, before) {
+export function title(item, tag, before) {
   const target = safeLink(item.url);
   const text = make('bdi', { dir: 'auto', textContent: item.title });
-  return make('h3', { className: 'title', part: 'title' }, before,
+  return make(tag, { className: 'title', part: 'title' }, before,
     target ? make('a', { href: target.href, target: '_blank', rel: 'noopener noreferrer' }, text) : text);
 }
 
@@ -45,7 +45,7 @@ export class Row {
       delete: iconButton('trash', '', { 'data-action': 'delete' }),
     };
     this.buttons.delete.classList.add('danger');
-    const heading = title(item, this.state);
+    const heading = title(item, 'h3', this.state);
     heading.id = id;
     this.element = make('article',
       { className: 'item', part: 'item', tabIndex: -1, 'aria-labelledby': id, 'data-id': item.id, 'data-priority': item.priority },
