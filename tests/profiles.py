@@ -16,6 +16,9 @@ PASSWORD = "seven quiet lighthouses"
 
 SPY = (Path(__file__).parent / "spy.js").read_text()
 
+ROOMY: Any = {"width": 1280, "height": 1600}
+"""A window in which the toasts are not over the first rows."""
+
 _WHOLE_COPY = """async () => {
   const list = document.querySelector('#list');
   const { client } = list;
@@ -167,7 +170,7 @@ class Profile:
 @asynccontextmanager
 async def profile_of(browser: Browser, troubles: list[str], **options: Any) -> AsyncIterator[Profile]:
     """Open a profile, with the options of a browser context, and close all its tabs at the end."""
-    context = await browser.new_context(**options)
+    context = await browser.new_context(**{"viewport": ROOMY, **options})
     await context.add_init_script(SPY)
     try:
         yield Profile(context, troubles)

@@ -2,23 +2,26 @@
 
 import { NotificationClient } from '/sdk/components.js';
 import { beginDemo } from './demo.js';
-import { REASONS, SignedOut, accessToken, forget, isSignedIn, refresh, signIn, signOut } from './session.js';
+import { REASONS, SignedOut, accessToken, accessTokenAfter, forget, isSignedIn, signIn, signOut } from './session.js';
 
 const $ = (id) => document.getElementById(id);
 const STATES = { idle: '', connecting: 'Connecting', live: 'Live', offline: 'Offline', stopped: 'Disconnected', signedout: '' };
 const VIEWS = ['inbox', 'devices', 'send'];
 const isDemo = 'demo' in document.documentElement.dataset;
 
-/** The access token for a client, or null where only signing in again helps. */
-async function getToken(why) {
-  if (!isSignedIn()) return null;
-  try {
-    if (why !== 'start') await refresh();
-    return accessToken();
-  } catch (error) {
-    if (error instanceof SignedOut) return null;
-    throw error;
-  }
+/** Return what gets the access token for one client: null where only signing in again helps. */
+function tokenGetter() {
+  let given;
+  return async (why) => {
+    if (!isSignedIn()) return null;
+    try {
+      given = why === 'start' ? accessToken() : await accessTokenAfter(given);
+      return given;
+    } catch (error) {
+      if (error instanceof SignedOut) return null;
+      throw error;
+    }
+  };
 }
 
 // --- The client, and those of the devices ----------------------------------------------------------------
@@ -33,7 +36,7 @@ function showState(chip, { state }) {
 }
 
 function start(chip, options = {}) {
-  const started = new NotificationClient({ getToken, ...options });
+  const started = new NotificationClient({ getToken: tokenGetter(), ...options });
   started.addEventListener('state', ({ detail }) => showState(chip, detail));
   started.start();
   showState(chip, started);
@@ -73,7 +76,11 @@ function showView() {
 function enter() {
   client = start($('connection'));
   client.addEventListener('state', () => { $('user').textContent = client?.sub ?? ''; });
-  client.addEventListener('signedout', ({ detail }) => leave(REASONS[detail.code] ?? ''));
+  client.addEventListener('signedout', ({ detail }) => {
+    // The user signed out in another tab, which has ended its own session, and this tab may have another one.
+    if (detail.code === 'signed_out') signOut();
+    leave(REASONS[detail.code] ?? '');
+  });
   for (const element of [$('bell'), $('list'), $('toasts')]) element.client = client;
   $('sign-in').hidden = true;
   $('app').hidden = false;
