@@ -45,3 +45,6 @@ new PerformanceObserver((list) => {
 }).observe({ entryTypes: ['longtask'] });
 
 addEventListener('securitypolicyviolation', (event) => spy.harmed.push(`${event.violatedDirective} ${event.blockedURI}`));
+
+/** What hostile texts call. */
+window.harm = () => { spy.harmed.push('a script has run'); };

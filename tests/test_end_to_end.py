@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -489,3 +490,176 @@ async def test_two_devices_side_by_side_agree_with_each_other_and_with_the_inbox
     # Of all these clients, one raises the toast.
     assert [toast["text"] for toast in await tab.noted("toasts") if toast["id"]] != []
     assert len(await tab.noted("toasts")) == 1
+
+
+# --- many items ---------------------------------------------------------------------------------------------
+
+
+IN_SIGHT = """() => [...document.querySelector('#list').shadowRoot.querySelectorAll('article')]
+  .filter((row) => row.firstElementChild.checkVisibility({ contentVisibilityAuto: true })).length"""
+"""How many rows the browser has laid out; the others are skipped while they are out of sight."""
+
+
+async def test_a_thousand_items_are_scrolled_through_and_each_row_is_made_once(
+    server: LocalServer, profiles: OpenProfile, record_property: Note
+) -> None:
+    ada = await add_user(server)
+    await server.service.notify_many("ada", 1000)
+    tab = await (await profiles(viewport={"width": 1280, "height": 800})).signed_in(server.base)
+    await expect(tab.rows).to_have_count(50)
+    await tab.rows.first.hover()
+    while (count := await tab.rows.count()) < 1000:
+        await tab.page.mouse.wheel(0, 20_000)
+        await until(lambda: _more_than(tab, count), "older ones are loaded")  # noqa: B023
+    notes = await tab.page.evaluate("({ added: spy.added, removed: spy.removed })")
+    assert notes == {"added": 1000, "removed": 0}
+    assert asked("/v1/inbox", tab) == 20
+    assert await tab.page.evaluate(IN_SIGHT) < 60
+    record_property("longest task, in ms", await tab.page.evaluate("spy.tasks"))
+    # What comes and changes meanwhile touches its own row.
+    await server.service.notify("ada", "1001")
+    await tab.button("Mark read: 1").click()
+    await agree(ada, tab)
+    notes = await tab.page.evaluate("({ added: spy.added, removed: spy.removed })")
+    assert notes == {"added": 1001, "removed": 0}
+
+
+async def _more_than(tab: Tab, count: int) -> bool:
+    return await tab.rows.count() > count
+
+
+# --- hostile content ----------------------------------------------------------------------------------------
+
+TEXTS = (
+    f"<script>harm()</script>",
+    f"<ScRiPt/x>harm()//",
+    f"<script src=/v1/inbox></script><script>harm()</script>",
+    f"<img src=x onerror=\"harm()\">",
+    f"<img/src='x'/onerror=harm()>",
+    f"<svg/onload=harm()>",
+    f"<svg><animate onbegin=harm() attributeName=x dur=1s>",
+    f"<svg><use href=\"data:image/svg+xml,<svg id=x onload=harm()>#x\"/>",
+    f"<iframe srcdoc=\"<script>parent.harm()</script>\">",
+    f"<iframe src=\"javascript:parent.harm()\">",
+    f"<object data=\"javascript:harm()\">",
+    f"<form action=\"javascript:harm()\"><button autofocus>ok</button></form>",
+    f"<input autofocus onfocus=harm()>",
+    f"<details open ontoggle=harm()><summary>x</summary></details>",
+    f"<a href=\"javascript:harm()\" autofocus onfocus=harm()>click</a>",
+    f"<div style=\"position:fixed;inset:0;background:red\" onpointerover=harm()>",
+    "<style>@import 'https://evil.example/x.css'; * { display: none !important }</style>",
+    "<link rel=stylesheet href=https://evil.example/x.css>",
+    "<meta http-equiv=refresh content='0;url=https://evil.example/'>",
+    "<base href='https://evil.example/'><a href=x>",
+    f"<notification-bell onclick=harm()></notification-bell><slot name=heading>",
+    f"</h3></article></notification-inbox><script>harm()</script>",
+    f"</bdi></title></textarea></style></noscript><img src=x onerror=harm()>",
+    f"\"><img src=x onerror=harm()> ' onmouseover='harm()",
+    f"]]>--><script>harm()</script><!--<![CDATA[",
+    f"&lt;script&gt;harm()&lt;/script&gt; &#60;b&#62; &amp;",
+    f"{{{{constructor.constructor('harm()')()}}}} ${{harm()}} #{{x}} <%= x %>",
+    f"javascript:harm()",
+    "\u202eevil.example\u202c \u2066\u2068 \ufeff\u2028\u2029 e\u0301\u0301 \U0001f469\u200d\U0001f469\u200d\U0001f467 \ud7ff\U0010ffff",
+    "%s %x {0} {count} $& $1 __proto__ constructor \x01\x1b[31m\x7f\r\n\t",
+)
+REFUSED_URLS = (
+    f"javascript:harm()",
+    f" javascript:harm()",
+    f"\tjavascript:harm()",
+    f"java\nscript:harm()",
+    f"JaVaScRiPt:harm()//https://example.com/",
+    f"\x01javascript:harm()",
+    f"javascript://example.com/%0aharm()",
+    f"data:text/html,<script>harm()</script>",
+    "vbscript:x",
+    "blob:https://example.com/x",
+    "file:///etc/passwd",
+    "ftp://example.com/",
+    "about:blank",
+    "//evil.example/x",
+    "///evil.example/x",
+    "/\\evil.example/x",
+    "\\\\evil.example",
+    "/\t/evil.example/x",
+    "/\n/evil.example",
+    "https:evil.example",
+    "https://",
+    "http://[::1",
+    "orders/1",
+    "?x",
+    "#x",
+    "",
+)
+TAKEN_URLS = (
+    "https://example.com/\"onmouseover=\"harm()",
+    "https://example.com/'><script>harm()</script>",
+    "/x\"><img/src=x/onerror=harm()>",
+    "/?next=javascript:harm()#//evil.example",
+)
+
+
+async def post_hostile_ones(server: Server) -> list[str]:
+    """Post each text as a title, a body and as data, some with an address; return the titles. What is no address is refused."""
+    for url in REFUSED_URLS:
+        answer = await server.service.post("/v1/notifications", json={"to": "ada", "title": "x", "url": url})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "url"), url
+    for field in ("category", "priority"):
+        answer = await server.service.post("/v1/notifications", json={"to": "ada", "title": "x", field: TEXTS[0]})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+    posts = [
+        {"to": "ada", "title": text, "body": text, "data": {text: [text]}, "priority": "urgent", "url": url}
+        for text, url in zip_longest(TEXTS, TAKEN_URLS)
+    ]
+    answer = await server.service.post("/v1/notifications/batch", json=posts)
+    assert answer.status_code == 201, answer.text
+    return list(TEXTS)
+
+
+SHOWN = """(name) => [...document.querySelector(name).shadowRoot.querySelectorAll('article')].reverse().map((row) => [
+  row.querySelector('bdi').textContent, row.querySelector('[part=body]').textContent, JSON.parse(row.querySelector('pre').textContent),
+  row.querySelector('a')?.protocol ?? null, row.querySelector('[part=address]')?.textContent ?? null,
+])"""
+MADE = """() => {
+  const roots = [document, ...[...document.querySelectorAll('*')].map((one) => one.shadowRoot).filter(Boolean)];
+  const names = roots.flatMap((root) => [...root.querySelectorAll('*')]).map((one) => one.localName);
+  return [...new Set(names)].sort();
+}"""
+"""The names of all the elements there are."""
+
+
+async def test_thirty_hostile_texts_and_addresses_are_text_on_the_page_and_nothing_is_run(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    ada = await add_user(server)
+    home = await profiles()
+    tab = await home.signed_in(server.base)
+    await server.service.notify("ada", "harmless", body="x", data={"x": 1}, url="/x", priority="urgent", category="x")
+    await expect(tab.titles).to_have_text(["harmless"])
+    before = await tab.page.evaluate(MADE)
+    assert (await ada.delete(f"/v1/inbox/{(await ada.inbox())['items'][0]['id']}")).is_success
+    await post_hostile_ones(server)
+    await agree(ada, tab)
+    for _ in range(2):
+        shown = await tab.page.evaluate(SHOWN, "#list")
+        protocols = ["https:", "https:", "http:", "http:"]
+        assert shown == [
+            [text, text, {text: [text]}, protocol, url]
+            for text, protocol, url in zip_longest(TEXTS, protocols, TAKEN_URLS)
+        ]
+        assert set(await tab.page.evaluate(MADE)) <= {*before, "circle", "line", "polyline", "rect"}
+        await look_at_everything(tab)
+        # The second time it comes from a page of the inbox, not from the socket.
+        await tab.page.reload()
+        await agree(ada, tab)
+    assert await tab.page.evaluate("spy.harmed") == []
+    assert await tab.page.evaluate("location.href") == f"{server.base}/"
+    assert len(home.context.pages) == 1
+
+
+async def look_at_everything(tab: Tab) -> None:
+    """Open the data of each, point at each, and read the first."""
+    for summary in await tab.rows.locator("summary").all():
+        await summary.click()
+    for link in await tab.rows.get_by_role("link").all():
+        await link.hover()
+    await tab.page.keyboard.press("Home")

@@ -87,7 +87,7 @@ select { flex: 0 1 auto; min-width: 44px; color: var(--_muted); background: var(
 .banner { display: flex; align-items: center; gap: 12px; padding-block: 10px; padding-inline: 20px 12px; border-block-end: 1px solid var(--_line); background: color-mix(in oklab, var(--_warning) 9%, var(--_surface)); font-size: .9em; }
 .banner svg { flex: none; color: var(--_warning); }
 .banner p { flex: 1; }
-.panel { display: flex; flex: 1; flex-direction: column; min-height: 0; overflow: auto; overscroll-behavior: contain; scrollbar-width: thin; scrollbar-color: var(--_edge) transparent; }
+.panel { display: flex; flex: 1; flex-direction: column; min-height: 0; overflow: auto; overscroll-behavior: var(--_overscroll, auto); scrollbar-width: thin; scrollbar-color: var(--_edge) transparent; }
 .item {
   display: grid; grid-template-columns: 36px minmax(0, 1fr); column-gap: 12px; position: relative; padding-block: 14px; padding-inline: 24px 20px;
   cursor: pointer; content-visibility: auto; contain-intrinsic-size: auto 88px;
@@ -159,7 +159,7 @@ export const BELL = sheet(`
 .popover:popover-open { display: flex; flex-direction: column; animation: drop .16s ease-out; }
 .popover:focus-visible { outline: none; }
 @keyframes drop { from { opacity: 0; transform: translateY(-6px) scale(.985); } }
-notification-inbox { flex: 1; border-radius: 0; --notification-surface: var(--_raised); }
+notification-inbox { flex: 1; border-radius: 0; --notification-surface: var(--_raised); --_overscroll: contain; }
 .settings { display: flex; align-items: center; gap: 8px; min-height: 46px; padding-block: 5px; padding-inline: 20px 12px; border-block-start: 1px solid var(--_line); color: var(--_muted); font-size: .8667em; }
 .settings span { flex: 1; }
 .settings button { margin-inline-start: auto; }
