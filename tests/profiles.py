@@ -1,8 +1,9 @@
 """Browser profiles, each with tabs of one gateway's page, and what can be known of each tab."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,19 @@ async def leader_of(*tabs: Tab) -> Tab:
 
     (leader,) = await until(one, "one of the tabs leads")
     return leader
+
+
+@asynccontextmanager
+async def site(port: int, html: str) -> AsyncIterator[None]:
+    """Serve one page at an origin of its own."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            body = html.encode()
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", port):
+        yield

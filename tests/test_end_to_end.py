@@ -25,7 +25,8 @@ from tests.browsers import launched
 from tests.checker import Json
 from tests.clients import GONE, User
 from tests.databases import settings_for
-from tests.profiles import PASSWORD, Profile, Tab, agree, leader_of, profile_of
+from tests.postgres import free_port
+from tests.profiles import PASSWORD, Profile, Tab, agree, leader_of, profile_of, site
 from tests.proxy import Proxy, Way, proxy_to
 from tests.servers import LocalServer, Server, StartServer, process, serving
 from tests.waiting import PATIENCE, until
@@ -640,12 +641,7 @@ async def test_thirty_hostile_texts_and_addresses_are_text_on_the_page_and_nothi
     await post_hostile_ones(server)
     await agree(ada, tab)
     for _ in range(2):
-        shown = await tab.page.evaluate(SHOWN, "#list")
-        protocols = ["https:", "https:", "http:", "http:"]
-        assert shown == [
-            [text, text, {text: [text]}, protocol, url]
-            for text, protocol, url in zip_longest(TEXTS, protocols, TAKEN_URLS)
-        ]
+        assert await tab.page.evaluate(SHOWN, "#list") == as_sent()
         assert set(await tab.page.evaluate(MADE)) <= {*before, "circle", "line", "polyline", "rect"}
         await look_at_everything(tab)
         # The second time it comes from a page of the inbox, not from the socket.
@@ -654,6 +650,52 @@ async def test_thirty_hostile_texts_and_addresses_are_text_on_the_page_and_nothi
     assert await tab.page.evaluate("spy.harmed") == []
     assert await tab.page.evaluate("location.href") == f"{server.base}/"
     assert len(home.context.pages) == 1
+
+
+SHOP = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Shop</title></head><body><h1>Shop</h1>
+<notification-bell show-data count-in-title></notification-bell><notification-inbox id="list" show-data></notification-inbox>
+<notification-toasts max="30"></notification-toasts><script type="module">
+import {{ NotificationClient }} from '{base}/sdk/components.js';
+const client = new NotificationClient({{ getToken: () => '{token}' }});
+for (const name of ['bell', 'inbox', 'toasts']) document.querySelector(`notification-${{name}}`).client = client;
+client.start();
+</script></body></html>"""
+"""The page of an application that embeds the components. It has no policy that would stop a script."""
+
+
+async def test_thirty_hostile_texts_are_text_in_the_page_of_an_application_without_a_policy(
+    start_server: StartServer, profiles: OpenProfile
+) -> None:
+    port = free_port()
+    server = await start_server(allowed_origins=f"http://127.0.0.1:{port}")
+    html = SHOP.format(base=server.base, token=await server.service.mint("ada"))
+    home = await profiles()
+    async with site(port, html):
+        tab = await home.open(f"http://127.0.0.1:{port}/")
+        toasts = tab.page.locator("notification-toasts .toast")
+        await server.sockets(1)
+        titles = await post_hostile_ones(server)
+        await expect(tab.rows).to_have_count(30)
+        assert await tab.page.evaluate(SHOWN, "#list") == as_sent()
+        await expect(toasts).to_have_count(30)
+        assert [await one.text_content() for one in await toasts.locator("bdi").all()] == titles
+        await look_at_everything(tab)
+        await tab.page.get_by_role("button", name="Notifications").click()
+        await expect(tab.page.locator("notification-bell article")).to_have_count(30)
+        await expect(tab.page).to_have_title("(30) Shop")
+        assert await tab.page.evaluate("spy.harmed") == []
+        assert await tab.page.evaluate("location.pathname") == "/"
+        assert len(home.context.pages) == 1
+        await tab.page.close()
+
+
+def as_sent() -> list[list[Any]]:
+    """Return what the rows must show of the hostile ones, oldest first."""
+    protocols = ["https:", "https:", "http:", "http:"]
+    return [
+        [text, text, {text: [text]}, protocol, url]
+        for text, protocol, url in zip_longest(TEXTS, protocols, TAKEN_URLS)
+    ]
 
 
 async def look_at_everything(tab: Tab) -> None:
