@@ -23,6 +23,7 @@ ROOMY: Any = {"width": 1280, "height": 1600}
 _WHOLE_COPY = """async () => {
   const list = document.querySelector('#list');
   const { client } = list;
+  if (client?.state !== 'live') return null;
   while (!client.complete) await client.loadMore();
   const { seq, unread, unseen, items } = client;
   const badge = document.querySelector('#bell').shadowRoot.querySelector('[part=badge]');
@@ -94,6 +95,8 @@ class Tab:
     async def differences(self, user: User) -> list[str]:
         """Return how what this tab holds and shows differs from the inbox as it is read afresh."""
         whole, copy = await user.whole_inbox(), await self.page.evaluate(_WHOLE_COPY)
+        if copy is None:
+            return ["is not live"]
         fresh = [_essence(item) for item in whole.items.values() if not item["archived_at"]]
         fresh.sort(key=lambda item: -item["created_seq"])
         shown = f"({'999+' if whole.unread > 999 else whole.unread}) Inbox" if whole.unread else "Inbox"

@@ -6,6 +6,7 @@ once, and each browser showed one toast for it. These tests run on SQLite only, 
 
 import asyncio
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -705,3 +706,90 @@ async def look_at_everything(tab: Tab) -> None:
     for link in await tab.rows.get_by_role("link").all():
         await link.hover()
     await tab.page.keyboard.press("Home")
+
+
+# --- all at once --------------------------------------------------------------------------------------------
+
+
+CHANGE = """([act, start, count]) => {
+  const { client } = document.querySelector('#list');
+  const some = client.items.slice(start, start + count).map(({ id }) => id);
+  const acts = [
+    () => client.read(some), () => client.unreadAgain(some), () => client.archive(some), () => client.archive(some, false),
+    () => client.delete(some), () => client.read({ upTo: client.seq }), () => client.seen(),
+  ];
+  if (some.length) acts[act]().catch(() => {});
+}"""
+
+
+class Trouble:
+    """A user with two browsers who does what comes to mind, while posts come and the network comes and goes."""
+
+    def __init__(self, server: LocalServer, proxy: Proxy, homes: list[Profile], seed: int) -> None:
+        self._server = server
+        self._proxy = proxy
+        self._homes = homes
+        self._random = random.Random(seed)
+        self._posted = 0
+        self.tabs: list[tuple[Profile, Tab]] = []
+
+    async def run(self, steps: int) -> None:
+        """Take so many steps, then let everything come to rest."""
+        for home in self._homes * 2:
+            await self._open(home)
+        acts = [self._post, self._post, self._post, self._change, self._change, self._cut, self._restart, self._replace, self._look]
+        for _ in range(steps):
+            await self._random.choice(acts)()
+        for _, tab in self.tabs:
+            await tab.is_looked_at(True)
+
+    async def _open(self, home: Profile) -> None:
+        self.tabs.append((home, await home.signed_in(base_of(self._proxy))))
+
+    async def _post(self) -> None:
+        for _ in range(self._random.randrange(1, 12)):
+            self._posted += 1
+            await self._server.service.notify("ada", str(self._posted))
+
+    async def _change(self) -> None:
+        """Do something to some items in one tab, and do not wait for it."""
+        _, tab = self._random.choice(self.tabs)
+        chosen = [self._random.randrange(7), self._random.randrange(8), self._random.randrange(1, 5)]
+        await tab.page.evaluate(CHANGE, chosen)
+
+    async def _cut(self) -> None:
+        await self._proxy.close()
+        await self._post()
+        await self._proxy.open()
+
+    async def _restart(self) -> None:
+        for connection in connections(self._server):
+            connection.close(Close.RESTART, "restart")
+
+    async def _look(self) -> None:
+        _, tab = self._random.choice(self.tabs)
+        await tab.is_looked_at(bool(self._random.randrange(2)))
+
+    async def _replace(self) -> None:
+        """Close a tab, and open another one in that browser."""
+        home, tab = self.tabs.pop(self._random.randrange(len(self.tabs)))
+        await tab.page.close()
+        await self._open(home)
+
+
+@pytest.mark.parametrize("seed", [1, *[pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12)]])
+async def test_whatever_happens_in_the_end_every_tab_is_right_and_nothing_was_announced_twice(
+    server: LocalServer, proxy: Proxy, profiles: OpenProfile, seed: int
+) -> None:
+    ada = await add_user(server)
+    homes = [await profiles(), await profiles()]
+    trouble = Trouble(server, proxy, homes, seed)
+    await trouble.run(20 if seed == 1 else 60)
+    await agree(ada, *(tab for _, tab in trouble.tabs), within=60)
+    for _, tab in trouble.tabs:
+        told = await tab.noted("told")
+        twice = [id for id, count in Counter(one["id"] for one in told if one["first"]).items() if count > 1]
+        assert twice == []
+        for name in {one["tab"] for one in told}:
+            mine = [one["created_seq"] for one in told if one["tab"] == name]
+            assert mine == sorted(set(mine))
