@@ -233,6 +233,7 @@ export class Connection {
   /** A new token helps once. Throws SignedOut with the reason when it does not, and Failed. @param {Ended} ended */
   async #renewOnce({ reason = 'invalid_token', token }) {
     if (this.#renewed) throw new SignedOut(reason);
+    this.#on.status({ state: 'connecting' });
     await this.#gateway.renew(token, reason);
     this.#renewed = true;
   }
