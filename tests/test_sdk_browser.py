@@ -6,7 +6,7 @@ pages are closed when the server looks for what is left of its clients.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from playwright.async_api import Browser, BrowserContext, Page
 from tests.browsers import launched
 from tests.clients import Service
 from tests.databases import settings_for
-from tests.servers import LocalServer, Server, StartServer, process, serving
+from tests.servers import LocalServer, Server, process, serving
 from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -65,7 +65,9 @@ async def site() -> AsyncIterator[str]:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 1\r\nConnection: close\r\n\r\nA")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 1\r\nConnection: close\r\n\r\nA"
+        )
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as listener:
@@ -268,7 +270,7 @@ async def test_a_tab_that_is_frozen_lets_another_lead_and_one_that_hangs_is_over
         hang = "setTimeout(() => { const end = Date.now() + 7_000; while (Date.now() < end); }, 0) && 0"
         await tabs[1].get(hang)
         await tabs[0].get("document.dispatchEvent(new Event('visibilitychange'))")
-        await tabs[0].becomes("client.leader", True)  # noqa: FBT003
+        await tabs[0].becomes("client.leader", True)
         await server.service.notify("ada", "two")
         for one in tabs:
             await one.becomes("told", ["one", "two"])
