@@ -392,6 +392,19 @@ test('a token of another user ends it, and start begins with that user', async (
   assert.equal(world.sockets.length, 1);
 });
 
+test('who signs in after another user goes on from their own position', async () => {
+  const { world, tab: before, log } = await liveTab({ sub: 'bob', posts: ['one'] });
+  before.client.stop();
+  const tab = await world.tab({ sub: 'ada' }).start();
+  tab.getToken = () => null;
+  world.socket.end(4001, 'token_revoked');
+  await settle();
+  log.post('two');
+  tab.getToken = () => tokenOf('bob');
+  await tab.start();
+  assert.deepEqual([tab.client.state, tab.told], ['live', ['two']]);
+});
+
 test('a token is in no address, storage, message between tabs or event', async () => {
   const world = new World();
   const secret = tokenOf('ada', 'secret');
