@@ -466,6 +466,26 @@ test('stop while the inbox is being read: nothing is shown or opened, and start 
   assert.deepEqual([tab.client.state, tab.titles], ['live', ['one']]);
 });
 
+test('stop while a ticket is being fetched: nothing is opened', async () => {
+  const world = new World().serve();
+  const held = gate();
+  world.answers['POST /v1/auth/ticket'] = () => held.promise;
+  const tab = await world.tab({ carrier: 'ticket' }).start();
+  tab.client.stop();
+  held.resolve(Response.json({ ticket: 'late' }));
+  await world.clock.pass(60_000);
+  assert.equal(world.sockets.length, 0);
+});
+
+test('a page that stops it on what live tells has it stopped', async () => {
+  const world = new World();
+  const tab = await world.tab().start();
+  tab.client.addEventListener('counts', () => tab.client.stop());
+  world.socket.say({ ...world.log.live(), unread: 1 });
+  await world.clock.pass(60_000);
+  assert.deepEqual(tab.of('state').map(({ state }) => state), ['connecting', 'idle']);
+});
+
 test('stop while a socket is being opened closes it, and what it says is not heard', async () => {
   const world = new World();
   const tab = await world.tab().start();
