@@ -196,7 +196,7 @@ test('when the network has changed, a connection that does not answer is given u
   world.oncommand = () => {};
   tab.window.dispatchEvent(new Event('online'));
   assert.deepEqual(world.socket.sent.at(-1), { type: 'ping' });
-  await world.clock.pass(11_000);
+  await world.clock.pass(6_000);
   assert.equal(world.sockets.length, 2);
 });
 
