@@ -382,6 +382,18 @@ test('a request whose token is refused gets a fresh one once', async () => {
   assert.equal(tab.client.state, 'signedout');
 });
 
+test('two requests whose token is refused get one fresh token', async () => {
+  const { world, tab } = await liveTab();
+  const held = gate();
+  const refusals = [() => problem(401, 'token_expired'), () => held.promise];
+  world.answers['GET /v1/inbox'] = () => (refusals.shift() ?? (() => Response.json(world.log.page())))();
+  const asked = [tab.client.query({}), tab.client.query({})];
+  await settle();
+  held.resolve(problem(401, 'token_expired'));
+  await Promise.all(asked);
+  assert.deepEqual(tab.asked, ['start', 'rejected']);
+});
+
 test('a token of another user ends it, and start begins with that user', async () => {
   const { world, tab } = await liveTab({ posts: ['one'] });
   tab.getToken = () => tokenOf('bob');
