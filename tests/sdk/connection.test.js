@@ -196,7 +196,7 @@ test('when the network has changed, a connection that does not answer is given u
   world.oncommand = () => {};
   tab.window.dispatchEvent(new Event('online'));
   assert.deepEqual(world.socket.sent.at(-1), { type: 'ping' });
-  await world.clock.pass(11_000);
+  await world.clock.pass(6_000);
   assert.equal(world.sockets.length, 2);
 });
 
@@ -328,6 +328,17 @@ test('a token about to end is replaced in band, at half of the time that is left
   assert.equal(world.sockets.length, 1);
 });
 
+test('a token that came in band and is refused later is not tried a second time', async () => {
+  const { world, tab } = await liveTab();
+  world.socket.say({ type: 'token_expiring', expires_at: new Date(world.clock.now + 2_000).toISOString() });
+  await world.clock.pass(1_500);
+  world.socket.end(4001, 'token_expired');
+  await settle();
+  assert.deepEqual(tab.asked, ['start', 'expiring', 'rejected']);
+  assert.equal(world.socket.token, tokenOf('ada', 3));
+  assert.equal(tab.client.state, 'live');
+});
+
 test('a socket that closes during auth is followed by one with the new token, which gets no auth', async () => {
   const { world, tab } = await liveTab();
   const held = gate();
@@ -371,6 +382,18 @@ test('a request whose token is refused gets a fresh one once', async () => {
   assert.equal(tab.client.state, 'signedout');
 });
 
+test('two requests whose token is refused get one fresh token', async () => {
+  const { world, tab } = await liveTab();
+  const held = gate();
+  const refusals = [() => problem(401, 'token_expired'), () => held.promise];
+  world.answers['GET /v1/inbox'] = () => (refusals.shift() ?? (() => Response.json(world.log.page())))();
+  const asked = [tab.client.query({}), tab.client.query({})];
+  await settle();
+  held.resolve(problem(401, 'token_expired'));
+  await Promise.all(asked);
+  assert.deepEqual(tab.asked, ['start', 'rejected']);
+});
+
 test('a token of another user ends it, and start begins with that user', async () => {
   const { world, tab } = await liveTab({ posts: ['one'] });
   tab.getToken = () => tokenOf('bob');
@@ -379,6 +402,19 @@ test('a token of another user ends it, and start begins with that user', async (
   assert.equal(tab.client.problem.code, 'user_changed');
   assert.deepEqual(tab.titles, []);
   assert.equal(world.sockets.length, 1);
+});
+
+test('who signs in after another user goes on from their own position', async () => {
+  const { world, tab: before, log } = await liveTab({ sub: 'bob', posts: ['one'] });
+  before.client.stop();
+  const tab = await world.tab({ sub: 'ada' }).start();
+  tab.getToken = () => null;
+  world.socket.end(4001, 'token_revoked');
+  await settle();
+  log.post('two');
+  tab.getToken = () => tokenOf('bob');
+  await tab.start();
+  assert.deepEqual([tab.client.state, tab.told], ['live', ['two']]);
 });
 
 test('a token is in no address, storage, message between tabs or event', async () => {
@@ -440,6 +476,26 @@ test('stop while the inbox is being read: nothing is shown or opened, and start 
   delete world.answers['GET /v1/inbox'];
   await tab.start();
   assert.deepEqual([tab.client.state, tab.titles], ['live', ['one']]);
+});
+
+test('stop while a ticket is being fetched: nothing is opened', async () => {
+  const world = new World().serve();
+  const held = gate();
+  world.answers['POST /v1/auth/ticket'] = () => held.promise;
+  const tab = await world.tab({ carrier: 'ticket' }).start();
+  tab.client.stop();
+  held.resolve(Response.json({ ticket: 'late' }));
+  await world.clock.pass(60_000);
+  assert.equal(world.sockets.length, 0);
+});
+
+test('a page that stops it on what live tells has it stopped', async () => {
+  const world = new World();
+  const tab = await world.tab().start();
+  tab.client.addEventListener('counts', () => tab.client.stop());
+  world.socket.say({ ...world.log.live(), unread: 1 });
+  await world.clock.pass(60_000);
+  assert.deepEqual(tab.of('state').map(({ state }) => state), ['connecting', 'idle']);
 });
 
 test('stop while a socket is being opened closes it, and what it says is not heard', async () => {

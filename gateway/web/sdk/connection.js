@@ -10,7 +10,7 @@ import { openStream } from './stream.js';
 /** @import { Ended, Message, Options, Platform, Status } from './types.d.ts' */
 
 const FIRST_SILENCE = 15_000; // ms until the first message
-const ANSWER_TIME = 10_000; // ms in which a connection that is asked something says anything at all
+const ANSWER_TIME = 5_000; // ms in which a connection that is asked something says anything at all
 const BLOCKED_TIME = 300_000; // ms for which a network is taken to let no WebSocket through
 const FLUSH_DELAY = 200; // ms; for this long, acknowledgements are gathered.
 // Not a close code: the client itself ended it, to begin anew at once.
@@ -41,6 +41,8 @@ export class Connection {
   #asked = new Map();
   #refs = 0;
   #acked = 0;
+  /** The last token that the gateway was given for this connection. @type {string | null} */
+  #token = null;
   /** @type {unknown} */
   #flushing = null;
   #renewed = false;
@@ -108,7 +110,7 @@ export class Connection {
     const url = new URL(stream ? 'v1/stream' : 'v1/ws', gateway.url);
     url.search = new URLSearchParams({ since: String(this.#inbox.seq), epoch: this.#inbox.epoch ?? '' }).toString();
     this.#acked = 0;
-    const token = gateway.token;
+    this.#token = gateway.token;
     return new Promise((resolve) => {
       let silence = FIRST_SILENCE;
       let watch;
@@ -126,7 +128,7 @@ export class Connection {
         this.#live = false;
         for (const { resolve: answer } of this.#asked.values()) answer(false);
         this.#asked.clear();
-        resolve({ ...ended, stream, token });
+        resolve({ ...ended, stream });
       };
       const onmessage = (message) => {
         if (message.heartbeat) silence = message.heartbeat * 1_500 + 5_000;
@@ -135,7 +137,7 @@ export class Connection {
       };
       signal.addEventListener('abort', stop);
       this.#heed();
-      this.#carrier = (stream ? openStream : openSocket)({ platform, url, token, ticket, onmessage, onclose: (ended) => this.#end(ended) });
+      this.#carrier = (stream ? openStream : openSocket)({ platform, url, token: this.#token, ticket, onmessage, onclose: (ended) => this.#end(ended) });
     });
   }
 
@@ -195,6 +197,7 @@ export class Connection {
       if (carrier !== this.#carrier) return;
       const token = await this.#gateway.ask('expiring').catch(() => null);
       if (!token || carrier !== this.#carrier) return;
+      this.#token = token;
       if (carrier?.send) carrier.send({ type: 'auth', token });
       else this.#end({ code: AGAIN });
     }, Math.min(Math.max(left / 2, 1_000), 30_000));
@@ -231,9 +234,10 @@ export class Connection {
   }
 
   /** A new token helps once. Throws SignedOut with the reason when it does not, and Failed. @param {Ended} ended */
-  async #renewOnce({ reason = 'invalid_token', token }) {
+  async #renewOnce({ reason = 'invalid_token' }) {
     if (this.#renewed) throw new SignedOut(reason);
-    await this.#gateway.renew(token, reason);
+    this.#on.status({ state: 'connecting' });
+    await this.#gateway.renew(this.#token, reason);
     this.#renewed = true;
   }
 

@@ -62,7 +62,6 @@ export interface Ended {
   opened?: boolean;
   retryAfter?: number;
   stream?: boolean;
-  token?: string | null;
 }
 
 export interface Envelope {
