@@ -22,7 +22,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
 from gateway import __version__, accounts, schema, web
-from gateway.api import auth, demo, health, inbox, monitoring, notifications, services, socket, users, well_known
+from gateway.api import (
+    auth,
+    demo,
+    health,
+    inbox,
+    monitoring,
+    notifications,
+    services,
+    socket,
+    stream,
+    users,
+    well_known,
+)
 from gateway.api.dependencies import Gateway, parts_of
 from gateway.api.trail import record_refusal
 from gateway.backplane import Receiver, open_backplane
@@ -87,6 +99,7 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         notifications.router,
         socket.router,
         inbox.router,
+        stream.router,
         auth.router,
         well_known.router,
         health.router,

@@ -11,11 +11,15 @@ from gateway.protocol import Counts
 
 
 class Start(NamedTuple):
-    """Where a client begins: after `since`, or at the end (`latest`), or with its newest unread items."""
+    """Where a client begins: after `since`, or at the end (`latest`), or with its newest unread items.
+
+    `applied` says that it has applied all up to `since`, which is an acknowledgement.
+    """
 
     since: int | None = None
     epoch: str | None = None
     latest: bool = False
+    applied: bool = False
 
 
 class Beginning(NamedTuple):

@@ -24,6 +24,7 @@ from gateway.protocol import BadCommand, Close, Command, CommandType, Counts
 from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.tokens import Tokens, User, inbox_user
+from gateway.wire import Message
 from gateway.writer import Change, Writer
 
 logger = structlog.get_logger()
@@ -38,11 +39,11 @@ COMMAND_BURST = 4
 class Socket(Protocol):
     """What a connection asks of the transport below it."""
 
-    async def send_frame(self, frame: bytes) -> None:
-        """Send a whole frame, waiting while the client does not read. Raises `Disconnected`."""
+    async def send_message(self, message: Message) -> None:
+        """Send a message, waiting while the client does not read. Raises `Disconnected`."""
 
     async def receive_text(self) -> str | None:
-        """Return the next text frame, or None for a binary one. Raises `Disconnected`."""
+        """Return the next text message, or None for a binary one. Raises `Disconnected`."""
 
     def close_at_once(self, code: int, reason: str) -> None:
         """End it, without waiting for a client that does not read."""
@@ -223,10 +224,12 @@ class Connection:
             await self._reset(epoch, counts)
         else:
             self._cursor = cursor
+            if self._start.applied:
+                self._writer.delivered(self._user.id, cursor)
             if cursor < counts.seq:
                 self._metrics.replayed()
         for entry in entries:
-            await self._send_frame(entry.frame)
+            await self._send(entry.message)
 
     async def _advance(self) -> None:
         """Send what is after the cursor: from memory where it is there, else from the log."""
@@ -275,7 +278,7 @@ class Connection:
                 return
             if self._live:
                 await self._fill_to(entry)
-            await self._send_frame(entry.frame)
+            await self._send(entry.message)
             self._cursor = entry.counts.seq
             self._counts = entry.counts
         if self._live and entries and (since := entries[0].committed_at):
@@ -300,15 +303,12 @@ class Connection:
         self._metrics.reset()
         await self._send(protocol.reset(epoch, counts))
 
-    async def _send(self, message: str) -> None:
-        await self._send_frame(protocol.frame(message))
-
-    async def _send_frame(self, frame: bytes) -> None:
+    async def _send(self, message: Message) -> None:
         self._sent_at = now = time.monotonic()
         if self._sending_since is None:
             self._sending_since = now
         try:
-            await self._socket.send_frame(frame)
+            await self._socket.send_message(message)
         finally:
             self._sending_since = None
 

@@ -87,6 +87,7 @@ class Cors(CORSMiddleware):
                 "Content-Type",
                 "Idempotency-Key",
                 "If-None-Match",
+                "Last-Event-ID",
                 "X-Request-ID",
             ],
             expose_headers=[

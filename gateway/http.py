@@ -5,6 +5,7 @@
 - From there to the end of the body: `body_timeout`. Then 408 where nothing was answered yet, and the close.
 - An answer of which nothing is read for `body_timeout` is cut off.
 - A head of more than 64 KiB is answered with 431 and the close; httptools itself has no limit.
+- A stream of events has no deadline: it is handed over (`stream.py`).
 
 A request that arrives whole, as nearly all do, costs no timer.
 """
@@ -15,13 +16,20 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from gateway.stream import GatewayStream
 from gateway.websocket import GatewayWebSocket
 
 MAX_HEAD = 64 * 1024
+
+STREAM_PATH = "/v1/stream"
+"""The path whose answer has no end."""
+
+_EXTENSION = "gateway.stream"
 
 
 class _Awaits(Enum):
@@ -124,6 +132,27 @@ class GatewayHttp(HttpToolsProtocol):
             self.transport.set_protocol(websocket)
             websocket.handle_connect(request)
 
+    def on_headers_complete(self) -> None:
+        """Begin a request, and let the application have this object where it may want to hand over."""
+        super().on_headers_complete()
+        if self.scope.get("path") == STREAM_PATH:
+            cast("dict[str, Any]", self.scope)["extensions"] = {_EXTENSION: (self, self.cycle)}
+
+    def become_stream(self, cycle: RequestResponseCycle) -> GatewayStream:
+        """Hand the connection over behind the head of this answer; what else was asked on it has none."""
+        cycle.response_complete = True
+        self._stop_timer()
+        self._stop_waiting()
+        self.pipeline.clear()
+        self.connections.discard(self)
+        stream = GatewayStream(self.transport, self.server_state, self.app_state)
+        self.transport.set_protocol(stream)
+        if self.flow.write_paused:
+            stream.pause_writing()
+        self.flow.resume_reading()
+        self.parser = cast("Any", None)
+        return stream
+
     def _stop_waiting(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
@@ -182,6 +211,22 @@ class GatewayHttp(HttpToolsProtocol):
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         return True
+
+
+async def begin_stream(scope: Scope, send: Send, headers: list[tuple[bytes, bytes]]) -> GatewayStream | None:
+    """Send the head of an answer, and return the stream that the connection is from there on.
+
+    None where there is nobody to have one: the client wants the head only (RFC 9110, section 9.3.2), or has
+    gone. Raises KeyError under another server.
+    """
+    http, cycle = cast("tuple[GatewayHttp, RequestResponseCycle]", scope["extensions"].pop(_EXTENSION))
+    # The body ends with the connection (RFC 9112, section 6.3): so it does in HTTP/1.0, too.
+    cycle.keep_alive = cycle.chunked_encoding = False
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if cycle.scope["method"] == "HEAD" or cycle.disconnected or http.transport.is_closing():
+        await send({"type": "http.response.body"})
+        return None
+    return http.become_stream(cycle)
 
 
 def http_protocol(*, head_timeout: float, body_timeout: float) -> type[GatewayHttp]:

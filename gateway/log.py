@@ -33,11 +33,11 @@ from gateway.protocol import (
     changed,
     dumps,
     encode_item,
-    frame,
     notification,
     read,
 )
 from gateway.rows import one_column, rows
+from gateway.wire import Message
 
 PAGE = 100
 """How many items one read of the log brings; a page never ends inside one bulk change."""
@@ -75,7 +75,7 @@ class Position:
 
 @dataclass(slots=True)
 class Entry:
-    """What took one number of one user's log. Its frame is encoded once, for all sockets of the user.
+    """What took one number of one user's log. Its message is encoded once, for all clients of the user.
 
     `fresh` says that its one item is new to whoever reads on from the entry before. `up_to` is set where
     the items are too many to be listed: all up to it were marked read. `committed_at` is when it was stored,
@@ -88,16 +88,16 @@ class Entry:
     fresh: bool = False
     up_to: int | None = None
     committed_at: float = 0
-    _frame: bytes | None = field(default=None, repr=False)
+    _message: Message | None = field(default=None, repr=False)
 
     @property
-    def frame(self) -> bytes:
-        """The text frame of this entry."""
-        if self._frame is None:
-            self._frame = frame(self._encode())
-        return self._frame
+    def message(self) -> Message:
+        """The message of this entry."""
+        if self._message is None:
+            self._message = self._encode()
+        return self._message
 
-    def _encode(self) -> str:
+    def _encode(self) -> Message:
         if self.up_to is not None:
             return read(self.up_to, self.counts.seq, self.counts)
         encoded = [encode_item(item) for item in self.items]

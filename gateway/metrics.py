@@ -8,7 +8,8 @@ module is loaded, and the folder is empty when the first of them starts.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -47,7 +48,8 @@ class Metrics:
     def __init__(self, *, max_sockets: int) -> None:
         self.registry = CollectorRegistry()
         self._ready = self._gauge("ready", "1 while every process is ready to serve, else 0.", "livemin")
-        self._sockets = self._gauge("sockets", "Open sockets.", "livesum")
+        self._sockets = self._gauge("sockets", "Open sockets and streams.", "livesum")
+        self._streams = self._gauge("streams", "Open streams of server-sent events.", "livesum")
         self._max_sockets = self._gauge("sockets_max", "How many sockets may be open.", "livesum")
         self._max_sockets.set(max_sockets)
         self._posts = self._counter("posts", "Notifications that were committed.")
@@ -121,6 +123,15 @@ class Metrics:
         self._refusals.labels(str(status), code).inc()
 
     # --- what is --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Count an open stream while the block runs."""
+        self._streams.inc()
+        try:
+            yield
+        finally:
+            self._streams.dec()
 
     def look(self, now: Now) -> None:
         """Take note of how the process stands."""

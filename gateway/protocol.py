@@ -1,7 +1,7 @@
-"""The messages of the socket and its close codes. Plain values in, text out; it imports nothing of ours.
+"""The messages to a client and the close codes. Plain values in, messages out.
 
-The contract of every message is in docs/protocol.md. A message is encoded once and the same string
-is sent to every socket of its user.
+The contract of every message is in docs/protocol.md. A message is encoded once, for every socket and every
+stream of its user.
 """
 
 import json
@@ -12,6 +12,8 @@ from enum import IntEnum, StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from gateway.wire import Message
 
 SUBPROTOCOL = "notify.v1"
 MAX_FRAME = 16 * 1024
@@ -207,75 +209,70 @@ def _counted(counts: Counts) -> str:
     return f'"unread":{counts.unread},"unseen":{counts.unseen}'
 
 
-def hello(sub: str, epoch: str, counts: Counts, heartbeat: float, expires_at: int) -> str:
+def hello(sub: str, epoch: str, counts: Counts, heartbeat: float, expires_at: int) -> Message:
     """Return the first message. `heartbeat` is in seconds, `expires_at` in seconds since 1970."""
-    return (
-        f'{{"type":"hello","sub":{dumps(sub)},"epoch":{dumps(epoch)},"seq":{counts.seq},{_counted(counts)},'
-        f'"heartbeat":{heartbeat:g},"expires_at":{_time(expires_at * 1000)}}}'
+    members = (
+        f'"sub":{dumps(sub)},"epoch":{dumps(epoch)},"seq":{counts.seq},{_counted(counts)},'
+        f'"heartbeat":{heartbeat:g},"expires_at":{_time(expires_at * 1000)}'
     )
+    return Message("hello", members, epoch=epoch)
 
 
-def notification(item: str, seq: int, counts: Counts) -> str:
+def notification(item: str, seq: int, counts: Counts) -> Message:
     """Return one item, encoded, that this client has not had yet."""
-    return f'{{"type":"notification","seq":{seq},"notification":{item},{_counted(counts)}}}'
+    return Message("notification", f'"seq":{seq},"notification":{item},{_counted(counts)}', seq)
 
 
-def changed(items: Sequence[str], seq: int, counts: Counts) -> str:
+def changed(items: Sequence[str], seq: int, counts: Counts) -> Message:
     """Return the items, encoded, that took `seq`, each in its latest state."""
-    return f'{{"type":"changed","seq":{seq},"items":[{",".join(items)}],{_counted(counts)}}}'
+    return Message("changed", f'"seq":{seq},"items":[{",".join(items)}],{_counted(counts)}', seq)
 
 
-def read(up_to: int, seq: int, counts: Counts) -> str:
+def read(up_to: int, seq: int, counts: Counts) -> Message:
     """Return that every item up to `up_to` was marked read."""
-    return f'{{"type":"read","seq":{seq},"up_to":{up_to},{_counted(counts)}}}'
+    return Message("read", f'"seq":{seq},"up_to":{up_to},{_counted(counts)}', seq)
 
 
-def seen(counts: Counts) -> str:
+def seen(counts: Counts) -> Message:
     """Return that the seen mark moved. It has no `seq`, for it changes no item."""
-    return f'{{"type":"seen","up_to":{counts.seen},"unseen":{counts.unseen}}}'
+    return Message("seen", f'"up_to":{counts.seen},"unseen":{counts.unseen}')
 
 
-def reset(epoch: str, counts: Counts) -> str:
+def reset(epoch: str, counts: Counts) -> Message:
     """Return that the client must read the inbox afresh and go on from `seq`."""
     oldest = counts.trimmed + 1 if counts.seq else 0
     where = f'"epoch":{dumps(epoch)},"seq":{counts.seq},"oldest_seq":{oldest}'
-    return f'{{"type":"reset",{where},{_counted(counts)}}}'
+    return Message("reset", f"{where},{_counted(counts)}", counts.seq, epoch)
 
 
-def live(counts: Counts) -> str:
+def live(counts: Counts) -> Message:
     """Return that the replay is complete."""
-    return f'{{"type":"live","seq":{counts.seq},{_counted(counts)}}}'
+    return Message("live", f'"seq":{counts.seq},{_counted(counts)}', counts.seq)
 
 
-def heartbeat(counts: Counts) -> str:
+def heartbeat(counts: Counts) -> Message:
     """Return that the socket is well, and where the log stands."""
-    return f'{{"type":"heartbeat","seq":{counts.seq},{_counted(counts)}}}'
+    return Message("heartbeat", f'"seq":{counts.seq},{_counted(counts)}')
 
 
-def token_expiring(expires_at: int) -> str:
+def token_expiring(expires_at: int) -> Message:
     """Return that the token ends soon, at `expires_at` seconds since 1970."""
-    return f'{{"type":"token_expiring","expires_at":{_time(expires_at * 1000)}}}'
+    return Message("token_expiring", f'"expires_at":{_time(expires_at * 1000)}')
 
 
-def ok(ref: str) -> str:
+def ok(ref: str) -> Message:
     """Return that the command with this `ref` was carried out, durably."""
-    return f'{{"type":"ok","ref":{dumps(ref)}}}'
+    return Message("ok", f'"ref":{dumps(ref)}')
 
 
-def error(code: str, detail: str, ref: str | None = None) -> str:
+def error(code: str, detail: str, ref: str | None = None) -> Message:
     """Return that a command was refused; the socket stays."""
-    return f'{{"type":"error","ref":{dumps(ref)},"code":"{code}","detail":{dumps(detail)}}}'
+    return Message("error", f'"ref":{dumps(ref)},"code":"{code}","detail":{dumps(detail)}')
 
 
-def frame(message: str) -> bytes:
-    """Return a message as a text frame, for any number of sockets (RFC 6455, section 5.2)."""
-    payload = message.encode()
-    size = len(payload)
-    if size < 126:  # noqa: PLR2004 - the lengths of the RFC
-        return b"\x81%c%b" % (size, payload)
-    if size < 65_536:  # noqa: PLR2004
-        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
-    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+def close(code: int, reason: str) -> Message:
+    """Return why a stream ends: what a socket says with its close frame."""
+    return Message("close", f'"code":{code},"reason":{dumps(reason)}')
 
 
 class BadCommand(Exception):

@@ -28,6 +28,7 @@ from websockets.typing import StatusLike
 from gateway.errors import Disconnected
 from gateway.logs import request_id
 from gateway.protocol import Close
+from gateway.wire import Message
 
 LINGER = 5.0
 """How long a client has to answer a close frame, in seconds."""
@@ -144,12 +145,12 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         cast("dict[str, Any]", self.scope).clear()
         self.request = self.response = cast("Any", None)
 
-    async def send_frame(self, frame: bytes) -> None:
-        """Write a whole frame, waiting while the client does not read. Raises `Disconnected`."""
+    async def send_message(self, message: Message) -> None:
+        """Write a message as a frame, waiting while the client does not read. Raises `Disconnected`."""
         await self.writable.wait()
         if self.disconnected or self.close_sent or self.transport.is_closing():
             raise Disconnected
-        self.transport.write(frame)
+        self.transport.write(message.frame)
 
     async def receive_text(self) -> str | None:
         """Return the next text message, or None for a binary one. Raises `Disconnected`."""

@@ -42,12 +42,16 @@ class Caller:
     http: httpx.AsyncClient
     token: str | None
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that says who calls."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
     async def request(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
     ) -> httpx.Response:
         """Send one request. A keyword `json`, `content`, `data` or `params` goes to httpx."""
-        bearer = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-        return await self.http.request(method, path, headers={**bearer, **(headers or {})}, **options)
+        return await self.http.request(method, path, headers={**self.headers, **(headers or {})}, **options)
 
     async def get(self, path: str, **options: Any) -> httpx.Response:
         """GET."""

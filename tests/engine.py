@@ -25,6 +25,7 @@ from gateway.protocol import Close, Content
 from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.tokens import Tokens, User
+from gateway.wire import Message
 from gateway.writer import Accepted, Committed, Submission, Writer
 from tests.waiting import until
 
@@ -102,13 +103,13 @@ class Wire:
     _said: deque[str | None] = field(default_factory=deque)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def send_frame(self, frame: bytes) -> None:
-        """Take a frame."""
+    async def send_message(self, message: Message) -> None:
+        """Take a message."""
         if self.blocked:
             await self.blocked.hold()
         if self.closed:
             raise Disconnected
-        self.sent.append(json.loads(frame[frame.index(b"{") :]))
+        self.sent.append(json.loads(message.payload))
 
     async def receive_text(self) -> str | None:
         """Return what the client says next."""

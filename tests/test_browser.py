@@ -40,6 +40,7 @@ from tests.browsers import launched, violations
 from tests.clients import SUBPROTOCOL, User
 from tests.databases import settings_for
 from tests.servers import LocalServer, Server, StartServer, process, serving
+from tests.streams import streams_of
 from tests.waiting import PATIENCE, until
 
 PASSWORD = "seven quiet lighthouses"
@@ -251,6 +252,70 @@ async def test_a_browser_opens_one_socket_with_a_ticket_and_no_second_one(
     second = await tab.page.evaluate(OPEN_SOCKET, ({"ticket": ticket}, None))
     assert second == [4001, "invalid_token", "", []]
     assert len(attached) == 1
+
+
+LISTEN = """async (token) => {
+  const [applied, ends] = [[], []];
+  const [apply, ended] = [(message) => applied.push(message), (code) => ends.push(code)];
+  %s
+  window.stream = { applied, ends, listen, position: () => [epoch, since] };
+  await listen(token);
+}"""
+"""Runs the script of the docs, with ears on what it applies and how it ends."""
+
+DOCUMENTED = (Path(__file__).parents[1] / "docs/protocol.md").read_text().partition("### In a browser")[2]
+
+
+async def test_an_event_source_gets_what_the_docs_say_and_resumes_with_a_new_ticket(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    ada, tab = await server.user(), await tabs(server)
+    await tab.page.evaluate(LISTEN % DOCUMENTED.split("```")[1].removeprefix("js"), ada.token)
+
+    async def types() -> list[str]:
+        found: list[str] = await tab.page.evaluate("stream.applied.map(({ type }) => type)")
+        return found
+
+    async def said(*kinds: str) -> None:
+        await until(lambda: types_are(kinds), f"{kinds} have come")
+
+    async def types_are(kinds: tuple[str, ...]) -> bool:
+        return await types() == list(kinds)
+
+    await said("live")
+    title = "\u2028 one\u2029line, <b>text</b> \U0001f600"
+    await server.service.notify("ada", title, body="two\r\nlines")
+    await said("live", "notification")
+    item = (await tab.page.evaluate("stream.applied.at(-1)"))["notification"]
+    assert (item["title"], item["body"]) == (title, "two\r\nlines")
+    # The gateway goes, as far as the browser can see; its own attempt with the used ticket is refused.
+    (held,) = streams_of(server)
+    held.transport.abort()
+    await until(lambda: tab.page.evaluate("stream.ends.length"), "it notices")
+    await server.service.notify("ada", "missed")
+    await tab.page.evaluate("(token) => stream.listen(token)", ada.token)
+    await said("live", "notification", "notification", "live")
+    assert await tab.page.evaluate("stream.position()") == [(await ada.inbox())["epoch"], "2"]
+    await server.service.delete("/v1/users/ada/sessions")
+    await until(lambda: tab.page.evaluate("stream.ends.length === 2"), "it is told")
+    assert await tab.page.evaluate("stream.ends") == [1006, 4001]
+    await server.sockets(0)
+
+
+async def test_an_event_source_that_comes_back_with_its_used_ticket_is_refused_and_gives_up(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    ada, tab = await server.user(), await tabs(server)
+    ticket = (await ada.post("/v1/auth/ticket")).json()["ticket"]
+    await tab.page.evaluate(
+        "(ticket) => { window.source = new EventSource(`/v1/stream?ticket=${ticket}`); }", ticket
+    )
+    await server.sockets(1)
+    (held,) = streams_of(server)
+    held.transport.abort()
+    given_up = "source.readyState === EventSource.CLOSED"
+    await until(lambda: tab.page.evaluate(given_up), "it gives up", within=20)
+    await server.sockets(0)
 
 
 async def test_a_page_of_another_origin_gets_no_socket(

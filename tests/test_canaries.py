@@ -108,6 +108,7 @@ class Barrage:
                 query = urlencode({name: secret})
                 await self.send("GET", f"/v1/inbox?{query}")
                 await self.send("GET", f"/v1/ws?{query}")
+                await self.send("GET", f"/v1/stream?{query}", headers={"Last-Event-ID": secret})
                 await self.send("GET", f"/nowhere?{query}")
                 await self.send("POST", f"/v1/auth/token?{query}")
                 await self.socket(**{name: secret})

@@ -247,7 +247,7 @@ async def test_two_sockets_of_a_user_share_one_encoding(engine: Engine) -> None:
         assert one.sent[-1] == other.sent[-1]
         entries = engine.tail.after(user.id, 0)
         assert entries is not None
-        assert entries[0].frame is entries[0].frame
+        assert entries[0].message is entries[0].message
 
 
 async def test_a_client_that_does_not_read_is_closed_after_the_deadline(engine: Engine) -> None:

@@ -214,6 +214,16 @@ async def ws_ticket(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:
     return got, {"4001 invalid_token"} | unfit(forgery)
 
 
+async def stream_header(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:
+    got = await scene.request("GET", b"/v1/stream", b"Authorization: Bearer " + forgery.token)
+    return got, or_none(forgery, "401") | unfit(forgery)
+
+
+async def stream_query(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:
+    got = await scene.request("GET", b"/v1/stream?token=" + quote(forgery.token, safe="").encode())
+    return got, or_none(forgery, "401") | unfit(forgery)
+
+
 async def auth_command(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:
     """Show it on an open socket, where a text that can be no token is an error of the command."""
     text = json.dumps({"type": "auth", "token": forgery.token.decode("utf-8", "surrogateescape"), "ref": "r"})
@@ -263,9 +273,9 @@ async def form(scene: Scene, path: str, fields: bytes, forgery: Forgery) -> str:
     return f"{answer.status_code} {body.get('error', body.get('code'))}"
 
 
-HEADERS = (rest, post, ws_header, ws_subprotocol)
+HEADERS = (rest, post, ws_header, ws_subprotocol, stream_header)
 ENTRANCES: dict[str, Entrance] = {
-    one.__name__: one for one in (*HEADERS, ws_query, ws_ticket, auth_command, refresh, revoke)
+    one.__name__: one for one in (*HEADERS, ws_query, ws_ticket, stream_query, auth_command, refresh, revoke)
 }
 
 

@@ -92,6 +92,7 @@ TABLE = {
     "GET /v1/inbox/changes": Row(inbox(200), "/v1/inbox/changes"),
     "POST /v1/inbox/read": Row(inbox(200), "/v1/inbox/read", {"up_to": 1}),
     "POST /v1/inbox/seen": Row(inbox(200), "/v1/inbox/seen", {"up_to": 1}),
+    "GET /v1/stream": Row(inbox(200), "/v1/stream"),
     "GET /v1/inbox/{id}": Row(adas(200), "/v1/inbox/{id}"),
     "PATCH /v1/inbox/{id}": Row(adas(200), "/v1/inbox/{id}", {"read": True}),
     "DELETE /v1/inbox/{id}": Row(adas(204), "/v1/inbox/{id}"),
@@ -246,14 +247,22 @@ class Fresh:
         return made
 
 
-async def call(caller: Caller, route: str, row: Row, values: dict[str, str]) -> httpx.Response:
-    """Call a route once."""
+async def call(
+    caller: Caller, route: str, row: Row, values: dict[str, str], query: dict[str, str] | None = None
+) -> httpx.Response:
+    """Call a route once. Of an answer without an end only the head is read."""
     options: dict[str, Any] = {}
     if row.form is not None:
         options["data"] = row.form
     elif row.body is not None:
         options["json"] = json.loads(json.dumps(row.body).replace("{new}", values["new"]))
-    return await caller.request(route.split(maxsplit=1)[0], row.path.format_map(values), **options)
+    method, path = route.split(maxsplit=1)[0], row.path.format_map(values)
+    if row.path == "/v1/stream":
+        async with caller.http.stream(method, path, headers=caller.headers, params=query) as answer:
+            if not answer.is_success:
+                await answer.aread()
+            return answer
+    return await caller.request(method, path, **options)
 
 
 # --- the matrix ---------------------------------------------------------------------------------------------
@@ -337,6 +346,23 @@ async def test_the_socket_gives_every_caller_what_the_table_says(
             code, reason = await close_of(server, tokens[name], carrier)
             if code != SOCKET[name] or (code == 4001 and reason != UNKNOWN[name]):
                 wrong.append((name, SOCKET[name], code, reason))
+        await server.sockets(0)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("carrier", ["header", "query"])
+async def test_the_stream_gives_every_caller_what_the_table_says(
+    start_server: StartServer, carrier: str
+) -> None:
+    wrong, row = [], TABLE["GET /v1/stream"]
+    async with world(start_server) as (server, tokens):
+        for name in CALLERS:
+            token = tokens[name]
+            query = {"token": token} if token is not None and carrier == "query" else {}
+            caller = Caller(server.http, token if carrier == "header" else None)
+            answer = await call(caller, "GET /v1/stream", row, {}, query)
+            if answer.status_code != row.expected[name] or not as_it_should_say(answer, name):
+                wrong.append((name, row.expected[name], answer.status_code))
         await server.sockets(0)
     assert wrong == []
 

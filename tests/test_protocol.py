@@ -24,8 +24,9 @@ from gateway.protocol import (
     decode_command,
     timestamp,
 )
+from gateway.wire import Message
 
-SIZES = [0, 1, 125, 126, 127, 65_535, 65_536, 70_000]
+SIZES = [19, 20, 125, 126, 127, 65_535, 65_536, 70_000]
 
 ID = "01936f00-0000-7000-8000-000000000001"
 
@@ -78,7 +79,7 @@ def test_any_text_is_a_command_or_a_bad_command(text: str) -> None:
     try:
         assert isinstance(decode_command(text), Command)
     except BadCommand as refused:
-        protocol.error(refused.code, refused.detail, refused.ref).encode()
+        protocol.error(refused.code, refused.detail, refused.ref)
 
 
 @given(
@@ -97,7 +98,7 @@ def test_any_object_is_a_command_whose_fields_are_sound_or_a_bad_command(message
     try:
         command = decode_command(json.dumps(message))
     except BadCommand as refused:
-        protocol.error(refused.code, refused.detail, refused.ref).encode()
+        protocol.error(refused.code, refused.detail, refused.ref)
         return
     assert command.type == message["type"]
     assert command.ref == message.get("ref")
@@ -203,12 +204,16 @@ def test_every_message_is_json_with_the_fields_of_the_contract(
         protocol.token_expiring(expiry): ("token_expiring", {"expires_at"}),
         protocol.ok(text): ("ok", {"ref"}),
         protocol.error("malformed", text, text): ("error", {"ref", "code", "detail"}),
+        protocol.close(Close.RESTART, text): ("close", {"code", "reason"}),
     }
-    for frame, (kind, fields) in messages.items():
-        frame.encode()
-        message = json.loads(frame)
-        assert message["type"] == kind
+    for sent, (kind, fields) in messages.items():
+        message = json.loads(sent.payload)
+        assert message["type"] == sent.kind == kind
         assert set(message) == fields | {"type"}
+        # Those that say where the client is from now on, and no others.
+        moves = kind in {"notification", "changed", "read", "reset", "live"}
+        assert sent.seq == (message["seq"] if moves else None)
+        assert sent.epoch == message.get("epoch")
 
 
 def test_times_are_rfc_3339_in_utc_with_milliseconds() -> None:
@@ -229,8 +234,31 @@ def test_json_has_no_numbers_that_json_does_not_have() -> None:
 def test_a_frame_is_what_a_websocket_client_reads(size: int) -> None:
     """Read it with the parser of a library: a server's frame, whole, not masked."""
     parser = ClientProtocol(parse_uri("ws://gateway"), state=State.OPEN, max_size=None)
-    parser.receive_data(protocol.frame("é" * (size // 2) + "x" * (size % 2)))
+    message = sized(size)
+    parser.receive_data(message.frame)
     (read,) = parser.events_received()
     assert isinstance(read, Frame)
     assert (read.opcode, read.fin) == (Opcode.TEXT, True)
-    assert bytes(read.data).decode() == "é" * (size // 2) + "x" * (size % 2)
+    assert bytes(read.data) == message.payload
+    assert len(message.payload) == size
+    assert json.loads(message.payload)["type"] == "t"
+
+
+def sized(size: int) -> Message:
+    """Return a message whose JSON has so many bytes."""
+    rest = size - len(Message("t", '"x":""').payload)
+    return Message("t", f'"x":"{"é" * (rest // 2)}{"x" * (rest % 2)}"')
+
+
+@given(items, counts_of)
+def test_an_event_is_three_lines_that_hold_the_message(item: Item, counts: Counts) -> None:
+    message = protocol.notification(protocol.encode_item(item), counts.seq, counts)
+    lines = message.event("e").split(b"\n")
+    assert lines[:2] == [f"id: e.{counts.seq}".encode(), b"event: notification"]
+    assert lines[2] == b"data: " + message.payload
+    assert lines[3:] == [b"", b""]
+    assert b"\r" not in message.event("e")
+
+
+def test_what_moves_nobody_has_no_id() -> None:
+    assert protocol.ok("r").event("e") == b'event: ok\ndata: {"type":"ok","ref":"r"}\n\n'

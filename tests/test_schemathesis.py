@@ -1,10 +1,12 @@
 """Whatever a request looks like that the OpenAPI allows, or just not, the gateway does not fail."""
 
 import asyncio
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
@@ -32,17 +34,19 @@ EXAMPLES = 20
 
 
 def test_no_request_makes_the_gateway_fail(database_url: str, tmp_path: Path) -> None:
-    gateway = Process(database_url, tmp_path)
+    gateway = Process(database_url, tmp_path, max_sockets_per_user=1)
     try:
         asyncio.run(gateway.start())
-        user = asyncio.run(mint(gateway.base))
+        user, listener = (asyncio.run(mint(gateway.base, sub)) for sub in ("ada", "bob"))
         schema = schemathesis.openapi.from_url(f"{gateway.base}/openapi.json")
         operations = [cast("Ok[Any]", result).ok() for result in schema.get_all_operations()]
         assert len(operations) > 20
         statuses: set[int] = set()
-        for operation in operations:
-            own = operation.path.startswith("/v1/inbox") or operation.path == "/v1/auth/ticket"
-            fuzz(operation, user if own else API_KEY, statuses)
+        tokens = {"/v1/auth/ticket": user, "/v1/stream": listener}
+        with one_stream_open(gateway.base, listener):
+            for operation in operations:
+                own = user if operation.path.startswith("/v1/inbox") else API_KEY
+                fuzz(operation, tokens.get(operation.path, own), statuses)
         assert {200, 201, 204, 404, 422} <= statuses
         assert gateway.runs
         assert "Traceback" not in gateway.log.read_text(), gateway.log.read_text()[-4000:]
@@ -51,9 +55,21 @@ def test_no_request_makes_the_gateway_fail(database_url: str, tmp_path: Path) ->
             gateway.kill()
 
 
-async def mint(base: str) -> str:
+async def mint(base: str, sub: str) -> str:
     async with http_client(base) as http:
-        return await Service(http, API_KEY).mint("ada", ttl=3600)
+        return await Service(http, API_KEY).mint(sub, ttl=3600)
+
+
+@contextmanager
+def one_stream_open(base: str, token: str) -> Iterator[None]:
+    """Hold the one stream that its user may have, so that any other ends at once, and can be looked at."""
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.stream("GET", f"{base}/v1/stream", headers=headers, timeout=None, trust_env=False) as held:
+        # Whoever lets go of what it iterates over has hung up.
+        events = held.iter_raw()
+        assert next(events)
+        yield
+        del events
 
 
 def fuzz(operation: schemathesis.APIOperation[Any, Any, Any, Any], token: str, statuses: set[int]) -> None:

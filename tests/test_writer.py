@@ -131,7 +131,7 @@ async def test_a_long_read_is_told_live_by_its_end_and_a_short_one_by_its_items(
     short, long = (committed.entries[0] for committed in engine.announced[:2])
     assert (short.up_to, len(short.items)) == (None, LONG_CHANGE)
     assert long.up_to == 2 * LONG_CHANGE + 1
-    assert b'"type":"read"' in long.frame
+    assert b'"type":"read"' in long.message.frame
 
 
 async def test_a_change_for_a_user_who_is_gone_is_not_found(engine: Engine) -> None:

@@ -86,17 +86,21 @@ async def _caller(connection: HTTPConnection) -> Principal:
     return await parts_of(connection).tokens.verify(token)
 
 
-class _SignedIn(SecurityBase):
-    """A user with the scope `inbox`.
+class UserScheme(SecurityBase):
+    """What the OpenAPI says of a dependency that asks for a user with the scope `inbox`.
 
-    The dependency is itself the security scheme of the OpenAPI, which costs a request nothing: it is what
-    makes the Authorize button of /docs work.
+    The dependency is itself the security scheme, which costs a request nothing: it is what makes the
+    Authorize button of /docs work.
     """
 
     def __init__(self) -> None:
         flow = OAuthFlowPassword(tokenUrl="/v1/auth/token", scopes={INBOX: "Read and change one's inbox."})
         self.model = OAuth2Model(flows=OAuthFlows(password=flow), description="Sign in as a user.")
         self.scheme_name = "user"
+
+
+class _SignedIn(UserScheme):
+    """A user with the scope `inbox`."""
 
     async def __call__(self, connection: HTTPConnection) -> User:
         return inbox_user(await _caller(connection))

@@ -1,88 +1,31 @@
 """The WebSocket: who opens it, and where it starts, is decided before `accept`."""
 
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import structlog
 from fastapi import APIRouter, Depends, WebSocket
 from fastapi.routing import APIWebSocketRoute
-from starlette.datastructures import QueryParams
-from starlette.requests import HTTPConnection
 from starlette.routing import websocket_session
 
-from gateway.api.dependencies import client_address, parts_of, socket_user
-from gateway.api.trail import record_close
-from gateway.beginning import Start
-from gateway.connection import Connection
-from gateway.errors import Draining, GatewayError, Invalid, UpgradeRequired
-from gateway.protocol import MAX_SEQ, SUBPROTOCOL, Close
-from gateway.tokens import User
-from gateway.websocket import GatewayWebSocket, socket_of
+from gateway.api.opening import Opening, connect, open_for, serve, told_of
+from gateway.errors import UpgradeRequired
+from gateway.protocol import SUBPROTOCOL
+from gateway.websocket import socket_of
 
-logger = structlog.get_logger()
 router = APIRouter()
 
-MAX_EPOCH = 64
-
-RETRY_AFTER = 5
-"""When to ask again where the gateway is ending, in seconds: another process may be there by then."""
+PATH = "/v1/ws"
 
 
-class Opening(NamedTuple):
-    """A socket that may be opened: whose it is, and where it starts."""
-
-    user: User
-    start: Start
-
-
-async def _opening(connection: HTTPConnection) -> Opening:
-    """Authorise a client, and read where it wants to start.
-
-    Raises `Draining` before anything else, what `socket_user` raises, and `Invalid`.
-    """
-    if parts_of(connection).drain.began:
-        raise Draining(retry_after=RETRY_AFTER)
-    user = await socket_user(connection)
-    return Opening(user, _start(connection.query_params))
-
-
-def _start(query: QueryParams) -> Start:
-    since, epoch = query.get("since"), query.get("epoch")
-    if epoch is not None and len(epoch) > MAX_EPOCH:
-        raise Invalid.field("epoch", f"at most {MAX_EPOCH} characters")
-    if since is None:
-        return Start()
-    if since == "latest":
-        return Start(latest=True)
-    if not (since.isascii() and since.isdecimal()):
-        raise Invalid.field("since", "a number, 0 or more, or 'latest'")
-    # A number too long to be one of a log is beyond its end, like any other that is.
-    return Start(int(since) if len(since) < len(str(MAX_SEQ)) else MAX_SEQ, epoch)
-
-
-async def open_socket(websocket: WebSocket, opening: Annotated[Opening, Depends(_opening)]) -> None:
+async def open_socket(websocket: WebSocket, opening: Annotated[Opening, Depends(open_for)]) -> None:
     """Accept a client that is authorised, anybody else never gets here, and hand its socket over.
 
     No database connection is held while it is open.
     """
-    parts = parts_of(websocket)
-    user, start = opening
     socket = socket_of(websocket.scope)
     socket.accept(offered_subprotocol(websocket))
-    connection = Connection(
-        socket,
-        user,
-        start,
-        settings=parts.settings,
-        database=parts.database,
-        tail=parts.tail,
-        hub=parts.hub,
-        writer=parts.writer,
-        tokens=parts.tokens,
-        metrics=parts.metrics,
-    )
-    told = partial(record_close, client_address(websocket), user)
-    socket.hand_over(partial(_serve, connection, socket), told)
+    connection = connect(websocket, socket, opening)
+    socket.hand_over(partial(serve, connection, socket), told_of(websocket, PATH, opening.user))
 
 
 class SocketRoute(APIWebSocketRoute):
@@ -93,10 +36,10 @@ class SocketRoute(APIWebSocketRoute):
     """
 
     def __init__(self) -> None:
-        super().__init__("/v1/ws", open_socket)
+        super().__init__(PATH, open_socket)
 
         async def handle(websocket: WebSocket) -> None:
-            await open_socket(websocket, await _opening(websocket))
+            await open_socket(websocket, await open_for(websocket))
 
         self.app = websocket_session(handle)
 
@@ -104,17 +47,7 @@ class SocketRoute(APIWebSocketRoute):
 router.routes.append(SocketRoute())
 
 
-async def _serve(connection: Connection, socket: GatewayWebSocket) -> None:
-    try:
-        await connection.run()
-    except GatewayError as error:
-        socket.close_at_once(error.close_code, error.code)
-    except Exception:
-        logger.exception("a socket failed")
-        socket.close_at_once(Close.INTERNAL_ERROR, "internal_error")
-
-
-@router.get("/v1/ws", include_in_schema=False)
+@router.get(PATH, include_in_schema=False)
 async def refuse_request() -> None:
     """Say what is missing to a request that is no WebSocket handshake (RFC 9110, section 15.5.22)."""
     raise UpgradeRequired

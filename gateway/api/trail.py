@@ -56,8 +56,8 @@ def record_refusal(connection: HTTPConnection, error: GatewayError) -> None:
     )
 
 
-def record_close(source: str, user: User, code: int, reason: str) -> None:
-    """Say that a socket was closed because its token does not hold any more, or a new one does not."""
+def record_close(route: str, source: str, user: User, code: int, reason: str) -> None:
+    """Say that a client was closed because its token does not hold any more, or a new one does not."""
     if code in {Close.UNAUTHORIZED, Close.FORBIDDEN}:
         audit.record(
             Event.REFUSED,
@@ -65,7 +65,7 @@ def record_close(source: str, user: User, code: int, reason: str) -> None:
             source=source,
             code=reason,
             status=code,
-            route="/v1/ws",
+            route=route,
             carrier="socket",
         )
 

@@ -13,24 +13,30 @@ _COMMENT = re.compile(r"^[ \t]*(?://[^\n]*|/\*\*.*?\*/[ \t]*)\n", re.MULTILINE |
 _INDENTATION = re.compile(r"^[ \t]+", re.MULTILINE)
 
 
-def joined(folder: Traversable, entry: str) -> str:
-    """Return a module and all that it imports from beside it as one module, each after what it needs.
-
-    They become one scope: no two may declare the same name at their top level, or the script is refused by
-    whoever loads it. Only `import { … } from './….js'` is known, and `export` before a declaration.
-    """
-    texts: dict[str, str] = {}
+def modules(folder: Traversable, entry: str) -> dict[str, str]:
+    """Return a module and all that it imports from beside it, by name, each after what it needs."""
+    found: dict[str, str] = {}
 
     def add(name: str) -> None:
         text = folder.joinpath(name).read_text("utf-8")
         for needed in _IMPORT.findall(text):
-            if needed not in texts:
+            if needed not in found:
                 add(needed)
-        text = _IMPORT.sub("", text)
-        texts[name] = text if name == entry else _EXPORT.sub("", text)
+        found[name] = text
 
     add(entry)
-    return "".join(texts.values())
+    return found
+
+
+def joined(folder: Traversable, entry: str) -> str:
+    """Return a module and all that it imports from beside it as one module.
+
+    They become one scope: no two may declare the same name at their top level, or the script is refused by
+    whoever loads it. Only `import { … } from './….js'` is known, and `export` before a declaration.
+    """
+    texts = modules(folder, entry)
+    inner = [_EXPORT.sub("", text) for name, text in texts.items() if name != entry]
+    return _IMPORT.sub("", "".join([*inner, texts[entry]]))
 
 
 def compact(script: str) -> str:

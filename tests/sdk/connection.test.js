@@ -328,6 +328,17 @@ test('a token about to end is replaced in band, at half of the time that is left
   assert.equal(world.sockets.length, 1);
 });
 
+test('a token that came in band and is refused later is not tried a second time', async () => {
+  const { world, tab } = await liveTab();
+  world.socket.say({ type: 'token_expiring', expires_at: new Date(world.clock.now + 2_000).toISOString() });
+  await world.clock.pass(1_500);
+  world.socket.end(4001, 'token_expired');
+  await settle();
+  assert.deepEqual(tab.asked, ['start', 'expiring', 'rejected']);
+  assert.equal(world.socket.token, tokenOf('ada', 3));
+  assert.equal(tab.client.state, 'live');
+});
+
 test('a socket that closes during auth is followed by one with the new token, which gets no auth', async () => {
   const { world, tab } = await liveTab();
   const held = gate();

@@ -334,13 +334,13 @@ test('what is not right on the channel is not taken', async () => {
   const before = tabs.map(shown);
   const status = { state: 'live', problem: null, retryAt: null };
   for (const odd of [
-    null, 1, 'x', [], {}, { kind: 'constructor', from: 'x' }, { kind: 'message', from: 'x' }, { kind: 'state', from: 'x', status: {}, snapshot: null },
-    { kind: 'state', from: 'x', status, snapshot: { epoch: 'e1', seq: 9, items: [{}] } },
-    { kind: 'state', from: 'x', status, snapshot: { epoch: 'e1', seq: 9, next: null, floor: 0, counts: {}, items: [], untold: [] } },
+    null, 1, 'x', [], {}, { kind: 'constructor', from: 'x' }, { kind: 'message', from: 'x' }, { kind: 'state', from: 'x', sub: null, status: {}, snapshot: null },
+    { kind: 'state', from: 'x', sub: null, status, snapshot: { epoch: 'e1', seq: 9, items: [{}] } },
+    { kind: 'state', from: 'x', sub: null, status, snapshot: { epoch: 'e1', seq: 9, next: null, floor: 0, counts: {}, items: [], untold: [] } },
     { kind: 'message', from: 'x', epoch: 'e1', prev: 1, message: { type: 'changed', seq: 2, items: 'none' } },
     { kind: 'message', from: 'x', epoch: 'e1', prev: 1, message: { type: 'notification', seq: 2, notification: null } },
     { kind: 'message', from: 'x', epoch: 'e1', prev: 1, message: { type: 'reset', seq: 2 } },
-    { kind: 'status', from: 'x', status: { state: 'great' } },
+    { kind: 'status', from: 'x', sub: null, status: { state: 'great' } },
   ]) stranger.postMessage(odd);
   await settle();
   assert.deepEqual(tabs.map(shown), before);

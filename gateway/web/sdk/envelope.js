@@ -5,7 +5,7 @@ const isObject = (value) => value !== null && typeof value === 'object';
 const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
 const isItem = (item) => isObject(item) && typeof item.id === 'string' && isCount(item.seq) && isCount(item.created_seq);
 const areItems = (items) => Array.isArray(items) && items.every(isItem);
-const isStatus = (status) => isObject(status) && STATES.has(status.state);
+const isStatus = ({ status, sub }) => isObject(status) && STATES.has(status.state) && (sub === null || typeof sub === 'string');
 const isCounts = (counts) => isObject(counts) && isCount(counts.unread) && isCount(counts.unseen) && isCount(counts.seq);
 
 const MESSAGES = {
@@ -30,8 +30,8 @@ const KINDS = {
   bye: () => true,
   wake: () => true,
   signout: () => true,
-  status: ({ status }) => isStatus(status),
-  state: ({ status, snapshot }) => isStatus(status) && (snapshot === null || isSnapshot(snapshot)),
+  status: isStatus,
+  state: (told) => isStatus(told) && (told.snapshot === null || isSnapshot(told.snapshot)),
   message: ({ message, epoch, prev }) => isTold(message) && typeof epoch === 'string' && isCount(prev),
 };
 

@@ -1,21 +1,28 @@
 // Calls to the gateway in the name of the user. The token is held here and nowhere else: it goes into a header or a
 // subprotocol, never into a URL, a storage, a message to another tab or an error.
 
+/** @import { Options } from './types.d.ts' */
+
 const REQUEST_TIME = 30_000; // ms for an answer
 
 /** A request failed. `status` 0 means that no answer came. */
 export class Failed extends Error {
+  /** @param {string} code @param {string} detail @param {number} status @param {number} retryAfter in ms */
   constructor(code, detail, status = 0, retryAfter = 0) {
     super(detail);
-    Object.assign(this, { name: 'Failed', code, detail, status, retryAfter });
+    this.name = 'Failed';
+    this.code = code;
+    this.detail = detail;
+    this.status = status;
+    this.retryAfter = retryAfter;
   }
 }
 
 /** The session is over; `code` says why. */
-export class SignedOut extends Error {
+export class SignedOut extends Failed {
   constructor(code) {
-    super(`Signed out: ${code}`);
-    Object.assign(this, { name: 'SignedOut', code, detail: 'Please sign in again.' });
+    super(code, 'Please sign in again.', 401);
+    this.name = 'SignedOut';
   }
 }
 
@@ -43,16 +50,20 @@ export class Gateway {
   holder = null;
   #getToken;
   #fetch;
+  /** @type {Promise<string> | null} */
   #asking = null;
 
-  /** @param {URL} url @param {(why: string) => unknown} getToken @param {typeof fetch} fetch */
+  /** @param {URL} url @param {Options['getToken']} getToken @param {typeof fetch} fetch */
   constructor(url, getToken, fetch) {
     this.url = url;
     this.#getToken = getToken;
     this.#fetch = fetch;
   }
 
-  /** Ask the application for a token, once for all who ask at the same time. Throws Failed, or SignedOut. */
+  /**
+   * Ask the application for a token, once for all who ask at the same time. Throws Failed, or SignedOut.
+   * @param {'start' | 'expiring' | 'rejected'} why
+   */
   ask(why) {
     this.#asking ??= this.#askFor(why).finally(() => { this.#asking = null; });
     return this.#asking;
@@ -73,7 +84,10 @@ export class Gateway {
     return token;
   }
 
-  /** Get another token than one that was refused. Throws Failed, or SignedOut with the reason of the refusal. */
+  /**
+   * Get another token than one that was refused. Throws Failed, or SignedOut with the reason of the refusal.
+   * @param {string | null | undefined} refused @param {string} reason
+   */
   async renew(refused, reason) {
     if (this.token !== refused) return;
     const token = await this.ask('rejected').catch((error) => {
@@ -87,7 +101,11 @@ export class Gateway {
     this.token = this.holder = null;
   }
 
-  /** Call, and return the answer. A token that is refused is replaced, once. Throws Failed, or SignedOut. */
+  /**
+   * Call, and return the answer. A token that is refused is replaced, once. Throws Failed, or SignedOut.
+   * @param {string} method @param {string} path @param {{ body?: object, signal?: AbortSignal }} options
+   * @returns {Promise<any>}
+   */
   async call(method, path, { body, signal } = {}, mayRenew = true) {
     const token = this.token;
     if (!token) throw new Failed('missing_token', 'Nobody is signed in.');
@@ -113,7 +131,7 @@ export class Gateway {
 
   /** Whether the gateway answers at all. */
   async answers() {
-    const options = { cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(5_000) };
-    return this.#fetch(new URL('healthz', this.url), options).then(({ ok }) => ok, () => false);
+    const signal = AbortSignal.timeout(5_000);
+    return this.#fetch(new URL('healthz', this.url), { cache: 'no-store', credentials: 'omit', signal }).then(({ ok }) => ok, () => false);
   }
 }

@@ -12,7 +12,7 @@ import { Replica } from './replica.js';
 import { browser } from './platform.js';
 import { Position } from './position.js';
 import { Tabs } from './tabs.js';
-/** @import { Item, Message, Options, Status, View } from './types.d.ts' */
+/** @import { Envelope, Filter, Message, Options, Page, Platform, Status, View } from './types.d.ts' */
 
 /** The gateway is where this module came from: above `/sdk/`. */
 function home() {
@@ -23,23 +23,30 @@ function home() {
 
 export class NotificationClient extends EventTarget {
   #options;
+  /** @type {Platform} */
   #platform;
   #gateway;
   #inbox = new Replica();
   #commands;
-  #connection = null;
-  #tabs = null;
+  #connection;
+  #tabs;
+  /** The user and the gateway, which tabs share; null where the token does not tell. @type {string | null} */
+  #identity = null;
+  /** @type {Position | null} */
   #position = null;
-  // Aborted when the client stops.
+  /** Aborted when the client stops. @type {AbortController | null} */
   #running = null;
-  // Aborted when this tab no longer leads.
+  /** Aborted when this tab no longer leads. @type {AbortController | null} */
   #term = null;
-  // What undoes the listening to the page.
+  /** Aborted when the page is not listened to any more. @type {AbortController | null} */
   #left = null;
+  /** @type {Status} */
   #status = { state: 'idle', problem: null, retryAt: null };
   #counts = { unread: 0, unseen: 0 };
+  /** @type {string | null} */
   #sub = null;
   #loading = 0;
+  /** @type {Promise<void> | null} */
   #extending = null;
   #joined = false;
 
@@ -53,9 +60,19 @@ export class NotificationClient extends EventTarget {
     this.#platform = { ...browser(), ...platform };
     this.#gateway = new Gateway(base, getToken, this.#platform.fetch);
     this.#commands = new Commands(this.#gateway, this.#inbox, {
-      request: async (command) => (this.leader && this.#connection ? this.#connection.request(command) : false),
+      request: async (command) => this.leader && this.#connection.request(command),
       show: (view) => this.#show(view),
-      refused: (error) => this.#refused(error),
+      refused: ({ code, detail }) => this.#dispatch('error', { code, detail }),
+    });
+    this.#connection = new Connection(this.#gateway, this.#inbox, this.#platform, this.#options, {
+      load: (signal) => this.#load(signal),
+      message: (message, missed) => this.#tell(message, missed),
+      status: (status) => this.#announce(status),
+    });
+    this.#tabs = new Tabs(this.#platform, {
+      lead: () => this.#lead(),
+      lose: () => this.#lose(),
+      told: (envelope) => this.#hears[envelope.kind]?.(envelope),
     });
   }
 
@@ -80,24 +97,10 @@ export class NotificationClient extends EventTarget {
     const running = new AbortController();
     this.#running = running;
     this.#become({ state: 'connecting' });
-    this.#connection = this.#newConnection();
     this.#begin(running.signal).catch((error) => this.#fail(running, error));
   }
 
-  #newConnection() {
-    return new Connection({
-      gateway: this.#gateway,
-      inbox: this.#inbox,
-      platform: this.#platform,
-      options: this.#options,
-      on: {
-        load: (signal) => this.#load(signal),
-        message: (message, missed) => this.#tell(message, missed),
-        status: (status) => this.#announce(status),
-      },
-    });
-  }
-
+  /** @param {AbortSignal} signal */
   async #begin(signal) {
     const before = this.#gateway.holder;
     await this.#connection.identify(signal);
@@ -105,13 +108,8 @@ export class NotificationClient extends EventTarget {
     const { holder, url } = this.#gateway;
     // A token that does not tell may be anybody's.
     if (holder === null || (before !== null && holder !== before)) this.#show(this.#inbox.clear());
-    const identity = `${url} ${holder}`;
-    this.#position = holder && new Position(this.#platform.storage, identity);
-    this.#tabs = new Tabs(`notify ${identity}`, this.#platform, {
-      lead: () => this.#lead(),
-      lose: () => this.#lose(),
-      told: (envelope) => this.#hears[envelope.kind]?.(envelope),
-    });
+    this.#identity = holder && `${url} ${holder}`;
+    this.#position = this.#identity === null ? null : new Position(this.#platform.storage, this.#identity);
     this.#listen();
     this.#join();
   }
@@ -124,7 +122,7 @@ export class NotificationClient extends EventTarget {
   /** Forget this user here: in every tab, and the stored position. The token stays good until the application ends it. */
   signOut() {
     this.#position?.forget();
-    this.#tabs?.post('signout');
+    this.#tabs.post('signout');
     this.#leave('signed_out');
   }
 
@@ -139,8 +137,6 @@ export class NotificationClient extends EventTarget {
     this.#running = null;
     this.#suspend();
     this.#left?.abort();
-    this.#tabs = null;
-    this.#connection = null;
     this.#become(status);
   }
 
@@ -186,9 +182,9 @@ export class NotificationClient extends EventTarget {
   }
 
   #join() {
-    if (this.#joined || !this.#tabs) return;
+    if (this.#joined) return;
     this.#joined = true;
-    this.#tabs.join(this.#options.share && this.#position !== null);
+    this.#tabs.join(this.#options.share ? this.#identity : null);
     if (!this.leader) this.#greet(true);
   }
 
@@ -196,14 +192,15 @@ export class NotificationClient extends EventTarget {
     this.#joined = false;
     this.#term?.abort();
     this.#term = null;
-    this.#tabs?.leave();
+    this.#tabs.leave();
   }
 
   #lead() {
-    this.#term = new AbortController();
-    this.#tabs.post('lead');
     const running = this.#running;
-    this.#connection.run(this.#term.signal).catch((error) => this.#fail(running, error));
+    const term = new AbortController();
+    this.#term = term;
+    this.#tabs.post('lead');
+    this.#connection.run(term.signal).catch((error) => this.#fail(running, error));
   }
 
   #lose() {
@@ -226,11 +223,14 @@ export class NotificationClient extends EventTarget {
   }
 
   #wake(force = false) {
-    if (this.leader || !this.#joined) this.#connection?.wake(force);
+    if (this.leader || !this.#joined) this.#connection.wake(force);
     else this.#tabs.post('wake', { force });
   }
 
-  // What the other tabs tell. Only a leader is asked, and only a follower is told how things are.
+  /**
+   * What the other tabs tell. Only a leader is asked, and only a follower is told how things are.
+   * @type {Record<string, (envelope: Envelope) => void>}
+   */
   #hears = {
     here: ({ position }) => {
       const { epoch, seq } = this.#inbox;
@@ -238,13 +238,16 @@ export class NotificationClient extends EventTarget {
     },
     lead: () => this.#greet(true),
     wake: ({ force }) => this.leader && this.#connection.wake(force === true),
-    signout: () => this.#leave('signed_out'),
+    signout: () => {
+      this.#position?.forget();
+      this.#leave('signed_out');
+    },
     status: (told) => this.#follow(told),
     state: (told) => this.#follow(told),
     message: (told) => this.#take(told),
   };
 
-  /** Take what the leader tells, in the order in which it does. */
+  /** Take what the leader tells, in the order in which it does. @param {Envelope} told */
   #take({ epoch, prev, message, missed, first }) {
     if (this.leader || epoch !== this.#inbox.epoch) return;
     // Something was not heard.
@@ -252,14 +255,14 @@ export class NotificationClient extends EventTarget {
     else this.#apply(message, missed, first === this.#tabs.id);
   }
 
-  /** Be where the leader is. */
+  /** Be where the leader is. @param {Envelope} told */
   #follow({ snapshot, anew, status, sub, first }) {
     if (this.leader) return;
     this.#sub = sub;
     if (snapshot && (anew || snapshot.epoch !== this.#inbox.epoch || snapshot.seq > this.#inbox.seq)) {
       this.#show(this.#inbox.restore(snapshot), true, first === this.#tabs.id);
     }
-    this.#become(status);
+    this.#become(/** @type {Status} */ (status));
   }
 
   // --- What comes -------------------------------------------------------------------------------------------
@@ -273,7 +276,7 @@ export class NotificationClient extends EventTarget {
     const view = this.#inbox.load(page, since);
     this.#stand(true, { anew: true, first });
     this.#show(view, true, first === this.#tabs.id);
-    this.#position?.keep(page.epoch, this.#inbox.seq);
+    this.#keep(page.epoch);
   }
 
   /** Tell the other tabs, then take it oneself. */
@@ -284,7 +287,12 @@ export class NotificationClient extends EventTarget {
     const { epoch, seq: prev } = this.#inbox;
     this.#tabs.post('message', { epoch, prev, message, missed, first });
     this.#apply(message, missed, first === this.#tabs.id);
-    this.#position?.keep(epoch, this.#inbox.seq);
+    this.#keep(epoch);
+  }
+
+  /** Keep the position, unless whoever was told has ended it. */
+  #keep(epoch) {
+    if (epoch === this.#inbox.epoch) this.#position?.keep(epoch, this.#inbox.seq);
   }
 
   #apply(message, missed, first) {
@@ -308,10 +316,11 @@ export class NotificationClient extends EventTarget {
   /** @param {Partial<Status>} status */
   #announce(status) {
     this.#become(status);
-    this.#tabs?.post('status', { status: this.#status, sub: this.#sub });
+    this.#tabs.post('status', { status: this.#status, sub: this.#sub });
   }
 
-  #become({ state, problem = null, retryAt = null }) {
+  /** @param {Partial<Status>} status */
+  #become({ state = 'idle', problem = null, retryAt = null }) {
     const { state: was, problem: why, retryAt: when } = this.#status;
     if (state === was && problem?.code === why?.code && retryAt === when) return;
     this.#status = { state, problem, retryAt };
@@ -339,11 +348,13 @@ export class NotificationClient extends EventTarget {
   }
 
   /** Read a filtered view. It is not kept: `items` events tell what becomes of it. */
-  async query(filter) {
+  /** @param {Filter} filter */
+  async query(filter = {}) {
     const { items, next } = await this.#guarded(() => this.#read(filter));
     return { items: this.#inbox.overlaid(items), next };
   }
 
+  /** @param {Filter} filter @param {AbortSignal} [signal] @returns {Promise<Page>} */
   async #read({ unread, archived, category, cursor, limit = this.#options.pageSize }, signal) {
     const given = Object.entries({ limit, unread, archived, category, cursor }).filter(([, value]) => value !== undefined && value !== null);
     const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
@@ -379,9 +390,5 @@ export class NotificationClient extends EventTarget {
       if (error instanceof SignedOut && running === this.#running) this.#leave(error.code);
       throw error;
     }
-  }
-
-  #refused({ code, message }) {
-    this.#dispatch('error', { code, detail: message });
   }
 }

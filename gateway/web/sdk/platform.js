@@ -10,7 +10,7 @@ export function browser() {
     locks: navigator?.locks,
     BroadcastChannel: globalThis.BroadcastChannel,
     setTimeout: (act, ms) => globalThis.setTimeout(act, ms),
-    clearTimeout: (timer) => globalThis.clearTimeout(timer),
+    clearTimeout: (timer) => globalThis.clearTimeout(/** @type {number} */ (timer)),
     now: () => Date.now(),
     random: () => Math.random(),
     isVisible: () => !document || document.visibilityState === 'visible',

@@ -44,7 +44,7 @@ export class Replica {
   seq = 0;
   /** The cursor of the next older page. @type {string | null} */
   next = null;
-  // The log of the position. It outlives a `reset`, after which the page shows what is new since.
+  /** The log of the position. It outlives a `reset`, after which the page shows what is new since. @type {string | null} */
   #told = null;
   // The `created_seq` from which on everything is loaded.
   #floor = 0;
@@ -53,6 +53,7 @@ export class Replica {
   // As the gateway has told them, also archived and deleted ones, so that no late page revives one.
   #known = new Map();
   #shown = new Map();
+  /** @type {readonly Item[] | null} */
   #list = null;
   // Those the gateway has not answered.
   #operations = new Set();
@@ -89,7 +90,7 @@ export class Replica {
   load(page, since = page.seq) {
     const { epoch, next, items, seq, unread, unseen } = page;
     return this.#fill({
-      epoch, seq: Math.min(since, seq), next, floor: next ? items.at(-1).created_seq : 0,
+      epoch, seq: Math.min(since, seq), next, floor: next ? items.at(-1)?.created_seq ?? 0 : 0,
       counts: { seq, unread, unseen }, items,
     });
   }
@@ -105,6 +106,7 @@ export class Replica {
     return this.#fill(snapshot);
   }
 
+  /** @param {Snapshot} snapshot @returns {View} */
   #fill({ epoch, seq, next, floor, counts, items, untold = [] }) {
     const isNew = (item) => item.created_seq > this.seq || this.#untold.has(item.created_seq);
     const news = epoch !== null && epoch === this.#told ? items.filter((item) => isNew(item) && item.created_seq <= seq) : [];
@@ -125,7 +127,7 @@ export class Replica {
    * @param {Message} message @returns {View | null}
    */
   apply(message) {
-    const { type, seq } = message;
+    const { type, seq = 0 } = message;
     if (!Object.hasOwn(TOLD, type)) {
       this.#count(message);
       if (type === 'live') {
@@ -251,7 +253,7 @@ export class Replica {
   /** It was carried out. What the gateway has told meanwhile is newer, and stands. @param {Operation} operation */
   commit(operation) {
     if (operation.countedAt === this.#counts.seq) Object.assign(this.#counts, this.#tally(new Set([operation])));
-    for (const [id, seq] of operation.seqs) {
+    for (const [id, seq] of operation.seqs ?? []) {
       const item = this.#known.get(id);
       if (item?.seq === seq) this.#known.set(id, after(operation, item));
     }
@@ -261,7 +263,7 @@ export class Replica {
   /** It was refused: what the gateway has told stands. @param {Operation} operation @returns {View} */
   rollback(operation) {
     this.#operations.delete(operation);
-    return this.#refresh(operation.seqs.keys());
+    return this.#refresh(operation.seqs?.keys() ?? []);
   }
 
   /** The counts after some operations. They are exact for what is loaded; the rest the gateway will tell. */

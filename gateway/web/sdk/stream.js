@@ -11,7 +11,7 @@ export function eventParser(onevent) {
   let data = [];
   return (text) => {
     const lines = (rest + text).split(/\r\n|\n|\r(?!$)/);
-    rest = lines.pop();
+    rest = lines.pop() ?? '';
     for (const line of lines) {
       if (line.startsWith('data:')) data.push(line.slice(5).replace(/^ /, ''));
       else if (line === '' && data.length) {

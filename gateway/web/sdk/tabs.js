@@ -3,37 +3,45 @@
 
 import { isEnvelope } from './envelope.js';
 
+/** @import { Envelope, Platform } from './types.d.ts' */
+
 const LEADER_TIME = 5_000; // ms after which a leader that does not answer is taken to be frozen
 
 export class Tabs {
   /** This tab among the others. */
   id = crypto.getRandomValues(new Uint32Array(4)).join('-');
-  #name;
+  #name = '';
   #platform;
   #on;
+  /** @type {BroadcastChannel | null} */
   #channel = null;
   #withdraw = () => {};
   // Of the other tabs.
   #visible = new Set();
+  /** @type {unknown} */
   #doubt = null;
 
-  /** `on` has `lead()`, `lose()` and `told(envelope)`. */
-  constructor(name, platform, on) {
-    this.#name = name;
+  /** @param {Platform} platform @param {{ lead: () => void, lose: () => void, told: (envelope: Envelope) => void }} on */
+  constructor(platform, on) {
     this.#platform = platform;
     this.#on = on;
   }
 
-  /** Stand for election. Where the browser has no locks or channels, or they are not wanted, each tab leads itself. */
-  join(share) {
+  /**
+   * Stand for election among the tabs of an identity. Without one, and where the browser has no locks or channels,
+   * each tab leads itself. @param {string | null} identity
+   */
+  join(identity) {
     const { locks, BroadcastChannel } = this.#platform;
-    if (!share || !locks || !BroadcastChannel) {
+    if (identity === null || !locks || !BroadcastChannel) {
       this.#on.lead();
       return;
     }
-    this.#channel = new BroadcastChannel(this.#name);
-    this.#channel.onmessage = ({ data }) => this.#hear(data);
-    this.#stand({});
+    this.#name = `notify ${identity}`;
+    const channel = new BroadcastChannel(this.#name);
+    channel.onmessage = ({ data }) => this.#hear(data);
+    this.#channel = channel;
+    this.#stand();
   }
 
   /** Leave, and let another tab lead. A tab that is frozen must have left: it would keep the lock, and do nothing. */
@@ -46,9 +54,9 @@ export class Tabs {
     this.#visible.clear();
   }
 
-  #stand({ steal = false }) {
-    const { locks } = this.#platform;
+  #stand(steal = false) {
     const standing = new AbortController();
+    /** @type {(value?: unknown) => void} */
     let release = () => {};
     let led = false;
     this.#withdraw();
@@ -66,19 +74,22 @@ export class Tabs {
       this.#settle();
       this.#on.lead();
     });
-    locks.request(this.#name, steal ? { steal } : { signal: standing.signal }, hold).catch(() => {
+    this.#platform.locks?.request(this.#name, steal ? { steal } : { signal: standing.signal }, hold).catch(() => {
       if (standing.signal.aborted) return;
       // It was taken away, because this tab did not answer. Or there are no locks to be had here at all.
       if (!led) this.#on.lead();
       else {
         this.#on.lose();
-        this.#stand({});
+        this.#stand();
       }
     });
   }
 
-  /** Say that this tab is here, and whether it is looked at. With a position, the leader is to say how things stand. */
-  greet(position = null) {
+  /**
+   * Say that this tab is here, and whether it is looked at. With a position, the leader is to say how things stand.
+   * @param {{ epoch: string | null, seq: number } | null} position
+   */
+  greet(position) {
     const visible = this.#platform.isVisible();
     this.post('here', { visible, position });
     if (position && visible) this.#doubt ??= this.#platform.setTimeout(() => this.#overthrow(), LEADER_TIME);
@@ -86,7 +97,7 @@ export class Tabs {
 
   #overthrow() {
     this.#doubt = null;
-    if (this.#platform.isVisible()) this.#stand({ steal: true });
+    if (this.#platform.isVisible()) this.#stand(true);
   }
 
   #settle() {

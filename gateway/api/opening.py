@@ -1,0 +1,105 @@
+"""Who opens a socket or a stream, and where it starts: decided before either is accepted."""
+
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+from starlette.datastructures import QueryParams
+from starlette.requests import HTTPConnection
+
+from gateway.api.dependencies import client_address, parts_of, socket_user
+from gateway.api.trail import record_close
+from gateway.beginning import Start
+from gateway.connection import Connection, Socket
+from gateway.errors import Draining, GatewayError, Invalid
+from gateway.protocol import MAX_SEQ, Close
+from gateway.tokens import User
+
+logger = structlog.get_logger()
+
+MAX_EPOCH = 64
+
+RETRY_AFTER = 5
+"""When to ask again where the gateway is ending, in seconds: another process may be there by then."""
+
+
+class Opening(NamedTuple):
+    """A socket or a stream that may be opened: whose it is, and where it starts."""
+
+    user: User
+    start: Start
+
+
+async def open_for(connection: HTTPConnection) -> Opening:
+    """Authorise a client, and read where it wants to start.
+
+    Raises `Draining` before anything else, what `socket_user` raises, and `Invalid`.
+    """
+    if parts_of(connection).drain.began:
+        raise Draining(retry_after=RETRY_AFTER)
+    user = await socket_user(connection)
+    return Opening(user, _start(connection.query_params))
+
+
+def _start(query: QueryParams) -> Start:
+    since, epoch = query.get("since"), query.get("epoch")
+    if epoch is not None and len(epoch) > MAX_EPOCH:
+        raise Invalid.field("epoch", f"at most {MAX_EPOCH} characters")
+    if since is None:
+        return Start()
+    if since == "latest":
+        return Start(latest=True)
+    if not _is_number(since):
+        raise Invalid.field("since", "a number, 0 or more, or 'latest'")
+    return Start(_number(since), epoch)
+
+
+def start_after(event_id: str) -> Start:
+    """Return the start of a client that has applied all up to the event with this id, `<epoch>.<seq>`.
+
+    A browser sends such an id by itself, and would not understand that it is no good. So one that is none is
+    taken for a position of another log: the client is told `reset`.
+    """
+    epoch, _, seq = event_id.rpartition(".")
+    return Start(_number(seq), epoch, applied=True) if _is_number(seq) else Start(0, "")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _number(digits: str) -> int:
+    """Return the number; one too long to be one of a log is beyond its end, like any other that is."""
+    return int(digits) if len(digits) < len(str(MAX_SEQ)) else MAX_SEQ
+
+
+def connect(connection: HTTPConnection, socket: Socket, opening: Opening) -> Connection:
+    """Return the loop that serves the client."""
+    parts = parts_of(connection)
+    return Connection(
+        socket,
+        *opening,
+        settings=parts.settings,
+        database=parts.database,
+        tail=parts.tail,
+        hub=parts.hub,
+        writer=parts.writer,
+        tokens=parts.tokens,
+        metrics=parts.metrics,
+    )
+
+
+def told_of(connection: HTTPConnection, route: str, user: User) -> partial[None]:
+    """Return what is to be called with the code and the reason when the gateway closes it."""
+    return partial(record_close, route, client_address(connection), user)
+
+
+async def serve(connection: Connection, socket: Socket) -> None:
+    """Run the loop, and close its client if it fails."""
+    try:
+        await connection.run()
+    except GatewayError as error:
+        socket.close_at_once(error.close_code, error.code)
+    except Exception:
+        logger.exception("a client's loop failed")
+        socket.close_at_once(Close.INTERNAL_ERROR, "internal_error")

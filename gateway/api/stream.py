@@ -1,0 +1,94 @@
+"""The stream of server-sent events: who opens it, and where it starts, is decided before its head is sent."""
+
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.dependencies import UserScheme, parts_of, problems
+from gateway.api.opening import MAX_EPOCH, Opening, connect, open_for, serve, start_after, told_of
+from gateway.connection import Connection
+from gateway.http import STREAM_PATH, begin_stream
+from gateway.metrics import Metrics
+from gateway.stream import GatewayStream
+
+router = APIRouter(tags=["inbox"])
+
+_HEAD = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    # A proxy that gathers an answer before it passes it on would pass on nothing.
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class _Opens(UserScheme):
+    """A user with the scope `inbox`, and where the stream starts.
+
+    The id of the last event has precedence over the query: a browser that connects again sends it along with
+    the address it had in the first place. Raises what `open_for` raises.
+    """
+
+    async def __call__(self, connection: HTTPConnection) -> Opening:
+        opening = await open_for(connection)
+        if last := connection.headers.get("last-event-id"):
+            return opening._replace(start=start_after(last))
+        return opening
+
+
+class _EventStream(Response):
+    """Sends the head, and hands the connection over."""
+
+    def __init__(self, request: Request, opening: Opening) -> None:
+        super().__init__()
+        self.raw_headers = list(_HEAD)
+        self._request = request
+        self._opening = opening
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        stream = await begin_stream(scope, send, self.raw_headers)
+        if stream is not None:
+            parts = parts_of(self._request)
+            connection = connect(self._request, stream, self._opening)
+            stream.hand_over(
+                partial(_serve, connection, stream, parts.metrics),
+                told_of(self._request, STREAM_PATH, self._opening.user),
+                patience=parts.settings.ping_interval + parts.settings.ping_timeout,
+            )
+
+
+async def _serve(connection: Connection, stream: GatewayStream, metrics: Metrics) -> None:
+    with metrics.streaming():
+        await serve(connection, stream)
+
+
+def _parameter(name: str, description: str, where: str = "query", **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": where, "description": description, "schema": {"type": "string", **schema}}
+
+
+_PARAMETERS = [
+    _parameter("since", "The last `seq` that was applied, or `latest`.", pattern="^(latest|[0-9]+)$"),
+    _parameter("epoch", "The epoch that `since` is of.", maxLength=MAX_EPOCH),
+    _parameter("ticket", "A ticket, where no header can be set."),
+    _parameter("token", "An access token, where `GATEWAY_WS_QUERY_TOKEN` allows it."),
+    _parameter("Last-Event-ID", "The id of the last event that was applied: goes before `since`.", "header"),
+]
+"""What the OpenAPI says of them. They are read as those of the socket are (`opening`)."""
+
+
+@router.get(
+    STREAM_PATH,
+    response_class=Response,
+    responses=problems(429)
+    | {200: {"description": "Events, until either side ends it.", "content": {"text/event-stream": {}}}},
+    openapi_extra={"parameters": _PARAMETERS},
+    summary="The messages of the socket as server-sent events",
+)
+async def open_stream(request: Request, opening: Annotated[Opening, Depends(_Opens())]) -> _EventStream:
+    """For clients that cannot hold a WebSocket. Its messages are described in docs/protocol.md.
+
+    No database connection is held while it is open.
+    """
+    return _EventStream(request, opening)

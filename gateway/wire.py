@@ -1,0 +1,46 @@
+"""A message as it goes over the wire: as a WebSocket frame, or as a server-sent event."""
+
+from typing import Final
+
+
+class Message:
+    """One JSON object with a `type`, encoded once for all who get it.
+
+    `members` is the text of its other members. `seq` is where in the log a client is that has applied it, and
+    None where it moves nobody. `epoch` is that of the log, where the message names it.
+    """
+
+    __slots__ = ("_head", "epoch", "frame", "kind", "seq")
+
+    def __init__(self, kind: str, members: str, seq: int | None = None, epoch: str | None = None) -> None:
+        self.kind = kind
+        self.seq = seq
+        self.epoch = epoch
+        payload = f'{{"type":"{kind}",{members}}}'.encode()
+        head = _head(len(payload))
+        self._head = len(head)
+        self.frame: Final = head + payload
+        """The message as a text frame (RFC 6455, section 5.2)."""
+
+    @property
+    def payload(self) -> bytes:
+        """The JSON. It is kept in the frame alone, for sockets are many and streams are few."""
+        return self.frame[self._head :]
+
+    def event(self, epoch: str) -> bytes:
+        """Return it as an event of a stream of this log (HTML, section 9.2.6).
+
+        Only what moves a client has an id, so a stream that is resumed after the last id misses nothing. JSON
+        holds no line break, so the data is one line.
+        """
+        name = b"" if self.seq is None else f"id: {epoch}.{self.seq}\n".encode()
+        return b"%bevent: %b\ndata: %b\n\n" % (name, self.kind.encode(), self.payload)
+
+
+def _head(size: int) -> bytes:
+    """Return what stands before a payload of so many bytes in a whole text frame that is not masked."""
+    if size < 126:  # noqa: PLR2004 - the lengths of the RFC
+        return b"\x81%c" % size
+    if size < 65_536:  # noqa: PLR2004
+        return b"\x81\x7e" + size.to_bytes(2, "big")
+    return b"\x81\x7f" + size.to_bytes(8, "big")
