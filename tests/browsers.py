@@ -4,12 +4,13 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
+import httpx
 import pytest
+from fastapi import FastAPI
 from playwright.async_api import Browser, Page, Route, async_playwright
 
 from gateway import web
@@ -67,25 +68,28 @@ notification-inbox { height: 500px; }"""
 _FAKE = (Path(__file__).parent / "fake_client.js").read_text()
 
 
-def _answer(path: str) -> tuple[str, str] | None:
-    if path == "/":
-        return _STAGE, "text/html"
-    if path == "/stage.css":
-        return _STYLE, "text/css"
-    if path == "/fake_client.js":
-        return _FAKE, "text/javascript"
-    file = files(web).joinpath(path.lstrip("/"))
-    if path.startswith("/sdk/") and file.is_file():
-        # As the gateway serves it.
-        return web.compact(file.read_text("utf-8")), "text/javascript"
-    return None
+_FILES = {
+    "/": (_STAGE, "text/html"),
+    "/stage.css": (_STYLE, "text/css"),
+    "/fake_client.js": (_FAKE, "text/javascript"),
+}
+
+
+def _sdk() -> httpx.AsyncClient:
+    """Return a client of what the gateway serves of the SDK."""
+    app = FastAPI()
+    app.include_router(web.router)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN)
 
 
 async def serve_stage(route: Route) -> None:
     """Answer for a page that has the policy of the gateway's own, the SDK, and a client without a gateway."""
-    answer = _answer(route.request.url.removeprefix(ORIGIN))
-    if answer is None:
-        await route.fulfill(status=404, body="")
+    path = route.request.url.removeprefix(ORIGIN)
+    if path in _FILES:
+        body, kind = _FILES[path]
+        headers = {"Content-Security-Policy": web.PAGE_POLICY, "Content-Type": f"{kind}; charset=utf-8"}
+        await route.fulfill(body=body, headers=headers)
     else:
-        policy = {"Content-Security-Policy": web.PAGE_POLICY}
-        await route.fulfill(body=answer[0], content_type=f"{answer[1]}; charset=utf-8", headers=policy)
+        async with _sdk() as sdk:
+            answer = await sdk.get(path)
+        await route.fulfill(status=answer.status_code, body=answer.content, headers=dict(answer.headers))

@@ -7,6 +7,7 @@ the tabs are closed when the server looks for what is left of its clients.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,6 +35,7 @@ from gateway.hub import Subscriber
 from gateway.models import sessions
 from gateway.protocol import Close
 from gateway.refresh_tokens import RETRY
+from gateway.serving import prepare
 from tests.browsers import launched, violations
 from tests.clients import SUBPROTOCOL, User
 from tests.databases import settings_for
@@ -107,20 +109,20 @@ class Tab:
         await expect(self.page).to_have_title(f"({unread}) Inbox" if unread else "Inbox")
 
 
-OpenTab = Callable[[Server], Coroutine[Any, Any, Tab]]
+OpenTab = Callable[..., Coroutine[Any, Any, Tab]]
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def tabs(browser: Browser) -> AsyncIterator[OpenTab]:
-    """A function that opens the page of a server in a new tab.
+    """A function that opens the page of a server in a new tab. Its keywords are those of a browser context.
 
     At the end no script has failed, and no policy was broken, in any of them.
     """
     troubles: list[str] = []
     async with AsyncExitStack() as stack:
 
-        async def open_tab(server: Server) -> Tab:
-            context = await browser.new_context()
+        async def open_tab(server: Server, **options: Any) -> Tab:
+            context = await browser.new_context(**options)
             stack.push_async_callback(context.close)
             page = await context.new_page()
             page.set_default_timeout(PATIENCE * 1000)
@@ -140,8 +142,8 @@ async def add_user(server: Server, sub: str = "ada") -> User:
     return await server.user(sub)
 
 
-async def signed_in(server: Server, tabs: OpenTab, sub: str = "ada") -> Tab:
-    tab = await tabs(server)
+async def signed_in(server: Server, tabs: OpenTab, sub: str = "ada", **options: Any) -> Tab:
+    tab = await tabs(server, **options)
     await tab.sign_in(sub)
     await tab.is_live()
     return tab
@@ -709,6 +711,94 @@ async def test_a_page_too_far_behind_reads_the_inbox_afresh(server: LocalServer,
     await tab.is_live()
     await tab.shows(*[str(number) for number in range(501, 451, -1)])
     await expect(tab.badge).to_have_text("999+")
+
+
+# --- the page around the components -------------------------------------------------------------------------
+
+
+async def test_two_devices_side_by_side_agree_and_hold_connections_only_while_they_are_looked_at(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    await add_user(server)
+    await server.service.notify_many("ada", 2)
+    tab = await signed_in(server, tabs)
+    await tab.page.get_by_role("link", name="Side by side").click()
+    laptop, phone = tab.page.locator(".laptop"), tab.page.locator(".phone")
+    await expect(laptop.get_by_text("Live")).to_be_visible()
+    await expect(phone.get_by_text("Live")).to_be_visible()
+    await server.sockets(3)
+    await laptop.get_by_role("button", name="Mark read: 2").click()
+    await expect(phone.get_by_role("button", name="Mark unread: 2")).to_be_attached()
+    await phone.get_by_role("button", name="Archive: 1").click()
+    await expect(laptop.locator("article h3 bdi")).to_have_text(["2"])
+    await tab.page.get_by_role("link", name="Inbox", exact=True).click()
+    await tab.shows("2")
+    await server.sockets(1)
+
+
+async def test_the_bell_and_one_toast_tell_of_what_comes_while_another_view_is_shown(
+    server: LocalServer, tabs: OpenTab
+) -> None:
+    await add_user(server)
+    tab = await signed_in(server, tabs)
+    await tab.page.evaluate("document.querySelector('#view-inbox').hidden = true")
+    await server.service.notify("ada", "Deploy failed", priority="urgent")
+    toast = tab.page.locator("notification-toasts .toast")
+    await expect(toast).to_have_count(1)
+    await tab.page.get_by_role("button", name="Notifications, 1 new").click()
+    await expect(tab.page.get_by_role("dialog").locator("article h3 bdi")).to_have_text("Deploy failed")
+    await expect(tab.page.locator("notification-bell .badge")).to_be_hidden()
+    await tab.page.keyboard.press("Escape")
+    await toast.get_by_role("button", name="Dismiss").click()
+    await expect(toast).to_have_count(0)
+
+
+async def test_the_form_of_a_demo_posts_to_the_one_who_is_signed_in(sqlite_url: str, tabs: OpenTab) -> None:
+    settings = settings_for(sqlite_url)
+    password = re.findall(r"demo / (\S+)", await prepare(settings, 8000, demo=True))[0]
+    async with serving(settings, demo=True) as server:
+        tab = await tabs(server)
+        await tab.sign_in("demo", password)
+        await tab.is_live()
+        await tab.page.get_by_role("link", name="Send").click()
+        await tab.page.get_by_label("Title").fill("To <b>myself</b>")
+        await tab.page.get_by_label("Link").fill("javascript:alert(1)")
+        await tab.button("Send").click()
+        await expect(tab.page.locator("#sent")).to_contain_text("url")
+        await tab.page.get_by_label("Link").fill("/orders/7")
+        await tab.button("Send").click()
+        await expect(tab.page.locator("#sent")).to_have_text("Sent.")
+        await expect(tab.page.locator("notification-toasts bdi")).to_have_text("To <b>myself</b>")
+        await tab.page.get_by_role("link", name="Inbox", exact=True).click()
+        await tab.button("Send a sample").click()
+        await expect(tab.rows).to_have_count(2)
+        await tab.context.close()
+        await server.sockets(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_no_violation_on_the_page(
+    server: LocalServer, tabs: OpenTab, scheme: str
+) -> None:
+    await add_user(server)
+    await server.service.notify("ada", "Deploy failed", body="Step 4", category="ci", url="/runs/4", data={"run": 4})
+    tab = await tabs(server, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
+    found = {"sign-in": await violations(tab.page)}
+    await tab.sign_in(password="wrong")
+    await expect(tab.page.get_by_role("alert")).to_be_visible()
+    found["refused"] = await violations(tab.page)
+    await tab.sign_in()
+    await tab.is_live()
+    await tab.shows("Deploy failed")
+    found["inbox"] = await violations(tab.page)
+    await tab.page.get_by_role("link", name="Side by side").click()
+    await expect(tab.page.locator(".phone article")).to_have_count(1)
+    found["devices"] = await violations(tab.page)
+    await tab.page.evaluate(
+        "for (const one of document.querySelectorAll('.view')) one.hidden = one.id !== 'view-send'"
+    )
+    found["send"] = await violations(tab.page)
+    assert found == dict.fromkeys(found, [])
 
 
 # --- hostile content ----------------------------------------------------------------------------------------

@@ -107,9 +107,16 @@ def named(kind: str) -> set[str]:
     return {entry["name"] for one in ELEMENTS for entry in one[kind]}
 
 
-def test_the_client_and_the_components_are_at_most_30_kib() -> None:
-    whole = "".join(web.compact(SOURCES[name]) for name in sorted(WHOLE))
-    assert len(gzip.compress(whole.encode(), 9)) <= 30 * 1024
+async def test_the_client_and_the_components_are_at_most_30_kib(http: httpx.AsyncClient) -> None:
+    sent = [(await http.get(f"/sdk/{entry}")).content for entry in ("notifications.js", "components.js")]
+    assert sum(len(gzip.compress(content, 9)) for content in sent) <= 30 * 1024
+
+
+async def test_the_components_bring_no_second_client(http: httpx.AsyncClient) -> None:
+    # A page that imports both entries has one client, and one connection.
+    text = (await http.get("/sdk/components.js")).text
+    assert re.findall(r"from '(.*?)'", text) == ["./notifications.js"]
+    assert "class NotificationClient" not in text
 
 
 def test_every_module_of_the_sdk_is_loaded_by_its_entries() -> None:

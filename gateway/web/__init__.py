@@ -36,7 +36,7 @@ _FILES = {
 }
 
 _SDK = files(__name__).joinpath("sdk")
-_ENTRIES = ("notifications.js",)
+_ENTRIES = ("notifications.js", "components.js")
 _SDK_TYPES = {".js": "text/javascript", ".ts": "application/typescript", ".json": "application/json"}
 _SDK_HEADERS = {
     # Pages of every origin may load it: it is public, and does nothing without a token of the page's own.

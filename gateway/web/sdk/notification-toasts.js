@@ -7,7 +7,7 @@ import { ITEM, TOASTS } from './theme.js';
 
 const PRIORITIES = ['low', 'normal', 'high', 'urgent'];
 const MOST = 3; // toasts at once.
-const TIME = 6_000; // ms that one of normal priority stays; one of high priority stays twice as long.
+const TOAST_TIME = 6_000; // ms that one of normal priority stays; one of high priority stays twice as long.
 const GATHER = 400; // ms for which what came while nobody was connected is counted together.
 
 export class NotificationToasts extends NotificationElement {
@@ -101,7 +101,7 @@ export class NotificationToasts extends NotificationElement {
 
   #add(item, urgent) {
     const { words } = this;
-    const toast = { item, left: urgent ? Infinity : TIME * (item.priority === 'high' ? 2 : 1) };
+    const toast = { item, left: urgent ? Infinity : TOAST_TIME * (item.priority === 'high' ? 2 : 1) };
     const heading = title(item, 'p');
     toast.element = make('div', { className: heading.querySelector('a') ? 'toast link' : 'toast', part: 'toast', role: 'group',
       'aria-label': item.title, 'data-id': item.id, 'data-priority': item.priority, click: (event) => this.#onClick(event, toast) },
@@ -120,7 +120,7 @@ export class NotificationToasts extends NotificationElement {
   #summarise(text) {
     this.#sum ??= this.#addSum();
     clearTimeout(this.#sum.timer);
-    this.#sum.left = TIME;
+    this.#sum.left = TOAST_TIME;
     write(this.#sum.said, text);
     write(this.polite, text);
     this.#start(this.#sum);

@@ -2,7 +2,7 @@
 
 import { make, write } from './dom.js';
 
-const TIME = 8_000; // ms
+const SNACK_TIME = 8_000; // ms
 
 /** One line at the foot of a list. It stays while it is pointed at, or has the focus. */
 export class Snack {
@@ -36,6 +36,6 @@ export class Snack {
 
   #release() {
     this.#hold();
-    if (this.said.textContent) this.#timer = setTimeout(() => this.say(''), TIME);
+    if (this.said.textContent) this.#timer = setTimeout(() => this.say(''), SNACK_TIME);
   }
 }

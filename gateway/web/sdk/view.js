@@ -42,6 +42,7 @@ export class View {
   /** Take what the client has told of, and return which items are to be shown and which no longer. */
   take({ added, changed, removed, readUpTo = 0 }) {
     const put = [], drop = [];
+    if (this.isWhole) this.#floor = this.#client.items.at(-1)?.created_seq ?? 0;
     const gone = new Set(this.isWhole ? removed.map(({ id }) => id) : []);
     // Of many that were read at once, only those that the client holds are named.
     const read = this.items.filter((item) => !item.read_at && item.created_seq <= readUpTo);
@@ -75,8 +76,7 @@ export class View {
   #put(item) {
     const index = this.#indexOf(item.created_seq);
     const held = this.items[index]?.id === item.id;
-    const floor = this.isWhole ? this.#client.items.at(-1)?.created_seq ?? 0 : this.#floor;
-    if (held ? this.items[index].seq > item.seq : item.created_seq < floor) return false;
+    if (held ? this.items[index].seq > item.seq : item.created_seq < this.#floor) return false;
     this.items.splice(index, held ? 1 : 0, item);
     return true;
   }
