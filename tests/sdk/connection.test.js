@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { Position } from '../../gateway/web/sdk/position.js';
 import { World, gate, liveTab, problem, settle, tokenOf } from './world.js';
 
 // --- Connecting and resuming ---------------------------------------------------------------------------------
@@ -80,11 +81,23 @@ test('a position of another log is not gone on from', async () => {
 });
 
 test('a position that is spoilt, and a storage that throws, are as none', async () => {
-  const world = new World();
-  world.storage.getItem = () => '{"epoch": 1, "seq": "x"}';
-  world.storage.setItem = () => { throw new Error('full'); };
-  const { client } = await liveTab({ world, posts: ['one'] });
-  assert.equal(client.state, 'live');
+  for (const spoilt of ['{"epoch": 1, "seq": 1}', '{"epoch": "e1", "seq": "x"}', '{', 'null', '[]']) {
+    const world = new World();
+    world.storage.getItem = () => spoilt;
+    world.storage.setItem = () => { throw new Error('full'); };
+    const { client } = await liveTab({ world, posts: ['one'] });
+    assert.equal(client.state, 'live');
+    assert.equal(world.socket.since, 1);
+  }
+});
+
+test('a position that several tabs keep only moves forward, but for another log', () => {
+  const position = new Position(new World().storage, 'ada');
+  position.keep('e1', 5);
+  position.keep('e1', 3);
+  assert.deepEqual(position.read(), { epoch: 'e1', seq: 5 });
+  position.keep('e2', 1);
+  assert.deepEqual(position.read(), { epoch: 'e2', seq: 1 });
 });
 
 // --- Reset -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { eventParser } from '../../gateway/web/sdk/stream.js';
+import { eventParser, openStream } from '../../gateway/web/sdk/stream.js';
 import { World, gate, problem, settle, tokenOf } from './world.js';
 
 test('events are found however the text is cut', () => {
@@ -13,6 +13,17 @@ test('events are found however the text is cut', () => {
     take('\n');
     assert.deepEqual(events, ['{"a":1}', '{"b":\n2}', '3'], `in pieces of ${size}`);
   }
+});
+
+test('a stream that was closed says no more', async () => {
+  const ends = [];
+  const fetch = (_url, { signal }) => new Promise((resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason));
+  });
+  const stream = openStream({ platform: { fetch }, url: 'https://gateway.test/v1/stream', onclose: (ended) => ends.push(ended) });
+  stream.close();
+  await settle();
+  assert.deepEqual(ends, []);
 });
 
 /** Streams, as the gateway has them. */
