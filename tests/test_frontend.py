@@ -1,4 +1,4 @@
-"""`docs/frontend.md` says what the components and the client have, and its first example works as it stands."""
+"""`docs/frontend.md` says what the components and the client have, and its first example works."""
 
 import asyncio
 import json
@@ -26,7 +26,9 @@ TYPES = SDK.joinpath("types.d.ts").read_text("utf-8") + SDK.joinpath("notificati
 def chapter(heading: str) -> str:
     """Return what stands under a heading, up to the next one of its level or above."""
     level = heading.split(" ", 1)[0]
-    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^{re.escape(heading)}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", PAGE, re.MULTILINE | re.DOTALL
+    )
     assert found is not None, heading
     return found[1]
 
@@ -82,6 +84,7 @@ def test_the_versioned_address_is_that_of_this_version() -> None:
 
 # --- the example --------------------------------------------------------------------------------------------
 
+
 @pytest_asyncio.fixture
 async def browser() -> AsyncIterator[Browser]:
     async with launched() as started:
@@ -95,8 +98,8 @@ async def shop(answers: dict[str, str]) -> AsyncIterator[str]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
         body = answers.get(path, "").encode()
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        writer.write(head.encode() + body)
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}"
+        writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + body)
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as site:
@@ -105,7 +108,9 @@ async def shop(answers: dict[str, str]) -> AsyncIterator[str]:
 
 async def test_the_five_lines_in_plain_html_are_a_working_bell(sqlite_url: str, browser: Browser) -> None:
     [example, *_] = re.findall(r"^```html\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    [of_the_readme] = re.findall(r"^```html\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    [of_the_readme] = re.findall(
+        r"^```html\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     gateway = "https://notify.example.com"
     assert of_the_readme.replace("http://127.0.0.1:8000", gateway) == example
     answers: dict[str, str] = {}
