@@ -223,13 +223,14 @@ class Connection:
         if entries is not None:
             await self._send_all(entries)
             return
-        head = self._head
+        # The log has the last word on what was rung so far, even where a database has come back without its
+        # last commits; what is rung from here on counts beside it.
+        self._head = self._cursor
         page = await self._database.read(log.read_after, self._user.id, self._cursor)
         if page is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
-        # The log has the last word, even where a database has come back without its last commits.
-        self._head = max(page.counts.seq, self._head if self._head != head else 0)
+        self._head = max(self._head, page.counts.seq)
         self._standing = page.counts
         if not log.resumable(page.counts, self._cursor):
             await self._reset(page.epoch, page.counts)

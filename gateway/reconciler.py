@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from gateway import log
+from gateway import news
 from gateway.database import Database
 from gateway.errors import Unavailable
 from gateway.hub import Hub
@@ -77,7 +77,7 @@ class Reconciler:
         if not positions:
             return
         try:
-            ahead = await self._database.read(log.ahead, positions)
+            ahead = await self._database.read(news.ahead, positions)
         except Unavailable:
             # The timer asks again. Nothing can be committed meanwhile that would have to be told.
             logger.warning("the database cannot be asked what the sockets have missed")

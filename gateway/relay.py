@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import structlog
 
-from gateway import log
+from gateway import news
 from gateway.database import Database
 from gateway.errors import Unavailable
 from gateway.hub import Hub
@@ -60,6 +60,6 @@ class Relay:
         positions = self._hub.positions(users)
         if not positions:
             return
-        entries, counts = await self._database.read(log.news, positions)
+        entries, counts = await self._database.read(news.read_news, positions)
         self._tail.record(entries, counts)
         self._hub.ring({user_id: standing.seq for user_id, standing in counts.items()})

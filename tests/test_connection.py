@@ -228,6 +228,18 @@ async def test_a_ring_that_promises_more_than_the_log_holds_is_not_asked_about_a
         assert engine.database.reads <= reads + 2
 
 
+async def test_what_is_committed_while_the_log_does_not_keep_a_promise_is_not_lost(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+        await wire.has("live")
+        gate = engine.database.after_read = Gate()
+        connection.ring(5)
+        await gate.reached()
+        await engine.store()
+        gate.let_go()
+        await wire.has("notification")
+
+
 async def test_two_sockets_of_a_user_share_one_encoding(engine: Engine) -> None:
     user = await engine.user()
     async with (

@@ -78,7 +78,8 @@ class Site:
         async with self.postgres.server.connected(make_url(self.database_url).database) as connection:
 
             async def all_listen() -> bool:
-                return await connection.fetchval(f"SELECT count(*) FROM {listeners}") == len(self.gateways)
+                listening = await connection.fetchval(f"SELECT count(*) FROM {listeners}")
+                return bool(listening == len(self.gateways))
 
             await until(all_listen, "every gateway listens", within=30)
             await connection.fetch(f"SELECT pg_terminate_backend(pid) FROM {listeners}")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway import log, reconciler
+from gateway import news, reconciler
 from gateway.beginning import Start
 from gateway.errors import Unavailable
 from gateway.inbox import Seen
@@ -72,7 +72,7 @@ async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
         read = here.database.read
 
         async def count(work: Any, *args: Any) -> Any:
-            asked.extend([args[0]] if work is log.ahead else [])
+            asked.extend([args[0]] if work is news.ahead else [])
             return await read(work, *args)
 
         here.database.read = count  # type: ignore[method-assign, assignment]
@@ -118,7 +118,7 @@ async def test_a_reconciliation_outlives_a_database_that_is_away(
         read, failures = here.database.read, [Unavailable(), Unavailable()]
 
         async def fail(work: Any, *args: Any) -> Any:
-            if work is log.ahead and failures:
+            if work is news.ahead and failures:
                 raise failures.pop()
             return await read(work, *args)
 

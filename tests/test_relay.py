@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway import log, relay
+from gateway import log, news, relay
 from gateway.beginning import Start
 from gateway.errors import Unavailable
 from gateway.inbox import Mark, Seen
@@ -265,7 +265,7 @@ async def test_of_a_user_of_whom_not_everything_was_read_nothing_is_taken(
     await there.store(*[there.post("ada", "bob") for _ in range(4)])
     positions = [(ada.id, 0, 0), (bob.id, 0, 0)]
     for limit, expected in ((8, [4, 0]), (6, [4, 0]), (9, [4, 4]), (4, [0, 0])):
-        entries, counts = await here.database.read(log.news, positions, limit)
+        entries, counts = await here.database.read(news.read_news, positions, limit)
         taken = [[entry.user_id for entry in entries].count(user.id) for user in (ada, bob)]
         assert (limit, taken) == (limit, expected)
         assert {user_id: found.seq for user_id, found in counts.items()} == {ada.id: 4, bob.id: 4}
@@ -282,7 +282,7 @@ async def test_a_database_that_is_away_is_asked_again(
         read, failures = here.database.read, [Unavailable(), Unavailable()]
 
         async def fail(work: Any, *args: Any) -> Any:
-            if work is log.news and failures:
+            if work is news.read_news and failures:
                 raise failures.pop()
             return await read(work, *args)
 
