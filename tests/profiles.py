@@ -34,7 +34,7 @@ _WHOLE_COPY = """async () => {
     badge: badge.hidden ? '' : badge.textContent, title: document.title,
   };
 }"""
-"""Loads what is left of the inbox, and returns what the client of the tab holds and what the page shows of it."""
+"""Loads what is left of the inbox, and returns what the tab's client holds and what the page shows of it."""
 
 _MOMENTS = ("read_at", "archived_at", "deleted_at")
 
@@ -88,7 +88,7 @@ class Tab:
         return led
 
     async def noted(self, kind: str) -> list[Json]:
-        """Return what the spy has noted: what was `told`, and which `toasts` were shown, in all tabs of the browser."""
+        """Return what was `told`, or which `toasts` were shown, in all tabs of the browser (spy.js)."""
         notes: list[Json] = await self.page.evaluate("(kind) => spy[kind]", kind)
         return notes
 
@@ -118,7 +118,7 @@ def _essence(item: Json) -> Json:
 
 
 def _path(url: str) -> str:
-    return "/" + url.split("/", 3)[3].split("?")[0]
+    return "/" + url.split("/", 3)[3].split("?", maxsplit=1)[0]
 
 
 async def agree(user: User, *tabs: Tab, within: float = PATIENCE) -> None:
@@ -200,8 +200,8 @@ async def site(port: int, html: str) -> AsyncIterator[None]:
         with suppress(asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
             body = html.encode()
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            writer.write(head.encode() + body)
+            head = f"Content-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close"
+            writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode() + body)
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", port):

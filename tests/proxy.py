@@ -37,7 +37,7 @@ class Proxy:
             one.set()
         self._swallowed: frozenset[Way] = frozenset()
         self.lets_upgrade = True
-        """Whether a connection may become a WebSocket. Where not, one that asks for it is ended, as some firewalls do."""
+        """Whether a connection may become a WebSocket. Where not, one that asks for it is ended."""
         self._ends: set[asyncio.StreamWriter] = set()
 
     def __len__(self) -> int:

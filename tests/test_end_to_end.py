@@ -1,7 +1,7 @@
-"""The whole product: the page in real tabs of real browsers, against a real gateway that is cut off, killed and revoked.
+"""The whole product: the page in tabs of real browsers, on a real gateway that is cut off and killed.
 
-Whatever happens, in the end each tab holds and shows what a fresh read of the inbox says, each item was announced
-once, and each browser showed one toast for it. These tests run on SQLite only, for the reasons that test_browser.py has.
+Whatever happens, in the end each tab holds and shows what a fresh read of the inbox says, and each item was
+announced once in each browser. They run on SQLite only, for the reasons that test_browser.py has.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from tests.browsers import launched
 from tests.checker import Json
 from tests.clients import GONE, User
 from tests.databases import settings_for
+from tests.hostile import REFUSED_URLS, TAKEN_URLS, TEXTS
 from tests.postgres import free_port
 from tests.profiles import PASSWORD, Profile, Tab, agree, leader_of, profile_of, site
 from tests.proxy import Proxy, Way, proxy_to
@@ -75,7 +76,7 @@ OpenProfile = Callable[..., Coroutine[Any, Any, Profile]]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def profiles(browser: Browser) -> AsyncIterator[OpenProfile]:
-    """A function that opens a browser profile. At the end no script of any tab has failed, and no policy was broken."""
+    """A function that opens a browser profile. At the end no script has failed, and no policy was broken."""
     troubles: list[str] = []
     async with AsyncExitStack() as stack:
 
@@ -129,7 +130,11 @@ async def test_what_is_posted_is_in_every_tab_of_every_browser_with_one_toast_in
 ) -> None:
     ada = await add_user(server)
     home, work = await profiles(), await profiles()
-    tabs = [await home.signed_in(server.base), await home.signed_in(server.base), await work.signed_in(server.base)]
+    tabs = [
+        await home.signed_in(server.base),
+        await home.signed_in(server.base),
+        await work.signed_in(server.base),
+    ]
     await server.sockets(2)
     for tab in tabs:
         await tab.is_looked_at(False)
@@ -140,7 +145,9 @@ async def test_what_is_posted_is_in_every_tab_of_every_browser_with_one_toast_in
         await expect(tab.titles).to_have_text(["3", "2", "1"])
     for tab in tabs[1:]:
         await each_was_told_once(tab, "1", "2", "3")
-        assert Counter(toast["id"] for toast in await tab.noted("toasts")) == Counter(one["id"] for one in posted)
+        assert Counter(toast["id"] for toast in await tab.noted("toasts")) == Counter(
+            one["id"] for one in posted
+        )
 
     # Whoever looks at one of them has seen what is new, and no badge is left anywhere.
     await tabs[1].is_looked_at(True)
@@ -173,7 +180,7 @@ async def post_numbered(server: Server, number: int) -> list[str]:
 
 
 async def all_came_while_away(ada: User, tabs: list[Tab], titles: list[str]) -> None:
-    """Nothing was lost, doubled or put out of order, and each browser said in one line how many there were."""
+    """Nothing was lost, doubled or put out of order, and each browser said in one line how many came."""
     await agree(ada, *tabs, within=60)
     for tab in tabs:
         await expect(tab.titles).to_have_text(titles[::-1])
@@ -213,7 +220,9 @@ async def post_whatever_happens(server: Server, titles: list[str], answered: lis
         while True:
             try:
                 answer = await server.service.post(
-                    "/v1/notifications", json={"to": "ada", "title": title}, headers={"Idempotency-Key": title}
+                    "/v1/notifications",
+                    json={"to": "ada", "title": title},
+                    headers={"Idempotency-Key": title},
                 )
             except GONE:
                 await asyncio.sleep(0.02)
@@ -333,7 +342,12 @@ async def test_a_token_that_another_tab_has_got_and_that_has_ended_since_is_repl
     await add_user(server)
     tab = await (await profiles()).signed_in(server.base)
     kept = await kept_tokens(tab)
-    told = {**kept, "access_token": expired(server, kept["access_token"]), "obtained": kept["obtained"] + 1, "expires_in": 0}
+    told = {
+        **kept,
+        "access_token": expired(server, kept["access_token"]),
+        "obtained": kept["obtained"] + 1,
+        "expires_in": 0,
+    }
     await tab.page.evaluate("(told) => { new BroadcastChannel('notify.tokens').postMessage(told); }", told)
 
     async def is_kept() -> bool:
@@ -361,15 +375,21 @@ async def test_a_revoked_user_is_signed_out_in_every_tab_and_none_tries_again(
     assert (await server.service.delete("/v1/users/ada/sessions")).is_success
     for tab in tabs:
         await tab.is_signed_out()
-        await expect(tab.page.get_by_role("alert")).to_have_text("Your session was ended. Please sign in again.")
+        await expect(tab.page.get_by_role("alert")).to_have_text(
+            "Your session was ended. Please sign in again."
+        )
     await server.sockets(0)
-    # The one that led has asked once for a new token. The one that took its place has tried its own, and asked once.
+    # The one that led has asked once for a new token. The one that took its place has tried its own, and
+    # asked once.
     assert asked(TOKEN, *tabs) <= 2
     assert asked(SOCKET, *tabs) <= 1
     before = sum((tab.requests for tab in tabs), Counter())
     for tab in tabs:
         await tab.page.clock.fast_forward("01:00:00")
-        for wake in ("window.dispatchEvent(new Event('online'))", "document.dispatchEvent(new Event('visibilitychange'))"):
+        for wake in (
+            "window.dispatchEvent(new Event('online'))",
+            "document.dispatchEvent(new Event('visibilitychange'))",
+        ):
             await tab.page.evaluate(wake)
         await tab.page.clock.fast_forward("01:00:00")
     assert sum((tab.requests for tab in tabs), Counter()) == before
@@ -512,7 +532,7 @@ async def test_a_thousand_items_are_scrolled_through_and_each_row_is_made_once(
     await tab.rows.first.hover()
     while (count := await tab.rows.count()) < 1000:
         await tab.page.mouse.wheel(0, 20_000)
-        await until(lambda: _more_than(tab, count), "older ones are loaded")  # noqa: B023
+        await until(lambda: _more_than(tab, count), "older ones are loaded")
     notes = await tab.page.evaluate("({ added: spy.added, removed: spy.removed })")
     assert notes == {"added": 1000, "removed": 0}
     assert asked("/v1/inbox", tab) == 20
@@ -532,81 +552,16 @@ async def _more_than(tab: Tab, count: int) -> bool:
 
 # --- hostile content ----------------------------------------------------------------------------------------
 
-TEXTS = (
-    f"<script>harm()</script>",
-    f"<ScRiPt/x>harm()//",
-    f"<script src=/v1/inbox></script><script>harm()</script>",
-    f"<img src=x onerror=\"harm()\">",
-    f"<img/src='x'/onerror=harm()>",
-    f"<svg/onload=harm()>",
-    f"<svg><animate onbegin=harm() attributeName=x dur=1s>",
-    f"<svg><use href=\"data:image/svg+xml,<svg id=x onload=harm()>#x\"/>",
-    f"<iframe srcdoc=\"<script>parent.harm()</script>\">",
-    f"<iframe src=\"javascript:parent.harm()\">",
-    f"<object data=\"javascript:harm()\">",
-    f"<form action=\"javascript:harm()\"><button autofocus>ok</button></form>",
-    f"<input autofocus onfocus=harm()>",
-    f"<details open ontoggle=harm()><summary>x</summary></details>",
-    f"<a href=\"javascript:harm()\" autofocus onfocus=harm()>click</a>",
-    f"<div style=\"position:fixed;inset:0;background:red\" onpointerover=harm()>",
-    "<style>@import 'https://evil.example/x.css'; * { display: none !important }</style>",
-    "<link rel=stylesheet href=https://evil.example/x.css>",
-    "<meta http-equiv=refresh content='0;url=https://evil.example/'>",
-    "<base href='https://evil.example/'><a href=x>",
-    f"<notification-bell onclick=harm()></notification-bell><slot name=heading>",
-    f"</h3></article></notification-inbox><script>harm()</script>",
-    f"</bdi></title></textarea></style></noscript><img src=x onerror=harm()>",
-    f"\"><img src=x onerror=harm()> ' onmouseover='harm()",
-    f"]]>--><script>harm()</script><!--<![CDATA[",
-    f"&lt;script&gt;harm()&lt;/script&gt; &#60;b&#62; &amp;",
-    f"{{{{constructor.constructor('harm()')()}}}} ${{harm()}} #{{x}} <%= x %>",
-    f"javascript:harm()",
-    "\u202eevil.example\u202c \u2066\u2068 \ufeff\u2028\u2029 e\u0301\u0301 \U0001f469\u200d\U0001f469\u200d\U0001f467 \ud7ff\U0010ffff",
-    "%s %x {0} {count} $& $1 __proto__ constructor \x01\x1b[31m\x7f\r\n\t",
-)
-REFUSED_URLS = (
-    f"javascript:harm()",
-    f" javascript:harm()",
-    f"\tjavascript:harm()",
-    f"java\nscript:harm()",
-    f"JaVaScRiPt:harm()//https://example.com/",
-    f"\x01javascript:harm()",
-    f"javascript://example.com/%0aharm()",
-    f"data:text/html,<script>harm()</script>",
-    "vbscript:x",
-    "blob:https://example.com/x",
-    "file:///etc/passwd",
-    "ftp://example.com/",
-    "about:blank",
-    "//evil.example/x",
-    "///evil.example/x",
-    "/\\evil.example/x",
-    "\\\\evil.example",
-    "/\t/evil.example/x",
-    "/\n/evil.example",
-    "https:evil.example",
-    "https://",
-    "http://[::1",
-    "orders/1",
-    "?x",
-    "#x",
-    "",
-)
-TAKEN_URLS = (
-    "https://example.com/\"onmouseover=\"harm()",
-    "https://example.com/'><script>harm()</script>",
-    "/x\"><img/src=x/onerror=harm()>",
-    "/?next=javascript:harm()#//evil.example",
-)
-
 
 async def post_hostile_ones(server: Server) -> list[str]:
-    """Post each text as a title, a body and as data, some with an address; return the titles. What is no address is refused."""
+    """Post each text as a title, a body and as data, and return the titles. What is no address is refused."""
     for url in REFUSED_URLS:
         answer = await server.service.post("/v1/notifications", json={"to": "ada", "title": "x", "url": url})
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "url"), url
     for field in ("category", "priority"):
-        answer = await server.service.post("/v1/notifications", json={"to": "ada", "title": "x", field: TEXTS[0]})
+        answer = await server.service.post(
+            "/v1/notifications", json={"to": "ada", "title": "x", field: TEXTS[0]}
+        )
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
     posts = [
         {"to": "ada", "title": text, "body": text, "data": {text: [text]}, "priority": "urgent", "url": url}
@@ -617,12 +572,17 @@ async def post_hostile_ones(server: Server) -> list[str]:
     return list(TEXTS)
 
 
-SHOWN = """(name) => [...document.querySelector(name).shadowRoot.querySelectorAll('article')].reverse().map((row) => [
-  row.querySelector('bdi').textContent, row.querySelector('[part=body]').textContent, JSON.parse(row.querySelector('pre').textContent),
-  row.querySelector('a')?.protocol ?? null, row.querySelector('[part=address]')?.textContent ?? null,
-])"""
+SHOWN = """() => {
+  const rows = [...document.querySelector('#list').shadowRoot.querySelectorAll('article')].reverse();
+  return rows.map((row) => {
+    const text = (part) => row.querySelector(part)?.textContent ?? null;
+    const link = row.querySelector('a')?.protocol ?? null;
+    return [text('bdi'), text('[part=body]'), JSON.parse(text('pre')), link, text('[part=address]')];
+  });
+}"""
 MADE = """() => {
-  const roots = [document, ...[...document.querySelectorAll('*')].map((one) => one.shadowRoot).filter(Boolean)];
+  const shadows = [...document.querySelectorAll('*')].map((one) => one.shadowRoot).filter(Boolean);
+  const roots = [document, ...shadows];
   const names = roots.flatMap((root) => [...root.querySelectorAll('*')]).map((one) => one.localName);
   return [...new Set(names)].sort();
 }"""
@@ -635,14 +595,16 @@ async def test_thirty_hostile_texts_and_addresses_are_text_on_the_page_and_nothi
     ada = await add_user(server)
     home = await profiles()
     tab = await home.signed_in(server.base)
-    await server.service.notify("ada", "harmless", body="x", data={"x": 1}, url="/x", priority="urgent", category="x")
+    await server.service.notify(
+        "ada", "harmless", body="x", data={"x": 1}, url="/x", priority="urgent", category="x"
+    )
     await expect(tab.titles).to_have_text(["harmless"])
     before = await tab.page.evaluate(MADE)
     assert (await ada.delete(f"/v1/inbox/{(await ada.inbox())['items'][0]['id']}")).is_success
     await post_hostile_ones(server)
     await agree(ada, tab)
     for _ in range(2):
-        assert await tab.page.evaluate(SHOWN, "#list") == as_sent()
+        assert await tab.page.evaluate(SHOWN) == as_sent()
         assert set(await tab.page.evaluate(MADE)) <= {*before, "circle", "line", "polyline", "rect"}
         await look_at_everything(tab)
         # The second time it comes from a page of the inbox, not from the socket.
@@ -653,13 +615,18 @@ async def test_thirty_hostile_texts_and_addresses_are_text_on_the_page_and_nothi
     assert len(home.context.pages) == 1
 
 
-SHOP = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Shop</title></head><body><h1>Shop</h1>
-<notification-bell show-data count-in-title></notification-bell><notification-inbox id="list" show-data></notification-inbox>
-<notification-toasts max="30"></notification-toasts><script type="module">
-import {{ NotificationClient }} from '{base}/sdk/components.js';
-const client = new NotificationClient({{ getToken: () => '{token}' }});
-for (const name of ['bell', 'inbox', 'toasts']) document.querySelector(`notification-${{name}}`).client = client;
-client.start();
+SHOP = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Shop</title></head>
+<body><h1>Shop</h1>
+<notification-bell show-data count-in-title></notification-bell>
+<notification-inbox id="list" show-data></notification-inbox>
+<notification-toasts max="30"></notification-toasts>
+<script type="module">
+  import {{ NotificationClient }} from '{base}/sdk/components.js';
+  const client = new NotificationClient({{ getToken: () => '{token}' }});
+  for (const name of ['bell', 'inbox', 'toasts']) {{
+    document.querySelector(`notification-${{name}}`).client = client;
+  }}
+  client.start();
 </script></body></html>"""
 """The page of an application that embeds the components. It has no policy that would stop a script."""
 
@@ -677,7 +644,7 @@ async def test_thirty_hostile_texts_are_text_in_the_page_of_an_application_witho
         await server.sockets(1)
         titles = await post_hostile_ones(server)
         await expect(tab.rows).to_have_count(30)
-        assert await tab.page.evaluate(SHOWN, "#list") == as_sent()
+        assert await tab.page.evaluate(SHOWN) == as_sent()
         await expect(toasts).to_have_count(30)
         assert [await one.text_content() for one in await toasts.locator("bdi").all()] == titles
         await look_at_everything(tab)
@@ -715,15 +682,16 @@ CHANGE = """([act, start, count]) => {
   const { client } = document.querySelector('#list');
   const some = client.items.slice(start, start + count).map(({ id }) => id);
   const acts = [
-    () => client.read(some), () => client.unreadAgain(some), () => client.archive(some), () => client.archive(some, false),
-    () => client.delete(some), () => client.read({ upTo: client.seq }), () => client.seen(),
+    () => client.read(some), () => client.unreadAgain(some), () => client.read({ upTo: client.seq }),
+    () => client.archive(some), () => client.archive(some, false), () => client.delete(some),
+    () => client.seen(),
   ];
   if (some.length) acts[act]().catch(() => {});
 }"""
 
 
 class Trouble:
-    """A user with two browsers who does what comes to mind, while posts come and the network comes and goes."""
+    """A user with two browsers who does what comes to mind, while the network comes and goes."""
 
     def __init__(self, server: LocalServer, proxy: Proxy, homes: list[Profile], seed: int) -> None:
         self._server = server
@@ -737,7 +705,17 @@ class Trouble:
         """Take so many steps, then let everything come to rest."""
         for home in self._homes * 2:
             await self._open(home)
-        acts = [self._post, self._post, self._post, self._change, self._change, self._cut, self._restart, self._replace, self._look]
+        acts = [
+            self._post,
+            self._post,
+            self._post,
+            self._change,
+            self._change,
+            self._cut,
+            self._restart,
+            self._replace,
+            self._look,
+        ]
         for _ in range(steps):
             await self._random.choice(acts)()
         for _, tab in self.tabs:
@@ -747,9 +725,9 @@ class Trouble:
         self.tabs.append((home, await home.signed_in(base_of(self._proxy))))
 
     async def _post(self) -> None:
-        for _ in range(self._random.randrange(1, 12)):
-            self._posted += 1
-            await self._server.service.notify("ada", str(self._posted))
+        titles = [str(self._posted + number) for number in range(1, self._random.randrange(2, 13))]
+        self._posted += len(titles)
+        await post_whatever_happens(self._server, titles, [])
 
     async def _change(self) -> None:
         """Do something to some items in one tab, and do not wait for it."""
@@ -788,8 +766,7 @@ async def test_whatever_happens_in_the_end_every_tab_is_right_and_nothing_was_an
     await agree(ada, *(tab for _, tab in trouble.tabs), within=60)
     for _, tab in trouble.tabs:
         told = await tab.noted("told")
-        twice = [id for id, count in Counter(one["id"] for one in told if one["first"]).items() if count > 1]
-        assert twice == []
+        assert all(count == 1 for count in Counter(announced_first(told)).values())
         for name in {one["tab"] for one in told}:
             mine = [one["created_seq"] for one in told if one["tab"] == name]
             assert mine == sorted(set(mine))
