@@ -29,7 +29,7 @@ TEXTS = (
     "&lt;script&gt;harm()&lt;/script&gt; &#60;b&#62; &amp;",
     "{{constructor.constructor('harm()')()}} ${harm()} #{x} <%= x %>",
     "javascript:harm()",
-    "\u202eevil.example\u202c \u2066\u2068 \ufeff\u2028\u2029 e\u0301\u0301 \U0001f469\u200d\U0001f467 \ud7ff\U0010ffff",
+    "\u202eevil.example\u202c \u2066\u2068 \ufeff\u2028\u2029 e\u0301 \U0001f469\u200d\U0001f467\U0010ffff",
     "%s %x {0} {count} $& $1 __proto__ constructor \x01\x1b[31m\x7f\r\n\t",
 )
 """Each calls `harm` where it is taken for markup, hides or moves what is around it, or leads away."""
