@@ -9,7 +9,7 @@ const note = (kind, value) => {
   others.postMessage({ kind, value });
 };
 others.onmessage = ({ data: { kind, value } }) => spy[kind].push(value);
-const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
+const tab = spy.tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
 
 // The waits between attempts are a random part of a time that doubles; a small part of it is enough for a test.
 Math.random = () => 0.05;

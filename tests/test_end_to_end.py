@@ -153,13 +153,19 @@ async def test_what_is_posted_is_in_every_tab_of_every_browser_with_one_toast_in
     await tabs[1].is_looked_at(True)
     for tab in tabs:
         await expect(tab.badge).to_be_hidden()
+    # That is the tab that shows what comes next.
+    await server.service.notify("ada", "4")
+    await agree(ada, *tabs)
+    *_, last = await tabs[1].noted("toasts")
+    assert last["tab"] == await tabs[1].page.evaluate("spy.tab")
+
     began = time.monotonic()
     await tabs[0].button("Mark read: 2").click()
     for tab in tabs:
         await expect(tab.button("Mark unread: 2")).to_be_attached()
     record_property("read everywhere after, in s", round(time.monotonic() - began, 3))
     await agree(ada, *tabs)
-    assert (await ada.inbox())["unread"] == 2
+    assert (await ada.inbox())["unread"] == 3
 
 
 # --- lost connections ---------------------------------------------------------------------------------------
