@@ -550,6 +550,7 @@ test('a page that signs out while it is told something is told no more', async (
   await world.clock.pass(60_000);
   assert.deepEqual(tab.told, ['one']);
   assert.deepEqual([tab.client.state, tab.titles, world.sockets.length], ['signedout', [], 1]);
+  assert.equal(world.storage.kept.size, 0);
 });
 
 // --- Acknowledgements ----------------------------------------------------------------------------------------------

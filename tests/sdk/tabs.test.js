@@ -280,8 +280,9 @@ test('a leader that answers is left alone', async () => {
 // --- Users ---------------------------------------------------------------------------------------------------
 
 test('who signs out in one tab is signed out in all, and the position is forgotten', async () => {
-  const { world, tabs } = await tabsOf(3, { posts: ['one'] });
+  const { world, tabs, log } = await tabsOf(3, { posts: ['one'] });
   tabs[1].client.signOut();
+  log.post('told before the others have heard');
   await world.clock.pass(60_000);
   for (const tab of tabs) {
     assert.deepEqual([tab.client.state, tab.titles, tab.client.sub], ['signedout', [], null]);

@@ -25,7 +25,7 @@ const TOLD = {
   notification: ({ notification }) => [notification],
   changed: ({ items }) => items,
   read: ({ seq, up_to }, items) => items
-    .filter((item) => item.created_seq <= up_to && item.seq < seq && !item.read_at && !item.deleted_at)
+    .filter((item) => item.created_seq <= up_to && !item.read_at && !item.deleted_at)
     .map((item) => ({ ...item, seq, read_at: new Date().toISOString() })),
 };
 
