@@ -417,6 +417,16 @@ test('a token of another user ends it, and start begins with that user', async (
   assert.equal(world.sockets.length, 1);
 });
 
+test('nothing of one user is shown to the next one', async () => {
+  const { world, tab } = await liveTab({ posts: ['one'] });
+  tab.client.stop();
+  assert.deepEqual(tab.titles, ['one']);
+  tab.getToken = () => tokenOf('bob');
+  world.answers['GET /v1/inbox'] = () => new Promise(() => {});
+  await tab.start();
+  assert.deepEqual([tab.titles, tab.client.unread, tab.client.epoch], [[], 0, null]);
+});
+
 test('who signs in after another user goes on from their own position', async () => {
   const { world, tab: before, log } = await liveTab({ sub: 'bob', posts: ['one'] });
   before.client.stop();

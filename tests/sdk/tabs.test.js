@@ -75,6 +75,18 @@ test('what is new is first in exactly one tab, and in one that is looked at wher
   assert.deepEqual([tabs[0], tabs[2]].map((tab) => tab.of('notification').at(-1).first), [true, false]);
 });
 
+test('a new leader learns which tab is looked at', async () => {
+  const { world, tabs, log } = await tabsOf(3);
+  await tabs[0].show(false);
+  await tabs[1].show(false);
+  world.sockets[0].readyState = 3;
+  await tabs[0].die();
+  assert.equal(tabs[1].client.leader, true);
+  log.post();
+  await settle();
+  assert.deepEqual(tabs.slice(1).map((tab) => tab.of('notification').at(-1).first), [false, true]);
+});
+
 test('a leader that is gone in a burst is replaced, and nothing is lost or told twice', async () => {
   const { world, tabs, log } = await tabsOf(3);
   for (const title of ['one', 'two']) log.post(title);
