@@ -77,14 +77,17 @@ test('what is new is first in exactly one tab, and in one that is looked at wher
 
 test('a new leader learns which tab is looked at', async () => {
   const { world, tabs, log } = await tabsOf(3);
-  await tabs[0].show(false);
-  await tabs[1].show(false);
-  world.sockets[0].readyState = 3;
-  await tabs[0].die();
-  assert.equal(tabs[1].client.leader, true);
+  world.channels.deaf.add(tabs[0]);
+  await tabs[2].show(true);
+  await world.clock.pass(4_900);
+  world.channels.deaf.clear();
+  await world.clock.pass(200);
+  // It came last, and has not heard the others say that they are here.
+  assert.equal(tabs[2].client.leader, true);
+  for (const hidden of [tabs[0], tabs[2]]) await hidden.show(false);
   log.post();
   await settle();
-  assert.deepEqual(tabs.slice(1).map((tab) => tab.of('notification').at(-1).first), [false, true]);
+  assert.deepEqual(tabs.map((tab) => tab.of('notification').at(-1).first), [false, true, false]);
 });
 
 test('a leader that is gone in a burst is replaced, and nothing is lost or told twice', async () => {
