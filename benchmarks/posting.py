@@ -24,8 +24,10 @@ BULK_RECIPIENTS = 1000
 BULK_POSTS = 20
 
 
-async def saturate(posts: int, audience: Audience, *, acknowledge: bool = False) -> Figures:
-    """Post from 64 connections as fast as the server answers, until all is delivered."""
+async def saturate(
+    posts: int, audience: Audience, at_once: int = CONNECTIONS, *, acknowledge: bool = False
+) -> Figures:
+    """Post from so many connections as fast as the server answers, until all is delivered."""
     deliveries = Deliveries(posts, audience.copies)
     audience.listen(deliveries, acknowledge=acknowledge)
     requests = [audience.post(number) for number in range(posts)]
@@ -38,7 +40,7 @@ async def saturate(posts: int, audience: Audience, *, acknowledge: bool = False)
         await each(range(posts), connections, post)
         await deliveries.complete()
 
-    async with audience.subject.connections(CONNECTIONS) as connections:
+    async with audience.subject.connections(at_once) as connections:
         return await measured(audience.subject, posts, load(connections)) | latency(deliveries.latencies)
 
 

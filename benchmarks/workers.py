@@ -1,5 +1,6 @@
 """Several workers: what a hint adds to a post on each backplane, and what a second worker carries."""
 
+import asyncio
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,6 +12,9 @@ from benchmarks.rounds import Load, Plan
 from benchmarks.subjects import gateway
 
 POSTGRES_CPU = "Postgres CPU, µs"
+CONNECTIONS_TO_TWO = 128
+"""So many that each of two workers has as much to do at once as one has in the other loads."""
+
 LOAD_CPU = "CPU of the load, µs"
 
 
@@ -53,27 +57,50 @@ def _added(without: list[Figures], having: list[Figures]) -> list[Figures]:
 
 
 async def _one_and_two(plan: Plan) -> None:
-    """One worker and two on all cores, which they share with Postgres and with the load."""
+    """One worker and two on all cores, which they share with Postgres and with the load.
+
+    Two gateways that have nothing in common but these show what the machine allows.
+    """
     posts = plan.size(2 * POSTS)
     async with AsyncExitStack() as stack:
-        loads = {}
-        for number in (1, 2):
-            subject = await stack.enter_async_context(gateway(plan.database, workers=number, pinned=False))
-            listeners = await stack.enter_async_context(audience(subject, "workers", USERS))
-            loads[f"{number} worker{'s' if number > 1 else ''}"] = Load(
-                subject.server, partial(_saturate, posts, listeners)
-            )
+
+        async def listeners(workers: int) -> Audience:
+            subject = await stack.enter_async_context(gateway(plan.database, workers=workers, pinned=False))
+            return await stack.enter_async_context(audience(subject, "workers", USERS))
+
+        one, two, apart = await listeners(1), await listeners(2), [await listeners(1), await listeners(1)]
+        loads = {
+            "1 worker": Load(one.subject.server, partial(_saturate, posts, one)),
+            "2 workers": Load(two.subject.server, partial(_saturate, posts, two)),
+            "2 gateways": Load(apart[0].subject.server, partial(_saturate_both, posts, apart)),
+        }
         figures = await plan.in_turn("workers", loads)
     plan.report.add(f"One worker and two on all cores: {posts} posts", figures)
-    one, two = figures.values()
-    rates = [
-        {"times the posts a second": b["a second"] / a["a second"]} for a, b in zip(one, two, strict=True)
+    alone = figures["1 worker"]
+    times = {f"{name} / 1 worker": _times(figures[name], alone) for name in ("2 workers", "2 gateways")}
+    plan.report.add("What a second worker carries", times, ratios=False)
+
+
+def _times(more: list[Figures], alone: list[Figures]) -> list[Figures]:
+    """Say how many times the posts were carried; and would be, had each worker a core to itself."""
+    return [
+        {
+            "times the posts a second": two["a second"] / one["a second"],
+            "by the CPU of a post": 2 * one[CPU] / two[CPU],
+        }
+        for two, one in zip(more, alone, strict=True)
     ]
-    plan.report.add("What a second worker carries", {"2 workers / 1 worker": rates}, ratios=False)
 
 
 async def _saturate(posts: int, audience: Audience) -> Figures:
     """Saturate, and say what the load itself takes of the machine: the workers do not get it."""
     before = time.process_time()
-    figures = await saturate(posts, audience)
+    figures = await saturate(posts, audience, CONNECTIONS_TO_TWO)
     return figures | {LOAD_CPU: (time.process_time() - before) / posts * 1e6}
+
+
+async def _saturate_both(posts: int, audiences: list[Audience]) -> Figures:
+    """Saturate two gateways at once, with the same load in all."""
+    share, connections = posts // 2, CONNECTIONS_TO_TWO // 2
+    one, other = await asyncio.gather(*(saturate(share, each, connections) for each in audiences))
+    return {CPU: (one[CPU] + other[CPU]) / 2, "a second": one["a second"] + other["a second"]}

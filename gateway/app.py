@@ -56,6 +56,7 @@ from gateway.metrics import Metrics, Now
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
+from gateway.relay import Relay
 from gateway.retention import Retention
 from gateway.settings import Settings, UnknownRecipients
 from gateway.tail import Tail
@@ -150,7 +151,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
         backplane.publish(seqs)
 
     def now() -> Now:
-        return Now(not drain.began, len(hub), backplane.sent, backplane.received, hub.reconciled)
+        return Now(not drain.began, len(hub), backplane.sent, backplane.received, reconciler.reconciled)
 
     async with (
         _loud(),
@@ -172,8 +173,9 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
             publish_ended=lambda ended: backplane.publish({}, ended),
         )
         await tokens.start()
-        reconciler = Reconciler(hub, database, settings.reconcile_interval)
-        receiver = Receiver(on_hint=hub.hint, on_ended=tokens.drop, on_resumed=reconciler.request)
+        relay = Relay(hub, tail, database)
+        reconciler = Reconciler(hub, relay, database, settings.reconcile_interval)
+        receiver = Receiver(on_hint=relay.hint, on_ended=tokens.drop, on_resumed=reconciler.request)
         with Passwords() as passwords:
             app.state.gateway = Gateway(
                 settings,
@@ -182,6 +184,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
                 hub,
                 tail,
                 backplane,
+                reconciler,
                 tokens,
                 passwords,
                 throttle,
@@ -199,6 +202,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
             background = [
                 tasks.create_task(hub.run(), name="hub"),
                 tasks.create_task(backplane.run(receiver), name="backplane"),
+                tasks.create_task(relay.run(), name="relay"),
                 tasks.create_task(reconciler.run(), name="reconciler"),
                 tasks.create_task(metrics.run(now), name="metrics"),
                 tasks.create_task(_refresh(tokens), name="refresh"),

@@ -61,7 +61,6 @@ class Connection:
         "_database",
         "_expiry_told",
         "_head",
-        "_hinted",
         "_hub",
         "_live",
         "_metrics",
@@ -111,7 +110,6 @@ class Connection:
         self.session = user.session
         self._cursor = 0
         self._head = 0
-        self._hinted = False
         self._counts = self._standing = Counts(0, 0, 0, 0)
         self._seen = 0
         self._live = False
@@ -132,19 +130,9 @@ class Connection:
         return self._head, self._newest().seen
 
     def ring(self, seq: int) -> None:
-        """Take note that a commit here has brought the log to `seq`, or moved the seen mark."""
+        """Take note that a commit has brought the log to `seq`, or moved the seen mark."""
         self._head = max(self._head, seq)
         self._woken.set()
-
-    def hint(self, seq: int) -> None:
-        """Take note that another process says so. It is not in the tail: the log must be asked."""
-        self._hinted = True
-        self.ring(seq)
-
-    def lags(self, seq: int, seen: int) -> bool:
-        """Whether it does not know that the log has reached `seq` and `seen`, and is not about to ask."""
-        head, mark = self.position
-        return not self._hinted and (head < seq or mark < seen)
 
     def tick(self) -> None:
         """Look at the deadlines: the client's reading, the token's end, the silence."""
@@ -195,8 +183,6 @@ class Connection:
             elif not self._live:
                 self._live = True
                 await self._send(protocol.live(self._counts))
-            elif self._hinted:
-                await self._look()
             elif (counts := self._newest()).seen > self._seen:
                 self._seen = counts.seen
                 self._counts = self._counts._replace(unseen=counts.unseen, seen=counts.seen)
@@ -238,14 +224,11 @@ class Connection:
             await self._send_all(entries)
             return
         head = self._head
-        # Cleared before reading, for this answers the hints there were: one that comes meanwhile asks again.
-        self._hinted = False
         page = await self._database.read(log.read_after, self._user.id, self._cursor)
         if page is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
-        # The log has the last word: a hint that promised more than it holds is not asked about again, and one
-        # that promised less does not refuse what the client acknowledges.
+        # The log has the last word, even where a database has come back without its last commits.
         self._head = max(page.counts.seq, self._head if self._head != head else 0)
         self._standing = page.counts
         if not log.resumable(page.counts, self._cursor):
@@ -255,22 +238,10 @@ class Connection:
         if not page.more:
             self._cursor = max(self._cursor, page.counts.seq)
 
-    async def _look(self) -> None:
-        """Ask the log where it stands, for another process has hinted that it may have moved."""
-        # Cleared before reading: a hint that comes meanwhile may be of what this reading does not see.
-        self._hinted = False
-        found = await self._database.glance(log.standing, self._user.id)
-        if found is None:
-            self.close(Close.UNAUTHORIZED, "token_revoked")
-            return
-        _, self._standing = found
-        self._head = max(self._head, self._standing.seq)
-
     def _newest(self) -> Counts:
-        """Return the counts of now, as far as is known here: by a commit from here or by the last reading."""
+        """Return the counts of now, as far as is known here: by a commit or by the last reading."""
         committed = self._tail.counts(self._user.id) or self._standing
-        # Neither number ever goes back, so they tell which counts are the later ones.
-        return max(self._standing, committed, key=lambda counts: (counts.seq, counts.seen))
+        return max(self._standing, committed, key=Counts.order)
 
     async def _send_all(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

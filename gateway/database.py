@@ -371,9 +371,13 @@ def _postgres_engine(url: URL, size: int) -> AsyncEngine:
             "command_timeout": 30,
             "server_settings": {
                 "application_name": "notification-gateway",
-                # A 2xx means committed, whatever the server's default is. No statement here gains from JIT.
+                # A 2xx means committed, whatever the server's default is. No statement here gains from JIT,
+                # and none from reading a table whole to join it, which the planner would where it cannot know
+                # that a parameter names a few rows only.
                 "synchronous_commit": "on",
                 "jit": "off",
+                "enable_hashjoin": "off",
+                "enable_mergejoin": "off",
                 "timezone": "UTC",
             },
         },

@@ -22,13 +22,7 @@ class Subscriber(Protocol):
         """The number and the seen mark up to which it knows of the log."""
 
     def ring(self, seq: int) -> None:
-        """Take note that a commit here has brought the log to `seq`, or moved the seen mark."""
-
-    def hint(self, seq: int) -> None:
-        """Take note that another process says so: the log must be asked."""
-
-    def lags(self, seq: int, seen: int) -> bool:
-        """Whether it does not know that the log has reached `seq` and `seen`, and is not about to ask."""
+        """Take note that a commit has brought the log to `seq`, or moved the seen mark."""
 
     def tick(self) -> None:
         """Look at the deadlines."""
@@ -48,10 +42,7 @@ class Follower(Protocol):
 
 
 class Hub:
-    """The subscribers of this process. It belongs to the event loop: no call comes from another thread.
-
-    `reconciled` counts the subscribers that had to be rung because no hint had reached them.
-    """
+    """The subscribers of this process. It belongs to the event loop: no call comes from another thread."""
 
     def __init__(self, followers: Sequence[Follower], *, max_sockets: int, max_sockets_per_user: int) -> None:
         self._followers = followers
@@ -59,11 +50,14 @@ class Hub:
         self._max_sockets_per_user = max_sockets_per_user
         self._users: dict[int, set[Subscriber]] = {}
         self._count = 0
-        self.reconciled = 0
 
     def __len__(self) -> int:
         """Return how many sockets are attached."""
         return self._count
+
+    def __contains__(self, user_id: object) -> bool:
+        """Whether this user has a socket here."""
+        return user_id in self._users
 
     @contextmanager
     def attach(self, user_id: int, subscriber: Subscriber) -> Iterator[None]:
@@ -94,29 +88,15 @@ class Hub:
                     follower.forget(user_id)
 
     def ring(self, seqs: Mapping[int, int]) -> None:
-        """Wake the subscribers of these users, whose logs have reached these numbers, after the commit."""
+        """Wake the subscribers of these users, whose logs have reached these numbers by a commit."""
         for user_id, seq in seqs.items():
             for subscriber in self._users.get(user_id, ()):
                 subscriber.ring(seq)
-
-    def hint(self, seqs: Mapping[int, int]) -> None:
-        """Tell the subscribers of these users what another process says that their logs have reached."""
-        for user_id, seq in seqs.items():
-            for subscriber in self._users.get(user_id, ()):
-                subscriber.hint(seq)
 
     def positions(self, users: Collection[int] | None = None) -> list[tuple[int, int, int]]:
         """Return users, these or all, with the number and the mark that all their sockets know of."""
         wanted = self._users if users is None else self._users.keys() & users
         return [(user_id, *_least(self._users[user_id])) for user_id in wanted]
-
-    def reconcile(self, ahead: Mapping[int, tuple[int, int]]) -> None:
-        """Ring the subscribers who do not know what the logs of these users have reached."""
-        for user_id, (seq, seen) in ahead.items():
-            for subscriber in self._users.get(user_id, ()):
-                if subscriber.lags(seq, seen):
-                    self.reconciled += 1
-                    subscriber.hint(seq)
 
     def end_sessions(self, sessions: Collection[str]) -> None:
         """Close every socket that belongs to one of these sessions."""

@@ -42,6 +42,9 @@ from gateway.wire import Message
 PAGE = 100
 """How many items one read of the log brings; a page never ends inside one bulk change."""
 
+NEWS = 2000
+"""How many items are read for all the users of a process at once."""
+
 
 class Post(NamedTuple):
     """One notification and the distinct users it is for."""
@@ -321,17 +324,24 @@ def standing(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
     return None if row is None else (row.epoch, Counts(*row[1:]))
 
 
-def ahead(connection: Connection, positions: Sequence[tuple[int, int, int]]) -> dict[int, tuple[int, int]]:
-    """Return the number and the seen mark of each of these users whose log has gone beyond theirs."""
+def ahead(connection: Connection, positions: Sequence[tuple[int, int, int]]) -> dict[int, Counts]:
+    """Return where the logs stand that have gone beyond these positions: users, numbers and seen marks."""
     found = connection.execute(_select_ahead(connection.dialect.name), {"rows": dumps(positions)})
-    return {row.id: (row.last_seq, row.seen_seq) for row in found}
+    return {row.id: Counts(*row[1:]) for row in found}
 
 
 @cache
 def _select_ahead(dialect: str) -> Select[Any]:
     known = rows(dialect, id=BigInteger(), seq=BigInteger(), seen=BigInteger())
     return (
-        select(users.c.id, users.c.last_seq, users.c.seen_seq)
+        select(
+            users.c.id,
+            users.c.last_seq,
+            users.c.unread,
+            users.c.unseen,
+            users.c.seen_seq,
+            users.c.trimmed_seq,
+        )
         .join_from(known, users, users.c.id == known.c.id)
         .where((users.c.last_seq > known.c.seq) | (users.c.seen_seq > known.c.seen))
     )
@@ -372,15 +382,17 @@ def read_after(connection: Connection, user_id: int, cursor: int, limit: int = P
     return Page(epoch, counts, entries, more)
 
 
-def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int) -> list[Entry]:
+def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int | None) -> list[Entry]:
     """Return an entry for each number of these items, which are in the order of their last change.
 
-    One item that entered after the cursor cannot have been sent before, so it is told as new.
+    One item that entered after the cursor cannot have been sent before, so it is told as new. Where clients
+    with different cursors will get the entries (None), only one that entered with its number is new to all.
     """
     entries = []
     for seq, items_of_seq in groupby(changes, key=lambda item: item.seq):
         group = list(items_of_seq)
-        new = len(group) == 1 and group[0].created_seq > cursor and group[0].deleted_at is None
+        known_up_to = seq - 1 if cursor is None else cursor
+        new = len(group) == 1 and group[0].created_seq > known_up_to and group[0].deleted_at is None
         entry = Entry(user_id, counts._replace(seq=seq), group, fresh=new)
         if new:
             # When it was posted is the nearest that is kept.
@@ -399,6 +411,50 @@ _CHANGES_AFTER = _SELECT_CHANGES.where(items.c.seq > bindparam("cursor")).limit(
 _REST_OF_CHANGE = _SELECT_CHANGES.where(
     items.c.seq == bindparam("seq"), items.c.created_seq > bindparam("created_seq")
 )
+
+
+class News(NamedTuple):
+    """What has been appended to the logs of several users, and where those stand."""
+
+    entries: list[Entry]
+    counts: dict[int, Counts]
+
+
+def news(connection: Connection, positions: Sequence[tuple[int, int, int]], limit: int = NEWS) -> News:
+    """Return what is beyond these positions: users, with a number and a seen mark that are known of each.
+
+    Of a log that has gone far ahead only the newest is among it, and of some users nothing when there is too
+    much for all: their clients read the log from where they are.
+    """
+    counts = ahead(connection, positions)
+    floors = [
+        (user_id, max(seq, counts[user_id].seq - PAGE))
+        for user_id, seq, _ in positions
+        if user_id in counts and counts[user_id].seq > seq
+    ]
+    if not floors:
+        return News([], counts)
+    parameters = {"rows": dumps(floors), "limit": limit}
+    found = connection.execute(_select_news(connection.dialect.name), parameters).all()
+    # A user of whom not all has come would have a hole.
+    cut = found[-1].user_id if len(found) == limit else None
+    entries: list[Entry] = []
+    for user_id, of_user in groupby(found, key=lambda row: row.user_id):
+        if user_id != cut:
+            entries += replay(user_id, counts[user_id], (to_item(row[1:]) for row in of_user), None)
+    return News(entries, counts)
+
+
+@cache
+def _select_news(dialect: str) -> Select[Any]:
+    floors = rows(dialect, id=BigInteger(), seq=BigInteger())
+    return (
+        select(items.c.user_id, *ITEM_COLUMNS)
+        .join_from(floors, items, (items.c.user_id == floors.c.id) & (items.c.seq > floors.c.seq))
+        .join(notifications, items.c.notification_id == notifications.c.id)
+        .order_by(items.c.user_id, items.c.seq, items.c.created_seq)
+        .limit(bindparam("limit"))
+    )
 
 
 def _changes_after(connection: Connection, user_id: int, cursor: int, limit: int) -> list[Item]:

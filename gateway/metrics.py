@@ -67,7 +67,7 @@ class Metrics:
         self._hints_sent = self._counter("hints_sent", "Hints given to the backplane.")
         self._hints_received = self._counter("hints_received", "Hints that came from the backplane.")
         self._hints_missed = self._counter(
-            "hints_missed", "Sockets of which no hint came, found behind their log by the reconciliation."
+            "hints_missed", "Users of whom no hint came, found ahead of their sockets by the reconciliation."
         )
         closes = self._counter("closes", "Sockets that ended: who closed them, and the code.", "by", "code")
         self._closes = {

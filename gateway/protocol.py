@@ -89,6 +89,10 @@ class Counts(NamedTuple):
     seen: int
     trimmed: int = 0
 
+    def order(self) -> tuple[int, int]:
+        """Return what tells which of two counts are the later ones: neither number ever goes back."""
+        return self.seq, self.seen
+
 
 class Content(NamedTuple):
     """What was posted, shared by all its recipients. `data` is JSON text or None, `created_at` is in ms."""

@@ -36,12 +36,17 @@ class Tail:
         self._counts.pop(user_id, None)
 
     def record(self, entries: Iterable[Entry], counts: Mapping[int, Counts]) -> None:
-        """Take what a transaction has committed; of users who are not followed, nothing is kept."""
+        """Take what a transaction has committed, here or elsewhere, in the order of each user's numbers.
+
+        Of users who are not followed, nothing is kept.
+        """
         for entry in entries:
             if entry.user_id in self._users:
                 kept = self._users[entry.user_id]
                 if kept is None:
                     kept = self._users[entry.user_id] = deque()
+                if kept and kept[-1].counts.seq >= entry.counts.seq:
+                    continue  # Read from the log after a commit here has brought it.
                 if kept and kept[-1].counts.seq + 1 != entry.counts.seq:
                     kept.clear()
                 kept.append(entry)
@@ -49,7 +54,7 @@ class Tail:
                 self._size += entry.size
         for user_id, count in counts.items():
             if user_id in self._users:
-                self._counts[user_id] = count
+                self._counts[user_id] = max(self._counts.get(user_id, count), count, key=Counts.order)
         while self._size > self._budget:
             self._drop_oldest()
 

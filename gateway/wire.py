@@ -1,7 +1,5 @@
 """A message as it goes over the wire: as a WebSocket frame, or as a server-sent event."""
 
-from typing import Final
-
 
 class Message:
     """One JSON object with a `type`, encoded once for all who get it.
@@ -10,22 +8,19 @@ class Message:
     None where it moves nobody. `epoch` is that of the log, where the message names it.
     """
 
-    __slots__ = ("_head", "epoch", "frame", "kind", "seq")
+    __slots__ = ("epoch", "frame", "kind", "seq")
 
     def __init__(self, kind: str, members: str, seq: int | None = None, epoch: str | None = None) -> None:
         self.kind = kind
         self.seq = seq
         self.epoch = epoch
-        payload = f'{{"type":"{kind}",{members}}}'.encode()
-        head = _head(len(payload))
-        self._head = len(head)
-        self.frame: Final = head + payload
+        self.frame = _frame(f'{{"type":"{kind}",{members}}}'.encode())
         """The message as a text frame (RFC 6455, section 5.2)."""
 
     @property
     def payload(self) -> bytes:
         """The JSON. It is kept in the frame alone, for sockets are many and streams are few."""
-        return self.frame[self._head :]
+        return self.frame[_HEADS.get(self.frame[1], 2) :]
 
     def event(self, epoch: str) -> bytes:
         """Return it as an event of a stream of this log (HTML, section 9.2.6).
@@ -37,10 +32,15 @@ class Message:
         return b"%bevent: %b\ndata: %b\n\n" % (name, self.kind.encode(), self.payload)
 
 
-def _head(size: int) -> bytes:
-    """Return what stands before a payload of so many bytes in a whole text frame that is not masked."""
+_HEADS = {126: 4, 127: 10}
+"""How long the head of a frame is where its second byte announces a longer length."""
+
+
+def _frame(payload: bytes) -> bytes:
+    """Return a whole text frame that is not masked."""
+    size = len(payload)
     if size < 126:  # noqa: PLR2004 - the lengths of the RFC
-        return b"\x81%c" % size
+        return b"\x81%c%b" % (size, payload)
     if size < 65_536:  # noqa: PLR2004
-        return b"\x81\x7e" + size.to_bytes(2, "big")
-    return b"\x81\x7f" + size.to_bytes(8, "big")
+        return b"\x81\x7e%c%c%b" % (size >> 8, size & 0xFF, payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)

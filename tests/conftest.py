@@ -1,5 +1,6 @@
 """The fixtures of the whole suite: databases, and real servers on them."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from tests.databases import (
     sqlite_copy,
     sqlite_template,
 )
+from tests.engine import Engine
 from tests.load import ROW, TABLE, Judged, Load, Verdict
 from tests.postgres import Postgres, running_postgres
 from tests.servers import LocalServer, StartServer, serving
@@ -154,3 +156,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("loads")
         for row in (TABLE, *rows):
             terminalreporter.write_line(row)
+
+
+@pytest.fixture
+async def engines(database: Database, database_url: str) -> AsyncIterator[tuple[Engine, Engine]]:
+    """The engine of a process that relays, and that of another one on the same database."""
+    here, there = [Engine(settings_for(database_url), database) for _ in range(2)]
+    there._posted = 1_000_000  # The ids that the two give are different ones.
+    async with here.writer.running(), there.writer.running():
+        relaying = asyncio.create_task(here.relay.run())
+        yield here, there
+        relaying.cancel()

@@ -22,6 +22,7 @@ from gateway.hub import Hub
 from gateway.log import Post
 from gateway.metrics import Metrics
 from gateway.protocol import Close, Content
+from gateway.relay import Relay
 from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.tokens import Tokens, User
@@ -155,6 +156,7 @@ class Engine:
         self.hub = Hub(
             (self.tail,), max_sockets=settings.max_sockets, max_sockets_per_user=settings.max_sockets_per_user
         )
+        self.relay = Relay(self.hub, self.tail, self.database)
         self.announced: list[Committed] = []
         self.writer = Writer(database, self._announce, followed=self.tail)
         self.tokens = Tokens(settings, database, on_ended=self.hub.end_sessions)

@@ -110,11 +110,6 @@ async def test_subscribers_are_rung_only_when_the_commit_can_be_read(engine: Eng
         session = "reader"
         position = (0, 0)
 
-        def hint(self, seq: int) -> None: ...
-
-        def lags(self, *_: int) -> bool:
-            return False
-
         def ring(self, seq: int) -> None:
             readable.append(asyncio.create_task(engine.database.read(read_after, user.id, seq - 1)))
 

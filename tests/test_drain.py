@@ -34,12 +34,6 @@ class Fake:
     def ring(self, seq: int) -> None:
         raise NotImplementedError
 
-    def hint(self, seq: int) -> None:
-        raise NotImplementedError
-
-    def lags(self, seq: int, seen: int) -> bool:
-        raise NotImplementedError
-
     def tick(self) -> None:
         raise NotImplementedError
 

@@ -21,6 +21,7 @@ from tests.postgres import PostgresProcess, own_postgres
 from tests.proxy import BOTH_WAYS, Proxy, Way, proxy_to
 from tests.redis_server import RedisProcess, own_redis
 from tests.servers import Process, Server, processes
+from tests.waiting import until
 
 PER_ROUND = 60
 """How many posts are answered between two faults, at least."""
@@ -69,13 +70,18 @@ class Site:
             await asyncio.sleep(seconds)
 
     async def terminate_listeners(self, _seconds: float) -> None:
-        """Have Postgres end the connections that listen."""
+        """Have Postgres end the connections that listen, once each gateway has one."""
+        listeners = (
+            "pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'notification-gateway backplane'"
+        )
         async with self.postgres.server.connected(make_url(self.database_url).database) as connection:
-            ended = await connection.fetch(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name = 'notification-gateway backplane'"
-            )
-        assert len(ended) == len(self.gateways)
+
+            async def all_listen() -> bool:
+                return await connection.fetchval(f"SELECT count(*) FROM {listeners}") == len(self.gateways)
+
+            await until(all_listen, "every gateway listens", within=30)
+            await connection.fetch(f"SELECT pg_terminate_backend(pid) FROM {listeners}")
 
     async def kill_redis(self, seconds: float) -> None:
         """Let it be gone, with all it knew."""

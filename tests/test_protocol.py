@@ -26,7 +26,8 @@ from gateway.protocol import (
 )
 from gateway.wire import Message
 
-SIZES = [19, 20, 125, 126, 127, 65_535, 65_536, 70_000]
+# 123 is the code of the brace that a message begins with.
+SIZES = [19, 20, 123, 125, 126, 127, 123 * 257, 65_535, 65_536, 70_000]
 
 ID = "01936f00-0000-7000-8000-000000000001"
 

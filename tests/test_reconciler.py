@@ -1,10 +1,6 @@
-"""Hints of another process and the reconciliation, with the orders forced.
-
-The other process is a second engine on the same database; what it hints is said by the test.
-"""
+"""The reconciliation, with the orders forced. The other process is a second engine on the same database."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -13,178 +9,16 @@ import structlog
 
 from gateway import log, reconciler
 from gateway.beginning import Start
-from gateway.database import Database
 from gateway.errors import Unavailable
 from gateway.inbox import Seen
 from gateway.reconciler import Reconciler
-from tests.databases import settings_for
 from tests.engine import Engine, Gate
 from tests.waiting import until
 
 
 @pytest.fixture
-async def engines(database: Database, database_url: str) -> AsyncIterator[tuple[Engine, Engine]]:
-    """The process that is looked at, and another one."""
-    here, there = [Engine(settings_for(database_url), database) for _ in range(2)]
-    there._posted = 1_000_000  # The ids that the two give are different ones.
-    async with here.writer.running(), there.writer.running():
-        yield here, there
-
-
-@pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "GRACE", 0)
-
-
-async def test_a_hint_brings_what_another_process_has_committed(engines: tuple[Engine, Engine]) -> None:
-    here, there = engines
-    user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
-        await wire.has("live")
-        await there.store(there.post(), there.post())
-        here.hub.hint({user.id: 2})
-        await wire.has("notification", 2)
-        await here.store()
-        await wire.has("notification", 3)
-        await there.store()
-        here.hub.hint({user.id: 4})
-        await wire.has("notification", 4)
-    assert wire.seqs() == [1, 2, 3, 4]
-
-
-async def test_a_hint_without_a_new_number_brings_the_seen_mark(engines: tuple[Engine, Engine]) -> None:
-    here, there = engines
-    user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
-        await wire.has("live")
-        await here.store()
-        await wire.has("notification")
-        await there.writer.change(Seen(user.id, 1))
-        here.hub.hint({user.id: 1})
-        await wire.has("seen")
-    assert wire.sent[-1] == {"type": "seen", "up_to": 1, "unseen": 0}
-
-
-async def test_a_seen_mark_and_a_number_come_with_one_reading(engines: tuple[Engine, Engine]) -> None:
-    here, there = engines
-    user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
-        await wire.has("live")
-        await there.store(there.post(), there.post())
-        await there.writer.change(Seen(user.id, 1))
-        reads = here.database.reads
-        here.hub.hint({user.id: 2})
-        await wire.has("seen")
-        assert here.database.reads == reads + 1
-    assert wire.types()[-3:] == ["notification", "notification", "seen"]
-    assert wire.sent[-1] == {"type": "seen", "up_to": 1, "unseen": 1}
-
-
-async def test_counts_in_memory_that_another_process_has_left_behind_are_not_told(
-    engines: tuple[Engine, Engine],
-) -> None:
-    here, there = engines
-    user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, connection):
-        await wire.has("live")
-        await here.store()
-        await here.writer.change(Seen(user.id, 1))
-        await wire.has("seen")
-        await there.store(there.post(), there.post())
-        await there.writer.change(Seen(user.id, 3))
-        here.hub.hint({user.id: 3})
-        await wire.has("seen", 2)
-        assert (wire.sent[-1]["up_to"], wire.sent[-1]["unseen"]) == (3, 0)
-        counts = here.tail.counts(user.id)
-        assert counts is not None
-        assert (counts.seq, counts.seen) == (1, 1)
-        wire.say(type="ping")
-        await wire.has("heartbeat")
-        said = wire.sent[-1]
-        assert (said["seq"], said["unread"], said["unseen"]) == (3, 3, 0)
-        assert connection.position == (3, 3)
-
-
-async def test_hints_that_come_many_times_over_cost_one_reading(engines: tuple[Engine, Engine]) -> None:
-    here, there = engines
-    user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
-        await wire.has("live")
-        await there.store()
-        reads = here.database.reads
-        for _ in range(100):
-            here.hub.hint({user.id: 1})
-        await wire.has("notification")
-        wire.say(type="ping", ref="1")
-        await wire.has("ok")
-        assert here.database.reads == reads + 1
-        for _ in range(100):
-            here.hub.hint({user.id: 1})
-        wire.say(type="ping", ref="2")
-        await wire.has("ok", 2)
-        await until(lambda: here.database.reads == reads + 2, "the log is asked once more")
-    assert wire.seqs() == [1]
-
-
-async def test_a_hint_during_a_look_at_the_log_is_not_lost(engines: tuple[Engine, Engine]) -> None:
-    """The flag is cleared before reading: cleared after it, this mark would wait for the reconciliation."""
-    here, there = engines
-    user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
-        await wire.has("live")
-        await here.store()
-        await wire.has("notification")
-        gate = here.database.after_read = Gate()
-        here.hub.hint({user.id: 1})
-        await gate.reached()
-        await there.writer.change(Seen(user.id, 1))
-        here.hub.hint({user.id: 1})
-        gate.let_go()
-        await wire.has("seen")
-
-
-async def test_a_hint_during_a_reading_of_the_log_is_not_lost(engines: tuple[Engine, Engine]) -> None:
-    here, there = engines
-    user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
-        await wire.has("live")
-        await there.store()
-        gate = here.database.after_read = Gate()
-        here.hub.hint({user.id: 1})
-        await gate.reached()
-        await there.writer.change(Seen(user.id, 1))
-        here.hub.hint({user.id: 1})
-        gate.let_go()
-        await wire.has("seen")
-    assert wire.types()[-2:] == ["notification", "seen"]
-
-
-@pytest.mark.parametrize("promised", [0, 1, 3, 7, 2**62])
-async def test_a_hint_that_promises_too_much_or_too_little_is_no_harm(
-    engines: tuple[Engine, Engine], promised: int
-) -> None:
-    here, there = engines
-    user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, connection):
-        await wire.has("live")
-        await there.store(*[there.post() for _ in range(3)])
-        reads = here.database.reads
-        gate = wire.blocked = Gate()
-        here.hub.hint({user.id: promised})
-        await gate.reached()
-        # What it is being sent it may acknowledge, whatever the hint has said.
-        wire.say(type="ack", seq=3, ref="mine")
-        wire.blocked = None
-        gate.let_go()
-        await wire.has("notification", 3)
-        await wire.has("ok")
-        assert here.database.reads <= reads + 2
-        await until(lambda: connection._head == 3, "the log has the last word")
-        await there.store()
-        here.hub.hint({user.id: 4})
-        await wire.has("notification", 4)
-    assert wire.seqs() == [1, 2, 3, 4]
-    assert "error" not in wire.types()
 
 
 async def test_what_is_committed_before_the_subscription_is_there_is_looked_for_when_it_is(
@@ -193,7 +27,7 @@ async def test_what_is_committed_before_the_subscription_is_there_is_looked_for_
     """Attached, read, and only then subscribed: what lies between is in no hint that is heard."""
     here, there = engines
     user = await here.user()
-    looks = Reconciler(here.hub, here.database, 3600)
+    looks = Reconciler(here.hub, here.relay, here.database, 3600)
     running = asyncio.create_task(looks.run())
     async with here.connected(user, Start(latest=True)) as (wire, _):
         await wire.has("live")
@@ -201,7 +35,7 @@ async def test_what_is_committed_before_the_subscription_is_there_is_looked_for_
         looks.request([user.id])
         await wire.has("notification")
     running.cancel()
-    assert here.hub.reconciled == 1
+    assert looks.reconciled == 1
 
 
 async def test_a_subscription_that_is_there_before_the_first_read_ends_misses_nothing(
@@ -209,14 +43,14 @@ async def test_a_subscription_that_is_there_before_the_first_read_ends_misses_no
 ) -> None:
     here, there = engines
     user = await here.user()
-    looks = Reconciler(here.hub, here.database, 3600)
+    looks = Reconciler(here.hub, here.relay, here.database, 3600)
     running = asyncio.create_task(looks.run())
     gate = here.database.after_read = Gate()
     async with here.connected(user, Start(latest=True)) as (wire, _):
         await gate.reached()
         await there.store()
         looks.request(None)
-        await until(lambda: here.hub.reconciled == 1, "it is rung though it has not begun")
+        await until(lambda: looks.reconciled == 1, "it is rung though it has not begun")
         gate.let_go()
         await wire.has("notification")
     running.cancel()
@@ -227,7 +61,7 @@ async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
 ) -> None:
     here, there = engines
     users = [await here.user(name) for name in ("ada", "bob", "cyd", "dan")]
-    looks = Reconciler(here.hub, here.database, 0.05, jitter=lambda: 1.0)
+    looks = Reconciler(here.hub, here.relay, here.database, 0.05, jitter=lambda: 1.0)
     async with AsyncExitStack() as stack:
         wires = [
             (await stack.enter_async_context(here.connected(user, Start(latest=True))))[0] for user in users
@@ -250,14 +84,14 @@ async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
         running.cancel()
         assert len(asked[0]) == 4
         assert [wire.types()[2:] for wire in wires] == [["notification"], ["notification", "seen"], [], []]
-    assert here.hub.reconciled == 2
+    assert looks.reconciled == 2
 
 
 async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> None:
     """A hint that is still on its way when the database is asked gets a moment to arrive."""
     here, there = engines
     user = await here.user()
-    looks = Reconciler(here.hub, here.database, 3600)
+    looks = Reconciler(here.hub, here.relay, here.database, 3600)
     running = asyncio.create_task(looks.run())
     async with here.connected(user, Start(latest=True)) as (wire, _):
         await wire.has("live")
@@ -266,11 +100,11 @@ async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> 
         looks.request([user.id])
         await gate.reached()
         gate.let_go()
-        here.hub.hint({user.id: 1})
+        here.relay.hint({user.id: 1})
         await wire.has("notification")
         await until(lambda: not looks._asked.is_set(), "it has looked")
     running.cancel()
-    assert here.hub.reconciled == 0
+    assert looks.reconciled == 0
 
 
 async def test_a_reconciliation_outlives_a_database_that_is_away(
@@ -278,7 +112,7 @@ async def test_a_reconciliation_outlives_a_database_that_is_away(
 ) -> None:
     here, there = engines
     user = await here.user()
-    looks = Reconciler(here.hub, here.database, 0.05)
+    looks = Reconciler(here.hub, here.relay, here.database, 0.05)
     async with here.connected(user, Start(latest=True)) as (wire, _):
         await wire.has("live")
         read, failures = here.database.read, [Unavailable(), Unavailable()]

@@ -68,3 +68,12 @@ def test_the_oldest_go_first_when_the_budget_is_spent() -> None:
 
 def test_no_budget_keeps_nothing() -> None:
     assert seqs(kept(1, 2, budget=0), 7, 1) is None
+
+
+def test_what_was_read_from_the_log_late_neither_doubles_nor_sets_back() -> None:
+    tail = kept(4, 5, 6)
+    tail.record([entry(7, number) for number in (3, 5, 6)], {7: Counts(5, 9, 9, 0)})
+    assert seqs(tail, 7, 3) == [4, 5, 6]
+    assert tail.counts(7) == Counts(6, 0, 0, 0)
+    tail.record([], {7: Counts(6, 0, 0, 2)})
+    assert tail.counts(7) == Counts(6, 0, 0, 2)

@@ -67,7 +67,7 @@ async def test_a_post_to_one_gateway_reaches_a_socket_of_the_other(start_two: St
         # What the other gateway commits is in order with it.
         await other.service.notify("ada", title="post 11")
         assert (await socket.next("notification"))["seq"] == 11
-    assert other.parts.hub.reconciled == 0
+    assert other.parts.reconciler.reconciled == 0
 
 
 async def test_a_session_that_one_gateway_ends_closes_the_sockets_of_the_other(
@@ -149,5 +149,5 @@ async def test_whatever_becomes_of_the_hints_nothing_is_lost(
                 await load.answers(20)
         await judged(load, 0)
         if WEATHERS[name].lost == 1:
-            assert one.parts.hub.reconciled > 0
-            assert other.parts.hub.reconciled > 0
+            assert one.parts.reconciler.reconciled > 0
+            assert other.parts.reconciler.reconciled > 0

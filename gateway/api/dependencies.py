@@ -31,6 +31,7 @@ from gateway.metrics import Metrics
 from gateway.origins import own_origin, read_origin
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
+from gateway.reconciler import Reconciler
 from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.throttle import Throttle, network_of
@@ -48,6 +49,7 @@ class Gateway:
     hub: Hub
     tail: Tail
     backplane: Backplane
+    reconciler: Reconciler
     tokens: Tokens
     passwords: Passwords
     throttle: Throttle

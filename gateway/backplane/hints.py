@@ -64,6 +64,11 @@ def _encode(
     return dumps([origin, everything, flat, ended])
 
 
+def opening(origin: str) -> str:
+    """Return how each message from this process begins."""
+    return dumps([origin])[:-1] + ","
+
+
 def decode(text: str) -> Message:
     """Read a message. Raises ValueError for one that is malformed."""
     if len(text) > MAX_MESSAGE:

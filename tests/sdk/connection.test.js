@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { Position } from '../../gateway/web/sdk/position.js';
 import { World, gate, liveTab, problem, settle, tokenOf } from './world.js';
 
 // --- Connecting and resuming ---------------------------------------------------------------------------------
@@ -80,11 +81,23 @@ test('a position of another log is not gone on from', async () => {
 });
 
 test('a position that is spoilt, and a storage that throws, are as none', async () => {
-  const world = new World();
-  world.storage.getItem = () => '{"epoch": 1, "seq": "x"}';
-  world.storage.setItem = () => { throw new Error('full'); };
-  const { client } = await liveTab({ world, posts: ['one'] });
-  assert.equal(client.state, 'live');
+  for (const spoilt of ['{"epoch": 1, "seq": 1}', '{"epoch": "e1", "seq": "x"}', '{', 'null', '[]']) {
+    const world = new World();
+    world.storage.getItem = () => spoilt;
+    world.storage.setItem = () => { throw new Error('full'); };
+    const { client } = await liveTab({ world, posts: ['one'] });
+    assert.equal(client.state, 'live');
+    assert.equal(world.socket.since, 1);
+  }
+});
+
+test('a position that several tabs keep only moves forward, but for another log', () => {
+  const position = new Position(new World().storage, 'ada');
+  position.keep('e1', 5);
+  position.keep('e1', 3);
+  assert.deepEqual(position.read(), { epoch: 'e1', seq: 5 });
+  position.keep('e2', 1);
+  assert.deepEqual(position.read(), { epoch: 'e2', seq: 1 });
 });
 
 // --- Reset -----------------------------------------------------------------------------------------------------
@@ -196,7 +209,7 @@ test('when the network has changed, a connection that does not answer is given u
   world.oncommand = () => {};
   tab.window.dispatchEvent(new Event('online'));
   assert.deepEqual(world.socket.sent.at(-1), { type: 'ping' });
-  await world.clock.pass(11_000);
+  await world.clock.pass(6_000);
   assert.equal(world.sockets.length, 2);
 });
 
@@ -382,6 +395,18 @@ test('a request whose token is refused gets a fresh one once', async () => {
   assert.equal(tab.client.state, 'signedout');
 });
 
+test('two requests whose token is refused get one fresh token', async () => {
+  const { world, tab } = await liveTab();
+  const held = gate();
+  const refusals = [() => problem(401, 'token_expired'), () => held.promise];
+  world.answers['GET /v1/inbox'] = () => (refusals.shift() ?? (() => Response.json(world.log.page())))();
+  const asked = [tab.client.query({}), tab.client.query({})];
+  await settle();
+  held.resolve(problem(401, 'token_expired'));
+  await Promise.all(asked);
+  assert.deepEqual(tab.asked, ['start', 'rejected']);
+});
+
 test('a token of another user ends it, and start begins with that user', async () => {
   const { world, tab } = await liveTab({ posts: ['one'] });
   tab.getToken = () => tokenOf('bob');
@@ -390,6 +415,19 @@ test('a token of another user ends it, and start begins with that user', async (
   assert.equal(tab.client.problem.code, 'user_changed');
   assert.deepEqual(tab.titles, []);
   assert.equal(world.sockets.length, 1);
+});
+
+test('who signs in after another user goes on from their own position', async () => {
+  const { world, tab: before, log } = await liveTab({ sub: 'bob', posts: ['one'] });
+  before.client.stop();
+  const tab = await world.tab({ sub: 'ada' }).start();
+  tab.getToken = () => null;
+  world.socket.end(4001, 'token_revoked');
+  await settle();
+  log.post('two');
+  tab.getToken = () => tokenOf('bob');
+  await tab.start();
+  assert.deepEqual([tab.client.state, tab.told], ['live', ['two']]);
 });
 
 test('a token is in no address, storage, message between tabs or event', async () => {
@@ -451,6 +489,26 @@ test('stop while the inbox is being read: nothing is shown or opened, and start 
   delete world.answers['GET /v1/inbox'];
   await tab.start();
   assert.deepEqual([tab.client.state, tab.titles], ['live', ['one']]);
+});
+
+test('stop while a ticket is being fetched: nothing is opened', async () => {
+  const world = new World().serve();
+  const held = gate();
+  world.answers['POST /v1/auth/ticket'] = () => held.promise;
+  const tab = await world.tab({ carrier: 'ticket' }).start();
+  tab.client.stop();
+  held.resolve(Response.json({ ticket: 'late' }));
+  await world.clock.pass(60_000);
+  assert.equal(world.sockets.length, 0);
+});
+
+test('a page that stops it on what live tells has it stopped', async () => {
+  const world = new World();
+  const tab = await world.tab().start();
+  tab.client.addEventListener('counts', () => tab.client.stop());
+  world.socket.say({ ...world.log.live(), unread: 1 });
+  await world.clock.pass(60_000);
+  assert.deepEqual(tab.of('state').map(({ state }) => state), ['connecting', 'idle']);
 });
 
 test('stop while a socket is being opened closes it, and what it says is not heard', async () => {

@@ -48,6 +48,20 @@ test('an answer that comes late does not bring back what was deleted since', asy
   assert.deepEqual(tab.titles, []);
 });
 
+test('a page that is ahead of what has been told stays so', async () => {
+  const log = new Log();
+  log.post('one');
+  const replica = new Replica();
+  replica.load(log.page());
+  log.onmessage = (message) => message.type === 'read' && replica.apply(message);
+  const { items } = await replica.reading(async () => {
+    log.readUpTo(1);
+    log.change('n1', { read_at: null });
+    return log.page();
+  });
+  assert.equal(items[0].read_at, null);
+});
+
 test('everything older is loaded page by page, once', async () => {
   const { world, tab, log } = await liveTab({ posts: ['one', 'two', 'three', 'four', 'five'], pageSize: 2 });
   assert.deepEqual([tab.titles, tab.client.complete], [['five', 'four'], false]);
@@ -130,6 +144,16 @@ for (const order of ['before', 'after']) {
     assert.deepEqual(tab.of('counts').map(({ unread }) => unread), [3, 1]);
   });
 }
+
+test('what another device did after a command stands when the ok comes', async () => {
+  const { world, client, log } = await acting({ posts: ['one'] });
+  const asked = client.read('n1');
+  log.change('n1', { read_at: '2026-01-01T00:00:09.000Z' });
+  log.change('n1', { read_at: null });
+  world.socket.say({ type: 'ok', ref: world.command().ref });
+  await asked;
+  assert.deepEqual([client.items[0].read_at, client.unread], [null, 1]);
+});
 
 test('marking all read leaves what comes later alone, and counts exactly', async () => {
   const { world, client, log } = await acting({ posts: ['one', 'two', 'three'], pageSize: 2 });
@@ -240,6 +264,17 @@ test('an item that comes under a later number than it entered is new once', () =
   assert.deepEqual(news, [[], [], ['n1']]);
   log.change('n1', { read_at: '2026-01-01T00:00:10.000Z' });
   assert.deepEqual(replica.apply(lived[3]).news, []);
+});
+
+test('after a replay nothing is kept of the numbers it has passed by', () => {
+  const log = new Log();
+  const replica = new Replica();
+  replica.load(log.page());
+  log.post('one');
+  for (let times = 0; times < 5; times += 1) log.change('n1', { read_at: times % 2 ? null : '2026-01-01T00:00:09.000Z' });
+  for (const message of log.replay(0)) replica.apply(message);
+  replica.apply(log.live());
+  assert.deepEqual(replica.snapshot().untold, []);
 });
 
 test('old counts do not undo newer ones', () => {

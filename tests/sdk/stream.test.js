@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { eventParser } from '../../gateway/web/sdk/stream.js';
-import { World, problem, settle, tokenOf } from './world.js';
+import { eventParser, openStream } from '../../gateway/web/sdk/stream.js';
+import { World, gate, problem, settle, tokenOf } from './world.js';
 
 test('events are found however the text is cut', () => {
   const text = ': hello\n\nevent: hello\nid: e1.1\ndata: {"a":1}\n\ndata:{"b":\r\ndata: 2}\r\n\r\nevent: nothing\n\ndata: 3\r\r';
@@ -13,6 +13,17 @@ test('events are found however the text is cut', () => {
     take('\n');
     assert.deepEqual(events, ['{"a":1}', '{"b":\n2}', '3'], `in pieces of ${size}`);
   }
+});
+
+test('a stream that was closed says no more', async () => {
+  const ends = [];
+  const fetch = (_url, { signal }) => new Promise((resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason));
+  });
+  const stream = openStream({ platform: { fetch }, url: 'https://gateway.test/v1/stream', onclose: (ended) => ends.push(ended) });
+  stream.close();
+  await settle();
+  assert.deepEqual(ends, []);
 });
 
 /** Streams, as the gateway has them. */
@@ -167,6 +178,19 @@ test('a stream has its token replaced by being opened again', async () => {
   streams.say(log.replay(1)[0]);
   await settle();
   assert.deepEqual(tab.told, ['two']);
+});
+
+test('a token that comes when its stream has ended does not end the next one', async () => {
+  const { world, streams, tab } = await blocked();
+  const held = gate();
+  tab.getToken = () => held.promise;
+  streams.say({ type: 'token_expiring', expires_at: new Date(world.clock.now + 2_000).toISOString() });
+  await world.clock.pass(1_500);
+  streams.end(1012, 'restart');
+  await world.clock.pass(1_000);
+  held.resolve(tokenOf('ada', 'new'));
+  await settle();
+  assert.deepEqual([streams.opened.length, tab.client.state], [2, 'live']);
 });
 
 test('with a stream, commands are requests', async () => {

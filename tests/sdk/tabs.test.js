@@ -135,6 +135,21 @@ test('a follower that did not hear everything asks, and is told the rest as miss
   assertSame(tabs);
 });
 
+test('a follower that did not hear of another log asks, once, and is told all of it', async () => {
+  const { world, tabs, log } = await tabsOf(2, { posts: ['one'] });
+  world.channels.deaf.add(tabs[1]);
+  log.epoch = 'e2';
+  world.socket.say({ type: 'reset', epoch: 'e2', seq: 1, oldest_seq: 1, ...log.counts });
+  await settle();
+  world.channels.deaf.clear();
+  world.channels.heard.length = 0;
+  for (const title of ['two', 'three', 'four']) log.post(title);
+  await settle();
+  assert.deepEqual(tabs[1].titles, ['four', 'three', 'two', 'one']);
+  assertSame(tabs);
+  assert.equal(world.channels.heard.filter(({ kind }) => kind === 'here').length, 1);
+});
+
 test('a follower that heard nothing of the last change catches up when it is looked at', async () => {
   const { world, tabs, log } = await tabsOf(2);
   await tabs[1].show(false);

@@ -10,7 +10,7 @@ import { openStream } from './stream.js';
 /** @import { Ended, Message, Options, Platform, Status } from './types.d.ts' */
 
 const FIRST_SILENCE = 15_000; // ms until the first message
-const ANSWER_TIME = 10_000; // ms in which a connection that is asked something says anything at all
+const ANSWER_TIME = 5_000; // ms in which a connection that is asked something says anything at all
 const BLOCKED_TIME = 300_000; // ms for which a network is taken to let no WebSocket through
 const FLUSH_DELAY = 200; // ms; for this long, acknowledgements are gathered.
 // Not a close code: the client itself ended it, to begin anew at once.

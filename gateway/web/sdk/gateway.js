@@ -113,7 +113,7 @@ export class Gateway {
     if (body) headers['Content-Type'] = 'application/json';
     const late = AbortSignal.timeout(REQUEST_TIME);
     const response = await this.#fetch(new URL(path, this.url), {
-      method, headers, body: body && JSON.stringify(body), cache: 'no-store', credentials: 'omit',
+      method, headers, body: body && JSON.stringify(body), cache: 'no-store',
       signal: signal ? AbortSignal.any([signal, late]) : late,
     }).catch(() => {
       throw new Failed('unreachable', 'The gateway cannot be reached.');
@@ -132,6 +132,6 @@ export class Gateway {
   /** Whether the gateway answers at all. */
   async answers() {
     const signal = AbortSignal.timeout(5_000);
-    return this.#fetch(new URL('healthz', this.url), { cache: 'no-store', credentials: 'omit', signal }).then(({ ok }) => ok, () => false);
+    return this.#fetch(new URL('healthz', this.url), { cache: 'no-store', signal }).then(({ ok }) => ok, () => false);
   }
 }

@@ -49,6 +49,8 @@ export class NotificationClient extends EventTarget {
   /** @type {Promise<void> | null} */
   #extending = null;
   #joined = false;
+  // Whether the leader has not answered yet.
+  #asked = false;
 
   /** @param {Options} options */
   constructor({ getToken, url = home(), carrier = 'subprotocol', transport = 'auto', share = true, pageSize = 50, platform }) {
@@ -213,13 +215,14 @@ export class NotificationClient extends EventTarget {
   #greet(asks) {
     if (!this.#joined) return;
     const { epoch, seq } = this.#inbox;
-    this.#tabs.greet(asks && !this.leader ? { epoch, seq } : null);
+    this.#asked = asks && !this.leader;
+    this.#tabs.greet(this.#asked ? { epoch, seq } : null);
   }
 
   /** Tell the others how things stand, and all that is here where they are to take it. */
-  #stand(whole, fields = {}) {
+  #stand(whole, first = '') {
     const snapshot = whole && this.#inbox.epoch !== null ? this.#inbox.snapshot() : null;
-    this.#tabs.post('state', { snapshot, status: this.#status, sub: this.#sub, ...fields });
+    this.#tabs.post('state', { snapshot, status: this.#status, sub: this.#sub, first });
   }
 
   #wake(force = false) {
@@ -249,17 +252,19 @@ export class NotificationClient extends EventTarget {
 
   /** Take what the leader tells, in the order in which it does. @param {Envelope} told */
   #take({ epoch, prev, message, missed, first }) {
-    if (this.leader || epoch !== this.#inbox.epoch) return;
-    // Something was not heard.
-    if (prev > this.#inbox.seq) this.#greet(true);
-    else this.#apply(message, missed, first === this.#tabs.id);
+    if (this.leader) return;
+    const isNext = epoch === this.#inbox.epoch && prev <= this.#inbox.seq;
+    // Where something was not heard, the leader is asked, once.
+    if (isNext) this.#apply(message, missed, first === this.#tabs.id);
+    else if (!this.#asked) this.#greet(true);
   }
 
   /** Be where the leader is. @param {Envelope} told */
-  #follow({ snapshot, anew, status, sub, first }) {
+  #follow({ kind, snapshot, status, sub, first }) {
     if (this.leader) return;
+    if (kind === 'state') this.#asked = false;
     this.#sub = sub;
-    if (snapshot && (anew || snapshot.epoch !== this.#inbox.epoch || snapshot.seq > this.#inbox.seq)) {
+    if (snapshot && (snapshot.epoch !== this.#inbox.epoch || snapshot.seq > this.#inbox.seq)) {
       this.#show(this.#inbox.restore(snapshot), true, first === this.#tabs.id);
     }
     this.#become(/** @type {Status} */ (status));
@@ -274,7 +279,7 @@ export class NotificationClient extends EventTarget {
     const since = this.#inbox.isNew && kept?.epoch === page.epoch ? kept.seq : page.seq;
     const first = this.#tabs.first();
     const view = this.#inbox.load(page, since);
-    this.#stand(true, { anew: true, first });
+    this.#stand(true, first);
     this.#show(view, true, first === this.#tabs.id);
     this.#keep(page.epoch);
   }

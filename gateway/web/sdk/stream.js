@@ -43,7 +43,7 @@ export function openStream({ platform, url, token, ticket, onmessage, onclose })
     const headers = { Accept: 'text/event-stream' };
     if (ticket) address.searchParams.set('ticket', ticket);
     else headers.Authorization = `Bearer ${token}`;
-    const response = await platform.fetch(address, { headers, cache: 'no-store', credentials: 'omit', signal: closing.signal });
+    const response = await platform.fetch(address, { headers, cache: 'no-store', signal: closing.signal });
     if (!response.ok) {
       const { code, message, status, retryAfter } = await failure(response);
       end({ code: CODES[status] ?? CODES[code] ?? 1006, reason: code, detail: message, retryAfter });
