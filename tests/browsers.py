@@ -61,7 +61,8 @@ ORIGIN = "http://localhost"
 """Where the stage is. A browser trusts this host as it does https."""
 
 _STAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>App</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="stylesheet" href="/stage.css"></head>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="/stage.css"></head>
 <body><main><h1>App</h1><button id="before">Before</button></main></body></html>"""
 _STYLE = """:root { color-scheme: light dark; } body { margin: 0; background: Canvas; color: CanvasText; }
 notification-inbox { height: 500px; }"""

@@ -251,9 +251,7 @@ class Process:
 
 
 @asynccontextmanager
-async def process(
-    database_url: str, folder: Path, **settings: Any
-) -> AsyncIterator[tuple[Process, Server]]:
+async def process(database_url: str, folder: Path, **settings: Any) -> AsyncIterator[tuple[Process, Server]]:
     """Run `gateway serve` with these settings, and end it whatever happens."""
     one = Process(database_url, folder, **settings)
     try:

@@ -478,7 +478,7 @@ async def test_tabs_that_share_a_sign_in_do_not_end_it_for_each_other(
     )
     await again.page.goto(server.base)
     await again.is_live()
-    # One tab holds the connection of all; the next one takes over with the tokens that the first one has told it.
+    # One tab holds the connection of all; the next one takes over with the tokens that the first has told it.
     assert connections(server) == [of_tab]
     for leader, follower in ((tab, copy), (copy, again)):
         [before] = connections(server)
@@ -618,7 +618,10 @@ async def test_the_keyboard_alone_works_through_the_list(server: LocalServer, ta
         await tab.page.keyboard.press("Tab")
     await expect(tab.button("Archive: 1")).to_be_focused()
     await tab.page.keyboard.press("Enter")
-    assert await tab.page.evaluate("document.querySelector('#list').shadowRoot.activeElement.className") == "heading"
+    assert (
+        await tab.page.evaluate("document.querySelector('#list').shadowRoot.activeElement.className")
+        == "heading"
+    )
 
 
 async def test_older_pages_are_loaded_once_each_while_the_inbox_changes(
@@ -777,11 +780,11 @@ async def test_the_form_of_a_demo_posts_to_the_one_who_is_signed_in(sqlite_url: 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_axe_finds_no_violation_on_the_page(
-    server: LocalServer, tabs: OpenTab, scheme: str
-) -> None:
+async def test_axe_finds_no_violation_on_the_page(server: LocalServer, tabs: OpenTab, scheme: str) -> None:
     await add_user(server)
-    await server.service.notify("ada", "Deploy failed", body="Step 4", category="ci", url="/runs/4", data={"run": 4})
+    await server.service.notify(
+        "ada", "Deploy failed", body="Step 4", category="ci", url="/runs/4", data={"run": 4}
+    )
     tab = await tabs(server, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
     found = {"sign-in": await violations(tab.page)}
     await tab.sign_in(password="wrong")
@@ -798,7 +801,7 @@ async def test_axe_finds_no_violation_on_the_page(
         "for (const one of document.querySelectorAll('.view')) one.hidden = one.id !== 'view-send'"
     )
     found["send"] = await violations(tab.page)
-    assert found == dict.fromkeys(found, [])
+    assert found == {view: [] for view in found}
 
 
 # --- hostile content ----------------------------------------------------------------------------------------
@@ -853,12 +856,17 @@ async def test_only_addresses_of_the_web_and_paths_of_this_host_become_links(
         """async (urls) => {
           const [{ Row }, { Words }] = await Promise.all([import('/sdk/row.js'), import('/sdk/texts.js')]);
           return urls.map((url, index) => {
-            const item = { id: String(index), created_at: new Date().toISOString(), category: 'default', priority: 'normal', title: 'x', url };
+            const created_at = new Date().toISOString();
+            const names = { category: 'default', priority: 'normal', title: 'x' };
+            const item = { id: String(index), created_at, ...names, url };
             const { element } = new Row(item, new Words('en'), false);
-            return [element.querySelector('a')?.href ?? null, element.querySelector('[part=address]').textContent];
+            const address = element.querySelector('[part=address]').textContent;
+            return [element.querySelector('a')?.href ?? null, address];
           });
         }""",
         [*BAD_URLS, *GOOD_URLS],
     )
     assert rows[: len(BAD_URLS)] == [[None, url] for url in BAD_URLS]
-    assert rows[len(BAD_URLS) :] == [[urljoin(server.base + "/", url.replace("HTTP:", "http:")), url] for url in GOOD_URLS]
+    assert rows[len(BAD_URLS) :] == [
+        [urljoin(server.base + "/", url.replace("HTTP:", "http:")), url] for url in GOOD_URLS
+    ]

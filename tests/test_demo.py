@@ -45,7 +45,9 @@ async def demo(database_url: str) -> AsyncIterator[Demo]:
 
 
 async def test_the_user_of_the_demo_posts_to_their_own_inbox(demo: Demo) -> None:
-    answer = await demo.post(title="To myself", priority="urgent", url="/x", headers={"Origin": demo.server.base})
+    answer = await demo.post(
+        title="To myself", priority="urgent", url="/x", headers={"Origin": demo.server.base}
+    )
     assert answer.status_code == 201, answer.text
     [item] = (await demo.user.inbox())["items"]
     assert (item["id"], item["title"], item["priority"]) == (answer.json()["id"], "To myself", "urgent")
@@ -85,7 +87,9 @@ async def test_what_is_posted_is_checked_as_a_service_is(demo: Demo) -> None:
     assert [answer.json()["errors"][0]["field"] for answer in refused] == ["url", "category", "title", "more"]
 
 
-async def test_without_a_demo_there_is_no_such_path_and_the_page_offers_none(start_server: StartServer) -> None:
+async def test_without_a_demo_there_is_no_such_path_and_the_page_offers_none(
+    start_server: StartServer,
+) -> None:
     server = await start_server()
     user = await server.user("demo")
     answer = await user.post(PATH, json={"to": "demo", "title": "x"})

@@ -127,10 +127,16 @@ def test_the_manifest_names_every_event_property_part_and_slot() -> None:
     assert named("events") == set(re.findall(r"new CustomEvent\('([\w-]+)'", COMPONENTS))
     assert named("cssProperties") == set(re.findall(r"var\((--notification-[a-z-]+)", COMPONENTS))
     parts = {part for text in re.findall(r"\bpart: '([a-z ]+)'", COMPONENTS) for part in text.split()}
-    parts |= {one for found in re.findall(r"part\.toggle\('(\w+)'|quote\('\w+', '(\w+)'", COMPONENTS) for one in found}
+    parts |= {
+        one
+        for found in re.findall(r"part\.toggle\('(\w+)'|quote\('\w+', '(\w+)'", COMPONENTS)
+        for one in found
+    }
     assert named("cssParts") == parts - {""}
     slots = set(re.findall(r"make\('slot', \{ name: '([\w-]+)'", COMPONENTS))
-    slots |= {call.split("'")[-2] for call in re.findall(r"this\.#message\(.*?'[\w-]+'(?=\)|, this)", COMPONENTS)}
+    slots |= {
+        call.split("'")[-2] for call in re.findall(r"this\.#message\(.*?'[\w-]+'(?=\)|, this)", COMPONENTS)
+    }
     assert named("slots") == slots
 
 

@@ -157,8 +157,8 @@ async def socket_user(connection: HTTPConnection) -> User:
 def check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
     """Let a browser's page in only from the gateway's own origin or one that is listed.
 
-    Raises `OriginNotAllowed`. The match is exact: scheme, host and port. A gateway behind a proxy knows that it is reached by https only
-    where the proxy's X-Forwarded-Proto is believed.
+    Raises `OriginNotAllowed`. The match is exact: scheme, host and port. A gateway behind a proxy knows that
+    it is reached by https only where the proxy's X-Forwarded-Proto is believed.
     """
     origins, hosts = connection.headers.getlist("origin"), connection.headers.getlist("host")
     if not origins:

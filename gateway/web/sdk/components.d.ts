@@ -1,5 +1,6 @@
-import type { Item, NotificationClient } from './notifications.js';
+import type { Item, NotificationClient } from './notifications.d.ts';
 
+// @ts-types="./notifications.d.ts"
 export { NotificationClient } from './notifications.js';
 
 /** The forms of a text that counts, by the categories of the plural rules. `{count}` is filled in. */
