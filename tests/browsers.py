@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,12 @@ _FILES = {
 }
 
 
-def _sdk() -> httpx.AsyncClient:
-    """Return a client of what the gateway serves of the SDK."""
+@cache
+def _gateway() -> FastAPI:
+    """Return what serves the SDK, as the gateway does."""
     app = FastAPI()
     app.include_router(web.router)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=ORIGIN)
+    return app
 
 
 async def serve_stage(route: Route) -> None:
@@ -91,6 +93,7 @@ async def serve_stage(route: Route) -> None:
         headers = {"Content-Security-Policy": web.PAGE_POLICY, "Content-Type": f"{kind}; charset=utf-8"}
         await route.fulfill(body=body, headers=headers)
     else:
-        async with _sdk() as sdk:
-            answer = await sdk.get(path)
+        transport = httpx.ASGITransport(_gateway())
+        async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as gateway:
+            answer = await gateway.get(path)
         await route.fulfill(status=answer.status_code, body=answer.content, headers=dict(answer.headers))

@@ -149,6 +149,11 @@ async def test_what_cannot_be_loaded_can_be_tried_again(stage: Stage) -> None:
     await page.evaluate("client.refuse = false")
     await button(page, "Try again").click()
     await titles(page, "Title 3", "Title 2", "Title 1")
+    await page.evaluate("client.refuse = true")
+    await page.get_by_role("tab", name="Unread").click()
+    await expect(page.get_by_role("alert")).to_be_visible()
+    await page.evaluate("client.refuse = false; client.become('live')")
+    await expect(page.locator("notification-inbox")).to_contain_text("Nothing unread")
 
 
 async def test_the_next_try_is_counted_down_and_can_be_had_now(stage: Stage) -> None:
@@ -381,6 +386,10 @@ async def test_the_locale_is_that_of_the_attribute_or_of_the_page_and_texts_can_
     await expect(page.locator("notification-inbox h2")).to_have_text("Nouveautés")
     await expect(button(page, "Tout lire")).to_be_visible()
     await expect(page.get_by_role("tab", name="Archived")).to_be_visible()
+    await page.evaluate("element.remove(); document.querySelector('main').lang = 'es'")
+    await page.evaluate("() => { show('notification-bell', new FakeClient([item(1, { age: 180 })])); }")
+    await page.evaluate("element.open = true")
+    await expect(rows(page).locator("time")).to_have_text("hace 3 h")
 
 
 async def test_a_theme_that_is_chosen_beats_that_of_the_system(stage: Stage) -> None:

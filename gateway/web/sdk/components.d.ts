@@ -48,6 +48,8 @@ declare class NotificationElement extends HTMLElement {
   client: NotificationClient | null;
   /** Texts that replace the English ones, by their names. */
   texts: Partial<Texts>;
+  /** The language in use. */
+  readonly locale: string;
   readonly words: Words;
   addEventListener<K extends keyof NotificationElementEventMap>(
     type: K, listener: (this: this, event: NotificationElementEventMap[K]) => void, options?: boolean | AddEventListenerOptions): void;

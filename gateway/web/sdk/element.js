@@ -36,12 +36,11 @@ export class NotificationElement extends HTMLElement {
     this.#reword();
   }
 
-  /** The texts and formats of the locale: the attribute's, else that of the nearest `lang`, else English. */
-  get words() {
-    const locale = this.getAttribute('locale') || this.closest('[lang]')?.lang || document.documentElement.lang;
-    this.#words ??= new Words(locale || 'en', this.#texts);
-    return this.#words;
-  }
+  /** The language: that of the attribute, else of the nearest `lang`, else English. */
+  get locale() { return this.getAttribute('locale') || this.closest('[lang]')?.lang || document.documentElement.lang || 'en'; }
+
+  /** The texts and formats of the locale. */
+  get words() { return (this.#words ??= new Words(this.locale, this.#texts)); }
 
   connectedCallback() {
     // A framework may have set these before the element was defined; then they hide the accessors above.

@@ -8,7 +8,7 @@ import { countInTitle, countOnIcon, setSystem, showSystem, systemState } from '.
 import { BELL } from './theme.js';
 
 const GAP = 8; // px between the bell, its popover and the edges of the window.
-const PASSED_ON = ['locale', 'theme', 'show-data'];
+const PASSED_ON = ['theme', 'show-data'];
 
 export class NotificationBell extends NotificationElement {
   static sheets = [BELL];
@@ -70,6 +70,7 @@ export class NotificationBell extends NotificationElement {
       if (this.hasAttribute(name)) inbox.setAttribute(name, this.getAttribute(name));
       else inbox.removeAttribute(name);
     }
+    inbox.setAttribute('locale', this.locale);
     inbox.texts = this.texts;
     inbox.client = this.client;
   }

@@ -37,7 +37,6 @@ export class NotificationInbox extends NotificationElement {
     state: () => this.#onState(),
     counts: () => this.#onState(),
     items: (detail) => this.#onItems(detail),
-    error: ({ detail }) => this.#snack?.say(this.words.say('failed', { detail })),
   };
 
   /** Focus the list, or its heading where it is empty. */
@@ -183,6 +182,8 @@ export class NotificationInbox extends NotificationElement {
   #onState() {
     this.refresh();
     this.#markSeen();
+    // What could not be loaded without a connection can be now.
+    if (this.#failed && this.client.state === 'live') this.#tryAgain();
   }
 
   /** What stands in view has been seen, where somebody looks. */
@@ -290,10 +291,12 @@ export class NotificationInbox extends NotificationElement {
   }
 
   #again() {
-    return make('button', { type: 'button', textContent: this.words.say('tryAgain'), click: () => {
-      this.#failed = false;
-      this.#readMore();
-    } });
+    return make('button', { type: 'button', textContent: this.words.say('tryAgain'), click: () => this.#tryAgain() });
+  }
+
+  #tryAgain() {
+    this.#failed = false;
+    this.#readMore();
   }
 
   // --- what the user does ----------------------------------------------------------------------------------

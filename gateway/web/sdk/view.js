@@ -43,12 +43,11 @@ export class View {
   take({ added, changed, removed, readUpTo = 0 }) {
     const put = [], drop = [];
     if (this.isWhole) this.#floor = this.#client.items.at(-1)?.created_seq ?? 0;
-    const gone = new Set(this.isWhole ? removed.map(({ id }) => id) : []);
     // Of many that were read at once, only those that the client holds are named.
     const read = this.items.filter((item) => !item.read_at && item.created_seq <= readUpTo);
     const others = read.map((item) => ({ ...item, read_at: new Date().toISOString() }));
     for (const item of [...others, ...added, ...changed, ...removed]) {
-      if (gone.has(item.id) || !this.#matches(item)) {
+      if (!this.#matches(item)) {
         if (this.#take(item.id)) drop.push(item);
       } else if (this.#put(item)) put.push(item);
     }
