@@ -10,7 +10,8 @@ test('it reads the inbox, then goes on from where that stands', async () => {
   const { world, tab, client } = await liveTab({ posts: ['one', 'two'] });
   assert.equal(world.socket.url.href, 'wss://gateway.test/v1/ws?since=2&epoch=e1');
   assert.deepEqual(world.socket.protocols, ['notify.v1', `bearer.${tokenOf('ada', 1)}`]);
-  assert.deepEqual([client.state, client.sub, client.seq, client.epoch, client.unread, client.unseen], ['live', 'ada', 2, 'e1', 2, 2]);
+  assert.deepEqual([client.state, client.sub, client.epoch], ['live', 'ada', 'e1']);
+  assert.deepEqual([client.seq, client.unread, client.unseen], [2, 2, 2]);
   assert.deepEqual(tab.titles, ['two', 'one']);
   assert.deepEqual(tab.told, []);
   assert.deepEqual(tab.of('state').map(({ state }) => state), ['connecting', 'live']);
@@ -25,7 +26,8 @@ test('what comes is told once and in order, and a message that was applied is dr
   await settle();
   assert.deepEqual(tab.told, ['one', 'two']);
   assert.deepEqual(tab.titles, ['two', 'one']);
-  assert.deepEqual(tab.of('notification').map(({ missed, first: here }) => [missed, here]), [[false, true], [false, true]]);
+  const flags = tab.of('notification').map(({ missed, first: here }) => [missed, here]);
+  assert.deepEqual(flags, [[false, true], [false, true]]);
   assert.equal(client.seq, 2);
 });
 
@@ -337,7 +339,8 @@ test('a token about to end is replaced in band, at half of the time that is left
   assert.deepEqual(tab.asked, ['start']);
   await world.clock.pass(2_000);
   assert.deepEqual(tab.asked, ['start', 'expiring']);
-  assert.deepEqual(world.socket.sent.filter(({ type }) => type === 'auth'), [{ type: 'auth', token: tokenOf('ada', 2) }]);
+  const sent = world.socket.sent.filter(({ type }) => type === 'auth');
+  assert.deepEqual(sent, [{ type: 'auth', token: tokenOf('ada', 2) }]);
   assert.equal(world.sockets.length, 1);
 });
 
@@ -415,6 +418,16 @@ test('a token of another user ends it, and start begins with that user', async (
   assert.equal(tab.client.problem.code, 'user_changed');
   assert.deepEqual(tab.titles, []);
   assert.equal(world.sockets.length, 1);
+});
+
+test('nothing of one user is shown to the next one', async () => {
+  const { world, tab } = await liveTab({ posts: ['one'] });
+  tab.client.stop();
+  assert.deepEqual(tab.titles, ['one']);
+  tab.getToken = () => tokenOf('bob');
+  world.answers['GET /v1/inbox'] = () => new Promise(() => {});
+  await tab.start();
+  assert.deepEqual([tab.titles, tab.client.unread, tab.client.epoch], [[], 0, null]);
 });
 
 test('who signs in after another user goes on from their own position', async () => {
@@ -550,6 +563,7 @@ test('a page that signs out while it is told something is told no more', async (
   await world.clock.pass(60_000);
   assert.deepEqual(tab.told, ['one']);
   assert.deepEqual([tab.client.state, tab.titles, world.sockets.length], ['signedout', [], 1]);
+  assert.equal(world.storage.kept.size, 0);
 });
 
 // --- Acknowledgements ----------------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ test('after a replay nothing is kept of the numbers it has passed by', () => {
   const replica = new Replica();
   replica.load(log.page());
   log.post('one');
-  for (let times = 0; times < 5; times += 1) log.change('n1', { read_at: times % 2 ? null : '2026-01-01T00:00:09.000Z' });
+  for (const read_at of ['2026-01-01T00:00:09.000Z', null, '2026-01-01T00:00:10.000Z']) log.change('n1', { read_at });
   for (const message of log.replay(0)) replica.apply(message);
   replica.apply(log.live());
   assert.deepEqual(replica.snapshot().untold, []);
@@ -326,9 +326,9 @@ test('whatever happens, the state and the messages are the inbox as read afresh,
     await world.clock.pass(120_000);
     for (const tab of tabs) {
       for (let page = 0; page < 99 && !tab.client.complete; page += 1) await tab.client.loadMore();
-      const expected = log.page({ limit: 1_000 }).items.map(({ read_at, ...item }) => ({ ...item, read: Boolean(read_at) }));
-      const held = tab.client.items.map(({ read_at, ...item }) => ({ ...item, read: Boolean(read_at) }));
-      assert.deepEqual(held, expected, `seed ${seed}`);
+      // The exact moment is not said by a message of type `read`.
+      const plain = ({ read_at, ...item }) => ({ ...item, read: Boolean(read_at) });
+      assert.deepEqual(tab.client.items.map(plain), log.page({ limit: 1_000 }).items.map(plain), `seed ${seed}`);
       assert.deepEqual({ unread: tab.client.unread, unseen: tab.client.unseen }, log.counts, `seed ${seed}`);
       assert.equal(tab.client.state, 'live');
       const told = tab.of('notification').map(({ item }) => item.id);

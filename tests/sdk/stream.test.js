@@ -5,7 +5,8 @@ import { eventParser, openStream } from '../../gateway/web/sdk/stream.js';
 import { World, gate, problem, settle, tokenOf } from './world.js';
 
 test('events are found however the text is cut', () => {
-  const text = ': hello\n\nevent: hello\nid: e1.1\ndata: {"a":1}\n\ndata:{"b":\r\ndata: 2}\r\n\r\nevent: nothing\n\ndata: 3\r\r';
+  const text = ': hello\n\nevent: hello\nid: e1.1\ndata: {"a":1}\n\n'
+    + 'data:{"b":\r\ndata: 2}\r\n\r\nevent: nothing\n\ndata: 3\r\r';
   for (let size = 1; size <= text.length; size += 1) {
     const events = [];
     const take = eventParser((data) => events.push(data));
@@ -20,7 +21,8 @@ test('a stream that was closed says no more', async () => {
   const fetch = (_url, { signal }) => new Promise((resolve, reject) => {
     signal.addEventListener('abort', () => reject(signal.reason));
   });
-  const stream = openStream({ platform: { fetch }, url: 'https://gateway.test/v1/stream', onclose: (ended) => ends.push(ended) });
+  const url = 'https://gateway.test/v1/stream';
+  const stream = openStream({ platform: { fetch }, url, onclose: (ended) => ends.push(ended) });
   stream.close();
   await settle();
   assert.deepEqual(ends, []);
@@ -54,7 +56,8 @@ class Streams {
   };
 
   say(message, stream = this.opened.at(-1)) {
-    stream.controller.enqueue(new TextEncoder().encode(`event: ${message.type}\nid: e1.1\ndata: ${JSON.stringify(message)}\n\n`));
+    const event = `event: ${message.type}\nid: e1.1\ndata: ${JSON.stringify(message)}\n\n`;
+    stream.controller.enqueue(new TextEncoder().encode(event));
   }
 
   /** The gateway ends it, and says why. */
@@ -144,7 +147,9 @@ test('a stream that cannot be had lets WebSockets be tried again', async () => {
 
 for (const [name, end] of Object.entries({
   'is refused': (world) => { world.answers['GET /v1/stream'] = () => problem(401, 'token_revoked'); },
-  'says 4001 at once': (world, streams) => { streams.onopen = () => setImmediate(() => streams.end(4001, 'token_revoked')); },
+  'says 4001 at once': (world, streams) => {
+    streams.onopen = () => setImmediate(() => streams.end(4001, 'token_revoked'));
+  },
 })) {
   test(`a stream whose token ${name} gets a fresh token once, and is signed out then`, async () => {
     const { world, streams, tab } = await blocked();
@@ -157,13 +162,13 @@ for (const [name, end] of Object.entries({
   });
 }
 
-for (const [status, word, code] of [[403, 'insufficient_scope', 'insufficient_scope'], [429, 'too_many_sockets', 'too_many_sockets']]) {
+for (const [status, word] of [[403, 'insufficient_scope'], [429, 'too_many_sockets']]) {
   test(`a stream that is refused with ${word} is stopped`, async () => {
     const { world, streams, tab } = await blocked();
     world.answers['GET /v1/stream'] = () => problem(status, word);
     streams.end(1012, 'restart');
     await world.clock.pass(60_000);
-    assert.deepEqual([tab.client.state, tab.client.problem.code], ['stopped', code]);
+    assert.deepEqual([tab.client.state, tab.client.problem.code], ['stopped', word]);
   });
 }
 
@@ -197,7 +202,8 @@ test('with a stream, commands are requests', async () => {
   const { world, streams, tab, log } = await blocked();
   await tab.client.read('n1');
   await tab.client.seen();
-  assert.deepEqual(world.requests.filter(({ method }) => method === 'POST').map(({ path }) => path), ['/v1/inbox/read']);
+  const posts = world.requests.filter(({ method }) => method === 'POST');
+  assert.deepEqual(posts.map(({ path }) => path), ['/v1/inbox/read']);
   assert.equal(tab.client.unread, 0);
   streams.say(log.replay(1)[0]);
   await settle();

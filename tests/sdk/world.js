@@ -102,7 +102,8 @@ export class Log {
   }
 
   hello(sub = 'ada') {
-    return { type: 'hello', sub, epoch: this.epoch, seq: this.seq, ...this.counts, heartbeat: 30, expires_at: '2026-01-01T01:00:00.000Z' };
+    const { epoch, seq, counts } = this;
+    return { type: 'hello', sub, epoch, seq, ...counts, heartbeat: 30, expires_at: '2026-01-01T01:00:00.000Z' };
   }
 
   /** What a client that was at `since` is told: each item once, at its last change. */
@@ -138,7 +139,9 @@ const FIELDS = {
   delete: (deleted_at) => ({ title: null, deleted_at }),
 };
 
-const answer = (body, status = 200, headers = {}) => new Response(body === null ? null : JSON.stringify(body), { status, headers });
+const answer = (body, status = 200, headers = {}) => (
+  new Response(body === null ? null : JSON.stringify(body), { status, headers })
+);
 export const problem = (status, code, headers) => answer({ code, detail: `about ${code}` }, status, headers);
 
 /** One socket as the gateway sees it. */
@@ -411,7 +414,9 @@ export class World {
       else if (ids) this.log.change(ids, FIELDS[type](time));
       if (ref) socket.say({ type: 'ok', ref });
     });
-    this.log.onmessage = (message) => this.sockets.filter(({ readyState }) => readyState === 1).forEach((one) => one.say(message));
+    this.log.onmessage = (message) => {
+      for (const socket of this.sockets) if (socket.readyState === 1) socket.say(message);
+    };
     return this;
   }
 
@@ -420,7 +425,9 @@ export class World {
   async fetch(url, init = {}) {
     const { pathname: whole, searchParams } = new URL(url);
     const pathname = whole.replace(/^.*(?=\/v1\/|\/healthz)/, '');
-    const request = { method: init.method ?? 'GET', path: pathname, query: Object.fromEntries(searchParams), ...init, body: init.body && JSON.parse(init.body) };
+    const { method = 'GET' } = init;
+    const body = init.body && JSON.parse(init.body);
+    const request = { ...init, method, path: pathname, query: Object.fromEntries(searchParams), body };
     this.requests.push(request);
     init.signal?.throwIfAborted();
     const own = this.answers[`${request.method} ${pathname}`];

@@ -19,8 +19,8 @@ export class Commands {
   async read(what) {
     const operation = { field: 'read_at', value: new Date().toISOString() };
     if (typeof what === 'object' && 'upTo' in what) {
-      const command = { type: 'read', up_to: what.upTo };
-      await this.#carryOut({ ...operation, upTo: what.upTo }, () => this.#say(command, () => this.#post('read', { up_to: what.upTo })));
+      const { upTo } = what;
+      await this.#carryOut({ ...operation, upTo }, () => this.#sayUpTo('read', upTo));
     } else {
       await this.#each(what, operation, 'read', (ids) => this.#post('read', { ids }));
     }
@@ -48,7 +48,7 @@ export class Commands {
   }
 
   seen(upTo) {
-    return this.#carryOut({ seenUpTo: upTo }, () => this.#say({ type: 'seen', up_to: upTo }, () => this.#post('seen', { up_to: upTo })));
+    return this.#carryOut({ seenUpTo: upTo }, () => this.#sayUpTo('seen', upTo));
   }
 
   #each(what, operation, type, request) {
@@ -64,6 +64,11 @@ export class Commands {
   /** Send a command, or where the connection cannot tell its outcome a request: each may be carried out twice. */
   async #say(command, request) {
     if (!command || !await this.#on.request(command)) await request();
+  }
+
+  #sayUpTo(type, upTo) {
+    const body = { up_to: upTo };
+    return this.#say({ type, ...body }, () => this.#post(type, body));
   }
 
   async #carryOut(operation, work) {

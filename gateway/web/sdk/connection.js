@@ -16,6 +16,8 @@ const FLUSH_DELAY = 200; // ms; for this long, acknowledgements are gathered.
 // Not a close code: the client itself ended it, to begin anew at once.
 const AGAIN = 0;
 
+const LOST = 'The connection was lost. Nothing sent meanwhile is lost.';
+
 /** @type {Record<number, [string, string]>} */
 const STOPS = {
   1000: ['closed', 'The gateway has ended the connection.'],
@@ -50,7 +52,8 @@ export class Connection {
   #blockedUntil = 0;
 
   /**
-   * @param {Gateway} gateway @param {Replica} inbox @param {Platform} platform @param {Pick<Options, 'carrier' | 'transport'>} options
+   * @param {Gateway} gateway @param {Replica} inbox @param {Platform} platform
+   * @param {Pick<Options, 'carrier' | 'transport'>} options
    * @param {{
    *   load: (signal: AbortSignal) => Promise<void>,
    *   message: (message: Message, missed: boolean) => void,
@@ -104,7 +107,8 @@ export class Connection {
   async #converse(signal) {
     const gateway = this.#gateway;
     const platform = this.#platform;
-    const { ticket = '' } = this.#options.carrier === 'ticket' ? await gateway.call('POST', 'v1/auth/ticket', { signal }) : {};
+    const byTicket = this.#options.carrier === 'ticket';
+    const { ticket = '' } = byTicket ? await gateway.call('POST', 'v1/auth/ticket', { signal }) : {};
     if (signal.aborted) return {};
     const stream = this.#streams();
     const url = new URL(stream ? 'v1/stream' : 'v1/ws', gateway.url);
@@ -137,7 +141,9 @@ export class Connection {
       };
       signal.addEventListener('abort', stop);
       this.#heed();
-      this.#carrier = (stream ? openStream : openSocket)({ platform, url, token: this.#token, ticket, onmessage, onclose: (ended) => this.#end(ended) });
+      const onclose = (ended) => this.#end(ended);
+      const open = stream ? openStream : openSocket;
+      this.#carrier = open({ platform, url, token: this.#token, ticket, onmessage, onclose });
     });
   }
 
@@ -252,9 +258,10 @@ export class Connection {
       if (stream && !opened) this.#blockedUntil = 0;
       const first = this.#backoff.failures === 0 && !this.#platform.isOffline();
       const ms = Math.max(this.#backoff.next(), retryAfter);
-      const problem = { code: 'unreachable', detail: detail ?? 'The connection was lost. Nothing sent meanwhile is lost.' };
+      const problem = { code: 'unreachable', detail: detail ?? LOST };
+      const retryAt = this.#platform.now() + ms;
       // A gateway that restarts is back at once, as a rule: the first failure is not worth an alarm.
-      this.#on.status(first ? { state: 'connecting' } : { state: 'offline', problem, retryAt: this.#platform.now() + ms });
+      this.#on.status(first ? { state: 'connecting' } : { state: 'offline', problem, retryAt });
       await this.#backoff.wait(ms, signal);
     }
   }
@@ -273,7 +280,10 @@ export class Connection {
   }
 }
 
-/** Take a request that failed for an end of the connection. Throws what is no such failure. @param {unknown} error @returns {Ended} */
+/**
+ * Take a request that failed for an end of the connection. Throws what is no such failure.
+ * @param {unknown} error @returns {Ended}
+ */
 function endOf(error) {
   if (!(error instanceof Failed) || error instanceof SignedOut) throw error;
   const { message, status, retryAfter } = error;

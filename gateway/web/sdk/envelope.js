@@ -1,12 +1,13 @@
-// What tabs tell each other. Any script of the origin can write to the channel, so what does not look right is not taken.
+// What tabs tell each other. Any script of the origin can write to the channel: what does not look right is not taken.
 
 const STATES = new Set(['idle', 'connecting', 'live', 'offline', 'stopped', 'signedout']);
 const isObject = (value) => value !== null && typeof value === 'object';
 const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
-const isItem = (item) => isObject(item) && typeof item.id === 'string' && isCount(item.seq) && isCount(item.created_seq);
+const areCounts = (...all) => all.every(isCount);
+const isItem = (item) => typeof item?.id === 'string' && areCounts(item.seq, item.created_seq);
 const areItems = (items) => Array.isArray(items) && items.every(isItem);
-const isStatus = ({ status, sub }) => isObject(status) && STATES.has(status.state) && (sub === null || typeof sub === 'string');
-const isCounts = (counts) => isObject(counts) && isCount(counts.unread) && isCount(counts.unseen) && isCount(counts.seq);
+const isStatus = ({ status, sub }) => STATES.has(status?.state) && (sub === null || typeof sub === 'string');
+const isCounts = (counts) => areCounts(counts?.unread, counts?.unseen, counts?.seq);
 
 const MESSAGES = {
   hello: () => true,
@@ -19,7 +20,8 @@ const MESSAGES = {
 };
 
 /** Whether it is a message of the gateway that concerns every tab. */
-export const isTold = (message) => isObject(message) && Object.hasOwn(MESSAGES, message.type) && MESSAGES[message.type](message);
+export const isTold = (message) => isObject(message) && Object.hasOwn(MESSAGES, message.type)
+  && MESSAGES[message.type](message);
 
 const isSnapshot = (snapshot) => isObject(snapshot) && typeof snapshot.epoch === 'string' && isCount(snapshot.seq)
   && isCount(snapshot.floor) && isCounts(snapshot.counts) && areItems(snapshot.items) && Array.isArray(snapshot.untold);

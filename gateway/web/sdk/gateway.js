@@ -30,7 +30,8 @@ export class SignedOut extends Failed {
 export async function failure(response) {
   const { code, detail } = await response.json().catch(() => ({}));
   const seconds = Number(response.headers.get('Retry-After')) || 0;
-  return new Failed(code ?? 'failed', detail ?? `The gateway answered ${response.status}.`, response.status, seconds * 1_000);
+  const words = detail ?? `The gateway answered ${response.status}.`;
+  return new Failed(code ?? 'failed', words, response.status, seconds * 1_000);
 }
 
 /** Whom a token names, to tell users apart on this machine. What it proves, only the gateway can say. */

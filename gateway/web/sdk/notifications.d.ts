@@ -25,7 +25,10 @@ export interface Item {
  */
 export type State = 'idle' | 'connecting' | 'live' | 'offline' | 'stopped' | 'signedout';
 
-/** Why it is stopped, signed out or offline. `code` is one of docs/errors.md, or `unreachable`, `signed_out`, `user_changed`. */
+/**
+ * Why it is stopped, signed out or offline. `code` is one of docs/errors.md, or `unreachable`, `no_token`, `closed`,
+ * `signed_out`, `user_changed`.
+ */
 export interface Problem {
   readonly code: string;
   readonly detail: string;

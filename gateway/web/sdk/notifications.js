@@ -8,18 +8,11 @@ import { Commands } from './commands.js';
 import { Connection } from './connection.js';
 import { isTold } from './envelope.js';
 import { Gateway, SignedOut } from './gateway.js';
-import { Replica } from './replica.js';
-import { browser } from './platform.js';
+import { browser, home } from './platform.js';
 import { Position } from './position.js';
+import { Replica } from './replica.js';
 import { Tabs } from './tabs.js';
 /** @import { Envelope, Filter, Message, Options, Page, Platform, Status, View } from './types.d.ts' */
-
-/** The gateway is where this module came from: above `/sdk/`. */
-function home() {
-  const found = /^(.*\/)sdk\/(?:[^/]+\/)?[^/]+$/.exec(import.meta.url);
-  if (!found) throw new TypeError('url: the address of the gateway is needed');
-  return found[1];
-}
 
 export class NotificationClient extends EventTarget {
   #options;
@@ -53,7 +46,9 @@ export class NotificationClient extends EventTarget {
   #asked = false;
 
   /** @param {Options} options */
-  constructor({ getToken, url = home(), carrier = 'subprotocol', transport = 'auto', share = true, pageSize = 50, platform }) {
+  constructor({
+    getToken, url = home(), carrier = 'subprotocol', transport = 'auto', share = true, pageSize = 50, platform,
+  }) {
     super();
     if (typeof getToken !== 'function') throw new TypeError('getToken: a function that returns an access token');
     const base = new URL(url, globalThis.location?.href);
@@ -121,7 +116,7 @@ export class NotificationClient extends EventTarget {
     if (this.#running) this.#halt({ state: 'idle' });
   }
 
-  /** Forget this user here: in every tab, and the stored position. The token stays good until the application ends it. */
+  /** Forget this user: in every tab, and the stored position. The application ends the token. */
   signOut() {
     this.#position?.forget();
     this.#tabs.post('signout');
@@ -361,7 +356,8 @@ export class NotificationClient extends EventTarget {
 
   /** @param {Filter} filter @param {AbortSignal} [signal] @returns {Promise<Page>} */
   async #read({ unread, archived, category, cursor, limit = this.#options.pageSize }, signal) {
-    const given = Object.entries({ limit, unread, archived, category, cursor }).filter(([, value]) => value !== undefined && value !== null);
+    const fields = { limit, unread, archived, category, cursor };
+    const given = Object.entries(fields).filter(([, value]) => (value ?? null) !== null);
     const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
     this.#loading += 1;
     this.#dispatch('loading', { loading: true });

@@ -28,3 +28,10 @@ function storage() {
     return null;
   }
 }
+
+/** The gateway is where this module came from: above `/sdk/`. */
+export function home() {
+  const found = /^(.*\/)sdk\/(?:[^/]+\/)?[^/]+$/.exec(import.meta.url);
+  if (!found) throw new TypeError('url: the address of the gateway is needed');
+  return found[1];
+}

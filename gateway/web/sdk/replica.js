@@ -20,12 +20,14 @@ function after(operation, item) {
   return { ...item, [field]: value };
 }
 
+const afterAll = (operations, item) => [...operations].reduce((state, operation) => after(operation, state), item);
+
 /** The items that a message tells of. One of type `read` names none: `items` are those it may concern. */
 const TOLD = {
   notification: ({ notification }) => [notification],
   changed: ({ items }) => items,
   read: ({ seq, up_to }, items) => items
-    .filter((item) => item.created_seq <= up_to && item.seq < seq && !item.read_at && !item.deleted_at)
+    .filter((item) => item.created_seq <= up_to && !item.read_at && !item.deleted_at)
     .map((item) => ({ ...item, seq, read_at: new Date().toISOString() })),
 };
 
@@ -44,7 +46,7 @@ export class Replica {
   seq = 0;
   /** The cursor of the next older page. @type {string | null} */
   next = null;
-  /** The log of the position. It outlives a `reset`, after which the page shows what is new since. @type {string | null} */
+  /** The log of the position. It outlives a `reset`: the page shows what is new since. @type {string | null} */
   #told = null;
   // The `created_seq` from which on everything is loaded.
   #floor = 0;
@@ -80,7 +82,8 @@ export class Replica {
   /** Forget everything. @returns {View} */
   clear() {
     this.#told = null;
-    return this.#fill({ epoch: null, seq: 0, next: null, floor: 0, counts: { seq: -1, unread: 0, unseen: 0 }, items: [] });
+    const counts = { seq: -1, unread: 0, unseen: 0 };
+    return this.#fill({ epoch: null, seq: 0, next: null, floor: 0, counts, items: [] });
   }
 
   /**
@@ -98,7 +101,8 @@ export class Replica {
   /** What another tab needs to be where this one is. @returns {Snapshot} */
   snapshot() {
     const { epoch, seq, next } = this;
-    return { epoch, seq, next, floor: this.#floor, counts: this.#counts, items: [...this.#known.values()], untold: [...this.#untold] };
+    const items = [...this.#known.values()];
+    return { epoch, seq, next, floor: this.#floor, counts: this.#counts, items, untold: [...this.#untold] };
   }
 
   /** @param {Snapshot} snapshot @returns {View} */
@@ -108,8 +112,9 @@ export class Replica {
 
   /** @param {Snapshot} snapshot @returns {View} */
   #fill({ epoch, seq, next, floor, counts, items, untold = [] }) {
-    const isNew = (item) => item.created_seq > this.seq || this.#untold.has(item.created_seq);
-    const news = epoch !== null && epoch === this.#told ? items.filter((item) => isNew(item) && item.created_seq <= seq) : [];
+    const resumed = epoch !== null && epoch === this.#told;
+    const isNew = ({ created_seq }) => created_seq <= seq && (created_seq > this.seq || this.#untold.has(created_seq));
+    const news = resumed ? items.filter(isNew) : [];
     if (epoch !== null) this.#told = epoch;
     Object.assign(this, { epoch, seq, next });
     this.#floor = floor;
@@ -142,7 +147,8 @@ export class Replica {
     const change = this.#merge(items);
     this.#note(message);
     this.#count(message);
-    change.news = items.filter((item) => entered.has(item.created_seq)).map((item) => this.#look(item.id) ?? item).filter(isHere);
+    const news = items.filter((item) => entered.has(item.created_seq));
+    change.news = news.map((item) => this.#look(item.id) ?? item).filter(isHere);
     if (type === 'read') change.readUpTo = message.up_to;
     return change;
   }
@@ -215,7 +221,7 @@ export class Replica {
   }
 
   #with(item) {
-    return [...this.#operations].reduce((state, operation) => after(operation, state), item);
+    return afterAll(this.#operations, item);
   }
 
   #look(id) {
@@ -281,8 +287,9 @@ export class Replica {
       if (seenUpTo >= this.#floor - 1) hiddenUnseen = 0;
       if (seenUpTo >= mark) mark = seenUpTo + 1;
     }
-    const left = known.map((item) => [...operations].reduce((state, operation) => after(operation, state), item)).filter(isUnread);
-    return { unread: left.length + hidden, unseen: left.filter((item) => item.created_seq >= mark).length + hiddenUnseen };
+    const left = known.map((item) => afterAll(operations, item)).filter(isUnread);
+    const leftUnseen = left.filter((item) => item.created_seq >= mark);
+    return { unread: left.length + hidden, unseen: leftUnseen.length + hiddenUnseen };
   }
 }
 

@@ -14,7 +14,8 @@ export function openSocket({ platform, url, token, ticket, onmessage, onclose })
     socket = new platform.WebSocket(address, ticket ? ['notify.v1'] : ['notify.v1', `bearer.${token}`]);
   } catch (error) {
     // What cannot be a subprotocol is no token. The error is not passed on: its text holds the token.
-    const end = /** @type {Error} */ (error).name === 'SyntaxError' ? { code: 4001, reason: 'invalid_token' } : { code: 1006 };
+    const { name } = /** @type {Error} */ (error);
+    const end = name === 'SyntaxError' ? { code: 4001, reason: 'invalid_token' } : { code: 1006 };
     queueMicrotask(() => onclose({ opened: true, ...end }));
     return { close() {} };
   }

@@ -21,7 +21,10 @@ export class Tabs {
   /** @type {unknown} */
   #doubt = null;
 
-  /** @param {Platform} platform @param {{ lead: () => void, lose: () => void, told: (envelope: Envelope) => void }} on */
+  /**
+   * @param {Platform} platform
+   * @param {{ lead: () => void, lose: () => void, told: (envelope: Envelope) => void }} on
+   */
   constructor(platform, on) {
     this.#platform = platform;
     this.#on = on;

@@ -1,5 +1,5 @@
 // What the modules of the client hand to each other.
-import type { Change, Item, Status } from './notifications.d.ts';
+import type { Item, Status } from './notifications.d.ts';
 
 export type { Filter, Item, Options, Platform, Status } from './notifications.d.ts';
 
@@ -27,9 +27,14 @@ export type Told =
 export type Message = { [field: string]: any; type: string } & Partial<Counts>;
 
 /** A change of the view, and the items that this client has not had. */
-export type View = { -readonly [name in keyof Change]: Change[name] extends readonly Item[] ? Item[] : Change[name] } & {
+export interface View {
+  added: Item[];
+  changed: Item[];
+  removed: Item[];
+  reset: boolean;
   news: Item[];
-};
+  readUpTo?: number;
+}
 
 /** What the user has done to the items with these ids, or to all up to a number. */
 export interface Operation {

@@ -23,7 +23,9 @@ client.addEventListener('state', (event) => {
   const code: string | undefined = event.detail.problem?.code;
   console.log(state, code);
 });
-client.addEventListener('items', ({ detail }) => detail.added.map(({ created_seq }) => created_seq + (detail.readUpTo ?? 0)));
+client.addEventListener('items', ({ detail: { added, readUpTo = 0 } }) => {
+  console.log(added.map(({ created_seq }) => created_seq - readUpTo));
+});
 client.addEventListener('counts', ({ detail }) => console.log(detail.unread - detail.unseen));
 client.addEventListener('signedout', ({ detail }) => console.log(detail.code.length));
 
