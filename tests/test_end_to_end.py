@@ -556,6 +556,31 @@ async def _more_than(tab: Tab, count: int) -> bool:
     return await tab.rows.count() > count
 
 
+COVERED = """() => [...document.querySelector('#list').shadowRoot.querySelectorAll('article')].flatMap((row) => {
+  const buttons = row.querySelector('[part=actions]').getBoundingClientRect();
+  const texts = [...row.querySelectorAll('.top, [part=body], [part=meta] > *')];
+  return texts.filter((text) => {
+    const { right, bottom } = text.getBoundingClientRect();
+    return right > buttons.left && bottom > buttons.top;
+  }).map((text) => text.textContent);
+})"""
+"""The texts that lie under the buttons of their rows."""
+
+
+async def test_on_a_phone_no_text_lies_under_the_buttons_of_its_row(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    await add_user(server)
+    fields = {"body": "wide " * 90, "url": f"/{'path' * 60}", "data": {"x": 1}, "priority": "high"}
+    await server.service.notify("ada", "w" * 200, category="-".join(["wide"] * 12), **fields)
+    await server.service.notify("ada", "short", category="w" * 64)
+    phone = await profiles(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    tab = await phone.signed_in(server.base)
+    await expect(tab.rows).to_have_count(2)
+    assert await tab.page.evaluate(COVERED) == []
+    assert await tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 # --- hostile content ----------------------------------------------------------------------------------------
 
 

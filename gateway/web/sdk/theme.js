@@ -65,7 +65,7 @@ export const ITEM = sheet(`
 .title a { color: inherit; text-decoration: none; }
 .title a:hover { text-decoration: underline; text-underline-offset: 3px; }
 .body { text-align: -webkit-match-parent; text-align: match-parent; overflow-wrap: anywhere; color: var(--_muted); font-size: .9333em; white-space: pre-line; }
-.chip { padding: 0 7px; border-radius: 6px; background: var(--_sunken); color: var(--_muted); font-size: .8em; font-weight: 550; line-height: 1.6; }
+.chip { padding: 0 7px; border-radius: 6px; background: var(--_sunken); color: var(--_muted); font-size: .8em; font-weight: 550; line-height: 1.6; overflow-wrap: anywhere; }
 .chip[data-priority="high"] { background: color-mix(in srgb, var(--_warning) 12%, var(--_surface)); color: var(--_warning); }
 .chip[data-priority="urgent"] { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
 `);
