@@ -556,14 +556,17 @@ async def _more_than(tab: Tab, count: int) -> bool:
     return await tab.rows.count() > count
 
 
-COVERED = """() => [...document.querySelector('#list').shadowRoot.querySelectorAll('article')].flatMap((row) => {
-  const buttons = row.querySelector('[part=actions]').getBoundingClientRect();
-  const texts = [...row.querySelectorAll('.top, [part=body], [part=meta] > *')];
-  return texts.filter((text) => {
-    const { right, bottom } = text.getBoundingClientRect();
-    return right > buttons.left && bottom > buttons.top;
-  }).map((text) => text.textContent);
-})"""
+COVERED = """() => {
+  const rows = [...document.querySelector('#list').shadowRoot.querySelectorAll('article')];
+  return rows.flatMap((row) => {
+    const buttons = row.querySelector('[part=actions]').getBoundingClientRect();
+    const texts = [...row.querySelectorAll('.top, [part=body], [part=meta] > *')];
+    return texts.filter((text) => {
+      const { right, bottom } = text.getBoundingClientRect();
+      return right > buttons.left && bottom > buttons.top;
+    }).map((text) => text.textContent);
+  });
+}"""
 """The texts that lie under the buttons of their rows."""
 
 
