@@ -6,7 +6,8 @@ export function item(number, fields = {}) {
   const created_at = new Date(Date.now() - (fields.age ?? 0) * 60_000).toISOString();
   return {
     id: `id-${number}`, created_seq: number, seq: number, title: `Title ${number}`, body: null, category: 'default',
-    priority: 'normal', url: null, data: null, created_at, read_at: null, archived_at: null, deleted_at: null, ...fields,
+    priority: 'normal', url: null, data: null, created_at, read_at: null, archived_at: null, deleted_at: null,
+    ...fields,
   };
 }
 
@@ -78,8 +79,8 @@ export class FakeClient extends EventTarget {
       return now;
     });
     const isGone = (one) => one.archived_at || one.deleted_at;
-    const told = { added: [], changed: changed.filter((one) => !isGone(one)), removed: changed.filter(isGone), reset: false };
-    this.tell('items', told);
+    const here = changed.filter((one) => !isGone(one));
+    this.tell('items', { added: [], changed: here, removed: changed.filter(isGone), reset: false });
     this.tell('counts', { unread: this.unread, unseen: this.unseen });
   }
 
@@ -87,7 +88,8 @@ export class FakeClient extends EventTarget {
 
   read(what) {
     const upTo = what.upTo;
-    const ids = upTo === undefined ? what : this.#inbox.filter((one) => !one.read_at && one.created_seq <= upTo).map(({ id }) => id);
+    const isMeant = (one) => !one.read_at && one.created_seq <= upTo;
+    const ids = upTo === undefined ? what : this.#inbox.filter(isMeant).map(({ id }) => id);
     return this.#change(['read', what], ids, { [COUNTED.read]: this.#now() });
   }
 

@@ -134,9 +134,7 @@ def test_the_manifest_names_every_event_property_part_and_slot() -> None:
     }
     assert named("cssParts") == parts - {""}
     slots = set(re.findall(r"make\('slot', \{ name: '([\w-]+)'", COMPONENTS))
-    slots |= {
-        call.split("'")[-2] for call in re.findall(r"this\.#message\(.*?'[\w-]+'(?=\)|, this)", COMPONENTS)
-    }
+    slots |= set(re.findall(r"\bslot: '([\w-]+)'", COMPONENTS))
     assert named("slots") == slots
 
 

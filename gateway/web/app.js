@@ -5,7 +5,9 @@ import { beginDemo } from './demo.js';
 import { REASONS, SignedOut, accessToken, accessTokenAfter, forget, isSignedIn, signIn, signOut } from './session.js';
 
 const $ = (id) => document.getElementById(id);
-const STATES = { idle: '', connecting: 'Connecting', live: 'Live', offline: 'Offline', stopped: 'Disconnected', signedout: '' };
+const STATES = {
+  idle: '', connecting: 'Connecting', live: 'Live', offline: 'Offline', stopped: 'Disconnected', signedout: '',
+};
 const VIEWS = ['inbox', 'devices', 'send'];
 const isDemo = 'demo' in document.documentElement.dataset;
 

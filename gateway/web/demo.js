@@ -5,11 +5,23 @@ import { call } from './session.js';
 const $ = (id) => document.getElementById(id);
 
 const SAMPLES = [
-  { title: 'Ada Lovelace mentioned you in “Q4 planning”', body: 'Could you look at the numbers in section 3 before the meeting tomorrow?', category: 'mentions', url: 'https://example.com/docs/q4' },
-  { title: 'Your parcel is on its way', body: 'It arrives on Monday between 9 and 12.', category: 'orders', url: '/#orders-7', data: { order: 7 } },
-  { title: 'Deploy to production failed', body: 'Step 4 of 7: the health check of web-3 did not answer within 30 s.', category: 'ci', priority: 'urgent', url: 'https://example.com/runs/4211' },
+  {
+    title: 'Ada Lovelace mentioned you in “Q4 planning”', category: 'mentions', url: 'https://example.com/docs/q4',
+    body: 'Could you look at the numbers in section 3 before the meeting tomorrow?',
+  },
+  {
+    title: 'Your parcel is on its way', body: 'It arrives on Monday between 9 and 12.', category: 'orders',
+    url: '/#orders-7', data: { order: 7 },
+  },
+  {
+    title: 'Deploy to production failed', category: 'ci', priority: 'urgent', url: 'https://example.com/runs/4211',
+    body: 'Step 4 of 7: the health check of web-3 did not answer within 30 s.',
+  },
   { title: 'Invoice 2026-1107 is due in three days', category: 'billing', priority: 'high' },
-  { title: 'New sign-in from Chromium on Linux', body: 'Vienna, Austria. If this was not you, change your password.', category: 'security' },
+  {
+    title: 'New sign-in from Chromium on Linux', category: 'security',
+    body: 'Vienna, Austria. If this was not you, change your password.',
+  },
   { title: 'Weekly summary', body: '14 issues closed, 3 opened, and nobody was paged.', priority: 'low' },
 ];
 let next = 0;
@@ -38,7 +50,8 @@ async function onSend(event) {
 
 /** Show what only a demo has. */
 export function beginDemo() {
-  for (const element of [...document.querySelectorAll('.demo'), $('send-link'), $('sign-in-hint')]) element.hidden = false;
+  const offered = [...document.querySelectorAll('.demo'), $('send-link'), $('sign-in-hint')];
+  for (const element of offered) element.hidden = false;
   $('username').value = 'demo';
   $('send-form').addEventListener('submit', onSend);
   $('fill').addEventListener('click', () => fill($('send-form'), sample()));

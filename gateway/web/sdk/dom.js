@@ -17,8 +17,8 @@ const ICONS = {
 };
 
 /**
- * Make an element. Names with a dash, and `role`, `part`, `slot` and `for`, are attributes; functions listen to the event of that
- * name; all else are properties. What is nothing (null, undefined, false) is left out of the children.
+ * Make an element. Names with a dash, and `role`, `part`, `slot` and `exportparts`, are attributes; functions listen to
+ * the event of that name; all else are properties. Children that are nothing (null, undefined, false) are left out.
  * @param {string} tag
  * @param {Record<string, unknown>} [properties]
  * @param {...(Node | string | null | undefined | false)} children
@@ -27,7 +27,7 @@ export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (typeof value === 'function') element.addEventListener(name, value);
-    else if (name.includes('-') || /^(role|part|slot|for|exportparts)$/.test(name)) element.setAttribute(name, value);
+    else if (name.includes('-') || /^(role|part|slot|exportparts)$/.test(name)) element.setAttribute(name, value);
     else element[name] = value;
   }
   element.append(...children.filter((child) => child || child === 0));

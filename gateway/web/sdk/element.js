@@ -3,7 +3,7 @@
 import { TOKENS } from './theme.js';
 import { Words } from './texts.js';
 
-/** The base of the elements. A subclass has `build()` and `refresh()`, and `handlers`: what it does with the client's events. */
+/** The base of the elements. A subclass has `build()` and `refresh()`, and `handlers` of the client's events. */
 export class NotificationElement extends HTMLElement {
   static observedAttributes = ['locale', 'theme'];
   static sheets = [];
@@ -37,7 +37,10 @@ export class NotificationElement extends HTMLElement {
   }
 
   /** The language: that of the attribute, else of the nearest `lang`, else English. */
-  get locale() { return this.getAttribute('locale') || this.closest('[lang]')?.lang || document.documentElement.lang || 'en'; }
+  get locale() {
+    const near = this.closest('[lang]') ?? document.documentElement;
+    return this.getAttribute('locale') || near.lang || 'en';
+  }
 
   /** The texts and formats of the locale. */
   get words() { return (this.#words ??= new Words(this.locale, this.#texts)); }

@@ -18,7 +18,8 @@ export class Feed {
   constructor(words, { label, showsData }) {
     this.words = words;
     this.showsData = showsData;
-    this.element = make('div', { role: 'feed', part: 'list', 'aria-label': label, keydown: (event) => this.#onKey(event),
+    this.element = make('div', { role: 'feed', part: 'list', 'aria-label': label,
+      keydown: (event) => this.#onKey(event),
       focusin: ({ target }) => this.#choose(target.closest('article')?.row) });
   }
 
@@ -55,7 +56,7 @@ export class Feed {
     return made;
   }
 
-  /** Remove the rows of these items. Whoever works through the list by keyboard stays in it: return false where nothing is left. */
+  /** Remove rows. Whoever works through the list by keyboard stays in it: return false where nothing is left. */
   drop(items) {
     for (const { id } of items) {
       const row = this.#rows.get(id);

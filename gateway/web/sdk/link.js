@@ -3,8 +3,8 @@
 /**
  * Return where a notification leads, or null where following it could do more than open a page.
  *
- * Only an absolute http(s) URL, and a path of this host that begins with one slash, lead anywhere. The parser, not the text,
- * tells whether a path stays here: it takes "/\evil" and "/<tab>/evil" for hosts.
+ * Only an absolute http(s) URL, and a path of this host that begins with one slash, lead anywhere. The parser, not the
+ * text, tells whether a path stays here: it takes "/\evil" and "/<tab>/evil" for hosts.
  * @param {string | null | undefined} url
  * @returns {URL | null}
  */

@@ -47,15 +47,19 @@ export class NotificationBell extends NotificationElement {
     const { words } = this;
     const parts = (this.#parts = {});
     parts.badge = make('span', { className: 'badge', part: 'badge', hidden: true, 'aria-hidden': 'true' });
-    parts.button = make('button', { type: 'button', className: 'bell', part: 'bell', 'aria-haspopup': 'dialog', 'aria-expanded': 'false' },
+    parts.button = make('button',
+      { type: 'button', className: 'bell', part: 'bell', 'aria-haspopup': 'dialog', 'aria-expanded': 'false' },
       make('slot', { name: 'icon' }, icon('bell')), parts.badge);
     parts.inbox = make('notification-inbox', { part: 'inbox', exportparts: PARTS });
-    parts.inbox.append(iconButton('close', words.say('dismiss'), { slot: 'actions', click: () => { this.open = false; } }));
+    const close = { slot: 'actions', click: () => { this.open = false; } };
+    parts.inbox.append(iconButton('close', words.say('dismiss'), close));
     parts.said = make('span', { role: 'status' });
     parts.system = make('button', { type: 'button', className: 'link', click: () => this.#toggleSystem() });
-    parts.settings = make('div', { className: 'settings', part: 'settings' }, parts.said, make('slot', { name: 'settings' }), parts.system);
+    parts.settings = make('div', { className: 'settings', part: 'settings' },
+      parts.said, make('slot', { name: 'settings' }), parts.system);
     parts.popover = make('div', { className: 'popover', part: 'popover', popover: 'auto', role: 'dialog', tabIndex: -1,
-      'aria-label': words.say('notifications'), beforetoggle: ({ newState }) => newState === 'closed' && this.#onClosing(),
+      'aria-label': words.say('notifications'),
+      beforetoggle: ({ newState }) => newState === 'closed' && this.#onClosing(),
       toggle: ({ newState }) => this.#onToggle(newState === 'open') },
       parts.inbox, parts.settings);
     parts.button.popoverTargetElement = parts.popover;

@@ -4,6 +4,7 @@ import { icon, make, write } from './dom.js';
 import { NotificationElement } from './element.js';
 import { Feed } from './feed.js';
 import { Snack } from './snack.js';
+import { STATES } from './states.js';
 import { INBOX, ITEM } from './theme.js';
 import { View } from './view.js';
 
@@ -12,11 +13,10 @@ const UNDO_AT_MOST = 1_000; // items that "mark all read" can be undone for.
 const AT_ONCE = 200; // ids in one call.
 const QUESTION_TIME = 4_000; // ms
 const TICK = 30_000; // ms
-const EMPTY = { all: 'emptyAll', unread: 'emptyUnread', archived: 'emptyArchived' };
 
 /** The parts of an inbox that a page may style: the bell hands them on. */
-export const PARTS = 'head, heading, tabs, tab, count, filter, banner, panel, list, item, unread, glyph, title, time, body, meta, priority, '
-  + 'category, address, data, actions, state, snack';
+export const PARTS = 'head, heading, tabs, tab, count, filter, banner, panel, list, item, unread, glyph, title, time, '
+  + 'body, meta, priority, category, address, data, actions, state, snack';
 
 export class NotificationInbox extends NotificationElement {
   static sheets = [ITEM, INBOX];
@@ -76,29 +76,34 @@ export class NotificationInbox extends NotificationElement {
     this.#snack = new Snack(words);
     parts.heading = make('div', { className: 'heading', tabIndex: -1 },
       make('slot', { name: 'heading' }, make('h2', { part: 'heading', textContent: words.say('notifications') })));
-    parts.readAll = make('button', { type: 'button', className: 'link', textContent: words.say('markAllRead'), click: () => this.#readAll() });
+    parts.readAll = make('button',
+      { type: 'button', className: 'link', textContent: words.say('markAllRead'), click: () => this.#readAll() });
     parts.tabs = TABS.map((name) => this.#buildTab(name));
-    parts.filter = make('select', { part: 'filter', 'aria-label': words.say('category'), change: () => this.#choose(this.#tab, parts.filter.value) });
+    parts.filter = make('select', { part: 'filter', 'aria-label': words.say('category'),
+      change: () => this.#choose(this.#tab, parts.filter.value) });
     parts.why = make('span', { role: 'status' });
     parts.when = make('span');
-    parts.retry = make('button', { type: 'button', textContent: words.say('tryNow'), click: () => this.client.retry() });
+    parts.retry = make('button', { type: 'button', click: () => this.client.retry() });
     parts.banner = make('div', { className: 'banner', part: 'banner', hidden: true }, icon('cloud'),
       make('p', {}, parts.why, ' ', parts.when), parts.retry);
     parts.list = make('div');
     parts.state = make('div', { className: 'rest' });
     parts.tail = make('div', { className: 'tail' });
-    parts.panel = make('div', { className: 'panel', id: 'panel', role: 'tabpanel', part: 'panel' }, parts.list, parts.state, parts.tail);
-    parts.head = make('div', { className: 'head', part: 'head' }, parts.heading, parts.readAll, make('slot', { name: 'actions' }));
+    parts.panel = make('div', { className: 'panel', id: 'panel', role: 'tabpanel', part: 'panel' },
+      parts.list, parts.state, parts.tail);
+    parts.head = make('div', { className: 'head', part: 'head' },
+      parts.heading, parts.readAll, make('slot', { name: 'actions' }));
     parts.bar = make('div', { className: 'bar' },
-      make('div', { role: 'tablist', part: 'tabs', 'aria-label': words.say('notifications'), keydown: (event) => this.#onTabKey(event) }, ...parts.tabs),
+      make('div', { role: 'tablist', part: 'tabs', 'aria-label': words.say('notifications'),
+        keydown: (event) => this.#onTabKey(event) }, ...parts.tabs),
       parts.filter);
     this.#restart();
     return [parts.head, parts.bar, parts.banner, parts.panel, this.#snack.element, make('slot', { name: 'footer' })];
   }
 
   #buildTab(name) {
-    return make('button', { type: 'button', role: 'tab', part: 'tab', id: `tab-${name}`, 'aria-controls': 'panel', 'data-tab': name,
-      click: () => this.#choose(name, this.#category) }, this.words.say(name),
+    return make('button', { type: 'button', role: 'tab', part: 'tab', id: `tab-${name}`, 'aria-controls': 'panel',
+      'data-tab': name, click: () => this.#choose(name, this.#category) }, this.words.say(name),
       name === 'unread' && make('span', { className: 'count', part: 'count', hidden: true }));
   }
 
@@ -229,7 +234,8 @@ export class NotificationInbox extends NotificationElement {
     const names = [...this.#categories].sort();
     filter.hidden = names.length < 2 && !this.#category;
     if (filter.options.length === names.length + 1) return;
-    filter.replaceChildren(new Option(this.words.say('anyCategory'), ''), ...names.map((name) => new Option(name, name)));
+    const all = new Option(this.words.say('anyCategory'), '');
+    filter.replaceChildren(all, ...names.map((name) => new Option(name, name)));
     filter.value = this.#category;
   }
 
@@ -260,7 +266,7 @@ export class NotificationInbox extends NotificationElement {
     const key = `${kind} ${this.#tab}`;
     if (state.dataset.kind === key) return;
     state.dataset.kind = key;
-    state.replaceChildren(...this.#STATES[kind]());
+    state.replaceChildren(...STATES[kind](this.words, this.#tab, () => this.#tryAgain()));
   }
 
   #kindOfState() {
@@ -269,29 +275,6 @@ export class NotificationInbox extends NotificationElement {
     if (this.#failed) return isEmpty ? 'failed' : 'failedMore';
     if (!isEmpty) return this.#reading ? 'more' : 'nothing';
     return this.#view.isRead ? 'empty' : 'loading';
-  }
-
-  #STATES = {
-    nothing: () => [],
-    more: () => [make('p', { className: 'more', role: 'status', textContent: `${this.words.say('loading')} …` })],
-    loading: () => [make('p', { className: 'unseen', role: 'status', textContent: this.words.say('loading') }),
-      ...Array.from({ length: 4 }, () => make('div', { className: 'bone', 'aria-hidden': 'true' }, ...['i', 'i', 'i'].map((tag) => make(tag))))],
-    empty: () => [this.#message(this.#tab === 'all' ? 'check' : this.#tab === 'archived' ? 'archive' : 'checks', EMPTY[this.#tab], 'empty')],
-    signedOut: () => [this.#message('lock', 'signedOut', 'signed-out')],
-    failed: () => [this.#message('cloud', 'failedToLoad', 'failed', this.#again())],
-    failedMore: () => [make('div', { className: 'more', role: 'alert' }, this.words.say('failedToLoad'), ' ', this.#again())],
-  };
-
-  #message(sign, text, slot, ...children) {
-    const more = `${text}More`;
-    const { words } = this;
-    return make('slot', { name: slot }, make('div', { className: 'state', part: 'state', role: slot === 'failed' ? 'alert' : 'status' },
-      make('span', { className: 'art' }, icon(sign)), make('h3', { textContent: words.say(text) }),
-      slot !== 'failed' && make('p', { textContent: words.say(more) }), ...children));
-  }
-
-  #again() {
-    return make('button', { type: 'button', textContent: this.words.say('tryAgain'), click: () => this.#tryAgain() });
   }
 
   #tryAgain() {

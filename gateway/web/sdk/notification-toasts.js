@@ -103,8 +103,9 @@ export class NotificationToasts extends NotificationElement {
     const { words } = this;
     const toast = { item, left: urgent ? Infinity : TOAST_TIME * (item.priority === 'high' ? 2 : 1) };
     const heading = title(item, 'p');
-    toast.element = make('div', { className: heading.querySelector('a') ? 'toast link' : 'toast', part: 'toast', role: 'group',
-      'aria-label': item.title, 'data-id': item.id, 'data-priority': item.priority, click: (event) => this.#onClick(event, toast) },
+    const className = heading.querySelector('a') ? 'toast link' : 'toast';
+    toast.element = make('div', { className, part: 'toast', role: 'group', 'aria-label': item.title,
+      'data-id': item.id, 'data-priority': item.priority, click: (event) => this.#onClick(event, toast) },
       glyph(item), make('div', {}, priorityChip(item, words), heading, quote('p', 'body', item.body)),
       iconButton('close', words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(toast) }),
       !urgent && make('span', { className: 'timer', part: 'timer', 'aria-hidden': 'true' }));
@@ -112,8 +113,8 @@ export class NotificationToasts extends NotificationElement {
     this.#toasts.add(toast);
     this.stack.insertBefore(toast.element, this.#sum?.element ?? null);
     this.#start(toast);
-    const said = [item.priority !== 'normal' && words.say(item.priority), item.title, item.body].filter(Boolean).join('. ');
-    write(urgent ? this.assertive : this.polite, said);
+    const said = [item.priority !== 'normal' && words.say(item.priority), item.title, item.body];
+    write(urgent ? this.assertive : this.polite, said.filter(Boolean).join('. '));
   }
 
   /** Say one thing about many, in a place of its own. */
@@ -178,7 +179,8 @@ export class NotificationToasts extends NotificationElement {
 
   /** What was read or removed elsewhere needs no toast here. */
   #withdraw(items) {
-    const done = new Set(items.filter((item) => item.read_at || item.archived_at || item.deleted_at).map(({ id }) => id));
+    const isDone = (item) => item.read_at || item.archived_at || item.deleted_at;
+    const done = new Set(items.filter(isDone).map(({ id }) => id));
     this.#waiting = this.#waiting.filter(({ id }) => !done.has(id));
     for (const toast of [...this.#toasts].filter(({ item }) => done.has(item.id))) this.#remove(toast);
   }

@@ -8,9 +8,10 @@ let made = 0;
 /** Return the sign of a notification: the first letter of its category, in a colour of its own. */
 export function glyph({ category, priority }) {
   const plain = category === 'default';
+  const letter = [...category].find((one) => /[a-z0-9]/.test(one)) ?? '·';
   const sign = make('span', { className: 'glyph', part: 'glyph', 'aria-hidden': 'true' },
-    priority === 'urgent' ? icon('alert') : plain ? icon('bell') : [...category].find((one) => /[a-z0-9]/.test(one)) ?? '·');
-  const hue = [...category].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 7);
+    priority === 'urgent' ? icon('alert') : plain ? icon('bell') : letter);
+  const hue = [...category].reduce((sum, one) => (sum * 31 + one.codePointAt(0)) % 360, 7);
   if (!plain) sign.style.setProperty('--_hue', hue);
   return sign;
 }
@@ -29,7 +30,8 @@ export function title(item, tag, before) {
 
 /** Return what marks a priority that is not the normal one. */
 export const priorityChip = ({ priority }, words) =>
-  priority !== 'normal' && make('span', { className: 'chip', part: 'priority', 'data-priority': priority }, words.say(priority));
+  priority !== 'normal'
+  && make('span', { className: 'chip', part: 'priority', 'data-priority': priority }, words.say(priority));
 
 /** A notification as an article of a feed. What was sent never changes; its state does. */
 export class Row {
@@ -38,7 +40,8 @@ export class Row {
     const id = `item-${(made += 1)}`;
     this.words = words;
     this.state = make('span', { className: 'unseen' });
-    this.time = make('time', { part: 'time', dir: 'auto', dateTime: item.created_at, title: words.dateTime(Date.parse(item.created_at)) });
+    const created = words.dateTime(Date.parse(item.created_at));
+    this.time = make('time', { part: 'time', dir: 'auto', dateTime: item.created_at, title: created });
     this.buttons = {
       read: iconButton('check', '', { 'data-action': 'read' }),
       archive: iconButton('archive', '', { 'data-action': 'archive' }),
@@ -48,7 +51,7 @@ export class Row {
     const heading = title(item, 'h3', this.state);
     heading.id = id;
     this.element = make('article',
-      { className: 'item', part: 'item', tabIndex: -1, 'aria-labelledby': id, 'data-id': item.id, 'data-priority': item.priority },
+      { className: 'item', part: 'item', 'aria-labelledby': id, 'data-id': item.id, 'data-priority': item.priority },
       glyph(item),
       make('div', { className: 'main' },
         make('div', { className: 'top' }, heading, this.time),

@@ -12,7 +12,8 @@ export class Snack {
   /** @param {import('./texts.js').Words} words */
   constructor(words) {
     this.said = make('span', { className: 'said', role: 'status', dir: 'auto' });
-    this.button = make('button', { type: 'button', textContent: words.say('undo'), hidden: true, click: () => this.#takeBack() });
+    this.button = make('button',
+      { type: 'button', textContent: words.say('undo'), hidden: true, click: () => this.#takeBack() });
     this.element = make('div', { className: 'snack', part: 'snack',
       pointerenter: () => this.#hold(), pointerleave: () => this.#release(),
       focusin: () => this.#hold(), focusout: () => this.#release() }, this.said, this.button);

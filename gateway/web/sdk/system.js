@@ -18,7 +18,7 @@ function remembered() {
   }
 }
 
-/** Turn them on, which asks the user for permission, or off. Call it on a click only: browsers demand it, and so do people. */
+/** Turn them on, which asks for permission, or off. Call it on a click only: browsers demand it, and so do people. */
 export async function setSystem(on) {
   if (on && (await Notification.requestPermission()) !== 'granted') return;
   try {
@@ -31,7 +31,8 @@ export function showSystem(item, onClick) {
   if (systemState() !== 'on' || document.visibilityState === 'visible') return;
   try {
     const shown = new Notification(item.title, {
-      body: item.body ?? '', tag: item.id, dir: 'auto', requireInteraction: item.priority === 'urgent', silent: item.priority === 'low',
+      body: item.body ?? '', tag: item.id, dir: 'auto',
+      requireInteraction: item.priority === 'urgent', silent: item.priority === 'low',
     });
     shown.onclick = () => {
       shown.close();

@@ -1,4 +1,4 @@
-// The words of the components, and what Intl makes of numbers and times. Each text can be replaced: `element.texts = { … }`.
+// The words of the components, and what Intl makes of numbers and times. Each text can be replaced by `element.texts`.
 
 /** In English. A text that counts has a form for each category of the plural rules; `{name}` is filled in. */
 export const TEXTS = {
@@ -86,7 +86,7 @@ export class Words {
     this.#seconds = new Intl.NumberFormat(language, { style: 'unit', unit: 'second', unitDisplay: 'short' });
   }
 
-  /** Return a text with its values filled in; `count` chooses the form of one that counts, and is written as a number. */
+  /** Return a text with its values filled in. `count` chooses the form, and is written as a number of the locale. */
   say(name, values = {}) {
     const text = this.#texts[name];
     const form = typeof text === 'object' ? text[this.#plural.select(values.count)] ?? text.other : text;

@@ -113,7 +113,7 @@ time { flex: none; color: var(--_muted); font-size: .8333em; white-space: nowrap
 details { flex-basis: 100%; font-size: .8333em; }
 summary { width: max-content; min-height: 24px; border-radius: 4px; color: var(--_muted); }
 pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radius: 8px; overflow: auto; background: var(--_sunken); font: 12px/1.5 ui-monospace, "SF Mono", Menlo, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
-.actions { display: flex; position: absolute; inset-block-start: 9px; inset-inline-end: 14px; padding: 1px; border-radius: 10px; background: var(--_raised); box-shadow: 0 0 0 1px var(--_line), 0 2px 8px #0001; opacity: 0; transition: opacity .12s; }
+.actions { display: flex; position: absolute; inset-block-start: 5px; inset-inline-end: 14px; padding: 1px; border-radius: 10px; background: var(--_raised); box-shadow: 0 0 0 1px var(--_line), 0 2px 8px #0001; opacity: 0; transition: opacity .12s; }
 .item:hover .actions, .item:focus-within .actions { opacity: 1; }
 .danger:hover, .danger.asked { background: color-mix(in oklab, var(--_danger) 12%, transparent) !important; color: var(--_danger) !important; }
 .actions button { min-height: 28px; border-radius: 8px; }

@@ -1,4 +1,4 @@
-// What a list of notifications holds: the client's own copy of the inbox, or a filtered part that is asked for by pages.
+// What a list of notifications holds: the client's own copy of the inbox, or a filtered part, which is read by pages.
 
 /** @typedef {{ unread?: boolean, archived?: boolean, category?: string }} Filter */
 
