@@ -637,13 +637,14 @@ async def test_thirty_hostile_texts_and_addresses_are_text_on_the_page_and_nothi
     assert (await ada.delete(f"/v1/inbox/{(await ada.inbox())['items'][0]['id']}")).is_success
     await post_hostile_ones(server)
     await agree(ada, tab)
-    for _ in range(2):
-        assert await tab.page.evaluate(SHOWN) == as_sent()
-        assert set(await tab.page.evaluate(MADE)) <= {*before, "circle", "line", "polyline", "rect"}
-        await look_at_everything(tab)
-        # The second time it comes from a page of the inbox, not from the socket.
-        await tab.page.reload()
-        await agree(ada, tab)
+    assert await tab.page.evaluate(SHOWN) == as_sent()
+    assert set(await tab.page.evaluate(MADE)) <= set(before)
+    assert await tab.page.evaluate("spy.harmed") == []
+    # The second time they come with a page of the inbox, not by the socket.
+    await tab.page.reload()
+    await agree(ada, tab)
+    assert await tab.page.evaluate(SHOWN) == as_sent()
+    await look_at_everything(tab)
     assert await tab.page.evaluate("spy.harmed") == []
     assert await tab.page.evaluate("location.href") == f"{server.base}/"
     assert len(home.context.pages) == 1
@@ -796,7 +797,7 @@ async def test_whatever_happens_in_the_end_every_tab_is_right_and_nothing_was_an
     ada = await add_user(server)
     homes = [await profiles(), await profiles()]
     trouble = Trouble(server, proxy, homes, seed)
-    await trouble.run(20 if seed == 1 else 60)
+    await trouble.run(15 if seed == 1 else 60)
     await agree(ada, *(tab for _, tab in trouble.tabs), within=60)
     for _, tab in trouble.tabs:
         told = await tab.noted("told")
