@@ -1,6 +1,6 @@
 // What the user does: shown at once, sent, and taken back where it is refused.
 
-// In one command: it stays one change of the log, and its frame below 16 KiB.
+// In one command: its frame stays below 16 KiB.
 const MOST_IDS = 200;
 
 export class Commands {
