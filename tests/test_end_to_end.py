@@ -570,6 +570,22 @@ COVERED = """() => {
 """The texts that lie under the buttons of their rows."""
 
 
+async def test_on_a_phone_one_toast_is_shown_and_the_others_are_counted(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    await add_user(server)
+    tab = await (await profiles(viewport={"width": 390, "height": 844}, is_mobile=True)).signed_in(
+        server.base
+    )
+    await server.service.notify_many("ada", 4)
+    toasts = tab.page.locator("#toasts .toast")
+    await expect(toasts).to_have_text(["1", "3 more notifications"])
+    for _ in range(2):
+        await toasts.first.get_by_role("button", name="Dismiss").click()
+    await tab.page.locator("#bell button").first.click()
+    await expect(tab.page.locator("#bell article")).to_have_count(4)
+
+
 async def test_on_a_phone_no_text_lies_under_the_buttons_of_its_row(
     server: LocalServer, profiles: OpenProfile
 ) -> None:

@@ -6,7 +6,8 @@ import { glyph, priorityChip, quote, title } from './row.js';
 import { ITEM, TOASTS } from './theme.js';
 
 const PRIORITIES = ['low', 'normal', 'high', 'urgent'];
-const MOST = 3; // toasts at once.
+const MOST = 3; // toasts at once, where there is room for them beside the page.
+const NARROW = '(max-width: 520px)'; // There they lie over the page's own bar, one at a time.
 const TOAST_TIME = 6_000; // ms that one of normal priority stays; one of high priority stays twice as long.
 const GATHER = 400; // ms for which what came while nobody was connected is counted together.
 
@@ -79,7 +80,7 @@ export class NotificationToasts extends NotificationElement {
 
   #show(item) {
     const urgent = item.priority === 'urgent';
-    const most = Number(this.getAttribute('max')) || MOST;
+    const most = Number(this.getAttribute('max')) || (matchMedia(NARROW).matches ? 1 : MOST);
     if (this.#toasts.size >= most && urgent) this.#makeRoom();
     if (this.#toasts.size < most) this.#add(item, urgent);
     else if (urgent) this.#waiting.push(item);
