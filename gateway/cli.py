@@ -135,10 +135,15 @@ def backup_epoch() -> None:
 
 @app.command()
 def check() -> None:
-    """Validate the settings, and reach every server they name."""
+    """Validate the settings, and reach every server they name. The port is not taken: a gateway may serve."""
+    from gateway import serving
+
+    settings = load_settings()
+    serving.check_host(settings)
+    if settings.audit_log is not None:
+        audit.check(settings.audit_log)
 
     async def main() -> bool:
-        settings = load_settings()
         async with open_database(settings) as database:
             pending = await schema.is_pending(database)
         print(f"database: {make_url(settings.database_url).render_as_string(hide_password=True)}: reached")

@@ -91,6 +91,45 @@ def test_a_database_that_cannot_be_used_is_one_line_that_names_the_setting(tmp_p
     assert "secret-of-mine" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "serve"])
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("audit_log", "/nonexistent/x", "GATEWAY_AUDIT_LOG: No such file or directory"),
+        ("audit_log", ".", "GATEWAY_AUDIT_LOG: Is a directory"),
+        ("host", "not..a..host", "GATEWAY_HOST, GATEWAY_PORT: cannot listen on not..a..host:8000 ("),
+        ("host", "ä..b", "GATEWAY_HOST, GATEWAY_PORT: cannot listen on ä..b:8000 ("),
+        ("trusted_issuers", '{"issuer": "x"}', "GATEWAY_TRUSTED_ISSUERS: it must be a JSON array of objects"),
+        ("trusted_issuers", '["x"]', "GATEWAY_TRUSTED_ISSUERS: it must be a JSON array of objects"),
+        (
+            "database_url",
+            "postgresql://h/x?foo=1",
+            "GATEWAY_DATABASE_URL: the parameter 'foo' is not known",
+        ),
+        ("database_url", "sqlite:///x.db?foo=1", "GATEWAY_DATABASE_URL: the parameter 'foo' is not known"),
+    ],
+)
+def test_check_says_once_what_serve_would(
+    tmp_path: Path, command: str, setting: str, value: str, said: str
+) -> None:
+    done = run(tmp_path, command, **{setting: value})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"gateway: {said}")
+    assert done.stderr.count(value) <= 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_makes_no_audit_log_and_takes_no_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(tmp_path, "check", audit_log="audit.log", port=port)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "audit.log").exists()
+    (tmp_path / "audit.log").write_text("what was there\n")
+    assert run(tmp_path, "check", audit_log="audit.log").returncode == 0
+    assert (tmp_path / "audit.log").read_text() == "what was there\n"
+
+
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["user", "list"], ["token", "ada"]])
 def test_every_command_says_so_alike(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "junk.db").write_bytes(b"this is no database" * 100)
@@ -140,6 +179,26 @@ def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
     assert done.stderr.startswith("gateway: GATEWAY_WORKERS: ")
     assert "GATEWAY_DATABASE_URL=postgresql://" in done.stderr
     assert not (tmp_path / "gateway.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        *((f"user {verb} nobody", "user 'nobody'") for verb in ("disable", "enable", "logout", "delete")),
+        ("service delete nope", "service 'nope'"),
+        ("key add nope", "service 'nope'"),
+        ("key list nope", "service 'nope'"),
+        ("key delete nope x", "service 'nope'"),
+        ("key delete SHOP nope", "key 'nope'"),
+    ],
+)
+def test_what_is_not_there_is_named(database_url: str, tmp_path: Path, command: str, missing: str) -> None:
+    if "SHOP" in command:
+        made = run(tmp_path, "service", "add", "shop", "--scope", "notify", database_url=database_url)
+        command = command.replace("SHOP", json.loads(made.stdout)["client_id"])
+    done = run(tmp_path, *command.split(), database_url=database_url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"gateway: There is no {missing}.\n"
 
 
 @pytest.mark.parametrize(
