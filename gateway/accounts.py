@@ -384,9 +384,9 @@ def sweep(connection: Connection, now_ms: int) -> bool:
 
 
 def found(row: Record | None, kind: str, name: str) -> Record:
-    """Return the row. Raises `NotFound`, which says what was looked for, where there is none."""
+    """Return the row. Raises `NotFound` where there is none of this kind and name."""
     if row is None:
-        raise NotFound(f"There is no {kind} {name!r}.")
+        raise NotFound(f"There is no such {kind}.", name=name)
     return row
 
 

@@ -184,12 +184,12 @@ def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
 @pytest.mark.parametrize(
     ("command", "missing"),
     [
-        *((f"user {verb} nobody", "user 'nobody'") for verb in ("disable", "enable", "logout", "delete")),
-        ("service delete nope", "service 'nope'"),
-        ("key add nope", "service 'nope'"),
-        ("key list nope", "service 'nope'"),
-        ("key delete nope x", "service 'nope'"),
-        ("key delete SHOP nope", "key 'nope'"),
+        *((f"user {verb} nobody", "user: 'nobody'") for verb in ("disable", "enable", "logout", "delete")),
+        ("service delete nope", "service: 'nope'"),
+        ("key add nope", "service: 'nope'"),
+        ("key list nope", "service: 'nope'"),
+        ("key delete nope x", "service: 'nope'"),
+        ("key delete SHOP nope", "key: 'nope'"),
     ],
 )
 def test_what_is_not_there_is_named(database_url: str, tmp_path: Path, command: str, missing: str) -> None:
@@ -198,7 +198,7 @@ def test_what_is_not_there_is_named(database_url: str, tmp_path: Path, command: 
         command = command.replace("SHOP", json.loads(made.stdout)["client_id"])
     done = run(tmp_path, *command.split(), database_url=database_url)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"gateway: There is no {missing}.\n"
+    assert done.stderr == f"gateway: There is no such {missing}\n"
 
 
 @pytest.mark.parametrize(
