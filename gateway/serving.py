@@ -45,12 +45,13 @@ def _listen(settings: Settings, port: int) -> socket.socket:
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        # Encoded first: where Python cannot do it, it leaves its socket open.
+        return socket.create_server((host.encode("idna").decode(), port), family=family, backlog=2048)
     except OSError as error:
         # Python's own text says the address once more, in words of its own.
         why = str(error.strerror).partition(" (while")[0]
-    except TypeError as error:
-        why = str(error)  # It is not ASCII, and no name of a host either.
+    except UnicodeError:
+        why = "it is no name of a host"
     where = f"{settings.host}:{settings.port}"
     raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why})")
 
