@@ -24,6 +24,7 @@ from starlette.websockets import WebSocketState
 from gateway import __version__, accounts, schema, web
 from gateway.api import (
     auth,
+    demo,
     health,
     inbox,
     monitoring,
@@ -78,8 +79,11 @@ REFRESH = 5
 """How often new signing keys are looked for, in seconds."""
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the application. The schema is up to date before it starts: `gateway serve` sees to that."""
+def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
+    """Return the application. The schema is up to date before it starts: `gateway serve` sees to that.
+
+    In `demo_mode` the page can post, too: only for a gateway on loopback.
+    """
     app = (traced if settings.otel else untraced)(
         title="Notification Gateway",
         version=__version__,
@@ -105,6 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
         health.router,
         users.router,
         services.router,
+        *((demo.router, web.demo_router) if demo_mode else ()),
         web.router,
         reference.router,
         monitoring.router,

@@ -104,13 +104,13 @@ def serve(
     # The port is taken first: a demo that cannot be served must not change the one that is.
     with serving.listen(settings, inherit) as listener, audit.written_to(settings.audit_log):
         if inherit is not None:
-            raise typer.Exit(int(not work(settings, listener)))
+            raise typer.Exit(int(not work(settings, listener, demo=demo)))
         demo_text = asyncio.run(serving.prepare(settings, listener.getsockname()[1], demo=demo))
         if demo_text:
             print(demo_text, flush=True)
         if settings.workers > 1:
             raise typer.Exit(supervise(settings, listener))
-        raise typer.Exit(int(not serving.serve(settings, listener)))
+        raise typer.Exit(int(not serving.serve(settings, listener, demo=demo)))
 
 
 @app.command()

@@ -3,12 +3,14 @@
 What is the same for every answer, uvicorn adds (`EVERYWHERE`); the rest is `BrowserHeaders`'.
 """
 
+import json
 from functools import partial
+from http import HTTPStatus
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.logs import REQUEST_ID, bind_request_id
+from gateway.logs import REQUEST_ID, bind_request_id, new_request_id
 
 EVERYWHERE = [
     ("X-Content-Type-Options", "nosniff"),
@@ -24,6 +26,27 @@ _POLICY: Header = next((name.lower().encode(), value.encode()) for name, value i
 _NO_STORE: Header = (b"cache-control", b"no-store")
 _REVALIDATE: Header = (b"cache-control", b"private, no-cache")
 _HTTPS_ONLY: Header = (b"strict-transport-security", b"max-age=31536000")
+
+
+def bare_problem(status: HTTPStatus, detail: str) -> tuple[list[Header], bytes]:
+    """Return head and body of a problem (RFC 9457) for what never gets as far as the application."""
+    problem = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "code": status.phrase.lower().replace(" ", "_"),
+    }
+    body = json.dumps(problem).encode()
+    head = [
+        *((name.lower().encode(), value.encode()) for name, value in EVERYWHERE),
+        _POLICY,
+        (REQUEST_ID, new_request_id()),
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    return head, body
 
 
 class BrowserHeaders:

@@ -4,23 +4,27 @@
   the connection is closed without a word. A WebSocket handshake is a head.
 - From there to the end of the body: `body_timeout`. Then 408 where nothing was answered yet, and the close.
 - An answer of which nothing is read for `body_timeout` is cut off.
-- A head of more than 64 KiB is answered with 431 and the close; httptools itself has no limit.
+- A head that goes on after 64 KiB is answered with 431 and the close; httptools itself has no limit.
 - A stream of events has no deadline: it is handed over (`stream.py`).
 
 A request that arrives whole, as nearly all do, costs no timer.
+
+And a request that would like to upgrade to something else than a WebSocket is served as it is (RFC 9110,
+section 7.8). httptools stops parsing behind its head, and uvicorn would take its body for a further request.
 """
 
 import asyncio
-import json
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
 from starlette.types import Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from gateway.headers import bare_problem
 from gateway.stream import GatewayStream
 from gateway.websocket import GatewayWebSocket
 
@@ -53,6 +57,7 @@ class GatewayHttp(HttpToolsProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         self._head_size = 0
         self._upgraded = False
+        self._deaf = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
@@ -77,7 +82,10 @@ class GatewayHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, and see what is missing."""
-        super().data_received(data)
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._upgraded or self.transport.is_closing():
             self._stop_timer()
             if self._upgraded:
@@ -92,6 +100,41 @@ class GatewayHttp(HttpToolsProtocol):
             self._head_size += len(data)
             if self._head_size > MAX_HEAD:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is over 64 KiB.")
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if self._should_upgrade():
+                    self._hand_over(rest)
+                    return
+                if (head := self._head_again()) is None:
+                    self._refuse(HTTPStatus.BAD_REQUEST, "This is no proxy (RFC 9110, 9.3.6).")
+                    return
+                data = head + rest
+            except httptools.HttpParserError:
+                self._refuse(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1 (RFC 9112).")
+                return
+            else:
+                return
+
+    def _head_again(self) -> bytes | None:
+        """Begin with a new parser, and return the head for it, without what made the last one stop.
+
+        None for the method CONNECT, which is all of the reason.
+        """
+        headers = [header for header in self.headers if header[0] != b"upgrade"]
+        if len(headers) == len(self.headers):
+            return None
+        line = b"%b %b HTTP/%b\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        self.parser = httptools.HttpRequestParser(self)
+        return line + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
     def _awaits(self) -> _Awaits:
         """Return what is missing, from the marks that uvicorn leaves: that costs no callback of the parser.
@@ -109,12 +152,17 @@ class GatewayHttp(HttpToolsProtocol):
             return _Awaits.HEAD
         return _Awaits.NOTHING
 
-    def handle_websocket_upgrade(self) -> None:
-        """Hand the connection and the request over: the handshake is whole.
+    def _hand_over(self, rest: bytes) -> None:
+        """Hand the connection and the request over: the handshake is whole, and `rest` came behind it.
 
         uvicorn would write the request out again, for its WebSocket protocol to parse it a second time: that
         was a fifth of what a handshake costs.
         """
+        if self.cycle is not None and not self.cycle.response_complete:
+            # It would overtake the answers to what was asked before: the connection ends with those.
+            self.cycle.keep_alive = False
+            self._deaf = True
+            return
         headers = Headers()
         for name, value in self.headers:
             headers.set_insecure(name.decode("ascii"), value.decode("latin-1"))
@@ -126,17 +174,33 @@ class GatewayHttp(HttpToolsProtocol):
             self._upgraded = True
             self.connections.discard(self)
             protocol = f"HTTP/{self.scope['http_version']}"
-            request = Request(self.url.decode("ascii"), headers, self.scope["method"], protocol)
+            request = Request(self._target(), headers, self.scope["method"], protocol)
             websocket = GatewayWebSocket(self.config, self.server_state, self.app_state)
             websocket.connection_made(self.transport)
             self.transport.set_protocol(websocket)
             websocket.handle_connect(request)
+            if rest:
+                websocket.data_received(rest)
+
+    def _target(self) -> str:
+        """Return path and query of the target, which may also be a whole URL (RFC 9112, section 3.2.2)."""
+        if self.url.startswith(b"/"):
+            return self.url.decode("ascii")
+        parsed = httptools.parse_url(self.url)
+        return b"?".join(filter(None, (parsed.path or b"/", parsed.query))).decode("ascii")
 
     def on_headers_complete(self) -> None:
         """Begin a request, and let the application have this object where it may want to hand over."""
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            return  # It begins when `_parse` feeds it again.
         super().on_headers_complete()
         if self.scope.get("path") == STREAM_PATH:
             cast("dict[str, Any]", self.scope)["extensions"] = {_EXTENSION: (self, self.cycle)}
+
+    def on_message_complete(self) -> None:
+        """Take note that a body is whole; what would upgrade has not begun."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def become_stream(self, cycle: RequestResponseCycle) -> GatewayStream:
         """Hand the connection over behind the head of this answer; what else was asked on it has none."""
@@ -184,24 +248,11 @@ class GatewayHttp(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer with a problem (RFC 9457), and close; the application learns that its client has gone."""
         self._stop_timer()
-        code = status.phrase.lower().replace(" ", "_")
-        problem = {
-            "type": "about:blank",
-            "title": status.phrase,
-            "status": int(status),
-            "detail": detail,
-            "code": code,
-        }
-        body = json.dumps(problem).encode()
-        head = [
-            b"HTTP/1.1 %d %s" % (status, status.phrase.encode()),
-            *(name + b": " + value for name, value in self.server_state.default_headers),
-            b"content-type: application/problem+json",
-            b"content-length: %d" % len(body),
-            b"connection: close",
-        ]
+        headers, body = bare_problem(status, detail)
+        line = b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
         if self.cycle is None or self.cycle.response_complete or self._timed_out_before_answer():
-            self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
+            self.transport.write(line + head + b"\r\n" + body)
         self.transport.close()
 
     def _timed_out_before_answer(self) -> bool:

@@ -28,8 +28,10 @@ from gateway.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, 
 from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Content, Counts, Item, dumps
 from gateway.rows import rows
 
-CHUNK = 200
-"""How many items one change may touch, so that no transaction and no message grows without bound."""
+CHUNK = 32
+"""How many items one change may touch, so that no transaction is long, and no message is over 1 MiB: clients
+refuse what is larger, and would never get past it. An item is at most 28 KiB long.
+"""
 
 WINDOW = 10_000
 """How many numbers of the log one page looks through for a category; then it ends, with a cursor."""

@@ -90,6 +90,11 @@ REQUEST_ID = b"x-request-id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
+def new_request_id() -> bytes:
+    """Return an id for a request that brings none along. It keeps no secret."""
+    return b"%032x" % random.getrandbits(128)
+
+
 def bind_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the id that a request brings along, or a new one, and let all that it makes us log bear it.
 
@@ -97,7 +102,7 @@ def bind_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     digits, dots, underscores and hyphens.
     """
     given = next((value for name, value in headers if name == REQUEST_ID), b"")
-    request_id = given if _REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
+    request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
     structlog.contextvars.bind_contextvars(request_id=request_id.decode())
     return request_id
 

@@ -5,7 +5,7 @@ Functions take a connection and never commit.
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, Select, bindparam, select
@@ -70,8 +70,23 @@ def read_news(connection: Connection, positions: Sequence[tuple[int, int, int]],
     entries: list[Entry] = []
     for user_id, of_user in groupby(found, key=lambda row: row.user_id):
         if user_id != cut:
-            entries += replay(user_id, counts[user_id], (to_item(row[1:]) for row in of_user), None)
+            new = replay(user_id, counts[user_id], (to_item(row[1:]) for row in of_user), None)
+            _count_back(new)
+            entries += new
     return News(entries, counts)
+
+
+def _count_back(entries: Sequence[Entry]) -> None:
+    """Give each entry of a user the counts of its own number, as far back as nothing but arrivals follows.
+
+    What has not changed since it arrived is unread, and unseen beyond the mark. What a change of state has
+    changed cannot be told.
+    """
+    for later, earlier in pairwise(reversed(entries)):
+        counts = later.counts
+        arrived = later.fresh
+        unread, unseen = counts.unread - arrived, counts.unseen - (arrived and counts.seq > counts.seen)
+        earlier.counts = counts._replace(seq=earlier.counts.seq, unread=unread, unseen=unseen)
 
 
 @cache

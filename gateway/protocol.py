@@ -25,7 +25,7 @@ REPLAY_LIMIT = 1000
 NEWEST_UNREAD = 100
 """How many unread items a client that names no position is given."""
 
-LONG_CHANGE = 100
+LONG_CHANGE = 16
 """A bulk read of more items than this is sent live as `read`, not as `changed`."""
 
 

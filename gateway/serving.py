@@ -56,9 +56,15 @@ def _listen(settings: Settings, port: int) -> socket.socket:
     raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why})")
 
 
-def serve(settings: Settings, listener: socket.socket, started: Callable[[], None] = lambda: None) -> bool:
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    started: Callable[[], None] = lambda: None,
+    *,
+    demo: bool = False,
+) -> bool:
     """Serve until a signal ends it, and return whether it has begun and ended well."""
-    server = Server(server_config(create_app(settings), settings), settings, started)
+    server = Server(server_config(create_app(settings, demo_mode=demo), settings), settings, started)
     # What is loaded now stays, and short-lived objects come by the thousand: collect seldom, and less.
     gc.collect()
     gc.freeze()

@@ -13,12 +13,14 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Generator
+from http import HTTPStatus
 from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -26,12 +28,16 @@ from websockets.server import ServerProtocol
 from websockets.typing import StatusLike
 
 from gateway.errors import Disconnected
+from gateway.headers import bare_problem
 from gateway.logs import request_id
 from gateway.protocol import Close
 from gateway.wire import Message
 
 LINGER = 5.0
 """How long a client has to answer a close frame, in seconds."""
+
+MAX_EARLY = 64 * 1024
+"""How much a client may send before its handshake is answered, in bytes."""
 
 _EXTENSION = "gateway.websocket"
 
@@ -47,13 +53,19 @@ class _Server(ServerProtocol):
         return super(ServerProtocol, self).parse()
 
     def reject(self, status: StatusLike, text: str) -> Response:  # noqa: ARG002 - it is overridden
-        """Refuse the handshake. The text of `websockets` quotes the header that is wrong."""
-        return super().reject(status, "This WebSocket handshake is refused.\n")
+        """Refuse the handshake with a problem. The text of `websockets` quotes the header that is wrong."""
+        refused = HTTPStatus(status)
+        head, body = bare_problem(refused, "This is not a WebSocket handshake (RFC 6455, 4.2.1).")
+        headers = Headers((name.decode(), value.decode()) for name, value in head)
+        # What this end speaks, in case that is what was wrong (RFC 6455, section 4.4).
+        headers["Sec-WebSocket-Version"] = "13"
+        return Response(refused.value, refused.phrase, headers, body)
 
 
 class GatewayWebSocket(WebSocketsSansIOProtocol):
     """What `GatewayHttp` hands a connection over to: give `handle_connect` the request."""
 
+    _early = b""
     _serve: Callable[[], Awaitable[None]] | None = None
     _told: Callable[[int, str], None] | None = None
     _ending = False
@@ -64,6 +76,15 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.conn.parser.close()
         silent = logging.getLogger("websockets.server")
         self.conn = _Server(max_size=config.ws_max_size, logger=silent)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; what comes before the handshake is answered waits for that."""
+        if self.handshake_complete:
+            super().data_received(data)
+            return
+        self._early += data
+        if len(self._early) > MAX_EARLY:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End it, and hold nothing any more.
@@ -131,6 +152,9 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.conn.send_response(self.response)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.start_keepalive()
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
 
     def hand_over(self, serve: Callable[[], Awaitable[None]], told: Callable[[int, str], None]) -> None:
         """Have `serve` run when the application has returned; the socket ends when it does.

@@ -51,10 +51,10 @@ def supervise(settings: Settings, listener: socket.socket) -> int:
         return asyncio.run(supervisor.run())
 
 
-def work(settings: Settings, listener: socket.socket) -> bool:
+def work(settings: Settings, listener: socket.socket, *, demo: bool) -> bool:
     """Serve as one of several, and return whether it ever began. It ends with its supervisor."""
     threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
-    return serving.serve(settings, listener, _say_that_it_serves)
+    return serving.serve(settings, listener, _say_that_it_serves, demo=demo)
 
 
 def _end_with_supervisor() -> None:

@@ -36,6 +36,8 @@ class Proxy:
         for one in self._open.values():
             one.set()
         self._swallowed: frozenset[Way] = frozenset()
+        self.lets_upgrade = True
+        """Whether a connection may become a WebSocket. Where not, one that asks for it is ended."""
         self._ends: set[asyncio.StreamWriter] = set()
 
     def __len__(self) -> int:
@@ -133,6 +135,8 @@ class Proxy:
         with suppress(OSError):
             while data := await reader.read(65536):
                 await self._open[way].wait()
+                if not self.lets_upgrade and b"\r\nupgrade: websocket\r\n" in data.lower():
+                    return
                 if way not in self._swallowed:
                     writer.write(data)
                     await writer.drain()

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,14 +74,14 @@ class LocalServer(Server):
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[LocalServer]:
+async def serving(settings: Settings, *, demo: bool = False) -> AsyncIterator[LocalServer]:
     """Serve on the running event loop as `gateway serve` does, on a free port: see `serving_all`."""
-    async with serving_all(settings) as (server,):
+    async with serving_all(settings, demo=demo) as (server,):
         yield server
 
 
 @asynccontextmanager
-async def serving_all(*each: Settings) -> AsyncIterator[list[LocalServer]]:
+async def serving_all(*each: Settings, demo: bool = False) -> AsyncIterator[list[LocalServer]]:
     """Serve several gateways on the running event loop, each on a free port.
 
     Afterwards nothing may be left: no socket in the hub, no connection taken from a pool, no task, no open
@@ -91,7 +91,7 @@ async def serving_all(*each: Settings) -> AsyncIterator[list[LocalServer]]:
     failures: list[str] = []
     with _collect(failures):
         async with AsyncExitStack() as stack:
-            servers = [await _serving(stack, settings) for settings in each]
+            servers = [await _serving(stack, settings, demo=demo) for settings in each]
             yield servers
     # The fixture that ends the server may run in another task than the one that started it.
     await until_none(lambda: asyncio.all_tasks() - tasks - {asyncio.current_task()}, "tasks")
@@ -101,8 +101,8 @@ async def serving_all(*each: Settings) -> AsyncIterator[list[LocalServer]]:
     assert unexpected == [], unexpected
 
 
-async def _serving(stack: AsyncExitStack, settings: Settings) -> LocalServer:
-    server = uvicorn.Server(server_config(create_app(settings), settings))
+async def _serving(stack: AsyncExitStack, settings: Settings, *, demo: bool) -> LocalServer:
+    server = uvicorn.Server(server_config(create_app(settings, demo_mode=demo), settings))
     base = await stack.enter_async_context(_started(server))
     return LocalServer(base, await stack.enter_async_context(http_client(base)), server)
 
@@ -183,11 +183,14 @@ class _Collector(logging.Handler):
 class Process:
     """`gateway serve` in a process of its own, on one port that it keeps through restarts."""
 
-    def __init__(self, database_url: str, folder: Path, **settings: object) -> None:
+    def __init__(
+        self, database_url: str, folder: Path, *, options: Sequence[str] = (), **settings: object
+    ) -> None:
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.log = folder / "gateway.log"
         self._folder = folder
+        self._options = options
         self._environment = _environment({"database_url": database_url, **settings})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -198,6 +201,7 @@ class Process:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += self._options
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 command, env=self._environment, cwd=self._folder, stdout=output, stderr=output
@@ -247,9 +251,7 @@ class Process:
 
 
 @asynccontextmanager
-async def process(
-    database_url: str, folder: Path, **settings: object
-) -> AsyncIterator[tuple[Process, Server]]:
+async def process(database_url: str, folder: Path, **settings: Any) -> AsyncIterator[tuple[Process, Server]]:
     """Run `gateway serve` with these settings, and end it whatever happens."""
     one = Process(database_url, folder, **settings)
     try:

@@ -181,8 +181,27 @@ async def test_one_reading_serves_all_users_and_all_their_sockets(engines: tuple
             await wire.has("notification", number)
         assert here.database.reads == reads + 1
         counts = [(message["seq"], message["unread"]) for message in wires[1].sent if "unread" in message]
-    # What they were at the first number is not kept: both tell those of now.
-    assert counts[-2:] == [(1, 2), (2, 2)]
+    assert counts[-2:] == [(1, 1), (2, 2)]
+
+
+async def test_counts_are_told_back_to_the_last_change_of_state(engines: tuple[Engine, Engine]) -> None:
+    here, there = engines
+    user = await here.user()
+    posts = [there.post() for _ in range(5)]
+    await there.store(*posts[:2])
+    await there.writer.change(Seen(user.id, 1))
+    await there.writer.change(Mark(user.id, (posts[0].content.id,), read=True))
+    await there.store(*posts[2:])
+    entries, counts = await here.database.read(news.read_news, [(user.id, 0, 0)])
+    assert counts[user.id][:3] == (6, 4, 4)
+    # The first number is the read one's no more.
+    assert [(entry.counts.seq, entry.counts.unread, entry.counts.unseen) for entry in entries] == [
+        (2, 1, 1),
+        (3, 1, 1),
+        (4, 2, 2),
+        (5, 3, 3),
+        (6, 4, 4),
+    ]
 
 
 async def test_who_has_no_socket_here_is_nobody(engines: tuple[Engine, Engine]) -> None:

@@ -1,5 +1,7 @@
 """The files of the page: how they are served, and what they may not do."""
 
+import gzip
+import json
 import re
 from collections.abc import AsyncIterator
 from importlib.resources import files
@@ -10,7 +12,7 @@ from fastapi import FastAPI
 
 from gateway import web
 
-FILES = ("/", "/app.js", "/session.js", "/view.js", "/style.css", "/favicon.svg")
+FILES = ("/", "/app.js", "/session.js", "/demo.js", "/style.css", "/favicon.svg")
 
 
 @pytest.fixture
@@ -71,8 +73,72 @@ _KINDS = {"html", "js", "css", "svg"}
 
 
 async def test_the_page_never_makes_markup_of_text() -> None:
-    for name in ("app.js", "session.js", "view.js"):
-        source = files(web).joinpath(name).read_text("utf-8")
+    for file in (*files(web).iterdir(), *files(web).joinpath("sdk").iterdir()):
+        if not file.name.endswith(".js"):
+            continue
+        source = file.read_text("utf-8")
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", source
         )
+
+
+# --- the SDK ------------------------------------------------------------------------------------------------
+
+SDK = files(web).joinpath("sdk")
+SOURCES = {file.name: file.read_text("utf-8") for file in SDK.iterdir() if file.name.endswith(".js")}
+
+
+def closure(name: str, seen: set[str]) -> set[str]:
+    """Return a module and all that it imports."""
+    if name not in seen:
+        seen.add(name)
+        for other in re.findall(r"from '\./([\w-]+\.js)'", SOURCES[name]):
+            closure(other, seen)
+    return seen
+
+
+WHOLE = closure("components.js", set())
+COMPONENTS = "".join(SOURCES[name] for name in sorted(WHOLE - closure("notifications.js", set())))
+ELEMENTS = json.loads(SDK.joinpath("custom-elements.json").read_text("utf-8"))["modules"][0]["declarations"]
+
+
+def named(kind: str) -> set[str]:
+    """Return what the manifest names of a kind, of all elements."""
+    return {entry["name"] for one in ELEMENTS for entry in one[kind]}
+
+
+async def test_the_client_and_the_components_are_at_most_30_kib(http: httpx.AsyncClient) -> None:
+    sent = [(await http.get(f"/sdk/{entry}")).content for entry in ("notifications.js", "components.js")]
+    assert sum(len(gzip.compress(content, 9)) for content in sent) <= 30 * 1024
+
+
+async def test_the_components_bring_no_second_client(http: httpx.AsyncClient) -> None:
+    # A page that imports both entries has one client, and one connection.
+    text = (await http.get("/sdk/components.js")).text
+    assert re.findall(r"from '(.*?)'", text) == ["./notifications.js"]
+    assert "class NotificationClient" not in text
+
+
+def test_every_module_of_the_sdk_is_loaded_by_its_entries() -> None:
+    assert set(SOURCES) == WHOLE
+
+
+def test_the_manifest_names_every_event_property_part_and_slot() -> None:
+    assert named("events") == set(re.findall(r"new CustomEvent\('([\w-]+)'", COMPONENTS))
+    assert named("cssProperties") == set(re.findall(r"var\((--notification-[a-z-]+)", COMPONENTS))
+    parts = {part for text in re.findall(r"\bpart: '([a-z ]+)'", COMPONENTS) for part in text.split()}
+    parts |= {
+        one
+        for found in re.findall(r"part\.toggle\('(\w+)'|quote\('\w+', '(\w+)'", COMPONENTS)
+        for one in found
+    }
+    assert named("cssParts") == parts - {""}
+    slots = set(re.findall(r"make\('slot', \{ name: '([\w-]+)'", COMPONENTS))
+    slots |= set(re.findall(r"\bslot: '([\w-]+)'", COMPONENTS))
+    assert named("slots") == slots
+
+
+def test_the_bell_hands_on_every_part_of_its_inbox() -> None:
+    listed = re.findall(r"PARTS = '(.*?);", COMPONENTS, re.DOTALL)[0]
+    [inbox] = [one for one in ELEMENTS if one["tagName"] == "notification-inbox"]
+    assert set(re.findall(r"\w+", listed)) == {part["name"] for part in inbox["cssParts"]}

@@ -140,7 +140,7 @@ async def socket_user(connection: HTTPConnection) -> User:
     """
     parts = parts_of(connection)
     parts.throttle.handshakes.take(network_of(client_address(connection)))
-    _check_origin(connection, parts.settings.allowed_origins)
+    check_origin(connection, parts.settings.allowed_origins)
     token = bearer(connection)
     ticket = connection.query_params.get("ticket")
     if token is None and ticket is not None:
@@ -154,11 +154,11 @@ async def socket_user(connection: HTTPConnection) -> User:
     return inbox_user(await parts.tokens.verify(token))
 
 
-def _check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
-    """Let a browser's page open a socket only from the gateway's own origin or one that is listed.
+def check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
+    """Let a browser's page in only from the gateway's own origin or one that is listed.
 
-    The match is exact: scheme, host and port. A gateway behind a proxy knows that it is reached by https only
-    where the proxy's X-Forwarded-Proto is believed.
+    Raises `OriginNotAllowed`. The match is exact: scheme, host and port. A gateway behind a proxy knows that
+    it is reached by https only where the proxy's X-Forwarded-Proto is believed.
     """
     origins, hosts = connection.headers.getlist("origin"), connection.headers.getlist("host")
     if not origins:

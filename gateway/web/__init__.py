@@ -1,23 +1,27 @@
-"""The inbox page at `/`: a few files, served as they lie in the package, with nothing from elsewhere.
+"""The inbox page at `/`, and the browser SDK at `/sdk/`: files of the package, with nothing from elsewhere.
 
 The page shows what strangers wrote to a user who holds a token, so the policy below leaves the browser no
 way to run, load or send anything but these files, should the page ever mistake a text for markup.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
 
+from gateway import __version__
+from gateway.web.scripts import compact, joined
+
+# 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
+# (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
 _HEADERS = {
-    # 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
-    # (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
+    "Content-Security-Policy": PAGE_POLICY,
     # Always ask, so that a new version of the gateway never meets an old page; an unchanged file costs a 304.
     "Cache-Control": "no-cache",
 }
@@ -26,17 +30,29 @@ _FILES = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
     "/session.js": ("session.js", "text/javascript"),
-    "/view.js": ("view.js", "text/javascript"),
+    "/demo.js": ("demo.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
     "/favicon.svg": ("favicon.svg", "image/svg+xml"),
 }
 
+_SDK = files(__name__).joinpath("sdk")
+_ENTRIES = ("notifications.js", "components.js")
+_SDK_TYPES = {".js": "text/javascript", ".ts": "application/typescript", ".json": "application/json"}
+_SDK_HEADERS = {
+    # Pages of every origin may load it: it is public, and does nothing without a token of the page's own.
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"
 
-def _serve(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint for one file, read once. It answers `If-None-Match` (RFC 9110, section 13.1.2)."""
-    content = files(__name__).joinpath(name).read_bytes()
+
+def _serve(
+    content: bytes, media_type: str, headers: Mapping[str, str]
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint for one file. It answers `If-None-Match` (RFC 9110, section 13.1.2)."""
     etag = f'"{sha256(content).hexdigest()[:32]}"'
-    headers = _HEADERS | {"Content-Type": f"{media_type}; charset=utf-8", "ETag": etag}
+    headers = {**headers, "Content-Type": f"{media_type}; charset=utf-8", "ETag": etag}
 
     async def endpoint(request: Request) -> Response:
         known = [
@@ -50,5 +66,29 @@ def _serve(name: str, media_type: str) -> Callable[[Request], Awaitable[Response
 
 
 router = APIRouter()
+
+
+def _add(path: str, content: bytes, media_type: str, headers: Mapping[str, str]) -> None:
+    router.add_route(path, _serve(content, media_type, headers), methods=["GET"], include_in_schema=False)
+
+
 for _path, (_name, _media_type) in _FILES.items():
-    router.add_route(_path, _serve(_name, _media_type), methods=["GET"], name=_name, include_in_schema=False)
+    _add(_path, files(__name__).joinpath(_name).read_bytes(), _media_type, _HEADERS)
+
+for _file in _SDK.iterdir():
+    _suffix = _file.name[_file.name.rfind(".") :]
+    if _suffix in _SDK_TYPES:
+        _text = joined(_SDK, _file.name) if _file.name in _ENTRIES else _file.read_text("utf-8")
+        _content = (compact(_text) if _suffix == ".js" else _text).encode()
+        # Whoever names no version is asked each time; a path with one never changes what it has.
+        for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", _FOR_EVER)):
+            _headers = _SDK_HEADERS | {"Cache-Control": _caching}
+            _add(f"{_path}/{_file.name}", _content, _SDK_TYPES[_suffix], _headers)
+
+demo_router = APIRouter()
+"""The page of a demo, which knows that it is one. It goes before `router`."""
+
+_demo_page = files(__name__).joinpath("index.html").read_bytes().replace(b"<html ", b"<html data-demo ", 1)
+demo_router.add_route(
+    "/", _serve(_demo_page, "text/html", _HEADERS), methods=["GET"], include_in_schema=False
+)

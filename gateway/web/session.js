@@ -91,6 +91,14 @@ export function refresh() {
   return refreshing;
 }
 
+/** Return another access token than the one that was refused or ends, and get one where there is none. Throws as above. */
+export async function accessTokenAfter(refused) {
+  const { access_token, obtained, expires_in } = tokens;
+  // Another tab, or another client of this one, may have replaced it already. That one may have ended since, too.
+  if (access_token === refused || Date.now() >= obtained + expires_in * 1_000) await refresh();
+  return accessToken();
+}
+
 async function renew() {
   const { access_token } = tokens ?? {};
   await alone(async () => {

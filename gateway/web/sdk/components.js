@@ -1,0 +1,20 @@
+// The entry of the web components: importing it defines <notification-bell>, <notification-inbox> and
+// <notification-toasts>. Each is given a client by its property `client`.
+
+import { NotificationBell } from './notification-bell.js';
+import { NotificationInbox } from './notification-inbox.js';
+import { NotificationToasts } from './notification-toasts.js';
+
+export { NotificationClient } from './notifications.js';
+export { NotificationBell, NotificationInbox, NotificationToasts };
+
+const ELEMENTS = {
+  'notification-inbox': NotificationInbox,
+  'notification-bell': NotificationBell,
+  'notification-toasts': NotificationToasts,
+};
+
+// A page may load two copies, of two versions; the first one stays.
+for (const [name, element] of Object.entries(ELEMENTS)) {
+  if (!customElements.get(name)) customElements.define(name, element);
+}

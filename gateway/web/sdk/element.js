@@ -1,0 +1,94 @@
+// What the three elements have in common: a client, the texts of a locale, and a shadow root with the theme.
+
+import { TOKENS } from './theme.js';
+import { Words } from './texts.js';
+
+/** The base of the elements. A subclass has `build()` and `refresh()`, and `handlers` of the client's events. */
+export class NotificationElement extends HTMLElement {
+  static observedAttributes = ['locale', 'theme'];
+  static sheets = [];
+  /** What is done with the events of the client, by their types. @type {Record<string, (detail: any) => void>} */
+  handlers = {};
+  #client = null;
+  #texts = {};
+  #words = null;
+  #listening = null;
+
+  constructor() {
+    super();
+    this.attachShadow({ mode: 'open' }).adoptedStyleSheets = [TOKENS, ...this.constructor.sheets];
+  }
+
+  /** The client whose notifications are shown. @type {import('./notifications.js').NotificationClient | null} */
+  get client() { return this.#client; }
+
+  set client(client) {
+    if (client === this.#client) return;
+    this.#client = client;
+    if (this.isConnected) this.#begin();
+  }
+
+  /** Texts that replace those of `texts.js`, by their names. */
+  get texts() { return this.#texts; }
+
+  set texts(texts) {
+    this.#texts = texts ?? {};
+    this.#reword();
+  }
+
+  /** The language: that of the attribute, else of the nearest `lang`, else English. */
+  get locale() {
+    const near = this.closest('[lang]') ?? document.documentElement;
+    return this.getAttribute('locale') || near.lang || 'en';
+  }
+
+  /** The texts and formats of the locale. */
+  get words() { return (this.#words ??= new Words(this.locale, this.#texts)); }
+
+  connectedCallback() {
+    // A framework may have set these before the element was defined; then they hide the accessors above.
+    for (const name of ['client', 'texts']) {
+      if (!Object.hasOwn(this, name)) continue;
+      const value = this[name];
+      delete this[name];
+      this[name] = value;
+    }
+    this.#begin();
+  }
+
+  disconnectedCallback() {
+    this.#listening?.abort();
+    this.#listening = null;
+  }
+
+  attributeChangedCallback(name, before, now) {
+    if (name === 'locale' && before !== now) this.#reword();
+  }
+
+  /** Ask whoever is around what opening an item means; return whether nobody has taken it on. */
+  announceOpening(item) {
+    const detail = { item };
+    return this.dispatchEvent(
+      new CustomEvent('notification-open', { detail, bubbles: true, composed: true, cancelable: true }));
+  }
+
+  #begin() {
+    this.#listening?.abort();
+    const { signal } = (this.#listening = new AbortController());
+    for (const [type, handler] of Object.entries(this.handlers)) {
+      this.#client?.addEventListener(type, ({ detail }) => handler(detail), { signal });
+    }
+    this.begin?.(signal);
+    this.#show();
+  }
+
+  #reword() {
+    this.#words = null;
+    if (this.#listening) this.#show();
+  }
+
+  #show() {
+    this.shadowRoot.replaceChildren(...this.build());
+    this.refresh();
+  }
+}

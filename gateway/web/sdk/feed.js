@@ -1,0 +1,111 @@
+// The rows of a list and the keyboard on them: a feed as the ARIA Authoring Practices have it.
+//
+// Each change touches the rows it names and no other; the browser skips the layout and the painting of those that are
+// out of sight (`content-visibility`), so that a thousand rows cost what a screenful does.
+
+import { make } from './dom.js';
+import { Row } from './row.js';
+
+const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 1, PageUp: -1 };
+
+/** The rows, newest first. One of them is where the Tab key goes; the arrows, Home and End choose which. */
+export class Feed {
+  #rows = new Map();
+  #current = null;
+  #numbering = 0;
+
+  /** @param {import('./texts.js').Words} words @param {{ label: string, showsData: boolean }} options */
+  constructor(words, { label, showsData }) {
+    this.words = words;
+    this.showsData = showsData;
+    this.element = make('div', { role: 'feed', part: 'list', 'aria-label': label,
+      keydown: (event) => this.#onKey(event),
+      focusin: ({ target }) => this.#choose(target.closest('article')?.row) });
+  }
+
+  get size() { return this.#rows.size; }
+
+  get(id) { return this.#rows.get(id); }
+
+  /** Show these items, in their places among `all`, which is newest first. Return the rows that are new. */
+  put(items, all) {
+    const fresh = [];
+    for (const item of items) {
+      const known = this.#rows.get(item.id);
+      known?.paint(item);
+      if (!known) fresh.push(item);
+    }
+    return this.#insert(fresh, all);
+  }
+
+  #insert(fresh, all) {
+    const wanted = new Set(fresh.map(({ id }) => id));
+    const made = [];
+    // From the oldest on: each is put before the next older one, which has its row already.
+    for (let index = all.length - 1, next = null; index >= 0 && wanted.size > 0; index -= 1) {
+      const item = all[index];
+      if (wanted.delete(item.id)) {
+        const row = new Row(item, this.words, this.showsData);
+        this.#rows.set(item.id, row);
+        this.element.insertBefore(row.element, next);
+        made.push(row);
+      }
+      next = this.#rows.get(item.id)?.element ?? next;
+    }
+    if (made.length) this.#renumber();
+    return made;
+  }
+
+  /** Remove rows. Whoever works through the list by keyboard stays in it: return false where nothing is left. */
+  drop(items) {
+    for (const { id } of items) {
+      const row = this.#rows.get(id);
+      if (!row) continue;
+      const { element } = row;
+      const next = (element.nextElementSibling ?? element.previousElementSibling)?.row ?? null;
+      const isFocused = element.matches(':focus-within');
+      if (this.#current === row) this.#choose(next);
+      element.remove();
+      this.#rows.delete(id);
+      if (isFocused) next?.element.focus();
+      if (isFocused && !next) return false;
+    }
+    this.#renumber();
+    return true;
+  }
+
+  tick() { for (const row of this.#rows.values()) row.tick(); }
+
+  #choose(row) {
+    if (row === undefined || row === this.#current) return;
+    this.#current?.setCurrent(false);
+    row?.setCurrent(true);
+    this.#current = row;
+  }
+
+  /** Tell which one of how many each is, once for all the changes of a frame. */
+  #renumber() {
+    this.#numbering ||= requestAnimationFrame(() => {
+      this.#numbering = 0;
+      let position = 0;
+      for (const element of this.element.children) {
+        element.setAttribute('aria-posinset', (position += 1));
+        element.setAttribute('aria-setsize', this.isComplete ? this.#rows.size : -1);
+      }
+      if (!this.#current) this.#choose(this.element.firstElementChild?.row);
+    });
+  }
+
+  #onKey(event) {
+    const { key, target } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest('pre')) return;
+    const { children } = this.element;
+    const from = target.closest('article');
+    const to = key === 'Home' ? children[0] : key === 'End' ? children[children.length - 1]
+      : STEPS[key] > 0 ? from?.nextElementSibling : STEPS[key] < 0 ? from?.previousElementSibling : null;
+    if (to) {
+      to.focus();
+      event.preventDefault();
+    }
+  }
+}

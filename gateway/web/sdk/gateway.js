@@ -1,0 +1,138 @@
+// Calls to the gateway in the name of the user. The token is held here and nowhere else: it goes into a header or a
+// subprotocol, never into a URL, a storage, a message to another tab or an error.
+
+/** @import { Options } from './types.d.ts' */
+
+const REQUEST_TIME = 30_000; // ms for an answer
+
+/** A request failed. `status` 0 means that no answer came. */
+export class Failed extends Error {
+  /** @param {string} code @param {string} detail @param {number} status @param {number} retryAfter in ms */
+  constructor(code, detail, status = 0, retryAfter = 0) {
+    super(detail);
+    this.name = 'Failed';
+    this.code = code;
+    this.detail = detail;
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** The session is over; `code` says why. */
+export class SignedOut extends Failed {
+  constructor(code) {
+    super(code, 'Please sign in again.', 401);
+    this.name = 'SignedOut';
+  }
+}
+
+/** Make an error of an answer that is none of the good ones. */
+export async function failure(response) {
+  const { code, detail } = await response.json().catch(() => ({}));
+  const seconds = Number(response.headers.get('Retry-After')) || 0;
+  const words = detail ?? `The gateway answered ${response.status}.`;
+  return new Failed(code ?? 'failed', words, response.status, seconds * 1_000);
+}
+
+/** Whom a token names, to tell users apart on this machine. What it proves, only the gateway can say. */
+function holderOf(token) {
+  try {
+    const { iss, sub } = JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')));
+    return typeof sub === 'string' ? `${iss ?? ''} ${sub}` : null;
+  } catch {
+    return null;
+  }
+}
+
+export class Gateway {
+  /** @type {string | null} */
+  token = null;
+  /** Whom the tokens name; null where they do not tell. @type {string | null} */
+  holder = null;
+  #getToken;
+  #fetch;
+  /** @type {Promise<string> | null} */
+  #asking = null;
+
+  /** @param {URL} url @param {Options['getToken']} getToken @param {typeof fetch} fetch */
+  constructor(url, getToken, fetch) {
+    this.url = url;
+    this.#getToken = getToken;
+    this.#fetch = fetch;
+  }
+
+  /**
+   * Ask the application for a token, once for all who ask at the same time. Throws Failed, or SignedOut.
+   * @param {'start' | 'expiring' | 'rejected'} why
+   */
+  ask(why) {
+    this.#asking ??= this.#askFor(why).finally(() => { this.#asking = null; });
+    return this.#asking;
+  }
+
+  async #askFor(why) {
+    let token;
+    try {
+      token = await this.#getToken(why);
+    } catch {
+      // What the application says of it may hold anything, a token too.
+      throw new Failed('no_token', 'The application could not get a token.');
+    }
+    if (!token) throw new SignedOut('missing_token');
+    const holder = holderOf(token);
+    if (why !== 'start' && holder !== this.holder) throw new SignedOut('user_changed');
+    Object.assign(this, { token, holder });
+    return token;
+  }
+
+  /**
+   * Get another token than one that was refused. Throws Failed, or SignedOut with the reason of the refusal.
+   * @param {string | null | undefined} refused @param {string} reason
+   */
+  async renew(refused, reason) {
+    if (this.token !== refused) return;
+    const token = await this.ask('rejected').catch((error) => {
+      throw error.code === 'missing_token' ? new SignedOut(reason) : error;
+    });
+    if (token === refused) throw new SignedOut(reason);
+  }
+
+  /** Forget the token. */
+  forget() {
+    this.token = this.holder = null;
+  }
+
+  /**
+   * Call, and return the answer. A token that is refused is replaced, once. Throws Failed, or SignedOut.
+   * @param {string} method @param {string} path @param {{ body?: object, signal?: AbortSignal }} options
+   * @returns {Promise<any>}
+   */
+  async call(method, path, { body, signal } = {}, mayRenew = true) {
+    const token = this.token;
+    if (!token) throw new Failed('missing_token', 'Nobody is signed in.');
+    const headers = { Authorization: `Bearer ${token}` };
+    if (body) headers['Content-Type'] = 'application/json';
+    const late = AbortSignal.timeout(REQUEST_TIME);
+    const response = await this.#fetch(new URL(path, this.url), {
+      method, headers, body: body && JSON.stringify(body), cache: 'no-store',
+      signal: signal ? AbortSignal.any([signal, late]) : late,
+    }).catch(() => {
+      throw new Failed('unreachable', 'The gateway cannot be reached.');
+    });
+    if (response.status === 401) {
+      const { code } = await failure(response);
+      if (!mayRenew) throw new SignedOut(code);
+      await this.renew(token, code);
+      return this.call(method, path, { body, signal }, false);
+    }
+    if (!response.ok) throw await failure(response);
+    // Some good answers have no body.
+    return response.json().catch(() => ({}));
+  }
+
+  /** Whether the gateway answers at all. */
+  async answers() {
+    const signal = AbortSignal.timeout(5_000);
+    return this.#fetch(new URL('healthz', this.url), { cache: 'no-store', signal }).then(({ ok }) => ok, () => false);
+  }
+}

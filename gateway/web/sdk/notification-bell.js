@@ -1,0 +1,149 @@
+// <notification-bell>: the number of what is new, and the inbox behind it.
+
+import { icon, iconButton, make, write } from './dom.js';
+import { NotificationElement } from './element.js';
+import { PARTS } from './notification-inbox.js';
+import { safeLink } from './link.js';
+import { countInTitle, countOnIcon, setSystem, showSystem, systemState } from './system.js';
+import { BELL } from './theme.js';
+
+const GAP = 8; // px between the bell, its popover and the edges of the window.
+const PASSED_ON = ['theme', 'show-data'];
+
+export class NotificationBell extends NotificationElement {
+  static sheets = [BELL];
+  static observedAttributes = [...NotificationElement.observedAttributes, 'show-data', 'count-in-title'];
+  #parts = {};
+
+  handlers = {
+    state: () => this.refresh(),
+    counts: () => this.refresh(),
+    notification: ({ item, missed, first }) => first && !missed && showSystem(item, () => this.#openFromSystem(item)),
+  };
+
+  attributeChangedCallback(name, before, now) {
+    super.attributeChangedCallback(name, before, now);
+    if (before === now || !this.#parts.inbox) return;
+    this.#passOn();
+    this.refresh();
+  }
+
+  /** Whether the inbox is shown. */
+  get open() { return this.#parts.popover?.matches(':popover-open') ?? false; }
+
+  set open(open) { this.#parts.popover?.togglePopover(Boolean(open)); }
+
+  begin(signal) {
+    addEventListener('resize', () => this.#place(), { signal });
+    addEventListener('scroll', () => this.#place(), { signal, passive: true, capture: true });
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    if (this.hasAttribute('count-in-title')) countInTitle(0);
+  }
+
+  build() {
+    const { words } = this;
+    const parts = (this.#parts = {});
+    parts.badge = make('span', { className: 'badge', part: 'badge', hidden: true, 'aria-hidden': 'true' });
+    parts.button = make('button',
+      { type: 'button', className: 'bell', part: 'bell', 'aria-haspopup': 'dialog', 'aria-expanded': 'false' },
+      make('slot', { name: 'icon' }, icon('bell')), parts.badge);
+    parts.inbox = make('notification-inbox', { part: 'inbox', exportparts: PARTS });
+    const close = { slot: 'actions', click: () => { this.open = false; } };
+    parts.inbox.append(iconButton('close', words.say('dismiss'), close));
+    parts.said = make('span', { role: 'status' });
+    parts.system = make('button', { type: 'button', className: 'link', click: () => this.#toggleSystem() });
+    parts.settings = make('div', { className: 'settings', part: 'settings' },
+      parts.said, make('slot', { name: 'settings' }), parts.system);
+    parts.popover = make('div', { className: 'popover', part: 'popover', popover: 'auto', role: 'dialog', tabIndex: -1,
+      'aria-label': words.say('notifications'),
+      beforetoggle: ({ newState }) => newState === 'closed' && this.#onClosing(),
+      toggle: ({ newState }) => this.#onToggle(newState === 'open') },
+      parts.inbox, parts.settings);
+    parts.button.popoverTargetElement = parts.popover;
+    this.#passOn();
+    return [parts.button, parts.popover];
+  }
+
+  /** Give the inbox what this element was given. */
+  #passOn() {
+    const { inbox } = this.#parts;
+    for (const name of PASSED_ON) {
+      if (this.hasAttribute(name)) inbox.setAttribute(name, this.getAttribute(name));
+      else inbox.removeAttribute(name);
+    }
+    inbox.setAttribute('locale', this.locale);
+    inbox.texts = this.texts;
+    inbox.client = this.client;
+  }
+
+  refresh() {
+    const { client, words } = this;
+    const { badge, button } = this.#parts;
+    const signedIn = client && client.state !== 'signedout';
+    const count = signedIn ? client.unseen : 0, unread = signedIn ? client.unread : 0;
+    badge.hidden = !count;
+    write(badge, words.badge(count));
+    const label = count ? words.say('bellNew', { count }) : words.say('notifications');
+    button.title = label;
+    button.setAttribute('aria-label', label);
+    if (this.hasAttribute('count-in-title')) countInTitle(unread, words.badge(unread, 999));
+    if (client) countOnIcon(unread);
+    this.#showSystem();
+  }
+
+  #onToggle(isOpen) {
+    this.#parts.button.setAttribute('aria-expanded', isOpen);
+    if (!isOpen) return;
+    this.#place();
+    this.#parts.popover.focus();
+  }
+
+  /** Give the focus back where it was in the popover: what is clicked elsewhere has it already. */
+  #onClosing() {
+    const { button, popover } = this.#parts;
+    if (popover.matches(':focus-within')) button.focus();
+  }
+
+  /** Put the popover below the bell, or above it where there is more room, inside of the window. */
+  #place() {
+    const { button, popover } = this.#parts;
+    if (!this.open) return;
+    const bell = button.getBoundingClientRect();
+    const { offsetWidth: width, offsetHeight: height } = popover;
+    const { clientWidth, clientHeight } = document.documentElement;
+    const start = this.matches(':dir(rtl)') ? bell.left : bell.right - width;
+    const left = Math.max(GAP, Math.min(start, clientWidth - width - GAP));
+    const below = bell.bottom + GAP;
+    const above = bell.top - GAP - height;
+    const top = below + height > clientHeight && above >= GAP ? above : Math.min(below, clientHeight - height - GAP);
+    popover.style.setProperty('left', `${left}px`);
+    popover.style.setProperty('top', `${Math.max(GAP, top)}px`);
+  }
+
+  // --- notifications of the system ---------------------------------------------------------------------------
+
+  #showSystem() {
+    const { words } = this;
+    const { settings, said, system } = this.#parts;
+    const state = systemState();
+    settings.hidden = state === 'none';
+    system.hidden = state === 'denied';
+    write(said, state === 'denied' ? words.say('systemDenied') : state === 'on' ? words.say('systemOn') : '');
+    write(system, words.say(state === 'on' ? 'systemOff' : 'systemAsk'));
+  }
+
+  async #toggleSystem() {
+    await setSystem(systemState() !== 'on');
+    this.#showSystem();
+  }
+
+  #openFromSystem(item) {
+    const target = this.announceOpening(item) && safeLink(item.url);
+    this.client.read(item.id).catch(() => {});
+    if (target) window.open(target, '_blank', 'noopener,noreferrer');
+    else this.open = true;
+  }
+}

@@ -1,0 +1,374 @@
+// <notification-inbox>: a user's notifications, and what can be done with them.
+
+import { icon, make, write } from './dom.js';
+import { NotificationElement } from './element.js';
+import { Feed } from './feed.js';
+import { Snack } from './snack.js';
+import { STATES } from './states.js';
+import { INBOX, ITEM } from './theme.js';
+import { View } from './view.js';
+
+const TABS = ['all', 'unread', 'archived'];
+const UNDO_AT_MOST = 1_000; // items that "mark all read" can be undone for.
+const AT_ONCE = 200; // ids in one call.
+const QUESTION_TIME = 4_000; // ms
+const TICK = 30_000; // ms
+
+/** The parts of an inbox that a page may style: the bell hands them on. */
+export const PARTS = 'head, heading, tabs, tab, count, filter, banner, panel, list, item, unread, glyph, title, time, '
+  + 'body, meta, priority, category, address, data, actions, state, snack';
+
+export class NotificationInbox extends NotificationElement {
+  static sheets = [ITEM, INBOX];
+  static observedAttributes = [...NotificationElement.observedAttributes, 'show-data'];
+  #tab = 'all';
+  #category = '';
+  #categories = new Set();
+  #view = null;
+  #feed = null;
+  #snack = null;
+  #reading = null;
+  #failed = false;
+  #isInView = false;
+  #parts = {};
+  #nearEnd;
+
+  handlers = {
+    state: () => this.#onState(),
+    counts: () => this.#onState(),
+    items: (detail) => this.#onItems(detail),
+  };
+
+  /** Focus the list, or its heading where it is empty. */
+  focus(options) {
+    (this.#feed?.element.querySelector('[tabindex="0"]') ?? this.#parts.heading)?.focus(options);
+  }
+
+  attributeChangedCallback(name, before, now) {
+    super.attributeChangedCallback(name, before, now);
+    if (name === 'show-data' && this.#view && before !== now) this.#restart();
+  }
+
+  /** Watch what makes it tick: the end of the list coming near, the inbox being seen, and time. */
+  begin(signal) {
+    this.#view = null;
+    this.#categories.clear();
+    this.#nearEnd = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#readMore(),
+      { rootMargin: '600px', scrollMargin: '600px' });
+    const inView = new IntersectionObserver((entries) => {
+      this.#isInView = entries.at(-1).isIntersecting;
+      this.#markSeen();
+    });
+    inView.observe(this);
+    document.addEventListener('visibilitychange', () => this.#markSeen(), { signal });
+    const ticking = setInterval(() => this.#feed?.tick(), TICK);
+    const counting = setInterval(() => this.#countDown(), 1_000);
+    signal.addEventListener('abort', () => {
+      for (const timer of [ticking, counting]) clearInterval(timer);
+      this.#nearEnd.disconnect();
+      inView.disconnect();
+    });
+  }
+
+  build() {
+    const { words } = this;
+    const parts = (this.#parts = {});
+    this.#snack = new Snack(words);
+    parts.heading = make('div', { className: 'heading', tabIndex: -1 },
+      make('slot', { name: 'heading' }, make('h2', { part: 'heading', textContent: words.say('notifications') })));
+    parts.readAll = make('button',
+      { type: 'button', className: 'link', textContent: words.say('markAllRead'), click: () => this.#readAll() });
+    parts.tabs = TABS.map((name) => this.#buildTab(name));
+    parts.filter = make('select', { part: 'filter', 'aria-label': words.say('category'),
+      change: () => this.#choose(this.#tab, parts.filter.value) });
+    parts.why = make('span', { role: 'status' });
+    parts.when = make('span');
+    parts.retry = make('button', { type: 'button', click: () => this.client.retry() });
+    parts.banner = make('div', { className: 'banner', part: 'banner', hidden: true }, icon('cloud'),
+      make('p', {}, parts.why, ' ', parts.when), parts.retry);
+    parts.list = make('div');
+    parts.state = make('div', { className: 'rest' });
+    parts.tail = make('div', { className: 'tail' });
+    parts.panel = make('div', { className: 'panel', id: 'panel', role: 'tabpanel', part: 'panel' },
+      parts.list, parts.state, parts.tail);
+    parts.head = make('div', { className: 'head', part: 'head' },
+      parts.heading, parts.readAll, make('slot', { name: 'actions' }));
+    parts.bar = make('div', { className: 'bar' },
+      make('div', { role: 'tablist', part: 'tabs', 'aria-label': words.say('notifications'),
+        keydown: (event) => this.#onTabKey(event) }, ...parts.tabs),
+      parts.filter);
+    this.#restart();
+    return [parts.head, parts.bar, parts.banner, parts.panel, this.#snack.element, make('slot', { name: 'footer' })];
+  }
+
+  #buildTab(name) {
+    return make('button', { type: 'button', role: 'tab', part: 'tab', id: `tab-${name}`, 'aria-controls': 'panel',
+      'data-tab': name, click: () => this.#choose(name, this.#category) }, this.words.say(name),
+      name === 'unread' && make('span', { className: 'count', part: 'count', hidden: true }));
+  }
+
+  #onTabKey(event) {
+    const forward = this.matches(':dir(rtl)') ? 'ArrowLeft' : 'ArrowRight';
+    const step = event.key === forward ? 1 : /^Arrow(Left|Right)$/.test(event.key) ? -1 : 0;
+    if (!step) return;
+    event.preventDefault();
+    this.#choose(TABS.at((TABS.indexOf(this.#tab) + step) % TABS.length), this.#category);
+    this.#parts.tabs[TABS.indexOf(this.#tab)].focus();
+  }
+
+  // --- what is shown -------------------------------------------------------------------------------------
+
+  #choose(tab, category) {
+    this.#tab = tab;
+    this.#category = category;
+    this.#restart();
+    this.refresh();
+  }
+
+  /** Begin the list anew: another tab, another category, another client, or a log that was not the one we knew. */
+  #restart() {
+    const { client, words } = this;
+    const filter = { unread: this.#tab === 'unread', archived: this.#tab === 'archived', category: this.#category };
+    this.#view = client && new View(client, filter);
+    this.#reading = null;
+    this.#failed = false;
+    this.#feed = new Feed(words, { label: words.say('notifications'), showsData: this.hasAttribute('show-data') });
+    this.#feed.element.addEventListener('click', (event) => this.#onClick(event));
+    this.#feed.element.addEventListener('keydown', (event) => this.#onRowKey(event));
+    this.#parts.list.replaceChildren(this.#feed.element);
+    this.#parts.panel.scrollTop = 0;
+    if (this.#view) this.#put(this.#view.items);
+    this.#watchEnd();
+  }
+
+  #put(items) {
+    for (const { category } of items) if (category) this.#categories.add(category);
+    this.#feed.isComplete = this.#view.isComplete;
+    return this.#feed.put(items, this.#view.items);
+  }
+
+  /** Ask again whether the end of the list is near: an observer tells only of changes. */
+  #watchEnd() {
+    this.#nearEnd.disconnect();
+    this.#nearEnd.observe(this.#parts.tail);
+  }
+
+  async #readMore() {
+    const view = this.#view;
+    if (!view || this.#reading || this.#failed || view.isComplete || !this.#isSignedIn()) return;
+    if (view.isWhole && !view.isRead) return; // The client reads the first page by itself.
+    this.#reading = view;
+    this.refresh();
+    try {
+      const items = await view.readMore();
+      if (view === this.#view) this.#put(items);
+    } catch {
+      if (view === this.#view) this.#failed = true;
+    }
+    if (view !== this.#view) return;
+    this.#reading = null;
+    this.refresh();
+    if (!this.#failed) this.#watchEnd();
+  }
+
+  #onItems(detail) {
+    if (detail.reset) {
+      this.#restart();
+    } else if (this.#view) {
+      const newest = this.#view.items[0]?.created_seq ?? Infinity;
+      const { put, drop } = this.#view.take(detail);
+      if (!this.#feed.drop(drop)) this.#parts.heading.focus();
+      for (const row of this.#put(put)) row.element.classList.toggle('fresh', row.item.created_seq > newest);
+    }
+    this.refresh();
+    if (this.#view?.isWhole) this.#watchEnd();
+  }
+
+  #onState() {
+    this.refresh();
+    this.#markSeen();
+    // What could not be loaded without a connection can be now.
+    if (this.#failed && this.client.state === 'live') this.#tryAgain();
+  }
+
+  /** What stands in view has been seen, where somebody looks. */
+  #markSeen() {
+    const { client } = this;
+    if (client?.unseen && client.state === 'live' && this.#isInView && document.visibilityState === 'visible') {
+      client.seen().catch(() => {});
+    }
+  }
+
+  #isSignedIn() { return this.client && this.client.state !== 'signedout'; }
+
+  // --- the state around the list ---------------------------------------------------------------------------
+
+  /** Show the state of the client and of this list. */
+  refresh() {
+    const { client, words } = this;
+    const parts = this.#parts;
+    if (!parts.head) return;
+    const signedIn = this.#isSignedIn();
+    const unread = client?.unread ?? 0;
+    for (const tab of parts.tabs) {
+      const selected = tab.dataset.tab === this.#tab;
+      tab.setAttribute('aria-selected', selected);
+      tab.tabIndex = selected ? 0 : -1;
+      if (tab.dataset.tab !== 'unread') continue;
+      tab.lastChild.hidden = !unread || !signedIn;
+      write(tab.lastChild, words.badge(unread, 999));
+    }
+    parts.panel.setAttribute('aria-labelledby', `tab-${this.#tab}`);
+    parts.readAll.disabled = !unread;
+    parts.readAll.hidden = !signedIn;
+    parts.bar.hidden = !signedIn;
+    parts.list.hidden = !signedIn || this.#feed.size === 0;
+    this.#feed.element.setAttribute('aria-busy', Boolean(this.#reading));
+    this.#showFilter();
+    this.#showBanner();
+    this.#showState();
+  }
+
+  #showFilter() {
+    const { filter } = this.#parts;
+    const names = [...this.#categories].sort();
+    filter.hidden = names.length < 2 && !this.#category;
+    if (filter.options.length === names.length + 1) return;
+    const all = new Option(this.words.say('anyCategory'), '');
+    filter.replaceChildren(all, ...names.map((name) => new Option(name, name)));
+    filter.value = this.#category;
+  }
+
+  #showBanner() {
+    const { client, words } = this;
+    const { banner, why, retry } = this.#parts;
+    const state = client?.state;
+    banner.hidden = state !== 'offline' && state !== 'stopped';
+    if (banner.hidden) return;
+    write(why, state === 'offline' ? words.say('offline') : client.problem?.detail || words.say('stopped'));
+    write(retry, words.say(state === 'offline' ? 'tryNow' : 'tryAgain'));
+    this.#countDown();
+  }
+
+  /** Say when the next try is. It stands outside of the live region: a count-down is not to be read out. */
+  #countDown() {
+    const { client, words } = this;
+    if (client?.state !== 'offline' && !this.#parts.when?.textContent) return;
+    const left = client.retryAt === null ? null : Math.ceil((client.retryAt - Date.now()) / 1000);
+    const text = left > 0 ? words.say('retryIn', { time: words.seconds(left) }) : words.say('retrying');
+    write(this.#parts.when, client.state === 'offline' ? text : '');
+  }
+
+  /** Show what there is instead of notifications, or below them. */
+  #showState() {
+    const kind = this.#kindOfState();
+    const { state } = this.#parts;
+    const key = `${kind} ${this.#tab}`;
+    if (state.dataset.kind === key) return;
+    state.dataset.kind = key;
+    state.replaceChildren(...STATES[kind](this.words, this.#tab, () => this.#tryAgain()));
+  }
+
+  #kindOfState() {
+    if (!this.#isSignedIn()) return this.client ? 'signedOut' : 'loading';
+    const isEmpty = this.#feed.size === 0;
+    if (this.#failed) return isEmpty ? 'failed' : 'failedMore';
+    if (!isEmpty) return this.#reading ? 'more' : 'nothing';
+    return this.#view.isRead ? 'empty' : 'loading';
+  }
+
+  #tryAgain() {
+    this.#failed = false;
+    this.#readMore();
+  }
+
+  // --- what the user does ----------------------------------------------------------------------------------
+
+  #onClick(event) {
+    const row = event.target.closest('article')?.row;
+    const button = event.target.closest('[data-action]');
+    if (!row) return;
+    if (button) this.#act(button.dataset.action, row);
+    else if (event.target.closest('a')) this.#open(row.item, event);
+    // Whoever selects the text of a notification, or looks at its data, has not opened it.
+    else if (!event.target.closest('details') && getSelection().isCollapsed) this.#activate(row);
+  }
+
+  #onRowKey(event) {
+    const row = event.target.row;
+    if (!row) return;
+    if (event.key === 'Enter') this.#activate(row);
+    else if (event.key === 'Delete') this.#act('delete', row);
+  }
+
+  #activate(row) {
+    const link = row.element.querySelector('a');
+    if (link) link.click();
+    else this.#open(row.item);
+  }
+
+  /** Opening is reading. Whoever cancels the event goes there by other means. */
+  #open(item, event) {
+    if (!this.announceOpening(item)) event?.preventDefault();
+    if (!item.read_at) this.#try(this.client.read(item.id));
+  }
+
+  #act(action, row) {
+    const { client, words } = this;
+    const { item } = row;
+    if (action === 'read') this.#try(item.read_at ? client.unreadAgain(item.id) : client.read(item.id));
+    if (action === 'archive') {
+      const archived = !item.archived_at;
+      this.#try(client.archive(item.id, archived), words.say(archived ? 'archivedNow' : 'unarchivedNow'),
+        () => this.#try(client.archive(item.id, !archived)));
+    }
+    if (action === 'delete') this.#delete(row);
+  }
+
+  #delete(row) {
+    if (row.asked) {
+      this.#try(this.client.delete(row.item.id), this.words.say('deletedNow'));
+      return;
+    }
+    row.ask(true);
+    setTimeout(() => row.ask(false), QUESTION_TIME);
+  }
+
+  async #readAll() {
+    const { client, words } = this;
+    const upTo = client.seq;
+    const count = client.unread;
+    const ids = await this.#unreadIds().catch(() => []);
+    const undo = ids.length === count && (async () => {
+      for (let from = 0; from < ids.length; from += AT_ONCE) {
+        await this.#try(client.unreadAgain(ids.slice(from, from + AT_ONCE)));
+      }
+    });
+    await this.#try(client.read({ upTo }), words.say('readNow', { count }), undo || null);
+  }
+
+  /** Return which items are unread, where they are few enough to be told apart again. */
+  async #unreadIds() {
+    const { client } = this;
+    const here = client.items.filter((item) => !item.read_at);
+    if (here.length === client.unread) return here.map(({ id }) => id);
+    if (client.unread > UNDO_AT_MOST) return [];
+    const ids = [];
+    for (let cursor = ''; cursor !== null;) {
+      const page = await client.query({ unread: true, limit: AT_ONCE, ...(cursor && { cursor }) });
+      ids.push(...page.items.map(({ id }) => id));
+      cursor = page.next;
+    }
+    return ids;
+  }
+
+  /** Await what was asked of the client, and say how it went. What fails, the client has rolled back. */
+  async #try(promise, done, undo) {
+    try {
+      await promise;
+      if (done) this.#snack.say(done, undo);
+    } catch (error) {
+      this.#snack.say(this.words.say('failed', { detail: error.detail ?? error.message }));
+    }
+  }
+}

@@ -1,0 +1,209 @@
+// <notification-toasts>: what has just come, shown for a moment in the corner of the one tab that is looked at.
+
+import { iconButton, make, write } from './dom.js';
+import { NotificationElement } from './element.js';
+import { glyph, priorityChip, quote, title } from './row.js';
+import { ITEM, TOASTS } from './theme.js';
+
+const PRIORITIES = ['low', 'normal', 'high', 'urgent'];
+const MOST = 3; // toasts at once.
+const TOAST_TIME = 6_000; // ms that one of normal priority stays; one of high priority stays twice as long.
+const GATHER = 400; // ms for which what came while nobody was connected is counted together.
+
+export class NotificationToasts extends NotificationElement {
+  static sheets = [ITEM, TOASTS];
+  static observedAttributes = [...NotificationElement.observedAttributes, 'max', 'min-priority'];
+  #toasts = new Set();
+  #waiting = [];
+  #missed = 0;
+  #gathering;
+  #more = 0;
+  #sum = null;
+  #cameFrom = null;
+
+  handlers = {
+    notification: (detail) => this.#onNotification(detail),
+    items: ({ changed, removed }) => this.#withdraw([...changed, ...removed]),
+    signedout: () => this.clear(),
+  };
+
+  build() {
+    const { words } = this;
+    this.clear();
+    this.polite = make('p', { className: 'unseen', role: 'status' });
+    this.assertive = make('p', { className: 'unseen', role: 'alert' });
+    this.stack = make('section', { className: 'stack', part: 'stack', 'aria-label': words.say('notifications'),
+      pointerenter: () => this.#pause(true), pointerleave: () => this.#pause(false),
+      focusin: ({ relatedTarget }) => this.#onFocusIn(relatedTarget), focusout: () => this.#pause(false),
+      keydown: (event) => this.#onKey(event) });
+    return [this.stack, this.polite, this.assertive];
+  }
+
+  refresh() {}
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    this.clear();
+  }
+
+  /** Take every toast away. */
+  clear() {
+    for (const toast of this.#toasts) clearTimeout(toast.timer);
+    clearTimeout(this.#gathering);
+    this.#toasts.clear();
+    Object.assign(this, { isPaused: false });
+    this.#waiting = [];
+    this.#missed = this.#more = 0;
+    this.#sum = this.#gathering = null;
+    this.stack?.replaceChildren();
+  }
+
+  // --- what comes --------------------------------------------------------------------------------------------
+
+  #onNotification({ item, missed, first }) {
+    const lowest = PRIORITIES.indexOf(this.getAttribute('min-priority') ?? 'normal');
+    if (!first || item.read_at || PRIORITIES.indexOf(item.priority) < lowest) return;
+    if (!missed) this.#show(item);
+    else {
+      this.#missed += 1;
+      this.#gathering ??= setTimeout(() => this.#sayMissed(), GATHER);
+    }
+  }
+
+  #sayMissed() {
+    const count = this.#missed;
+    this.#missed = 0;
+    this.#gathering = null;
+    this.#summarise(this.words.say('arrived', { count }));
+  }
+
+  #show(item) {
+    const urgent = item.priority === 'urgent';
+    const most = Number(this.getAttribute('max')) || MOST;
+    if (this.#toasts.size >= most && urgent) this.#makeRoom();
+    if (this.#toasts.size < most) this.#add(item, urgent);
+    else if (urgent) this.#waiting.push(item);
+    else this.#countMore();
+  }
+
+  /** An urgent one takes the place of the oldest that is not. */
+  #makeRoom() {
+    const oldest = [...this.#toasts].find(({ item }) => item.priority !== 'urgent');
+    if (!oldest) return;
+    this.#remove(oldest);
+    this.#countMore();
+  }
+
+  #countMore() {
+    this.#more += 1;
+    this.#summarise(this.words.say('more', { count: this.#more }));
+  }
+
+  #add(item, urgent) {
+    const { words } = this;
+    const toast = { item, left: urgent ? Infinity : TOAST_TIME * (item.priority === 'high' ? 2 : 1) };
+    const heading = title(item, 'p');
+    const className = heading.querySelector('a') ? 'toast link' : 'toast';
+    toast.element = make('div', { className, part: 'toast', role: 'group', 'aria-label': item.title,
+      'data-id': item.id, 'data-priority': item.priority, click: (event) => this.#onClick(event, toast) },
+      glyph(item), make('div', {}, priorityChip(item, words), heading, quote('p', 'body', item.body)),
+      iconButton('close', words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(toast) }),
+      !urgent && make('span', { className: 'timer', part: 'timer', 'aria-hidden': 'true' }));
+    toast.element.style.setProperty('--_time', `${toast.left}ms`);
+    this.#toasts.add(toast);
+    this.stack.insertBefore(toast.element, this.#sum?.element ?? null);
+    this.#start(toast);
+    const said = [item.priority !== 'normal' && words.say(item.priority), item.title, item.body];
+    write(urgent ? this.assertive : this.polite, said.filter(Boolean).join('. '));
+  }
+
+  /** Say one thing about many, in a place of its own. */
+  #summarise(text) {
+    this.#sum ??= this.#addSum();
+    clearTimeout(this.#sum.timer);
+    this.#sum.left = TOAST_TIME;
+    write(this.#sum.said, text);
+    write(this.polite, text);
+    this.#start(this.#sum);
+  }
+
+  #addSum() {
+    const said = make('span');
+    const sum = { item: null, said, element: make('div', { className: 'toast sum', part: 'toast summary' }, said,
+      iconButton('close', this.words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(sum) })) };
+    this.stack.append(sum.element);
+    return sum;
+  }
+
+  // --- how they go -------------------------------------------------------------------------------------------
+
+  #start(toast) {
+    if (this.isPaused || toast.left === Infinity) return;
+    toast.until = performance.now() + toast.left;
+    toast.timer = setTimeout(() => this.#remove(toast), toast.left);
+  }
+
+  /** While the pointer is over them, or the focus in them, none goes: somebody reads. */
+  #pause(isPaused) {
+    if (!isPaused && this.stack.matches(':hover, :focus-within')) return;
+    if (isPaused === this.isPaused) return;
+    this.isPaused = isPaused;
+    this.stack.classList.toggle('paused', isPaused);
+    for (const toast of [...this.#toasts, this.#sum].filter(Boolean)) {
+      clearTimeout(toast.timer);
+      if (isPaused) toast.left = toast.until ? Math.max(toast.until - performance.now(), 0) : toast.left;
+      else this.#start(toast);
+    }
+  }
+
+  #onFocusIn(from) {
+    if (from && !this.shadowRoot.contains(from)) this.#cameFrom = from;
+    this.#pause(true);
+  }
+
+  #remove(toast) {
+    const { element } = toast;
+    const next = element.nextElementSibling ?? element.previousElementSibling;
+    const isFocused = element.matches(':focus-within');
+    clearTimeout(toast.timer);
+    this.#toasts.delete(toast);
+    if (toast === this.#sum) {
+      this.#sum = null;
+      this.#more = 0;
+    }
+    element.remove();
+    if (isFocused) (next?.querySelector('button') ?? this.#cameFrom)?.focus();
+    this.#pause(false);
+    if (toast.item && this.#waiting.length) this.#show(this.#waiting.shift());
+  }
+
+  /** What was read or removed elsewhere needs no toast here. */
+  #withdraw(items) {
+    const isDone = (item) => item.read_at || item.archived_at || item.deleted_at;
+    const done = new Set(items.filter(isDone).map(({ id }) => id));
+    this.#waiting = this.#waiting.filter(({ id }) => !done.has(id));
+    for (const toast of [...this.#toasts].filter(({ item }) => done.has(item.id))) this.#remove(toast);
+  }
+
+  #onKey(event) {
+    const element = event.target.closest('.toast');
+    const toast = [...this.#toasts, this.#sum].find((one) => one?.element === element);
+    if (event.key !== 'Escape' || !toast) return;
+    event.stopPropagation();
+    this.#remove(toast);
+  }
+
+  #onClick(event, toast) {
+    const { item } = toast;
+    if (event.target.closest('button')) return;
+    const link = event.target.closest('a');
+    const other = !link && toast.element.querySelector('a');
+    if (other) {
+      other.click();
+      return;
+    }
+    if (!this.announceOpening(item)) event.preventDefault();
+    this.client?.read(item.id).catch(() => {});
+    this.#remove(toast);
+  }
+}

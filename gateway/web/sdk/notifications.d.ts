@@ -1,0 +1,167 @@
+/** One notification in one inbox. A deleted one keeps its id, its two numbers and `deleted_at`; the rest is null. */
+export interface Item {
+  readonly id: string;
+  /** Where it entered the log: its order in the inbox. */
+  readonly created_seq: number;
+  /** Its last change. */
+  readonly seq: number;
+  readonly title: string | null;
+  readonly body: string | null;
+  readonly category: string | null;
+  readonly priority: 'low' | 'normal' | 'high' | 'urgent' | null;
+  readonly url: string | null;
+  readonly data: Readonly<Record<string, unknown>> | null;
+  /** Times are RFC 3339 in UTC. */
+  readonly created_at: string | null;
+  readonly read_at: string | null;
+  readonly archived_at: string | null;
+  readonly deleted_at: string | null;
+}
+
+/**
+ * `idle`: not started, or stopped by the page. `connecting`: on the way; what is here may be old. `live`: current.
+ * `offline`: trying again at `retryAt`. `stopped`: the gateway asked for that; `retry()` tries again.
+ * `signedout`: the user must sign in again; then `start()`.
+ */
+export type State = 'idle' | 'connecting' | 'live' | 'offline' | 'stopped' | 'signedout';
+
+/**
+ * Why it is stopped, signed out or offline. `code` is one of docs/errors.md, or `unreachable`, `no_token`, `closed`,
+ * `signed_out`, `user_changed`.
+ */
+export interface Problem {
+  readonly code: string;
+  readonly detail: string;
+}
+
+export interface Status {
+  readonly state: State;
+  readonly problem: Problem | null;
+  readonly retryAt: number | null;
+}
+
+export interface Options {
+  /**
+   * Return an access token with the scope `inbox`, or null when nobody is signed in. It is asked at the start, when the
+   * token is about to end, and when it was refused; a rejected promise means: try again later.
+   */
+  getToken: (why: 'start' | 'expiring' | 'rejected') => string | null | Promise<string | null>;
+  /** The gateway. Default: where this module came from. */
+  url?: string | URL;
+  /** How the token goes to the connection. Default: `subprotocol`. */
+  carrier?: 'subprotocol' | 'ticket';
+  /** Default: `auto`, which takes the stream where a WebSocket cannot be opened. */
+  transport?: 'auto' | 'websocket' | 'stream';
+  /** One connection for all tabs of this user. Default: true. */
+  share?: boolean;
+  /** How many items a page has, 1 to 200. Default: 50. */
+  pageSize?: number;
+  /** What is to be used instead of the browser's own; for tests. */
+  platform?: Partial<Platform>;
+}
+
+export interface Filter {
+  unread?: boolean;
+  archived?: boolean;
+  category?: string;
+  /** The `next` of the page before. */
+  cursor?: string | null;
+  limit?: number;
+}
+
+/** What happened to the view `items`. `changed` also names items outside of it, which a filtered view may hold. */
+export interface Change {
+  readonly added: readonly Item[];
+  readonly changed: readonly Item[];
+  readonly removed: readonly Item[];
+  /** The view has begun anew; `added` is all of it. */
+  readonly reset: boolean;
+  /** Every item with a `created_seq` up to this was read; of those in `items`, `changed` has them. */
+  readonly readUpTo?: number;
+}
+
+export interface Events {
+  state: Status;
+  counts: { readonly unread: number; readonly unseen: number };
+  items: Change;
+  /** An item this client has not had; it may have been read elsewhere since. */
+  notification: { readonly item: Item; readonly missed: boolean; readonly first: boolean };
+  loading: { readonly loading: boolean };
+  signedout: { readonly code: string };
+  /** A command was refused, and is not shown any more. */
+  error: Problem;
+}
+
+/** What a refused or failed call rejects with. */
+export interface CallError extends Error {
+  readonly code: string;
+  readonly detail: string;
+}
+
+export class NotificationClient extends EventTarget {
+  constructor(options: Options);
+  /** Connect, and stay connected. */
+  start(): void;
+  /** Stop. What is here stays to be seen, and `start` goes on from it. */
+  stop(): void;
+  /** Forget this user here: in every tab, and the stored position. It is the application that ends the token. */
+  signOut(): void;
+  /** Try now, while offline or stopped. */
+  retry(): void;
+  readonly state: State;
+  readonly problem: Problem | null;
+  /** When the next attempt is made, in ms since 1970, while offline. */
+  readonly retryAt: number | null;
+  readonly sub: string | null;
+  /** The position: the number of the last change that was applied. */
+  readonly seq: number;
+  readonly epoch: string | null;
+  readonly unread: number;
+  readonly unseen: number;
+  /** Whether this tab holds the connection. */
+  readonly leader: boolean;
+  /** The loaded part of the default inbox, newest first. A new array after each change. */
+  readonly items: readonly Item[];
+  /** Nothing older is left to load. */
+  readonly complete: boolean;
+  readonly loading: boolean;
+  /** Load the next older page into `items`. Rejects with CallError. */
+  loadMore(): Promise<void>;
+  /** Read a page of a filtered view. Rejects with CallError. */
+  query(filter: Filter): Promise<{ items: Item[]; next: string | null }>;
+  /** The commands show their effect at once; where they are refused they take it back, and reject with CallError. */
+  read(what: string | readonly string[] | { upTo: number }): Promise<void>;
+  unreadAgain(ids: string | readonly string[]): Promise<void>;
+  archive(ids: string | readonly string[], archived?: boolean): Promise<void>;
+  delete(ids: string | readonly string[]): Promise<void>;
+  /** Move the seen mark; without a number, to all that is here. */
+  seen(upTo?: number): Promise<void>;
+  addEventListener<K extends keyof Events>(
+    type: K,
+    listener: ((event: CustomEvent<Events[K]>) => void) | { handleEvent(event: CustomEvent<Events[K]>): void } | null,
+    options?: AddEventListenerOptions | boolean,
+  ): void;
+  removeEventListener<K extends keyof Events>(
+    type: K,
+    listener: ((event: CustomEvent<Events[K]>) => void) | { handleEvent(event: CustomEvent<Events[K]>): void } | null,
+    options?: EventListenerOptions | boolean,
+  ): void;
+}
+
+/** What the client asks of the browser. */
+export interface Platform {
+  WebSocket: typeof WebSocket | undefined;
+  fetch: typeof fetch;
+  storage: Pick<Storage, 'getItem' | 'setItem' | 'removeItem'> | null;
+  locks: Pick<LockManager, 'request'> | undefined;
+  BroadcastChannel: typeof BroadcastChannel | undefined;
+  setTimeout: (act: () => void, ms: number) => unknown;
+  clearTimeout: (timer: unknown) => void;
+  /** ms since 1970 */
+  now: () => number;
+  random: () => number;
+  isVisible: () => boolean;
+  isOffline: () => boolean;
+  window: EventTarget | undefined;
+  document: EventTarget | undefined;
+}

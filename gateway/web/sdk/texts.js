@@ -1,0 +1,114 @@
+// The words of the components, and what Intl makes of numbers and times. Each text can be replaced by `element.texts`.
+
+/** In English. A text that counts has a form for each category of the plural rules; `{name}` is filled in. */
+export const TEXTS = {
+  notifications: 'Notifications',
+  all: 'All',
+  unread: 'Unread',
+  archived: 'Archived',
+  category: 'Category',
+  anyCategory: 'All categories',
+  markRead: 'Mark read',
+  markUnread: 'Mark unread',
+  archive: 'Archive',
+  unarchive: 'Move to inbox',
+  delete: 'Delete',
+  deleteNow: 'Press again to delete',
+  deleteShort: 'Delete?',
+  markAllRead: 'Mark all read',
+  undo: 'Undo',
+  dismiss: 'Dismiss',
+  tryNow: 'Try now',
+  tryAgain: 'Try again',
+  data: 'Data',
+  low: 'Low priority',
+  high: 'High priority',
+  urgent: 'Urgent',
+  justNow: 'just now',
+  loading: 'Loading notifications',
+  emptyAll: 'You’re all caught up',
+  emptyAllMore: 'New notifications appear here the moment they are sent.',
+  emptyUnread: 'Nothing unread',
+  emptyUnreadMore: 'You have read everything there is.',
+  emptyArchived: 'Nothing archived',
+  emptyArchivedMore: 'What you archive is kept here.',
+  offline: 'There is no connection. Nothing sent meanwhile is lost.',
+  retryIn: 'Trying again in {time}.',
+  retrying: 'Trying again …',
+  stopped: 'This inbox is not connected.',
+  signedOut: 'You are signed out',
+  signedOutMore: 'Sign in again to see your notifications.',
+  failedToLoad: 'The notifications could not be loaded.',
+  failed: 'That did not work: {detail}',
+  archivedNow: 'Archived',
+  unarchivedNow: 'Moved to inbox',
+  deletedNow: 'Deleted',
+  readNow: { one: '{count} notification marked read', other: '{count} notifications marked read' },
+  bellNew: { one: 'Notifications, {count} new', other: 'Notifications, {count} new' },
+  arrived: { one: '{count} notification while you were away', other: '{count} notifications while you were away' },
+  more: { one: '{count} more notification', other: '{count} more notifications' },
+  systemAsk: 'Notify me on this device',
+  systemOn: 'Notifications on this device are on',
+  systemOff: 'Turn off',
+  systemDenied: 'Your browser blocks notifications of this site.',
+};
+
+const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR; // ms
+
+/** Return the locale where Intl knows it, else English: a wrong attribute is no reason to show nothing. */
+function known(locale) {
+  try {
+    return Intl.getCanonicalLocales(locale)[0] ?? 'en';
+  } catch {
+    return 'en';
+  }
+}
+
+/** The texts of an element in its locale. */
+export class Words {
+  #texts;
+  #plural;
+  #number;
+  #ago;
+  #date;
+  #dateTime;
+  #seconds;
+
+  /** @param {string} locale BCP 47 @param {Partial<typeof TEXTS>} overrides */
+  constructor(locale, overrides = {}) {
+    const language = known(locale);
+    this.#texts = { ...TEXTS, ...overrides };
+    this.#plural = new Intl.PluralRules(language);
+    this.#number = new Intl.NumberFormat(language);
+    this.#ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto', style: 'short' });
+    this.#date = new Intl.DateTimeFormat(language, { day: 'numeric', month: 'short' });
+    this.#dateTime = new Intl.DateTimeFormat(language, { dateStyle: 'full', timeStyle: 'short' });
+    this.#seconds = new Intl.NumberFormat(language, { style: 'unit', unit: 'second', unitDisplay: 'short' });
+  }
+
+  /** Return a text with its values filled in. `count` chooses the form, and is written as a number of the locale. */
+  say(name, values = {}) {
+    const text = this.#texts[name];
+    const form = typeof text === 'object' ? text[this.#plural.select(values.count)] ?? text.other : text;
+    return form.replace(/\{(\w+)\}/g, (_, key) => (key === 'count' ? this.number(values.count) : values[key]));
+  }
+
+  number(value) { return this.#number.format(value); }
+
+  /** Return a count as short as a badge is. */
+  badge(value, most = 99) { return value > most ? `${this.number(most)}+` : this.number(value); }
+
+  seconds(value) { return this.#seconds.format(value); }
+
+  dateTime(ms) { return this.#dateTime.format(ms); }
+
+  /** Return how long ago a time was, and the date of what is older than a week. */
+  ago(ms) {
+    const past = Date.now() - ms;
+    if (past < MINUTE) return this.say('justNow');
+    if (past < HOUR) return this.#ago.format(-Math.floor(past / MINUTE), 'minute');
+    if (past < DAY) return this.#ago.format(-Math.floor(past / HOUR), 'hour');
+    if (past < 7 * DAY) return this.#ago.format(-Math.floor(past / DAY), 'day');
+    return this.#date.format(ms);
+  }
+}

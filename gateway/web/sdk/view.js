@@ -1,0 +1,88 @@
+// What a list of notifications holds: the client's own copy of the inbox, or a filtered part, which is read by pages.
+
+/** @typedef {{ unread?: boolean, archived?: boolean, category?: string }} Filter */
+
+/** The items of one filter, newest first. */
+export class View {
+  #client;
+  #filter;
+  #cursor = null;
+  #complete = false;
+  #floor = Infinity;
+  /** @type {import('./notifications.js').Item[]} */
+  items = [];
+
+  /** @param {import('./notifications.js').NotificationClient} client @param {Filter} filter */
+  constructor(client, filter = {}) {
+    this.#client = client;
+    this.#filter = filter;
+    this.isWhole = !filter.unread && !filter.archived && !filter.category;
+    if (this.isWhole) this.items = [...client.items];
+  }
+
+  /** Whether nothing older is left to load. */
+  get isComplete() { return this.isWhole ? this.#client.complete : this.#complete; }
+
+  /** Whether it has been read at all: before that, nothing in it does not mean that there is nothing. */
+  get isRead() { return this.items.length > 0 || this.isComplete; }
+
+  /** Read the next page, and return what is new of it. The client tells of its own items itself, by its event. */
+  async readMore() {
+    if (this.isWhole) {
+      await this.#client.loadMore();
+      return [];
+    }
+    const page = await this.#client.query({ ...this.#filter, ...(this.#cursor && { cursor: this.#cursor }) });
+    this.#cursor = page.next;
+    this.#complete = page.next === null;
+    this.#floor = this.#complete ? 0 : page.items.at(-1)?.created_seq ?? this.#floor;
+    return page.items.filter((item) => this.#put(item));
+  }
+
+  /** Take what the client has told of, and return which items are to be shown and which no longer. */
+  take({ added, changed, removed, readUpTo = 0 }) {
+    const put = [], drop = [];
+    if (this.isWhole) this.#floor = this.#client.items.at(-1)?.created_seq ?? 0;
+    // Of many that were read at once, only those that the client holds are named.
+    const read = this.items.filter((item) => !item.read_at && item.created_seq <= readUpTo);
+    const others = read.map((item) => ({ ...item, read_at: new Date().toISOString() }));
+    for (const item of [...others, ...added, ...changed, ...removed]) {
+      if (!this.#matches(item)) {
+        if (this.#take(item.id)) drop.push(item);
+      } else if (this.#put(item)) put.push(item);
+    }
+    return { put, drop };
+  }
+
+  #matches(item) {
+    const { unread, archived, category } = this.#filter;
+    return !item.deleted_at && Boolean(item.archived_at) === Boolean(archived)
+      && !(unread && item.read_at) && !(category && item.category !== category);
+  }
+
+  /** Where an item of this place in the inbox stands, or belongs. */
+  #indexOf(created) {
+    let low = 0, high = this.items.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.items[middle].created_seq > created) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** Keep an item in its latest state. What is older than the pages read so far comes with its page. */
+  #put(item) {
+    const index = this.#indexOf(item.created_seq);
+    const held = this.items[index]?.id === item.id;
+    if (held ? this.items[index].seq > item.seq : item.created_seq < this.#floor) return false;
+    this.items.splice(index, held ? 1 : 0, item);
+    return true;
+  }
+
+  #take(id) {
+    const index = this.items.findIndex((item) => item.id === id);
+    if (index >= 0) this.items.splice(index, 1);
+    return index >= 0;
+  }
+}

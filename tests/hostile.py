@@ -1,0 +1,73 @@
+"""Notifications that want to be more than text: what they say, and where they lead."""
+
+TEXTS = (
+    "<script>harm()</script>",
+    "<ScRiPt/x>harm()//",
+    "<script src=/v1/inbox></script><script>harm()</script>",
+    '<img src=x onerror="harm()">',
+    "<img/src='x'/onerror=harm()>",
+    "<svg/onload=harm()>",
+    "<svg><animate onbegin=harm() attributeName=x dur=1s>",
+    '<svg><use href="data:image/svg+xml,<svg id=x onload=harm()>#x"/>',
+    '<iframe srcdoc="<script>parent.harm()</script>">',
+    '<iframe src="javascript:parent.harm()">',
+    '<object data="javascript:harm()">',
+    '<form action="javascript:harm()"><button autofocus>ok</button></form>',
+    "<input autofocus onfocus=harm()>",
+    "<details open ontoggle=harm()><summary>x</summary></details>",
+    '<a href="javascript:harm()" autofocus onfocus=harm()>click</a>',
+    '<div style="position:fixed;inset:0;background:red" onpointerover=harm()>',
+    "<style>@import 'https://evil.example/x.css'; * { display: none !important }</style>",
+    "<link rel=stylesheet href=https://evil.example/x.css>",
+    "<meta http-equiv=refresh content='0;url=https://evil.example/'>",
+    "<base href='https://evil.example/'><a href=x>",
+    "<notification-bell onclick=harm()></notification-bell><slot name=heading>",
+    "</h3></article></notification-inbox><script>harm()</script>",
+    "</bdi></title></textarea></style></noscript><img src=x onerror=harm()>",
+    "\"><img src=x onerror=harm()> ' onmouseover='harm()",
+    "]]>--><script>harm()</script><!--<![CDATA[",
+    "&lt;script&gt;harm()&lt;/script&gt; &#60;b&#62; &amp;",
+    "{{constructor.constructor('harm()')()}} ${harm()} #{x} <%= x %>",
+    "javascript:harm()",
+    "\u202eevil.example\u202c \u2066\u2068 \ufeff\u2028\u2029 e\u0301 \U0001f469\u200d\U0001f467\U0010ffff",
+    "%s %x {0} {count} $& $1 __proto__ constructor \x01\x1b[31m\x7f\r\n\t",
+)
+"""Each calls `harm` where it is taken for markup, hides or moves what is around it, or leads away."""
+
+REFUSED_URLS = (
+    "javascript:harm()",
+    " javascript:harm()",
+    "\tjavascript:harm()",
+    "java\nscript:harm()",
+    "JaVaScRiPt:harm()//https://example.com/",
+    "\x01javascript:harm()",
+    "javascript://example.com/%0aharm()",
+    "data:text/html,<script>harm()</script>",
+    "vbscript:x",
+    "blob:https://example.com/x",
+    "file:///etc/passwd",
+    "ftp://example.com/",
+    "about:blank",
+    "//evil.example/x",
+    "///evil.example/x",
+    "/\\evil.example/x",
+    "\\\\evil.example",
+    "/\t/evil.example/x",
+    "/\n/evil.example",
+    "https:evil.example",
+    "https://",
+    "http://[::1",
+    "orders/1",
+    "?x",
+    "#x",
+    "",
+)
+"""Addresses that the gateway does not take."""
+
+TAKEN_URLS = (
+    'https://example.com/"onmouseover="harm()',
+    "https://example.com/'><script>harm()</script>",
+    '/x"><img/src=x/onerror=harm()>',
+    "/?next=javascript:harm()#//evil.example",
+)
+"""Addresses that look bad, and lead to where they say."""

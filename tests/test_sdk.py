@@ -1,0 +1,105 @@
+"""The client of the SDK: its rules, with a browser and a gateway in memory, and what a page has to load.
+
+The tests themselves are in `tests/sdk/`, for the runner that Node has. Node comes with Playwright.
+"""
+
+import gzip
+import json
+import re
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from playwright._impl._driver import compute_driver_executable
+
+from gateway import __version__, web
+from gateway.web.scripts import compact, joined
+
+SUITES = sorted((Path(__file__).parent / "sdk").glob("*.test.js"))
+SDK = files(web).joinpath("sdk")
+NODE = compute_driver_executable()[0]
+DEADLINE = 120
+"""Seconds for one file of tests; it takes one or two."""
+
+
+def run_node(*arguments: str) -> tuple[int, str]:
+    """Run Node, and return its exit code and all that it said."""
+    command = [NODE, "--disable-warning=ExperimentalWarning", *arguments]
+    ended = subprocess.run(command, timeout=DEADLINE, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name.removesuffix(".test.js"))
+def test_the_client_keeps_its_rules(suite: Path) -> None:
+    code, said = run_node("--test", "--test-reporter=spec", str(suite))
+    _, _, failures = said.partition("failing tests:")
+    assert code == 0, failures or said
+    counted = re.search(r"^\S tests (\d+)$", said, re.MULTILINE)
+    assert counted is not None
+    assert int(counted[1]) >= len(re.findall(r"^\s*test\(", suite.read_text(), re.MULTILINE)) > 5
+
+
+def test_the_client_is_loaded_as_one_file_of_at_most_12_kib(tmp_path: Path) -> None:
+    script = compact(joined(SDK, "notifications.js"))
+    assert len(gzip.compress(script.encode(), 9)) <= 12 * 1024
+    file = tmp_path / "notifications.mjs"
+    file.write_text(script)
+    code, said = run_node(
+        "--input-type=module",
+        "--eval",
+        f"import * as sdk from {json.dumps(file.as_uri())};"
+        "const client = new sdk.NotificationClient({ getToken() {}, url: 'http://gateway' });"
+        "console.log(Object.keys(sdk).join(), client.state);",
+    )
+    assert (code, said) == (0, "NotificationClient idle\n")
+
+
+def test_the_client_depends_on_nothing() -> None:
+    package = json.loads(SDK.joinpath("package.json").read_text("utf-8"))
+    assert {name for name in package if "ependencies" in name} == set()
+    assert package["version"] == __version__
+    for file in SDK.iterdir():
+        if file.name.endswith(".js"):
+            imported = re.findall(r"\b(?:from|import)\s*\(?\s*'([^']+)'", file.read_text("utf-8"))
+            assert all(SDK.joinpath(name.removeprefix("./")).is_file() for name in imported), file.name
+
+
+@pytest.fixture
+def http() -> httpx.AsyncClient:
+    app = FastAPI()
+    app.include_router(web.router)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+MEDIA_TYPES = {"js": "text/javascript", "ts": "application/typescript", "json": "application/json"}
+
+
+@pytest.mark.parametrize("file", [file.name for file in SDK.iterdir()])
+async def test_every_file_is_served_to_pages_of_any_origin(http: httpx.AsyncClient, file: str) -> None:
+    latest = await http.get(f"/sdk/{file}")
+    versioned = await http.get(f"/sdk/{__version__}/{file}")
+    assert latest.headers["cache-control"] == "no-cache"
+    assert versioned.headers["cache-control"] == "public, max-age=31536000, immutable"
+    for answer in (latest, versioned):
+        assert answer.status_code == 200
+        assert answer.content == latest.content
+        media_type = MEDIA_TYPES[file.rpartition(".")[2]]
+        assert answer.headers["content-type"] == f"{media_type}; charset=utf-8"
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    again = await http.get(f"/sdk/{file}", headers={"If-None-Match": latest.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_another_version_is_not_served_and_neither_is_anything_else(http: httpx.AsyncClient) -> None:
+    for path in ("/sdk/", "/sdk/0.0.0/notifications.js", "/sdk/..%2Findex.html", "/sdk/nothing.js"):
+        assert (await http.get(path)).status_code == 404, path
+
+
+def test_what_is_sent_is_the_source_without_comments_and_indentation() -> None:
+    source = "/** Says. */\nexport function say() {\n  // Why.\n  return 'http://x'; // aside\n}\n"
+    assert compact(source) == "export function say() {\nreturn 'http://x'; // aside\n}\n"
