@@ -72,11 +72,8 @@ logger = structlog.get_logger()
 MAX_ERRORS = 20
 """How many of the fields that break a rule an answer names."""
 
-LOOK = 0.5
-"""How often the sessions that other processes have ended are looked for, in seconds."""
-
-REFRESH = 5
-"""How often new signing keys are looked for, in seconds."""
+LOOK, REFRESH = 0.5, 5
+"""How often the sessions that others have ended, and their new signing keys, are looked for, in seconds."""
 
 
 def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
@@ -352,8 +349,6 @@ def _field(loc: Sequence[int | str]) -> str:
 
 
 def _rule(error: dict[str, Any]) -> str:
-    if error["type"] == "json_invalid":
-        return f"it is not JSON: {error['ctx']['error']}"
     if error["type"] in {"dict_type", "model_attributes_type", "model_type"}:
         return "it must be a JSON object"
     return str(error["msg"]).removeprefix("Value error, ")
