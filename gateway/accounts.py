@@ -137,7 +137,7 @@ def find_user(connection: Connection, sub: str) -> Record | None:
 
 def get_user(connection: Connection, sub: str) -> Record:
     """Return the row of a user. Raises `NotFound`."""
-    return found(find_user(connection, sub))
+    return _found_user(find_user(connection, sub), sub)
 
 
 def list_users(connection: Connection, after: int, limit: int) -> list[Record]:
@@ -156,7 +156,7 @@ def update_user(
     row = get_user(connection, sub)
     if changes:
         statement = update(users).where(users.c.id == row.id).values(changes).returning(users)
-        row = found(connection.execute(statement).one_or_none())
+        row = _found_user(connection.execute(statement).one_or_none(), sub)
     ends = "password_hash" in changes or changes.get("disabled", False)
     return row, _end_all(connection, row.id, sub, now_ms) if ends else []
 
@@ -164,7 +164,7 @@ def update_user(
 def log_out(connection: Connection, sub: str, now_ms: int) -> list[str]:
     """End every session of a user, and return them. Raises `NotFound`."""
     locked = select(users.c.id).where(users.c.sub == sub).with_for_update()
-    row = found(connection.execute(locked).one_or_none())
+    row = _found_user(connection.execute(locked).one_or_none(), sub)
     return _end_all(connection, row.id, sub, now_ms)
 
 
@@ -174,7 +174,7 @@ def release_user(connection: Connection, sub: str, now_ms: int) -> tuple[int, li
     The name is free at once. The caller goes on with `erase_some`. Raises `NotFound`.
     """
     statement = update(users).where(users.c.sub == sub).values(sub=None, password_hash=None)
-    row = found(connection.execute(statement.returning(users.c.id)).one_or_none())
+    row = _found_user(connection.execute(statement.returning(users.c.id)).one_or_none(), sub)
     return row.id, _end_all(connection, row.id, sub, now_ms)
 
 
@@ -383,8 +383,12 @@ def sweep(connection: Connection, now_ms: int) -> bool:
     return SWEPT in {wiped.rowcount, swept.rowcount, unredeemed.rowcount}
 
 
-def found(row: Record | None) -> Record:
-    """Return the row. Raises `NotFound` where there is none."""
+def found(row: Record | None, kind: str, name: str) -> Record:
+    """Return the row. Raises `NotFound` where there is none of this kind and name."""
     if row is None:
-        raise NotFound
+        raise NotFound(f"There is no such {kind}.", name=name)
     return row
+
+
+def _found_user(row: Record | None, sub: str) -> Record:
+    return found(row, "user", sub)

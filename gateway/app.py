@@ -4,7 +4,7 @@ import asyncio
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -72,8 +72,8 @@ logger = structlog.get_logger()
 MAX_ERRORS = 20
 """How many of the fields that break a rule an answer names."""
 
-REFRESH = 5
-"""How often what other processes have changed is looked at, in seconds."""
+LOOK, REFRESH = 0.5, 5
+"""How often the sessions that others have ended, and their new signing keys, are looked for, in seconds."""
 
 
 def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
@@ -195,7 +195,8 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
                         "migrations": partial(database.read, schema.serves, schema.earlier()),
                         "signing_key": tokens.can_sign,
                         "backplane": lambda: backplane.listening,
-                    }
+                    },
+                    awaited={"backplane"},
                 ),
                 metrics,
             )
@@ -205,7 +206,8 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
                 tasks.create_task(relay.run(), name="relay"),
                 tasks.create_task(reconciler.run(), name="reconciler"),
                 tasks.create_task(metrics.run(now), name="metrics"),
-                tasks.create_task(_refresh(tokens), name="refresh"),
+                tasks.create_task(_every(LOOK, tokens.find_ended), name="ended sessions"),
+                tasks.create_task(_every(REFRESH, tokens.load_keys), name="signing keys"),
                 tasks.create_task(tokens.issuers.run(), name="issuers"),
                 tasks.create_task(_finish_erasures(database), name="erasures"),
                 tasks.create_task(retention.run(), name="retention"),
@@ -228,10 +230,10 @@ async def _loud() -> AsyncIterator[None]:
         raise
 
 
-async def _refresh(tokens: Tokens) -> None:
+async def _every(seconds: float, look: Callable[[], Awaitable[None]]) -> None:
     while True:
-        await asyncio.sleep(REFRESH)
-        await tokens.refresh()
+        await asyncio.sleep(seconds)
+        await look()
 
 
 async def _finish_erasures(database: Database) -> None:
@@ -347,8 +349,8 @@ def _field(loc: Sequence[int | str]) -> str:
 
 
 def _rule(error: dict[str, Any]) -> str:
-    if error["type"] == "json_invalid":
-        return f"it is not JSON: {error['ctx']['error']}"
+    if error["type"] in {"dict_type", "model_attributes_type", "model_type"}:
+        return "it must be a JSON object"
     return str(error["msg"]).removeprefix("Value error, ")
 
 

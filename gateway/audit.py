@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from enum import StrEnum
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from tempfile import TemporaryFile
 
 from gateway.logs import request_id
 from gateway.protocol import timestamp
@@ -106,10 +108,8 @@ def written_to(path: str | None) -> Iterator[None]:
     cannot be written.
     """
     target: logging.Handler
-    try:
+    with _naming_the_setting():
         target = _PrivateFile(path, encoding="ascii") if path else logging.StreamHandler()
-    except OSError as error:
-        raise SettingsError(f"GATEWAY_AUDIT_LOG: {error.strerror or error}") from None
     handler = _Background(target)
     logger.addHandler(handler)
     logger.propagate = False
@@ -121,6 +121,24 @@ def written_to(path: str | None) -> Iterator[None]:
         logger.propagate = True
         logger.removeHandler(handler)
         handler.close()
+
+
+def check(path: str) -> None:
+    """Raise `SettingsError` where the file could not be written. One that is not there is not made."""
+    with _naming_the_setting():
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+        except FileNotFoundError:
+            # A file without a name shows that one could be made.
+            TemporaryFile(dir=Path(path).parent).close()
+
+
+@contextmanager
+def _naming_the_setting() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"GATEWAY_AUDIT_LOG: {error.strerror or error}") from None
 
 
 def _bounded(value: Value) -> Value:

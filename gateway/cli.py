@@ -15,7 +15,7 @@ from gateway.accounts import new_session
 from gateway.audit import Event
 from gateway.backplane import open_backplane, reach
 from gateway.database import Database, open_database
-from gateway.errors import GatewayError, UserDisabled
+from gateway.errors import GatewayError, NotFound, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
 from gateway.settings import LogFormat, Settings, SettingsError, TrustedIssuer, is_loopback, load_settings
 from gateway.signing import MAX_TTL
@@ -56,6 +56,8 @@ def run(arguments: list[str] | None = None) -> int:
 def _explain(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{error}: install notification-gateway[postgres] to use Postgres"
+    if isinstance(error, NotFound) and error.name is not None:
+        return f"{error.detail.removesuffix('.')}: {error.name!r}"
     cause = error.__cause__
     return f"{error} ({getattr(cause, 'orig', cause)})" if cause else str(error)
 
@@ -135,10 +137,15 @@ def backup_epoch() -> None:
 
 @app.command()
 def check() -> None:
-    """Validate the settings, and reach every server they name."""
+    """Validate the settings, and reach every server they name. The port is not taken: a gateway may serve."""
+    from gateway import serving
+
+    settings = load_settings()
+    serving.check_host(settings)
+    if settings.audit_log is not None:
+        audit.check(settings.audit_log)
 
     async def main() -> bool:
-        settings = load_settings()
         async with open_database(settings) as database:
             pending = await schema.is_pending(database)
         print(f"database: {make_url(settings.database_url).render_as_string(hide_password=True)}: reached")

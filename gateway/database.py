@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from gateway.errors import Unavailable
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +34,9 @@ BUSY_TIMEOUT = 5.0
 """How long a statement waits for another process's lock, in seconds."""
 
 SQLITE_READERS = 4
+
+# What the query of a URL of Postgres may say: those parameters of asyncpg that are texts.
+_PARAMETERS = {"host", "passfile", "port", "service", "servicefile", "ssl", "sslmode", "target_session_attrs"}
 
 
 class Database(Protocol):
@@ -81,14 +84,14 @@ class LockingDatabase(Database, Protocol):
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[LockingDatabase]:
-    """Open the database that the settings name, and close it at the end."""
+    """Open the database that the settings name, and close it at the end. Raises `SettingsError`."""
     url = make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite":
-        sqlite = SqliteDatabase(url)
-        try:
+    is_sqlite = url.get_backend_name() == "sqlite"
+    for name in sorted(url.query.keys() - (set() if is_sqlite else _PARAMETERS)):
+        raise SettingsError(f"GATEWAY_DATABASE_URL: the parameter {name!r} is not known")
+    if is_sqlite:
+        with closing(SqliteDatabase(url)) as sqlite:
             yield sqlite
-        finally:
-            sqlite.close()
     else:
         postgres = PostgresDatabase(url, settings.database_pool_size)
         try:

@@ -113,6 +113,11 @@ class NotFound(GatewayError):
     code = "not_found"
     title = "Not found"
 
+    def __init__(self, detail: str | None = None, *, name: str | None = None) -> None:
+        """`name` is what was looked for. A command says it; an answer tells no value of its request."""
+        super().__init__(detail)
+        self.name = name
+
 
 class Conflict(GatewayError):
     """It exists already."""

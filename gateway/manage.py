@@ -273,7 +273,7 @@ def list_keys(client_id: ClientArgument) -> None:
 def delete_key(
     client_id: ClientArgument, key_id: Annotated[str, typer.Argument(help="The key's id.")]
 ) -> None:
-    """Delete an API key; it stops working within seconds."""
+    """Delete an API key; it stops working within a second."""
 
     def done(_: None) -> None:
         record(Event.KEY_DELETED, audit.service(client_id), key=key_id)

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import structlog
 
@@ -21,11 +21,19 @@ Check = Callable[[], bool | Awaitable[bool]]
 class Readiness:
     """Runs its checks at most once a second, however many ask: nobody loads the database by asking.
 
-    A check that raises, or takes too long, does not hold. `clock` returns seconds.
+    A check that raises, or takes too long, does not hold. What is `awaited` does not hold at first: the log
+    says nothing of it before it has held once. `clock` returns seconds.
     """
 
-    def __init__(self, checks: Mapping[str, Check], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        awaited: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._checks = checks
+        self._held = checks.keys() - set(awaited)
+        self._missed: list[str] = []
         self._clock = clock
         self._asking = asyncio.Lock()
         self._report = dict.fromkeys(checks, True)
@@ -42,11 +50,14 @@ class Readiness:
         return self._report
 
     def _note(self, report: dict[str, bool]) -> None:
-        """Keep the outcome, and log it where it is another than before."""
-        if report != self._report:
-            failed = [name for name, holds in report.items() if not holds]
-            logger.warning("not ready" if failed else "ready again", failed=failed)
-        self._report = report
+        """Keep the outcome, and log it where something is lost, or back."""
+        self._held |= {name for name, holds in report.items() if holds}
+        missed = [name for name, holds in report.items() if not holds and name in self._held]
+        if missed and missed != self._missed:
+            logger.warning("not ready", failed=missed)
+        elif self._missed and not missed:
+            logger.info("ready again")
+        self._report, self._missed = report, missed
 
 
 async def _holds(check: Check) -> bool:

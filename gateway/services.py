@@ -52,7 +52,7 @@ def find_service(connection: Connection, client_id: str) -> Record | None:
 
 def get_service(connection: Connection, client_id: str) -> Record:
     """Return the row of a service. Raises `NotFound`."""
-    return found(find_service(connection, client_id))
+    return _found_service(find_service(connection, client_id), client_id)
 
 
 def list_services(connection: Connection, after: int, limit: int) -> list[Record]:
@@ -67,7 +67,7 @@ def delete_service(connection: Connection, client_id: str, now_ms: int) -> list[
     The lock on the row lets nobody give it a session or a key meanwhile. Raises `NotFound`.
     """
     mine = select(services).where(services.c.client_id == client_id)
-    service = found(connection.execute(mine.with_for_update()).one_or_none())
+    service = _found_service(connection.execute(mine.with_for_update()).one_or_none(), client_id)
     live = select(sessions.c.id).where(sessions.c.service_id == service.id, sessions.c.ended_at.is_(None))
     keys = select(api_keys.c.id).where(api_keys.c.service_id == service.id)
     minted = end_sessions(connection, sessions.c.minted_by == service.id, now_ms)
@@ -79,7 +79,8 @@ def delete_service(connection: Connection, client_id: str, now_ms: int) -> list[
 def keep_service(connection: Connection, client_id: str) -> Record:
     """Return the row of a service that nobody deletes before this transaction ends. Raises `NotFound`."""
     statement = select(services).where(services.c.client_id == client_id)
-    return found(connection.execute(statement.with_for_update(read=True)).one_or_none())
+    row = connection.execute(statement.with_for_update(read=True)).one_or_none()
+    return _found_service(row, client_id)
 
 
 def start_service_session(connection: Connection, client_id: str, session: Session, now_ms: int) -> None:
@@ -136,4 +137,8 @@ def delete_key(connection: Connection, client_id: str, key_id: str) -> None:
     """Delete an API key. Raises `NotFound`."""
     service = get_service(connection, client_id)
     mine = delete(api_keys).where(api_keys.c.id == key_id, api_keys.c.service_id == service.id)
-    found(connection.execute(mine.returning(api_keys.c.id)).one_or_none())
+    found(connection.execute(mine.returning(api_keys.c.id)).one_or_none(), "key", key_id)
+
+
+def _found_service(row: Record | None, client_id: str) -> Record:
+    return found(row, "service", client_id)

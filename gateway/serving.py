@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import secrets
 import socket
 import time
@@ -34,17 +33,27 @@ def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
 
     Raises `SettingsError` where it cannot.
     """
-    if inherited is not None:
-        return socket.socket(fileno=inherited)
+    return _listen(settings, settings.port) if inherited is None else socket.socket(fileno=inherited)
+
+
+def check_host(settings: Settings) -> None:
+    """Raise `SettingsError` where nothing could listen at the host, whichever port is free there."""
+    _listen(settings, 0).close()
+
+
+def _listen(settings: Settings, port: int) -> socket.socket:
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, settings.port), family=family, backlog=2048)
+        # Encoded first: where Python cannot do it, it leaves its socket open.
+        return socket.create_server((host.encode("idna").decode(), port), family=family, backlog=2048)
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
         # Python's own text says the address once more, in words of its own.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why})") from error
+        why = str(error.strerror).partition(" (while")[0]
+    except UnicodeError:
+        why = "it is no name of a host"
+    where = f"{settings.host}:{settings.port}"
+    raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why})")
 
 
 def serve(

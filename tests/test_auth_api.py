@@ -135,6 +135,18 @@ async def test_the_token_endpoint_takes_a_form_and_not_json(server: LocalServer)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
+@pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
+async def test_a_form_of_another_kind_is_refused(server: LocalServer, path: str) -> None:
+    await create_user(server)
+    form = {"grant_type": "password", "username": "ada", "password": PASSWORD, "token": "x"}
+    answer = await server.stranger.post(path, files={name: (None, value) for name, value in form.items()})
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "error": "invalid_request",
+        "error_description": "The body must come with Content-Type: application/x-www-form-urlencoded.",
+    }
+
+
 async def test_a_repeated_field_is_refused(server: LocalServer) -> None:
     form = b"grant_type=password&grant_type=password&username=ada&password=x"
     headers = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from gateway import cli
 from tests.postgres import free_port
 
 
@@ -19,6 +22,24 @@ def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedP
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+Here = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """A function that runs a command in this process, and returns its exit code and what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(command: str, **settings: str) -> tuple[int, str]:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"GATEWAY_{name.upper()}", value)
+        code = cli.run(command.split())
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run_here
 
 
 def test_the_first_service_user_and_token_are_made_before_anything_runs(tmp_path: Path) -> None:
@@ -91,6 +112,42 @@ def test_a_database_that_cannot_be_used_is_one_line_that_names_the_setting(tmp_p
     assert "secret-of-mine" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("audit_log", "/nonexistent/x", "GATEWAY_AUDIT_LOG: No such file or directory"),
+        ("audit_log", ".", "GATEWAY_AUDIT_LOG: Is a directory"),
+        ("host", "not..a..host", "GATEWAY_HOST, GATEWAY_PORT: cannot listen on not..a..host:8000 ("),
+        ("host", "ä..b", "GATEWAY_HOST, GATEWAY_PORT: cannot listen on ä..b:8000 ("),
+        ("trusted_issuers", '{"issuer": "x"}', "GATEWAY_TRUSTED_ISSUERS: it must be a JSON array of objects"),
+        ("trusted_issuers", '["x"]', "GATEWAY_TRUSTED_ISSUERS: it must be a JSON array of objects"),
+        (
+            "database_url",
+            "postgresql://h/x?foo=1",
+            "GATEWAY_DATABASE_URL: the parameter 'foo' is not known",
+        ),
+        ("database_url", "sqlite:///x.db?foo=1", "GATEWAY_DATABASE_URL: the parameter 'foo' is not known"),
+    ],
+)
+def test_check_says_once_what_serve_would(here: Here, setting: str, value: str, said: str) -> None:
+    code, text = here("check", **{setting: value})
+    assert (code, text.count("\n")) == (2, 1)
+    assert text.startswith(f"gateway: {said}")
+    assert text.count(value) <= 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_check_makes_no_audit_log_and_takes_no_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(tmp_path, "check", audit_log="audit.log", port=port)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "audit.log").exists()
+    (tmp_path / "audit.log").write_text("what was there\n")
+    assert run(tmp_path, "check", audit_log="audit.log").returncode == 0
+    assert (tmp_path / "audit.log").read_text() == "what was there\n"
+
+
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["user", "list"], ["token", "ada"]])
 def test_every_command_says_so_alike(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "junk.db").write_bytes(b"this is no database" * 100)
@@ -108,6 +165,7 @@ def test_every_command_says_so_alike(tmp_path: Path, command: list[str]) -> None
         ("jwt_secret", "short"),
         ("allowed_origins", "app.example.com"),
         ("unknown_recipients", "maybe"),
+        ("audit_log", "/nonexistent/x"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
@@ -140,6 +198,24 @@ def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
     assert done.stderr.startswith("gateway: GATEWAY_WORKERS: ")
     assert "GATEWAY_DATABASE_URL=postgresql://" in done.stderr
     assert not (tmp_path / "gateway.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        *((f"user {verb} nobody", "user: 'nobody'") for verb in ("disable", "enable", "logout", "delete")),
+        ("service delete nope", "service: 'nope'"),
+        ("key add nope", "service: 'nope'"),
+        ("key list nope", "service: 'nope'"),
+        ("key delete nope x", "service: 'nope'"),
+        ("key delete SHOP nope", "key: 'nope'"),
+    ],
+)
+def test_what_is_not_there_is_named(here: Here, database_url: str, command: str, missing: str) -> None:
+    if "SHOP" in command:
+        _, made = here("service add shop --scope notify", database_url=database_url)
+        command = command.replace("SHOP", re.findall("svc_[0-9a-f]+", made)[0])
+    assert here(command, database_url=database_url) == (1, f"gateway: There is no such {missing}\n")
 
 
 @pytest.mark.parametrize(

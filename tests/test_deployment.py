@@ -147,6 +147,19 @@ def test_a_ping_passes_before_the_proxy_ends_an_idle_socket() -> None:
     assert number_in("nginx.conf", r"proxy_send_timeout +") > both
 
 
+def test_the_proxies_pass_on_no_upgrade_but_to_a_websocket() -> None:
+    nginx = re.sub(r"\s+", " ", text_of("nginx.conf"))
+    assert 'map $http_upgrade $gateway_upgrade { default ""; ~*^websocket$ websocket; }' in nginx
+    assert 'map $gateway_upgrade $gateway_connection { default upgrade; "" ""; }' in nginx
+    assert (
+        "proxy_set_header Upgrade $gateway_upgrade; proxy_set_header Connection $gateway_connection;" in nginx
+    )
+    assert nginx.count("$http_upgrade") == 1
+    caddy = [line.strip() for line in text_of("Caddyfile").splitlines()]
+    rule = caddy.index("@other_upgrade not header_regexp Upgrade (?i)^websocket$")
+    assert caddy[rule + 1] == "request_header @other_upgrade -Upgrade"
+
+
 def test_the_proxies_log_no_query_and_no_header() -> None:
     (logged,) = re.findall(r"log_format gateway (.*?);", text_of("nginx.conf"), re.DOTALL)
     variables = set(re.findall(r"\$(\w+)", logged))

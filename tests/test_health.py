@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import structlog
 from sqlalchemy import Connection, text
 from websockets.exceptions import InvalidStatus
 
@@ -54,6 +55,31 @@ async def test_without_its_backplane_it_is_degraded_and_takes_clients(start_serv
     answer = await server.http.get("/readyz")
     assert answer.status_code == 200
     assert answer.json() == {"status": "degraded", "checks": READY | {"backplane": "failed"}}
+
+
+async def test_a_backplane_is_missed_only_once_it_has_listened() -> None:
+    listening, well = False, True
+    checks: dict[str, Check] = {"database": lambda: well, "backplane": lambda: listening}
+    now = 0.0
+    asking = Readiness(checks, awaited={"backplane"}, clock=lambda: now)
+
+    async def logged() -> list[tuple[str, object]]:
+        nonlocal now
+        now += MAX_AGE
+        with structlog.testing.capture_logs() as events:
+            assert await asking.report() == {"database": well, "backplane": listening}
+        return [(event["log_level"], event.get("failed")) for event in events]
+
+    assert await logged() == []
+    listening = True
+    assert await logged() == []
+    listening = False
+    assert await logged() == [("warning", ["backplane"])]
+    well = False
+    assert await logged() == [("warning", ["database", "backplane"])]
+    well = listening = True
+    assert await logged() == [("info", None)]
+    assert await logged() == []
 
 
 async def test_many_who_ask_are_one_question_in_a_second() -> None:

@@ -92,7 +92,7 @@ async def rotate_on(server: LocalServer, key: str | None = None) -> None:
     """Rotate, and let the gateway believe that what comes before the new key signs is over."""
     now_ms = int(time.time() * 1000)
     await server.parts.database.write(signing.rotate, now_ms, encoded_key(key))
-    await server.parts.tokens.refresh()
+    await server.parts.tokens.load_keys()
     server.parts.tokens._keys._clock = lambda: time.time() + signing.AHEAD
 
 

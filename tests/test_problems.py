@@ -67,6 +67,29 @@ async def test_a_body_of_another_type_is_a_problem(server: LocalServer) -> None:
             assert answer.headers["content-type"] == "application/problem+json"
 
 
+async def test_a_field_that_is_wrong_is_named_with_what_is_expected_of_it(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
+    many = "it must be the id of a user, or a list of 1 to 1,000 of them"
+    post, no_object = {"title": "x"}, "it must be a JSON object"
+    cases: list[tuple[str, object, str, str]] = [
+        ("/v1/notifications", post | {"to": ""}, "to", "it must have 1 to 255 characters"),
+        ("/v1/notifications", post | {"to": 5}, "to", many),
+        ("/v1/notifications", post | {"to": []}, "to", many),
+        ("/v1/notifications", post | {"to": ["ada"] * 1001}, "to", many),
+        ("/v1/notifications", post | {"to": ["ada", ""]}, "to.1", "String should have at least 1 character"),
+        ("/v1/notifications", [post], "body", no_object),
+        ("/v1/notifications", post | {"to": "ada", "data": []}, "data", no_object),
+        ("/v1/notifications/batch", [5], "0", no_object),
+        ("/v1/users", [], "body", no_object),
+    ]
+    for path, body, field, message in cases:
+        with subtests.test(f"{path} {field}"):
+            answer = await server.service.post(path, json=body)
+            found = check_problem(answer, 422, "validation_error")
+            assert found["errors"] == [{"field": field, "message": message}]
+
+
 async def test_a_problem_tells_no_value_of_the_request(server: LocalServer) -> None:
     secret = "a secret that must stay one"
     requests: list[tuple[Service, str, str, Json]] = [

@@ -429,9 +429,30 @@ async def test_a_session_that_ended_elsewhere_ends_here_with_the_next_look(
         async with ada.user.socket() as socket:
             await socket.until("live")
             await by_signing_out_everywhere(elsewhere, ada)
-            await server.parts.tokens.refresh()
+            await server.parts.tokens.find_ended()
             assert await socket.closed(within=1) == ENDED
             assert await is_over(ada)
+
+
+async def test_what_the_command_line_ends_is_noticed_without_a_backplane(server: LocalServer) -> None:
+    # The commands work on the database alone. Within a second is what is promised; a busy machine gets more.
+    ada, database = await sign_in(server), server.parts.database
+    now_ms = int(time.time() * 1000)
+    service, by_key, by_token = await new_service(server)
+    async with ada.user.socket() as socket:
+        await socket.until("live")
+        await database.write(accounts.log_out, "ada", now_ms)
+        assert await socket.closed(within=3) == ENDED
+    assert (await posts(by_key), await posts(by_token)) == ((201, ""), (201, ""))
+    await database.write(services.delete_key, service["client_id"], service["key_id"])
+    await until(lambda: is_refused(by_key), "the key is refused", within=3)
+    assert await posts(by_token) == (201, "")
+    await database.write(services.delete_service, service["client_id"], now_ms)
+    await until(lambda: is_refused(by_token), "the token is refused", within=3)
+
+
+async def is_refused(service: Service) -> bool:
+    return (await posts(service))[0] == 401
 
 
 async def new_service(server: Server) -> tuple[Json, Service, Service]:

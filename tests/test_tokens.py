@@ -306,12 +306,12 @@ async def test_a_verification_that_reads_while_its_session_ends_does_not_bring_i
         await desk.tokens.verify(token)
 
 
-async def test_sessions_that_another_process_ends_are_found_by_the_next_refresh(desk: Desk) -> None:
+async def test_sessions_that_another_process_ends_are_found_by_the_next_look(desk: Desk) -> None:
     session = await desk.session("ada")
     token = await desk.token(session=session)
     await desk.tokens.verify(token)
     assert await desk.database.write(accounts.log_out, "ada", NOW * 1000) == [session]
-    await desk.tokens.refresh()
+    await desk.tokens.find_ended()
     assert desk.ended == [session]
     with pytest.raises(TokenRevoked):
         await desk.tokens.verify(token)
@@ -366,13 +366,13 @@ async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies_until
     await desk.tokens.verify(seen)
     kid = await desk.database.write(signing.rotate, NOW * 1000, None)
     desk.clock.now += signing.AHEAD + 1
-    await desk.tokens.refresh()
+    await desk.tokens.load_keys()
     new = await desk.token(session=session, expires_at=NOW + 10**6)
     assert jwt.get_unverified_header(new)["kid"] == kid != jwt.get_unverified_header(old)["kid"]
     assert len(desk.tokens.jwks()["keys"]) == 2
     assert isinstance(await desk.tokens.verify(old), User)
     desk.clock.now = NOW + signing.AHEAD + signing.MAX_TTL + 61
-    await desk.tokens.refresh()
+    await desk.tokens.load_keys()
     assert [key["kid"] for key in desk.tokens.jwks()["keys"]] == [kid]
     assert isinstance(await desk.tokens.verify(new), User)
 
@@ -450,5 +450,5 @@ async def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.Mon
 async def test_an_ended_session_is_remembered_no_longer_than_its_tokens_live(desk: Desk) -> None:
     desk.tokens.end([await desk.session()])
     desk.clock.now += 86_400 + 31
-    await desk.tokens.refresh()
+    await desk.tokens.load_keys()
     assert not desk.tokens._ended

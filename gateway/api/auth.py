@@ -23,6 +23,8 @@ from gateway.tokens import INBOX, OWN_CLIENT, digest
 TICKET_TTL = 30
 """How long a ticket waits to be used, in seconds."""
 
+_FORM = "application/x-www-form-urlencoded"
+
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 router = APIRouter(route_class=JsonRoute, tags=["auth"])
@@ -57,7 +59,7 @@ class TicketAnswer(BaseModel):
 def _form_of(required: Collection[str], fields: dict[str, str]) -> dict[str, Any]:
     properties = {name: {"type": "string", "description": why} for name, why in fields.items()}
     schema = {"type": "object", "required": list(required), "properties": properties}
-    content = {"application/x-www-form-urlencoded": {"schema": schema}}
+    content = {_FORM: {"schema": schema}}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -82,7 +84,13 @@ _OAUTH_PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return the fields of a form. Raises `OAuthError` for what is none, and for a field given twice."""
+    """Return the fields of a form. Raises `OAuthError` for what is none, and for a field given twice.
+
+    It is of the one kind that RFC 6749 has (appendix B), also where it is empty.
+    """
+    kind = request.headers.get("content-type", _FORM).partition(";")[0].strip().lower()
+    if kind != _FORM:
+        raise OAuthError("invalid_request", f"The body must come with Content-Type: {_FORM}.")
     try:
         async with request.form() as form:
             given = form.multi_items()
@@ -102,9 +110,7 @@ Form = Annotated[dict[str, str], Depends(_form)]
 
 def _field(form: dict[str, str], name: str) -> str:
     if name not in form:
-        raise OAuthError(
-            "invalid_request", f"The field {name} is missing (application/x-www-form-urlencoded)."
-        )
+        raise OAuthError("invalid_request", f"The field {name} is missing ({_FORM}).")
     return form[name]
 
 

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from gateway import inbox
+from gateway.accounts import check_sub
 from gateway.api.dependencies import (
     Body,
     JsonRoute,
@@ -84,13 +85,16 @@ def check_data(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [check_sub(value)]  # Here the field is still `to`, and not `to.0`.
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_RECIPIENTS:
+        raise ValueError(f"it must be the id of a user, or a list of 1 to {MAX_RECIPIENTS:,} of them")
+    return value
 
 
 _ONE_SUB = {"type": "string", "minLength": 1, "maxLength": 255}
 Recipients = Annotated[
     list[Sub],
-    Field(min_length=1, max_length=MAX_RECIPIENTS),
     BeforeValidator(_as_list),
     WithJsonSchema(
         {"anyOf": [_ONE_SUB, {"type": "array", "items": _ONE_SUB, "minItems": 1, "maxItems": MAX_RECIPIENTS}]}
