@@ -672,11 +672,50 @@ async def test_only_one_tab_shows_toasts_and_what_was_missed_is_summed_up(stage:
     page = await toasts_at(stage)
     await page.evaluate("client.arrive(item(1), { first: false })")
     await page.evaluate("for (let n = 2; n < 52; n += 1) client.arrive(item(n), { missed: true })")
+    # One of low priority gets no toast. It has come all the same.
+    await page.evaluate("client.arrive(item(52, { priority: 'low' }), { missed: true })")
     await page.clock.run_for(1_000)
     await shown(page)
-    await expect(page.locator(".sum")).to_have_text("50 notifications while you were away")
+    await expect(page.locator(".sum")).to_have_text("51 notifications while you were away")
     await page.clock.run_for(7_000)
     await expect(page.locator(".toast")).to_have_count(0)
+
+
+async def test_nothing_is_said_where_all_that_was_missed_is_of_low_priority(stage: Stage) -> None:
+    page = await toasts_at(stage)
+    await page.evaluate("client.arrive(item(1, { priority: 'low' }), { missed: true })")
+    await page.clock.run_for(1_000)
+    await expect(page.locator(".toast")).to_have_count(0)
+    # Nor is it counted the next time.
+    await page.evaluate("client.arrive(item(2), { missed: true })")
+    await page.clock.run_for(1_000)
+    await expect(page.locator(".sum")).to_have_text("1 notification while you were away")
+
+
+LONG = "A title of two hundred characters, which is the most that there can be. ".ljust(200, "x")
+
+
+@pytest.mark.parametrize("size", [(390, 844), (844, 390)], ids=["upright", "on its side"])
+async def test_on_a_phone_one_toast_at_a_time_leaves_the_bell_within_reach(
+    stage: Stage, size: tuple[int, int]
+) -> None:
+    width, height = size
+    page = await stage(BELL, clock=True, viewport={"width": width, "height": height}, has_touch=True)
+    await page.clock.pause_at("2030-01-01T00:00:00Z")
+    await page.evaluate(
+        """(title) => {
+          element.style.cssText = 'position: fixed; inset: 8px 8px auto auto';
+          show('notification-toasts', client);
+          for (let n = 20; n < 23; n += 1) client.arrive(item(n, { title, body: title }));
+          for (let n = 23; n < 25; n += 1) client.arrive(item(n, { title, body: title, priority: 'urgent' }));
+        }""",
+        LONG,
+    )
+    await expect(page.locator("[data-priority=urgent].toast")).to_have_count(1)
+    await expect(page.locator(".toast:not(.sum)")).to_have_count(1)
+    await expect(page.locator(".sum")).to_have_text("3 more notifications")
+    await page.locator("notification-bell [part=bell]").tap()
+    await expect(page.locator("notification-bell [part=popover]")).to_be_visible()
 
 
 async def test_a_burst_shows_a_few_toasts_and_how_many_more_and_an_urgent_one_all_the_same(

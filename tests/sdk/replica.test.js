@@ -75,6 +75,76 @@ test('everything older is loaded page by page, once', async () => {
   assert.deepEqual(tab.told, ['six']);
 });
 
+/** All titles of a tab, with pages loaded for as long as there are more. */
+async function loadAll({ client }) {
+  for (let page = 0; !client.complete; page += 1) {
+    assert.ok(page < 9, 'nothing comes of it');
+    await client.loadMore();
+  }
+  return client.items.map(({ title }) => title);
+}
+
+test('whoever loads everything before the first page is here waits for it', async () => {
+  const world = new World().serve();
+  for (const title of ['one', 'two', 'three']) world.log.post(title);
+  const [leader, follower] = [world.tab({ pageSize: 2 }), world.tab({ pageSize: 2 })];
+  const held = gate();
+  world.answers['GET /v1/inbox'] = () => held.promise;
+  leader.client.start();
+  const all = loadAll(leader);
+  await settle();
+  await follower.start();
+  const same = loadAll(follower);
+  await settle();
+  delete world.answers['GET /v1/inbox'];
+  held.resolve(Response.json(world.log.page({ limit: 2 })));
+  assert.deepEqual(await all, ['three', 'two', 'one']);
+  assert.deepEqual(await same, ['three', 'two', 'one']);
+});
+
+test('whoever loads more while the connection is lost and the first page is not here waits on', async () => {
+  const { world, tab, log } = await liveTab({ posts: ['one'] });
+  world.answers['GET /v1/inbox'] = () => problem(503, 'unavailable');
+  log.epoch = 'e2';
+  world.socket.say({ type: 'reset', epoch: 'e2', seq: log.seq, oldest_seq: 1, ...log.counts });
+  await world.clock.pass(10_000);
+  assert.equal(tab.client.state, 'offline');
+  const all = loadAll(tab);
+  await world.clock.pass(10_000);
+  delete world.answers['GET /v1/inbox'];
+  await world.clock.pass(60_000);
+  assert.deepEqual(await all, ['one']);
+});
+
+const ENDS = {
+  stopped: ({ client }) => client.stop(),
+  signed_out: ({ client }) => client.signOut(),
+  insufficient_scope: ({ world }) => world.refuse(problem(403, 'insufficient_scope')),
+  token_revoked: ({ world, tab }) => {
+    tab.getToken = () => null;
+    world.refuse(problem(401, 'token_revoked'));
+  },
+};
+
+for (const [code, end] of Object.entries(ENDS)) {
+  test(`whoever waits for the first page is told where it does not come: ${code}`, async () => {
+    const world = new World().serve();
+    const held = gate();
+    world.answers['GET /v1/inbox'] = () => held.promise;
+    world.refuse = held.resolve;
+    const tab = await world.tab().start();
+    const refused = assert.rejects(loadAll(tab), { code });
+    await settle();
+    end({ world, tab, client: tab.client });
+    await refused;
+    await assert.rejects(tab.client.loadMore(), { code });
+  });
+}
+
+test('a client that does not run has no first page to wait for', async () => {
+  await assert.rejects(loadAll(new World().serve().tab()), { code: 'stopped' });
+});
+
 test('a change of an item that is not loaded is told, and not shown', async () => {
   const { tab, log } = await liveTab({ posts: ['one', 'two', 'three'], pageSize: 1 });
   log.change('n1', { read_at: '2026-01-01T00:00:09.000Z' });

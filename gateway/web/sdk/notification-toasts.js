@@ -6,8 +6,8 @@ import { glyph, priorityChip, quote, title } from './row.js';
 import { ITEM, TOASTS } from './theme.js';
 
 const PRIORITIES = ['low', 'normal', 'high', 'urgent'];
-const MOST = 3; // toasts at once, where there is room for them beside the page.
-const NARROW = '(max-width: 520px)'; // There they lie over the page's own bar, one at a time.
+const MOST = 3; // toasts at once, and one where the window is small: more would cover the page.
+const SMALL = '(max-width: 520px), (max-height: 520px)';
 const TOAST_TIME = 6_000; // ms that one of normal priority stays; one of high priority stays twice as long.
 const GATHER = 400; // ms for which what came while nobody was connected is counted together.
 
@@ -17,6 +17,7 @@ export class NotificationToasts extends NotificationElement {
   #toasts = new Set();
   #waiting = [];
   #missed = 0;
+  #mattered = false; // whether one of those missed would have had a toast
   #gathering;
   #more = 0;
   #sum = null;
@@ -53,6 +54,7 @@ export class NotificationToasts extends NotificationElement {
     clearTimeout(this.#gathering);
     this.#toasts.clear();
     Object.assign(this, { isPaused: false });
+    this.#mattered = false;
     this.#waiting = [];
     this.#missed = this.#more = 0;
     this.#sum = this.#gathering = null;
@@ -62,25 +64,30 @@ export class NotificationToasts extends NotificationElement {
   // --- what comes --------------------------------------------------------------------------------------------
 
   #onNotification({ item, missed, first }) {
+    if (!first || item.read_at) return;
     const lowest = PRIORITIES.indexOf(this.getAttribute('min-priority') ?? 'normal');
-    if (!first || item.read_at || PRIORITIES.indexOf(item.priority) < lowest) return;
-    if (!missed) this.#show(item);
-    else {
-      this.#missed += 1;
-      this.#gathering ??= setTimeout(() => this.#sayMissed(), GATHER);
-    }
+    const getsToast = PRIORITIES.indexOf(item.priority) >= lowest;
+    if (missed) this.#gather(getsToast);
+    else if (getsToast) this.#show(item);
+  }
+
+  /** Count what was missed: all of it, where at least one would have had a toast. */
+  #gather(getsToast) {
+    this.#missed += 1;
+    this.#mattered ||= getsToast;
+    this.#gathering ??= setTimeout(() => this.#sayMissed(), GATHER);
   }
 
   #sayMissed() {
-    const count = this.#missed;
+    if (this.#mattered) this.#summarise(this.words.say('arrived', { count: this.#missed }));
     this.#missed = 0;
+    this.#mattered = false;
     this.#gathering = null;
-    this.#summarise(this.words.say('arrived', { count }));
   }
 
   #show(item) {
     const urgent = item.priority === 'urgent';
-    const most = Number(this.getAttribute('max')) || (matchMedia(NARROW).matches ? 1 : MOST);
+    const most = Number(this.getAttribute('max')) || (matchMedia(SMALL).matches ? 1 : MOST);
     if (this.#toasts.size >= most && urgent) this.#makeRoom();
     if (this.#toasts.size < most) this.#add(item, urgent);
     else if (urgent) this.#waiting.push(item);

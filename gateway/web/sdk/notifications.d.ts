@@ -125,7 +125,7 @@ export class NotificationClient extends EventTarget {
   /** Nothing older is left to load. */
   readonly complete: boolean;
   readonly loading: boolean;
-  /** Load the next older page into `items`. Rejects with CallError. */
+  /** Load the next older page into `items`, once the first one is here. Rejects with CallError: also where it does not come. */
   loadMore(): Promise<void>;
   /** Read a page of a filtered view. Rejects with CallError. */
   query(filter: Filter): Promise<{ items: Item[]; next: string | null }>;

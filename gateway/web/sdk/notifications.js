@@ -7,7 +7,7 @@
 import { Commands } from './commands.js';
 import { Connection } from './connection.js';
 import { isTold } from './envelope.js';
-import { Gateway, SignedOut } from './gateway.js';
+import { Failed, Gateway, SignedOut } from './gateway.js';
 import { browser, home } from './platform.js';
 import { Position } from './position.js';
 import { Replica } from './replica.js';
@@ -333,18 +333,36 @@ export class NotificationClient extends EventTarget {
 
   // --- What the page asks for -------------------------------------------------------------------------------
 
-  /** Load the next older page into `items`. Rejects with an Error that has a `code`. */
+  /**
+   * Load the next older page into `items`, once the first one is here. Rejects with an Error that has a `code`, also
+   * where there is no first page and none is on its way.
+   */
   loadMore() {
     this.#extending ??= this.#extend().finally(() => { this.#extending = null; });
     return this.#extending;
   }
 
   async #extend() {
+    await this.#begun();
     const { next } = this.#inbox;
     if (!next) return;
     const page = await this.#guarded(() => this.#read({ cursor: next }));
     // A view that has begun anew meanwhile has another end.
     if (next === this.#inbox.next && this.epoch === page.epoch) this.#show(this.#inbox.extend(page));
+  }
+
+  /** Wait for the first page, while something is being done to get it. Throws Failed. */
+  async #begun() {
+    const waiting = new AbortController();
+    await /** @type {Promise<void>} */ (new Promise((resolve, reject) => {
+      const look = () => {
+        const { code = 'stopped', detail = 'The client is not running.' } = this.problem ?? {};
+        if (this.epoch !== null) resolve();
+        else if (['idle', 'stopped', 'signedout'].includes(this.state)) reject(new Failed(code, detail));
+      };
+      for (const type of ['items', 'state']) this.addEventListener(type, look, { signal: waiting.signal });
+      look();
+    })).finally(() => waiting.abort());
   }
 
   /** Read a filtered view. It is not kept: `items` events tell what becomes of it. */

@@ -185,7 +185,7 @@ export const TOASTS = sheet(`
 .paused .timer { animation-play-state: paused; }
 @keyframes spend { to { transform: scaleX(0); } }
 @keyframes enter { from { opacity: 0; transform: translateY(12px) scale(.97); } }
-@media (max-width: 520px) { .stack, :host(:dir(rtl)) .stack { inset: var(--notification-toasts-inset, max(12px, env(safe-area-inset-top)) 12px auto); width: auto; } }
+@media (max-width: 520px) { .stack, :host(:dir(rtl)) .stack { inset: var(--notification-toasts-inset, auto 12px max(12px, env(safe-area-inset-bottom))); width: auto; } }
 @media (prefers-reduced-motion: reduce) { .timer { display: none; } }
 @media (forced-colors: active) { .toast { border: 1px solid; } }
 `);
