@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, delete, select, tuple_
 from gateway import accounts, idempotency, log
 from gateway.database import LockingDatabase
 from gateway.errors import NotFound, Unavailable
-from gateway.inbox import Mark
+from gateway.inbox import CHUNK, Mark
 from gateway.models import items, notifications, users
 from gateway.protocol import dumps
 from gateway.rows import rows
@@ -32,8 +32,8 @@ INTERVAL = 600
 DELETED_FOR = 24 * 60 * 60 * 1000
 """How long a deleted item stays in the log, for clients that are away to learn of it, in ms."""
 
-STEP = 50
-"""About how many items one step deletes or removes."""
+STEP = CHUNK
+"""About how many items one step deletes or removes: no more than one change of the log touches."""
 
 REST = 4
 """How many times as long as a step took the rest after it is."""

@@ -171,7 +171,7 @@ Entrance = Callable[[Scene, Forgery], Awaitable[tuple[str, set[str]]]]
 
 def unfit(forgery: Forgery) -> set[str]:
     """Return how a header or an address that holds such a token may be refused before it is looked at."""
-    return set() if forgery.plain else {"400", "400 validation_error", "414", "431", "closed"}
+    return set() if forgery.plain else {"400 bad_request", "400 validation_error", "414", "431", "closed"}
 
 
 def or_none(forgery: Forgery, prefix: str) -> set[str]:
@@ -201,7 +201,7 @@ async def ws_header(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:
 
 async def ws_subprotocol(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:
     got = await scene.handshake(b"/v1/ws", b"Sec-WebSocket-Protocol: notify.v1, bearer." + forgery.token)
-    return got, or_none(forgery, "4001") | unfit(forgery) | {"400"}
+    return got, or_none(forgery, "4001") | unfit(forgery) | {"400 bad_request"}
 
 
 async def ws_query(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:

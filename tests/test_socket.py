@@ -203,12 +203,22 @@ async def test_bulk_changes_are_one_message_and_a_long_read_is_told_by_its_end(s
         await ada.post("/v1/inbox/read", json={"ids": ids[:20]})
         change = await socket.receive()
         assert (change["type"], change["seq"], len(change["items"])) == ("changed", 151, 20)
-        await ada.post("/v1/inbox/read", json={"up_to": 145})
-        read = await socket.receive()
-        assert read == {"type": "read", "seq": 152, "up_to": 145, "unread": 5, "unseen": 5}
+        await ada.post("/v1/inbox/read", json={"up_to": 120})
+        # No change touches more than 32 items.
+        for seq, up_to in enumerate((52, 84, 116), 152):
+            read = await socket.receive()
+            left = 150 - up_to
+            assert read == {"type": "read", "seq": seq, "up_to": up_to, "unread": left, "unseen": left}
+        change = await socket.receive()
+        assert (change["type"], change["seq"], len(change["items"])) == ("changed", 155, 4)
     async with ada.socket(since=151) as socket:
-        change = (await socket.until("live"))[1]
-        assert (change["type"], change["seq"], len(change["items"])) == ("changed", 152, 125)
+        changes = (await socket.until("live"))[1:-1]
+        assert [(change["type"], change["seq"], len(change["items"])) for change in changes] == [
+            ("changed", 152, 32),
+            ("changed", 153, 32),
+            ("changed", 154, 32),
+            ("changed", 155, 4),
+        ]
 
 
 async def test_archiving_and_deleting_come_as_changes(server: LocalServer) -> None:
