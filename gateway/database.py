@@ -87,7 +87,9 @@ async def open_database(settings: Settings) -> AsyncIterator[LockingDatabase]:
     """Open the database that the settings name, and close it at the end. Raises `SettingsError`."""
     url = make_url(settings.database_url)
     is_sqlite = url.get_backend_name() == "sqlite"
-    for name in sorted(url.query.keys() - (set() if is_sqlite else _PARAMETERS)):
+    # With `uri` the rest is SQLite's own (https://www.sqlite.org/uri.html).
+    known = url.query.keys() if "uri" in url.query else set()
+    for name in sorted(url.query.keys() - (known if is_sqlite else _PARAMETERS)):
         raise SettingsError(f"GATEWAY_DATABASE_URL: the parameter {name!r} is not known")
     if is_sqlite:
         with closing(SqliteDatabase(url)) as sqlite:

@@ -22,6 +22,10 @@ GRACE = 0.2
 seconds."""
 
 
+PAUSE = 1.0
+"""How long to wait before asking a database again that could not be used, in seconds."""
+
+
 class Reconciler:
     """Finds the users whose log is ahead of their sockets, with one query: when asked, and on a timer.
 
@@ -79,8 +83,10 @@ class Reconciler:
         try:
             ahead = await self._database.read(news.ahead, positions)
         except Unavailable:
-            # The timer asks again. Nothing can be committed meanwhile that would have to be told.
+            # What was asked for may be told by nothing else, and the timer may be long.
             logger.warning("the database cannot be asked what the sockets have missed")
+            self.request(users)
+            await asyncio.sleep(PAUSE)
             return
         await asyncio.sleep(GRACE)
         missed = [

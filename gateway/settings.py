@@ -268,9 +268,12 @@ class Settings(BaseSettings):
     @classmethod
     def _read_issuers(cls, value: Any) -> Any:
         try:
-            return [{**one} for one in json.loads(value)] if isinstance(value, str) else value
-        except (ValueError, TypeError):
-            raise ValueError("it must be a JSON array of objects") from None
+            read = json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            read = None
+        if isinstance(read, list | tuple) and all(isinstance(one, dict | TrustedIssuer) for one in read):
+            return read
+        raise ValueError("it must be a JSON array of objects")
 
     @model_validator(mode="after")
     def _check_issuers(self) -> "Settings":

@@ -108,11 +108,14 @@ async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> 
 
 
 async def test_a_reconciliation_outlives_a_database_that_is_away(
-    engines: tuple[Engine, Engine], no_grace: None
+    engines: tuple[Engine, Engine], no_grace: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reconciler, "PAUSE", 0)
     here, there = engines
     user = await here.user()
-    looks = Reconciler(here.hub, here.relay, here.database, 0.05)
+    # What is looked for once the backplane is back cannot wait for the timer.
+    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    looks.request(None)
     async with here.connected(user, Start(latest=True)) as (wire, _):
         await wire.has("live")
         read, failures = here.database.read, [Unavailable(), Unavailable()]
