@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle
@@ -351,8 +351,11 @@ class Device:
             mine.unseen = message.get("unseen", mine.unseen)
         if message["type"] == "reset":
             await self._read_afresh()
+        self._note(items_of(message))
+
+    def _note(self, items: Iterable[Json]) -> None:
         now = time.monotonic()
-        for item in items_of(message) if message["type"] != "reset" else mine.items.values():
+        for item in items:
             self.arrived.setdefault(item["id"], now)
 
     def _apply(self, message: Json) -> None:
@@ -376,3 +379,4 @@ class Device:
         mine.items = {key: dict(item) for key, item in fresh.items.items()}
         mine.seq, mine.unread, mine.unseen = fresh.seq, fresh.unread, fresh.unseen
         self._epoch = page["epoch"]
+        self._note(mine.items.values())
