@@ -71,7 +71,7 @@ class Barrage:
         headers = {"Cookie": f"session={self.canaries['cookie']}", **options.pop("headers", {})}
         try:
             answer = await self.server.http.request(method, path, headers=headers, **options)
-        except httpx.ReadError:
+        except (httpx.ReadError, httpx.RemoteProtocolError):
             # uvicorn hangs up behind an answer of 500, perhaps just as the next request is sent.
             answer = await self.server.http.request(method, path, headers=headers, **options)
         self.statuses.add(answer.status_code)

@@ -261,6 +261,9 @@ async def test_the_keyboard_alone_opens_the_bell_and_works_through_the_inbox(sta
     await press("ArrowRight")
     assert await page.evaluate(focused) == "unread"
     await press("ArrowLeft")
+    # The list is drawn anew, and one of its rows is where the Tab key goes.
+    await expect(rows(page)).to_have_count(12)
+    await expect(rows(page).nth(0)).to_have_attribute("tabindex", "0")
     await press("Tab")
     await press("Tab")
     await expect(rows(page).nth(0)).to_be_focused()
