@@ -28,9 +28,9 @@ from gateway.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, 
 from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Content, Counts, Item, dumps
 from gateway.rows import rows
 
-CHUNK = 32
+CHUNK = 28
 """How many items one change may touch, so that no transaction is long, and no message is over 1 MiB: clients
-refuse what is larger, and would never get past it. An item is at most 28 KiB long.
+refuse what is larger, and would never get past it. An item is at most 36 KiB long, all control characters.
 """
 
 WINDOW = 10_000

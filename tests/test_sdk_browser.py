@@ -240,8 +240,8 @@ async def test_the_tabs_of_a_browser_share_a_connection_whose_leader_may_go_in_a
 
         await tabs[2].get("client.read({ upTo: client.seq })")
         for one in (*tabs[1:], other):
-            # Sixty items are two changes of the log.
-            await one.becomes("[client.unread, client.seq]", [0, 62])
+            # Sixty items are three changes of the log.
+            await one.becomes("[client.unread, client.seq]", [0, 63])
         seen = "client.items.map(({ id, seq }) => [id, seq])"
         assert await tabs[1].get(seen) == await tabs[2].get(seen)
 

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, update
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from gateway.inbox import CHUNK
 from gateway.models import tickets, users
 from tests.checker import Json
 from tests.clients import Device, Service, Socket, User, open_socket, raw_socket
@@ -204,21 +205,47 @@ async def test_bulk_changes_are_one_message_and_a_long_read_is_told_by_its_end(s
         change = await socket.receive()
         assert (change["type"], change["seq"], len(change["items"])) == ("changed", 151, 20)
         await ada.post("/v1/inbox/read", json={"up_to": 120})
-        # No change touches more than 32 items.
-        for seq, up_to in enumerate((52, 84, 116), 152):
+        # No change touches more than 28 items.
+        for seq, up_to in enumerate((48, 76, 104), 152):
             read = await socket.receive()
             left = 150 - up_to
             assert read == {"type": "read", "seq": seq, "up_to": up_to, "unread": left, "unseen": left}
         change = await socket.receive()
-        assert (change["type"], change["seq"], len(change["items"])) == ("changed", 155, 4)
+        assert (change["type"], change["seq"], len(change["items"])) == ("changed", 155, 16)
     async with ada.socket(since=151) as socket:
         changes = (await socket.until("live"))[1:-1]
         assert [(change["type"], change["seq"], len(change["items"])) for change in changes] == [
-            ("changed", 152, 32),
-            ("changed", 153, 32),
-            ("changed", 154, 32),
-            ("changed", 155, 4),
+            ("changed", 152, 28),
+            ("changed", 153, 28),
+            ("changed", 154, 28),
+            ("changed", 155, 16),
         ]
+
+
+async def test_no_change_is_longer_than_clients_take(server: LocalServer) -> None:
+    """`websockets`, for one, refuses more than 1 MiB, and would be sent the same again when it resumes."""
+    largest = {
+        "to": "ada",
+        "title": "\x01" * 200,
+        "body": "\x01" * 4000,
+        "category": "c" * 64,
+        "priority": "urgent",
+        "url": "/" + "u" * 2047,
+        "data": {"x": "x" * (8 * 1024 - 8)},
+    }
+    number = 2 * CHUNK
+    posted = await server.service.post("/v1/notifications/batch", json=[largest] * number)
+    assert posted.status_code == 201
+    ids = [item["id"] for item in posted.json()["items"]]
+    ada = await server.user()
+    async with live(ada) as socket:
+        await ada.post("/v1/inbox/read", json={"ids": ids})
+        changes = [await socket.receive() for _ in range(2)]
+    lengths = [
+        len(json.dumps(change, ensure_ascii=False, separators=(",", ":")).encode()) for change in changes
+    ]
+    assert [len(change["items"]) for change in changes] == [CHUNK, CHUNK]
+    assert all(900_000 < length < 2**20 for length in lengths)
 
 
 async def test_archiving_and_deleting_come_as_changes(server: LocalServer) -> None:
