@@ -651,6 +651,36 @@ async def test_a_toast_goes_after_a_while_an_important_one_later_and_an_urgent_o
     assert await calls(page, "read") == []
 
 
+async def test_a_sound_is_played_once_where_the_toast_is_shown(stage: Stage) -> None:
+    page = await toasts_at(stage, sound="/ding.ogg")
+    await page.evaluate(
+        """() => {
+          window.played = [];
+          window.Audio = class {
+            paused = true;
+            constructor(src) { this.src = src; window.player = this; }
+            getAttribute() { return this.src; }
+            async play() { this.paused = false; played.push(this.src); }
+          };
+        }"""
+    )
+    # Another tab shows it; it has no toast; and it has.
+    await page.evaluate("client.arrive(item(1), { first: false })")
+    await page.evaluate("client.arrive(item(2, { priority: 'low' }))")
+    assert await page.evaluate("played") == []
+    await page.evaluate("client.arrive(item(3)); client.arrive(item(4))")
+    assert await page.evaluate("played") == ["/ding.ogg"]
+    await page.evaluate("player.paused = true; client.arrive(item(5))")
+    assert await page.evaluate("played.length") == 2
+    # What was missed is told of in one line, and by one sound.
+    await page.evaluate("player.paused = true; client.arrive(item(6), { missed: true })")
+    await page.evaluate("client.arrive(item(7), { missed: true })")
+    await page.clock.run_for(1_000)
+    assert await page.evaluate("played.length") == 3
+    await page.evaluate("player.paused = true; element.removeAttribute('sound'); client.arrive(item(8))")
+    assert await page.evaluate("played.length") == 3
+
+
 async def test_toasts_wait_while_they_are_pointed_at_or_have_the_focus(stage: Stage) -> None:
     page = await toasts_at(stage)
     await page.evaluate("client.arrive(item(1)); client.arrive(item(2))")

@@ -13,7 +13,7 @@ const GATHER = 400; // ms for which what came while nobody was connected is coun
 
 export class NotificationToasts extends NotificationElement {
   static sheets = [ITEM, TOASTS];
-  static observedAttributes = [...NotificationElement.observedAttributes, 'max', 'min-priority'];
+  static observedAttributes = [...NotificationElement.observedAttributes, 'max', 'min-priority', 'sound'];
   #toasts = new Set();
   #waiting = [];
   #missed = 0;
@@ -22,6 +22,8 @@ export class NotificationToasts extends NotificationElement {
   #more = 0;
   #sum = null;
   #cameFrom = null;
+  /** @type {HTMLAudioElement | null} */
+  #sound = null;
 
   handlers = {
     notification: (detail) => this.#onNotification(detail),
@@ -68,7 +70,18 @@ export class NotificationToasts extends NotificationElement {
     const lowest = PRIORITIES.indexOf(this.getAttribute('min-priority') ?? 'normal');
     const getsToast = PRIORITIES.indexOf(item.priority) >= lowest;
     if (missed) this.#gather(getsToast);
-    else if (getsToast) this.#show(item);
+    else if (getsToast) {
+      this.#show(item);
+      this.#play();
+    }
+  }
+
+  /** Play the sound, once for all that comes while it is heard. A browser allows none before the user's first click. */
+  #play() {
+    const src = this.getAttribute('sound');
+    if (!src) return;
+    if (this.#sound?.getAttribute('src') !== src) this.#sound = new Audio(src);
+    if (this.#sound.paused) this.#sound.play().catch(() => {});
   }
 
   /** Count what was missed: all of it, where at least one would have had a toast. */
@@ -79,7 +92,10 @@ export class NotificationToasts extends NotificationElement {
   }
 
   #sayMissed() {
-    if (this.#mattered) this.#summarise(this.words.say('arrived', { count: this.#missed }));
+    if (this.#mattered) {
+      this.#summarise(this.words.say('arrived', { count: this.#missed }));
+      this.#play();
+    }
     this.#missed = 0;
     this.#mattered = false;
     this.#gathering = null;
