@@ -134,6 +134,11 @@ class Connection:
         self._head = max(self._head, seq)
         self._woken.set()
 
+    def count_frame(self) -> None:
+        """Count a frame that is no command as one, and close the socket if there are too many."""
+        if not self._may_command():
+            self.close(Close.TOO_MANY_COMMANDS, "too_many_commands")
+
     def tick(self) -> None:
         """Look at the deadlines: the client's reading, the token's end, the silence."""
         now = time.monotonic()

@@ -3,7 +3,10 @@
 - A close that does not wait for a client that has stopped reading: uvicorn's own waits until the client has
   read what is buffered, and a stalled client never does.
 - A ping that is not answered closes with 4008, which tells the client to resume, not with 1011.
-- A closing handshake that is not answered is cut off, so that a stalled client holds no memory.
+- A closing handshake that is not answered is cut off, so that a stalled client holds no memory. After a close
+  a client may send a few KiB more; then nothing more is read.
+- Frames are taken in turns (`turns.py`). One that is no whole message (a ping, a pong that answers no ping of
+  ours, a fragment) is counted like a command.
 - The request comes parsed (`http.py`), and is not parsed again.
 - A refusal does not repeat what was sent, which may be a token. No frame and no header is ever logged.
 - Text that is not UTF-8 closes with 1007 and no more: uvicorn would log a traceback for each.
@@ -21,7 +24,7 @@ from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
-from websockets.frames import CloseCode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -31,13 +34,17 @@ from gateway.errors import Disconnected
 from gateway.headers import bare_problem
 from gateway.logs import request_id
 from gateway.protocol import Close
+from gateway.turns import Turns
 from gateway.wire import Message
 
-LINGER = 5.0
+LINGER = 2.0
 """How long a client has to answer a close frame, in seconds."""
 
-MAX_EARLY = 64 * 1024
-"""How much a client may send before its handshake is answered, in bytes."""
+MAX_UNCOUNTED = 4096
+"""How many bytes a client may send while its frames are not counted: before it is served, after a close."""
+
+MAX_FRAGMENTS = 64
+"""How many fragments of a message are kept apart."""
 
 _EXTENSION = "gateway.websocket"
 
@@ -62,12 +69,18 @@ class _Server(ServerProtocol):
         return Response(refused.value, refused.phrase, headers, body)
 
 
-class GatewayWebSocket(WebSocketsSansIOProtocol):
+class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
     """What `GatewayHttp` hands a connection over to: give `handle_connect` the request."""
 
+    slice_bytes = 1024
+    """At most 170 frames: 1 to 2 ms."""
+
     _early = b""
+    _uncounted = 0
+    _late_pong = b""
     _serve: Callable[[], Awaitable[None]] | None = None
     _told: Callable[[int, str], None] | None = None
+    _count_frame: Callable[[], None] | None = None
     _ending = False
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
@@ -77,14 +90,136 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         silent = logging.getLogger("websockets.server")
         self.conn = _Server(max_size=config.ws_max_size, logger=silent)
 
-    def data_received(self, data: bytes) -> None:
-        """Take what has come; what comes before the handshake is answered waits for that."""
+    # --- what arrives ---------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Take what came; what comes before the handshake is answered waits for that."""
+        if self._count_frame is None:
+            self._uncounted += len(data)
+            if self._uncounted > MAX_UNCOUNTED:
+                self._stop_listening()
+                return
         if self.handshake_complete:
-            super().data_received(data)
-            return
-        self._early += data
-        if len(self._early) > MAX_EARLY:
+            self._parse(data)
+        else:
+            self._early += data
+
+    def _stop_listening(self) -> None:
+        """Read no more from a client whose frames are not counted.
+
+        One that has been sent a close keeps its time to read that: a reset would take it away.
+        """
+        if self.close_sent:
+            self.take_unfed()
+            self.transport.pause_reading()
+        else:
             self.transport.abort()
+
+    def _feed_early(self) -> None:
+        early, self._early = self._early, b""
+        if early:
+            self._parse(early)
+
+    def _parse(self, data: bytes) -> None:
+        self.conn.receive_data(data)
+        if self.conn.parser_exc is None:
+            self.handle_events()
+        else:
+            self.handle_parser_exception()
+            self._cut_off_in_time()
+
+    def handle_events(self) -> None:
+        """Handle the frames that came. After a close only the answer to it is one."""
+        for event in self.conn.events_received():
+            frame = cast("Frame", event)
+            if not self.close_sent and self._is_counted(frame) and self._count_frame is not None:
+                self._count_frame()
+            if frame.opcode is Opcode.CLOSE:
+                self.handle_close(frame)
+            elif not self.close_sent:
+                self._handle_frame(frame)
+
+    def _is_counted(self, frame: Frame) -> bool:
+        """Return whether it is to be counted here: a whole message is counted by who receives it."""
+        if frame.opcode is Opcode.PONG:
+            return frame.data != self.pending_ping_payload
+        return frame.opcode is Opcode.PING or not frame.fin
+
+    def _handle_frame(self, frame: Frame) -> None:
+        match frame.opcode:
+            case Opcode.TEXT:
+                self.handle_text(frame)
+            case Opcode.BINARY:
+                self.handle_bytes(frame)
+            case Opcode.CONT:
+                self.handle_cont(frame)
+            case Opcode.PING:
+                self.handle_ping()
+            case Opcode.PONG:
+                self.handle_pong(frame)
+
+    def handle_cont(self, event: Frame) -> None:
+        """Add a fragment. Many small ones, of which each is an object, are joined meanwhile."""
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.frames = [b"".join(self.frames)]
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        """Answer; a client that does not read gets the answer to its newest ping only (RFC 6455, 5.5.3)."""
+        pongs = self.conn.data_to_send()
+        if self.writable.is_set():
+            self.transport.write(b"".join(pongs))
+        elif pongs:
+            self._late_pong = pongs[-1]
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        late, self._late_pong = self._late_pong, b""
+        if late and not self.close_sent:
+            self.transport.write(late)
+        super().resume_writing()
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand on a message, and feed no more until it is taken.
+
+        One that claims to be text and is none ends the connection (RFC 6455, section 8.1).
+        """
+        data, self.frames = b"".join(self.frames), []
+        message: dict[str, Any] = {"type": "websocket.receive", "bytes": data}
+        if self.curr_msg_data_type == "text":
+            try:
+                message = {"type": "websocket.receive", "text": data.decode()}
+            except UnicodeDecodeError:
+                self.close_at_once(Close.INVALID_DATA, "invalid_utf8")
+                return
+        self.queue.put_nowait(cast("Any", message))
+        self.pause_reading()
+
+    async def receive(self) -> Any:
+        """Return the next message, as ASGI does, and go on feeding when there is no other."""
+        message = await self.queue.get()
+        if self.queue.empty():
+            self.resume_reading()
+        return message
+
+    def handle_close(self, event: Frame) -> None:
+        """Answer a close, or take the answer to ours."""
+        if self.close_sent:
+            # `close_timer` goes on: an answer does not say that the client has read, too.
+            self.transport.close()
+        else:
+            super().handle_close(event)
+            self._cut_off_in_time()
+
+    def eof_received(self) -> None:
+        """End it: a client that sends no more has gone, as far as a WebSocket is concerned."""
+        self.transport.close()
+        self._cut_off_in_time()
+
+    def _cut_off_in_time(self) -> None:
+        """Have a transport that is closing end, though its client does not read what is buffered."""
+        if self.close_timer is None and self.transport.get_write_buffer_size():
+            self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End it, and hold nothing any more.
@@ -94,7 +229,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
         self._count_end()
         self.conn.parser.close()
-        self._told = None
+        self._told = self._count_frame = None
 
     def _count_end(self) -> None:
         """Say with which code it ended, and who began that, unless the handshake was refused."""
@@ -104,6 +239,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self.app_state[CLOSED](code, by_client=bool(self.conn.close_rcvd_then_sent))
         elif self.conn.state is not State.CONNECTING:
             self.app_state[CLOSED](CloseCode.ABNORMAL_CLOSURE, by_client=True)
+
+    # --- the handshake --------------------------------------------------------------------------------------
 
     def handle_connect(self, event: Request) -> None:
         """Begin the handshake, and let the application have this object."""
@@ -152,22 +289,38 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.conn.send_response(self.response)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.start_keepalive()
-        if self._early:
-            early, self._early = self._early, b""
-            self.data_received(early)
+        self._feed_early()
 
-    def hand_over(self, serve: Callable[[], Awaitable[None]], told: Callable[[int, str], None]) -> None:
+    async def send(self, message: Any) -> None:
+        """Do as ASGI says, but a close does not wait for the client, and has the bounds of any other."""
+        if message["type"] == "websocket.close" and self.handshake_complete:
+            self.close_at_once(message.get("code", 1000), message.get("reason") or "")
+            return
+        await super().send(message)
+        if message["type"] == "websocket.accept":
+            self._feed_early()
+
+    def hand_over(
+        self,
+        serve: Callable[[], Awaitable[None]],
+        told: Callable[[int, str], None],
+        count_frame: Callable[[], None],
+    ) -> None:
         """Have `serve` run when the application has returned; the socket ends when it does.
 
-        `told` is called with the code and the reason when this end closes it.
+        `told` is called with the code and the reason when this end closes it. `count_frame` is called for
+        each frame that is no whole message, and closes the socket if there are too many.
         """
         self._serve = serve
         self._told = told
+        self._count_frame = count_frame
 
     def _forget_handshake(self) -> None:
         """Drop what only the handshake needed: among it the token."""
         cast("dict[str, Any]", self.scope).clear()
         self.request = self.response = cast("Any", None)
+
+    # --- what the connection calls --------------------------------------------------------------------------
 
     async def send_message(self, message: Message) -> None:
         """Write a message as a frame, waiting while the client does not read. Raises `Disconnected`."""
@@ -183,14 +336,6 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             raise Disconnected
         return message.get("text")
 
-    def send_receive_event_to_app(self) -> None:
-        """Hand on a message, unless it claims to be text and is none (RFC 6455, section 8.1)."""
-        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
-            self.frames = []
-            self.close_at_once(Close.INVALID_DATA, "invalid_utf8")
-        else:
-            super().send_receive_event_to_app()
-
     def close_at_once(self, code: int, reason: str) -> None:
         """Send a close frame behind what is buffered, and drop the client if it does not answer in time."""
         if self.close_sent or self.disconnected or self.transport.is_closing():
@@ -203,12 +348,13 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         # Whoever waits to write learns now that there is nobody to write to.
         self.disconnected = True
         self.writable.set()
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
+        self._count_frame, self._uncounted = None, 0
+        self.resume_reading()
         self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
         if self._told is not None:
             self._told(code, reason)
+
+    # --- what the server calls ------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         """Close with 1012 and wait for the answer, also when the handshake is still under way.
@@ -229,14 +375,6 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.pong_timer = None
         self.pending_ping_payload = None
         self.close_at_once(Close.TOO_SLOW, "ping_timeout")
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def socket_of(scope: Scope) -> GatewayWebSocket:

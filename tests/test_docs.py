@@ -17,9 +17,11 @@ from gateway import protocol
 from gateway.app import create_app
 from gateway.audit import Event
 from gateway.cli import app, run
+from gateway.connection import COMMAND_BURST
 from gateway.errors import GatewayError, OAuthError
-from gateway.protocol import ADVICE, CommandType, Content, Counts, Item
+from gateway.protocol import ADVICE, MAX_FRAME, CommandType, Content, Counts, Item
 from gateway.settings import Settings
+from gateway.websocket import LINGER, MAX_UNCOUNTED
 from tests.databases import settings_for
 from tests.servers import process
 
@@ -152,6 +154,14 @@ def test_every_command_is_documented_and_every_example_of_one_is_a_command() -> 
     assert {row[0].strip("`") for row in table(commands)} == set(CommandType)
     examples = [protocol.decode_command(line) for line in blocks(commands, "json")[0].splitlines()]
     assert {example.type for example in examples} == set(CommandType)
+
+
+def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
+    protocol = " ".join(text_of("docs/protocol.md").split())
+    rate = Settings.model_fields["commands_per_second"].default
+    assert f"A socket may send {rate} a second after a burst of {rate * COMMAND_BURST}" in protocol
+    assert f"A frame over {MAX_FRAME // 1024} KiB closes with 1009" in protocol
+    assert f"not answered within {LINGER:g} s, and reads at most {MAX_UNCOUNTED // 1024} KiB more" in protocol
 
 
 def messages() -> dict[str, bytes]:

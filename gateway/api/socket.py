@@ -25,7 +25,9 @@ async def open_socket(websocket: WebSocket, opening: Annotated[Opening, Depends(
     socket = socket_of(websocket.scope)
     socket.accept(offered_subprotocol(websocket))
     connection = connect(websocket, socket, opening)
-    socket.hand_over(partial(serve, connection, socket), told_of(websocket, PATH, opening.user))
+    socket.hand_over(
+        partial(serve, connection, socket), told_of(websocket, PATH, opening.user), connection.count_frame
+    )
 
 
 class SocketRoute(APIWebSocketRoute):
