@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from gateway.errors import Unavailable
+from gateway.indexes import HintingCompiler
 from gateway.settings import Settings, SettingsError
 
 P = ParamSpec("P")
@@ -238,6 +239,7 @@ def _sqlite_engine(
         max_overflow=0,
         connect_args={"check_same_thread": False, "timeout": busy_timeout},
     )
+    engine.dialect.statement_compiler = HintingCompiler
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: Any) -> None:

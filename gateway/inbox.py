@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
     Select,
     String,
@@ -17,15 +16,15 @@ from sqlalchemy import (
     bindparam,
     func,
     literal,
-    or_,
     select,
     union_all,
     update,
 )
 
+from gateway.indexes import BY_PLACE
 from gateway.log import ITEM_COLUMNS, Entry, Position, standing, to_item
-from gateway.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications, users
-from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Content, Counts, Item, dumps
+from gateway.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications
+from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Counts, Item, dumps
 from gateway.rows import rows
 
 CHUNK = 28
@@ -33,7 +32,7 @@ CHUNK = 28
 refuse what is larger, and would never get past it. An item is at most 36 KiB long, all control characters.
 """
 
-WINDOW = 10_000
+WINDOW = 2_000
 """How many numbers of the log one page looks through for a category; then it ends, with a cursor."""
 
 
@@ -76,7 +75,7 @@ def list_items(connection: Connection, user_id: int, query: Query) -> Listing | 
     before = min(query.before, counts.seq + 1)
     after = max(before - WINDOW, 0) - 1 if query.category is not None else -1
     page_rows = connection.execute(
-        _select_page(query.places, query.category is not None),
+        _select_page(query.places, by_category=query.category is not None),
         {
             "user_id": user_id,
             "before": before,
@@ -91,8 +90,11 @@ def list_items(connection: Connection, user_id: int, query: Query) -> Listing | 
 
 
 @cache
-def _select_page(places: tuple[int, ...], by_category: bool) -> Select[Any]:
+def _select_page(
+    places: tuple[int, ...], *, by_category: bool = False, oldest_first: bool = False
+) -> Select[Any]:
     """Read a range of the index for each place and merge them: no page scans what it does not show."""
+    order = items.c.created_seq.asc() if oldest_first else items.c.created_seq.desc()
     ranges = []
     for place in places:
         part = (
@@ -103,8 +105,9 @@ def _select_page(places: tuple[int, ...], by_category: bool) -> Select[Any]:
                 items.c.created_seq < bindparam("before"),
                 items.c.created_seq > bindparam("after"),
             )
-            .order_by(items.c.created_seq.desc())
+            .order_by(order)
             .limit(bindparam("limit"))
+            .with_hint(items, BY_PLACE, "sqlite")
         )
         if by_category:
             part = part.join(notifications, items.c.notification_id == notifications.c.id).where(
@@ -120,7 +123,7 @@ def _select_page(places: tuple[int, ...], by_category: bool) -> Select[Any]:
             and_(items.c.user_id == merged.c.user_id, items.c.created_seq == merged.c.created_seq),
         )
         .join(notifications, items.c.notification_id == notifications.c.id)
-        .order_by(items.c.created_seq.desc())
+        .order_by(order)
         .limit(bindparam("limit"))
     )
 
@@ -128,7 +131,7 @@ def _select_page(places: tuple[int, ...], by_category: bool) -> Select[Any]:
 def newest_unread(connection: Connection, user_id: int) -> list[Item]:
     """Return the newest unread items of a user, in the order of their last change."""
     newest = connection.execute(
-        _select_page((UNREAD,), by_category=False),
+        _select_page((UNREAD,)),
         {"user_id": user_id, "before": MAX_SEQ, "after": -1, "limit": NEWEST_UNREAD},
     )
     return sorted((to_item(row) for row in newest), key=lambda item: (item.seq, item.created_seq))
@@ -175,10 +178,11 @@ class Mark(NamedTuple):
 
 
 class ReadUpTo(NamedTuple):
-    """Marks read what entered the log up to a number; later arrivals are left alone."""
+    """Marks read what entered the log after a number and up to another; later arrivals are left alone."""
 
     user_id: int
     up_to: int
+    after: int = 0
 
 
 class Seen(NamedTuple):
@@ -237,41 +241,21 @@ def _moment(since: int | None, wanted: bool | None, now: int) -> int | None:
 def read_up_to(
     connection: Connection, position: Position, change: ReadUpTo, now: int
 ) -> tuple[Changed, list[Entry]]:
-    """Mark read the oldest unread items up to a number, at most `CHUNK` of them; `now` is in ms."""
+    """Mark read the oldest unread items of a range, at most `CHUNK` of them; `now` is in ms."""
     oldest = connection.execute(
-        _SELECT_UNREAD, {"user_id": change.user_id, "up_to": change.up_to, "limit": CHUNK}
+        _select_page((UNREAD, ARCHIVED_UNREAD), oldest_first=True),
+        {
+            "user_id": change.user_id,
+            "after": change.after,
+            "before": min(change.up_to, position.seq) + 1,
+            "limit": CHUNK,
+        },
     )
     found = [to_item(row) for row in oldest]
     entries = _apply(connection, position, found, [item._replace(read_at=now) for item in found])
     if len(found) > LONG_CHANGE:
         entries[0].up_to = found[-1].created_seq
     return Changed(found, position.counts(), more=len(found) == CHUNK), entries
-
-
-def _unread_in(place: int) -> Select[Any]:
-    part = (
-        select(items.c.created_seq)
-        .where(
-            items.c.user_id == bindparam("user_id"),
-            items.c.place == literal(place, literal_execute=True),
-            items.c.created_seq <= bindparam("up_to"),
-        )
-        .order_by(items.c.created_seq)
-        .limit(bindparam("limit"))
-    )
-    return select(part.subquery())
-
-
-_SELECT_UNREAD = (
-    select(*ITEM_COLUMNS)
-    .join_from(items, notifications, items.c.notification_id == notifications.c.id)
-    .where(
-        items.c.user_id == bindparam("user_id"),
-        items.c.created_seq.in_(union_all(_unread_in(UNREAD), _unread_in(ARCHIVED_UNREAD))),
-    )
-    .order_by(items.c.created_seq)
-    .limit(bindparam("limit"))
-)
 
 
 def _apply(
@@ -336,15 +320,35 @@ def move_seen(connection: Connection, position: Position, change: Seen) -> Chang
     """Move the seen mark, never back and never beyond the log."""
     up_to = min(change.up_to, position.seq)
     if up_to > position.seen:
+        position.unseen = _count_unseen(connection, position, up_to)
         position.seen = up_to
-        position.unseen = connection.scalar(_COUNT_UNSEEN, {"user_id": position.user_id, "seen": up_to}) or 0
     return Changed([], position.counts())
 
 
-_COUNT_UNSEEN = select(func.count()).where(
-    items.c.user_id == bindparam("user_id"),
-    items.c.place == literal(UNREAD, literal_execute=True),
-    items.c.created_seq > bindparam("seen"),
+def _count_unseen(connection: Connection, position: Position, seen: int) -> int:
+    """Return how many are unread beyond the mark once it has moved forward to `seen`.
+
+    What the mark passes over is counted, or what is beyond it, whichever has fewer numbers. So a user cannot
+    have one range counted again and again: all moves together count each number once.
+    """
+    passed, beyond = (position.seen, seen), (seen, position.seq)
+    after, up_to = min(passed, beyond, key=lambda ends: ends[1] - ends[0])
+    if not position.unseen or after == up_to:
+        return 0
+    ends = {"user_id": position.user_id, "after": after, "up_to": up_to}
+    number: int = connection.execute(_COUNT_UNREAD, ends).scalar_one()
+    return number if after == seen else position.unseen - number
+
+
+_COUNT_UNREAD = (
+    select(func.count())
+    .where(
+        items.c.user_id == bindparam("user_id"),
+        items.c.place == literal(UNREAD, literal_execute=True),
+        items.c.created_seq > bindparam("after"),
+        items.c.created_seq <= bindparam("up_to"),
+    )
+    .with_hint(items, BY_PLACE, "sqlite")
 )
 
 
@@ -352,51 +356,3 @@ def move_delivered(position: Position, change: Delivered) -> Changed:
     """Move the delivered mark, never back and never beyond the log."""
     position.delivered = max(position.delivered, min(change.up_to, position.seq))
     return Changed([], position.counts())
-
-
-# --- the sender's view --------------------------------------------------------------------------------------
-
-
-class Sent(NamedTuple):
-    """A notification as its sender sees it: how many it was for, and how far it came."""
-
-    content: Content
-    service_id: int
-    recipients: int
-    delivered: int
-    seen: int
-    read: int
-
-
-def find_sent(connection: Connection, uuid: str) -> Sent | None:
-    """Return a notification with its counts.
-
-    Delivered: a client of the recipient has acknowledged it. Seen: the recipient's badge has shown it, or
-    it was read. A deleted item counts as what it was.
-    """
-    row = connection.execute(_SELECT_SENT, {"uuid": uuid}).one_or_none()
-    if row is None:
-        return None
-    *content, key, service_id, recipients = row
-    delivered, seen, read = connection.execute(_COUNT_SENT, {"key": key}).one()
-    return Sent(Content(*content), service_id, recipients, delivered, seen, read)
-
-
-_SELECT_SENT = select(
-    *ITEM_COLUMNS[:8], notifications.c.id, notifications.c.service_id, notifications.c.recipients
-).where(notifications.c.uuid == bindparam("uuid"))
-
-
-def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
-    return func.count().filter(condition)
-
-
-_COUNT_SENT = (
-    select(
-        _count(items.c.created_seq <= users.c.delivered_seq),
-        _count(or_(items.c.created_seq <= users.c.seen_seq, items.c.read_at.is_not(None))),
-        _count(items.c.read_at.is_not(None)),
-    )
-    .join_from(items, users, items.c.user_id == users.c.id)
-    .where(items.c.notification_id == bindparam("key"))
-)

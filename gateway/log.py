@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from gateway.accounts import add_missing_users
+from gateway.indexes import BY_CHANGE
 from gateway.models import items, notifications, users
 from gateway.protocol import (
     REPLAY_LIMIT,
@@ -380,6 +381,7 @@ _SELECT_CHANGES = (
     .join_from(items, notifications, items.c.notification_id == notifications.c.id)
     .where(items.c.user_id == bindparam("user_id"))
     .order_by(items.c.seq, items.c.created_seq)
+    .with_hint(items, BY_CHANGE, "sqlite")
 )
 _CHANGES_AFTER = _SELECT_CHANGES.where(items.c.seq > bindparam("cursor")).limit(bindparam("limit"))
 _REST_OF_CHANGE = _SELECT_CHANGES.where(

@@ -20,7 +20,6 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gateway import inbox
 from gateway.accounts import check_sub
 from gateway.api.dependencies import (
     Body,
@@ -39,6 +38,7 @@ from gateway.errors import Invalid, NotFound
 from gateway.idempotency import Claim
 from gateway.log import Post
 from gateway.protocol import ID_PATTERN, Content, dumps, is_id, is_link, safe_url, timestamp
+from gateway.sent import find_sent
 from gateway.tokens import Service
 from gateway.writer import Accepted, Submission
 
@@ -283,7 +283,7 @@ async def get_notification(
     id: Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN})],  # noqa: A002 - the contract's name
 ) -> Sent:
     """Answer to the service that posted it, and to any with the scope `admin`."""
-    sent = await parts.database.read(inbox.find_sent, id) if is_id(id) else None
+    sent = await parts.database.read(find_sent, id) if is_id(id) else None
     if sent is None or not (sent.service_id == service.id or "admin" in service.scopes):
         raise NotFound("There is no such notification.")
     content = sent.content
