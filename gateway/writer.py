@@ -7,7 +7,7 @@ many as wait for it, and nobody waits for a timer. docs/architecture.md walks th
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple, cast
 
@@ -20,7 +20,8 @@ from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound
 from gateway.idempotency import Answered, Claim
 from gateway.inbox import CHUNK, Changed, Delivered, Mark, ReadUpTo, Seen
 from gateway.log import Entry, Position, Post
-from gateway.protocol import Counts
+from gateway.protocol import Counts, Item
+from gateway.slots import Slots
 
 logger = structlog.get_logger()
 
@@ -87,6 +88,7 @@ class Writer:
         self._clock = clock
         self._waiting: deque[tuple[Work, asyncio.Future[Outcome]]] = deque()
         self._weight = 0
+        self._slots = Slots(CHUNK)
         self._delivered: dict[int, int] = {}
         self._arrived = asyncio.Event()
         self._closing = False
@@ -111,23 +113,39 @@ class Writer:
         """
         return cast("Accepted", await self._submit(submission))
 
-    async def change(self, change: Change) -> Changed:
+    async def change(self, change: Change, gone: Callable[[], Awaitable[bool]] | None = None) -> Changed:
         """Change an inbox and return once it is committed, in as many steps as it takes.
+
+        `gone` is asked between the steps whether the caller has gone. Then, or when the caller is cancelled,
+        what was done stays done, and the rest is not begun: what is returned has `more`.
 
         Raises `NotFound` when the user is gone, and what `post` raises of the database.
         """
-        if isinstance(change, Mark) and len(change.ids) > CHUNK:
-            first, rest = change.ids[:CHUNK], change.ids[CHUNK:]
-            before = await self.change(change._replace(ids=first))
-            after = await self.change(change._replace(ids=rest))
-            return after._replace(items=before.items + after.items)
-        changed = cast("Changed", await self._submit(change))
-        if isinstance(change, ReadUpTo):
-            # What arrives between the steps is later than the request, however far that reaches.
-            change = change._replace(up_to=min(change.up_to, changed.counts.seq - 1))
-        while changed.more:
-            changed = cast("Changed", await self._submit(change))
-        return changed
+        if not isinstance(change, Mark | ReadUpTo):
+            return cast("Changed", await self._submit(change))
+        if isinstance(change, Mark):
+            change = change._replace(ids=tuple(dict.fromkeys(change.ids)))
+        items: list[Item] = []
+        rest: Mark | ReadUpTo | None = change
+        while rest is not None:
+            step, rest = _split(rest)
+            changed = await self._take_turn(step)
+            if isinstance(step, ReadUpTo) and changed.more:
+                rest = _after(step, changed)
+            else:
+                items += changed.items
+            if rest is not None and gone is not None and await gone():
+                return Changed(items, changed.counts, more=True)
+        return Changed(items, changed.counts)
+
+    async def _take_turn(self, step: Mark | ReadUpTo) -> Changed:
+        """Do one step, as soon as the steps of the same user that are under way leave room for it."""
+        weight = _weight(step)
+        await self._slots.take(step.user_id, weight)
+        try:
+            return cast("Changed", await self._submit(step))
+        finally:
+            self._slots.release(step.user_id, weight)
 
     def delivered(self, user_id: int, up_to: int) -> None:
         """Note that a client has applied everything up to a number; it is stored within about a second."""
@@ -201,7 +219,29 @@ class Writer:
 
 
 def _weight(work: Work) -> int:
-    return sum(len(post.recipients) for post in work.posts) if isinstance(work, Submission) else 1
+    """Return about how many items a piece of work touches."""
+    if isinstance(work, Submission):
+        return sum(len(post.recipients) for post in work.posts)
+    if isinstance(work, Mark):
+        return len(work.ids)
+    return CHUNK if isinstance(work, ReadUpTo) else 1
+
+
+def _split(change: Mark | ReadUpTo) -> tuple[Mark | ReadUpTo, Mark | ReadUpTo | None]:
+    """Return the first step of a change, and what is known to be left after it."""
+    if isinstance(change, Mark) and len(change.ids) > CHUNK:
+        return change._replace(ids=change.ids[:CHUNK]), change._replace(ids=change.ids[CHUNK:])
+    return change, None
+
+
+def _after(step: ReadUpTo, changed: Changed) -> ReadUpTo:
+    """Return what is left of a read after a step that had more to do.
+
+    It goes on behind what it has read, so that no step looks at what another has looked at. What arrives
+    between the steps is later than the request, however far that reaches.
+    """
+    up_to = min(step.up_to, changed.counts.seq - 1)
+    return step._replace(after=changed.items[-1].created_seq, up_to=up_to)
 
 
 def _tell(batch: Sequence[tuple[Work, asyncio.Future[Outcome]]], outcomes: Sequence[Outcome]) -> None:

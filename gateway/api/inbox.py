@@ -171,13 +171,15 @@ async def list_changes(
 
 
 @router.post("/read", responses=problems(), summary="Mark items read")
-async def mark_read(parts: Parts, user: InboxUser, asked: ReadRequest) -> Standing:
-    """Items that are not there, or are read already, are passed over."""
+async def mark_read(request: Request, parts: Parts, user: InboxUser, asked: ReadRequest) -> Standing:
+    """Items that are not there, or are read already, are passed over.
+
+    Many items are marked in steps. A client that hangs up meanwhile has the rest left as it is.
+    """
+    change: Mark | ReadUpTo = ReadUpTo(user.id, asked.up_to or 0)
     if asked.ids is not None:
-        changed = await parts.writer.change(Mark(user.id, tuple(asked.ids), read=True))
-    else:
-        changed = await parts.writer.change(ReadUpTo(user.id, asked.up_to or 0))
-    return _standing(changed.counts)
+        change = Mark(user.id, tuple(asked.ids), read=True)
+    return _standing((await parts.writer.change(change, request.is_disconnected)).counts)
 
 
 @router.post("/seen", responses=problems(), summary="Move the seen mark")
