@@ -141,6 +141,9 @@ async def gateway(
             # The whole load comes from one address.
             "GATEWAY_HANDSHAKES_PER_SECOND": "1000000",
             "GATEWAY_POSTS_PER_SECOND": "1000000",
+            # Each of them comes from one user or one service.
+            "GATEWAY_COMMANDS_PER_SECOND": "1000000",
+            "GATEWAY_SERVICE_CALLS_PER_SECOND": "1000000",
             "GATEWAY_LOGIN_LIMIT": "1000/minute",
             "GATEWAY_LOGIN_LIMIT_PER_ADDRESS": "10000/minute",
         }

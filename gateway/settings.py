@@ -149,7 +149,10 @@ class Settings(BaseSettings):
     max_sockets: int = Field(50_000, ge=1, description="Sockets in one process.")
     max_sockets_per_user: int = Field(20, ge=1, description="Sockets of one user in one process.")
     commands_per_second: float = Field(
-        50, gt=0, le=1e6, description="Commands a socket may send, after a burst of 4 s' worth."
+        50,
+        gt=0,
+        le=1e6,
+        description="Commands of a socket, and requests of a user, after a burst of 4 s' worth.",
     )
     tail_bytes: int = Field(
         32 * 1024 * 1024, ge=0, description="Memory for the newest frames of connected users."
@@ -173,6 +176,9 @@ class Settings(BaseSettings):
     )
     posts_per_second: float = Field(
         20_000, gt=0, le=1e9, description="Notifications a service may post, after a burst of 4 s' worth."
+    )
+    service_calls_per_second: float = Field(
+        500, gt=0, le=1e6, description="Other requests of a service, after a burst of 4 s' worth."
     )
     handshakes_per_second: float = Field(
         100, gt=0, le=1e6, description="Sockets an address may open, after a burst of 10 s' worth."

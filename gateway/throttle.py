@@ -1,6 +1,6 @@
-"""How much one caller may do: posts of a service, handshakes of an address, failed sign-ins.
+"""How much one caller may do: calls of a user or a service, handshakes of an address, failed sign-ins.
 
-Posts and handshakes are counted in this process, for they protect this process; a token bucket costs about
+Calls and handshakes are counted in this process, for they protect this process; a token bucket costs about
 a microsecond. Failed sign-ins protect an account, so that their counters can be shared by all processes in
 Redis (`GATEWAY_RATE_LIMIT_URL`). They are counted by the library `limits`.
 """
@@ -81,6 +81,11 @@ class Buckets:
             wait = math.ceil((1 - level) / self._rate)
             raise RateLimited(self._name, quota=int(burst), window=self._window, retry_after=wait)
         self._levels[key] = (level - cost, now)
+
+    def charge(self, key: int | str, cost: int) -> None:
+        """Count what the caller `key`, who was let through by `take`, has cost beyond that."""
+        level, since = self._levels.get(key) or self._first(self._clock())
+        self._levels[key] = (level - cost, since)
 
     @property
     def _window(self) -> int:
@@ -307,7 +312,10 @@ class Throttle:
 
     def __init__(self, settings: Settings) -> None:
         posts, handshakes = settings.posts_per_second, settings.handshakes_per_second
+        commands, calls = settings.commands_per_second, settings.service_calls_per_second
         self.posts = Buckets("posts", posts, posts * 4)
+        self.commands = Buckets("commands", commands, commands * 4)
+        self.service_calls = Buckets("service-calls", calls, calls * 4)
         self.handshakes = Buckets("handshakes", handshakes, handshakes * 10)
         url = settings.rate_limit_url
         self._shared = None if url is None else Shared(url.get_secret_value())

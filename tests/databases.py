@@ -16,10 +16,22 @@ from gateway.settings import Settings
 from gateway.tokens import digest
 from tests.postgres import Postgres, new_name
 
+POLLS_PER_SECOND = 1000
+"""How many requests of one user a test may make: `until` looks every few milliseconds."""
+
 
 def settings_for(database_url: str, **overrides: Any) -> Settings:
-    """Return settings that owe nothing to the machine: a free port, no `.env`, and only what is asked for."""
-    wanted: dict[str, Any] = {"database_url": database_url, "port": 0, "log_level": "warning", **overrides}
+    """Return settings that owe nothing to the machine: a free port, no `.env`, and only what is asked for.
+
+    But for the rate of commands and requests: a test that polls asks more often than people do.
+    """
+    wanted: dict[str, Any] = {
+        "database_url": database_url,
+        "port": 0,
+        "log_level": "warning",
+        "commands_per_second": POLLS_PER_SECOND,
+        **overrides,
+    }
     return Settings(_env_file=None, **wanted)
 
 

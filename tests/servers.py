@@ -23,7 +23,7 @@ from gateway.database import PostgresDatabase, SqliteDatabase
 from gateway.serving import server_config
 from gateway.settings import Settings
 from tests.clients import Service, User, http_client
-from tests.databases import API_KEY
+from tests.databases import API_KEY, POLLS_PER_SECOND
 from tests.postgres import free_port
 from tests.waiting import until, until_none
 
@@ -191,7 +191,8 @@ class Process:
         self.log = folder / "gateway.log"
         self._folder = folder
         self._options = options
-        self._environment = _environment({"database_url": database_url, **settings})
+        asked = {"database_url": database_url, "commands_per_second": POLLS_PER_SECOND, **settings}
+        self._environment = _environment(asked)
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:

@@ -34,7 +34,14 @@ EXAMPLES = 20
 
 
 def test_no_request_makes_the_gateway_fail(database_url: str, tmp_path: Path) -> None:
-    gateway = Process(database_url, tmp_path, max_sockets_per_user=1)
+    # All of it comes from one user and one service.
+    gateway = Process(
+        database_url,
+        tmp_path,
+        max_sockets_per_user=1,
+        commands_per_second=1e6,
+        service_calls_per_second=1e6,
+    )
     try:
         asyncio.run(gateway.start())
         user, listener = (asyncio.run(mint(gateway.base, sub)) for sub in ("ada", "bob"))

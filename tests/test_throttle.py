@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from gateway.errors import RateLimited
 from gateway.passwords import MIN_LENGTH
-from gateway.settings import SettingsError, load_settings
+from gateway.settings import Settings, SettingsError, load_settings
 from gateway.throttle import (
     _KNOWN,
     FREE_FAILURES,
@@ -38,6 +38,8 @@ from tests.servers import LocalServer, StartServer
 
 PASSWORD = "an owl in the old barn"
 WRONG = "x" * MIN_LENGTH
+ONE_REQUEST = 0.001
+"""A rate by which one request is let through, and no other for a quarter of an hour."""
 HOME, AWAY = "192.0.2.1", "198.51.100.7"
 
 
@@ -351,6 +353,80 @@ async def test_a_service_that_posts_too_much_is_told_when_to_go_on(start_server:
     check_refusal(await server.service.post("/v1/notifications/batch", json=[post]), "posts")
     user = await server.user()
     assert len((await user.inbox())["items"]) == 3
+
+
+async def test_all_requests_of_a_user_have_one_budget(start_server: StartServer) -> None:
+    server = await start_server(commands_per_second=ONE_REQUEST)
+    (id_,) = await server.service.notify_many("ada", 1)
+    ada, bob = await server.user(), await server.user("bob")
+    again = await server.user()  # another token of the same user
+    assert (await ada.get("/v1/inbox")).status_code == 200
+    refused = [
+        await ada.get("/v1/inbox"),
+        await again.get("/v1/inbox"),
+        await again.get("/v1/inbox/changes"),
+        await ada.get(f"/v1/inbox/{id_}"),
+        await ada.patch(f"/v1/inbox/{id_}", json={"read": True}),
+        await ada.delete(f"/v1/inbox/{id_}"),
+        await ada.post("/v1/inbox/read", json={"up_to": 1}),
+        await ada.post("/v1/inbox/seen", json={"up_to": 1}),
+        await ada.post("/v1/auth/ticket"),
+    ]
+    for answer in refused:
+        check_refusal(answer, "commands")
+    page = await bob.inbox()
+    assert page["items"] == [], "another user has a budget of one's own"
+    async with ada.socket(since="latest") as socket:
+        live = await socket.next("live")
+    assert (live["seq"], live["unread"], live["unseen"]) == (1, 1, 1), "nothing was done of what was refused"
+
+
+async def test_a_user_over_the_budget_is_told_so_before_the_body_is_read(start_server: StartServer) -> None:
+    server = await start_server(commands_per_second=ONE_REQUEST)
+    ada = await server.user()
+    assert (await ada.post("/v1/inbox/seen", content=b"{")).status_code == 422, (
+        "what is not valid counts, too"
+    )
+    for content in (b"{", b"x" * 300_000):
+        check_refusal(await ada.post("/v1/inbox/seen", content=content), "commands")
+
+
+async def test_a_long_answer_counts_as_several_requests(start_server: StartServer) -> None:
+    server = await start_server(commands_per_second=ONE_REQUEST)
+    await server.service.notify_many("ada", 450)
+    ada = await server.user()
+    answer = await ada.get("/v1/inbox/changes", params={"limit": 450})
+    assert len(answer.json()["items"]) == 450
+    refused = await ada.get("/v1/inbox")
+    check_refusal(refused, "commands")
+    assert int(refused.headers["Retry-After"]) > 2 / ONE_REQUEST
+
+
+async def test_a_user_may_do_a_lot_at_once_by_default(start_server: StartServer) -> None:
+    rate = Settings.model_fields["commands_per_second"].default
+    server = await start_server(commands_per_second=rate)
+    ada = await server.user()
+    answers = await asyncio.gather(*(ada.get("/v1/inbox") for _ in range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_the_other_requests_of_a_service_have_a_budget_and_posts_are_not_of_it(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(service_calls_per_second=ONE_REQUEST)
+    posted = (await server.service.notify("ada"))["id"]
+    assert (await server.service.get(f"/v1/notifications/{posted}")).status_code == 200
+    refused = [
+        await server.service.get(f"/v1/notifications/{posted}"),
+        await server.service.get("/v1/users"),
+        await server.service.post("/v1/users", json={"sub": "bob"}),
+        await server.service.delete("/v1/users/ada"),
+        await server.service.get("/v1/services"),
+    ]
+    for answer in refused:
+        check_refusal(answer, "service-calls")
+    await server.service.notify("ada")
+    assert (await (await server.user()).inbox())["unread"] == 2
 
 
 async def test_a_flood_of_handshakes_is_refused_before_the_upgrade(start_server: StartServer) -> None:

@@ -88,6 +88,24 @@ async def _caller(connection: HTTPConnection) -> Principal:
     return await parts_of(connection).tokens.verify(token)
 
 
+async def _counted_caller(connection: HTTPConnection) -> Principal:
+    """Return who calls. A request of a user counts once, and before its body is read.
+
+    Raises `RateLimited`. What a service does is counted by what it is allowed to do (`_Scoped`).
+    """
+    caller: Principal | None = connection.scope.get(_COUNTED)
+    if caller is None:
+        caller = await _caller(connection)
+        if isinstance(caller, User):
+            parts_of(connection).throttle.commands.take(caller.id)
+        connection.scope[_COUNTED] = caller
+    return caller
+
+
+_COUNTED = "gateway.counted"
+"""Where the scope of a request keeps its caller."""
+
+
 class UserScheme(SecurityBase):
     """What the OpenAPI says of a dependency that asks for a user with the scope `inbox`.
 
@@ -105,21 +123,24 @@ class _SignedIn(UserScheme):
     """A user with the scope `inbox`."""
 
     async def __call__(self, connection: HTTPConnection) -> User:
-        return inbox_user(await _caller(connection))
+        return inbox_user(await _counted_caller(connection))
 
 
 class _Scoped(SecurityBase):
-    """A service with one of some scopes."""
+    """A service with one of some scopes. Its requests are `counted` where no other limit counts them."""
 
-    def __init__(self, *scopes: str) -> None:
+    def __init__(self, *scopes: str, counted: bool = False) -> None:
         self.model = HTTPBearerModel(description="An API key, or an access token of a service.")
         self.scheme_name = "service"
         self._scopes = frozenset(scopes)
         self._wanted = scopes[0]
+        self._counted = counted
 
     async def __call__(self, connection: HTTPConnection) -> Service:
         caller = await _caller(connection)
         if isinstance(caller, Service) and not self._scopes.isdisjoint(caller.scopes):
+            if self._counted:
+                parts_of(connection).throttle.service_calls.take(caller.id)
             return caller
         raise InsufficientScope(self._wanted, caller.actor)
 
@@ -128,8 +149,8 @@ InboxUser = Annotated[User, Depends(_SignedIn())]
 poster = _Scoped("notify")
 Poster = Annotated[Service, Depends(poster)]
 Minter = Annotated[Service, Depends(_Scoped("tokens:mint"))]
-Admin = Annotated[Service, Depends(_Scoped("admin"))]
-NotificationReader = Annotated[Service, Depends(_Scoped("notify", "admin"))]
+Admin = Annotated[Service, Depends(_Scoped("admin", counted=True))]
+NotificationReader = Annotated[Service, Depends(_Scoped("notify", "admin", counted=True))]
 
 
 async def socket_user(connection: HTTPConnection) -> User:
@@ -279,8 +300,8 @@ class JsonRoute(APIRoute):
         async def handle(request: Request) -> Response:
             bounded = self.bounded(request)
             if wants_body:
-                # Whoever is not known is told so, and has nothing read: bodies come with tokens here.
-                await _caller(request)
+                # Whoever is not known, or does too much, has nothing read: bodies come with tokens here.
+                await _counted_caller(request)
                 if await bounded.body():
                     await check_json(bounded)
             return await handler(bounded)
@@ -332,9 +353,9 @@ _WHY = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI says of these errors; 401, 403, 422 and 503 go without saying."""
+    """Return what the OpenAPI says of these errors; 401, 403, 422, 429 and 503 go without saying."""
     content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": _WHY[status], "content": content}
-        for status in sorted({401, 403, 422, 503, *statuses})
+        for status in sorted({401, 403, 422, 429, 503, *statuses})
     }

@@ -1,5 +1,6 @@
 """The inbox over REST: what the signed-in user has, and what it does with it."""
 
+import asyncio
 import base64
 import binascii
 from typing import Annotated
@@ -16,6 +17,12 @@ from gateway.protocol import ID_PATTERN, MAX_SEQ, Counts, Item, dumps, encode_it
 router = APIRouter(prefix="/v1/inbox", route_class=JsonRoute, tags=["inbox"])
 
 MAX_IDS = 1000
+
+TURN = 50
+"""How many items are encoded before others get their turn: at most 2 MiB."""
+
+MAX_PAGE = 200
+"""How many items a page of the inbox has at most. A longer answer counts as that many requests."""
 
 
 class ItemModel(BaseModel):
@@ -111,7 +118,7 @@ async def list_inbox(
     request: Request,
     parts: Parts,
     user: InboxUser,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
     unread: Annotated[
         bool | None, Query(description="Only unread (true) or only read (false) items.")
@@ -136,11 +143,11 @@ async def list_inbox(
     if following is not None:
         url = request.url.include_query_params(cursor=following)
         headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    content = (
-        f'{{"items":{_encode(page.items)},"next":{dumps(following)},"seq":{page.counts.seq},'
-        f'"epoch":{dumps(page.epoch)},"unread":{page.counts.unread},"unseen":{page.counts.unseen}}}'
+    rest = (
+        f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
+        f'"unread":{page.counts.unread},"unseen":{page.counts.unseen}'
     )
-    return Response(content, headers=headers, media_type="application/json")
+    return Response(await _encode(page.items, rest), headers=headers, media_type="application/json")
 
 
 @router.get(
@@ -163,11 +170,11 @@ async def list_changes(
     if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
         raise ResetRequired("This is not a position of the log: read GET /v1/inbox afresh.")
     items = [item for entry in page.entries for item in entry.items]
-    content = (
-        f'{{"items":{_encode(items)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
-        f'"more":{dumps(page.more)}}}'
+    parts.throttle.commands.charge(user.id, len(items) // MAX_PAGE)
+    rest = f'"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},"more":{dumps(page.more)}'
+    return Response(
+        await _encode(items, rest), headers={"Cache-Control": _CACHING}, media_type="application/json"
     )
-    return Response(content, headers={"Cache-Control": _CACHING}, media_type="application/json")
 
 
 @router.post("/read", responses=problems(), summary="Mark items read")
@@ -229,8 +236,14 @@ def _standing(counts: Counts) -> Standing:
     return Standing(seq=counts.seq, unread=counts.unread, unseen=counts.unseen)
 
 
-def _encode(items: list[Item]) -> str:
-    return f"[{','.join(encode_item(item) for item in items)}]"
+async def _encode(items: list[Item], rest: str) -> bytes:
+    """Return an object of these items and the rest of its members. Long ones take several turns."""
+    parts = []
+    for first in range(0, len(items), TURN):
+        if first:
+            await asyncio.sleep(0)
+        parts.append(",".join(encode_item(item) for item in items[first : first + TURN]).encode())
+    return b'{"items":[%b],%b}' % (b",".join(parts), rest.encode())
 
 
 def _etag(epoch: str, counts: Counts) -> str:
