@@ -296,6 +296,52 @@ test('a follower commands by requests, and takes back what is refused', async ()
   assert.equal(other.client.unread, 0);
 });
 
+/** Refuse a request so many times because too much was asked for lately, then do it. */
+function refuse(world, what, times, headers) {
+  world.answers[what] = () => {
+    times -= 1;
+    if (times === 0) delete world.answers[what];
+    return problem(429, 'rate_limited', headers);
+  };
+}
+
+const sent = (world, path) => world.requests.filter((request) => request.path === path).length;
+
+test('a command that comes too soon stays shown, and is sent again when the gateway wants it', async () => {
+  const { world, client, log } = await liveTab({ posts: ['one'] });
+  await client.archive('n1');
+  refuse(world, 'PATCH /v1/inbox/n1', 2, { 'Retry-After': '3' });
+  const asked = client.archive('n1', false);
+  await world.clock.pass(2_900);
+  assert.equal(sent(world, '/v1/inbox/n1'), 1);
+  await world.clock.pass(6_200);
+  assert.equal(sent(world, '/v1/inbox/n1'), 3);
+  await asked;
+  assert.equal(log.items.get('n1').archived_at, null);
+});
+
+test('a page that comes too soon is asked for again, and not at once where it is not said when', async () => {
+  const { world, client } = await liveTab({ posts: ['one'] });
+  refuse(world, 'GET /v1/inbox', 1);
+  const asked = client.query({ unread: true });
+  const before = sent(world, '/v1/inbox');
+  await world.clock.pass(900);
+  assert.equal(sent(world, '/v1/inbox'), before);
+  await world.clock.pass(700);
+  assert.equal((await asked).items.length, 1);
+});
+
+test('what has to wait for longer than a minute is taken back', async () => {
+  const { world, tab, client } = await liveTab({ posts: ['one'] });
+  await client.archive('n1');
+  refuse(world, 'PATCH /v1/inbox/n1', Infinity, { 'Retry-After': '20' });
+  const asked = assert.rejects(client.archive('n1', false), { code: 'rate_limited' });
+  await world.clock.pass(90_000);
+  await asked;
+  assert.equal(sent(world, '/v1/inbox/n1'), 3);
+  assert.equal(tab.of('error').length, 1);
+});
+
 test('what is gone already is deleted', async () => {
   const { world, client } = await liveTab();
   world.socket.end();

@@ -1,9 +1,12 @@
 // Calls to the gateway in the name of the user. The token is held here and nowhere else: it goes into a header or a
 // subprotocol, never into a URL, a storage, a message to another tab or an error.
 
-/** @import { Options } from './types.d.ts' */
+import { Backoff } from './backoff.js';
+/** @import { Options, Platform } from './types.d.ts' */
 
 const REQUEST_TIME = 30_000; // ms for an answer
+const LEAST_WAIT = 1_000; // ms before a request that came too soon is sent again
+const PATIENCE = 60_000; // ms that one may wait in all
 
 /** A request failed. `status` 0 means that no answer came. */
 export class Failed extends Error {
@@ -50,15 +53,15 @@ export class Gateway {
   /** Whom the tokens name; null where they do not tell. @type {string | null} */
   holder = null;
   #getToken;
-  #fetch;
+  #platform;
   /** @type {Promise<string> | null} */
   #asking = null;
 
-  /** @param {URL} url @param {Options['getToken']} getToken @param {typeof fetch} fetch */
-  constructor(url, getToken, fetch) {
+  /** @param {URL} url @param {Options['getToken']} getToken @param {Platform} platform */
+  constructor(url, getToken, platform) {
     this.url = url;
     this.#getToken = getToken;
-    this.#fetch = fetch;
+    this.#platform = platform;
   }
 
   /**
@@ -103,17 +106,18 @@ export class Gateway {
   }
 
   /**
-   * Call, and return the answer. A token that is refused is replaced, once. Throws Failed, or SignedOut.
+   * Call, and return the answer. A token that is refused is replaced, once; a request that came too soon (429) waits
+   * as long as the gateway says, and is sent again. Throws Failed, or SignedOut.
    * @param {string} method @param {string} path @param {{ body?: object, signal?: AbortSignal }} options
    * @returns {Promise<any>}
    */
-  async call(method, path, { body, signal } = {}, mayRenew = true) {
+  async call(method, path, { body, signal } = {}, mayRenew = true, patience = PATIENCE) {
     const token = this.token;
     if (!token) throw new Failed('missing_token', 'Nobody is signed in.');
     const headers = { Authorization: `Bearer ${token}` };
     if (body) headers['Content-Type'] = 'application/json';
     const late = AbortSignal.timeout(REQUEST_TIME);
-    const response = await this.#fetch(new URL(path, this.url), {
+    const response = await this.#platform.fetch(new URL(path, this.url), {
       method, headers, body: body && JSON.stringify(body), cache: 'no-store',
       signal: signal ? AbortSignal.any([signal, late]) : late,
     }).catch(() => {
@@ -123,9 +127,16 @@ export class Gateway {
       const { code } = await failure(response);
       if (!mayRenew) throw new SignedOut(code);
       await this.renew(token, code);
-      return this.call(method, path, { body, signal }, false);
+      return this.call(method, path, { body, signal }, false, patience);
     }
-    if (!response.ok) throw await failure(response);
+    if (!response.ok) {
+      const failed = await failure(response);
+      // Those that were refused together do not come back together.
+      const ms = Math.max(failed.retryAfter, LEAST_WAIT) * (1 + this.#platform.random());
+      if (failed.status !== 429 || ms > patience) throw failed;
+      await new Backoff(this.#platform).wait(ms, signal ?? new AbortController().signal);
+      return this.call(method, path, { body, signal }, mayRenew, patience - ms);
+    }
     // Some good answers have no body.
     return response.json().catch(() => ({}));
   }
@@ -133,6 +144,6 @@ export class Gateway {
   /** Whether the gateway answers at all. */
   async answers() {
     const signal = AbortSignal.timeout(5_000);
-    return this.#fetch(new URL('healthz', this.url), { cache: 'no-store', signal }).then(({ ok }) => ok, () => false);
+    return this.#platform.fetch(new URL('healthz', this.url), { cache: 'no-store', signal }).then(({ ok }) => ok, () => false);
   }
 }

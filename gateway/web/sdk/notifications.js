@@ -55,7 +55,7 @@ export class NotificationClient extends EventTarget {
     base.pathname = base.pathname.replace(/\/*$/, '/');
     this.#options = { carrier, transport, share, pageSize };
     this.#platform = { ...browser(), ...platform };
-    this.#gateway = new Gateway(base, getToken, this.#platform.fetch);
+    this.#gateway = new Gateway(base, getToken, this.#platform);
     this.#commands = new Commands(this.#gateway, this.#inbox, {
       request: async (command) => this.leader && this.#connection.request(command),
       show: (view) => this.#show(view),
