@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway.database import background
 from gateway.errors import Conflict, NotFound
 from gateway.models import items, notifications, services, sessions, spent_refresh_tokens, tickets, users
 
@@ -183,6 +184,7 @@ def released_users(connection: Connection) -> list[int]:
     return list(connection.scalars(select(users.c.id).where(users.c.sub.is_(None))))
 
 
+@background
 def erase_some(connection: Connection, user_id: int, limit: int = 1000) -> bool:
     """Erase up to `limit` items of a released user, and return whether there are more.
 
@@ -352,6 +354,7 @@ def redeem_ticket(connection: Connection, ticket_hash: bytes, now_ms: int) -> Ti
     return Ticket(row.session_id, owner.user_id, owner.name, row.scope, row.token_expires_at, owner.ended)
 
 
+@background
 def sweep(connection: Connection, now_ms: int) -> bool:
     """Remove some of what nobody can use any more, and return whether there is more of it.
 

@@ -7,17 +7,15 @@ the SQL of the gateway is written once, and costs one hop per transaction, not o
 """
 
 import asyncio
-import os
 import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -25,8 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from gateway.errors import Unavailable
-from gateway.indexes import HintingCompiler
+from gateway.priority_thread import PriorityThread
 from gateway.settings import Settings, SettingsError
+from gateway.sqlite import driver_of, make_private, open_engine
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +34,11 @@ BUSY_TIMEOUT = 5.0
 """How long a statement waits for another process's lock, in seconds."""
 
 SQLITE_READERS = 4
+
+SPARE = 2
+"""How many connections to Postgres there are beyond the pool, for work that must not wait for it."""
+
+_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 # What the query of a URL of Postgres may say: those parameters of asyncpg that are texts.
 _PARAMETERS = {"host", "passfile", "port", "service", "servicefile", "ssl", "sslmode", "target_session_attrs"}
@@ -64,10 +68,26 @@ class Database(Protocol):
     ) -> T:
         """Run `work` and commit it durably; whatever it raises rolls it back.
 
+        Work that is marked as `background` lets all other work go first.
+
         A caller that is cancelled does not know whether the work was committed. Nor does one to whom
         `Unavailable` is raised: the connection may have been lost while the database committed.
         """
         ...
+
+
+def background(work: Callable[P, T]) -> Callable[P, T]:
+    """Mark a unit of work as one that may wait: sign-ins and revocations never queue behind it."""
+    work.__dict__[_BACKGROUND] = True
+    return work
+
+
+_BACKGROUND = "background"
+
+
+def is_background(work: Callable[..., object]) -> bool:
+    """Whether a unit of work is marked as one that may wait."""
+    return hasattr(work, _BACKGROUND)
 
 
 def answers(connection: Connection) -> bool:
@@ -135,19 +155,19 @@ class SqliteDatabase:
     """SQLite: one thread writes, a few read. WAL lets them do it at the same time."""
 
     def __init__(self, url: URL) -> None:
-        _make_private(url)
-        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
-        self._readers = _sqlite_engine(url, "BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
-        self._glances = _sqlite_engine(url, None, 1, 0, query_only=True)
+        make_private(url)
+        self._writer = open_engine(url, "BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
+        self._readers = open_engine(url, "BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
+        self._glances = open_engine(url, None, 1, 0, query_only=True)
         self._glancing: Connection | None = None
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
+        self._writing = PriorityThread("sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` on one snapshot in a reading thread."""
-        return await self._run(self._reading, self._readers, work, *args, **kwargs)
+        return await self._run(self._reading.submit, self._readers, work, *args, **kwargs)
 
     async def glance(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -161,7 +181,7 @@ class SqliteDatabase:
                 self._glancing = self._glances.connect()
             # One connection, which SQLAlchemy takes to be in one transaction for ever: its own way to begin
             # and to end one costs as much as finding the row.
-            driver = _driver(self._glancing)
+            driver = driver_of(self._glancing)
             driver.execute("BEGIN")
             try:
                 return work(self._glancing, *args, **kwargs)
@@ -176,7 +196,8 @@ class SqliteDatabase:
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` in the writing thread, behind the lock of the whole database."""
-        return await self._run(self._writing, self._writer, work, *args, **kwargs)
+        submit = self._writing.submit_patient if is_background(work) else self._writing.submit
+        return await self._run(submit, self._writer, work, *args, **kwargs)
 
     @asynccontextmanager
     async def exclusively(self, lock: int) -> AsyncIterator[bool]:  # noqa: ARG002 - the protocol's
@@ -185,7 +206,7 @@ class SqliteDatabase:
 
     @staticmethod
     async def _run(
-        pool: ThreadPoolExecutor,
+        submit: Callable[[Callable[[], T]], Future[T]],
         engine: Engine,
         work: Callable[Concatenate[Connection, P], T],
         *args: P.args,
@@ -196,7 +217,7 @@ class SqliteDatabase:
                 return work(connection, *args, **kwargs)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, transaction)
+            return await asyncio.wrap_future(submit(transaction))
         except DBAPIError as error:
             raise _translate(error) from error
         except sqlite3.OperationalError as error:
@@ -212,100 +233,41 @@ class SqliteDatabase:
             engine.dispose()
 
 
-def _make_private(url: URL) -> None:
-    """Let only its owner read the file, and what SQLite keeps beside it: it holds the signing keys.
-
-    SQLite gives the other two the mode of the file. One that belongs to somebody else keeps its own.
-    """
-    if not url.database or not Path(url.database).parent.is_dir():
-        return
-    # A file that is there is never opened here: closing it would drop the locks of this process on it.
-    with suppress(FileExistsError):
-        os.close(os.open(url.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError, PermissionError):
-            Path(url.database + suffix).chmod(0o600)
-
-
-def _sqlite_engine(
-    url: URL, begin: str | None, size: int, busy_timeout: float, *, query_only: bool = False
-) -> Engine:
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        # Parameters are what users say, and keys: they do not belong into an error in a log.
-        hide_parameters=True,
-        pool_size=size,
-        max_overflow=0,
-        connect_args={"check_same_thread": False, "timeout": busy_timeout},
-    )
-    engine.dialect.statement_compiler = HintingCompiler
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None
-        _use_wal(connection, busy_timeout)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA query_only = {query_only:d}")
-        # A batch writes all over the indexes: the pages stay at hand, and are copied back less often.
-        connection.execute("PRAGMA cache_size = -16384")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")
-
-    if begin is not None:
-        # On the driver's own connection: SQLAlchemy's way of saying one word costs a quarter of a short read.
-        event.listen(engine, "begin", lambda connection: _driver(connection).execute(begin))
-    return engine
-
-
-def _driver(connection: Connection) -> sqlite3.Connection:
-    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
-
-
-def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
-    """Turn the write-ahead log on, waiting up to `timeout` seconds for whoever else is about to.
-
-    Two processes that open a new file at once may meet here, and SQLite does not wait by itself: both hold a
-    shared lock and want an exclusive one, which waiting cannot give them (its docs of sqlite3_busy_handler).
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
 class PostgresDatabase:
-    """Postgres through asyncpg: a small pool for everything; a read is one snapshot."""
+    """Postgres through asyncpg: a small pool for everything; a read is one snapshot.
+
+    While the pool is taken, by slow pages perhaps, `glance` and `write` have a few connections more: what
+    they do is over soon, and nobody signs in or out without it. Work that is marked as `background` waits.
+    """
 
     def __init__(self, url: URL, size: int) -> None:
+        self._size = size
         self._engine = _postgres_engine(url, size)
-        self._snapshot = self._engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+        self._spare = _postgres_engine(url, SPARE)
+        engines = (self._engine, self._spare)
+        self._snapshots = {engine: engine.execution_options(**_SNAPSHOT) for engine in engines}
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` on one snapshot."""
-        return await self._run(self._snapshot, work, *args, **kwargs)
+        return await self._run(self._snapshots[self._engine], work, *args, **kwargs)
 
     async def glance(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` on one snapshot."""
-        return await self.read(work, *args, **kwargs)
+        """Run `work` on one snapshot, on a spare connection where the others are taken."""
+        return await self._run(self._snapshots[self._free()], work, *args, **kwargs)
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` and commit it."""
-        return await self._run(self._engine, work, *args, **kwargs)
+        return await self._run(self._engine if is_background(work) else self._free(), work, *args, **kwargs)
+
+    def _free(self) -> AsyncEngine:
+        pool = cast("QueuePool", self._engine.pool)
+        return self._engine if pool.checkedout() < self._size else self._spare
 
     @staticmethod
     async def _run(
@@ -364,6 +326,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+        await self._spare.dispose()
 
 
 def _postgres_engine(url: URL, size: int) -> AsyncEngine:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, Connection, Select, String, bindparam, delete, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway.database import background
 from gateway.models import idempotency_keys
 from gateway.protocol import dumps
 from gateway.rows import rows
@@ -101,6 +102,7 @@ def _insert_claim(dialect: str) -> Any:
     )
 
 
+@background
 def sweep(connection: Connection, now: int) -> bool:
     """Remove some of the keys that are over their time, and return whether there are more. `now` is in ms."""
     return connection.execute(_DELETE_OLD, {"oldest": now - KEPT, "limit": SWEPT}).rowcount == SWEPT

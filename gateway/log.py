@@ -43,6 +43,9 @@ from gateway.wire import Message
 PAGE = 100
 """How many items one read of the log brings; a page never ends inside one bulk change."""
 
+STEP = 1000
+"""About how many items one statement inserts: on Postgres it is put together on the event loop."""
+
 
 class Post(NamedTuple):
     """One notification and the distinct users it is for."""
@@ -231,6 +234,7 @@ def append(
     """
     keys = _insert_notifications(connection, posts)
     entries: list[Entry] = []
+    statement = _insert_items(connection.dialect.name)
     rows_of_items: list[tuple[int, int, int]] = []
     for post in posts:
         key = keys[post.content.id]
@@ -243,7 +247,11 @@ def append(
             if position.user_id in followed:
                 item = Item(post.content, position.seq, position.seq)
                 entries.append(Entry(position.user_id, position.counts(), (item,), fresh=True))
-    connection.execute(_insert_items(connection.dialect.name), {"rows": dumps(rows_of_items)})
+        if len(rows_of_items) >= STEP:
+            connection.execute(statement, {"rows": dumps(rows_of_items)})
+            rows_of_items.clear()
+    if rows_of_items:
+        connection.execute(statement, {"rows": dumps(rows_of_items)})
     return entries
 
 

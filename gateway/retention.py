@@ -16,8 +16,8 @@ import structlog
 from sqlalchemy import BigInteger, Connection, bindparam, delete, select, tuple_, update
 
 from gateway import accounts, idempotency, log
-from gateway.database import LockingDatabase
-from gateway.errors import NotFound, Unavailable
+from gateway.database import LockingDatabase, background
+from gateway.errors import GatewayError, NotFound
 from gateway.inbox import CHUNK, Mark
 from gateway.models import items, notifications, users
 from gateway.protocol import dumps
@@ -73,11 +73,11 @@ class Retention:
             await asyncio.sleep(INTERVAL * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             try:
                 await self.sweep()
-            except Unavailable:
+            except GatewayError:
                 logger.warning("what is past could not be removed; the next round goes on")
 
     async def sweep(self) -> None:
-        """Do one round, unless another process is at it. Raises `Unavailable`."""
+        """Do one round, unless another process is at it. Raises `GatewayError`."""
         async with self._database.exclusively(_LOCK) as alone:
             if alone:
                 if self._keep is not None:
@@ -173,6 +173,7 @@ _SELECT_KEPT = (
 # --- what was deleted ---------------------------------------------------------------------------------------
 
 
+@background
 def trim(connection: Connection, now_ms: int) -> bool:
     """Remove some of the items that were deleted a day ago, and return whether there are more.
 

@@ -142,7 +142,7 @@ def _parts(server: uvicorn.Server) -> Gateway:
 
 def _connections_taken(database: object) -> int:
     if isinstance(database, PostgresDatabase):
-        pools = [database._engine.pool]
+        pools = [database._engine.pool, database._spare.pool]
     else:
         assert isinstance(database, SqliteDatabase)
         pools = [database._readers.pool, database._writer.pool]

@@ -89,7 +89,7 @@ def asgi(path: str, body: bytes) -> Request:
 def taken(database: Database) -> int:
     """Return how many connections are taken from the pools."""
     if isinstance(database, PostgresDatabase):
-        return database._engine.pool.checkedout()  # type: ignore[attr-defined, no-any-return]
+        return sum(engine.pool.checkedout() for engine in (database._engine, database._spare))  # type: ignore[attr-defined]
     assert isinstance(database, SqliteDatabase)
     return sum(engine.pool.checkedout() for engine in (database._readers, database._writer))  # type: ignore[attr-defined]
 

@@ -12,11 +12,16 @@ import asyncpg
 import pytest
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.util import await_only
 
+from gateway import accounts, idempotency, refresh_tokens
 from gateway import database as database_module
-from gateway.database import Database, open_database
+from gateway import services as service_records
+from gateway.database import Database, background, is_background, open_database
 from gateway.errors import Unavailable
 from gateway.models import services
+from gateway.retention import trim
+from gateway.writer import commit
 from tests.databases import settings_for
 from tests.postgres import Postgres, free_port
 from tests.waiting import until
@@ -280,3 +285,84 @@ async def test_a_new_file_that_another_process_is_about_to_set_up_is_waited_for(
         other.execute("COMMIT")
         assert await reading == 1
     other.close()
+
+
+async def test_a_sign_in_waits_for_the_transaction_that_runs_and_not_for_those_that_wait(
+    sqlite_url: str,
+) -> None:
+    """SQLite has one writer: what is marked as background, as posts are, lets the rest go first."""
+    started, go = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    @background
+    def hold(_: Connection) -> None:
+        started.set()
+        go.wait(10)
+
+    @background
+    def post(_: Connection) -> None:
+        done.append("post")
+
+    def sign_in(_: Connection) -> None:
+        done.append("sign-in")
+
+    async with open_database(settings_for(sqlite_url)) as database:
+        waiting = [asyncio.create_task(database.write(hold))]
+        await until(started.is_set, "a transaction runs")
+        waiting += [asyncio.create_task(database.write(work)) for work in (post, post, sign_in)]
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(*waiting)
+    assert done == ["sign-in", "post", "post"]
+
+
+async def test_slow_pages_that_take_every_connection_hold_up_no_sign_in(postgres_url: str) -> None:
+    pages_go_on = asyncio.Event()
+    reading: list[int] = []
+
+    def page(_: Connection) -> None:
+        reading.append(1)
+        await_only(pages_go_on.wait())
+
+    size = 3
+    async with open_database(settings_for(postgres_url, database_pool_size=size)) as database:
+        pages = [asyncio.create_task(database.read(page)) for _ in range(2 * size)]
+        await until(lambda: len(reading) == size, "every connection of the pool is taken")
+        async with asyncio.timeout(5):
+            assert await database.glance(number) == 0
+            await asyncio.gather(*(database.write(add, f"service {index}") for index in range(5)))
+        posts = asyncio.create_task(database.write(background(lambda _: None)))
+        assert await database.glance(number) == 5
+        assert not any(task.done() for task in [*pages, posts])
+        pages_go_on.set()
+        await asyncio.gather(*pages, posts)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [commit, trim, accounts.sweep, accounts.erase_some, idempotency.sweep],
+    ids=lambda work: work.__name__,
+)
+def test_posts_and_the_work_of_retention_let_sign_ins_go_first(work: Callable[..., object]) -> None:
+    assert is_background(work)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        accounts.log_out,
+        accounts.update_user,
+        accounts.release_user,
+        accounts.start_user_session,
+        accounts.add_ticket,
+        accounts.redeem_ticket,
+        refresh_tokens.refresh,
+        refresh_tokens.revoke,
+        service_records.delete_service,
+        service_records.delete_key,
+        service_records.add_key,
+    ],
+    ids=lambda work: work.__name__,
+)
+def test_what_signs_in_or_out_never_waits_for_posts(work: Callable[..., object]) -> None:
+    assert not is_background(work)

@@ -3,20 +3,23 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, select
 from sqlalchemy.engine import make_url
 
 from gateway.database import Database, open_database
-from gateway.errors import IdempotencyKeyReused, Invalid, NotFound, Unavailable
+from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound, Overloaded, Unavailable
+from gateway.fair_queue import FairQueue
 from gateway.idempotency import KEPT, Claim
 from gateway.inbox import CHUNK, Delivered, Mark, ReadUpTo, Seen, list_items
 from gateway.inbox import Query as PageQuery
 from gateway.log import Post, read_after, standing
 from gateway.models import items, users
 from gateway.protocol import LONG_CHANGE, Counts
-from gateway.writer import Accepted, Submission, Writer
+from gateway.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_WAITING, Accepted, Submission, Writer
 from tests.databases import settings_for
 from tests.engine import Engine, Gate
 from tests.postgres import Postgres
@@ -76,7 +79,7 @@ async def test_one_piece_of_work_that_breaks_the_transaction_fails_alone(engine:
     outcomes = await asyncio.gather(
         engine.store(), engine.store(twice), engine.store(), return_exceptions=True
     )
-    assert [type(outcome) for outcome in outcomes] == [Accepted, Unavailable, Accepted]
+    assert [type(outcome) for outcome in outcomes] == [Accepted, GatewayError, Accepted]
     assert (await counts_of(engine, user.id)).seq == 3
 
 
@@ -338,3 +341,127 @@ async def test_marking_many_items_by_id_goes_in_bounded_steps(engine: Engine) ->
     changed = await engine.writer.change(Mark(user.id, ids, deleted=True))
     assert changed.counts == Counts(seq=CHUNK + 3, unread=0, unseen=0, seen=0)
     assert [item.content.id for item in changed.items] == list(ids)
+
+
+# --- whose turn it is ---------------------------------------------------------------------------------------
+
+
+class Held:
+    """A database whose first write is held at a gate. It keeps which posts each transaction stored."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.gate: Gate | None = Gate()
+        self.transactions: list[list[str]] = []
+
+    async def write(self, work: Any, batch: Any, *args: Any) -> Any:
+        gate, self.gate = self.gate, None
+        if gate:
+            await gate.hold()
+        posts = [post for one in batch if isinstance(one, Submission) for post in one.posts[:1]]
+        self.transactions.append([post.content.title for post in posts])
+        return await self._database.write(work, batch, *args)
+
+
+@asynccontextmanager
+async def held(engine: Engine) -> AsyncIterator[tuple[Held, list[asyncio.Task[Accepted]]]]:
+    """Hold the writer at its first transaction while the block queues work, then see the work done."""
+    database = Held(engine.database)
+    engine.writer = Writer(database, engine._announce, followed=engine.tail)  # type: ignore[arg-type]
+    assert database.gate
+    gate = database.gate
+    async with engine.writer.running():
+        waiting = [asyncio.create_task(engine.store(engine.post(title="first")))]
+        await gate.reached()
+        yield database, waiting
+        await asyncio.sleep(0)  # what the block has created, submits
+        gate.let_go()
+        await asyncio.gather(*waiting)
+
+
+def submit(engine: Engine, service: int, title: str, items: int = 1) -> asyncio.Task[Accepted]:
+    """Queue a post of a service to so many users, as a submission of its own."""
+    posts = [
+        engine.post(*(f"user-{n}" for n in range(start, min(start + 1000, items))), title=title)
+        for start in range(0, items, 1000)
+    ]
+    submission = Submission(tuple(post._replace(service_id=service) for post in posts), "{}")
+    return asyncio.create_task(engine.writer.post(submission))
+
+
+async def test_posts_of_others_wait_for_one_large_submission_however_many_there_are(engine: Engine) -> None:
+    async with held(engine) as (database, waiting):
+        waiting += [submit(engine, 1, f"large {n}", MAX_BATCH + 1) for n in range(3)]
+        waiting += [submit(engine, 2, "small"), submit(engine, 3, "small too")]
+        waiting += [submit(engine, 1, "behind")]
+    assert database.transactions == [
+        ["first"],
+        ["large 0"],
+        ["small", "small too"],
+        ["large 1"],
+        ["large 2"],
+        ["behind"],
+    ]
+
+
+async def test_large_submissions_of_two_services_leave_the_small_ones_of_a_third_their_turn(
+    engine: Engine,
+) -> None:
+    async with held(engine) as (database, waiting):
+        waiting += [submit(engine, service, f"large {service}", MAX_BATCH + 1) for service in (1, 2)]
+        waiting += [submit(engine, 3, "small")]
+    assert database.transactions == [["first"], ["large 1"], ["small"], ["large 2"]]
+
+
+async def test_services_take_turns_in_a_transaction(engine: Engine) -> None:
+    async with held(engine) as (database, waiting):
+        waiting += [submit(engine, 1, f"one {n}", 1000) for n in range(3)]
+        waiting += [submit(engine, 2, f"two {n}", 1000) for n in range(2)]
+    assert database.transactions == [["first"], ["one 0", "two 0"], ["one 1", "two 1"], ["one 2"]]
+
+
+async def test_one_service_cannot_fill_the_queue(engine: Engine) -> None:
+    async with held(engine) as (_, waiting):
+        flood = [submit(engine, 1, "flood", 5000) for _ in range(MAX_WAITING // 5000)]
+        waiting += [submit(engine, 2, "other", 5000)]
+        await asyncio.sleep(0)
+        refused = [one for one in flood if one.done()]
+        assert len(refused) == len(flood) // 2
+        with pytest.raises(Overloaded):
+            await refused[0]
+        for one in [*refused, *flood]:
+            one.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+        # What was cancelled is stored all the same; this test has seen what it wants to.
+        engine.writer._waiting = FairQueue(MAX_WAITING)
+        waiting[1:] = [submit(engine, 2, "other", 5000)]
+
+
+async def test_one_poisoned_piece_among_many_is_found_in_few_transactions(engine: Engine) -> None:
+    twice = engine.post()
+    await engine.store(twice)
+    async with held(engine) as (database, waiting):
+        waiting += [submit(engine, 1, str(n)) for n in range(500)]
+        poisoned = asyncio.create_task(engine.store(twice))
+        waiting += [submit(engine, 1, str(n)) for n in range(500, 1000)]
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(database.transactions.clear)
+    with pytest.raises(GatewayError) as raised:
+        await poisoned
+    assert raised.value.status == 500
+    assert len(database.transactions) <= 2 * 11 + 1
+    user = await engine.user()
+    assert (await counts_of(engine, user.id)).seq == 2
+
+
+async def test_a_crowd_of_acknowledgements_goes_in_several_transactions(engine: Engine) -> None:
+    user = await engine.user()
+    await engine.store()
+    async with held(engine):
+        before = len(engine.announced)
+        engine.writer.delivered(user.id, 1)
+        for number in range(2 * MAX_ACKNOWLEDGED):
+            engine.writer.delivered(10**6 + number, 1)
+    sizes = [len(committed.outcomes) for committed in engine.announced[before:]]
+    assert max(sizes) <= MAX_ACKNOWLEDGED + 1
+    assert sum(sizes) == 2 * MAX_ACKNOWLEDGED + 2

@@ -176,7 +176,7 @@ async def _start_session(parts: Gateway, sub: str, password: str, session: Sessi
     """
     for _ in range(2):
         try:
-            user = await parts.database.read(accounts.find_user, check_sub(sub))
+            user = await parts.database.glance(accounts.find_user, check_sub(sub))
         except ValueError:
             user = None
         hashed = user.password_hash if user and not user.disabled else None
@@ -233,7 +233,7 @@ async def _authorize_service(
     client_id, secret = _credentials(form, authorization)
     service = None
     if client_id.isascii() and client_id.isprintable():
-        service = await parts.database.read(services.find_service, client_id)
+        service = await parts.database.glance(services.find_service, client_id)
     if service is None or not hmac.compare_digest(service.secret_hash, digest(secret)):
         actor, why = (audit.service(client_id), "wrong_secret") if service else (None, "unknown_client")
         parts.metrics.login("client_credentials", why)

@@ -1,0 +1,65 @@
+"""One thread whose urgent jobs go first."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from gateway.priority_thread import MAX_IN_A_ROW, PriorityThread
+
+
+@contextmanager
+def busy(thread: PriorityThread) -> Iterator[None]:
+    """Hold the thread while the block submits jobs, then run them all."""
+    started, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        started.set()
+        go.wait(10)
+
+    thread.submit_patient(hold)
+    assert started.wait(10)
+    yield
+    go.set()
+    thread.shutdown()
+
+
+def test_urgent_jobs_go_first_and_each_kind_in_its_order() -> None:
+    thread, ran = PriorityThread("test"), list[str]()
+    with busy(thread):
+        for name in ("posts 1", "posts 2"):
+            thread.submit_patient(lambda name=name: ran.append(name))  # type: ignore[misc]
+        for name in ("sign-in", "sign-out"):
+            thread.submit(lambda name=name: ran.append(name))  # type: ignore[misc]
+    assert ran == ["sign-in", "sign-out", "posts 1", "posts 2"]
+
+
+def test_a_flood_of_urgent_jobs_does_not_stop_the_others() -> None:
+    thread, ran = PriorityThread("test"), list[str]()
+    with busy(thread):
+        for _ in range(5 * MAX_IN_A_ROW):
+            thread.submit(lambda: ran.append("urgent"))
+        thread.submit_patient(lambda: ran.append("posts"))
+    assert ran.index("posts") == MAX_IN_A_ROW
+
+
+def test_a_job_that_is_cancelled_in_time_does_not_run_and_takes_nobody_s_turn() -> None:
+    thread, ran = PriorityThread("test"), list[str]()
+    with busy(thread):
+        cancelled = thread.submit(lambda: ran.append("cancelled"))
+        kept = thread.submit(lambda: ran.append("kept"))
+        assert cancelled.cancel()
+    assert kept.done()
+    assert ran == ["kept"]
+
+
+def test_what_a_job_raises_is_raised_where_it_is_waited_for() -> None:
+    def fail() -> None:
+        raise LookupError("no")
+
+    thread = PriorityThread("test")
+    with pytest.raises(LookupError):
+        thread.submit(fail).result(10)
+    assert thread.submit(lambda: 1).result(10) == 1
+    thread.shutdown()
