@@ -180,6 +180,9 @@ class Settings(BaseSettings):
     service_calls_per_second: float = Field(
         500, gt=0, le=1e6, description="Other requests of a service, after a burst of 4 s' worth."
     )
+    items_per_second: float = Field(
+        20_000, gt=0, le=1e9, description="Recipients a service may post to, after a burst of 4 s' worth."
+    )
     handshakes_per_second: float = Field(
         100, gt=0, le=1e6, description="Sockets an address may open, after a burst of 10 s' worth."
     )

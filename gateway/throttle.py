@@ -1,4 +1,4 @@
-"""How much one caller may do: calls of a user or a service, handshakes of an address, failed sign-ins.
+"""How much one caller may do: calls of a user, calls and items of a service, handshakes of an address, sign-ins.
 
 Calls and handshakes are counted in this process, for they protect this process; a token bucket costs about
 a microsecond. Failed sign-ins protect an account, so that their counters can be shared by all processes in
@@ -14,6 +14,7 @@ from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute, parse_many
@@ -71,13 +72,17 @@ class Buckets:
         self._clock = clock
         self._levels: dict[int | str, tuple[float, float]] = {}
 
-    def take(self, key: int | str, cost: int = 1) -> None:
-        """Count `cost` things that the caller `key` does. Raises `RateLimited`; nothing is counted then."""
+    def take(self, key: int | str, cost: int = 1, *, least: int = 1) -> None:
+        """Count `cost` things that the caller `key` does. Raises `RateLimited`; nothing is counted then.
+
+        It takes that `least` are left. What goes on with a request that was let in before needs none: with 0
+        it is refused only where other requests have run into debt meanwhile.
+        """
         now = self._clock()
         burst = self._burst
         level, since = self._levels.get(key) or self._first(now)
         level = min(burst, level + (now - since) * self._rate)
-        if level < 1:
+        if level < least:
             wait = math.ceil((1 - level) / self._rate)
             raise RateLimited(self._name, quota=int(burst), window=self._window, retry_after=wait)
         self._levels[key] = (level - cost, now)
@@ -96,6 +101,22 @@ class Buckets:
         if len(self._levels) >= MAX_KEYS:
             del self._levels[next(iter(self._levels))]
         return self._burst, now
+
+
+class Slots:
+    """How many of one thing each caller may do at the same time; what is more waits, in its order."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._slots: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, key: int) -> asyncio.Semaphore:
+        """Return the slots of a caller. They are forgotten when nobody holds them or waits for one."""
+        return self._slots.setdefault(key, asyncio.Semaphore(self._number))
+
+
+LARGE_BODIES = 2
+"""How many large bodies of one service are held in memory at the same time."""
 
 
 class Memory(Storage):
@@ -316,10 +337,24 @@ class Throttle:
         self.posts = Buckets("posts", posts, posts * 4)
         self.commands = Buckets("commands", commands, commands * 4)
         self.service_calls = Buckets("service-calls", calls, calls * 4)
+        self.items = Buckets("items", settings.items_per_second, settings.items_per_second * 4)
+        self.large_bodies = Slots(LARGE_BODIES)
         self.handshakes = Buckets("handshakes", handshakes, handshakes * 10)
         url = settings.rate_limit_url
         self._shared = None if url is None else Shared(url.get_secret_value())
         self.logins = Logins(settings, self._shared or Memory())
+
+    def begin_post(self, service: int) -> None:
+        """Count a post to one user, before its body is read. Raises `RateLimited`."""
+        self.posts.take(service)
+        self.items.take(service)
+
+    def go_on(self, service: int, posts: int, items: int) -> None:
+        """Count what the body holds besides that one. Raises `RateLimited`."""
+        if posts > 1:
+            self.posts.take(service, posts - 1, least=0)
+        if items > 1:
+            self.items.take(service, items - 1, least=0)
 
     async def reached(self) -> bool | None:
         """Whether the Redis that is set answers; None where none is set."""

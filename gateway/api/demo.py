@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from gateway import services
 from gateway.api.dependencies import InboxUser, JsonRoute, Parts, check_origin
-from gateway.api.notifications import Notification, post_notification
+from gateway.api.notification import Notification
+from gateway.api.notifications import post_notification
 from gateway.errors import InsufficientScope
 from gateway.tokens import Service
 

@@ -58,6 +58,10 @@ class Gateway:
     metrics: Metrics
 
 
+MAX_MEMBERS = 20
+"""More members than this no body has."""
+
+
 def parts_of(connection: HTTPConnection) -> Gateway:
     """Return the parts of the gateway that serves this connection."""
     return cast("Gateway", connection.app.state.gateway)
@@ -276,7 +280,7 @@ class _Request(Request):
         return self._json
 
 
-def read_json(text: bytes) -> Any:
+def read_json(text: bytes | str) -> Any:
     """Read a JSON text strictly. Raises `json.JSONDecodeError`."""
     try:
         return from_json(text, allow_inf_nan=False)
@@ -323,9 +327,16 @@ async def check_json(request: Request) -> None:
     if kind != "application" or not f"+{subtype}".endswith("+json"):
         raise Invalid.field("body", "it must come with Content-Type: application/json")
     try:
-        await request.json()
+        value = await request.json()
     except json.JSONDecodeError as error:
         raise Invalid.field("body", f"it is not JSON: {error.msg}") from None
+    check_members("body", value)
+
+
+def check_members(field: str, value: Any) -> None:
+    """Raise `Invalid` for an object with more members than any body has: each would be an error."""
+    if isinstance(value, dict) and len(value) > MAX_MEMBERS:
+        raise Invalid.field(field, "it has members that are not known")
 
 
 class Problem(BaseModel):

@@ -1,0 +1,137 @@
+"""Reading a batch: its body within bounds, its items one by one, with turns for others in between."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from gateway.api.batch_body import split_array, split_lines
+from gateway.api.dependencies import check_members, read_json
+from gateway.api.notification import Digest, Notification, to_post
+from gateway.errors import Invalid, PayloadTooLarge, RateLimited
+from gateway.log import Post
+from gateway.throttle import Throttle
+from gateway.tokens import Service
+from gateway.writer import MAX_ITEMS
+
+MAX_POSTS = 1000
+
+TURN = 32 * 1024
+"""How much of a batch is read before others get their turn: its characters, and 16 for each recipient."""
+
+LARGE_BODY = 256 * 1024
+"""Of bodies that are larger than this, a service may have a few in memory at the same time."""
+
+
+async def read_batch(
+    request: Request, throttle: Throttle, service: Service, *, hashed: bool
+) -> tuple[tuple[Post, ...], bytes]:
+    """Return the posts of a batch, and the hash of what was asked, and count them to the service's rate."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in {"application/json", "application/x-ndjson"}:
+        raise Invalid.field("content-type", "application/json or application/x-ndjson")
+    batch = _Batch(service, hashed=hashed)
+    async with AsyncExitStack() as slot:
+        body = await _read_body(request, throttle.large_bodies.of(service.id), slot)
+        # Reading it costs its size, whatever it says; storing it costs its recipients.
+        size = len(body) // 1024
+        try:
+            await batch.read(split_lines(body) if kind == "application/x-ndjson" else split_array(body))
+        except BaseException:
+            with suppress(RateLimited):
+                throttle.go_on(service.id, len(batch.posts), size)
+            raise
+    throttle.go_on(service.id, len(batch.posts), max(batch.recipients, size))
+    return tuple(batch.posts), batch.digest.value()
+
+
+async def _read_body(request: Request, large: asyncio.Semaphore, slot: AsyncExitStack) -> bytes:
+    """Return the body. A large one takes one of the service's slots: so the memory they take is bounded."""
+    chunks: list[bytes] = []
+    size, small = 0, True
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if small and size > LARGE_BODY:
+            small = False
+            await slot.enter_async_context(large)
+    return b"".join(chunks)
+
+
+class _Batch:
+    """The posts of a batch, taken one by one from the texts of its items."""
+
+    def __init__(self, service: Service, *, hashed: bool) -> None:
+        self.posts: list[Post] = []
+        self.recipients = 0
+        self.digest = Digest(b"[true")
+        self._service = service
+        self._hashed = hashed
+        self._now = int(time.time() * 1000)
+        self._done = 0
+
+    async def read(self, texts: Iterator[str | bytes]) -> None:
+        """Take all of them. Raises `PayloadTooLarge` for more items than one transaction stores."""
+        number = 0
+        for text in texts:
+            if number == MAX_POSTS:
+                raise Invalid.field("body", f"a list of 1 to {MAX_POSTS} notifications")
+            await self._let_others(len(text))
+            value = _read_item(number, text)
+            if self.recipients > MAX_ITEMS:
+                self.recipients += _count(value)
+            else:
+                self._add(number, value)
+                await self._let_others(16 * len(self.posts[-1].recipients))
+            number += 1
+        if number == 0:
+            raise Invalid.field("body", f"a list of 1 to {MAX_POSTS} notifications")
+        if self.recipients > MAX_ITEMS:
+            raise PayloadTooLarge(
+                f"The batch would store {self.recipients:,} items, one for each recipient of each "
+                f"notification; one batch stores at most {MAX_ITEMS:,}. Send it as several."
+            )
+
+    def _add(self, index: int, value: Any) -> None:
+        notification = _validate(index, value)
+        post = to_post(notification, self._service, self._now)
+        self.posts.append(post)
+        self.recipients += len(post.recipients)
+        if self._hashed:
+            self.digest.add(notification)
+
+    async def _let_others(self, done: int) -> None:
+        """Give others their turn, now and then."""
+        self._done += done
+        if self._done >= TURN:
+            self._done = 0
+            await asyncio.sleep(0)
+
+
+def _read_item(index: int, text: str | bytes) -> Any:
+    try:
+        return read_json(text)
+    except json.JSONDecodeError as error:
+        raise Invalid.field(str(index), f"it is not JSON: {error.msg}") from None
+
+
+def _validate(index: int, value: Any) -> Notification:
+    """Return one item of a batch. The first bad one refuses the whole, and is named by its index."""
+    check_members(str(index), value)
+    try:
+        return Notification.model_validate(value)
+    except ValidationError as error:
+        errors = [{**one, "loc": (index, *one["loc"])} for one in error.errors(include_url=False)]
+        raise RequestValidationError(errors) from None
+
+
+def _count(value: Any) -> int:
+    """Return how many recipients an item names that is not going to be stored, whatever else it says."""
+    to = value.get("to") if isinstance(value, dict) else None
+    return len(to) if isinstance(to, list) else 1

@@ -1,0 +1,113 @@
+"""A notification as a service posts it: its fields with their rules, and what is stored of it."""
+
+import hashlib
+import sys
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from gateway.accounts import check_sub
+from gateway.api.dependencies import Body, Sub
+from gateway.log import Post
+from gateway.protocol import Content, dumps, is_link
+from gateway.tokens import Service
+
+if sys.version_info >= (3, 14):
+    from uuid import uuid7
+else:
+    from uuid6 import uuid7
+
+MAX_DATA = 8 * 1024
+MAX_RECIPIENTS = 1000
+MAX_URL = 2048
+
+
+def check_url(url: str) -> str:
+    """Return a URL that is safe to link to. Raises ValueError for any other."""
+    if not is_link(url):
+        raise ValueError("an absolute http or https URL, or a path beginning with one slash")
+    return url
+
+
+def check_text(text: str) -> str:
+    """Return text that every database can hold. Raises ValueError for text with a NUL."""
+    if "\x00" in text:
+        raise ValueError("no NUL character")
+    return text
+
+
+def check_data(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the object. Raises ValueError where it is too long, or holds a number that JSON cannot."""
+    try:
+        text = dumps(data)
+    except ValueError:
+        raise ValueError("only numbers that JSON can hold") from None
+    if len(text.encode()) > MAX_DATA:
+        raise ValueError(f"at most {MAX_DATA} bytes when encoded")
+    return data
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, str):
+        return [check_sub(value)]  # Here the field is still `to`, and not `to.0`.
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_RECIPIENTS:
+        raise ValueError(f"it must be the id of a user, or a list of 1 to {MAX_RECIPIENTS:,} of them")
+    return value
+
+
+_ONE_SUB = {"type": "string", "minLength": 1, "maxLength": 255}
+Recipients = Annotated[
+    list[Sub],
+    BeforeValidator(_as_list),
+    WithJsonSchema(
+        {"anyOf": [_ONE_SUB, {"type": "array", "items": _ONE_SUB, "minItems": 1, "maxItems": MAX_RECIPIENTS}]}
+    ),
+]
+
+
+class Notification(Body):
+    """What a backend service says to its users."""
+
+    to: Annotated[Recipients, Field(description="A user, or up to 1,000 of them.")]
+    title: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_text)]
+    body: (
+        Annotated[str, Field(max_length=4000, description="Plain text."), AfterValidator(check_text)] | None
+    ) = None
+    category: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9._-]+$")] = "default"
+    priority: Literal["low", "normal", "high", "urgent"] = "normal"
+    url: Annotated[str, Field(max_length=MAX_URL), AfterValidator(check_url)] | None = None
+    data: (
+        Annotated[dict[str, Any], Field(description="Up to 8 KiB, encoded."), AfterValidator(check_data)]
+        | None
+    ) = None
+
+
+def to_post(notification: Notification, service: Service, now: int) -> Post:
+    """Return what is stored of it. `now` is in ms."""
+    content = Content(
+        id=str(uuid7()),
+        title=notification.title,
+        body=notification.body,
+        category=notification.category,
+        priority=notification.priority,
+        url=notification.url,
+        data=None if notification.data is None else dumps(notification.data),
+        created_at=now,
+    )
+    return Post(content, service.id, tuple(dict.fromkeys(notification.to)))
+
+
+class Digest:
+    """The SHA-256 of what was asked: of a JSON array that says whether it was a batch, and has the posts."""
+
+    def __init__(self, begin: bytes) -> None:
+        self._hash = hashlib.sha256(begin)
+
+    def add(self, notification: Notification) -> None:
+        """Add a notification."""
+        self._hash.update(b"," + dumps(notification.model_dump()).encode())
+
+    def value(self) -> bytes:
+        """Return the hash. Nothing can be added then."""
+        self._hash.update(b"]")
+        return self._hash.digest()
