@@ -1,4 +1,4 @@
-"""How much one caller may do: calls of a user, calls and items of a service, handshakes of an address, sign-ins.
+"""How much one caller may do: calls of users and services, items of services, handshakes, sign-ins.
 
 Calls and handshakes are counted in this process, for they protect this process; a token bucket costs about
 a microsecond. Failed sign-ins protect an account, so that their counters can be shared by all processes in

@@ -22,7 +22,7 @@ from gateway.idempotency import Answered, Claim
 from gateway.inbox import CHUNK, Changed, Delivered, Mark, ReadUpTo, Seen
 from gateway.log import Entry, Position, Post
 from gateway.protocol import Content, Counts, Item
-from gateway.slots import Slots
+from gateway.shares import Shares
 
 logger = structlog.get_logger()
 
@@ -94,7 +94,7 @@ class Writer:
         self._create_users = create_users
         self._clock = clock
         self._waiting: FairQueue[tuple[Work, asyncio.Future[Outcome]]] = FairQueue(MAX_WAITING)
-        self._slots = Slots(CHUNK)
+        self._shares = Shares(CHUNK)
         self._delivered: dict[int, int] = {}
         self._arrived = asyncio.Event()
         self._closing = False
@@ -147,11 +147,11 @@ class Writer:
     async def _take_turn(self, step: Mark | ReadUpTo) -> Changed:
         """Do one step, as soon as the steps of the same user that are under way leave room for it."""
         weight = _weight(step)
-        await self._slots.take(step.user_id, weight)
+        await self._shares.take(step.user_id, weight)
         try:
             return cast("Changed", await self._submit(step))
         finally:
-            self._slots.release(step.user_id, weight)
+            self._shares.release(step.user_id, weight)
 
     def delivered(self, user_id: int, up_to: int) -> None:
         """Note that a client has applied everything up to a number; it is stored within about a second."""

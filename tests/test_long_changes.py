@@ -15,7 +15,7 @@ from gateway.inbox import CHUNK, Mark, ReadUpTo, Seen
 from gateway.log import standing
 from gateway.models import UNREAD, items, users
 from gateway.protocol import MAX_SEQ, Counts
-from gateway.slots import Slots
+from gateway.shares import Shares
 from gateway.writer import Change, Committed
 from tests.clients import User
 from tests.databases import settings_for
@@ -51,11 +51,11 @@ def changed_items(committed: Committed) -> int:
     return sum(len(entry.items) for entry in committed.entries)
 
 
-# --- slots --------------------------------------------------------------------------------------------------
+# --- shares -------------------------------------------------------------------------------------------------
 
 
-async def under_way(slots: Slots, *weights: int) -> list[asyncio.Task[None]]:
-    tasks = [asyncio.create_task(slots.take(1, weight)) for weight in weights]
+async def under_way(shares: Shares, *weights: int) -> list[asyncio.Task[None]]:
+    tasks = [asyncio.create_task(shares.take(1, weight)) for weight in weights]
     await asyncio.sleep(0)
     return tasks
 
@@ -66,41 +66,41 @@ async def finished(*tasks: asyncio.Task[None]) -> list[bool]:
 
 
 async def test_what_fits_goes_together_and_the_rest_in_the_order_of_its_arrival() -> None:
-    slots = Slots(10)
-    tasks = await under_way(slots, 6, 4, 8, 1, 1)
+    shares = Shares(10)
+    tasks = await under_way(shares, 6, 4, 8, 1, 1)
     assert await finished(*tasks) == [True, True, False, False, False]
-    slots.release(1, 4)
+    shares.release(1, 4)
     assert await finished(*tasks) == [True, True, False, False, False], "what is small does not overtake"
-    slots.release(1, 6)
+    shares.release(1, 6)
     assert await finished(*tasks) == [True, True, True, True, True]
 
 
 async def test_what_is_larger_than_a_turn_goes_alone() -> None:
-    slots = Slots(10)
-    tasks = await under_way(slots, 25, 1)
+    shares = Shares(10)
+    tasks = await under_way(shares, 25, 1)
     assert await finished(*tasks) == [True, False]
-    slots.release(1, 25)
+    shares.release(1, 25)
     assert await finished(*tasks) == [True, True]
 
 
 async def test_users_do_not_wait_for_each_other() -> None:
-    slots = Slots(10)
+    shares = Shares(10)
     for user_id in range(100):
-        await slots.take(user_id, 10)
+        await shares.take(user_id, 10)
 
 
 async def test_who_is_cancelled_holds_up_nobody() -> None:
-    slots = Slots(10)
-    first, waiting, last = await under_way(slots, 10, 10, 10)
+    shares = Shares(10)
+    first, waiting, last = await under_way(shares, 10, 10, 10)
     waiting.cancel()
-    slots.release(1, 10)
+    shares.release(1, 10)
     assert await finished(first, waiting, last) == [True, True, True]
-    (late,) = await under_way(slots, 10)
-    slots.release(1, 10)
+    (late,) = await under_way(shares, 10)
+    shares.release(1, 10)
     # Its turn has come, and it is cancelled before it knows.
     late.cancel()
     await asyncio.gather(late, waiting, return_exceptions=True)
-    assert (slots._taken, slots._waiting) == ({}, {})
+    assert (shares._taken, shares._waiting) == ({}, {})
 
 
 # --- steps --------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ async def test_a_caller_who_is_cancelled_begins_no_further_step(engine: Engine) 
     await asyncio.gather(*reading, return_exceptions=True)
     await engine.store(engine.post("bob"))
     assert len(engine.announced) <= 4
-    assert (engine.writer._slots._taken, engine.writer._slots._waiting) == ({}, {})
+    assert (engine.writer._shares._taken, engine.writer._shares._waiting) == ({}, {})
 
 
 class Holding:
@@ -235,7 +235,7 @@ class Holding:
         """Let it go on, and wait until the writer has nothing more to do."""
         self.gate.let_go()
         parts = self._server.parts
-        await until_none(lambda: parts.writer._slots._taken, "steps under way")
+        await until_none(lambda: parts.writer._shares._taken, "steps under way")
 
 
 Going = Callable[[LocalServer, User, Holding], Awaitable[None]]

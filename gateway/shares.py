@@ -1,10 +1,10 @@
-"""The slots of each user: how much of one user's work may be under way at once, so that others' is, too."""
+"""The share of each user: how much of one user's work may be under way at once, so that others' is, too."""
 
 import asyncio
 from collections import deque
 
 
-class Slots:
+class Shares:
     """Lets at most `size` of each user's work be under way, and the rest wait, the first first.
 
     Work that weighs more than `size` goes alone.
