@@ -1,10 +1,10 @@
-"""uvicorn's HTTP protocol with deadlines, for it would wait for ever for a client that sends slowly.
+"""uvicorn's HTTP protocol with bounds on what a client sends (`framing`, `pipelining`), and with deadlines.
 
 - From the connection, or the first byte of a further request, to the end of the head: `head_timeout`. Then
   the connection is closed without a word. A WebSocket handshake is a head.
 - From there to the end of the body: `body_timeout`. Then 408 where nothing was answered yet, and the close.
 - An answer of which nothing is read for `body_timeout` is cut off.
-- A head that goes on after 64 KiB is answered with 431 and the close; httptools itself has no limit.
+- What breaks a bound, or HTTP, is answered with a problem and the close.
 - A stream of events has no deadline: it is handed over (`stream.py`).
 
 A request that arrives whole, as nearly all do, costs no timer.
@@ -20,15 +20,15 @@ from typing import Any, cast
 
 import httptools
 from starlette.types import Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from gateway.framing import MAX_FIELDS, Refused, check_fields, too_large
 from gateway.headers import bare_problem
+from gateway.pipelining import PipeliningProtocol
 from gateway.stream import GatewayStream
 from gateway.websocket import GatewayWebSocket
-
-MAX_HEAD = 64 * 1024
 
 STREAM_PATH = "/v1/stream"
 """The path whose answer has no end."""
@@ -44,7 +44,7 @@ class _Awaits(Enum):
     NOTHING = "nothing"
 
 
-class GatewayHttp(HttpToolsProtocol):
+class GatewayHttp(PipeliningProtocol):
     """What `uvicorn.Config(http=…)` is given, by `http_protocol`."""
 
     head_timeout = 10.0
@@ -55,20 +55,11 @@ class GatewayHttp(HttpToolsProtocol):
         self._timed = _Awaits.NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
-        self._head_size = 0
-        self._upgraded = False
-        self._deaf = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._set_timer(_Awaits.HEAD)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
-        self._stop_timer()
-        self._stop_waiting()
-        super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Wait for the client to read, but not for ever: it holds the answer, and what it has asked since."""
@@ -80,45 +71,27 @@ class GatewayHttp(HttpToolsProtocol):
         self._stop_waiting()
         super().resume_writing()
 
-    def data_received(self, data: bytes) -> None:
-        """Take what has come, and see what is missing."""
-        if self._deaf:
-            return
-        self._unset_keepalive_if_required()
-        self._parse(data)
-        if self._upgraded or self.transport.is_closing():
-            self._stop_timer()
-            if self._upgraded:
-                # It holds this object, and this object it: finding such circles costs the collector dear.
-                self.parser = cast("Any", None)
-            return
-        awaits = self._awaits()
-        if awaits is not self._timed:
-            self._head_size = 0
-            self._set_timer(awaits)
-        elif awaits is _Awaits.HEAD:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is over 64 KiB.")
-
-    def _parse(self, data: bytes) -> None:
-        while data:
+    def _parse(self, piece: bytes) -> bool:
+        """Parse what belongs to one request, and return whether it is a WebSocket handshake."""
+        while piece:
             try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                rest = data[upgrade.args[0] :]
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade:
                 if self._should_upgrade():
-                    self._hand_over(rest)
-                    return
+                    return True
                 if (head := self._head_again()) is None:
                     self._refuse(HTTPStatus.BAD_REQUEST, "This is no proxy (RFC 9110, 9.3.6).")
-                    return
-                data = head + rest
-            except httptools.HttpParserError:
-                self._refuse(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1 (RFC 9112).")
-                return
+                    return False
+                piece = head
+            except httptools.HttpParserError as error:
+                if isinstance(refused := error.__context__, Refused):
+                    self._refuse(refused.status, refused.detail)
+                else:
+                    self._refuse(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1 (RFC 9112).")
+                return False
             else:
-                return
+                return False
+        return False
 
     def _head_again(self) -> bytes | None:
         """Begin with a new parser, and return the head for it, without what made the last one stop.
@@ -136,21 +109,16 @@ class GatewayHttp(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         return line + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
-    def _awaits(self) -> _Awaits:
-        """Return what is missing, from the marks that uvicorn leaves: that costs no callback of the parser.
-
-        `scope` is new from the first byte of a request on, `cycle` from the end of its head on. A cycle that
-        is done, while no timer of uvicorn runs, has had line breaks after it (RFC 9112, section 2.2): the
-        next request has begun.
-        """
-        cycle = self.cycle
-        if cycle is None or cycle.scope is not self.scope:
-            return _Awaits.HEAD
-        if cycle.more_body:
-            return _Awaits.BODY
-        if cycle.response_complete and self.timeout_keep_alive_task is None:
-            return _Awaits.HEAD
-        return _Awaits.NOTHING
+    def _await(self) -> None:
+        """Set the deadline for what the client has yet to send."""
+        if self._body_left:
+            awaits = _Awaits.BODY
+        elif self._unparsed or ((cycle := self.cycle) is not None and not cycle.response_complete):
+            awaits = _Awaits.NOTHING
+        else:
+            awaits = _Awaits.HEAD
+        if awaits is not self._timed:
+            self._set_timer(awaits)
 
     def _hand_over(self, rest: bytes) -> None:
         """Hand the connection and the request over: the handshake is whole, and `rest` came behind it.
@@ -158,11 +126,6 @@ class GatewayHttp(HttpToolsProtocol):
         uvicorn would write the request out again, for its WebSocket protocol to parse it a second time: that
         was a fifth of what a handshake costs.
         """
-        if self.cycle is not None and not self.cycle.response_complete:
-            # It would overtake the answers to what was asked before: the connection ends with those.
-            self.cycle.keep_alive = False
-            self._deaf = True
-            return
         headers = Headers()
         for name, value in self.headers:
             headers.set_insecure(name.decode("ascii"), value.decode("latin-1"))
@@ -171,13 +134,16 @@ class GatewayHttp(HttpToolsProtocol):
         elif "Transfer-Encoding" in headers or not {"0"}.issuperset(headers.get_all("Content-Length")):
             self._refuse(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body (RFC 6455, 4.1).")
         else:
-            self._upgraded = True
+            self._stop_taking()
             self.connections.discard(self)
             protocol = f"HTTP/{self.scope['http_version']}"
             request = Request(self._target(), headers, self.scope["method"], protocol)
             websocket = GatewayWebSocket(self.config, self.server_state, self.app_state)
             websocket.connection_made(self.transport)
             self.transport.set_protocol(websocket)
+            self.flow.resume_reading()
+            # It holds this object, and this object it: finding such circles costs the collector dear.
+            self.parser = cast("Any", None)
             websocket.handle_connect(request)
             if rest:
                 websocket.data_received(rest)
@@ -189,25 +155,37 @@ class GatewayHttp(HttpToolsProtocol):
         parsed = httptools.parse_url(self.url)
         return b"?".join(filter(None, (parsed.path or b"/", parsed.query))).decode("ascii")
 
-    def on_headers_complete(self) -> None:
-        """Begin a request, and let the application have this object where it may want to hand over."""
-        if self.parser.should_upgrade() and not self._should_upgrade():
-            return  # It begins when `_parse` feeds it again.
-        super().on_headers_complete()
-        if self.scope.get("path") == STREAM_PATH:
-            cast("dict[str, Any]", self.scope)["extensions"] = {_EXTENSION: (self, self.cycle)}
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field."""
+        if len(self.headers) == MAX_FIELDS:
+            raise too_large("The head, or the trailer, has over 100 fields.")
+        self.headers.append((name.lower(), value))
 
-    def on_message_complete(self) -> None:
-        """Take note that a body is whole; what would upgrade has not begun."""
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+    def on_headers_complete(self) -> None:
+        """Begin a request, unless it is ambiguous, or begins when `_parse` feeds it again.
+
+        The application has this object where it may want to hand over.
+        """
+        fields = check_fields(self.parser.get_http_version(), self.headers)
+        upgrades = self.parser.should_upgrade()
+        if upgrades and not self._should_upgrade():
+            return
+        if b"expect" in fields:
+            self.expect_100_continue = fields[b"expect"].lower() == b"100-continue"
+        super().on_headers_complete()
+        if upgrades:
+            return
+        if b"content-length" in fields:
+            self._body_left = int(fields[b"content-length"])
+        elif b"transfer-encoding" in fields:
+            self._expect_chunks()
+        if self.scope["path"] == STREAM_PATH:
+            cast("dict[str, Any]", self.scope)["extensions"] = {_EXTENSION: (self, self.cycle)}
 
     def become_stream(self, cycle: RequestResponseCycle) -> GatewayStream:
         """Hand the connection over behind the head of this answer; what else was asked on it has none."""
         cycle.response_complete = True
-        self._stop_timer()
-        self._stop_waiting()
-        self.pipeline.clear()
+        dropped = self._stop_taking()
         self.connections.discard(self)
         stream = GatewayStream(self.transport, self.server_state, self.app_state)
         self.transport.set_protocol(stream)
@@ -215,7 +193,16 @@ class GatewayHttp(HttpToolsProtocol):
             stream.pause_writing()
         self.flow.resume_reading()
         self.parser = cast("Any", None)
+        if dropped:
+            # It is counted, once the stream has begun.
+            self.loop.call_soon(stream.data_received, dropped)
         return stream
+
+    def _stop_taking(self) -> bytes:
+        """Parse nothing more, and wait for nothing; return what was not parsed."""
+        self._stop_timer()
+        self._stop_waiting()
+        return super()._stop_taking()
 
     def _stop_waiting(self) -> None:
         if self._stalled is not None:
@@ -243,20 +230,24 @@ class GatewayHttp(HttpToolsProtocol):
         elif self._timed is _Awaits.BODY and not self.cycle.response_started:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time.")
         else:
-            self.transport.close()
+            self._close()
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer with a problem (RFC 9457), and close; the application learns that its client has gone."""
-        self._stop_timer()
         headers, body = bare_problem(status, detail)
         line = b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())
         head = b"".join(b"%b: %b\r\n" % header for header in headers)
-        if self.cycle is None or self.cycle.response_complete or self._timed_out_before_answer():
+        if self._gives_up_answer():
             self.transport.write(line + head + b"\r\n" + body)
-        self.transport.close()
+            self._hang_up()
+        else:
+            self._close()
 
-    def _timed_out_before_answer(self) -> bool:
-        """Give up the request under way, unless its answer has begun; say whether it was given up."""
+    def _gives_up_answer(self) -> bool:
+        """Give up the request under way, unless its answer has begun; return whether there is none."""
+        if not self._is_answering():
+            # What is wrong with a body that nobody waits for needs no second answer.
+            return not self._body_left
         if self.cycle.response_started:
             return False
         self.cycle.disconnected = True

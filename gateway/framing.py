@@ -1,0 +1,158 @@
+"""Framing: where a request ends in what a connection sends (RFC 9112, section 6), and how large it may be.
+
+httptools parses all that it is given, however many requests that is. So a protocol that takes one request at
+a time has to know how much to give. A head ends at its first empty line, a body in chunks at one of its empty
+lines, and any other body after its length. httptools accepts no other line end than CRLF, so it never ends a
+request earlier.
+"""
+
+import re
+from functools import lru_cache
+from http import HTTPStatus
+
+MAX_HEAD = 64 * 1024
+"""Most bytes of a head, and of the empty lines before it; httptools itself has no limit."""
+
+MAX_FIELDS = 100
+"""Most header fields of a request."""
+
+MAX_TRAILERS = 16 * 1024
+"""Most bytes of chunk extensions and trailers: what a body in chunks has beside its data."""
+
+SLICE = 16 * 1024
+"""Most bytes of a body in chunks that are parsed in one turn of the event loop."""
+
+EMPTY_LINE = b"\r\n\r\n"
+
+_LINE_ENDS = re.compile(rb"[\r\n]*")
+
+_GATHERED = 4096
+"""How many bytes of a head in pieces are gathered before they are parsed."""
+
+_FRAME_PER_BYTE = 8
+"""Bytes of framing that each byte of a body may have: chunks of one byte have five."""
+
+_SINGLE = frozenset({b"host", b"authorization", b"content-type", b"idempotency-key"})
+"""The fields of which two would be read differently by two programs in a row."""
+
+_MAX_HOST = 300
+
+_HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
+
+Header = tuple[bytes, bytes]
+
+
+class Refused(Exception):
+    """A request that is refused before the application sees it, with a status and a reason for a person."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+def too_large(detail: str) -> Refused:
+    """Return the refusal of a head, or of trailers, over a limit (RFC 6585, section 5)."""
+    return Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+
+
+def check_fields(version: str, headers: list[Header]) -> dict[bytes, bytes]:
+    """Return the fields by their names in lower case. Raises `Refused` where the request is ambiguous.
+
+    A request of HTTP/1.1 has one `Host`; one of HTTP/1.0 may have none (RFC 9112, section 3.2).
+    """
+    fields = dict(headers)
+    host = fields.get(b"host")
+    if version != "1.1" and version != "1.0":  # noqa: PLR1714 - it is the quicker one
+        raise _bad("Only HTTP/1.1 and HTTP/1.0 are served.")
+    if host is None:
+        if version == "1.1":
+            raise _bad("A request needs the header Host (RFC 9112, 3.2).")
+    elif len(host) > _MAX_HOST or not _is_host(host):
+        raise _bad("The header Host must be a host and a port (RFC 9110, 7.2).")
+    if len(fields) != len(headers):
+        _refuse_repeated(headers)
+    return fields
+
+
+@lru_cache(maxsize=64)
+def _is_host(host: bytes) -> bool:
+    return _HOST.fullmatch(host) is not None
+
+
+def _bad(detail: str) -> Refused:
+    return Refused(HTTPStatus.BAD_REQUEST, detail)
+
+
+def _refuse_repeated(headers: list[Header]) -> None:
+    names = [name for name, _ in headers]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise _bad(f"Send the header {name.decode().title()} once.")
+
+
+def end_of_line_ends(data: bytes, at: int) -> int:
+    """Return where the line ends end that a client may send before a request (RFC 9112, section 2.2)."""
+    found = _LINE_ENDS.match(data, at)
+    return found.end() if found else at
+
+
+class PartialHead:
+    """A head that comes in pieces, each of which is looked at once.
+
+    The first piece is parsed as it is, so that what is no HTTP is refused at once. What follows is gathered:
+    httptools copies all that it has of a field with each further piece.
+    """
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._parsed = 0
+        self.whole = False
+
+    def add(self, data: bytes, at: int) -> tuple[bytes, int]:
+        """Take what `data` has of the head from `at` on; return what to parse now, and where the rest begins.
+
+        Raises `Refused` where the head is too long.
+        """
+        head, known = self._head, len(self._head)
+        head += data[at : at + MAX_HEAD - known]
+        found = head.find(EMPTY_LINE, max(known - 3, 0))
+        self.whole = found >= 0
+        end = found + len(EMPTY_LINE) if self.whole else len(head)
+        if end == MAX_HEAD and not self.whole:
+            raise too_large("The head is over 64 KiB.")
+        if not self.whole and self._parsed > 0 and end - self._parsed < _GATHERED:
+            return b"", at + end - known
+        piece = bytes(head[self._parsed : end])
+        self._parsed = end
+        return piece, at + end - known
+
+
+class Chunks:
+    """A body in chunks, cut into portions of which only the last one can end it."""
+
+    def __init__(self) -> None:
+        self._edge = b""
+        self._spare = MAX_TRAILERS
+        self.data_bytes = 0
+
+    def portion(self, data: bytes, at: int) -> bytes:
+        """Return what to parse next of `data`, from `at` on: up to an empty line, and at most a slice."""
+        # The empty line may have begun in the portion before.
+        found = (self._edge + data[at : at + 3]).find(EMPTY_LINE)
+        if found >= 0:
+            end = at - len(self._edge) + found + len(EMPTY_LINE)
+        else:
+            found = data.find(EMPTY_LINE, at, at + SLICE)
+            end = at + SLICE if found < 0 else found + len(EMPTY_LINE)
+        portion = data[at:end]
+        self._edge = (self._edge + portion[-3:])[-3:]
+        return portion
+
+    def count(self, portion: bytes) -> None:
+        """Count what was parsed; `data_bytes` says how much of it was the body. Raises `Refused`."""
+        frame_bytes = len(portion) - self.data_bytes
+        self._spare = min(self._spare + self.data_bytes * _FRAME_PER_BYTE - frame_bytes, MAX_TRAILERS)
+        self.data_bytes = 0
+        if self._spare < 0:
+            raise too_large("The chunk extensions and trailers are over 16 KiB.")

@@ -1,0 +1,302 @@
+"""Pipelining: what a client sends behind a request waits, as it came, until that one is answered.
+
+uvicorn parses all that it is sent, and keeps a parsed request at twenty times its size. Here the next request
+is parsed when the answer is complete and the client has read its answers; until then reading is paused. Each
+request, and each slice of a body in chunks, has a turn of the event loop of its own.
+"""
+
+import asyncio
+from http import HTTPStatus
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.framing import (
+    EMPTY_LINE,
+    MAX_HEAD,
+    SLICE,
+    Chunks,
+    PartialHead,
+    Refused,
+    end_of_line_ends,
+)
+
+MAX_UNWANTED = 256 * 1024
+"""Most bytes of a body that are read, and dropped, after the answer."""
+
+CHUNKED = -1
+"""The length of a body that only its chunks tell."""
+
+LINGER = 5.0
+"""How long a connection that was refused, or has ended, waits for its client to read that, in seconds."""
+
+
+class PipeliningProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which parses one request at a time.
+
+    A subclass says how a piece is parsed, what a handshake and a refusal do, and what is waited for.
+    """
+
+    # On the class, so that a connection pays only for what it needs.
+    _head: PartialHead | None = None
+    _chunks: Chunks | None = None
+    _body_left = 0
+    _dropped_bytes = 0
+    _line_end_bytes = 0
+    _unparsed = b""
+    _unparsed_at = 0
+    _held = False
+    _over = False
+    _lingering: asyncio.TimerHandle | None = None
+
+    def _parse(self, piece: bytes) -> bool:
+        """Parse what belongs to one request, and return whether it is the head of a WebSocket handshake."""
+        raise NotImplementedError
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Hand the connection over to a WebSocket; `rest` came behind the handshake."""
+        raise NotImplementedError
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer with a problem, and end the connection."""
+        raise NotImplementedError
+
+    def _await(self) -> None:
+        """Set the deadline for what the client has yet to send."""
+        raise NotImplementedError
+
+    # --- what the event loop calls --------------------------------------------------------------------------
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drop what was not parsed: it has become no request, and fails nowhere."""
+        self._stop_taking()
+        if self._lingering is not None:
+            self._lingering.cancel()
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        super().resume_writing()
+        if self._unparsed:
+            self.loop.call_soon(self._go_on)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what belongs to one request; what comes behind it waits."""
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        if self._over:
+            self._drop(len(data))
+        elif self._unparsed:
+            self._unparsed += data
+        else:
+            self._take(data, 0)
+
+    def on_response_complete(self) -> None:
+        """Go on with what came behind the request, in a turn of its own."""
+        super().on_response_complete()
+        if self.cycle.body:
+            self.cycle.body.clear()
+        if self._unparsed:
+            self.loop.call_soon(self._go_on)
+        elif self.timeout_keep_alive_task is None:
+            self._close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection on which no further request comes."""
+        self._close()
+
+    # --- from bytes to a request ----------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Parse more of what waits."""
+        if self._unparsed and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            data, self._unparsed = self._unparsed, b""
+            try:
+                self._take(data, self._unparsed_at)
+            except BaseException:
+                # The event loop does so where `data_received` fails.
+                self.transport.abort()
+                raise
+
+    def _take(self, data: bytes, at: int) -> None:
+        size, turn_ends = len(data), at + SLICE
+        while at < size and not self._over:
+            if self._body_left:
+                if at >= turn_ends:
+                    self._wait(data, at)
+                    self.loop.call_soon(self._go_on)
+                    break
+                at = self._take_body(data, at)
+            elif (cycle := self.cycle) is None or (cycle.response_complete and not self.flow.write_paused):
+                at = self._take_head(data, at)
+            else:
+                self._wait(data, at)
+                break
+        if not self._over:
+            if self._held and not self._unparsed:
+                self._read_again()
+            self._await()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait(self, data: bytes, at: int) -> None:
+        self._unparsed, self._unparsed_at = data, at
+        self._hold()
+
+    def _hold(self) -> None:
+        """Do not read, even where the application asks for more of a body."""
+        self._held = True
+        self.flow.pause_reading()
+        self.flow.resume_reading = _hold_on  # type: ignore[method-assign]
+
+    def _let_go(self) -> None:
+        if self._held:
+            self._held = False
+            del self.flow.resume_reading
+
+    def _read_again(self) -> None:
+        self._let_go()
+        # Where the application has not taken what there is, it reads on when it does.
+        if not self._is_answering() or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
+
+    def _take_head(self, data: bytes, at: int) -> int:
+        """Parse a head, or what there is of it, and return where it ends."""
+        if self._head is not None:
+            return self._take_piece(self._head, data, at)
+        if data[at] in b"\r\n":
+            return self._skip_line_ends(data, at)
+        found = data.find(EMPTY_LINE, at, at + MAX_HEAD)
+        if found < 0:
+            return self._take_piece(PartialHead(), data, at)
+        end = found + len(EMPTY_LINE)
+        if self._line_end_bytes:
+            self._line_end_bytes = 0
+        if self._parse(data[at:end]):
+            self._hand_over(data[end:])
+        return end
+
+    def _take_piece(self, head: PartialHead, data: bytes, at: int) -> int:
+        try:
+            piece, end = head.add(data, at)
+        except Refused as refused:
+            self._refuse(refused.status, refused.detail)
+            return len(data)
+        self._head = None if head.whole else head
+        self._line_end_bytes = 0
+        if piece and self._parse(piece):
+            self._hand_over(data[end:])
+        return end
+
+    def _skip_line_ends(self, data: bytes, at: int) -> int:
+        end = end_of_line_ends(data, at)
+        self._line_end_bytes += end - at
+        if self._line_end_bytes > MAX_HEAD:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is over 64 KiB.")
+        return end
+
+    def _take_body(self, data: bytes, at: int) -> int:
+        """Parse a portion of a body, and return where it ends."""
+        if self._chunks is not None:
+            end = self._take_chunks(self._chunks, data, at)
+        else:
+            end = min(at + self._body_left, len(data))
+            self._body_left -= end - at
+            self._parse(data[at:end])
+        if self.cycle.response_complete:
+            self._drop_body(end - at)
+        return end
+
+    def _take_chunks(self, chunks: Chunks, data: bytes, at: int) -> int:
+        portion = chunks.portion(data, at)
+        self._parse(portion)
+        if not self._over:
+            try:
+                chunks.count(portion)
+            except Refused as refused:
+                self._refuse(refused.status, refused.detail)
+        return at + len(portion)
+
+    def _drop_body(self, size: int) -> None:
+        """Count what was sent of a body after the answer, and hang up where it does not end."""
+        self._dropped_bytes += size
+        if self._dropped_bytes > MAX_UNWANTED:
+            self._hang_up()
+        elif not self._body_left and not self._over:
+            self._dropped_bytes = 0
+            self._await()
+
+    # --- what the parser calls ------------------------------------------------------------------------------
+
+    def _expect_chunks(self) -> None:
+        """Take note that the body comes in chunks."""
+        self._body_left, self._chunks = CHUNKED, Chunks()
+        # Here come the trailers, which nobody wants. The application has the list of the head.
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        """Keep it for the application, unless that has answered."""
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
+        if self._chunks is not None:
+            self._chunks.data_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        """Take note that a body is whole; what would upgrade has not begun."""
+        if not self.parser.should_upgrade():
+            self._body_left = 0
+            self._chunks = None
+            if not self.cycle.response_complete:
+                self.cycle.more_body = False
+                self.cycle.message_event.set()
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _stop_taking(self) -> bytes:
+        """Parse nothing more, and return what was not."""
+        unparsed = self._unparsed[self._unparsed_at :]
+        self._over = True
+        self._unparsed = b""
+        self._let_go()
+        self._head = self._chunks = None
+        return unparsed
+
+    def _hang_up(self) -> None:
+        """End the connection behind what was written; the client may be sending.
+
+        What it sends after a close would be answered with a reset, which takes an answer with it that the
+        client has not read yet. So this end says that it is done, and reads a little on.
+        """
+        self._stop_taking()
+        self._dropped_bytes = 0
+        if self.transport.is_closing():
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._linger()
+
+    def _close(self) -> None:
+        """Close the connection behind what was written, whether its client reads that or not."""
+        self._stop_taking()
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._linger()
+
+    def _linger(self) -> None:
+        if self._lingering is None:
+            self._lingering = self.loop.call_later(LINGER, self.transport.abort)
+
+    def _drop(self, size: int) -> None:
+        self._dropped_bytes += size
+        if self._dropped_bytes > MAX_UNWANTED:
+            self._hold()
+
+
+def _hold_on() -> None:
+    """Do nothing: what has come is not parsed yet."""
