@@ -87,7 +87,8 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         description="Durable notifications for the users of your backend, pushed when they are committed.",
         lifespan=lambda app: _lifespan(app, settings),
         redirect_slashes=False,
-        docs_url=None,  # web/reference.py has both pages
+        openapi_url="/openapi.json" if settings.api_docs else None,
+        docs_url=None,  # web/reference.py has the page
         redoc_url=None,
     )
     for kind, render in _RENDERERS.items():
@@ -108,7 +109,7 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         services.router,
         *((demo.router, web.demo_router) if demo_mode else ()),
         web.router,
-        reference.router,
+        *((reference.router,) if settings.api_docs else ()),
         monitoring.router,
     ):
         app.router.routes.extend(router.routes)

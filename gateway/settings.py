@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins, separated by commas, whose pages may call besides the gateway's own."
     )
+    api_docs: bool = Field(
+        True, description="Serve the API reference at /docs and the OpenAPI document at /openapi.json."
+    )
     ws_query_token: bool | None = Field(
         None, description="Take ?token= on the socket. Default: only when bound to a loopback address."
     )

@@ -4,14 +4,14 @@ The page shows what strangers wrote to a user who holds a token, so the policy b
 way to run, load or send anything but these files, should the page ever mistake a text for markup.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from hashlib import sha256
+from collections.abc import Mapping
 from importlib.resources import files
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
 
 from gateway import __version__
 from gateway.web.scripts import compact, joined
+from gateway.web.static import FOR_EVER, serve
 
 # 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
 # (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
@@ -44,32 +44,12 @@ _SDK_HEADERS = {
     "Cross-Origin-Resource-Policy": "cross-origin",
     "X-Content-Type-Options": "nosniff",
 }
-_FOR_EVER = "public, max-age=31536000, immutable"
-
-
-def _serve(
-    content: bytes, media_type: str, headers: Mapping[str, str]
-) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint for one file. It answers `If-None-Match` (RFC 9110, section 13.1.2)."""
-    etag = f'"{sha256(content).hexdigest()[:32]}"'
-    headers = {**headers, "Content-Type": f"{media_type}; charset=utf-8", "ETag": etag}
-
-    async def endpoint(request: Request) -> Response:
-        known = [
-            tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
-        ]
-        if etag in known or "*" in known:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers)
-
-    return endpoint
-
 
 router = APIRouter()
 
 
 def _add(path: str, content: bytes, media_type: str, headers: Mapping[str, str]) -> None:
-    router.add_route(path, _serve(content, media_type, headers), methods=["GET"], include_in_schema=False)
+    router.add_route(path, serve(content, media_type, headers), methods=["GET"], include_in_schema=False)
 
 
 for _path, (_name, _media_type) in _FILES.items():
@@ -81,7 +61,7 @@ for _file in _SDK.iterdir():
         _text = joined(_SDK, _file.name) if _file.name in _ENTRIES else _file.read_text("utf-8")
         _content = (compact(_text) if _suffix == ".js" else _text).encode()
         # Whoever names no version is asked each time; a path with one never changes what it has.
-        for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", _FOR_EVER)):
+        for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", FOR_EVER)):
             _headers = _SDK_HEADERS | {"Cache-Control": _caching}
             _add(f"{_path}/{_file.name}", _content, _SDK_TYPES[_suffix], _headers)
 
@@ -89,6 +69,4 @@ demo_router = APIRouter()
 """The page of a demo, which knows that it is one. It goes before `router`."""
 
 _demo_page = files(__name__).joinpath("index.html").read_bytes().replace(b"<html ", b"<html data-demo ", 1)
-demo_router.add_route(
-    "/", _serve(_demo_page, "text/html", _HEADERS), methods=["GET"], include_in_schema=False
-)
+demo_router.add_route("/", serve(_demo_page, "text/html", _HEADERS), methods=["GET"], include_in_schema=False)

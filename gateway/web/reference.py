@@ -1,44 +1,43 @@
-"""The reference pages at `/docs` and `/redoc`: the API's own OpenAPI, shown by scripts of a public CDN.
+"""The API reference at `/docs`: Swagger UI, out of the package, shows the gateway's own OpenAPI.
 
-Their policies let that CDN's scripts run, and of those in the page exactly the ones that stand in it now.
+The page has the origin of the inbox page, whose tabs keep tokens. So its scripts are files of the package,
+and its policy lets it run and ask nothing else.
 """
 
-import base64
-import re
-from collections.abc import Awaitable, Callable
-from hashlib import sha256
+from importlib.resources import files
 
 from fastapi import APIRouter, Request
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from starlette.responses import HTMLResponse
+from starlette.responses import RedirectResponse
 
-_CDN = "https://cdn.jsdelivr.net"
-_INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_COMMON = (
-    "default-src 'none'; connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly; "
-    # Both pages write style attributes.
-    f"style-src 'unsafe-inline' {_CDN} https://fonts.googleapis.com; font-src data: https://fonts.gstatic.com"
+from gateway.web.static import FOR_EVER, serve
+
+SWAGGER_VERSION = "5.35.0"
+"""The release of swagger-ui-dist whose files are in `swagger/`."""
+
+REFERENCE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_OPENAPI, _TITLE = "/openapi.json", "Notification Gateway"
 
-
-def _serve(page: HTMLResponse) -> Callable[[Request], Awaitable[HTMLResponse]]:
-    """Return an endpoint for a page, with a policy that names its own scripts by their hashes."""
-    html = bytes(page.body).decode()
-    hashes = [base64.b64encode(sha256(script.encode()).digest()).decode() for script in _INLINE.findall(html)]
-    allowed = " ".join([_CDN, *(f"'sha256-{one}'" for one in hashes)])
-    headers = {"Content-Security-Policy": f"{_COMMON}; script-src {allowed}", "Cache-Control": "no-cache"}
-
-    async def endpoint(_request: Request) -> HTMLResponse:
-        return HTMLResponse(html, headers=headers)
-
-    return endpoint
-
+_FILES = {
+    "/docs": ("index.html", "text/html", "no-cache"),
+    "/docs/start.js": ("start.js", "text/javascript", "no-cache"),
+    f"/docs/{SWAGGER_VERSION}/swagger-ui-bundle.js": ("swagger-ui-bundle.js", "text/javascript", FOR_EVER),
+    f"/docs/{SWAGGER_VERSION}/swagger-ui.css": ("swagger-ui.css", "text/css", FOR_EVER),
+}
 
 router = APIRouter()
-for _path, _page in {
-    "/docs": get_swagger_ui_html(openapi_url=_OPENAPI, title=_TITLE),
-    "/redoc": get_redoc_html(openapi_url=_OPENAPI, title=_TITLE),
-}.items():
-    router.add_route(_path, _serve(_page), methods=["GET"], name=_path, include_in_schema=False)
+for _path, (_name, _media_type, _caching) in _FILES.items():
+    _endpoint = serve(
+        files("gateway.web").joinpath("swagger", _name).read_bytes(),
+        _media_type,
+        {"Content-Security-Policy": REFERENCE_POLICY, "Cache-Control": _caching},
+    )
+    router.add_route(_path, _endpoint, methods=["GET"], include_in_schema=False)
+
+
+async def _redirect(_request: Request) -> RedirectResponse:
+    return RedirectResponse("/docs", status_code=308)
+
+
+router.add_route("/redoc", _redirect, methods=["GET"], include_in_schema=False)
