@@ -18,7 +18,7 @@ from typing import Any, cast
 import jwt
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Response, expect
 
 from gateway.connection import Connection
 from gateway.protocol import Close
@@ -342,6 +342,17 @@ async def test_a_token_that_has_ended_is_replaced_once_for_all_tabs_of_a_session
     await server.sockets(1)
 
 
+_TELL = """async (told) => {
+  const { session, obtained, key } = told;
+  const [iv, text] = [new Uint8Array(12), new TextEncoder()];
+  const sealer = await crypto.subtle.importKey('raw', Uint8Array.from(key), 'AES-GCM', false, ['encrypt']);
+  const bound = { name: 'AES-GCM', iv, additionalData: text.encode(`${session} ${obtained}`) };
+  const sealed = await crypto.subtle.encrypt(bound, sealer, text.encode(JSON.stringify(told)));
+  new BroadcastChannel('notify.tokens').postMessage({ session, obtained, iv, sealed });
+}"""
+"""Tells the tabs of a session of other tokens, as one of them does."""
+
+
 async def test_a_token_that_another_tab_has_got_and_that_has_ended_since_is_replaced_too(
     server: LocalServer, profiles: OpenProfile
 ) -> None:
@@ -354,7 +365,7 @@ async def test_a_token_that_another_tab_has_got_and_that_has_ended_since_is_repl
         "obtained": kept["obtained"] + 1,
         "expires_in": 0,
     }
-    await tab.page.evaluate("(told) => { new BroadcastChannel('notify.tokens').postMessage(told); }", told)
+    await tab.page.evaluate(_TELL, told)
 
     async def is_kept() -> bool:
         return await kept_tokens(tab) == told
@@ -365,6 +376,110 @@ async def test_a_token_that_another_tab_has_got_and_that_has_ended_since_is_repl
         connection.close(Close.UNAUTHORIZED, "token_expired")
     await until(lambda: asked(TOKEN, tab) == 1 and len(connections(server)) == 1, "it has connected again")
     await tab.is_live()
+
+
+_RECORD = """
+const plain = (_, value) => {
+  const bytes = value instanceof ArrayBuffer ? new Uint8Array(value) : value;
+  return bytes instanceof Uint8Array ? String.fromCharCode(...bytes) : value;
+};
+const { postMessage } = BroadcastChannel.prototype;
+BroadcastChannel.prototype.postMessage = function say(data) {
+  hear(this.name, JSON.stringify(data, plain));
+  postMessage.call(this, data);
+};
+const { postMessage: post } = window;
+window.postMessage = (...all) => { hear('window', JSON.stringify(all, plain)); post(...all); };
+addEventListener('storage', ({ key, newValue }) => hear(`storage: ${key}`, String(newValue)));
+"""
+"""Hands all that a page says on any channel to the test, sealed or not, and what it stores for the origin."""
+
+_LISTEN = """(names) => {
+  window.heard = [];
+  window.listening = names.map((name) => {
+    const channel = new BroadcastChannel(name);
+    channel.onmessage = ({ data }) => heard.push(data);
+    return channel;
+  });
+  const [tokens, ...others] = listening;
+  // As a tab that begins, and one that is behind.
+  tokens.postMessage({ session: names[0] });
+  for (const channel of others) {
+    const position = { epoch: 'x', seq: 0 };
+    channel.postMessage({ kind: 'here', from: 'a stranger', visible: true, position });
+  }
+}"""
+
+
+async def test_another_page_of_the_origin_hears_that_there_is_a_new_token_and_not_which(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    ada = await add_user(server)
+    home = await profiles()
+    said: list[tuple[str, str]] = []
+    given: list[Json] = []
+
+    async def note(answer: Response) -> None:
+        if answer.url.endswith(TOKEN) and answer.ok:
+            given.append(await answer.json())
+
+    home.context.on("response", note)
+    await home.context.expose_function("hear", lambda name, text: said.append((name, text)))
+    await home.context.add_init_script(_RECORD)
+    tab = await home.signed_in(server.base)
+    copy = await home.duplicate(tab)
+    names = ["notify.tokens", *{name for name, _ in said} - {"notify.tokens", "spy"}]
+    assert len(names) == 2
+    stranger = await home.context.new_page()
+    await stranger.goto(f"{server.base}/favicon.svg")
+    await stranger.evaluate(_LISTEN, names)
+    for one in connections(server):
+        one.close(Close.UNAUTHORIZED, "token_expired")
+    await until(lambda: len(given) == 2, "a tab has a new token")
+
+    async def both_have_it() -> bool:
+        kept = [(await kept_tokens(one))["access_token"] for one in (tab, copy)]
+        return kept == [given[-1]["access_token"]] * 2
+
+    await until(both_have_it, "its copy has it too")
+    leader = await leader_of(tab, copy)
+    await leader.page.close()
+    left = copy if leader is tab else tab
+    await left.is_live()
+    await left.page.evaluate("import('/session.js').then((session) => session.refresh())")
+    await until(lambda: len(given) == 3, "the other one got one too")
+    await server.service.notify("ada", "after all of it")
+    await agree(ada, left)
+    heard: list[Json] = await stranger.evaluate("heard")
+    kept = await kept_tokens(left)
+    assert {one["session"] for one in heard if "obtained" in one} == {kept["session"]}
+    assert any(one.get("kind") == "state" for one in heard)
+    everything = [*(text for _, text in said), json.dumps(heard)]
+    everything.append(await stranger.evaluate("JSON.stringify([window.name, { ...localStorage }])"))
+    secrets = [one[name] for one in given for name in ("access_token", "refresh_token")]
+    secrets.append(json.dumps(kept["key"], separators=(",", ":")))
+    assert [(text, secret) for text in everything for secret in secrets if secret in text] == []
+
+
+async def test_a_page_that_has_not_the_key_of_a_session_cannot_give_it_other_tokens(
+    server: LocalServer, profiles: OpenProfile
+) -> None:
+    await add_user(server)
+    tab = await (await profiles()).signed_in(server.base)
+    kept = await kept_tokens(tab)
+    forged = {**kept, "access_token": "forged", "obtained": kept["obtained"] + 1}
+    await tab.page.evaluate(_TELL, {**forged, "key": [0] * 32})
+    await tab.page.evaluate("(told) => new BroadcastChannel('notify.tokens').postMessage(told)", forged)
+    # Said later, on the same channel, by one that has it.
+    told = {**kept, "obtained": kept["obtained"] + 2}
+    await tab.page.evaluate(_TELL, told)
+
+    async def is_kept() -> bool:
+        now = await kept_tokens(tab)
+        assert now["access_token"] == kept["access_token"]
+        return bool(now["obtained"] == told["obtained"])
+
+    await until(is_kept, "the tab has taken what its sibling told")
 
 
 async def test_a_revoked_user_is_signed_out_in_every_tab_and_none_tries_again(

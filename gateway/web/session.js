@@ -26,11 +26,11 @@ let refreshing = null;
 export const isSignedIn = () => tokens !== null;
 export const accessToken = () => tokens?.access_token;
 
-function keep(answer) {
+async function keep(answer) {
   // An answer without a refresh token means: go on with the one you have (RFC 6749, section 6).
-  const { refresh_token, session = randomName() } = tokens ?? {};
-  store({ refresh_token, ...answer, session, obtained: Date.now() });
-  siblings.postMessage(tokens);
+  const { refresh_token, session = randomName(), key = randomKey() } = tokens ?? {};
+  store({ refresh_token, ...answer, session, key, obtained: Date.now() });
+  await tell(tokens);
 }
 
 function store(fresh) {
@@ -38,16 +38,46 @@ function store(fresh) {
   sessionStorage.setItem(STORED, JSON.stringify(tokens));
 }
 
-const randomName = () => crypto.getRandomValues(new Uint32Array(4)).join('-');
+const random = (bytes) => crypto.getRandomValues(new Uint8Array(bytes));
+const randomName = () => random(16).join('-');
+const randomKey = () => [...random(32)];
 
 // A tab that was duplicated has a copy of the tokens, and a refresh token is good once: used again later by the
-// other tab, it would end the session of both. So tabs of one session tell each other what is new, and one
-// that begins, or was closed and is opened again, asks.
+// other tab, it would end the session of both. So tabs of one session tell each other that there is something new,
+// and one that begins, or was closed and is opened again, asks.
+//
+// Every page of the origin hears what is said here. The tokens are sealed, with a key that only the tabs of the session
+// have: it was made at the sign-in, it is copied with the tab, and it is never said.
 const siblings = new BroadcastChannel(STORED);
+const sealing = crypto.subtle; // Missing on http, but for this machine: there each tab keeps to itself.
+let opening = null; // What a sibling said last, until it is opened.
+
+const sealer = ({ key }) => sealing.importKey('raw', Uint8Array.from(key), 'AES-GCM', false, ['encrypt', 'decrypt']);
+const bound = (iv, { session, obtained }) => (
+  { name: 'AES-GCM', iv, additionalData: new TextEncoder().encode(`${session} ${obtained}`) }
+);
+
+async function tell(news) {
+  if (!sealing || !news.key) return;
+  const iv = random(12);
+  const { session, obtained } = news;
+  const text = new TextEncoder().encode(JSON.stringify(news));
+  const sealed = await sealing.encrypt(bound(iv, news), await sealer(news), text);
+  siblings.postMessage({ session, obtained, iv, sealed });
+}
+
+async function open(news) {
+  const { iv, sealed } = news;
+  const text = await sealing.decrypt(bound(iv, news), await sealer(tokens), sealed);
+  const fresh = JSON.parse(new TextDecoder().decode(text));
+  if (tokens?.session === fresh.session && fresh.obtained > tokens.obtained) store(fresh);
+}
+
 siblings.onmessage = ({ data }) => {
-  if (!tokens?.session || data.session !== tokens.session) return;
-  if (!data.access_token) siblings.postMessage(tokens);
-  else if (data.obtained > tokens.obtained) store(data);
+  if (!sealing || !tokens?.key || data?.session !== tokens.session) return;
+  if (!data.sealed) tell(tokens);
+  // What cannot be opened was not sealed by a sibling.
+  else if (data.obtained > tokens.obtained) opening = open(data).catch(() => {});
 };
 if (tokens) siblings.postMessage({ session: tokens.session });
 
@@ -74,8 +104,8 @@ const form = (path, fields, options) => send(path, { method: 'POST', body: new U
 /** Sign in. Throws Failed. */
 export async function signIn(username, password) {
   const answer = await form('/v1/auth/token', { grant_type: 'password', username, password });
-  tokens = null; // A new session, with a name of its own.
-  keep(answer);
+  tokens = null; // A new session, with a name and a key of its own.
+  await keep(answer);
 }
 
 /** Forget the tokens at once and end their session; should the gateway not hear of it, they expire. */
@@ -103,6 +133,7 @@ async function renew() {
   const { access_token } = tokens ?? {};
   await alone(async () => {
     // Another tab may have been faster.
+    await opening;
     if (tokens && tokens.access_token === access_token) await exchange(tokens);
   });
 }
@@ -114,7 +145,7 @@ async function exchange({ refresh_token, session }) {
   });
   if (tokens?.session !== session) throw new SignedOut(''); // The user signed out meanwhile.
   // Without locks another tab may have been told the same successor, and have said so already.
-  if (tokens.refresh_token === refresh_token) keep(answer);
+  if (tokens.refresh_token === refresh_token) await keep(answer);
 }
 
 /**

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { World, liveTab, settle } from './world.js';
+import { World, liveTab, settle, tokenOf } from './world.js';
 
 /** What a tab shows, to be compared with another. */
 const shown = ({ client }) => ({
@@ -383,4 +383,32 @@ test('what is not right on the channel is not taken', async () => {
   log.post('two');
   await settle();
   assertSame(tabs);
+});
+
+test('no tab says a token, whoever asks, renews or begins to lead', async () => {
+  const { world, tabs, log } = await tabsOf(3, { posts: ['one'] });
+  const stranger = new (world.channels.of(null))('notify https://gateway.test/ gateway ada');
+  const heard = [];
+  stranger.onmessage = ({ data }) => heard.push(data);
+  stranger.postMessage({ kind: 'here', from: 'a stranger', visible: true, position: { epoch: 'x', seq: 0 } });
+  await settle();
+  assert.equal(heard.find(({ kind }) => kind === 'state').snapshot.items.length, 1);
+  const expires_at = new Date(world.clock.now + 2_000).toISOString();
+  world.socket.say({ type: 'token_expiring', expires_at });
+  await world.clock.pass(1_500);
+  world.socket.end(4001, 'token_expired');
+  await settle();
+  log.post('two');
+  await tabs[0].die();
+  await settle();
+  tabs[1].client.signOut();
+  await settle();
+  const asked = tabs.flatMap((tab) => tab.asked);
+  assert.ok(asked.includes('expiring') && asked.includes('rejected'), asked.join());
+  assert.ok(heard.some(({ kind }) => kind === 'lead'));
+  const secrets = [1, 2, 3, 4].map((turn) => tokenOf('ada', turn));
+  for (const one of [...heard, ...world.channels.heard, ...world.storage.kept.values()]) {
+    const text = JSON.stringify(one);
+    assert.ok(!secrets.some((secret) => text.includes(secret)), text);
+  }
 });
