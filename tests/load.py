@@ -34,16 +34,25 @@ class Load:
     """Posters, devices and somebody who reads, archives and deletes, all at once; and what they did.
 
     `users` are the same users as each of the gateways knows them. A poster without an answer goes on at
-    the next gateway, under the same key, and a device that loses its gateway does too.
+    the next gateway, under the same key, and a device that loses its gateway does too. `devices` are those
+    of one user, and `pace` is how long a poster rests between two posts, in seconds.
     """
 
     def __init__(
-        self, services: Sequence[Service], users: Sequence[Sequence[User]], posters: int, *, tidy: bool
+        self,
+        services: Sequence[Service],
+        users: Sequence[Sequence[User]],
+        posters: int,
+        *,
+        tidy: bool,
+        devices: int = len(KINDS),
+        pace: float = 0.0,
     ) -> None:
         self._services = services
         self._users = users[0]
         self._posters = posters
         self._tidy_up = tidy
+        self._pace = pace
         self._numbers = count(1)
         self._random = random.Random(7)
         self._stopped = False
@@ -51,10 +60,14 @@ class Load:
         self._answered: dict[str, float] = {}
         self.posts: list[Post] = []
         self.statuses: Counter[int] = Counter()
+        self.unanswered = 0
+        """Attempts that brought no answer, or a 503."""
+        self.answered_in: list[float] = []
+        """How long each answer took, in seconds."""
         self.devices = [
             Device(home, f"{home.sub}'s {kind}", *elsewhere)
             for one in zip(*users, strict=True)
-            for kind, (home, *elsewhere) in zip(KINDS, cycle(_turns(one)), strict=False)
+            for kind, (home, *elsewhere) in zip(KINDS[:devices], cycle(_turns(one)), strict=False)
         ]
 
     async def answers(self, number: int, *, within: float = 120) -> None:
@@ -103,6 +116,7 @@ class Load:
             _count(complaints, "lost"),
             _count(complaints, "gap", "order"),
             _count(complaints, "twice", "repeated"),
+            self.percentile(0.99),
             max(self._waits(), default=0),
             complaints[:20],
         )
@@ -110,6 +124,11 @@ class Load:
     def failures(self) -> Counter[int]:
         """Return the statuses of posts that nobody should ever see, and how often they were seen."""
         return Counter({code: number for code, number in self.statuses.items() if code not in {201, 422}})
+
+    def percentile(self, part: float) -> float:
+        """Return within how many seconds this part of the posts was answered."""
+        answers = sorted(self.answered_in)
+        return answers[min(len(answers) - 1, int(len(answers) * part))] if answers else 0.0
 
     def _waits(self) -> Iterator[float]:
         """Yield how long each device waited for each item after its post had been answered, in seconds."""
@@ -141,6 +160,8 @@ class Load:
                     break
                 turn += 1
                 await asyncio.sleep(PAUSE)
+            if self._pace:
+                await asyncio.sleep(self._pace)
 
     async def _post_alone(self, turn: int) -> None:
         """Post to everybody through one gateway while nobody else works.
@@ -160,12 +181,16 @@ class Load:
         """
         headers = {"Idempotency-Key": post.title}
         service = self._services[turn % len(self._services)]
+        began = monotonic()
         try:
             answer = await service.post("/v1/notifications", json=body, headers=headers)
         except GONE:
+            self.unanswered += 1
             return False
         if answer.status_code == 503:
+            self.unanswered += 1
             return False
+        self.answered_in.append(monotonic() - began)
         if answer.status_code == 201:
             identifier = answer.json()["id"]
             post.ids.add(identifier)
@@ -203,12 +228,16 @@ class Load:
 ROW = "row"
 """The name under which a test records its row of the table that the run ends with."""
 
-TABLE = """| test | posts | 2xx | faults | lost | gaps | twice | longest wait for one with a 2xx, s |
-|---|---|---|---|---|---|---|---|"""
+TABLE = """| test | posts | 2xx | faults | lost | gaps | twice | p99, ms | longest wait after a 2xx, s |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 class Verdict(NamedTuple):
-    """What became of a load. `longest_wait` is from the answer to the application by a device, in seconds."""
+    """What became of a load.
+
+    `p99` is within how many seconds 99 of 100 posts were answered. `longest_wait` is from the answer to the
+    application by a device, in seconds.
+    """
 
     posts: int
     accepted: int
@@ -216,27 +245,35 @@ class Verdict(NamedTuple):
     lost: int
     gaps: int
     twice: int
+    p99: float
     longest_wait: float
     complaints: list[str]
 
     def row(self, name: str) -> str:
         """Return its row of the table."""
-        figures = self[:-2]
-        return f"| {name} | {' | '.join(f'{figure:,}' for figure in figures)} | {self.longest_wait:.1f} |"
+        figures = " | ".join(f"{figure:,}" for figure in self[:6])
+        return f"| {name} | {figures} | {self.p99 * 1000:.0f} | {self.longest_wait:.1f} |"
 
 
 Judged = Callable[[Load, int], Awaitable[Verdict]]
 """Judges a load after so many faults."""
 
 
-async def load_on(*servers: Server, subs: Sequence[str] = SUBS, posters: int = 4, tidy: bool = True) -> Load:
-    """Return a load for these gateways: every user has two devices, which begin at different ones."""
+async def load_on(
+    *servers: Server,
+    subs: Sequence[str] = SUBS,
+    posters: int = 4,
+    tidy: bool = True,
+    devices: int = len(KINDS),
+    pace: float = 0.0,
+) -> Load:
+    """Return a load for these gateways: the devices of a user begin at different ones. See `Load`."""
     services = [server.service for server in servers]
     tokens = [await services[0].mint(sub, ttl=3600) for sub in subs]
     users = [
         [User(server.http, token, sub) for sub, token in zip(subs, tokens, strict=True)] for server in servers
     ]
-    return Load(services, users, posters, tidy=tidy)
+    return Load(services, users, posters, tidy=tidy, devices=devices, pace=pace)
 
 
 def _turns(users: Sequence[User]) -> list[Sequence[User]]:
