@@ -24,6 +24,11 @@ from gateway.framing import (
 MAX_UNWANTED = 256 * 1024
 """Most bytes of a body that are read, and dropped, after the answer."""
 
+MAX_DROPPED = 16 * 1024 * 1024
+"""Most bytes that are read, and dropped unparsed, once the connection is hung up: twice the largest body. A
+client that sends its whole body before it reads gets its answer then, and a reset in place of it otherwise.
+"""
+
 CHUNKED = -1
 """The length of a body that only its chunks tell."""
 
@@ -294,7 +299,7 @@ class PipeliningProtocol(HttpToolsProtocol):
 
     def _drop(self, size: int) -> None:
         self._dropped_bytes += size
-        if self._dropped_bytes > MAX_UNWANTED:
+        if self._dropped_bytes > MAX_DROPPED:
             self._hold()
 
 
