@@ -7,22 +7,34 @@ import logging
 import random
 import re
 import sys
-from collections.abc import Iterable, MutableMapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
 
+from gateway.terminal import cut, escape
+
+LONGEST_EVENT = 1000
+"""How many characters of what has happened are logged; of any other value `terminal.LONGEST` are."""
+
+MEMBERS = 20
+"""How many members of a list or an object are logged."""
+
+TRACEBACK_HEAD, TRACEBACK_TAIL = 100, 200
+"""How many lines of a traceback are logged, from its beginning and from its end."""
+
+# Each pattern takes linear time, which tests/test_linearity.py counts: what repeats is possessive, or stands
+# where every text matches from there, so that no text is gone over from each of its positions. A value may
+# have been cut, so none of them needs the end of a secret to know it.
+_QUOTED = r"'(?:[^'\\\n]|\\.)*+'?|\"(?:[^\"\\\n]|\\.)*+\"?"
+_ADDRESS = re.compile(r"/[^\s?\"']*+(\?[^\s\"']+)?")
 _SECRETS = [
-    # uvicorn logs the address of a WebSocket with its query, where a ticket or a token may be.
-    (re.compile(r"(/[^\s?\"']*)\?[^\s\"']+"), r"\1?[redacted]"),
-    (re.compile(r"(?i)\b(bearer|basic)([ .:=]+)[^\s\"',]+"), r"\1\2[redacted]"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]*(\.[\w-]*)?"), "[token]"),
-    (re.compile(r"\bngk_\w+"), "ngk_[redacted]"),
+    (re.compile(r"(?i)\b(bearer|basic)([ .:=]++)[^\s\"',]++"), r"\1\2[redacted]"),
+    (re.compile(r"(?:\b|(?<=%[0-9A-Fa-f]{2}))eyJ[\w.-]++"), "[token]"),
+    (re.compile(r"ngk_\w++"), "ngk_[redacted]"),
     (
-        re.compile(
-            r"(?i)\b((?:access_|refresh_)?token|ticket|password|(?:client_)?secret)(['\"]?\s*[=:]\s*)"
-            r"(?:'[^']*'|\"[^\"]*\"|[^\s&'\",]+)"
-        ),
+        re.compile(rf"(?i)(token|ticket|password|secret)(['\"]?\s*+[=:]\s*+)(?:{_QUOTED}|[^\s&'\",]++)"),
         r"\1\2[redacted]",
     ),
 ]
@@ -53,10 +65,11 @@ def configure(level: str, *, access_log: bool, as_json: bool = False) -> None:
     )
     handler = logging.StreamHandler()
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _Formatter(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.ExceptionRenderer(_traceback),
                 *(_json_processors() if as_json else _console_processors()),
             ],
         )
@@ -71,17 +84,19 @@ def configure(level: str, *, access_log: bool, as_json: bool = False) -> None:
 
 
 def _console_processors() -> list[structlog.typing.Processor]:
-    # A plain traceback: one with the values of local variables would show tokens.
-    traceback = structlog.dev.plain_traceback
+    plain = structlog.dev.plain_traceback
+    # The values are redacted before they are quoted, and the line for what stands as `token=…` in it.
     return [
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback),
+        _Bounds(escape),
+        _redacted_values,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain),
         _redacted,
     ]
 
 
 def _json_processors() -> list[structlog.typing.Processor]:
-    # The values are redacted, and not the line: that would cut into the quoting of JSON.
-    return [structlog.processors.format_exc_info, _redacted_values, structlog.processors.JSONRenderer()]
+    # Only the values are redacted: in the line that would cut into the quoting of JSON, which also escapes.
+    return [_Bounds(str), _redacted_values, structlog.processors.JSONRenderer()]
 
 
 # --- the id of a request ------------------------------------------------------------------------------------
@@ -113,14 +128,97 @@ def request_id() -> str | None:
     return found
 
 
+# --- bounds -------------------------------------------------------------------------------------------------
+#
+# What is cut is cut before anything else is done with it: a line costs as much as it may hold, whatever was
+# to be in it.
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Cuts what a library logs, such as the path of a request, before it is put into its sentence."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        args = record.args
+        if args:
+            record = logging.makeLogRecord(record.__dict__)
+            record.args = _short_args(args)
+        return super().format(record)
+
+
+_Args = tuple[object, ...] | Mapping[str, object]
+
+
+def _short_args(args: _Args) -> _Args:
+    if isinstance(args, Mapping):
+        return {name: _short_arg(value) for name, value in args.items()}
+    return tuple(map(_short_arg, args))
+
+
+def _short_arg(value: object) -> object:
+    return cut(str(value)) if isinstance(value, str | BaseException) else value
+
+
+def _traceback(exc_info: Any) -> str:
+    """Return a traceback of bounded length. One with the values of local variables would show tokens."""
+    lines = "".join(traceback.format_exception(*exc_info)).rstrip("\n").split("\n")
+    left_out = len(lines) - TRACEBACK_HEAD - TRACEBACK_TAIL
+    if left_out > 0:
+        lines[TRACEBACK_HEAD:-TRACEBACK_TAIL] = [f"… {left_out} lines …"]
+    return "\n".join(map(cut, lines))
+
+
+class _Bounds:
+    """Cuts each value of an event, and lets `show` escape what the line cannot hold."""
+
+    def __init__(self, show: Callable[[str], str]) -> None:
+        self._show = show
+
+    def __call__(self, _logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Return the event with its values bounded."""
+        return {name: self._field(name, value) for name, value in event.items()}
+
+    def _field(self, name: str, value: Any) -> Any:
+        if name == "event":
+            return self._show(cut(str(value), LONGEST_EVENT))
+        if name in {"exception", "stack"}:
+            return "\n".join(map(self._show, str(value).split("\n")))
+        return self._value(value, 0)
+
+    def _value(self, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, dict | list | tuple) and depth > _DEPTH:
+            return "…"
+        if isinstance(value, dict):
+            members = list(value.items())[:MEMBERS]
+            return {self._text(str(key)): self._value(one, depth + 1) for key, one in members}
+        if isinstance(value, list | tuple):
+            return [self._value(one, depth + 1) for one in value[:MEMBERS]]
+        return self._text(value if isinstance(value, str) else repr(value))
+
+    def _text(self, text: str) -> str:
+        return self._show(cut(text))
+
+
+_DEPTH = 3
+"""How deep a value of an event may be nested."""
+
+
 # --- redaction ----------------------------------------------------------------------------------------------
 
 
 def redact(line: str) -> str:
-    """Return the line without queries, tokens, keys and passwords."""
+    """Return the line without queries, tokens, keys and passwords, in linear time."""
+    # uvicorn logs the address of a WebSocket with its query, where a ticket or a token may be.
+    line = _ADDRESS.sub(_without_query, line)
     for pattern, replacement in _SECRETS:
         line = pattern.sub(replacement, line)
     return line
+
+
+def _without_query(address: re.Match[str]) -> str:
+    return address[0] if address[1] is None else f"{address[0][: -len(address[1])]}?[redacted]"
 
 
 def _redacted(_logger: Any, _name: str, rendered: str | MutableMapping[str, Any]) -> str:
@@ -132,16 +230,16 @@ def _redacted_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) 
 
 
 def _redacted_value(name: str, value: Any) -> Any:
-    """Return a value that JSON can hold, and that shows no secret."""
+    """Return a bounded value without the secrets in it."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if _SECRET_NAME.search(name):
         return "[redacted]"
     if isinstance(value, dict):
-        return {redact(str(key)): _redacted_value(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
+        return {redact(key): _redacted_value(key, inner) for key, inner in value.items()}
+    if isinstance(value, list):
         return [_redacted_value(name, inner) for inner in value]
-    return redact(value if isinstance(value, str) else repr(value))
+    return redact(value)
 
 
 def _is_no_socket_line(record: logging.LogRecord) -> bool:

@@ -38,7 +38,7 @@ _hasher = argon2.using(type="ID", memory_cost=19_456, time_cost=2, parallelism=1
 _LEET = str.maketrans("@483105$7", "aabeiosst")
 _SEPARATORS = re.compile(r"[\W_]+")
 _ROW = re.compile(r"^\D{0,3}(\d{6,})\D{0,3}$")
-_AROUND = re.compile(r"^[\W\d_]+|[\W\d_]+$")
+_AROUND = re.compile(r"^[\W\d_]+|(?<![\W\d_])[\W\d_]++$")
 
 
 def check_password(password: str, sub: str = "") -> str:

@@ -11,6 +11,7 @@ import structlog
 
 from gateway import accounts, logs, services
 from gateway.settings import LogFormat, load_settings
+from gateway.terminal import LONGEST
 
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
 KEY = services.new_key()[2]
@@ -154,3 +155,81 @@ def test_the_level_may_be_written_in_any_case(written: str, monkeypatch: pytest.
     monkeypatch.setenv("GATEWAY_LOG_FORMAT", "JSON")
     settings = load_settings()
     assert (settings.log_level, settings.log_format) == ("info", LogFormat.JSON)
+
+
+# --- bounds -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["console", "json"])
+def test_a_line_is_bounded_whatever_is_logged(as_json: bool) -> None:
+    big = "a/" * 500_000
+    with logging_to(stderr := io.StringIO(), as_json=as_json):
+        logging.getLogger("uvicorn.access").info('%s - "GET %s HTTP/1.1" %d', "127.0.0.1:1", big, 404)
+        logging.getLogger("a library").warning(big)
+        logging.getLogger("a library").warning("it failed: %s", ValueError(big))
+        structlog.get_logger().warning("it failed", path=big, error=ValueError(big))
+        structlog.get_logger().warning(
+            "it failed", many=[big] * 5000, deep={big: [[[[[big]]]]]}, raw=b"x" * 10**6
+        )
+    lines = stderr.getvalue().splitlines()
+    assert [big[:150] in line for line in lines] == [True] * 5
+    assert [big[:201] in line for line in lines] == [False, True, False, False, False]
+    assert max(map(len, lines)) < 6000
+    assert "… HTTP/1.1" in lines[0] or "\\u2026 HTTP/1.1" in lines[0]
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["console", "json"])
+def test_a_traceback_is_bounded_and_keeps_both_ends(as_json: bool) -> None:
+    def deeper(depth: int) -> None:
+        if depth:
+            deeper(depth - 1)
+        raise ValueError(f"the end {'of it ' * 10**5}" + "\nand more" * 10**5)
+
+    with logging_to(stderr := io.StringIO(), as_json=as_json):
+        try:
+            deeper(10)
+        except ValueError:
+            structlog.get_logger().exception("it failed")
+            logging.getLogger("a library").exception("it failed")
+    written = stderr.getvalue()
+    assert len(written) < 2 * 70_000
+    assert written.count("Traceback (most recent call last)") == 2
+    assert written.count("ValueError: the end of it of it") == 2
+    assert written.count("lines …" if not as_json else "lines \\u2026") == 2
+
+
+CUT = [
+    (f"/v1/ws?token={JWT}", JWT),
+    (f"Bearer {KEY}", KEY),
+    (f"Bearer {JWT}", JWT),
+    (f"a bare {JWT}", JWT),
+    (f"a bare {KEY}", KEY),
+    (f"token%3D{JWT}", JWT),
+    (f"password={KEY[4:]}", KEY[4:]),
+    (f"{{'password': '{KEY[4:]}", KEY[4:]),
+    (f'{{"refresh_token": "{KEY[4:]}', KEY[4:]),
+    (f'{{"client_secret": "ab\\\\\\"{KEY[4:]}', KEY[4:]),
+]
+
+
+@pytest.mark.parametrize(("text", "secret"), CUT, ids=range(len(CUT)))
+@pytest.mark.parametrize("as_json", [False, True], ids=["console", "json"])
+def test_a_secret_that_is_cut_is_still_none_of_the_log(as_json: bool, text: str, secret: str) -> None:
+    for kept in range(8, len(secret), 7):
+        before = LONGEST - 1 - (len(text) - len(secret)) - kept
+        with logging_to(stderr := io.StringIO(), as_json=as_json):
+            structlog.get_logger().info("an event", text="x" * (before - 1) + " " + text)
+        written = stderr.getvalue()
+        assert "xxx" in written
+        assert secret[:8] not in written, (kept, written)
+
+
+@pytest.mark.parametrize(
+    "text", ["esc \x1b[31m", "a\nb", "a\r\nb", "\x9b31m", "\u202e", "\x07", "\x85", "\u2028"], ids=ascii
+)
+def test_no_text_moves_the_terminal_or_begins_a_line(console: io.StringIO, text: str) -> None:
+    logging.getLogger("a library").warning("%s", text)
+    structlog.get_logger().warning(text, path=text, many=[text, {text: text}])
+    written = console.getvalue()
+    assert written.count("\n") == 2
+    assert written.replace("\n", "").isprintable()
