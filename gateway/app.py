@@ -37,6 +37,7 @@ from gateway.api import (
 )
 from gateway.api.dependencies import Gateway, parts_of
 from gateway.api.trail import record_refusal
+from gateway.api.validation import as_invalid
 from gateway.backplane import Receiver, open_backplane
 from gateway.database import Database, answers, open_database
 from gateway.drain import Drain
@@ -68,9 +69,6 @@ from gateway.websocket import CLOSED
 from gateway.writer import Committed, Writer
 
 logger = structlog.get_logger()
-
-MAX_ERRORS = 20
-"""How many of the fields that break a rule an answer names."""
 
 LOOK, REFRESH = 0.5, 5
 """How often the sessions that others have ended, and their new signing keys, are looked for, in seconds."""
@@ -338,21 +336,7 @@ def _problem(
 async def render_invalid(connection: Request | WebSocket, error: Exception) -> Response | None:
     """Name each field and the rule it breaks."""
     found = cast("RequestValidationError | WebSocketRequestValidationError", error).errors()
-    errors = [{"field": _field(one["loc"]), "message": _rule(one)} for one in found[:MAX_ERRORS]]
-    detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors[:3])
-    return await render_error(connection, Invalid(detail, errors=errors))
-
-
-def _field(loc: Sequence[int | str]) -> str:
-    """Return the path of a field; what is wrong with a body as a whole is wrong with `body`."""
-    inner = loc[1:] if loc and loc[0] in {"body", "query", "path", "header"} else loc
-    return ".".join(str(part) for part in inner) or "body"
-
-
-def _rule(error: dict[str, Any]) -> str:
-    if error["type"] in {"dict_type", "model_attributes_type", "model_type"}:
-        return "it must be a JSON object"
-    return str(error["msg"]).removeprefix("Value error, ")
+    return await render_error(connection, as_invalid(found))
 
 
 async def render_http_error(connection: Request | WebSocket, error: Exception) -> Response:

@@ -7,6 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from gateway.protocol import Close
+from gateway.terminal import shown
+
+MAX_ERRORS = 20
+"""How many of the fields that break a rule an answer names."""
+
+MAX_DETAIL = 1000
+"""How many characters the detail of an error has at most."""
+
+MAX_FIELD = 64
+"""How many characters of the name of a field are said: the name of an unknown one is the caller's own."""
+
+MAX_MESSAGE = 200
+"""How many characters the rule has that a field breaks."""
 
 
 class Disconnected(Exception):
@@ -16,6 +29,7 @@ class Disconnected(Exception):
 class GatewayError(Exception):
     """An answer that is not the wished one. `detail` is a sentence for a person; it never holds a secret.
 
+    It is of bounded length, however long what it names is, and so are `errors`: the first 20 fields.
     `actor` is who asked, as the audit log names callers, where that was known when it was refused.
     """
 
@@ -32,10 +46,17 @@ class GatewayError(Exception):
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(detail or self.title)
-        self.detail = detail or self.title
-        self.errors = list(errors)
+        self.detail = shown(detail, MAX_DETAIL) if detail else self.title
+        super().__init__(self.detail)
+        self.errors = [_bounded(one) for one in errors[:MAX_ERRORS]]
         self.headers = dict(headers or {})
+
+
+def _bounded(error: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "field": shown(error["field"], MAX_FIELD),
+        "message": shown(error["message"], MAX_MESSAGE),
+    }
 
 
 class Unauthorized(GatewayError):

@@ -16,13 +16,23 @@ from sqlalchemy import Connection
 
 from gateway import idempotency, inbox, log
 from gateway.database import Database, background
-from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound, Overloaded, Unavailable
+from gateway.errors import (
+    MAX_ERRORS,
+    MAX_FIELD,
+    GatewayError,
+    IdempotencyKeyReused,
+    Invalid,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from gateway.fair_queue import FairQueue
 from gateway.idempotency import Answered, Claim
 from gateway.inbox import CHUNK, Changed, Delivered, Mark, ReadUpTo, Seen
 from gateway.log import Entry, Position, Post
 from gateway.protocol import Content, Counts, Item
 from gateway.shares import Shares
+from gateway.terminal import cut
 
 logger = structlog.get_logger()
 
@@ -355,8 +365,13 @@ def _refuse_unknown(submission: Submission, unknown: set[str]) -> Invalid | None
     strangers = sorted(_subs([submission]) & unknown)
     if not strangers:
         return None
-    errors = [{"field": "to", "message": f"There is no user '{sub}'."} for sub in strangers]
-    return Invalid("A recipient is not known to the gateway.", errors=errors)
+    errors = [
+        {"field": "to", "message": f"There is no user '{cut(sub, MAX_FIELD)}'."}
+        for sub in strangers[:MAX_ERRORS]
+    ]
+    if len(strangers) == 1:
+        return Invalid("A recipient is not known to the gateway.", errors=errors)
+    return Invalid(f"{len(strangers):,} recipients are not known to the gateway.", errors=errors)
 
 
 def _change(

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -466,3 +467,15 @@ async def test_the_inbox_is_for_users_only(server: LocalServer) -> None:
 async def test_each_user_has_an_epoch_of_their_own(server: LocalServer) -> None:
     ada, bob = await server.user("ada"), await server.user("bob")
     assert (await ada.inbox())["epoch"] != (await bob.inbox())["epoch"]
+
+
+async def test_the_link_to_the_next_page_has_what_was_asked_for_and_nothing_else(server: LocalServer) -> None:
+    ada = await server.user()
+    await server.service.notify_many("ada", 3)
+    query = "limit=1&unread=true&category=default&token=secret&x=" + "y" * 20_000
+    first = await ada.get(f"/v1/inbox?{query}")
+    link = first.headers["link"].removeprefix("</v1/inbox?").removesuffix('>; rel="next"')
+    expected = {"limit": "1", "unread": "true", "category": "default", "cursor": first.json()["next"]}
+    assert dict(parse_qsl(link)) == expected
+    second = await ada.get(f"/v1/inbox?{link}")
+    assert [item["title"] for item in second.json()["items"]] == ["2"]

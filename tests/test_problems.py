@@ -1,14 +1,18 @@
 """Errors are problems (RFC 9457), whatever part of the gateway makes them."""
 
 import asyncio
+import itertools
+import re
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import Connection, text
 
 from tests.checker import Json
 from tests.clients import Service
-from tests.servers import LocalServer
+from tests.databases import settings_for
+from tests.servers import LocalServer, StartServer, serving
 
 PROBLEM = {"type", "title", "status", "detail", "code"}
 
@@ -103,6 +107,98 @@ async def test_a_problem_tells_no_value_of_the_request(server: LocalServer) -> N
         assert answer.status_code >= 400
         assert secret not in answer.text
         assert secret.replace(" ", "-") not in answer.text
+
+
+LONG = '\U0001f511\x1b"' * 20_000
+"""What is long in JSON too: four bytes, six, or two for a character."""
+
+MOST = 16 * 1024
+"""How many bytes an error has at most, head and body each."""
+
+
+def hostile(path: str) -> list[Json]:
+    """Return requests whose path, query, headers and bodies are as long as they can be."""
+    unknown = {f"{LONG[:2000]}{number}": LONG[:100] for number in range(20)}
+    many = {f"{number:x}": number for number in range(20_000)}
+    filled = re.sub(r"\{[^}]+\}", "%1B" * 2000, path)
+    return [
+        {"url": filled, "content": b""},
+        {"url": filled, "json": unknown},
+        {"url": filled, "json": many},
+        {"url": filled, "json": {LONG: 1}},
+        {"url": filled, "json": [unknown] * 5},
+        {"url": filled, "json": {"to": [LONG[:1000]] * 100, "title": LONG, "ids": [LONG[:300]] * 100}},
+        {"url": filled, "json": {"sub": LONG, "password": LONG, "name": LONG, "scopes": [LONG[:999]] * 50}},
+        {"url": filled, "content": b"{" + b'"' * 1000, "headers": {"Content-Type": "application/json"}},
+        {"url": filled, "data": {"grant_type": LONG, "scope": LONG}},
+        {"url": f"{filled}?{urlencode({LONG[:900]: 1})}&limit={'1' * 9000}&cursor={'%1B' * 5000}"},
+        {"url": f"{filled}?epoch={'e' * 9000}&since={'1' * 9000}&category={'c' * 9000}"},
+        {"url": filled, "headers": {"Idempotency-Key": "k" * 9000, "X-Request-ID": "i" * 9000}},
+        {"url": filled, "headers": {"Content-Type": "t" * 9000, "Last-Event-ID": "1" * 9000}},
+        {
+            "url": filled,
+            "headers": {"Authorization": "Bearer " + "e." * 9000, "Origin": "http://" + "o" * 9000},
+        },
+    ]
+
+
+async def refusal(caller: Service, method: str, options: Json) -> int:
+    """Send a request, and return the status of a refusal, whose size is looked at; else 0."""
+    headers = {**caller.headers, **options.get("headers", {})}
+    async with caller.http.stream(method, **{**options, "headers": headers}) as answer:
+        if answer.status_code < 400:
+            return 0
+        assert len(await answer.aread()) <= MOST, (method, options["url"][:50], answer.text[:200])
+        assert sum(len(name) + len(value) for name, value in answer.headers.raw) <= MOST
+        return answer.status_code
+
+
+async def test_no_error_is_longer_than_16_kib_whatever_is_sent_to_whatever_path(sqlite_url: str) -> None:
+    async with serving(settings_for(sqlite_url, unknown_recipients="reject")) as server:
+        ada = Service(server.http, (await server.user("ada")).token)
+        paths: dict[str, Json] = (await server.stranger.get("/openapi.json")).json()["paths"]
+        statuses: list[int] = []
+        for path, operations in {**paths, "/v1/ws": {"get": {}}, "/" + "n" * 9000: {"get": {}}}.items():
+            is_users = re.match("/v1/(inbox|stream|ws|auth/ticket)", path)
+            caller = ada if is_users else server.service
+            statuses.append(await refusal(caller, "PUT", hostile(path)[0]))
+            for method, options in itertools.product(operations, hostile(path)):
+                statuses.append(await refusal(caller, method.upper(), options))
+        assert {400, 404, 405, 413, 422, 426} <= set(statuses)
+        assert statuses.count(422) > 100
+
+
+async def test_a_member_that_no_body_has_is_named_in_short_and_too_many_are_not_looked_at(
+    server: LocalServer,
+) -> None:
+    ada = await server.user("ada")
+    for caller, method, path in (
+        (server.service, "POST", "/v1/notifications"),
+        (server.service, "POST", "/v1/users"),
+        (ada, "POST", "/v1/inbox/read"),
+    ):
+        answer = await caller.request(method, path, json={"x" * 100_000: 1})
+        fields = [one["field"] for one in check_problem(answer, 422, "validation_error")["errors"]]
+        assert "x" * 63 + "…" in fields
+        many = await caller.request(method, path, json=dict.fromkeys(map(str, range(21)), 1))
+        (error,) = check_problem(many, 422, "validation_error")["errors"]
+        assert (error["field"], "20 members" in error["message"]) == ("body", True)
+
+
+async def test_of_many_unknown_recipients_the_first_are_named_and_all_are_counted(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(unknown_recipients="reject")
+    names = [f"{number:04}" + "x" * 251 for number in range(1000)]
+    batch = [{"to": names, "title": "t"}] * 30
+    for path, body in (("/v1/notifications", batch[0]), ("/v1/notifications/batch", batch)):
+        answer = await server.service.post(path, json=body)
+        problem = check_problem(answer, 422, "validation_error")
+        assert problem["detail"] == "1,000 recipients are not known to the gateway."
+        assert [one["message"][:22] for one in problem["errors"]] == [
+            f"There is no user '{name[:4]}" for name in names[:20]
+        ]
+        assert len(answer.content) < MOST
 
 
 @pytest.fixture

@@ -58,10 +58,6 @@ class Gateway:
     metrics: Metrics
 
 
-MAX_MEMBERS = 20
-"""More members than this no body has."""
-
-
 def parts_of(connection: HTTPConnection) -> Gateway:
     """Return the parts of the gateway that serves this connection."""
     return cast("Gateway", connection.app.state.gateway)
@@ -319,8 +315,15 @@ class JsonRoute(APIRoute):
         return bounded
 
 
+MAX_MEMBERS = 20
+"""More members than this no body has, and no notification of a batch; what has more is not looked at.
+
+Each unknown member is an error of its own, and a body has room for tens of thousands of them.
+"""
+
+
 async def check_json(request: Request) -> None:
-    """Raise `Invalid` unless the body is JSON and says so."""
+    """Raise `Invalid` unless the body is JSON, says so, and has no more members than a body may have."""
     kind, _, subtype = (
         request.headers.get("content-type", "").partition(";")[0].strip().lower().partition("/")
     )
@@ -336,7 +339,7 @@ async def check_json(request: Request) -> None:
 def check_members(field: str, value: Any) -> None:
     """Raise `Invalid` for an object with more members than any body has: each would be an error."""
     if isinstance(value, dict) and len(value) > MAX_MEMBERS:
-        raise Invalid.field(field, "it has members that are not known")
+        raise Invalid.field(field, f"it has more than {MAX_MEMBERS} members: send only known ones")
 
 
 class Problem(BaseModel):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field, JsonValue, model_validator
@@ -141,8 +142,7 @@ async def list_inbox(
     following = None if page.next is None else _cursor(page.next)
     headers = {"ETag": _etag(page.epoch, page.counts), "Cache-Control": _CACHING}
     if following is not None:
-        url = request.url.include_query_params(cursor=following)
-        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+        headers["Link"] = f'<{request.url.path}?{_following(request, query, following)}>; rel="next"'
     rest = (
         f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
         f'"unread":{page.counts.unread},"unseen":{page.counts.unseen}'
@@ -255,6 +255,18 @@ def _matches(if_none_match: str, etag: str) -> bool:
     """Compare weakly, as RFC 9110, section 13.1.2 says."""
     opaque = etag.removeprefix("W/")
     return any(tag.strip().removeprefix("W/") in {opaque, "*"} for tag in if_none_match.split(","))
+
+
+def _following(request: Request, query: inbox.Query, cursor: str) -> str:
+    """Return the query of the next page: what was asked for, as it was read, and no other parameter."""
+    asked = {
+        "limit": query.limit,
+        "unread": dumps(query.unread),
+        "archived": dumps(query.archived),
+        "category": query.category,
+    }
+    given = {name: value for name, value in asked.items() if name in request.query_params}
+    return urlencode(given | {"cursor": cursor})
 
 
 def _cursor(before: int) -> str:
