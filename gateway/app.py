@@ -36,7 +36,7 @@ from gateway.api import (
     well_known,
 )
 from gateway.api.dependencies import Gateway, parts_of
-from gateway.api.trail import record_refusal
+from gateway.api.trail import record_refusal, tell_rest
 from gateway.api.validation import as_invalid
 from gateway.backplane import Receiver, open_backplane
 from gateway.database import Database, answers, open_database
@@ -59,6 +59,7 @@ from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
 from gateway.relay import Relay
 from gateway.retention import Retention
+from gateway.sampling import WINDOW
 from gateway.settings import Settings, UnknownRecipients
 from gateway.tail import Tail
 from gateway.telemetry import restore_query, traced, untraced
@@ -210,6 +211,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
                 tasks.create_task(tokens.issuers.run(), name="issuers"),
                 tasks.create_task(_finish_erasures(database), name="erasures"),
                 tasks.create_task(retention.run(), name="retention"),
+                tasks.create_task(_every(WINDOW, tell_rest), name="refusals"),
             ]
             async with writer.running():
                 yield {CLOSED: metrics.closed}

@@ -3,6 +3,10 @@
 `record` is called where something is decided. It never takes a secret: no token, ticket, password, key or
 hash, and no name that the caller only claimed. Text is cut to `LONGEST` characters and everything outside
 printable ASCII is escaped, so that no value can begin a line of its own or paint on a terminal.
+
+What anybody can cause without a right to anything is sampled (`SAMPLED`): a caller who is refused over and
+over has a line for each of the first 20 refusals of a minute, and then one whenever their number has doubled.
+Such a line has a `number`, which is how many it stands for; all lines together say how many there were.
 """
 
 import json
@@ -11,17 +15,19 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from io import TextIOWrapper
-from logging.handlers import WatchedFileHandler
-from pathlib import Path
-from tempfile import TemporaryFile
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
 
 from gateway.logs import request_id
+from gateway.private_file import PrivateFile, look_at
 from gateway.protocol import timestamp
+from gateway.sampling import Sampler
 from gateway.settings import SettingsError
+from gateway.terminal import cut
 
 LONGEST = 255
 """How many characters of a value are kept."""
@@ -64,6 +70,19 @@ class Event(StrEnum):
     LOST = "lost"
 
 
+SAMPLED = frozenset({Event.REFUSED, Event.LOGIN_FAILED, Event.REFRESH_FAILED})
+"""The events of which a caller can cause any number. No success is among them, and no stolen token."""
+
+
+class Kind(NamedTuple):
+    """What sampled events must have in common to be counted as one kind."""
+
+    event: Event
+    actor: str | None
+    source: str | None
+    reasons: tuple[tuple[str, Value], ...]
+
+
 def record(
     event: Event,
     *,
@@ -80,6 +99,45 @@ def record(
     if not logger.isEnabledFor(logging.INFO):
         return
     fields = details | {"actor": actor, "subject": subject, "source": source, "request_id": request_id()}
+    if event in SAMPLED:
+        number = _sampler.take(_kind(event, actor, source, details))
+        if not number:
+            return
+        if number > 1:
+            fields["number"] = number
+    _write(event, fields)
+
+
+def tell_rest() -> None:
+    """Write how many sampled events of the minutes that are over have no line yet; call it now and then."""
+    _sampler.tell_rest()
+
+
+def _kind(event: Event, actor: str | None, source: str | None, details: Mapping[str, Value]) -> Kind:
+    reasons = tuple((name, details[name]) for name in ("code", "status", "why") if name in details)
+    return Kind(event, actor and cut(actor, LONGEST), source and _network_of(source), reasons)
+
+
+def _write_rest(kind: Kind, number: int) -> None:
+    _write(kind.event, {"number": number, **dict(kind.reasons), "actor": kind.actor, "source": kind.source})
+
+
+_sampler = Sampler(_write_rest)
+
+
+@lru_cache(maxsize=1024)
+def _network_of(source: str) -> str:
+    """Return what stands for an address: a client can use any of its /64 network in IPv6."""
+    try:
+        address = ip_address(source.partition("%")[0])
+    except ValueError:
+        return cut(source, LONGEST)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return source
+
+
+def _write(event: Event, fields: Mapping[str, Value]) -> None:
     line: dict[str, Value] = {"time": timestamp(int(time.time() * 1000)), "event": str(event)}
     line |= {name: _bounded(value) for name, value in fields.items() if value is not None}
     logger.info(json.dumps(line, separators=(",", ":")))
@@ -105,11 +163,11 @@ def written_to(path: str | None) -> Iterator[None]:
     """Write the events to a file that only its owner may read, or on the console, while the block runs.
 
     The file is opened anew when it was moved, so it can be rotated. Raises `SettingsError` for one that
-    cannot be written.
+    cannot be written, or kept from others (`PrivateFile`).
     """
     target: logging.Handler
     with _naming_the_setting():
-        target = _PrivateFile(path, encoding="ascii") if path else logging.StreamHandler()
+        target = PrivateFile(path, encoding="ascii") if path else logging.StreamHandler()
     handler = _Background(target)
     logger.addHandler(handler)
     logger.propagate = False
@@ -117,20 +175,20 @@ def written_to(path: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        _sampler.tell_rest(everything=True)
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
         logger.removeHandler(handler)
         handler.close()
 
 
-def check(path: str) -> None:
-    """Raise `SettingsError` where the file could not be written. One that is not there is not made."""
+def check(path: str) -> str:
+    """Return in a few words what `written_to` would do to the file. One that is not there is not made.
+
+    Raises `SettingsError` as `written_to` does.
+    """
     with _naming_the_setting():
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
-        except FileNotFoundError:
-            # A file without a name shows that one could be made.
-            TemporaryFile(dir=Path(path).parent).close()
+        return look_at(path)
 
 
 @contextmanager
@@ -143,20 +201,8 @@ def _naming_the_setting() -> Iterator[None]:
 
 def _bounded(value: Value) -> Value:
     if isinstance(value, list):
-        return [_cut(one) for one in value[:LISTED]]
-    return _cut(value) if isinstance(value, str) else value
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-
-
-class _PrivateFile(WatchedFileHandler):
-    """A file that only its owner may read."""
-
-    def _open(self) -> TextIOWrapper:
-        file = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        return os.fdopen(file, "a", encoding=self.encoding)
+        return [cut(one, LONGEST) for one in value[:LISTED]]
+    return cut(value, LONGEST) if isinstance(value, str) else value
 
 
 class _Background(logging.Handler):

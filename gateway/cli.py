@@ -142,13 +142,14 @@ def check() -> None:
 
     settings = load_settings()
     serving.check_host(settings)
-    if settings.audit_log is not None:
-        audit.check(settings.audit_log)
+    audit_log = None if settings.audit_log is None else audit.check(settings.audit_log)
 
     async def main() -> bool:
         async with open_database(settings) as database:
             pending = await schema.is_pending(database)
         print(f"database: {make_url(settings.database_url).render_as_string(hide_password=True)}: reached")
+        if audit_log is not None:
+            print(f"audit log: {settings.audit_log}: {audit_log}")
         print("schema: to be brought up to date by serve or migrate" if pending else "schema: up to date")
         logs.configure("error", access_log=False)
         heard = await reach(open_backplane(settings))

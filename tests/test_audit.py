@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from passlib.hash import argon2
 
-from gateway import accounts, audit
+from gateway import accounts, audit, sampling
 from gateway.audit import Event
+from gateway.sampling import FIRST, Sampler
 from gateway.settings import SettingsError
 from tests.checker import Json
 from tests.clients import Service, open_socket
@@ -55,7 +56,9 @@ def trail() -> Iterator[Trail]:
     audit.logger.addHandler(handler)
     audit.logger.setLevel(logging.INFO)
     audit.logger.propagate = False
-    yield handler
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "_sampler", Sampler(audit._write_rest))
+        yield handler
     audit.logger.propagate = True
     audit.logger.setLevel(logging.NOTSET)
     audit.logger.removeHandler(handler)
@@ -164,7 +167,7 @@ def test_nobody_waits_for_a_pipe_that_is_full_and_what_is_lost_is_counted(
             may_write.wait(10)
             written.append(record.getMessage())
 
-    monkeypatch.setattr(audit, "_PrivateFile", Stuck)
+    monkeypatch.setattr(audit, "PrivateFile", Stuck)
     with audit.written_to(str(tmp_path / "audit.log")):
         for number in range(100):
             audit.record(Event.LOGIN, actor="user:ada", number=number)
@@ -175,6 +178,162 @@ def test_nobody_waits_for_a_pipe_that_is_full_and_what_is_lost_is_counted(
     (lost,) = [line["number"] for line in lines if line["event"] == "lost"]
     assert kept == sorted(set(kept))
     assert lost + len(kept) == 100
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o777], ids=oct)
+def test_a_file_that_others_can_read_is_taken_from_them(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "audit.log"
+    file.write_text("")
+    file.chmod(mode)
+    assert audit.check(str(file)) == f"can be written; its mode {mode:o} becomes 600"
+    assert stat.S_IMODE(file.stat().st_mode) == mode, "to look at it changes nothing"
+    with audit.written_to(str(file)):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert audit.check(str(file)) == "can be written"
+
+
+def test_a_file_that_is_put_in_its_place_is_taken_from_others_too(tmp_path: Path) -> None:
+    file = tmp_path / "audit.log"
+    with audit.written_to(str(file)):
+        file.rename(tmp_path / "audit.log.1")
+        file.write_text("")
+        file.chmod(0o644)
+        audit.record(Event.LOGIN, actor="user:ada")
+    assert "ada" in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def refused(path: Path) -> str:
+    """Return why a file is refused: by `check` and at the start alike."""
+    with pytest.raises(SettingsError) as checked:
+        audit.check(str(path))
+    with pytest.raises(SettingsError) as opened, audit.written_to(str(path)):
+        pass
+    assert str(checked.value) == str(opened.value)
+    assert str(checked.value).startswith("GATEWAY_AUDIT_LOG: ")
+    return str(checked.value)
+
+
+def test_a_link_to_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("")
+    link = tmp_path / "audit.log"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert "symbolic link" in refused(link)
+
+
+def test_a_file_of_another_user_is_refused_but_for_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "audit.log"
+    file.write_text("")
+    owner = file.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert "another user" in refused(file)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert audit.check(str(file)).startswith("can be written")
+
+
+def test_a_folder_in_which_everybody_may_write_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert str(folder) in refused(folder / "audit.log")
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o1777)
+    assert audit.check(str(folder / "audit.log")) == "can be made"
+
+
+def test_a_device_is_as_it_is() -> None:
+    assert audit.check("/dev/null") == "can be written"
+    with audit.written_to("/dev/null"):
+        audit.record(Event.LOGIN, actor="user:ada")
+
+
+# --- samples ------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that is set by hand, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_of_many_alike_the_first_are_told_and_then_each_doubling() -> None:
+    clock, rest = Clock(), list[tuple[str, int]]()
+    sampler = Sampler[str](lambda kind, number: rest.append((kind, number)), clock)
+    told = [number for number in (sampler.take("a") for _ in range(1000)) if number]
+    assert told == [1] * FIRST + [FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST, 16 * FIRST]
+    clock.now = 61
+    sampler.tell_rest()
+    assert rest == [("a", 1000 - sum(told))]
+    assert sampler.take("a") == 1, "a new window begins"
+
+
+def test_the_rest_is_told_with_the_next_event_of_whatever_kind_or_at_the_end() -> None:
+    clock, rest = Clock(), list[tuple[str, int]]()
+    sampler = Sampler[str](lambda kind, number: rest.append((kind, number)), clock)
+    for _ in range(FIRST + 3):
+        sampler.take("a")
+    sampler.tell_rest()
+    assert rest == []
+    clock.now = 61
+    for _ in range(FIRST + 1):
+        sampler.take("b")
+    assert rest == [("a", 3)]
+    sampler.tell_rest(everything=True)
+    assert rest == [("a", 3), ("b", 1)]
+
+
+def test_a_sampler_holds_so_many_kinds_and_loses_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MAX_KINDS", 10)
+    rest = list[tuple[int, int]]()
+    sampler = Sampler[int](lambda kind, number: rest.append((kind, number)), Clock())
+    told = sum(sampler.take(kind) for kind in range(100) for _ in range(FIRST + 1))
+    assert len(sampler._windows) == 10
+    assert rest == [(kind, 1) for kind in range(90)]
+    sampler.tell_rest(everything=True)
+    assert told + sum(number for _, number in rest) == 100 * (FIRST + 1)
+
+
+def test_a_flood_of_refusals_is_a_few_lines_that_say_how_many(tmp_path: Path) -> None:
+    file = tmp_path / "audit.log"
+    with audit.written_to(str(file)):
+        for number in range(5000):
+            audit.record(
+                Event.REFUSED, actor=None, source="192.0.2.1", code="invalid_token", route=f"/{number}"
+            )
+            audit.record(Event.REFUSED, actor=None, source=f"2001:db8::{number:x}", code="invalid_token")
+            audit.record(Event.LOGIN_FAILED, actor=None, source="192.0.2.1", why="rate_limited")
+        audit.record(Event.REFUSED, actor=None, source="192.0.2.1", code="missing_token")
+        audit.record(Event.REFUSED, actor=None, source="192.0.2.2", code="invalid_token")
+        audit.record(Event.REFUSED, actor="user:ada", source="192.0.2.1", code="invalid_token")
+        for _ in range(100):
+            audit.record(Event.LOGIN, actor="user:ada", source="192.0.2.1")
+            audit.record(Event.REFRESH_REUSED, actor="user:ada", source="192.0.2.1")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    sampled = [line for line in lines if line["event"] in {"refused", "login_failed"}]
+    assert len(sampled) < 3 * (FIRST + 10)
+    assert sum(line.get("number", 1) for line in sampled) == 3 * 5000 + 3
+    assert len(lines) - len(sampled) == 200, "a success, and a token that was stolen, have a line each"
+    from_v6 = [line for line in sampled if line["source"].startswith("2001:db8::")]
+    assert sum(line.get("number", 1) for line in from_v6) == 5000
+    assert {line["code"] for line in from_v6} == {"invalid_token"}
+
+
+async def test_a_flood_of_requests_without_a_token_leaves_a_few_lines(
+    server: LocalServer, trail: Trail
+) -> None:
+    for _ in range(4 * FIRST):
+        assert (await server.stranger.get("/v1/inbox")).status_code == 401
+    lines = trail.of(Event.REFUSED)
+    assert [line.get("number") for line in lines] == [None] * FIRST + [FIRST, 2 * FIRST]
+    assert {(line["code"], line["route"], line["source"]) for line in lines} == {
+        ("missing_token", "/v1/inbox", "127.0.0.1")
+    }
 
 
 # --- who did what -------------------------------------------------------------------------------------------
