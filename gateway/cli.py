@@ -19,8 +19,12 @@ from gateway.errors import GatewayError, NotFound, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
 from gateway.settings import LogFormat, Settings, SettingsError, TrustedIssuer, is_loopback, load_settings
 from gateway.signing import MAX_TTL
+from gateway.terminal import json_line, shown
 from gateway.throttle import Throttle
 from gateway.tokens import INBOX, OWN_CLIENT, Tokens
+
+LONGEST_MESSAGE = 2000
+"""How many characters of what is wrong are printed: part of it may come from a server."""
 
 app = typer.Typer(
     name="gateway",
@@ -63,7 +67,7 @@ def _explain(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print("gateway:", " ".join(message.split()), file=sys.stderr)
+    print("gateway:", shown(" ".join(message.split()), LONGEST_MESSAGE), file=sys.stderr)
     return code
 
 
@@ -170,7 +174,7 @@ async def _reached(trusted: TrustedIssuer) -> bool:
     try:
         number, problem = await issuers.reach(trusted), ""
     except issuers.FetchError as error:
-        number, problem = 0, f" ({error})"
+        number, problem = 0, f" ({shown(str(error))})"
     print(f"issuer: {trusted.issuer}: usable keys at {trusted.jwks_url}: {number}{problem}")
     return number > 0
 
@@ -213,10 +217,20 @@ def send(
     priority: Annotated[str | None, typer.Option(help="low, normal, high or urgent.")] = None,
     url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
     data: Annotated[str | None, typer.Option(help="A JSON object for programs.")] = None,
-    key: Annotated[str, typer.Option(envvar="GATEWAY_KEY", help="The API key to post with.")] = "",
+    key: Annotated[
+        str,
+        typer.Option(
+            envvar="GATEWAY_KEY",
+            help="The API key to post with, or - to read it from the first line of stdin."
+            " Other users of this machine can see an argument: prefer the variable.",
+        ),
+    ] = "",
     server: UrlOption = client.DEFAULT_URL,
 ) -> None:
-    """Post a notification over HTTP. Example: gateway send ada "Lunch is ready" --priority high."""
+    """Post a notification over HTTP, with the key of GATEWAY_KEY.
+
+    Example: gateway send ada "Lunch is ready" --priority high.
+    """
     fields = {"body": body, "category": category, "priority": priority, "url": url}
     given = {name: value for name, value in fields.items() if value is not None}
     if data is not None:
@@ -224,6 +238,7 @@ def send(
             given["data"] = json.loads(data)
         except ValueError:
             raise typer.BadParameter("--data: it must be a JSON object") from None
+    key = _secret(key)
     if not key:
         raise typer.BadParameter("GATEWAY_KEY or --key: an API key is needed")
     print_json(client.send(server, key, {"to": sub, "title": title} | given))
@@ -231,16 +246,28 @@ def send(
 
 @app.command()
 def tail(
-    token: Annotated[str, typer.Option(envvar="GATEWAY_TOKEN", help="A user's access token.")] = "",
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="GATEWAY_TOKEN",
+            help="A user's access token, or - to read it from the first line of stdin."
+            " Other users of this machine can see an argument: prefer the variable.",
+        ),
+    ] = "",
     server: UrlOption = client.DEFAULT_URL,
 ) -> None:
-    """Print the messages of a socket as they come. Example: gateway tail --token $(gateway token ada)."""
-    asyncio.run(client.tail(server, token, _show, _note))
+    """Print the messages of a socket as they come. Example: gateway token ada | gateway tail --token -."""
+    asyncio.run(client.tail(server, _secret(token), _show, _note))
 
 
-def _show(message: str) -> None:
-    print(message, flush=True)
+def _secret(given: str) -> str:
+    """Return a secret as it was given, or the first line of stdin where that was a hyphen."""
+    return sys.stdin.readline().strip() if given == "-" else given
+
+
+def _show(message: dict[str, Any]) -> None:
+    print(json_line(message), flush=True)
 
 
 def _note(text: str) -> None:
-    print("gateway:", text, file=sys.stderr)
+    print("gateway:", shown(text), file=sys.stderr)

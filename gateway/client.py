@@ -39,9 +39,11 @@ def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
         answer = response.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ClientError(f"{server}: {error}") from None
+    if not isinstance(answer, dict):
+        raise ClientError(f"{server}: this is not a gateway")
     if not response.is_success:
         raise ClientError(f"{answer.get('code')}: {answer.get('detail')}")
-    return dict(answer)
+    return answer
 
 
 class _Position:
@@ -61,13 +63,15 @@ class _Position:
         """Move on. The number in `hello` is where the log stands, not where this client does."""
         self._epoch = message.get("epoch", self._epoch)
         if message["type"] in {"notification", "changed", "read", "reset", "live"}:
-            self._seq = message["seq"]
+            self._seq = message.get("seq", self._seq)
 
 
-async def tail(server: str, token: str, show: Callable[[str], None], note: Callable[[str], None]) -> None:
+async def tail(
+    server: str, token: str, show: Callable[[dict[str, Any]], None], note: Callable[[str], None]
+) -> None:
     """Show every message of a user's socket, over every reconnect, until the gateway says stop.
 
-    Each reconnect is noted.
+    Each reconnect is noted. Messages and notes hold text of others: print them with `terminal`.
     Raises `ClientError` with the reason then.
     """
     position, failures = _Position(), 0
@@ -81,10 +85,11 @@ async def tail(server: str, token: str, show: Callable[[str], None], note: Calla
                 compression=None,
                 max_size=None,
             ) as socket:
-                async for message in socket:
+                async for text in socket:
                     failures = 0
-                    show(str(message))
-                    position.apply(json.loads(message))
+                    message = _read(server, text)
+                    show(message)
+                    position.apply(message)
                 why = _reason(socket.close_code, socket.close_reason)
         except ConnectionClosed as error:
             why = _reason(error.rcvd.code, error.rcvd.reason) if error.rcvd else "the connection broke"
@@ -100,6 +105,17 @@ async def tail(server: str, token: str, show: Callable[[str], None], note: Calla
         failures += 1
         note(f"{why}; connecting again")
         await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 2.0**failures)))  # noqa: S311
+
+
+def _read(server: str, text: str | bytes) -> dict[str, Any]:
+    """Return a message. Raises `ClientError` for what a gateway does not send."""
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict) or "type" not in message:
+        raise ClientError(f"{server}: this is not a gateway")
+    return message
 
 
 def _reason(code: int | None, reason: str | None) -> str:

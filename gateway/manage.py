@@ -1,7 +1,6 @@
 """The commands that manage users, services and keys: on the database directly, so no gateway need run."""
 
 import asyncio
-import json
 import secrets
 import sys
 import time
@@ -19,6 +18,7 @@ from gateway.passwords import hash_password
 from gateway.protocol import timestamp
 from gateway.services import check_name
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.terminal import escape, json_line
 from gateway.tokens import digest
 
 P = ParamSpec("P")
@@ -102,8 +102,8 @@ def now_ms() -> int:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one object on one line."""
-    print(json.dumps(value, ensure_ascii=False))
+    """Print one object on one line, whatever it holds."""
+    print(json_line(value))
 
 
 def _user(row: Record) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def disable_user(sub: SubArgument) -> None:
         _record_ended(sub, result[1], "user_changed")
 
     _, ended = _manage(done, accounts.update_user, sub, {"disabled": True}, now_ms())
-    print(f"Disabled {sub}. Sessions ended: {len(ended)}.")
+    print(f"Disabled {escape(sub)}. Sessions ended: {len(ended)}.")
 
 
 @user_app.command("enable")
@@ -175,7 +175,7 @@ def enable_user(sub: SubArgument) -> None:
         record(Event.USER_CHANGED, audit.user(sub), changed=["disabled"], disabled=False)
 
     _manage(done, accounts.update_user, sub, {"disabled": False}, now_ms())
-    print(f"Enabled {sub}.")
+    print(f"Enabled {escape(sub)}.")
 
 
 @user_app.command("logout")
@@ -200,7 +200,7 @@ def delete_user(sub: SubArgument) -> None:
             pass
 
     with_database(erase)
-    print(f"Erased {sub}.")
+    print(f"Erased {escape(sub)}.")
 
 
 @service_app.command("add")
@@ -244,7 +244,7 @@ def delete_service(client_id: ClientArgument) -> None:
         record(Event.SERVICE_DELETED, audit.service(client_id), number=len(ended))
 
     _manage(done, services.delete_service, client_id, now_ms())
-    print(f"Deleted {client_id}.")
+    print(f"Deleted {escape(client_id)}.")
 
 
 @key_app.command("add")
@@ -279,7 +279,7 @@ def delete_key(
         record(Event.KEY_DELETED, audit.service(client_id), key=key_id)
 
     _manage(done, services.delete_key, client_id, key_id)
-    print(f"Deleted {key_id}.")
+    print(f"Deleted {escape(key_id)}.")
 
 
 @signing_app.command("rotate")
