@@ -21,6 +21,7 @@ import logging
 import pkgutil
 import re
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ import gateway
 from gateway import audit, jws, logs, protocol, services
 from gateway.accounts import check_sub
 from gateway.api import inbox as inbox_api
-from gateway.api import notifications as notifications_api
+from gateway.api.batch_body import split_array, split_lines
 from gateway.api.dependencies import read_json
 from gateway.api.opening import start_after
 from gateway.api.validation import as_invalid
@@ -206,6 +207,10 @@ def long_key(size: int) -> bytes:
     return json.dumps({"keys": [{"kty": "RSA", "kid": "a", "n": "v" * size, "e": "AQAB"}]}).encode()
 
 
+def split_all(split: Callable[[bytes], Iterator[Any]]) -> Callable[[bytes], object]:
+    return lambda body: deque(split(body), maxlen=0)
+
+
 def repeat(text: str) -> Callable[[int], str]:
     return lambda size: text * (size // len(text))
 
@@ -224,8 +229,14 @@ PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = 
     "JSON, decimals": (16 * KIB, lambda size: b"1." + b"1" * size, read_json),
     "JSON, escapes": (16 * KIB, lambda size: b'"' + b"\\u0041" * (size // 6) + b'"', read_json),
     "JSON, pairs of surrogates": (16 * KIB, lambda size: b'"' + b"\\ud83d\\ude00" * (size // 12), read_json),
-    "NDJSON, empty lines": (64 * KIB, lambda size: b"\n" * size, notifications_api._read_lines),
-    "NDJSON, one line": (64 * KIB, lambda size: b"1" * size, notifications_api._read_lines),
+    "NDJSON, empty lines": (64 * KIB, lambda size: b"\n" * size, split_all(split_lines)),
+    "NDJSON, one line": (64 * KIB, lambda size: b"1" * size, split_all(split_lines)),
+    "NDJSON, short lines": (64 * KIB, lambda size: b"1\n" * (size // 2), split_all(split_lines)),
+    "batch, numbers": (64 * KIB, lambda n: b"[" + b"1," * (n // 2) + b"1]", split_all(split_array)),
+    "batch, digits": (16 * KIB, lambda size: b"[" + b"1" * size, split_all(split_array)),
+    "batch, brackets": (64 * KIB, lambda size: b"[" * size, split_all(split_array)),
+    "batch, open quotes": (64 * KIB, lambda size: b'["' + b"a" * size, split_all(split_array)),
+    "batch, spaces": (64 * KIB, lambda size: b"[" + b" " * size, split_all(split_array)),
     "frame, brackets": (KIB, repeat("["), protocol.decode_command),
     "frame, digits": (KIB, lambda size: '{"seq":' + "1" * size, protocol.decode_command),
     "frame, members": (KIB, members, protocol.decode_command),
