@@ -1,4 +1,4 @@
-"""Passwords: which are taken, and argon2id, hashed off the event loop."""
+"""Passwords: which are accepted, and argon2id, hashed off the event loop."""
 
 import asyncio
 import os
@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
-from importlib.resources import files
+from decimal import Decimal
 from typing import Self, TypeVar
 
 from passlib.hash import argon2
@@ -29,16 +28,47 @@ WAITING = 100
 NICENESS = 10
 """How far the threads stand back behind the event loop where there are not enough cores for all."""
 
-FEW = 4
-"""So few different characters are no password, however long it is."""
+LEAST_GUESSES = 10**10
+"""How many guesses a password must withstand by the estimate of zxcvbn, which has its best score for that."""
+
+LEAST_BARE_GUESSES = 10**6
+"""How many it must withstand without what stands between its words, so that "let me in" is "letmein"."""
+
+WINDOW = 40
+"""How many characters are estimated at once: the cost of an estimate grows with the square and more."""
+
+WINDOWS = 3
+"""How many windows of a password are estimated at most."""
+
+FAMOUS = (
+    "correct horse battery staple",
+    "game of thrones",
+    "i have no idea",
+    "lord of the rings",
+    "luke i am your father",
+    "may the force be with you",
+    "never gonna give you up",
+    "open the pod bay doors hal",
+    "supercalifragilisticexpialidocious",
+    "the quick brown fox",
+    "the quick brown fox jumps over the lazy dog",
+    "to be or not to be",
+    "to be or not to be that is the question",
+)
+"""Phrases that are long, and that everybody knows; here as they are written, with and without the spaces."""
 
 # The second recommended choice of the OWASP password storage cheat sheet: 19 MiB, two rounds, one lane.
 _hasher = argon2.using(type="ID", memory_cost=19_456, time_cost=2, parallelism=1)
 
-_LEET = str.maketrans("@483105$7", "aabeiosst")
 _SEPARATORS = re.compile(r"[\W_]+")
-_ROW = re.compile(r"^\D{0,3}(\d{6,})\D{0,3}$")
-_AROUND = re.compile(r"^[\W\d_]+|(?<![\W\d_])[\W\d_]++$")
+
+_LEET = frozenset("@4833({[<6910!|7+$5%2")
+# Not next to each other: a row of them is no sequence.
+_UNREAD = {ord(mark): 0xE000 + 16 * number for number, mark in enumerate("@({[<!|+$%")}
+_MAX_LEET = 6
+
+# zxcvbn keeps the words of one call in a global table.
+_estimating = threading.Lock()
 
 
 def check_password(password: str, sub: str = "") -> str:
@@ -47,11 +77,14 @@ def check_password(password: str, sub: str = "") -> str:
         raise ValueError(f"it must have {MIN_LENGTH} to {MAX_LENGTH} characters")
     if not _storable(password):
         raise ValueError("it must be UTF-8 without NUL")
-    if _is_common(password):
-        raise ValueError("it must not be a common one, such as a word or a name with digits, or a few keys")
     squeezed, name = _squeezed(password), _squeezed(sub)
     if name and name in squeezed and 2 * len(name) >= len(squeezed):
         raise ValueError("it must not be little more than the user's own id")
+    if _is_guessable(password, sub):
+        raise ValueError(
+            "it is a common one or too easy to guess, such as words with digits, names, dates, rows of keys: "
+            "use four words or more that have nothing to do with each other, or 16 random characters"
+        )
     return password
 
 
@@ -66,7 +99,7 @@ class Passwords:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "passwords", initializer=_stand_back)
         self._waiting = 0
-        self._nobody = hash_password("the password of nobody")
+        self._nobody = str(_hasher.hash("the password of nobody"))
 
     async def hash(self, password: str, sub: str) -> str:
         """Return the hash. Raises ValueError as `check_password` does, and `Overloaded`."""
@@ -120,27 +153,39 @@ def _storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-@cache
-def _common() -> frozenset[str]:
-    lines = files("gateway").joinpath("common_passwords.txt").read_text().splitlines()
-    return frozenset(line for line in lines if not line.startswith("#"))
+def _is_guessable(password: str, sub: str) -> bool:
+    """Whether no part of the password withstands enough guesses. It takes some 5 ms.
+
+    A password is as strong as its strongest part at least, so a long one is estimated in parts.
+    """
+    words = {*FAMOUS, "gateway", "notification", "notifications", sub.casefold()}
+    words |= {_squeezed(word) for word in words} | set(_SEPARATORS.split(sub.casefold()))
+    ordered = sorted(words)
+    with _estimating:
+        bare = _squeezed(password)[:WINDOW]
+        if bare and bare != password and _guesses(bare, ordered) < LEAST_BARE_GUESSES:
+            return True
+        starts = range(0, min(len(password), WINDOW * WINDOWS), WINDOW)
+        parts = (password[start : start + WINDOW] for start in starts)
+        return all(_guesses(part, ordered) < LEAST_GUESSES for part in parts)
 
 
-def _is_common(password: str) -> bool:
-    """Whether it is of the list, whatever its case, its spelling in digits, and what stands around it."""
-    folded = password.casefold()
-    if len(set(folded)) <= FEW:
-        return True
-    core = _AROUND.sub("", folded)
-    forms = {_squeezed(form) for text in (folded, core) for form in (text, text.translate(_LEET))}
-    # "abc" before or behind a row of digits is still that row.
-    forms.update(_ROW.findall(_squeezed(folded)))
-    return any(_repeated(form) in _common() or form in _common() for form in forms)
+def _guesses(text: str, known: list[str]) -> Decimal:
+    """Return how many guesses an attacker needs, who knows these words besides those of the language."""
+    # It takes 80 ms and 14 MiB to import, which only a process that sets passwords should pay for.
+    from zxcvbn import zxcvbn
+
+    # It cannot read a date before the end of a line.
+    guesses: Decimal = zxcvbn(_without_leet(text.replace("\n", " ")), known)["guesses"]
+    return guesses
 
 
-def _repeated(text: str) -> str:
-    """Return what the text is a repetition of: of "abcabc" that is "abc"."""
-    return text[: (text + text).find(text, 1)] if text else text
+def _without_leet(text: str) -> str:
+    """Return the text with the marks that could stand for letters made unreadable, where there are many.
+
+    zxcvbn tries every combination of what they could stand for: of all of them, some hundreds.
+    """
+    return text.translate(_UNREAD) if len(_LEET.intersection(text)) > _MAX_LEET else text
 
 
 def _squeezed(text: str) -> str:
