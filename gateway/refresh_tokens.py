@@ -28,7 +28,7 @@ class Refreshed(NamedTuple):
     """What a refresh has come to.
 
     Without a `token` it is refused. `ended` is the session that has ended because the token was used before;
-    `expires_at` is in ms.
+    `repeated` says that the token was given once more, to who asked again. `expires_at` is in ms.
     """
 
     session: str = ""
@@ -36,11 +36,12 @@ class Refreshed(NamedTuple):
     expires_at: int = 0
     token: str | None = None
     ended: tuple[str, ...] = ()
+    repeated: bool = False
 
 
-def knows(connection: Connection, token: str) -> bool:
-    """Whether this is a refresh token, current or spent. What is none need not wait for a lock."""
-    return _session_of(connection, digest(token)) is not None
+def find_session(connection: Connection, token: str) -> str | None:
+    """Return the session of a refresh token, current or spent. What is none need not wait for a lock."""
+    return _session_of(connection, digest(token))
 
 
 def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
@@ -57,7 +58,7 @@ def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
     if row.refresh_hash == shown:
         return good._replace(token=_rotate(connection, row, token, now_ms))
     if row.previous_hash == shown and now_ms - row.rotated_at < RETRY:
-        return good._replace(token=_successor(row.refresh_seed, token))
+        return good._replace(token=_successor(row.refresh_seed, token), repeated=True)
     return good._replace(ended=tuple(end_sessions(connection, sessions.c.id == row.id, now_ms)))
 
 

@@ -361,6 +361,18 @@ async def test_signing_in_and_out_is_recorded(server: LocalServer, trail: Trail)
     assert (ended["why"], ended["number"], ended["sessions"]) == ("revoked", 1, [login["session"]])
 
 
+async def test_a_refresh_that_is_repeated_within_the_grace_is_marked(
+    server: LocalServer, trail: Trail
+) -> None:
+    await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
+    form = {"grant_type": "refresh_token", "refresh_token": (await sign_in(server))["refresh_token"]}
+    answers = [(await server.stranger.post("/v1/auth/token", data=form)).json() for _ in range(2)]
+    assert answers[0]["refresh_token"] == answers[1]["refresh_token"]
+    first, repeated = trail.of(Event.REFRESHED)
+    assert "repeated" not in first
+    assert repeated == first | {"repeated": True}
+
+
 async def test_a_refresh_token_that_comes_twice_is_recorded(server: LocalServer, trail: Trail) -> None:
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
     tokens = [(await sign_in(server))["refresh_token"]]

@@ -211,7 +211,7 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     secret, scopes = _field(form, "refresh_token"), _narrowed(form, [INBOX])
     now_ms = int(time.time() * 1000)
     done = refresh_tokens.Refreshed()
-    if await parts.database.glance(refresh_tokens.knows, secret):
+    if await parts.database.glance(refresh_tokens.find_session, secret) is not None:
         done = await parts.database.write(refresh_tokens.refresh, secret, now_ms)
     parts.tokens.end(done.ended)
     actor = audit.user(done.sub) if done.sub else None
@@ -221,7 +221,8 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
         audit.record(event, actor=actor, source=address, session=done.session or None)
         raise OAuthError("invalid_grant", "The refresh token is unknown, used, expired or revoked.")
     parts.metrics.login("refresh_token", "success")
-    audit.record(Event.REFRESHED, actor=actor, source=address, session=done.session)
+    repeated = True if done.repeated else None
+    audit.record(Event.REFRESHED, actor=actor, source=address, session=done.session, repeated=repeated)
     ends = done.expires_at // 1000
     return _answer(parts, done.sub, OWN_CLIENT, scopes, done.session, ends, done.token)
 
@@ -313,8 +314,9 @@ async def revoke(parts: Parts, source: Source, form: Form) -> Response:
     """End the session of an access token or a refresh token (RFC 7009). What is no token is no error."""
     text = _field(form, "token")
     session = await parts.tokens.session_of(text)
+    known = session or await parts.database.glance(refresh_tokens.find_session, text)
     ended: list[str] = []
-    if session is not None or await parts.database.glance(refresh_tokens.knows, text):
+    if known is not None:
         now_ms = int(time.time() * 1000)
         ended = await parts.database.write(refresh_tokens.revoke, session, text, now_ms)
     parts.tokens.end(ended)
