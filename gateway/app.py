@@ -29,6 +29,7 @@ from gateway.api import (
     inbox,
     monitoring,
     notifications,
+    oauth,
     services,
     socket,
     stream,
@@ -289,7 +290,7 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
     record_refusal(connection, known)
     parts_of(connection).metrics.refused(*_counted(known))
     if isinstance(connection, Request):
-        return _refusal(known)
+        return oauth.refusal_of(known) if oauth.serves(connection) else _refusal(known)
     if isinstance(known, OriginNotAllowed | RateLimited | Invalid | Draining):
         await connection.send_denial_response(_refusal(known))
     elif connection.application_state is WebSocketState.CONNECTING:
@@ -306,9 +307,6 @@ def _counted(error: GatewayError) -> tuple[int, str]:
 
 
 def _refusal(error: GatewayError) -> Response:
-    if isinstance(error, OAuthError):
-        body = {"error": error.error, "error_description": error.detail}
-        return JSONResponse(body, error.http_status, auth.NO_STORE | error.headers)
     kind = f"urn:notification-gateway:problem:{error.code}"
     return _problem(kind, error.status, error.code, error.title, error.detail, error.headers, error.errors)
 
@@ -350,6 +348,8 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
     if refused.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed(connection))
     parts_of(connection).metrics.refused(refused.status_code, code)
+    if oauth.serves(connection):
+        return oauth.refusal(refused.status_code, f"{title}.", headers)
     # A problem that the status says all of has no type of its own (RFC 9457, section 4.2.1).
     return _problem("about:blank", refused.status_code, code, title, str(refused.detail), headers)
 

@@ -9,6 +9,7 @@ import httpx
 import jwt
 import pytest
 
+from gateway.errors import Overloaded, RateLimited, Unavailable
 from tests.checker import Json
 from tests.clients import Service, User
 from tests.servers import LocalServer, StartServer
@@ -204,6 +205,95 @@ async def test_a_client_that_does_not_prove_itself_is_401_invalid_client(server:
         answer = await server.stranger.post("/v1/auth/token", **options)
         assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client"), options
         assert answer.headers["www-authenticate"].startswith("Basic")
+
+
+@pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
+@pytest.mark.parametrize("grant", ["password", "refresh_token", "client_credentials", "no_such_grant"])
+async def test_client_authentication_that_is_there_and_wrong_is_401_whatever_is_asked_for(
+    server: LocalServer, grant: str, path: str
+) -> None:
+    await create_user(server)
+    made = await create_service(server, "notify")
+    refresh_token = (await sign_in(server)).json()["refresh_token"]
+    form = {"grant_type": grant, "username": "ada", "password": PASSWORD}
+    form |= {"refresh_token": refresh_token, "token": refresh_token}
+    client_id = {"client_id": made["client_id"]}
+    wrong: list[dict[str, Any]] = [
+        {"data": {**form, **client_id, "client_secret": "wrong"}},
+        {"data": {**form, "client_id": "nobody", "client_secret": made["client_secret"]}},
+        {"data": {**form, "client_secret": made["client_secret"]}},
+        {"data": form, "headers": basic(made["client_id"], "wrong")},
+        {"data": form, "headers": {"Authorization": "basic !!!"}},
+        {
+            "data": {**form, "client_id": "another"},
+            "headers": basic(made["client_id"], made["client_secret"]),
+        },
+    ]
+    for options in wrong:
+        answer = await server.stranger.post(path, **options)
+        assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client"), options
+        assert answer.headers["www-authenticate"].startswith("Basic")
+        assert answer.headers["cache-control"] == "no-store"
+    both = {**form, **client_id, "client_secret": made["client_secret"]}
+    headers = basic(made["client_id"], made["client_secret"])
+    answer = await server.stranger.post(path, data=both, headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    assert (await token(server, grant_type="refresh_token", refresh_token=refresh_token)).status_code == 200
+
+
+async def test_a_client_that_proves_itself_or_says_its_id_alone_may_use_every_grant(
+    server: LocalServer,
+) -> None:
+    await create_user(server)
+    made = await create_service(server, "notify")
+    headers = basic(made["client_id"], made["client_secret"])
+    form = {"grant_type": "password", "username": "ada", "password": PASSWORD}
+    for options in ({"headers": headers}, {}):
+        data = {**form, "client_id": made["client_id"]}
+        signed_in = await server.stranger.post("/v1/auth/token", data=data, **options)
+        assert signed_in.status_code == 200, signed_in.text
+        refresh = {"grant_type": "refresh_token", "refresh_token": signed_in.json()["refresh_token"]}
+        assert (await server.stranger.post("/v1/auth/token", data=refresh, **options)).status_code == 200
+        revoked = {"token": signed_in.json()["access_token"], "client_id": made["client_id"]}
+        assert (await server.stranger.post("/v1/auth/revoke", data=revoked, **options)).status_code == 200
+    unknown = await server.stranger.post("/v1/auth/token", data={"grant_type": "x"}, headers=headers)
+    assert unknown.json()["error"] == "unsupported_grant_type"
+
+
+@pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
+async def test_every_error_of_the_oauth_endpoints_has_the_body_of_rfc_6749(
+    server: LocalServer, path: str, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    form = {"grant_type": "refresh_token", "refresh_token": "x", "token": "x"}
+
+    async def fail(error: Exception) -> httpx.Response:
+        def raises(*_: object) -> None:
+            raise error
+
+        with monkeypatch.context() as broken:
+            broken.setattr(server.parts.database, "glance", raises)
+            return await server.stranger.post(path, data=form)
+
+    server.expected += ["a request failed", "Exception in ASGI application"]
+    cases: list[tuple[httpx.Response, int, str]] = [
+        (await server.stranger.post(path, data={"token": "x" * 300_000}), 413, "invalid_request"),
+        (await server.stranger.get(path), 405, "invalid_request"),
+        (await fail(RateLimited("auth", quota=1, window=1, retry_after=7)), 429, "rate_limited"),
+        (await fail(Unavailable(retry_after=7)), 503, "temporarily_unavailable"),
+        (await fail(Overloaded(retry_after=7)), 503, "temporarily_unavailable"),
+        (await fail(RuntimeError("a secret")), 500, "server_error"),
+    ]
+    for answer, status, error in cases:
+        with subtests.test(str(status)):
+            assert (answer.status_code, answer.json().get("error")) == (status, error)
+            assert set(answer.json()) == {"error", "error_description"}
+            assert answer.json()["error_description"]
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["x-request-id"]
+            assert answer.headers.get("retry-after") == ("7" if status in {429, 503} else None)
+            assert answer.headers.get("allow") == ("POST" if status == 405 else None)
+            assert "secret" not in answer.text
 
 
 # --- signing out --------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from gateway import protocol
+from gateway.api.oauth import ERRORS
 from gateway.app import create_app
 from gateway.audit import Event
 from gateway.cli import app, run
@@ -141,7 +142,8 @@ def test_every_code_of_a_refused_command_is_documented() -> None:
 
 def test_every_oauth_error_is_documented() -> None:
     documented = first_codes(section(text_of("docs/errors.md"), "## The OAuth endpoints"))
-    assert documented == set(re.findall(r'OAuthError\(\s*"(\w+)"', source_of_the_gateway()))
+    raised = set(re.findall(r'OAuthError\(\s*"(\w+)"', source_of_the_gateway()))
+    assert documented == raised | set(ERRORS.values())
 
 
 def test_every_close_code_is_documented_with_its_advice() -> None:

@@ -40,7 +40,7 @@ async def test_a_wrong_method_is_a_405_problem_that_says_which_are_right(server:
     for method, path, allowed in (
         ("GET", "/v1/notifications", "POST"),
         ("PUT", "/v1/inbox", "GET"),
-        ("DELETE", "/v1/auth/token", "POST"),
+        ("DELETE", "/v1/users", "POST"),
         ("POST", "/v1/inbox", "GET"),
     ):
         answer = await server.service.request(method, path)

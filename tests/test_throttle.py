@@ -291,10 +291,24 @@ async def add_ada(server: LocalServer) -> None:
 
 def check_refusal(answer: httpx.Response, policy: str) -> None:
     """Check a 429 by the contract and the draft of the RateLimit fields."""
-    assert answer.status_code == 429
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["code"] == "rate_limited"
     assert answer.json()["status"] == 429
+    check_limit(answer, policy)
+
+
+def check_oauth_refusal(answer: httpx.Response, policy: str) -> None:
+    """Check a 429 of the OAuth endpoints, which has the body of RFC 6749."""
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert set(answer.json()) == {"error", "error_description"}
+    assert answer.json()["error"] == "rate_limited"
+    check_limit(answer, policy)
+
+
+def check_limit(answer: httpx.Response, policy: str) -> None:
+    """Check the status of a 429, and the headers that name its limit."""
+    assert answer.status_code == 429
     wait = int(answer.headers["retry-after"])
     assert wait >= 1
     assert answer.headers["ratelimit"] == f'"{policy}";r=0;t={wait}'
@@ -310,9 +324,9 @@ async def test_guessing_is_refused_alike_for_an_account_that_exists_and_one_that
         answers[sub] = [await sign_in(server, WRONG, sub) for _ in range(7)]
     for mine, other in zip(answers["ada"], answers["nobody"], strict=True):
         assert mine.status_code == other.status_code
-        assert mine.json() | {"detail": ""} == other.json() | {"detail": ""}
+        assert mine.json() | {"error_description": ""} == other.json() | {"error_description": ""}
     assert [one.status_code for one in answers["ada"]] == [400] * 5 + [429] * 2
-    check_refusal(answers["ada"][-1], "login")
+    check_oauth_refusal(answers["ada"][-1], "login")
     # A password that is right would tell that it is.
     assert (await sign_in(server, PASSWORD)).status_code == 429
 

@@ -1,20 +1,27 @@
-"""Signing in and out: the token endpoint of RFC 6749, revocation (RFC 7009), tickets, and the public keys."""
+"""Signing in and out: the token endpoint of RFC 6749, revocation (RFC 7009), and tickets."""
 
-import base64
-import hmac
 import secrets
 import time
 from collections.abc import Collection
-from typing import Annotated, Any
-from urllib.parse import unquote_plus
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
 
 from gateway import accounts, audit, refresh_tokens, services
-from gateway.accounts import Session, check_sub, new_session
+from gateway.accounts import Record, Session, check_sub, new_session
 from gateway.api.dependencies import Gateway, InboxUser, JsonRoute, Parts, client_address, problems
+from gateway.api.oauth import (
+    NO_STORE,
+    PROBLEMS,
+    REVOKE_PATH,
+    TOKEN_PATH,
+    Client,
+    Form,
+    field,
+    form_of,
+    invalid_client,
+    refuse_client,
+)
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
 from gateway.errors import NotFound, OAuthError, RateLimited
@@ -22,10 +29,6 @@ from gateway.tokens import INBOX, OWN_CLIENT, digest
 
 TICKET_TTL = 30
 """How long a ticket waits to be used, in seconds."""
-
-_FORM = "application/x-www-form-urlencoded"
-
-NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 router = APIRouter(route_class=JsonRoute, tags=["auth"])
 
@@ -42,13 +45,6 @@ class TokenAnswer(BaseModel):
     scope: str
 
 
-class OAuthProblem(BaseModel):
-    """An error of the token endpoint (RFC 6749, section 5.2)."""
-
-    error: str
-    error_description: str
-
-
 class TicketAnswer(BaseModel):
     """A ticket, to be sent as `?ticket=` when a socket is opened."""
 
@@ -56,14 +52,7 @@ class TicketAnswer(BaseModel):
     expires_in: int = Field(description="How long it waits to be used, in seconds.")
 
 
-def _form_of(required: Collection[str], fields: dict[str, str]) -> dict[str, Any]:
-    properties = {name: {"type": "string", "description": why} for name, why in fields.items()}
-    schema = {"type": "object", "required": list(required), "properties": properties}
-    content = {_FORM: {"schema": schema}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-_TOKEN_FORM = _form_of(
+_TOKEN_FORM = form_of(
     ["grant_type"],
     {
         "grant_type": "`password`, `refresh_token` or `client_credentials`.",
@@ -75,63 +64,29 @@ _TOKEN_FORM = _form_of(
         "scope": "A subset of what may be had; everything by default.",
     },
 )
-_REVOKE_FORM = _form_of(["token"], {"token": "An access token or a refresh token."})
-_OAUTH_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The request is refused; `error` says why.", "model": OAuthProblem},
-    429: problems(429)[429],
-    503: problems()[503],
-}
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """Return the fields of a form. Raises `OAuthError` for what is none, and for a field given twice.
-
-    It is of the one kind that RFC 6749 has (appendix B), also where it is empty.
-    """
-    kind = request.headers.get("content-type", _FORM).partition(";")[0].strip().lower()
-    if kind != _FORM:
-        raise OAuthError("invalid_request", f"The body must come with Content-Type: {_FORM}.")
-    try:
-        async with request.form() as form:
-            given = form.multi_items()
-    except HTTPException as error:
-        if error.status_code != 400:  # noqa: PLR2004
-            raise
-        raise OAuthError("invalid_request", "The body is not a form.") from None
-    fields = {name: value for name, value in given if isinstance(value, str)}
-    if len(fields) != len(given):
-        raise OAuthError("invalid_request", "Each field is given once, as text.")
-    # A field without a value is treated as if it were omitted (RFC 6749, section 3.2).
-    return {name: value for name, value in fields.items() if value}
-
-
-Form = Annotated[dict[str, str], Depends(_form)]
-
-
-def _field(form: dict[str, str], name: str) -> str:
-    if name not in form:
-        raise OAuthError("invalid_request", f"The field {name} is missing ({_FORM}).")
-    return form[name]
+_REVOKE_FORM = form_of(["token"], {"token": "An access token or a refresh token."})
 
 
 @router.post(
-    "/v1/auth/token",
+    TOKEN_PATH,
     summary="Sign in, or refresh, or get a service's token",
-    responses=_OAUTH_PROBLEMS | {401: {"description": "The client is unknown.", "model": OAuthProblem}},
+    responses=PROBLEMS,
     openapi_extra=_TOKEN_FORM,
     response_model_exclude_none=True,
 )
-async def token(parts: Parts, request: Request, form: Form, response: Response) -> TokenAnswer:
+async def token(
+    parts: Parts, request: Request, form: Form, client: Client, response: Response
+) -> TokenAnswer:
     """Give an access token for a password, a refresh token, or a service's credentials."""
     response.headers.update(NO_STORE)
-    grant = _field(form, "grant_type")
+    grant = field(form, "grant_type")
     address = client_address(request)
     if grant == "password":
         return await _sign_in(parts, form, address)
     if grant == "refresh_token":
         return await _refresh(parts, form, address)
     if grant == "client_credentials":
-        return await _authorize_service(parts, form, request.headers.get("authorization", ""), address)
+        return await _authorize_service(parts, form, client, address)
     raise OAuthError("unsupported_grant_type", "grant_type: password, refresh_token or client_credentials.")
 
 
@@ -145,18 +100,18 @@ def _narrowed(form: dict[str, str], allowed: Collection[str]) -> frozenset[str]:
 
 async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenAnswer:
     """Verify a password. Whatever is wrong with it, the answer and the time it takes are the same."""
-    sub, password = _field(form, "username"), _field(form, "password")
+    sub, password = field(form, "username"), field(form, "password")
     scopes = _narrowed(form, [INBOX])
+    refresh_token = secrets.token_urlsafe(32)
+    expires_at = int(time.time()) + parts.settings.refresh_token_ttl
+    session = new_session(expires_at * 1000, digest(refresh_token))
     try:
         attempt = await parts.throttle.logins.begin(sub, address)
+        failure = await _start_session(parts, sub, password, session)
     except RateLimited:
         parts.metrics.login("password", "rate_limited")
         audit.record(Event.LOGIN_FAILED, actor=None, source=address, why="rate_limited")
         raise
-    refresh_token = secrets.token_urlsafe(32)
-    expires_at = int(time.time()) + parts.settings.refresh_token_ttl
-    session = new_session(expires_at * 1000, digest(refresh_token))
-    failure = await _start_session(parts, sub, password, session)
     if failure is not None:
         parts.metrics.login("password", failure)
         # A name that nobody has is not recorded: people type their password there.
@@ -208,10 +163,11 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
 
     A refresh token that was used before ends the session (`refresh_tokens`).
     """
-    secret, scopes = _field(form, "refresh_token"), _narrowed(form, [INBOX])
+    secret, scopes = field(form, "refresh_token"), _narrowed(form, [INBOX])
     now_ms = int(time.time() * 1000)
     done = refresh_tokens.Refreshed()
-    if await parts.database.glance(refresh_tokens.find_session, secret) is not None:
+    known = await parts.database.glance(refresh_tokens.find_session, secret)
+    if known is not None:
         done = await parts.database.write(refresh_tokens.refresh, secret, now_ms)
     parts.tokens.end(done.ended)
     actor = audit.user(done.sub) if done.sub else None
@@ -228,18 +184,13 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
 
 
 async def _authorize_service(
-    parts: Gateway, form: dict[str, str], authorization: str, address: str
+    parts: Gateway, form: dict[str, str], service: Record | None, address: str
 ) -> TokenAnswer:
-    """Give a service a token for its credentials."""
-    client_id, secret = _credentials(form, authorization)
-    service = None
-    if client_id.isascii() and client_id.isprintable():
-        service = await parts.database.glance(services.find_service, client_id)
-    if service is None or not hmac.compare_digest(service.secret_hash, digest(secret)):
-        actor, why = (audit.service(client_id), "wrong_secret") if service else (None, "unknown_client")
-        parts.metrics.login("client_credentials", why)
-        audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=why)
-        raise _invalid_client()
+    """Give a token to a service that has authenticated."""
+    if service is None:
+        refuse_client(parts, address, "unknown_client")
+        raise invalid_client()
+    client_id = service.client_id
     scopes = _narrowed(form, service.scopes.split())
     now = time.time()
     expires_at = int(now) + parts.settings.access_token_ttl
@@ -247,7 +198,7 @@ async def _authorize_service(
     try:
         await parts.database.write(services.start_service_session, client_id, session, int(now * 1000))
     except NotFound:
-        raise _invalid_client() from None
+        raise invalid_client() from None
     parts.metrics.login("client_credentials", "success")
     audit.record(
         Event.LOGIN,
@@ -257,28 +208,6 @@ async def _authorize_service(
         session=session.id,
     )
     return _answer(parts, client_id, client_id, scopes, session.id, expires_at)
-
-
-def _invalid_client() -> OAuthError:
-    return OAuthError("invalid_client", "The client is unknown, or its secret is wrong.", status=401)
-
-
-def _credentials(form: dict[str, str], authorization: str) -> tuple[str, str]:
-    """Return the id and secret of a client, from HTTP Basic or from the form (RFC 6749, section 2.3.1)."""
-    scheme, _, encoded = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        if "client_id" not in form or "client_secret" not in form:
-            raise _invalid_client()
-        return form["client_id"], form["client_secret"]
-    if "client_secret" in form:
-        raise OAuthError("invalid_request", "The client authenticates in one way, not in two.")
-    try:
-        client_id, separator, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except ValueError:
-        raise _invalid_client() from None
-    if not separator or form.get("client_id", unquote_plus(client_id)) != unquote_plus(client_id):
-        raise _invalid_client()
-    return unquote_plus(client_id), unquote_plus(secret)
 
 
 def _answer(
@@ -304,15 +233,18 @@ def _answer(
 
 
 @router.post(
-    "/v1/auth/revoke",
+    REVOKE_PATH,
     summary="Sign out",
-    responses=_OAUTH_PROBLEMS,
+    responses=PROBLEMS,
     openapi_extra=_REVOKE_FORM,
     response_class=Response,
 )
-async def revoke(parts: Parts, source: Source, form: Form) -> Response:
-    """End the session of an access token or a refresh token (RFC 7009). What is no token is no error."""
-    text = _field(form, "token")
+async def revoke(parts: Parts, source: Source, form: Form, _: Client) -> Response:
+    """End the session of an access token or a refresh token (RFC 7009). What is no token is no error.
+
+    A service need not authenticate, for any holder of a token may end it; with a wrong secret it is refused.
+    """
+    text = field(form, "token")
     session = await parts.tokens.session_of(text)
     known = session or await parts.database.glance(refresh_tokens.find_session, text)
     ended: list[str] = []

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from gateway import audit, services
 from gateway.accounts import Record
-from gateway.api.auth import NO_STORE
 from gateway.api.dependencies import Admin, Body, JsonRoute, KeyCursor, Limit, NumberCursor, Parts, problems
+from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source
 from gateway.audit import Event
 from gateway.errors import NotFound

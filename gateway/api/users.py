@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 
 from gateway import accounts, audit, services
 from gateway.accounts import Record, Session, new_session
-from gateway.api.auth import NO_STORE
 from gateway.api.dependencies import (
     Admin,
     Body,
@@ -24,6 +23,7 @@ from gateway.api.dependencies import (
     SubPath,
     problems,
 )
+from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
 from gateway.errors import Invalid, NotFound, TokenRevoked, UserDisabled

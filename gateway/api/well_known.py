@@ -78,7 +78,7 @@ async def metadata(
         response_types_supported=[],
         grant_types_supported=["password", "refresh_token", "client_credentials"],
         token_endpoint_auth_methods_supported=_CLIENT_AUTHENTICATION,
-        revocation_endpoint_auth_methods_supported=["none"],
+        revocation_endpoint_auth_methods_supported=_CLIENT_AUTHENTICATION,
     )
     return _cached(found.model_dump(), _CACHING if settings.public_url else "no-store", if_none_match)
 
