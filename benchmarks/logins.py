@@ -58,10 +58,13 @@ async def _ping(sockets: Sequence[Socket], seconds: float) -> list[float]:
     return times
 
 
-def _form(sub: str, password: str) -> bytes:
-    body = urlencode({"grant_type": "password", "username": sub, "password": password}).encode()
+def _form(number: int, password: str) -> bytes:
+    """Return the sign-in of one user, each from an address of its own: few may wait at one."""
+    form = {"grant_type": "password", "username": f"login-{number:03}", "password": password}
+    body = urlencode(form).encode()
     kind = b"content-type: application/x-www-form-urlencoded\r\n"
-    head = b"POST /v1/auth/token HTTP/1.1\r\nhost: benchmark\r\n" + kind
+    address = b"x-forwarded-for: 192.0.2.%d\r\n" % number
+    head = b"POST /v1/auth/token HTTP/1.1\r\nhost: benchmark\r\n" + kind + address
     return head + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
@@ -72,7 +75,7 @@ async def _sign_in(connections: Sequence[HttpConnection], *, right: bool) -> flo
     async def sign_in(number: int) -> None:
         nonlocal refused
         try:
-            await connections[number].send(_form(f"login-{number:03}", PASSWORD if right else PASSWORD + "?"))
+            await connections[number].send(_form(number, PASSWORD if right else PASSWORD + "?"))
         except UnexpectedAnswer as answer:
             if right or not any(f"HTTP/1.1 {status}" in str(answer) for status in _REFUSED):
                 raise
@@ -101,7 +104,7 @@ async def _add_users(subject: Gateway, count: int) -> None:
 async def login_flood(plan: Plan) -> None:
     """Answers to pings of 500 sockets: in peace, and while 100 users sign in at once."""
     logins, many = plan.size(LOGINS), plan.size(SOCKETS)
-    async with gateway(plan.database) as subject:
+    async with gateway(plan.database, forwarded_allow_ips="127.0.0.1") as subject:
         await _add_users(subject, logins)
         tokens = await subject.tokens([f"ping-{number:04}" for number in range(many)])
         sockets: list[Socket] = []

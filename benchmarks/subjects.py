@@ -144,6 +144,9 @@ async def gateway(
             # Each of them comes from one user or one service.
             "GATEWAY_COMMANDS_PER_SECOND": "1000000",
             "GATEWAY_SERVICE_CALLS_PER_SECOND": "1000000",
+            "GATEWAY_TOKENS_PER_SECOND": "1000000",
+            "GATEWAY_TOKENS_PER_MINUTE": "1000000",
+            "GATEWAY_AUTH_PER_SECOND": "1000000",
             "GATEWAY_LOGIN_LIMIT": "1000/minute",
             "GATEWAY_LOGIN_LIMIT_PER_ADDRESS": "10000/minute",
         }

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from passlib.hash import argon2
 
-from gateway.errors import Overloaded
+from gateway.hasher_queue import HasherQueue, Turn
 
 T = TypeVar("T")
 
@@ -21,9 +21,6 @@ MAX_LENGTH = 256
 
 THREADS = 2
 """How many passwords are hashed at once; each takes 19 MiB meanwhile."""
-
-WAITING = 100
-"""How many passwords may wait to be hashed; each takes some 20 ms of one of the threads."""
 
 NICENESS = 10
 """How far the threads stand back behind the event loop where there are not enough cores for all."""
@@ -94,36 +91,37 @@ def hash_password(password: str, sub: str = "") -> str:
 
 
 class Passwords:
-    """Hashes in two threads, so that a crowd signing in leaves the event loop alone. A context manager."""
+    """Hashes in two threads, so that a crowd signing in leaves the event loop alone. A context manager.
+
+    Each call says whose `turn` it is, and raises `RateLimited` or `Overloaded` as `HasherQueue.take` does.
+    """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "passwords", initializer=_stand_back)
-        self._waiting = 0
+        self.turns = HasherQueue(THREADS)
         self._nobody = str(_hasher.hash("the password of nobody"))
 
-    async def hash(self, password: str, sub: str) -> str:
-        """Return the hash. Raises ValueError as `check_password` does, and `Overloaded`."""
-        return await self._run(hash_password, password, sub)
+    async def hash(self, password: str, sub: str, turn: Turn) -> str:
+        """Return the hash. Raises ValueError as `check_password` does."""
+        return await self._run(turn, hash_password, password, sub)
 
-    async def verify(self, password: str, hashed: str | None) -> bool:
-        """Whether the password is the hashed one. Without a hash it is not, and takes as long to say so.
+    async def verify(self, password: str, hashed: str | None, turn: Turn) -> bool:
+        """Whether the password is the hashed one. Without a hash it is not, and takes as long to say so."""
+        return await self._run(turn, self._verify, password, hashed)
 
-        Raises `Overloaded`.
-        """
-        return await self._run(self._verify, password, hashed)
-
-    async def renew(self, password: str, hashed: str) -> str | None:
+    async def renew(self, password: str, hashed: str, turn: Turn) -> str | None:
         """Return the hash to store instead of this one, which was made with other parameters, or None.
 
         The password is the right one. It may be one that is not given to anybody any more.
         """
-        return await self._run(_hasher.hash, password) if _hasher.needs_update(hashed) else None
+        return await self._run(turn, _hasher.hash, password) if _hasher.needs_update(hashed) else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         # What is waiting is dropped, with the requests that wait for it.
+        self.turns.close()
         self._threads.shutdown(cancel_futures=True)
 
     def _verify(self, password: str, hashed: str | None) -> bool:
@@ -132,14 +130,16 @@ class Passwords:
             password, hashed = "no password at all", None
         return bool(_hasher.verify(password, hashed or self._nobody)) and hashed is not None
 
-    async def _run(self, work: Callable[..., T], *args: str | None) -> T:
-        if self._waiting >= WAITING:
-            raise Overloaded
-        self._waiting += 1
+    async def _run(self, turn: Turn, work: Callable[..., T], *args: str | None) -> T:
+        await self.turns.take(turn)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
-        finally:
-            self._waiting -= 1
+            working = asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        except RuntimeError:  # the threads have ended
+            self.turns.release(turn)
+            raise
+        # A caller that is cancelled does not stop the thread: the turn ends when the work does.
+        working.add_done_callback(lambda _: self.turns.release(turn))
+        return await asyncio.shield(working)
 
 
 def _stand_back() -> None:

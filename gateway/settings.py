@@ -189,6 +189,18 @@ class Settings(BaseSettings):
     handshakes_per_second: float = Field(
         100, gt=0, le=1e6, description="Sockets an address may open, after a burst of 10 s' worth."
     )
+    tokens_per_second: float = Field(
+        1000, gt=0, le=1e9, description="Tokens a service may get or mint, after a burst of 4 s' worth."
+    )
+    tokens_per_minute: float = Field(
+        60, gt=0, le=1e9, description="Sign-ins, refreshes, minted tokens and tickets of a user, each kind."
+    )
+    auth_per_second: float = Field(
+        100,
+        gt=0,
+        le=1e6,
+        description="Requests to the OAuth endpoints from an address; a burst of 10 s' worth.",
+    )
     rate_limit_url: SecretStr | None = Field(
         None, description="redis://… where processes share the counters of failed sign-ins; else in memory."
     )

@@ -599,6 +599,6 @@ async def test_the_loop_goes_on_while_passwords_are_hashed(server: LocalServer) 
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
     ada = await server.user("ada")
     logins = [asyncio.create_task(sign_in(server)) for _ in range(4)]
-    await until(lambda: server.parts.passwords._waiting > 0, "a password is hashed")
+    await until(lambda: server.parts.passwords.turns.taken > 0, "a password is hashed")
     assert (await ada.inbox())["seq"] == 0
     assert all("access_token" in answer for answer in await asyncio.gather(*logins))

@@ -16,12 +16,14 @@ from passlib.hash import argon2
 from zxcvbn import matching
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-from gateway import passwords
+from gateway import passwords, turns
 from gateway.errors import Overloaded
+from gateway.hasher_queue import Turn
 from gateway.passwords import (
     LEAST_BARE_GUESSES,
     MAX_LENGTH,
     MIN_LENGTH,
+    THREADS,
     WINDOW,
     WINDOWS,
     Passwords,
@@ -30,6 +32,10 @@ from gateway.passwords import (
 )
 
 GOOD = "correct horse battery"
+
+
+def turn_of(account: str = "ada", *networks: str, known: bool = False) -> Turn:
+    return Turn(account, networks or ("192.0.2.1",), known)
 
 
 def test_a_hash_is_argon2id_with_19_mib_two_rounds_and_one_lane() -> None:
@@ -213,12 +219,12 @@ async def test_a_hash_with_other_parameters_is_renewed(other: dict[str, Any]) ->
     parameters = {"type": "ID", "memory_cost": 19_456, "time_cost": 2, "parallelism": 1} | other
     old = argon2.using(**parameters).hash("password1234")
     with Passwords() as hasher:
-        assert await hasher.verify("password1234", old), "the rules of today are for new passwords"
-        renewed = await hasher.renew("password1234", old)
+        assert await hasher.verify("password1234", old, turn_of()), "the rules of today are for new passwords"
+        renewed = await hasher.renew("password1234", old, turn_of())
         assert renewed is not None
         assert renewed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
-        assert await hasher.verify("password1234", renewed)
-        assert await hasher.renew("password1234", renewed) is None
+        assert await hasher.verify("password1234", renewed, turn_of())
+        assert await hasher.renew("password1234", renewed, turn_of()) is None
 
 
 async def test_no_more_than_two_passwords_are_hashed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,17 +245,18 @@ async def test_no_more_than_two_passwords_are_hashed_at_once(monkeypatch: pytest
 
     with Passwords() as hasher:
         monkeypatch.setattr(passwords, "_hasher", Slow)
-        await asyncio.gather(*(hasher.verify(GOOD, "a hash") for _ in range(20)))
+        crowd = [turn_of("ada", f"192.0.2.{number}") for number in range(20)]
+        await asyncio.gather(*(hasher.verify(GOOD, "a hash", turn) for turn in crowd))
     assert most == 2
 
 
 async def test_a_password_is_verified_against_its_own_hash_only() -> None:
     with Passwords() as hasher:
-        hashed = await hasher.hash(GOOD, "ada")
-        assert await hasher.verify(GOOD, hashed)
-        assert not await hasher.verify(GOOD + ".", hashed)
-        other = await hasher.hash("another good password", "ada")
-        assert not await hasher.verify(GOOD, other)
+        hashed = await hasher.hash(GOOD, "ada", turn_of())
+        assert await hasher.verify(GOOD, hashed, turn_of())
+        assert not await hasher.verify(GOOD + ".", hashed, turn_of())
+        other = await hasher.hash("another good password", "ada", turn_of())
+        assert not await hasher.verify(GOOD, other, turn_of())
 
 
 @pytest.mark.parametrize(
@@ -257,7 +264,7 @@ async def test_a_password_is_verified_against_its_own_hash_only() -> None:
 )
 async def test_nobody_has_a_password(password: str) -> None:
     with Passwords() as hasher:
-        assert not await hasher.verify(password, None)
+        assert not await hasher.verify(password, None, turn_of())
 
 
 async def test_a_user_without_a_hash_is_verified_as_a_user_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,18 +279,19 @@ async def test_a_user_without_a_hash_is_verified_as_a_user_with_one(monkeypatch:
     with Passwords() as hasher:
         monkeypatch.setattr(passwords, "_hasher", Spy)
         for password, hashed in ((GOOD, None), ("short", None), ("short", "a hash")):
-            assert not await hasher.verify(password, hashed)
+            assert not await hasher.verify(password, hashed, turn_of())
     assert [hashed.split("$")[3] for hashed in verified] == ["m=19456,t=2,p=1"] * 3
 
 
 async def test_a_crowd_is_refused_and_those_before_it_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "WAITING", 2)
+    monkeypatch.setattr(turns, "WAITING", 2)
     gate = threading.Event()
     with Passwords() as hasher:
         monkeypatch.setattr(hasher, "_verify", lambda *_: gate.wait())
-        waiting = [asyncio.create_task(hasher.verify(GOOD, None)) for _ in range(2)]
+        crowd = [turn_of("ada", f"192.0.2.{number}") for number in range(THREADS + 3)]
+        waiting = [asyncio.create_task(hasher.verify(GOOD, None, turn)) for turn in crowd[:-1]]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await hasher.verify(GOOD, None)
+            await hasher.verify(GOOD, None, crowd[-1])
         gate.set()
-        assert await asyncio.gather(*waiting) == [True, True]
+        assert await asyncio.gather(*waiting) == [True] * (THREADS + 2)

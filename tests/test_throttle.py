@@ -14,22 +14,13 @@ import structlog
 from limits.aio.storage import Storage
 from websockets.exceptions import InvalidStatus
 
+from gateway.buckets import LOOKED_AT, MAX_KEYS, Buckets, NetworkBuckets
+from gateway.counters import RETRY_REDIS, Memory, Shared
 from gateway.errors import RateLimited
+from gateway.logins import _KNOWN, FREE_FAILURES, MAX_DELAY, Logins, delay_after
+from gateway.networks import network_of, networks_of
 from gateway.passwords import MIN_LENGTH
 from gateway.settings import Settings, SettingsError, load_settings
-from gateway.throttle import (
-    _KNOWN,
-    FREE_FAILURES,
-    MAX_DELAY,
-    MAX_KEYS,
-    RETRY_REDIS,
-    Buckets,
-    Logins,
-    Memory,
-    Shared,
-    delay_after,
-    network_of,
-)
 from tests.clients import open_socket
 from tests.databases import settings_for
 from tests.postgres import free_port
@@ -79,7 +70,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr("gateway.throttle.asyncio.sleep", sleep)
+    monkeypatch.setattr("gateway.logins.asyncio.sleep", sleep)
     return waited
 
 
@@ -162,6 +153,77 @@ async def test_an_empty_limit_is_none(storage: Storage, waits: list[float]) -> N
     await fail(logins_of(storage, login_limit="", login_limit_per_address=""), "ada", HOME, 200)
 
 
+async def test_failures_in_a_56_and_a_48_are_counted_with_larger_allowances(
+    storage: Storage, waits: list[float]
+) -> None:
+    logins = logins_of(storage, login_limit="2/minute", login_limit_per_address="3/minute")
+
+    async def tries(sub: str, addresses: list[str]) -> tuple[int, str]:
+        for number, address in enumerate(addresses):
+            try:
+                await logins.begin(sub.format(number), address)
+            except RateLimited as refused:
+                return number, refused.headers["RateLimit-Policy"]
+        return len(addresses), ""
+
+    within_56 = [f"2001:db8:0:{number:x}::1" for number in range(60)]
+    within_48 = [f"2001:db8:1:{number:x}00::1" for number in range(60)]
+    assert await tries("ada", within_56) == (8, '"login";q=8;w=60')
+    assert await tries("ada", within_48) == (32, '"login";q=32;w=60')
+    assert await tries("user {}", [f"2001:db8:2:{number:x}::1" for number in range(60)]) == (
+        12,
+        '"login-address";q=12;w=60',
+    )
+    assert await tries("user {}", [f"2001:db8:3:{number:x}00::1" for number in range(60)]) == (
+        48,
+        '"login-address";q=48;w=60',
+    )
+
+
+async def test_a_success_forgives_one_failure_of_a_wide_network_alone(
+    storage: Storage, waits: list[float]
+) -> None:
+    logins = logins_of(storage, login_limit="2/minute")
+    for number in range(8):
+        attempt = await logins.begin("ada", f"2001:db8:0:{number:x}::1")
+    await attempt.succeeded()
+    await logins.begin("ada", "2001:db8:0:20::1")
+    with pytest.raises(RateLimited):
+        await logins.begin("ada", "2001:db8:0:21::1")
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_an_attempt_that_is_withdrawn_was_never_counted(
+    storage: Storage, waits: list[float], known: bool
+) -> None:
+    logins = logins_of(storage, login_limit="2/minute", login_limit_per_address="2/minute")
+    if known:
+        await (await logins.begin("ada", HOME)).succeeded()
+    await fail(logins, "ada", HOME)
+    for _ in range(50):
+        attempt = await logins.begin("ada", HOME)
+        assert attempt.turn.known == known
+        await attempt.withdraw()
+    assert waits == []
+    await fail(logins, "ada", HOME, 19 if known else 1)
+    with pytest.raises(RateLimited):
+        await logins.begin("ada", HOME)
+
+
+async def test_an_address_is_known_for_30_days_after_the_last_sign_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, day = time.time(), 86_400
+    monkeypatch.setattr("gateway.counters.time.time", lambda: now)
+    logins = logins_of(Memory())
+    for _ in range(3):
+        await (await logins.begin("ada", HOME)).succeeded()
+        now += 29 * day
+        assert (await logins.begin("ada", HOME)).turn.known
+    now += 2 * day
+    assert not (await logins.begin("ada", HOME)).turn.known
+
+
 async def test_the_counters_hold_no_name(redis: Redis) -> None:
     redis.flush()
     shared = Shared(redis.url)
@@ -213,6 +275,37 @@ async def test_the_memory_that_is_counted_in_is_bounded() -> None:
     assert len(buckets._levels) == MAX_KEYS
 
 
+async def test_a_crowd_does_not_push_out_what_is_counted_against_an_old_caller() -> None:
+    memory = Memory()
+    await memory.incr("short", -1)
+    await memory.incr("held against", 60, 5)
+    for number in range(MAX_KEYS):
+        await memory.incr(str(number), -1)
+    assert await memory.get("held against") == 5
+    now = 0.0
+    buckets = Buckets("tests", 1, 1, clock=lambda: now)
+    buckets.charge("held against", 10 * MAX_KEYS)
+    for number in range(MAX_KEYS + LOOKED_AT):
+        buckets.take(number)
+        now += 1  # so that each is full again when the next one comes
+    with pytest.raises(RateLimited):
+        buckets.take("held against")
+
+
+async def test_many_networks_do_not_push_out_what_is_counted_against_their_48(waits: list[float]) -> None:
+    logins = logins_of(Memory())
+    attacker = [f"2001:db8:0:{number:x}::1" for number in range(2000)]
+    refused = 0
+    for number, address in enumerate(attacker):
+        try:
+            await logins.begin(f"made up {number}", address)
+        except RateLimited:
+            refused += 1
+    assert refused == 2000 - 16 * 100
+    stores = (logins._network_limiter.storage, logins._limiter.storage, logins._known, logins._accounts)
+    assert len({id(one) for one in stores}) == len(stores), "each kind is kept apart"
+
+
 # --- buckets and addresses ----------------------------------------------------------------------------------
 
 
@@ -258,6 +351,53 @@ def test_what_is_slow_to_fill_is_full_again_at_the_end_of_its_window() -> None:
     buckets.take("a")
 
 
+def test_a_56_may_do_four_times_and_a_48_sixteen_times_what_a_64_may() -> None:
+    buckets = NetworkBuckets("tests", 0.001, 5, clock=lambda: 0.0)
+
+    def taken(hosts: list[str]) -> int:
+        number = 0
+        with suppress(RateLimited):
+            for host in hosts:
+                buckets.take(host)
+                number += 1
+        return number
+
+    assert taken(["2001:db8::1"] * 100) == 5
+    assert taken([f"2001:db8:0:{number:x}::1" for number in range(1, 256)]) == 4 * 5 - 5
+    assert taken([f"2001:db8:0:{number:x}00::1" for number in range(1, 256)]) == 16 * 5 - 4 * 5
+    assert taken(["2001:db8:1::1"] * 100) == 5
+    assert taken(["192.0.2.1"] * 100) == 5
+    assert taken(["192.0.2.2"] * 100) == 5
+
+
+def test_what_a_wide_network_refuses_is_not_counted_in_a_narrow_one() -> None:
+    now = 0.0
+    buckets = NetworkBuckets("tests", 1, 1, clock=lambda: now)
+    for number in range(4):
+        buckets.take(f"2001:db8:0:{number}::1")
+    for _ in range(50):
+        with pytest.raises(RateLimited):
+            buckets.take("2001:db8:0:9::1")
+    now = 0.3
+    buckets.take("2001:db8:0:9::1")
+
+
+def test_a_bucket_may_be_asked_before_and_charged_after() -> None:
+    now = 0.0
+    for buckets in (
+        Buckets("tests", 1, 2, clock=lambda: now),
+        NetworkBuckets("tests", 1, 2, clock=lambda: now),
+    ):
+        for _ in range(10):
+            buckets.check("192.0.2.1")
+        for _ in range(4):
+            buckets.charge("192.0.2.1")
+        with pytest.raises(RateLimited) as refused:
+            buckets.check("192.0.2.1")
+        assert refused.value.headers["Retry-After"] == "3", "the debt is waited for"
+        buckets.check("192.0.2.2")
+
+
 @pytest.mark.parametrize(
     ("host", "network"),
     [
@@ -273,6 +413,15 @@ def test_what_is_slow_to_fill_is_full_again_at_the_end_of_its_window() -> None:
 )
 def test_an_address_stands_for_whoever_can_use_it(host: str, network: str) -> None:
     assert network_of(host) == network
+
+
+def test_an_ipv6_address_stands_for_three_networks() -> None:
+    assert networks_of("2001:db8:1:2345::6") == (
+        "2001:db8:1:2345::/64",
+        "2001:db8:1:2300::/56",
+        "2001:db8:1::/48",
+    )
+    assert networks_of("192.0.2.1") == ("192.0.2.1",)
 
 
 # --- the routes ---------------------------------------------------------------------------------------------
@@ -483,6 +632,128 @@ async def test_a_redis_that_is_down_takes_no_sign_in_with_it(start_server: Start
     assert (await sign_in(server, PASSWORD)).status_code == 200
 
 
+# --- budgets for what succeeds ------------------------------------------------------------------------------
+
+
+async def ask(server: LocalServer, path: str = "token", *, by: str = "", **form: str) -> httpx.Response:
+    headers = {"X-Forwarded-For": by} if by else {}
+    return await server.http.post(f"/v1/auth/{path}", data=form, headers=headers)
+
+
+async def test_an_account_signs_in_so_often_and_then_no_password_is_looked_at(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(tokens_per_minute=3)
+    await add_ada(server)
+    assert [(await sign_in(server, PASSWORD)).status_code for _ in range(3)] == [200] * 3
+    for password in (PASSWORD, WRONG):
+        check_oauth_refusal(await sign_in(server, password), "sign-ins")
+    answer = await server.service.post("/v1/users", json={"sub": "bob", "password": PASSWORD})
+    assert answer.status_code == 201
+    assert (await sign_in(server, PASSWORD, "bob")).status_code == 200
+
+
+async def test_what_fails_does_not_count_as_a_sign_in(start_server: StartServer) -> None:
+    server = await start_server(tokens_per_minute=1, login_limit="")
+    await add_ada(server)
+    for _ in range(3):
+        assert (await sign_in(server, WRONG)).status_code == 400
+    assert (await sign_in(server, PASSWORD)).status_code == 200
+
+
+async def test_a_session_is_refreshed_so_often_and_its_token_stays_good(start_server: StartServer) -> None:
+    server = await start_server(tokens_per_minute=2)
+    await add_ada(server)
+    one, other = [(await sign_in(server, PASSWORD)).json()["refresh_token"] for _ in range(2)]
+    for _ in range(2):
+        answer = await ask(server, grant_type="refresh_token", refresh_token=one)
+        one = answer.json()["refresh_token"]
+    check_oauth_refusal(await ask(server, grant_type="refresh_token", refresh_token=one), "refreshes")
+    assert (await ask(server, grant_type="refresh_token", refresh_token=other)).status_code == 200
+    session = next(iter(server.parts.throttle.refreshes._levels))
+    server.parts.throttle.refreshes.charge(session, -1)
+    assert (await ask(server, grant_type="refresh_token", refresh_token=one)).status_code == 200
+
+
+async def test_a_service_mints_so_many_tokens_and_fewer_for_one_user(start_server: StartServer) -> None:
+    server = await start_server(tokens_per_second=1.5, tokens_per_minute=2)
+    for _ in range(2):
+        assert (await server.service.post("/v1/users/ada/tokens")).status_code == 201
+    check_refusal(await server.service.post("/v1/users/ada/tokens"), "minted")
+    answers = [await server.service.post(f"/v1/users/user-{number}/tokens") for number in range(30)]
+    assert {201, 429} == {answer.status_code for answer in answers}
+    check_refusal(next(answer for answer in answers if answer.status_code == 429), "tokens")
+
+
+async def test_one_service_does_not_use_up_what_another_may_mint_for_a_user(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(tokens_per_minute=1)
+    made = (await server.service.post("/v1/services", json={"name": "x", "scopes": ["tokens:mint"]})).json()
+    key = (await server.service.post(f"/v1/services/{made['client_id']}/keys")).json()["key"]
+    assert (await server.service.post("/v1/users/ada/tokens")).status_code == 201
+    headers = {"Authorization": f"Bearer {key}"}
+    assert (await server.http.post("/v1/users/ada/tokens", headers=headers)).status_code == 201
+
+
+async def test_a_service_gets_so_many_tokens_for_its_secret(start_server: StartServer) -> None:
+    server = await start_server(tokens_per_second=0.5)
+    made = (await server.service.post("/v1/services", json={"name": "x", "scopes": ["notify"]})).json()
+    form = {"grant_type": "client_credentials"}
+    secret = {name: made[name] for name in ("client_id", "client_secret")}
+    assert [(await ask(server, **form, **secret)).status_code for _ in range(2)] == [200] * 2
+    check_oauth_refusal(await ask(server, **form, **secret), "tokens")
+
+
+async def test_a_user_gets_so_many_tickets(start_server: StartServer) -> None:
+    server = await start_server(tokens_per_minute=2)
+    ada, bob = await server.user("ada"), await server.user("bob")
+    assert [(await ada.post("/v1/auth/ticket")).status_code for _ in range(2)] == [200] * 2
+    check_refusal(await ada.post("/v1/auth/ticket"), "tickets")
+    assert (await bob.post("/v1/auth/ticket")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["token", "revoke"])
+async def test_an_address_sends_so_many_requests_to_the_oauth_endpoints(
+    start_server: StartServer, path: str
+) -> None:
+    server = await start_server(auth_per_second=0.3, forwarded_allow_ips="127.0.0.1")
+    for _ in range(3):
+        assert (await ask(server, path, token="x", by=HOME)).status_code in {200, 400}
+    refused = await ask(server, path, token="x", by=HOME)
+    check_oauth_refusal(refused, "auth")
+    assert (await ask(server, path, token="x", by=AWAY)).status_code in {200, 400}
+
+
+async def test_an_address_that_sends_wrong_secrets_is_refused_and_its_owner_elsewhere_is_not(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.throttle.CLIENT_FAILURES", 3)
+    server = await start_server(forwarded_allow_ips="127.0.0.1")
+    made = (await server.service.post("/v1/services", json={"name": "x", "scopes": ["notify"]})).json()
+    form = {"grant_type": "client_credentials", "client_id": made["client_id"]}
+    right = {"client_secret": made["client_secret"]}
+    for _ in range(10):
+        assert (await ask(server, by=HOME, **form, **right)).status_code == 200
+    for _ in range(3):
+        assert (await ask(server, by=HOME, **form, client_secret="x")).status_code == 401
+    check_oauth_refusal(await ask(server, by=HOME, **form, client_secret="x"), "clients")
+    check_oauth_refusal(await ask(server, "revoke", by=HOME, token="x", **form, **right), "clients")
+    assert (await ask(server, by=AWAY, **form, **right)).status_code == 200
+
+
+async def test_an_attempt_that_the_hasher_refuses_is_not_counted_as_a_failure(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server(login_limit="2/minute")
+    await add_ada(server)
+    with monkeypatch.context() as full:
+        full.setattr("gateway.hasher_queue.PER_NETWORK", 0)
+        for _ in range(5):
+            check_oauth_refusal(await sign_in(server, PASSWORD), "hashes")
+    assert (await sign_in(server, PASSWORD)).status_code == 200
+
+
 # --- the settings -------------------------------------------------------------------------------------------
 
 
@@ -496,6 +767,9 @@ async def test_a_redis_that_is_down_takes_no_sign_in_with_it(start_server: Start
         ("forwarded_allow_ips", "10.0.0.1/8"),
         ("forwarded_allow_ips", "127.0.0.1,proxy.internal"),
         ("posts_per_second", "0"),
+        ("tokens_per_second", "0"),
+        ("tokens_per_minute", "-1"),
+        ("auth_per_second", "many"),
     ],
 )
 def test_a_limit_that_is_none_stops_the_start(

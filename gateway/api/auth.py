@@ -24,7 +24,8 @@ from gateway.api.oauth import (
 )
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
-from gateway.errors import NotFound, OAuthError, RateLimited
+from gateway.errors import NotFound, OAuthError, Overloaded, RateLimited
+from gateway.logins import Attempt
 from gateway.tokens import INBOX, OWN_CLIENT, digest
 
 TICKET_TTL = 30
@@ -107,7 +108,7 @@ async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     session = new_session(expires_at * 1000, digest(refresh_token))
     try:
         attempt = await parts.throttle.logins.begin(sub, address)
-        failure = await _start_session(parts, sub, password, session)
+        failure = await _start_session(parts, sub, password, session, attempt)
     except RateLimited:
         parts.metrics.login("password", "rate_limited")
         audit.record(Event.LOGIN_FAILED, actor=None, source=address, why="rate_limited")
@@ -119,12 +120,15 @@ async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenA
         audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=failure)
         raise OAuthError("invalid_grant", "The user name or the password is wrong.")
     await attempt.succeeded()
+    parts.throttle.sign_ins.charge(attempt.turn.account)
     parts.metrics.login("password", "success")
     audit.record(Event.LOGIN, actor=audit.user(sub), source=address, grant="password", session=session.id)
     return _answer(parts, sub, OWN_CLIENT, scopes, session.id, expires_at, refresh_token)
 
 
-async def _start_session(parts: Gateway, sub: str, password: str, session: Session) -> str | None:
+async def _start_session(
+    parts: Gateway, sub: str, password: str, session: Session, attempt: Attempt
+) -> str | None:
     """Store a session for the right password; for a wrong one return what is wrong, in a word.
 
     The hash may have been renewed by a sign-in at the same time; then the password is verified once more.
@@ -135,9 +139,9 @@ async def _start_session(parts: Gateway, sub: str, password: str, session: Sessi
         except ValueError:
             user = None
         hashed = user.password_hash if user and not user.disabled else None
-        if not await parts.passwords.verify(password, hashed) or hashed is None:
+        if not await _verify(parts, password, hashed, attempt) or hashed is None:
             return _failure(user)
-        renewed = await parts.passwords.renew(password, hashed)
+        renewed = await parts.passwords.renew(password, hashed, attempt.turn)
         if await parts.database.write(
             accounts.start_user_session,
             sub,
@@ -148,6 +152,17 @@ async def _start_session(parts: Gateway, sub: str, password: str, session: Sessi
         ):
             return None
     return "changed_meanwhile"
+
+
+async def _verify(parts: Gateway, password: str, hashed: str | None, attempt: Attempt) -> bool:
+    """Whether the password is right. An attempt is not counted where that is not looked at."""
+    try:
+        # First of all: an account over its budget must not tell that a password is right.
+        parts.throttle.sign_ins.check(attempt.turn.account)
+        return await parts.passwords.verify(password, hashed, attempt.turn)
+    except (RateLimited, Overloaded):
+        await attempt.withdraw()
+        raise
 
 
 def _failure(user: accounts.Record | None) -> str:
@@ -168,6 +183,7 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     done = refresh_tokens.Refreshed()
     known = await parts.database.glance(refresh_tokens.find_session, secret)
     if known is not None:
+        _count_refresh(parts, known, address)
         done = await parts.database.write(refresh_tokens.refresh, secret, now_ms)
     parts.tokens.end(done.ended)
     actor = audit.user(done.sub) if done.sub else None
@@ -183,6 +199,16 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     return _answer(parts, done.sub, OWN_CLIENT, scopes, done.session, ends, done.token)
 
 
+def _count_refresh(parts: Gateway, session: str, address: str) -> None:
+    """Count a refresh of a session. Raises `RateLimited`: then the token is as good as it was."""
+    try:
+        parts.throttle.refreshes.take(session)
+    except RateLimited:
+        parts.metrics.login("refresh_token", "rate_limited")
+        audit.record(Event.REFRESH_FAILED, actor=None, source=address, session=session, why="rate_limited")
+        raise
+
+
 async def _authorize_service(
     parts: Gateway, form: dict[str, str], service: Record | None, address: str
 ) -> TokenAnswer:
@@ -192,6 +218,7 @@ async def _authorize_service(
         raise invalid_client()
     client_id = service.client_id
     scopes = _narrowed(form, service.scopes.split())
+    parts.throttle.tokens.take(service.id)
     now = time.time()
     expires_at = int(now) + parts.settings.access_token_ttl
     session = new_session(expires_at * 1000)
@@ -256,7 +283,7 @@ async def revoke(parts: Parts, source: Source, form: Form, _: Client) -> Respons
     return Response(headers=NO_STORE)
 
 
-@router.post("/v1/auth/ticket", summary="Get a ticket for a socket", responses=problems())
+@router.post("/v1/auth/ticket", summary="Get a ticket for a socket", responses=problems(429))
 async def ticket(parts: Parts, user: InboxUser, source: Source, response: Response) -> TicketAnswer:
     """Give a ticket: opaque, for one socket, to be used within 30 seconds.
 
@@ -264,6 +291,7 @@ async def ticket(parts: Parts, user: InboxUser, source: Source, response: Respon
     socket lives as long as the token with which the ticket was got.
     """
     response.headers.update(NO_STORE)
+    parts.throttle.tickets.take(user.id)
     text = secrets.token_urlsafe(24)
     now_ms = int(time.time() * 1000)
     await parts.database.write(

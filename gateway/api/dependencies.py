@@ -34,7 +34,7 @@ from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
 from gateway.settings import Settings
 from gateway.tail import Tail
-from gateway.throttle import Throttle, network_of
+from gateway.throttle import Throttle
 from gateway.tokens import INBOX, Principal, Service, Tokens, User, inbox_user
 from gateway.writer import Writer
 
@@ -160,7 +160,7 @@ async def socket_user(connection: HTTPConnection) -> User:
     one, and what `Tokens.verify` and `Tokens.redeem` raise.
     """
     parts = parts_of(connection)
-    parts.throttle.handshakes.take(network_of(client_address(connection)))
+    parts.throttle.handshakes.take(client_address(connection))
     check_origin(connection, parts.settings.allowed_origins)
     token = bearer(connection)
     ticket = connection.query_params.get("ticket")

@@ -78,8 +78,10 @@ def form_of(required: Collection[str], fields: Mapping[str, str]) -> dict[str, A
 async def _form(request: Request) -> dict[str, str]:
     """Return the fields of a form. Raises `OAuthError` for what is none, and for a field given twice.
 
-    It is of the one kind that RFC 6749 has (appendix B), also where it is empty.
+    It is of the one kind that RFC 6749 has (appendix B), also where it is empty. Raises `RateLimited` before
+    anything is read.
     """
+    parts_of(request).throttle.auth.take(client_address(request))
     kind = request.headers.get("content-type", FORM).partition(";")[0].strip().lower()
     if kind != FORM:
         raise OAuthError("invalid_request", f"The body must come with Content-Type: {FORM}.")
@@ -110,13 +112,15 @@ def field(form: Mapping[str, str], name: str) -> str:
 async def _client(request: Request, form: Form) -> Record | None:
     """Return the service that authenticates, whatever it asks for, or None where none does.
 
-    Raises `OAuthError` (401 `invalid_client`) for a secret that is wrong.
+    Raises `OAuthError` (401 `invalid_client`) for a secret that is wrong, and `RateLimited` for an address
+    that has sent too many of those.
     """
     credentials = _credentials(form, request.headers.get("authorization", ""))
     if credentials is None:
         return None
     client_id, secret = credentials
     parts, address = parts_of(request), client_address(request)
+    parts.throttle.clients.check(address)
     service = None
     if client_id.isascii() and client_id.isprintable():
         service = await parts.database.glance(services.find_service, client_id)
@@ -131,7 +135,8 @@ Client = Annotated[Record | None, Depends(_client)]
 
 
 def refuse_client(parts: Gateway, address: str, why: str, actor: str | None = None) -> None:
-    """Record that a client has not proved who it is."""
+    """Count and record that a client has not proved who it is."""
+    parts.throttle.clients.charge(address)
     parts.metrics.login("client_credentials", why)
     audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=why)
 

@@ -27,10 +27,11 @@ from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
 from gateway.errors import Invalid, NotFound, TokenRevoked, UserDisabled
+from gateway.hasher_queue import Turn
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
 from gateway.protocol import timestamp
 from gateway.signing import MAX_TTL
-from gateway.tokens import INBOX
+from gateway.tokens import INBOX, Service
 
 router = APIRouter(prefix="/v1/users", route_class=JsonRoute, tags=["users"])
 
@@ -91,10 +92,11 @@ def _answer(row: Record) -> UserAnswer:
     )
 
 
-async def _hash(parts: Gateway, password: str | None, sub: str) -> str | None:
+async def _hash(parts: Gateway, password: str | None, sub: str, admin: Service) -> str | None:
     """Return the hash of a password. Raises `Invalid` for one that nobody should be given."""
+    turn = Turn(sub, (admin.actor,), known=True)
     try:
-        return None if password is None else await parts.passwords.hash(password, sub)
+        return None if password is None else await parts.passwords.hash(password, sub, turn)
     except ValueError as error:
         raise Invalid.field("password", str(error)) from None
 
@@ -105,7 +107,7 @@ async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, resp
 
     Passwords that are common, or little more than the `sub`, are refused.
     """
-    hashed = await _hash(parts, body.password, body.sub)
+    hashed = await _hash(parts, body.password, body.sub, admin)
     row = await parts.database.write(accounts.add_user, body.sub, hashed, _now_ms())
     audit.record(
         Event.USER_CREATED,
@@ -139,7 +141,7 @@ async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body:
     if "disabled" in body.model_fields_set:
         changes["disabled"] = body.disabled
     if "password" in body.model_fields_set:
-        changes["password_hash"] = await _hash(parts, body.password, sub)
+        changes["password_hash"] = await _hash(parts, body.password, sub, admin)
     row, ended = await parts.database.write(accounts.update_user, sub, changes, _now_ms())
     parts.tokens.end(ended)
     changed = sorted(body.model_fields_set)
@@ -184,7 +186,7 @@ async def log_out(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> N
     record_sessions_ended(ended, "logout", actor=admin.actor, subject=audit.user(sub), source=source)
 
 
-@router.post("/{sub}/tokens", status_code=201, summary="Mint a user's token", responses=problems(409))
+@router.post("/{sub}/tokens", status_code=201, summary="Mint a user's token", responses=problems(409, 429))
 async def mint(
     parts: Parts,
     service: Minter,
@@ -195,6 +197,8 @@ async def mint(
 ) -> MintedToken:
     """Issue an access token for a user of your own, who is created if the gateway has not met them."""
     response.headers.update(NO_STORE)
+    parts.throttle.tokens.take(service.id)
+    parts.throttle.minted.take((service.id, sub))
     ttl = (body.ttl if body else None) or parts.settings.access_token_ttl
     now_ms = _now_ms()
     expires_at = now_ms // 1000 + ttl
