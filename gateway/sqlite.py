@@ -55,6 +55,8 @@ def open_engine(
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA query_only = {query_only:d}")
+        # What is deleted is overwritten, in pages that become free too: nothing erased stays in the file.
+        connection.execute("PRAGMA secure_delete = ON")
         # A batch writes all over the indexes: the pages stay at hand, and are copied back less often.
         connection.execute("PRAGMA cache_size = -16384")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +19,12 @@ from gateway.errors import Unavailable
 from gateway.idempotency import Claim
 from gateway.log import standing
 from gateway.models import idempotency_keys, items, notifications, sessions, tickets, users
-from gateway.retention import STEP, Retention
+from gateway.retention import STEP, Retention, trim
 from gateway.writer import Submission, Writer
 from tests.clients import User
 from tests.databases import settings_for
 from tests.engine import Engine
-from tests.servers import LocalServer, StartServer
+from tests.servers import LocalServer, StartServer, serving
 from tests.waiting import until
 
 DAY = 86_400
@@ -409,3 +410,41 @@ def test_a_retention_that_is_none_stops_the_start_with_one_line(
     said = capsys.readouterr().err
     assert said.startswith("gateway: GATEWAY_RETENTION: ")
     assert said.count("\n") == 1
+
+
+# --- what is erased -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["the user is erased", "the item is deleted"])
+async def test_nothing_of_what_was_erased_stays_in_the_file(sqlite_url: str, how: str) -> None:
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    secret = "the-word-that-must-go"
+    async with serving(settings_for(sqlite_url)) as server:
+        for number in range(60):  # enough that whole pages become free
+            await server.service.notify("ada", f"{number}", body=f"{secret} " * 100)
+        database = server.parts.database
+        await database.write(checkpoint)
+        assert secret.encode() in await asyncio.to_thread(file.read_bytes)
+        if how == "the user is erased":
+            assert (await server.service.delete("/v1/users/ada")).status_code == 204
+        else:
+            await Retention(database, server.parts.writer, keep=0)._expire(in_days(1))  # type: ignore[arg-type]
+            while await database.write(trim, in_days(3)):
+                pass
+        await database.write(checkpoint)
+        assert await database.read(free_pages) > 0
+        assert secret.encode() not in await asyncio.to_thread(file.read_bytes)
+
+
+def checkpoint(connection: Connection) -> None:
+    """Bring what is committed into the file itself."""
+    connection.connection.commit()
+    assert connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0] == 0
+
+
+def free_pages(connection: Connection) -> int:
+    return int(connection.exec_driver_sql("PRAGMA freelist_count").scalar_one())
+
+
+def in_days(days: int) -> int:
+    return int(time.time() + days * 86_400) * 1000
