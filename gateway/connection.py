@@ -367,7 +367,7 @@ class Connection:
             self.close(error.close_code, error.code)
             raise Disconnected from error
         self._user = user
-        self.session = user.session
+        self._hub.move(self, user.session)
         self._expiry_told = False
 
 
