@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.database import background
+from gateway.endings import FOREIGN, MARK, end_oldest, end_sessions
 from gateway.errors import Conflict, NotFound
 from gateway.models import items, notifications, services, sessions, spent_refresh_tokens, tickets, users
 
@@ -33,13 +34,12 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 KEPT = 600_000
 """How long an ended session is kept for other processes to notice, in ms; they look every few seconds."""
 
-FOREIGN = "x-"
-"""What the names of the sessions of foreign issuers' tokens begin with; they are kept until they expire."""
+MARKED = 86_430_000
+"""How long it is kept when a user's sessions ended, in ms: as long as a foreign token may live that was
+issued by then, by a clock that is ahead as far as clocks may differ."""
 
-_MARK = FOREIGN + "m"
-
-MARKED = 86_400_000
-"""How long it is kept when a user's sessions ended: as long as a foreign token may live, in ms."""
+SESSIONS_PER_USER = 100
+"""How many sessions a user has at once where nothing else is set."""
 
 SWEPT = 1000
 """How many rows one sweep removes of each kind."""
@@ -55,6 +55,12 @@ class Session(NamedTuple):
     id: str
     expires_at: int
     refresh_hash: bytes | None = None
+
+
+class Started(NamedTuple):
+    """A session was stored. `ended` are the oldest of its owner that had to end for it."""
+
+    ended: list[str]
 
 
 class SessionOwner(NamedTuple):
@@ -246,22 +252,23 @@ def start_user_session(
     password_hash: str | None = None,
     renewed_hash: str | None = None,
     minted_by: int | None = None,
-) -> bool:
-    """Store a session of a user, and return whether that was still right.
+    limit: int = SESSIONS_PER_USER,
+) -> Started | None:
+    """Store a session of a user, and end the user's oldest beyond `limit`; the caller announces those.
 
-    It is not when the user is gone or disabled, or has another password than the one just verified. The
-    lock on the row makes whoever disables the user meanwhile see this session and end it. `renewed_hash`
-    takes the place of `password_hash`. `minted_by` is the service that asked for the session.
+    Return None where it was not right any more: the user is gone or disabled, or has another password than
+    the one just verified. The lock on the row makes whoever disables the user meanwhile see this session and
+    end it, and whoever signs in meanwhile count it. `renewed_hash` takes the place of `password_hash`.
+    `minted_by` is the service that asked for the session.
     """
     statement = select(users).where(users.c.sub == sub, users.c.disabled.is_(False))
-    # Two who both hold a lock for reading could not both go on to write.
-    row = connection.execute(statement.with_for_update(read=renewed_hash is None)).one_or_none()
+    row = connection.execute(statement.with_for_update(key_share=True)).one_or_none()
     if row is None or (password_hash is not None and row.password_hash != password_hash):
-        return False
+        return None
     if renewed_hash is not None:
         connection.execute(update(users).where(users.c.id == row.id).values(password_hash=renewed_hash))
     add_session(connection, session, now_ms, user_id=row.id, minted_by=minted_by)
-    return True
+    return Started(end_oldest(connection, sessions.c.user_id == row.id, session.id, limit, now_ms))
 
 
 def add_session(connection: Connection, session: Session, now_ms: int, **owner: int | None) -> None:
@@ -296,18 +303,6 @@ def find_session_owner(connection: Connection, session: str) -> SessionOwner | N
     return SessionOwner(row.user_id, row.service_id or 0, name or "", ended)
 
 
-def end_sessions(connection: Connection, which: Any, now_ms: int) -> list[str]:
-    """End the live sessions that meet a condition, and return them.
-
-    They are locked in one order: a user may sign out while the service is deleted that had the tokens minted.
-    """
-    live = select(sessions.c.id).where(which, sessions.c.ended_at.is_(None)).order_by(sessions.c.id)
-    locked = sessions.c.id.in_(live.with_for_update())
-    return list(
-        connection.scalars(update(sessions).where(locked).values(ended_at=now_ms).returning(sessions.c.id))
-    )
-
-
 def _end_all(connection: Connection, user_id: int, sub: str, now_ms: int) -> list[str]:
     """End every session of a user whose row is locked, and return them.
 
@@ -328,13 +323,7 @@ def all_ended_at(connection: Connection, sub: str) -> int:
 
 
 def _mark_of(sub: str) -> str:
-    return _MARK + hashlib.sha256(sub.encode()).hexdigest()[:29]
-
-
-def ended_since(connection: Connection, since_ms: int) -> list[str]:
-    """Return the sessions that have ended since a moment and are still kept."""
-    ended = select(sessions.c.id).where(sessions.c.ended_at >= since_ms)
-    return list(connection.scalars(ended.where(sessions.c.id.not_like(f"{_MARK}%"))))
+    return MARK + hashlib.sha256(sub.encode()).hexdigest()[:29]
 
 
 def add_ticket(connection: Connection, ticket: NewTicket) -> None:

@@ -15,6 +15,7 @@ from gateway.accounts import new_session
 from gateway.audit import Event
 from gateway.backplane import open_backplane, reach
 from gateway.database import Database, open_database
+from gateway.endings import TOO_MANY
 from gateway.errors import GatewayError, NotFound, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
 from gateway.settings import LogFormat, Settings, SettingsError, TrustedIssuer, is_loopback, load_settings
@@ -195,8 +196,12 @@ def token(
         expires_at = now // 1000 + (ttl or settings.access_token_ttl)
         session = new_session(expires_at * 1000)
         await database.write(accounts.add_missing_users, [sub], now)
-        if not await database.write(accounts.start_user_session, sub, session, now):
+        started = await database.write(
+            accounts.start_user_session, sub, session, now, limit=settings.session_limit
+        )
+        if started is None:
             raise UserDisabled
+        manage.record_ended(sub, started.ended, TOO_MANY)
         record(Event.TOKEN_MINTED, audit.user(sub), session=session.id, ttl=ttl or settings.access_token_ttl)
         return tokens.issue(
             sub=sub, client_id=OWN_CLIENT, scopes=[INBOX], session=session.id, expires_at=expires_at

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import jwt
@@ -20,8 +20,8 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from sqlalchemy import Connection, select, update
 
-from gateway import accounts
-from gateway.accounts import Session, check_sub
+from gateway import accounts, endings
+from gateway.accounts import SESSIONS_PER_USER, Session, check_sub
 from gateway.errors import InvalidToken, TokenExpired, TokenRevoked
 from gateway.jws import Token, are_timely, is_meant_for, verify
 from gateway.models import sessions, users
@@ -74,6 +74,13 @@ class Visitor:
     expires_at: int
     reads_inbox: bool
     issuer: str
+
+
+class Admitted(NamedTuple):
+    """What came of a foreign token: the key of its user, and the user's oldest sessions, ended for it."""
+
+    user_id: int
+    ended: list[str]
 
 
 class Issuers:
@@ -145,19 +152,27 @@ def _session_of(issuer: str, sub: str, token: Token) -> str:
     else:
         name, value = "", token.signed
     said = json.dumps([issuer, sub, name, value]).encode()
-    return accounts.FOREIGN + hashlib.sha256(said).hexdigest()[:30]
+    return endings.FOREIGN + hashlib.sha256(said).hexdigest()[:30]
 
 
-def admit(connection: Connection, visitor: Visitor, now_ms: int, *, creates: bool) -> int:
+def admit(
+    connection: Connection,
+    visitor: Visitor,
+    now_ms: int,
+    *,
+    creates: bool,
+    limit: int = SESSIONS_PER_USER,
+) -> Admitted:
     """Note the session of a foreign token that is seen for the first time, and return the key of its user.
 
-    From then on it ends like any other. Raises `TokenRevoked` where it has ended, or the user is disabled, or
+    From then on it ends like any other, and counts among the `limit` sessions of its user; the caller
+    announces those that ended for it. Raises `TokenRevoked` where it has ended, or the user is disabled, or
     everything issued up to some later moment is void; `InvalidToken` for a user who is unknown and not to be
     created. The lock on the user's row makes whoever ends the sessions meanwhile see this one.
     """
     if creates and accounts.find_user(connection, visitor.sub) is None:
         accounts.add_missing_users(connection, [visitor.sub], now_ms)
-    wanted = select(users).where(users.c.sub == visitor.sub).with_for_update(read=True)
+    wanted = select(users).where(users.c.sub == visitor.sub).with_for_update(key_share=True)
     user = connection.execute(wanted).one_or_none()
     if user is None:
         raise InvalidToken("The user is not known here.")
@@ -168,11 +183,14 @@ def admit(connection: Connection, visitor: Visitor, now_ms: int, *, creates: boo
     session = connection.execute(select(sessions).where(mine)).one_or_none()
     if session is None:
         accounts.add_session(connection, Session(visitor.session, expires_at), now_ms, user_id=user.id)
-    elif session.ended_at is not None or session.user_id != user.id:
+        of_user = sessions.c.user_id == user.id
+        ended = endings.end_oldest(connection, of_user, visitor.session, limit, now_ms)
+        return Admitted(user.id, ended)
+    if session.ended_at is not None or session.user_id != user.id:
         raise TokenRevoked
-    elif session.expires_at < expires_at:
+    if session.expires_at < expires_at:
         connection.execute(update(sessions).where(mine).values(expires_at=expires_at))
-    return int(user.id)
+    return Admitted(user.id, [])
 
 
 class _Source:

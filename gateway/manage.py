@@ -14,6 +14,7 @@ from gateway import accounts, audit, schema, services, signing
 from gateway.accounts import Record, check_sub
 from gateway.audit import Event
 from gateway.database import Database, open_database
+from gateway.endings import PAGE as ENDED_AT_ONCE
 from gateway.passwords import hash_password
 from gateway.protocol import timestamp
 from gateway.services import check_name
@@ -91,7 +92,8 @@ def record(event: Event, subject: str | None, **details: audit.Value) -> None:
     audit.record(event, actor=audit.operator(), subject=subject, source="cli", **details)
 
 
-def _record_ended(sub: str, ended: list[str], why: str) -> None:
+def record_ended(sub: str, ended: list[str], why: str) -> None:
+    """Say in the audit log which sessions have ended; nothing where there was none."""
     if ended:
         record(Event.SESSIONS_ENDED, audit.user(sub), why=why, number=len(ended), sessions=ended)
 
@@ -161,7 +163,7 @@ def disable_user(sub: SubArgument) -> None:
 
     def done(result: tuple[Record, list[str]]) -> None:
         record(Event.USER_CHANGED, audit.user(sub), changed=["disabled"], disabled=True)
-        _record_ended(sub, result[1], "user_changed")
+        record_ended(sub, result[1], "user_changed")
 
     _, ended = _manage(done, accounts.update_user, sub, {"disabled": True}, now_ms())
     print(f"Disabled {escape(sub)}. Sessions ended: {len(ended)}.")
@@ -183,7 +185,7 @@ def log_out_user(sub: SubArgument) -> None:
     """End every session of a user: tokens stop working, and open sockets close."""
 
     def done(ended: list[str]) -> None:
-        _record_ended(sub, ended, "logout")
+        record_ended(sub, ended, "logout")
 
     print(f"Sessions ended: {len(_manage(done, accounts.log_out, sub, now_ms()))}.")
 
@@ -195,7 +197,7 @@ def delete_user(sub: SubArgument) -> None:
     async def erase(_settings: Settings, database: Database) -> None:
         user_id, ended = await database.write(accounts.release_user, sub, now_ms())
         record(Event.USER_DELETED, audit.user(sub))
-        _record_ended(sub, ended, "user_deleted")
+        record_ended(sub, ended, "user_deleted")
         while await database.write(accounts.erase_some, user_id):
             pass
 
@@ -240,10 +242,15 @@ def list_services() -> None:
 def delete_service(client_id: ClientArgument) -> None:
     """Delete a service and its keys; what it posted stays."""
 
-    def done(ended: list[str]) -> None:
-        record(Event.SERVICE_DELETED, audit.service(client_id), number=len(ended))
+    async def erase(_settings: Settings, database: Database) -> None:
+        number, some = 0, ENDED_AT_ONCE
+        while some == ENDED_AT_ONCE:
+            some = len(await database.write(services.end_some, client_id, now_ms()))
+            number += some
+        number += len(await database.write(services.delete_service, client_id, now_ms()))
+        record(Event.SERVICE_DELETED, audit.service(client_id), number=number)
 
-    _manage(done, services.delete_service, client_id, now_ms())
+    with_database(erase)
     print(f"Deleted {escape(client_id)}.")
 
 

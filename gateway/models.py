@@ -86,6 +86,8 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 
+_ENDED = "ended_at IS NOT NULL"
+
 # Every access token belongs to a session; a session that has ended takes its tokens with it.
 sessions = Table(
     "sessions",
@@ -102,10 +104,28 @@ sessions = Table(
     # The service that had the tokens of this session minted. A number that names nobody is no harm.
     Column("minted_by", BigInteger, index=True),
     Column("created_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),
-    Column("ended_at", BigInteger, index=True),
+    # Expired sessions are swept by it.
+    Column("expires_at", BigInteger, nullable=False, index=True),
+    Column("ended_at", BigInteger),
     CheckConstraint("(user_id IS NULL) <> (service_id IS NULL)", name="one_owner"),
     Index(None, "previous_hash", unique=True),
+    # What has ended, in pages: counted and read without the table.
+    Index(None, "ended_at", "id", sqlite_where=text(_ENDED), postgresql_where=text(_ENDED)),
+    # The live sessions of an owner by age: beyond a limit the oldest end. `ended_at`, null in all of them,
+    # spares SQLite a look at the table.
+    *(
+        Index(
+            None,
+            owner,
+            "created_at",
+            "id",
+            "expires_at",
+            "ended_at",
+            sqlite_where=text(f"ended_at IS NULL AND {owner} IS NOT NULL"),
+            postgresql_where=text(f"ended_at IS NULL AND {owner} IS NOT NULL"),
+        )
+        for owner in ("user_id", "service_id")
+    ),
 )
 
 # The refresh tokens before those two: whoever shows one of them has stolen it, or was stolen from.

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, or_, select, union_all, update
 
-from gateway.accounts import Record, end_sessions
+from gateway.accounts import Record
+from gateway.endings import end_sessions
 from gateway.models import sessions, spent_refresh_tokens, users
 from gateway.tokens import digest
 

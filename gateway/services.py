@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, delete, select
 
-from gateway.accounts import Record, Session, add_session, check_text, end_sessions, found
+from gateway.accounts import Record, Session, Started, add_session, check_text, found
+from gateway.endings import PAGE, end_oldest, end_sessions
 from gateway.errors import InvalidToken
 from gateway.models import api_keys, services, sessions
 
@@ -15,6 +16,11 @@ SERVICE_SCOPES = ("notify", "tokens:mint", "admin")
 """What a service may be allowed."""
 
 MAX_NAME = 200
+
+SESSIONS_PER_SERVICE = 10_000
+"""How many sessions a service has at once where nothing else is set. Each of its tokens is one."""
+
+_KEY_ID_LENGTH = 16
 
 KEY_PREFIX = "ngk_"
 _KEY = re.compile(r"ngk_([0-9a-f]{16})_([0-9a-f]{64})([0-9a-f]{8})")
@@ -61,6 +67,18 @@ def list_services(connection: Connection, after: int, limit: int) -> list[Record
     return list(connection.execute(statement))
 
 
+def end_some(connection: Connection, client_id: str, now_ms: int) -> list[str]:
+    """End up to a page of the sessions of a service and of those it minted, and return them.
+
+    Call it as long as whole pages are returned, then `delete_service`: that ends what has come meanwhile, and
+    holds its locks the shorter. Raises `NotFound`.
+    """
+    service = get_service(connection, client_id)
+    minted = end_sessions(connection, sessions.c.minted_by == service.id, now_ms, PAGE)
+    mine = end_sessions(connection, sessions.c.service_id == service.id, now_ms, PAGE - len(minted))
+    return minted + mine
+
+
 def delete_service(connection: Connection, client_id: str, now_ms: int) -> list[str]:
     """Delete a service with its keys, and return what has ended: its sessions and keys, and what it minted.
 
@@ -83,10 +101,24 @@ def keep_service(connection: Connection, client_id: str) -> Record:
     return _found_service(row, client_id)
 
 
-def start_service_session(connection: Connection, client_id: str, session: Session, now_ms: int) -> None:
-    """Store a session of a service. Raises `NotFound`."""
-    service = keep_service(connection, client_id)
+def start_service_session(
+    connection: Connection,
+    client_id: str,
+    session: Session,
+    now_ms: int,
+    *,
+    limit: int = SESSIONS_PER_SERVICE,
+) -> Started:
+    """Store a session of a service, and end its oldest beyond `limit`. Raises `NotFound`.
+
+    The caller announces what has ended.
+    """
+    mine = select(services).where(services.c.client_id == client_id)
+    # Two sign-ins at once would not count each other: they wait for each other here.
+    row = connection.execute(mine.with_for_update(key_share=True)).one_or_none()
+    service = _found_service(row, client_id)
     add_session(connection, session, now_ms, service_id=service.id)
+    return Started(end_oldest(connection, sessions.c.service_id == service.id, session.id, limit, now_ms))
 
 
 def new_key() -> tuple[str, str, str]:
@@ -105,6 +137,11 @@ def parse_key(text: str) -> tuple[str, str]:
     if match is None or match[3] != _checksum(match[1], match[2]):
         raise InvalidToken
     return match[1], match[2]
+
+
+def is_key_id(handle: str) -> bool:
+    """Whether this is the id of an API key, and no session: those have longer ones."""
+    return len(handle) == _KEY_ID_LENGTH
 
 
 def _checksum(key_id: str, secret: str) -> str:

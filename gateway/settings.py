@@ -125,6 +125,13 @@ class Settings(BaseSettings):
     access_token_ttl: int = Field(900, ge=10, le=86_400, description="How long an access token lives.")
     refresh_token_ttl: int = Field(2_592_000, ge=60, description="How long a sign-in lasts.")
 
+    max_sessions_per_user: int = Field(
+        100, ge=1, le=10_000, description="Sessions of one user; for one more the oldest ends."
+    )
+    max_sessions_per_service: int = Field(
+        10_000, ge=1, le=100_000, description="Sessions of one service, as many as it has access tokens."
+    )
+
     retention: str = Field(
         "90d", description="How old an item gets before it is deleted: such as 90d, 12h, or none."
     )
@@ -378,6 +385,13 @@ class Settings(BaseSettings):
         if url is None:
             return BackplaneKind.MEMORY if self.workers == 1 else BackplaneKind.POSTGRES
         return BackplaneKind(url) if url in set(BackplaneKind) else BackplaneKind.REDIS
+
+    @cached_property
+    def session_limit(self) -> int:
+        """How many sessions a user has at once; unless that is set, never fewer than sockets."""
+        if "max_sessions_per_user" in self.model_fields_set:
+            return self.max_sessions_per_user
+        return max(self.max_sessions_per_user, self.max_sockets_per_user)
 
     @cached_property
     def retention_seconds(self) -> int | None:

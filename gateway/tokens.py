@@ -21,6 +21,8 @@ import structlog
 
 from gateway import accounts, audit, issuers, jws, services
 from gateway.database import Database
+from gateway.ended import Ended, Finder
+from gateway.endings import TOO_MANY
 from gateway.errors import (
     InsufficientScope,
     InvalidToken,
@@ -30,15 +32,24 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.issuers import Issuers
-from gateway.jws import LEEWAY, MAX_TOKEN
+from gateway.jws import MAX_TOKEN
 from gateway.settings import Settings, UnknownRecipients
 from gateway.signing import MAX_TTL, Keyring
 
 REMEMBERED = 50_000
 """How many verified tokens are remembered."""
 
+REMEMBERED_BYTES = 64 * 1024 * 1024
+"""How many bytes they may have: those of foreign issuers are of any length up to `MAX_TOKEN`."""
+
 RECHECK = 0.5
 """How long a service or an API key is believed without asking the database, in seconds."""
+
+KEY_KEPT = 60
+"""How long a deleted API key is kept in mind, in seconds: longer than any verification takes that read it."""
+
+FORGOTTEN = 10_000
+"""How many ended sessions one look forgets at most, once their tokens have expired."""
 
 OWN_CLIENT = "gateway"
 """The `client_id` of tokens that a user got by signing in here."""
@@ -127,9 +138,11 @@ class Tokens:
         self._keys = Keyring(settings, database, clock)
         self.issuers = Issuers(settings.trusted_issuers, clock)
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        # What has ended, until when a token of it could live. It outranks what is remembered, so a
-        # verification that was reading the database meanwhile cannot bring a session back.
-        self._ended: dict[str, float] = {}
+        self._known_bytes = 0
+        # What has ended outranks what is remembered, so a verification that was reading the database
+        # meanwhile cannot bring a session back.
+        self._ended = Ended()
+        self._finder = Finder(database)
         self._looked_at = clock()
         self._blind = False
 
@@ -231,24 +244,28 @@ class Tokens:
 
     def drop(self, handles: Collection[str]) -> list[str]:
         """Do what `end` does, in this process alone, and return which of them it did not know of."""
-        fresh = [handle for handle in handles if handle not in self._ended]
-        until = self._clock() + MAX_TTL + LEEWAY
-        self._ended.update(dict.fromkeys(fresh, until))
+        now = self._clock()
+        fresh = [handle for handle in handles if self._ended.add(handle, now, now + _life(handle))]
+        # As many as came may go, and some more: so there are never more than could still be shown.
+        self._ended.forget(now, 2 * len(fresh))
         if fresh:
             self._on_ended(fresh)
         return fresh
 
     async def find_ended(self) -> None:
-        """Find the sessions that other processes have ended.
+        """Find the sessions that other processes have ended, and forget those whose tokens have all expired.
 
         A database that cannot be used now is no error: the next call looks from the same moment on.
         It is a range of one index: 0.3 ms of CPU on SQLite, 0.6 ms on Postgres, where nothing has ended.
         """
         now = self._clock()
+        self._ended.forget(now, FORGOTTEN)
         try:
-            # The moment is written before its transaction commits: look a minute further back.
-            since = int((min(self._looked_at, now) - 60) * 1000)
-            self.drop(await self._database.read(accounts.ended_since, since))
+            async for page in self._finder.look(min(self._looked_at, now)):
+                self.drop([ending.id for ending in page])
+                for ending in page:
+                    # No token outlives its session.
+                    self._ended.shorten(ending.id, ending.expires_at / 1000)
             self._looked_at, self._blind = now, False
         except Unavailable:
             if not self._blind:
@@ -256,12 +273,8 @@ class Tokens:
             self._blind = True
 
     async def load_keys(self) -> None:
-        """Find new signing keys, and forget the ended sessions whose tokens have all expired.
-
-        A database that cannot be used now is no error: the next call asks again.
-        """
-        now = self._clock()
-        self._ended = {handle: until for handle, until in self._ended.items() if until > now}
+        """Find new signing keys. A database that cannot be used now is no error: the next call asks again."""
+        self._ended.forget(self._clock(), FORGOTTEN)
         with suppress(Unavailable):
             await self._keys.load()
 
@@ -283,9 +296,11 @@ class Tokens:
         self._known[token] = _Known(known.principal, known.handle, until)
 
     def _remember(self, token: str, known: _Known) -> None:
+        if token not in self._known:
+            self._known_bytes += len(token)
         self._known[token] = known
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        while len(self._known) > REMEMBERED or self._known_bytes > REMEMBERED_BYTES:
+            self._known_bytes -= len(self._known.popitem(last=False)[0])
 
     async def _look_up_key(self, token: str) -> _Known:
         key_id, secret = services.parse_key(token)
@@ -323,7 +338,20 @@ class Tokens:
         if visitor.session in self._ended:
             raise TokenRevoked
         creates = self._settings.unknown_recipients == UnknownRecipients.CREATE
-        user_id = await self._database.write(issuers.admit, visitor, self._now_ms(), creates=creates)
+        user_id, ended = await self._database.write(
+            issuers.admit, visitor, self._now_ms(), creates=creates, limit=self._settings.session_limit
+        )
+        self.end(ended)
+        if ended:
+            whose = audit.user(visitor.sub)
+            audit.record(
+                audit.Event.SESSIONS_ENDED,
+                actor=whose,
+                subject=whose,
+                why=TOO_MANY,
+                number=len(ended),
+                sessions=ended,
+            )
         scopes = frozenset({INBOX} if visitor.reads_inbox else ())
         user = User(user_id, visitor.sub, visitor.session, scopes, visitor.expires_at, visitor.issuer)
         return _Known(user, visitor.session, visitor.expires_at)
@@ -346,6 +374,11 @@ class Tokens:
             and jws.is_meant_for(claims, self._settings.audience)
             and jws.are_timely(claims, self._clock())
         )
+
+
+def _life(handle: str) -> int:
+    """Return how long a token can live, in seconds, of which nothing but its session or API key is known."""
+    return KEY_KEPT if services.is_key_id(handle) else MAX_TTL
 
 
 def digest(secret: str) -> bytes:

@@ -22,6 +22,7 @@ from tests.engine import Engine
 from tests.load import ROW, TABLE, Judged, Load, Verdict
 from tests.postgres import Postgres, running_postgres
 from tests.servers import LocalServer, StartServer, serving
+from tests.trail import Trail, recording
 from tests.waiting import until
 
 DATABASES = ("sqlite", "postgres")
@@ -128,6 +129,13 @@ async def start_server(database_url: str) -> AsyncIterator[StartServer]:
 async def server(start_server: StartServer) -> LocalServer:
     """A gateway with default settings, once on each kind of database."""
     return await start_server()
+
+
+@pytest.fixture
+def trail() -> Iterator[Trail]:
+    """What is recorded in the audit log of this process."""
+    with recording() as one:
+        yield one
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from gateway.api.dependencies import Gateway
 from gateway.app import create_app
 from gateway.database import PostgresDatabase, SqliteDatabase
+from gateway.endings import Ending
 from gateway.serving import server_config
 from gateway.settings import Settings
 from tests.clients import Service, User, http_client
@@ -269,6 +270,13 @@ async def process(database_url: str, folder: Path, **settings: Any) -> AsyncIter
     finally:
         if one.runs:
             one.kill()
+
+
+async def look_for_nothing(_since: float) -> AsyncIterator[list[Ending]]:
+    """Find no session that has ended, in place of `Finder.look`: then only who ends one tells of it."""
+    pages: tuple[list[Ending], ...] = ()
+    for page in pages:
+        yield page
 
 
 @asynccontextmanager

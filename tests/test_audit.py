@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,45 +22,10 @@ from gateway.settings import SettingsError
 from tests.checker import Json
 from tests.clients import Service, open_socket
 from tests.servers import LocalServer
+from tests.trail import Trail
 from tests.waiting import until, until_sync
 
 PASSWORD = "correct horse battery"
-
-
-class Trail(logging.Handler):
-    """What was recorded, as the objects of its lines."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[Json] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a line."""
-        self.lines.append(json.loads(record.getMessage()))
-
-    def of(self, event: Event) -> list[Json]:
-        """Return the lines of one event, without the time and the id of the request."""
-        own = {"time", "request_id"}
-        return [{k: v for k, v in one.items() if k not in own} for one in self.lines if one["event"] == event]
-
-    def last(self, event: Event) -> Json:
-        """Return the newest line of one event."""
-        return self.of(event)[-1]
-
-
-@pytest.fixture
-def trail() -> Iterator[Trail]:
-    """What is recorded in this process."""
-    handler = Trail()
-    audit.logger.addHandler(handler)
-    audit.logger.setLevel(logging.INFO)
-    audit.logger.propagate = False
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audit, "_sampler", Sampler(audit._write_rest))
-        yield handler
-    audit.logger.propagate = True
-    audit.logger.setLevel(logging.NOTSET)
-    audit.logger.removeHandler(handler)
 
 
 # --- a line -------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, func, select
 
-from gateway.database import SqliteDatabase
+from gateway import accounts, endings, services
+from gateway.accounts import new_session
+from gateway.database import SqliteDatabase, open_database
 from gateway.models import items
 from gateway.retention import Retention, trim
 from tests.clients import User
@@ -109,3 +111,26 @@ async def test_no_statement_walks_through_a_whole_inbox(server: LocalServer) -> 
     assert await database.read(number_of_items) == 0
     assert len(plans.steps) > 30
     assert plans.walks() == []
+
+
+async def test_no_statement_of_the_sessions_reads_all_of_them(sqlite_url: str) -> None:
+    plans = Plans()
+    async with open_database(settings_for(sqlite_url)) as database:
+        assert isinstance(database, SqliteDatabase)
+        await database.write(accounts.add_missing_users, ["ada"], 0)
+        client = (await database.write(services.add_service, "a", ["notify"], b"", 0)).client_id
+        with plans.noted(database):
+            for _ in range(2):
+                await database.write(accounts.start_user_session, "ada", new_session(10), 0, limit=1)
+                await database.write(services.start_service_session, client, new_session(10), 0, limit=1)
+            assert len(await database.read(endings.tally, 0)) == 1
+            assert len(await database.read(endings.page, 0, 0, "")) == 2
+            await database.write(services.end_some, client, 1)
+            await database.write(accounts.log_out, "ada", 1)
+            await database.write(accounts.sweep, 10**9)
+    assert [step for step, _ in plans.steps if step.startswith("SCAN")] == []
+    oldest = [
+        step for step, statement in plans.steps if "created_at DESC" in statement and "INDEX ix_" in step
+    ]
+    assert len(oldest) == 4
+    assert all(step.startswith("SEARCH sessions USING COVERING INDEX") for step in oldest)

@@ -10,14 +10,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 import httpx
+import jwt
 import pytest
 from sqlalchemy import Connection, func, select
 from websockets.exceptions import ConnectionClosed
 
-from gateway import accounts, beginning, connection, refresh_tokens, services
+from gateway import accounts, beginning, connection, issuers, refresh_tokens, services
 from gateway.accounts import NewTicket, new_session
+from gateway.audit import Event
 from gateway.database import Database, open_database
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
+from gateway.issuers import Visitor
 from gateway.models import metadata, sessions, spent_refresh_tokens
 from gateway.refresh_tokens import RETRY, Refreshed
 from gateway.tokens import Tokens, digest
@@ -26,7 +29,8 @@ from tests.checker import Json
 from tests.clients import Service, Socket, User, open_socket
 from tests.databases import settings_for
 from tests.engine import Gate
-from tests.servers import LocalServer, Server, StartServer, process
+from tests.servers import LocalServer, Server, StartServer, look_for_nothing, process
+from tests.trail import Trail
 from tests.waiting import until
 
 P = ParamSpec("P")
@@ -763,7 +767,7 @@ async def test_a_session_that_starts_while_its_service_is_deleted_is_told_to_hav
         lambda c: services.start_service_session(c, client, made, NOW),
         lambda c: services.delete_service(c, client, NOW),
     )
-    assert done == [None, [made.id]]
+    assert done == [accounts.Started([]), [made.id]]
 
 
 async def test_no_session_starts_for_a_service_whose_deletion_is_under_way(postgres_url: str) -> None:
@@ -864,3 +868,154 @@ async def test_a_token_of_somebody_else_ends_the_socket(server: LocalServer) -> 
         await socket.until("live")
         await socket.send(type="auth", token=eve.token)
         assert await socket.closed(within=1) == (4001, "invalid_token")
+
+
+# --- how many there are -------------------------------------------------------------------------------------
+
+
+async def by_password(server: LocalServer) -> User:
+    return (await sign_in(server)).user
+
+
+async def by_minting(server: LocalServer) -> User:
+    return await server.user("ada")
+
+
+@pytest.mark.parametrize("enter", [by_password, by_minting], ids=lambda enter: enter.__name__)
+async def test_beyond_the_limit_the_user_s_oldest_session_ends_with_its_sockets(
+    start_server: StartServer,
+    enter: Callable[[LocalServer], Awaitable[User]],
+    trail: Trail,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = await start_server(max_sessions_per_user=2)
+    monkeypatch.setattr(server.parts.tokens._finder, "look", look_for_nothing)
+    eve = await server.user("eve")
+    oldest, older = await enter(server), await enter(server)
+    async with oldest.socket() as one, older.socket() as two:
+        for socket in (one, two):
+            await socket.until("live")
+        newest = await enter(server)
+        assert await one.closed(within=1) == ENDED
+        assert (await two.ask(type="ping"))["type"] == "ok"
+    assert await refused(oldest)
+    for user in (older, newest, eve):
+        await user.inbox()
+    said = trail.last(Event.SESSIONS_ENDED)
+    assert (said["why"], said["number"], said["subject"]) == ("too_many_sessions", 1, "user:ada")
+    sid = jwt.decode(oldest.token or "", options={"verify_signature": False})["sid"]
+    assert said["sessions"] == [sid]
+    assert said["source"] == "127.0.0.1"
+
+
+async def test_beyond_the_limit_the_oldest_token_of_a_service_ends(
+    start_server: StartServer, trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server(max_sessions_per_service=2)
+    monkeypatch.setattr(server.parts.tokens._finder, "look", look_for_nothing)
+    made, by_key, first = await new_service(server)
+    form = {"grant_type": "client_credentials", "client_id": made["client_id"]}
+    form["client_secret"] = made["client_secret"]
+
+    async def another() -> Service:
+        answer = await server.http.post("/v1/auth/token", data=form)
+        return Service(server.http, answer.json()["access_token"])
+
+    second = await another()
+    assert await posts(first) == (201, "")
+    third = await another()
+    assert await posts(first) == (401, "token_revoked")
+    assert await posts(second) == await posts(third) == await posts(by_key) == (201, "")
+    said = trail.last(Event.SESSIONS_ENDED)
+    assert (said["why"], said["actor"]) == ("too_many_sessions", f"service:{made['client_id']}")
+
+
+async def test_a_session_that_ended_for_another_is_noticed_elsewhere(
+    start_server: StartServer, database_url: str, tmp_path: Path
+) -> None:
+    server = await start_server(max_sessions_per_user=1)
+    async with process(database_url, tmp_path, max_sessions_per_user=1) as (_, elsewhere):
+        ada = await server.user("ada")
+        async with ada.socket() as socket:
+            await socket.until("live")
+            await elsewhere.user("ada")
+            assert await socket.closed(within=3) == ENDED
+
+
+def test_a_user_may_have_a_session_for_each_socket_unless_it_is_set_otherwise() -> None:
+    url = "sqlite:///x.db"
+    assert settings_for(url).session_limit == 100
+    assert settings_for(url, max_sockets_per_user=500).session_limit == 500
+    assert settings_for(url, max_sockets_per_user=500, max_sessions_per_user=7).session_limit == 7
+
+
+async def test_two_sign_ins_at_once_count_each_other(postgres_url: str) -> None:
+    old = new_session(NOW + 10**6)
+    async with open_database(settings_for(postgres_url)) as database:
+        await database.write(accounts.add_missing_users, ["ada"], NOW)
+        await database.write(accounts.start_user_session, "ada", old, NOW)
+    first, second = new_session(NOW + 10**6), new_session(NOW + 10**6)
+    done = await in_turn(
+        postgres_url,
+        lambda c: accounts.start_user_session(c, "ada", first, NOW + 1, limit=1),
+        lambda c: accounts.start_user_session(c, "ada", second, NOW + 2, limit=1),
+    )
+    assert done == [([old.id],), ([first.id],)]
+
+
+async def test_two_foreign_tokens_at_once_count_each_other(postgres_url: str) -> None:
+    async with open_database(settings_for(postgres_url)) as database:
+        await database.write(accounts.add_missing_users, ["ada"], NOW)
+    one, two = (
+        Visitor("ada", f"x-{name}", NOW // 1000, NOW // 1000 + 900, reads_inbox=True, issuer="i")
+        for name in "ab"
+    )
+    done = await in_turn(
+        postgres_url,
+        lambda c: issuers.admit(c, one, NOW, creates=True, limit=1),
+        lambda c: issuers.admit(c, two, NOW + 1, creates=True, limit=1),
+    )
+    assert [admitted.ended for admitted in done] == [[], ["x-a"]]
+
+
+async def test_two_tokens_of_a_service_at_once_count_each_other(postgres_url: str) -> None:
+    async with open_database(settings_for(postgres_url)) as database:
+        client = (await database.write(services.add_service, "shop", ["notify"], b"", NOW)).client_id
+    first, second = new_session(NOW + 10**6), new_session(NOW + 10**6)
+    done = await in_turn(
+        postgres_url,
+        lambda c: services.start_service_session(c, client, first, NOW, limit=1),
+        lambda c: services.start_service_session(c, client, second, NOW + 1, limit=1),
+    )
+    assert done == [([],), ([first.id],)]
+
+
+async def test_a_sign_in_that_waits_for_the_user_to_be_disabled_starts_nothing(postgres_url: str) -> None:
+    async with open_database(settings_for(postgres_url)) as database:
+        await database.write(accounts.add_missing_users, ["ada"], NOW)
+    _, started = await in_turn(
+        postgres_url,
+        lambda c: accounts.update_user(c, "ada", {"disabled": True}, NOW),
+        lambda c: accounts.start_user_session(c, "ada", new_session(NOW + 10**6), NOW),
+    )
+    assert started is None
+
+
+async def test_many_that_sign_in_at_once_keep_to_the_limit(start_server: StartServer) -> None:
+    server = await start_server(max_sessions_per_user=3)
+    users = await asyncio.gather(*(server.user("ada") for _ in range(12)))
+    answers = await asyncio.gather(*(user.get("/v1/inbox") for user in users))
+    assert sorted(answer.status_code for answer in answers) == [200] * 3 + [401] * 9
+
+
+async def test_a_socket_that_has_taken_a_new_token_ends_with_the_session_of_that_one(
+    server: LocalServer,
+) -> None:
+    first, second = await server.user("ada"), await server.user("ada")
+    async with first.socket() as socket:
+        await socket.until("live")
+        assert (await socket.ask(type="auth", token=second.token))["type"] == "ok"
+        await server.http.post("/v1/auth/revoke", data={"token": first.token})
+        assert (await socket.ask(type="ping"))["type"] == "ok"
+        await server.http.post("/v1/auth/revoke", data={"token": second.token})
+        assert await socket.closed(within=1) == ENDED

@@ -24,6 +24,7 @@ from gateway.api.oauth import (
 )
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
+from gateway.endings import TOO_MANY
 from gateway.errors import NotFound, OAuthError, Overloaded, RateLimited
 from gateway.logins import Attempt
 from gateway.tokens import INBOX, OWN_CLIENT, digest
@@ -108,7 +109,7 @@ async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     session = new_session(expires_at * 1000, digest(refresh_token))
     try:
         attempt = await parts.throttle.logins.begin(sub, address)
-        failure = await _start_session(parts, sub, password, session, attempt)
+        failure, crowded_out = await _start_session(parts, sub, password, session, attempt)
     except RateLimited:
         parts.metrics.login("password", "rate_limited")
         audit.record(Event.LOGIN_FAILED, actor=None, source=address, why="rate_limited")
@@ -122,16 +123,25 @@ async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     await attempt.succeeded()
     parts.throttle.sign_ins.charge(attempt.turn.account)
     parts.metrics.login("password", "success")
-    audit.record(Event.LOGIN, actor=audit.user(sub), source=address, grant="password", session=session.id)
+    user = audit.user(sub)
+    audit.record(Event.LOGIN, actor=user, source=address, grant="password", session=session.id)
+    _end(parts, crowded_out, user, address)
     return _answer(parts, sub, OWN_CLIENT, scopes, session.id, expires_at, refresh_token)
+
+
+def _end(parts: Gateway, crowded_out: list[str], owner: str, address: str) -> None:
+    """Announce and record that the oldest sessions of an owner have ended for a new one."""
+    parts.tokens.end(crowded_out)
+    record_sessions_ended(crowded_out, TOO_MANY, actor=owner, subject=owner, source=address)
 
 
 async def _start_session(
     parts: Gateway, sub: str, password: str, session: Session, attempt: Attempt
-) -> str | None:
+) -> tuple[str | None, list[str]]:
     """Store a session for the right password; for a wrong one return what is wrong, in a word.
 
-    The hash may have been renewed by a sign-in at the same time; then the password is verified once more.
+    Beside it are the sessions that have ended because the user has too many. The hash may have been renewed
+    by a sign-in at the same time; then the password is verified once more.
     """
     for _ in range(2):
         try:
@@ -140,18 +150,20 @@ async def _start_session(
             user = None
         hashed = user.password_hash if user and not user.disabled else None
         if not await _verify(parts, password, hashed, attempt) or hashed is None:
-            return _failure(user)
+            return _failure(user), []
         renewed = await parts.passwords.renew(password, hashed, attempt.turn)
-        if await parts.database.write(
+        started = await parts.database.write(
             accounts.start_user_session,
             sub,
             session,
             int(time.time() * 1000),
             password_hash=hashed,
             renewed_hash=renewed,
-        ):
-            return None
-    return "changed_meanwhile"
+            limit=parts.settings.session_limit,
+        )
+        if started is not None:
+            return None, started.ended
+    return "changed_meanwhile", []
 
 
 async def _verify(parts: Gateway, password: str, hashed: str | None, attempt: Attempt) -> bool:
@@ -223,7 +235,13 @@ async def _authorize_service(
     expires_at = int(now) + parts.settings.access_token_ttl
     session = new_session(expires_at * 1000)
     try:
-        await parts.database.write(services.start_service_session, client_id, session, int(now * 1000))
+        started = await parts.database.write(
+            services.start_service_session,
+            client_id,
+            session,
+            int(now * 1000),
+            limit=parts.settings.max_sessions_per_service,
+        )
     except NotFound:
         raise invalid_client() from None
     parts.metrics.login("client_credentials", "success")
@@ -234,6 +252,7 @@ async def _authorize_service(
         grant="client_credentials",
         session=session.id,
     )
+    _end(parts, started.ended, audit.service(client_id), address)
     return _answer(parts, client_id, client_id, scopes, session.id, expires_at)
 
 

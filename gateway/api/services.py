@@ -13,6 +13,7 @@ from gateway.api.dependencies import Admin, Body, JsonRoute, KeyCursor, Limit, N
 from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source
 from gateway.audit import Event
+from gateway.endings import PAGE
 from gateway.errors import NotFound
 from gateway.protocol import timestamp
 from gateway.services import MAX_NAME, check_name
@@ -131,10 +132,16 @@ async def read(parts: Parts, _: Admin, client_id: ClientId) -> ServiceAnswer:
 )
 async def delete(parts: Parts, admin: Admin, source: Source, client_id: ClientId) -> None:
     """Delete a service with its keys; its tokens stop working. What it posted stays."""
+    number, more = 0, True
+    while more:
+        some = await parts.database.write(services.end_some, client_id, _now_ms())
+        parts.tokens.end(some)
+        number, more = number + len(some), len(some) == PAGE
     ended = await parts.database.write(services.delete_service, client_id, _now_ms())
     parts.tokens.end(ended)
+    number += len(ended)
     subject = audit.service(client_id)
-    audit.record(Event.SERVICE_DELETED, actor=admin.actor, subject=subject, source=source, number=len(ended))
+    audit.record(Event.SERVICE_DELETED, actor=admin.actor, subject=subject, source=source, number=number)
 
 
 @router.post("/{client_id}/keys", status_code=201, summary="Create a key", responses=problems(404))

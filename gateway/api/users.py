@@ -26,6 +26,7 @@ from gateway.api.dependencies import (
 from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
+from gateway.endings import TOO_MANY
 from gateway.errors import Invalid, NotFound, TokenRevoked, UserDisabled
 from gateway.hasher_queue import Turn
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
@@ -203,7 +204,9 @@ async def mint(
     now_ms = _now_ms()
     expires_at = now_ms // 1000 + ttl
     session = new_session(expires_at * 1000)
-    await parts.database.write(_start_session, sub, session, service.client_id, now_ms)
+    limit = parts.settings.session_limit
+    ended = await parts.database.write(_start_session, sub, session, service.client_id, now_ms, limit)
+    parts.tokens.end(ended)
     token = parts.tokens.issue(
         sub=sub, client_id=service.client_id, scopes=[INBOX], session=session.id, expires_at=expires_at
     )
@@ -215,18 +218,26 @@ async def mint(
         session=session.id,
         ttl=ttl,
     )
+    record_sessions_ended(ended, TOO_MANY, actor=service.actor, subject=audit.user(sub), source=source)
     return MintedToken(access_token=token, expires_in=ttl, scope=INBOX)
 
 
-def _start_session(connection: Connection, sub: str, session: Session, client_id: str, now_ms: int) -> None:
-    """Store a session that ends when the service is deleted, which it must not have been meanwhile."""
+def _start_session(
+    connection: Connection, sub: str, session: Session, client_id: str, now_ms: int, limit: int
+) -> list[str]:
+    """Store a session that ends when the service is deleted, which it must not have been meanwhile.
+
+    Return the user's oldest sessions that have ended for it.
+    """
     try:
         service = services.keep_service(connection, client_id)
     except NotFound:
         raise TokenRevoked from None
     accounts.add_missing_users(connection, [sub], now_ms)
-    if not accounts.start_user_session(connection, sub, session, now_ms, minted_by=service.id):
+    started = accounts.start_user_session(connection, sub, session, now_ms, minted_by=service.id, limit=limit)
+    if started is None:
         raise UserDisabled
+    return started.ended
 
 
 def _now_ms() -> int:
