@@ -159,6 +159,8 @@ def check() -> None:
         logs.configure("error", access_log=False)
         heard = await reach(open_backplane(settings))
         print(f"backplane: {settings.backplane}: {'reached' if heard else 'not reached'}")
+        for line in issuers.overlaps(settings.trusted_issuers):
+            print(line)
         reached = [await _reached(one) for one in settings.trusted_issuers]
         async with Throttle(settings) as throttle:
             shared = await throttle.reached()

@@ -38,6 +38,8 @@ class GatewayError(Exception):
     title: ClassVar[str] = "The gateway failed"
     close_code: ClassVar[Close] = Close.INTERNAL_ERROR
     actor: str | None = None
+    why: ClassVar[str | None] = None
+    """What the audit log says of the reason where the code does not say all of it."""
 
     def __init__(
         self,
@@ -86,6 +88,12 @@ class MissingToken(Unauthorized):
 
 class InvalidToken(Unauthorized):
     """The token is malformed, forged, or not for this gateway."""
+
+
+class ForeignSubject(InvalidToken):
+    """The token names a user whose `sub` begins with the prefix of another issuer."""
+
+    why = "subject_of_another_issuer"
 
 
 class TokenExpired(Unauthorized):

@@ -22,8 +22,8 @@ from sqlalchemy import Connection, select, update
 
 from gateway import accounts, endings
 from gateway.accounts import SESSIONS_PER_USER, Session, check_sub
-from gateway.errors import InvalidToken, TokenExpired, TokenRevoked
-from gateway.jws import Token, are_timely, is_meant_for, verify
+from gateway.errors import ForeignSubject, InvalidToken, TokenExpired, TokenRevoked
+from gateway.jws import LEEWAY, Token, are_timely, is_meant_for, verify
 from gateway.models import sessions, users
 from gateway.settings import TrustedIssuer
 from gateway.signing import MAX_TTL
@@ -89,6 +89,7 @@ class Issuers:
     def __init__(self, trusted: Sequence[TrustedIssuer], clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._sources = {one.issuer: _Source(one) for one in trusted}
+        self._prefixes = frozenset(one.subject_prefix for one in trusted) - {""}
 
     async def run(self) -> None:
         """Keep the keys fresh, until cancelled. Returns at once where nobody is trusted."""
@@ -101,8 +102,15 @@ class Issuers:
         issuer = token.claims.get("iss")
         return isinstance(issuer, str) and issuer in self._sources
 
+    def owns(self, sub: str) -> bool:
+        """Whether a `sub` begins with the prefix of one of these issuers: such users sign in there."""
+        return _longest(self._prefixes, sub) != ""
+
     async def verify(self, token: Token) -> Visitor:
-        """Return who a token that is claimed names. Raises `InvalidToken` and `TokenExpired`."""
+        """Return who a token that is claimed names.
+
+        Raises `InvalidToken` and `TokenExpired`, and `ForeignSubject` for a user of another issuer.
+        """
         source = self._sources[token.claims["iss"]]
         trusted, claims = source.trusted, token.claims
         if token.type not in _TYPES:
@@ -116,7 +124,34 @@ class Issuers:
             raise InvalidToken("A token of another issuer may live for a day at most.")
         if claims["exp"] <= now:
             raise TokenExpired
-        return _visitor(trusted, token)
+        visitor = _visitor(trusted, token)
+        if self._prefixes and _longest(self._prefixes, visitor.sub) != trusted.subject_prefix:
+            raise ForeignSubject
+        return visitor
+
+
+def overlaps(trusted: Sequence[TrustedIssuer]) -> list[str]:
+    """Return a line for each two issuers of which one's tokens may name what is the other's by its prefix."""
+    lines = []
+    for one in trusted:
+        for other in trusted:
+            wide, narrow = one.subject_prefix, other.subject_prefix
+            if wide != narrow and narrow.startswith(wide):
+                lines.append(
+                    f"issuer: {one.issuer}: its tokens are refused where their sub begins with {narrow!r}:"
+                    f" that is the prefix of {other.issuer}"
+                )
+            elif one is not other and wide == narrow and trusted.index(one) < trusted.index(other):
+                lines.append(
+                    f"issuer: {one.issuer}: it shares the prefix {wide!r} with {other.issuer}:"
+                    " one sub is one user of both"
+                )
+    return lines
+
+
+def _longest(prefixes: Collection[str], sub: str) -> str:
+    """Return the longest prefix that a `sub` begins with: of two that overlap, one decides."""
+    return max((one for one in prefixes if sub.startswith(one)), key=len, default="")
 
 
 def _visitor(trusted: TrustedIssuer, token: Token) -> Visitor:
@@ -176,7 +211,8 @@ def admit(
     user = connection.execute(wanted).one_or_none()
     if user is None:
         raise InvalidToken("The user is not known here.")
-    if user.disabled or visitor.issued_at * 1000 <= accounts.all_ended_at(connection, visitor.sub):
+    # Asked of every token: a session may live at its issuer on, and have tokens from before and after.
+    if user.disabled or _is_void(connection, visitor):
         raise TokenRevoked
     expires_at = visitor.expires_at * 1000
     mine = sessions.c.id == visitor.session
@@ -191,6 +227,15 @@ def admit(
     if session.expires_at < expires_at:
         connection.execute(update(sessions).where(mine).values(expires_at=expires_at))
     return Admitted(user.id, [])
+
+
+def _is_void(connection: Connection, visitor: Visitor) -> bool:
+    """Whether a token may have been issued before all sessions of its user ended.
+
+    Its issuer's clock may be ahead as far as a token may come from the future. So nobody can tell it from one
+    that was issued shortly after, and that one is void, too: the next that the issuer gives is good.
+    """
+    return (visitor.issued_at - LEEWAY) * 1000 <= accounts.all_ended_at(connection, visitor.sub)
 
 
 class _Source:

@@ -16,13 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway import accounts, cli, issuers, jws
+from gateway.audit import Event
 from gateway.errors import InvalidToken
 from gateway.issuers import FetchError, read_jwks
-from gateway.settings import SettingsError, load_settings
+from gateway.settings import SettingsError, TrustedIssuer, load_settings
 from gateway.signing import MAX_TTL
 from tests.clients import Caller, User, open_socket
 from tests.issuer import Issuer, Key, Reply, answer, new_key
-from tests.servers import LocalServer, StartServer
+from tests.servers import LocalServer, StartServer, look_for_nothing
+from tests.trail import Trail
 from tests.waiting import until
 
 ALL = ("RS256", "ES256", "EdDSA")
@@ -534,10 +536,41 @@ async def test_a_token_issued_after_a_sign_out_is_good_unless_it_is_of_the_same_
 ) -> None:
     past, later = int(time.time()) - 60, int(time.time()) + 2
     assert await outcome(server, issuer.token(sid="s", iat=past)) == "200"
-    await _log_out(server, "")
+    await log_out_before(server, jws.LEEWAY)
     assert await outcome(server, issuer.token(sid="s", iat=later)) == "401 token_revoked"
     assert await outcome(server, issuer.token(sid="another", iat=later)) == "200"
     assert await outcome(server, issuer.token(iat=later)) == "200"
+
+
+async def log_out_before(server: LocalServer, seconds: int) -> None:
+    """Sign ada out, as if that had been so long ago."""
+    moment = int((time.time() - seconds) * 1000)
+    await server.parts.database.write(accounts.log_out, "ada", moment)
+
+
+@pytest.mark.parametrize("ahead", [0, jws.LEEWAY - 2])
+async def test_a_token_from_before_a_sign_out_is_void_even_where_its_issuer_s_clock_is_ahead(
+    server: LocalServer, issuer: Issuer, ahead: int
+) -> None:
+    unseen = issuer.token(iat=int(time.time()) + ahead)
+    await server.service.post("/v1/users", json={"sub": "ada"})
+    await _log_out(server, "")
+    assert await outcome(server, unseen) == "401 token_revoked"
+    forget(server)
+    assert await outcome(server, unseen) == "401 token_revoked"
+
+
+async def test_a_sign_out_is_noted_until_the_last_token_from_before_has_expired(
+    server: LocalServer, issuer: Issuer
+) -> None:
+    await server.service.post("/v1/users", json={"sub": "ada"})
+    await _log_out(server, "")
+    now_ms = int(time.time() * 1000)
+    last = (MAX_TTL + jws.LEEWAY) * 1000
+    await server.parts.database.write(accounts.sweep, now_ms + last - 10_000)
+    assert await server.parts.database.read(accounts.all_ended_at, "ada") > 0
+    await server.parts.database.write(accounts.sweep, now_ms + last)
+    assert await server.parts.database.read(accounts.all_ended_at, "ada") == 0
 
 
 async def test_an_ended_session_is_not_forgotten_before_its_token_expires(
@@ -579,7 +612,8 @@ async def test_a_disabled_user_is_refused_at_first_sight_and_let_in_when_enabled
     server: LocalServer, issuer: Issuer
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada"})
-    await _disable(server, "")
+    long_ago = int((time.time() - jws.LEEWAY) * 1000)
+    await server.parts.database.write(accounts.update_user, "ada", {"disabled": True}, long_ago)
     token = issuer.token(iat=int(time.time()) + 2)
     assert await outcome(server, token) == "401 token_revoked"
     await server.service.patch("/v1/users/ada", json={"disabled": False})
@@ -635,3 +669,147 @@ async def test_gateway_check_reaches_each_issuer_and_says_so(
     good = f"issuer: {issuer.name}: usable keys at {issuer.url}: 3"
     assert lines.count(good) == 2
     assert lines[-1].startswith(f"issuer: https://down.example: usable keys at {down.url}: 0 (ConnectError")
+
+
+# --- whose a sub is -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def acme() -> AsyncIterator[Issuer]:
+    async with Issuer([new_key()], "https://acme.example").serving() as serving:
+        yield serving
+
+
+def trusted(**prefixes: Issuer) -> dict[str, Any]:
+    """Return the setting that trusts each of these, with its prefix: `_` stands for a colon."""
+    several = [one.trusted(subject_prefix=name.replace("_", ":")) for name, one in prefixes.items()]
+    return {"trusted_issuers": json.dumps(several)}
+
+
+async def with_keys(start_server: StartServer, settings: dict[str, Any], *several: Issuer) -> LocalServer:
+    server = await start_server(**settings)
+    await until(lambda: all(one.requests for one in several), "a fetch")
+    await until(lambda: not any(s._open for s in sources(server)), "the fetches are over")
+    return server
+
+
+async def test_a_sub_with_another_issuer_s_prefix_is_refused_and_the_audit_log_says_why(
+    start_server: StartServer, issuer: Issuer, acme: Issuer, trail: Trail
+) -> None:
+    several = [acme.trusted(subject_prefix="acme:"), issuer.trusted()]
+    server = await with_keys(start_server, {"trusted_issuers": json.dumps(several)}, issuer, acme)
+    assert await outcome(server, acme.token("ada")) == "200"
+    assert await outcome(server, issuer.token("ada")) == "200"
+    for sub in ("acme:ada", "acme:", "acme:acme:ada"):
+        assert await outcome(server, issuer.token(sub)) == "401 invalid_token", sub
+        assert trail.last(Event.REFUSED)["why"] == "subject_of_another_issuer"
+    async with open_socket(server.base, token=issuer.token("acme:ada")) as socket:
+        assert await socket.closed() == (4001, "invalid_token")
+    assert trail.last(Event.REFUSED)["why"] == "subject_of_another_issuer"
+    # What the issuer says of its own subjects is its affair.
+    assert await outcome(server, acme.token("acme:ada")) == "200"
+    assert await outcome(server, issuer.token("acm")) == "200"
+
+
+async def test_of_two_prefixes_that_overlap_the_longer_decides_whose_a_sub_is(
+    start_server: StartServer, issuer: Issuer, acme: Issuer
+) -> None:
+    server = await with_keys(start_server, trusted(acme_=acme, acme_eu_=issuer), issuer, acme)
+    assert await outcome(server, acme.token("ada")) == "200"
+    assert await outcome(server, issuer.token("ada")) == "200"
+    assert await outcome(server, acme.token("eu:ada")) == "401 invalid_token"
+    assert await outcome(server, acme.token("eu")) == "200"
+
+
+async def test_two_issuers_may_share_a_prefix_and_so_their_users(
+    start_server: StartServer, issuer: Issuer, acme: Issuer
+) -> None:
+    several = [one.trusted(subject_prefix="both:") for one in (issuer, acme)]
+    server = await with_keys(start_server, {"trusted_issuers": json.dumps(several)}, issuer, acme)
+    assert await outcome(server, acme.token("ada")) == await outcome(server, issuer.token("ada")) == "200"
+
+
+async def test_a_user_of_an_issuer_gets_posts_but_no_password_and_no_token_from_a_service_that_only_mints(
+    start_server: StartServer, acme: Issuer
+) -> None:
+    server = await with_keys(start_server, trusted(acme_=acme), acme)
+    await server.service.notify("acme:ada", "Hello")
+    user = User(server.http, acme.token("ada"), "acme:ada")
+    assert [item["title"] for item in (await user.inbox())["items"]] == ["Hello"]
+    password = {"password": "zanzibar-quokka-19"}
+    for reply in (
+        await server.service.post("/v1/users", json={"sub": "acme:bob", **password}),
+        await server.service.patch("/v1/users/acme:ada", json=password),
+    ):
+        assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "password")
+    assert (await server.service.post("/v1/users", json={"sub": "acme:bob"})).status_code == 201
+    assert (await server.service.patch("/v1/users/acme:ada", json={"password": None})).status_code == 200
+    made = (await server.service.post("/v1/services", json={"name": "x", "scopes": ["tokens:mint"]})).json()
+    key = (await server.service.post(f"/v1/services/{made['client_id']}/keys")).json()["key"]
+    minter = Caller(server.http, key)
+    assert (await minter.post("/v1/users/ada/tokens")).status_code == 201
+    refused = await minter.post("/v1/users/acme:eve/tokens")
+    assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
+    assert (await server.service.get("/v1/users/acme:eve")).status_code == 404
+    # An administrator may do anything, and answers for it.
+    assert (await (await server.user("acme:ada")).inbox())["items"] != []
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_the_sessions_of_foreign_tokens_count_and_the_oldest_ends(
+    start_server: StartServer,
+    issuer: Issuer,
+    limit: int,
+    trail: Trail,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = await started(start_server, issuer, max_sessions_per_user=limit)
+    monkeypatch.setattr(server.parts.tokens._finder, "look", look_for_nothing)
+    ada = User(server.http, issuer.token(), "ada")
+    async with ada.socket() as socket:
+        await socket.next("live")
+        for _ in range(limit):
+            assert await outcome(server, issuer.token()) == "200"
+        assert await socket.closed(within=1) == (4001, "token_revoked")
+    assert await outcome(server, str(ada.token)) == "401 token_revoked"
+    forget(server)
+    assert await outcome(server, str(ada.token)) == "401 token_revoked"
+    said = trail.last(Event.SESSIONS_ENDED)
+    assert (said["why"], said["subject"]) == ("too_many_sessions", "user:ada")
+    assert said["sessions"][0].startswith("x-")
+
+
+def test_overlapping_prefixes_are_said_in_a_line_each() -> None:
+    def one(name: str, prefix: str) -> TrustedIssuer:
+        return TrustedIssuer(issuer=name, audience="a", jwks_url="https://x.example", subject_prefix=prefix)
+
+    assert issuers.overlaps([one("a", "a:"), one("b", "b:")]) == []
+    said = issuers.overlaps([one("a", "acme:"), one("b", ""), one("c", "acme:eu:"), one("d", "")])
+    assert said == [
+        "issuer: a: its tokens are refused where their sub begins with 'acme:eu:': that is the prefix of c",
+        "issuer: b: its tokens are refused where their sub begins with 'acme:': that is the prefix of a",
+        "issuer: b: its tokens are refused where their sub begins with 'acme:eu:': that is the prefix of c",
+        "issuer: b: it shares the prefix '' with d: one sub is one user of both",
+        "issuer: d: its tokens are refused where their sub begins with 'acme:': that is the prefix of a",
+        "issuer: d: its tokens are refused where their sub begins with 'acme:eu:': that is the prefix of c",
+    ]
+
+
+async def test_gateway_check_says_where_prefixes_overlap(
+    issuer: Issuer,
+    acme: Issuer,
+    sqlite_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    several = [issuer.trusted(), acme.trusted(subject_prefix="acme:")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("GATEWAY_TRUSTED_ISSUERS", json.dumps(several))
+    assert await asyncio.to_thread(cli.run, ["check"]) == 0
+    [line] = [one for one in capsys.readouterr().out.splitlines() if "prefix" in one]
+    assert line == (
+        f"issuer: {issuer.name}: its tokens are refused where their sub begins with 'acme:':"
+        f" that is the prefix of {acme.name}"
+    )

@@ -53,6 +53,7 @@ def record_refusal(connection: HTTPConnection, error: GatewayError) -> None:
         method=connection.scope.get("method"),
         route=getattr(route, "path", None),
         carrier=_carrier(connection),
+        why=error.why,
     )
 
 

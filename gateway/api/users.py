@@ -27,7 +27,7 @@ from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
 from gateway.endings import TOO_MANY
-from gateway.errors import Invalid, NotFound, TokenRevoked, UserDisabled
+from gateway.errors import InsufficientScope, Invalid, NotFound, TokenRevoked, UserDisabled
 from gateway.hasher_queue import Turn
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
 from gateway.protocol import timestamp
@@ -94,7 +94,12 @@ def _answer(row: Record) -> UserAnswer:
 
 
 async def _hash(parts: Gateway, password: str | None, sub: str, admin: Service) -> str | None:
-    """Return the hash of a password. Raises `Invalid` for one that nobody should be given."""
+    """Return the hash of a password. Raises `Invalid` for one that nobody should be given.
+
+    A user of a trusted issuer signs in there: a name that somebody chose here must not open that inbox.
+    """
+    if password is not None and parts.tokens.issuers.owns(sub):
+        raise Invalid.field("password", "the sub begins with the subject_prefix of a trusted issuer")
     turn = Turn(sub, (admin.actor,), known=True)
     try:
         return None if password is None else await parts.passwords.hash(password, sub, turn)
@@ -196,7 +201,12 @@ async def mint(
     response: Response,
     body: Mint | None = None,
 ) -> MintedToken:
-    """Issue an access token for a user of your own, who is created if the gateway has not met them."""
+    """Issue an access token for a user of your own, who is created if the gateway has not met them.
+
+    For a user of a trusted issuer, whose `sub` begins with its `subject_prefix`, it needs `admin` as well.
+    """
+    if parts.tokens.issuers.owns(sub) and "admin" not in service.scopes:
+        raise InsufficientScope("admin", service.actor)
     response.headers.update(NO_STORE)
     parts.throttle.tokens.take(service.id)
     parts.throttle.minted.take((service.id, sub))
