@@ -117,7 +117,7 @@ class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
 
     def _feed_early(self) -> None:
         early, self._early = self._early, b""
-        if early:
+        if early and not self.transport.is_closing():
             self._parse(early)
 
     def _parse(self, data: bytes) -> None:
@@ -295,10 +295,9 @@ class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
         """Do as ASGI says, but a close does not wait for the client, and has the bounds of any other."""
         if message["type"] == "websocket.close" and self.handshake_complete:
             self.close_at_once(message.get("code", 1000), message.get("reason") or "")
-            return
-        await super().send(message)
-        if message["type"] == "websocket.accept":
             self._feed_early()
+        else:
+            await super().send(message)
 
     def hand_over(
         self,
