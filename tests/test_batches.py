@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.batch import TURN, _Batch
-from gateway.api.batch_body import MAX_ITEM, split_array, split_lines
+from gateway.api.batch_body import _WINDOW, MAX_ITEM, _Values, split_array, split_lines
 from gateway.api.notification import Digest, Notification
 from gateway.errors import GatewayError, Invalid, PayloadTooLarge
 from gateway.protocol import dumps
@@ -266,6 +267,14 @@ def test_values_are_found_wherever_the_window_ends() -> None:
     for size in (100, 4093, 65_521, MAX_ITEM - 2):
         values = [f"{number:06}" + "\\" * (size // 2 - 6) for number in range(2_000_000 // size + 3)]
         assert [json.loads(one) for one in split_array(json.dumps(values).encode())] == values
+
+
+def test_a_value_behind_others_is_looked_for_in_a_bounded_window_too() -> None:
+    text = "[" + "1," * 200_000 + '"' + "x" * LENGTH + '"]'
+    values = _Values(text)
+    with pytest.raises(PayloadTooLarge, match="Item 200000 "):
+        deque(values.split(1), maxlen=0)
+    assert len(values._window) <= _WINDOW
 
 
 @pytest.mark.parametrize(
