@@ -138,9 +138,13 @@ def _network_of(source: str) -> str:
 
 
 def _write(event: Event, fields: Mapping[str, Value]) -> None:
+    logger.info(_line(event, fields))
+
+
+def _line(event: Event, fields: Mapping[str, Value]) -> str:
     line: dict[str, Value] = {"time": timestamp(int(time.time() * 1000)), "event": str(event)}
     line |= {name: _bounded(value) for name, value in fields.items() if value is not None}
-    logger.info(json.dumps(line, separators=(",", ":")))
+    return json.dumps(line, separators=(",", ":"))
 
 
 def user(sub: str) -> str:
@@ -235,12 +239,17 @@ class _Background(logging.Handler):
 
     def _write(self) -> None:
         while (line := self._waiting.get()) is not None:
-            try:
-                self._target.handle(line)
-            except OSError:
-                # The folder is not there, or the file may not be opened anew: the next line tries again.
-                self._target.handleError(line)
+            self._hand_on(line)
             if self._lost and self.lock is not None:
                 with self.lock:
                     lost, self._lost = self._lost, 0
-                record(Event.LOST, actor=None, number=lost)
+                # Not by way of the queue: it may be full, and the number would be lost with the line.
+                text = _line(Event.LOST, {"number": lost})
+                self._hand_on(logging.LogRecord(logger.name, logging.INFO, "", 0, text, None, None))
+
+    def _hand_on(self, line: logging.LogRecord) -> None:
+        try:
+            self._target.handle(line)
+        except OSError:
+            # The folder is not there, or the file may not be opened anew: the next line tries again.
+            self._target.handleError(line)
