@@ -187,9 +187,16 @@ class Tokens:
         return session in self._ended
 
     def issue(
-        self, *, sub: str, client_id: str, scopes: Collection[str], session: str, expires_at: int
+        self,
+        *,
+        sub: str,
+        client_id: str,
+        scopes: Collection[str],
+        session: str,
+        expires_at: int,
+        issued_at: int | None = None,
     ) -> str:
-        """Return a signed access token; `expires_at` is in seconds since 1970."""
+        """Return a signed access token; times are in seconds since 1970, `issued_at` is now by default."""
         key = self._keys.newest
         claims = {
             "iss": self._settings.issuer,
@@ -197,7 +204,7 @@ class Tokens:
             "sub": sub,
             "client_id": client_id,
             "scope": " ".join(sorted(scopes)),
-            "iat": int(self._clock()),
+            "iat": int(self._clock()) if issued_at is None else issued_at,
             "exp": expires_at,
             "jti": secrets.token_hex(16),
             "sid": session,

@@ -268,7 +268,7 @@ def _answer(
     now = int(time.time())
     expires_at = min(now + parts.settings.access_token_ttl, session_ends)
     access_token = parts.tokens.issue(
-        sub=sub, client_id=client_id, scopes=scopes, session=session, expires_at=expires_at
+        sub=sub, client_id=client_id, scopes=scopes, session=session, expires_at=expires_at, issued_at=now
     )
     return TokenAnswer(
         access_token=access_token,

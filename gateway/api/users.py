@@ -218,7 +218,13 @@ async def mint(
     ended = await parts.database.write(_start_session, sub, session, service.client_id, now_ms, limit)
     parts.tokens.end(ended)
     token = parts.tokens.issue(
-        sub=sub, client_id=service.client_id, scopes=[INBOX], session=session.id, expires_at=expires_at
+        sub=sub,
+        client_id=service.client_id,
+        scopes=[INBOX],
+        session=session.id,
+        expires_at=expires_at,
+        # That of its life: the second may have passed while the session was stored.
+        issued_at=now_ms // 1000,
     )
     audit.record(
         Event.TOKEN_MINTED,
