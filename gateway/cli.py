@@ -15,7 +15,7 @@ from gateway.accounts import new_session
 from gateway.audit import Event
 from gateway.backplane import open_backplane, reach
 from gateway.database import Database, open_database
-from gateway.endings import TOO_MANY
+from gateway.endings import TOO_MANY, end_some_sessions
 from gateway.errors import GatewayError, NotFound, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
 from gateway.settings import LogFormat, Settings, SettingsError, TrustedIssuer, is_loopback, load_settings
@@ -127,17 +127,25 @@ def migrate() -> None:
 
 @app.command("backup-epoch")
 def backup_epoch() -> None:
-    """Make every client read its inbox afresh: run it on a restored backup, before the gateway serves.
+    """Make every client read its inbox afresh, and end all sessions: run it on a restored backup.
 
-    The numbers of the logs go on from where the backup left them, and clients may have seen them before.
+    Run it before the gateway serves. The numbers of the logs go on from where the backup left them, and
+    clients may have seen them before. What has ended or was deleted since the backup is there again: sessions
+    are ended, so that everybody signs in anew; keys and services have to be deleted again.
     """
 
-    async def renew(_: Settings, database: Database) -> int:
-        number = await database.write(accounts.renew_epochs)
-        record(Event.EPOCHS_RENEWED, None, number=number)
-        return number
+    async def renew(_: Settings, database: Database) -> tuple[int, int]:
+        users = await database.write(accounts.renew_epochs)
+        record(Event.EPOCHS_RENEWED, None, number=users)
+        sessions = 0
+        while some := len(await database.write(end_some_sessions, now_ms())):
+            sessions += some
+        record(Event.SESSIONS_ENDED, None, why="restored", number=sessions)
+        return users, sessions
 
-    print(f"Renewed the epochs of {with_database(renew)} users.")
+    users, sessions = with_database(renew)
+    print(f"Renewed the epochs of {users} users, and ended {sessions} sessions.")
+    print("What was deleted or disabled since the backup is as it was: look at the keys, services and users.")
 
 
 @app.command()

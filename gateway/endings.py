@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, func, select, true, tuple_, update
 
 from gateway.models import sessions
 
@@ -44,6 +44,11 @@ def end_sessions(connection: Connection, which: Any, now_ms: int, limit: int | N
     return list(
         connection.scalars(update(sessions).where(locked).values(ended_at=now_ms).returning(sessions.c.id))
     )
+
+
+def end_some_sessions(connection: Connection, now_ms: int) -> list[str]:
+    """End a page of all live sessions, whosesoever they are, and return them."""
+    return end_sessions(connection, true(), now_ms, PAGE)
 
 
 def end_oldest(

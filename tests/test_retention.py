@@ -383,8 +383,16 @@ async def test_a_position_in_a_log_that_was_restored_is_of_another_epoch(
     monkeypatch.setenv("GATEWAY_DATABASE_URL", database_url)
     assert await asyncio.to_thread(run, ["backup-epoch"]) == 0
     said = capsys.readouterr()
-    assert said.out == "Renewed the epochs of 2 users.\n"
+    assert said.out.startswith("Renewed the epochs of 2 users, and ended 2 sessions.\n")
     assert '"event":"epochs_renewed","number":2' in said.err
+    assert '"event":"sessions_ended","why":"restored","number":2' in said.err
+
+    async def is_ended() -> bool:
+        return bool((await ada.get("/v1/inbox")).status_code == 401)
+
+    # What had ended after the backup would be there again.
+    await until(is_ended, "the sessions of before have ended")
+    ada, bob = await server.user(), await server.user("bob")
     renewed = [(await user.inbox())["epoch"] for user in (ada, bob)]
     assert len({*epochs, *renewed}) == 4
     assert all(len(epoch) == 16 for epoch in renewed)
