@@ -40,7 +40,7 @@ MAX_BATCH = 2000
 """The weight of what shares a transaction: items, and KiB of their texts. What is heavier has its own."""
 
 MAX_ITEMS = 5000
-"""How many items one submission may store: a transaction of so many takes about 250 ms on Postgres."""
+"""How many items one submission may store: a transaction of so many took 480 ms on a busy Postgres."""
 
 MAX_WAITING = 100_000
 """The weight that may wait. A caller has up to as much waiting as is left; beyond it the answer is 503."""
