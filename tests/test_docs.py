@@ -284,6 +284,12 @@ def test_every_row_of_the_asvs_names_a_test_or_says_that_there_is_none() -> None
     assert [row[0] for row in rows if row[2] != "–" and "::test_" not in row[2]] == []  # noqa: RUF001
 
 
+def test_every_threat_names_a_test_that_shows_what_meets_it() -> None:
+    rows = table(section(text_of("docs/security.md"), "## Threats, and what meets them"))
+    assert len(rows) > 30
+    assert [row[0] for row in rows if "::test_" not in row[2]] == []
+
+
 def test_every_event_of_the_audit_log_is_documented() -> None:
     assert first_codes(section(text_of("docs/security.md"), "## The audit log")) == set(Event)
 
