@@ -18,11 +18,13 @@ from gateway.database import Database, open_database
 from gateway.endings import TOO_MANY, end_some_sessions
 from gateway.errors import GatewayError, NotFound, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
-from gateway.settings import LogFormat, Settings, SettingsError, TrustedIssuer, is_loopback, load_settings
+from gateway.origins import is_loopback
+from gateway.settings import LogFormat, Settings, SettingsError, load_settings
 from gateway.signing import MAX_TTL
 from gateway.terminal import json_line, shown
 from gateway.throttle import Throttle
 from gateway.tokens import INBOX, OWN_CLIENT, Tokens
+from gateway.trusted_issuer import TrustedIssuer
 
 LONGEST_MESSAGE = 2000
 """How many characters of what is wrong are printed: part of it may come from a server."""

@@ -25,8 +25,8 @@ from gateway.accounts import SESSIONS_PER_USER, Session, check_sub
 from gateway.errors import ForeignSubject, InvalidToken, TokenExpired, TokenRevoked
 from gateway.jws import LEEWAY, Token, are_timely, is_meant_for, verify
 from gateway.models import sessions, users
-from gateway.settings import TrustedIssuer
 from gateway.signing import MAX_TTL
+from gateway.trusted_issuer import TrustedIssuer
 
 FETCH_TIMEOUT = 5.0
 """How long a whole fetch may take, and so how long a token may wait for one, in seconds."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import BigInteger, Connection, bindparam, delete, select, tuple_, update
 
-from gateway import accounts, idempotency, log
+from gateway import accounts, idempotency, positions
 from gateway.database import LockingDatabase, background
 from gateway.errors import GatewayError, NotFound
 from gateway.inbox import CHUNK, Mark
@@ -187,7 +187,7 @@ def trim(connection: Connection, now_ms: int) -> bool:
     trimmed: dict[int, int] = {}
     for row in found:
         trimmed[row.user_id] = max(trimmed.get(row.user_id, 0), row.seq)
-    log.lock(connection, (), trimmed.keys(), now_ms)
+    positions.lock(connection, (), trimmed.keys(), now_ms)
     dialect = connection.dialect.name
     connection.execute(_update_trimmed(dialect), {"rows": dumps(list(trimmed.items()))})
     places = dumps([(row.user_id, row.created_seq) for row in found])

@@ -4,14 +4,12 @@ import json
 import re
 from enum import StrEnum
 from functools import cached_property
-from ipaddress import ip_address, ip_network
-from typing import Annotated, Any, Literal
+from ipaddress import ip_network
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from limits import parse_many
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -22,7 +20,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from gateway.origins import read_origin
+from gateway.origins import is_loopback, read_origin
+from gateway.trusted_issuer import TrustedIssuer
 
 _METRICS_TOKEN = re.compile(r"[!-~]{16,}")
 
@@ -57,36 +56,6 @@ class LogFormat(StrEnum):
 
 class SettingsError(Exception):
     """A setting is wrong. Its text is one line that names the setting and the rule."""
-
-
-class TrustedIssuer(BaseModel):
-    """Somebody else whose tokens name users here.
-
-    Only algorithms with a key pair: who can check a token of a shared secret can also make one.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    issuer: str = Field(min_length=1)
-    audience: str = Field(min_length=1)
-    jwks_url: str
-    algorithms: tuple[
-        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"],
-        ...,
-    ] = Field(("RS256", "ES256", "EdDSA"), min_length=1)
-    subject_claim: str = Field("sub", min_length=1)
-    subject_prefix: str = Field("", max_length=100)
-    required_scope: str | None = Field(None, pattern=r"^\S+$")
-
-    @field_validator("jwks_url")
-    @classmethod
-    def _check_jwks_url(cls, value: str) -> str:
-        url = urlsplit(value)
-        if url.scheme == "http" and not is_loopback(url.hostname or ""):
-            raise ValueError("it must be https: only on a loopback address may it be http")
-        if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc or url.fragment:
-            raise ValueError("it must be a URL such as https://login.example.com/jwks.json")
-        return value
 
 
 class Settings(BaseSettings):
@@ -410,16 +379,6 @@ def read_duration(text: str) -> int:
     if match is None:
         raise ValueError("it must be a number of seconds, a duration such as 90d or 12h, or none")
     return int(match[1]) * _UNITS[match[2]]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server bound to `host` can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def load_settings(**overrides: Any) -> Settings:

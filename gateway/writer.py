@@ -29,7 +29,8 @@ from gateway.errors import (
 from gateway.fair_queue import FairQueue
 from gateway.idempotency import Answered, Claim
 from gateway.inbox import CHUNK, Changed, Delivered, Mark, ReadUpTo, Seen
-from gateway.log import Entry, Position, Post
+from gateway.log import Entry, Post
+from gateway.positions import Position, lock, unknown_subs
 from gateway.protocol import Content, Counts, Item
 from gateway.shares import Shares
 from gateway.terminal import cut
@@ -299,7 +300,7 @@ def commit(
         outcomes[number] = Accepted(submissions[number].response)
         posts += submissions[number].posts
     subs = {sub for post in posts for sub in post.recipients}
-    positions = log.lock(connection, subs, {change.user_id for change in changes.values()}, now)
+    positions = lock(connection, subs, {change.user_id for change in changes.values()}, now)
     entries = log.append(connection, posts, positions, followed) if posts else []
     for number, change in changes.items():
         outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
@@ -322,7 +323,7 @@ def _admit(
     """Return which submissions are to be stored; what becomes of the others is put into `outcomes`."""
     claims = [submission.claim for submission in submissions.values() if submission.claim]
     answered = idempotency.answered(connection, claims, now) if claims else {}
-    unknown = set() if create_users else log.unknown_subs(connection, _subs(submissions.values()))
+    unknown = set() if create_users else unknown_subs(connection, _subs(submissions.values()))
     firsts: dict[tuple[int, str], Claim] = {}
     candidates = []
     for number, submission in submissions.items():

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.util import await_only
 
-from gateway import accounts, log, schema
+from gateway import accounts, positions, schema
 from gateway import database as database_module
 from gateway.cli import run
 from gateway.database import Database, SqliteDatabase, open_database
@@ -165,7 +165,7 @@ async def test_two_who_make_the_same_users_never_lock_each_other_out(
 
     def locker(connection: Connection) -> None:
         next(attempts)
-        log.lock(connection, {"old", "new"}, (), 0)
+        positions.lock(connection, {"old", "new"}, (), 0)
 
     async with open_database(settings_for(postgres_url)) as database:
         await database.write(accounts.add_missing_users, ["old"], 0)

@@ -19,8 +19,9 @@ from gateway import accounts, cli, issuers, jws
 from gateway.audit import Event
 from gateway.errors import InvalidToken
 from gateway.issuers import FetchError, read_jwks
-from gateway.settings import SettingsError, TrustedIssuer, load_settings
+from gateway.settings import SettingsError, load_settings
 from gateway.signing import MAX_TTL
+from gateway.trusted_issuer import TrustedIssuer
 from tests.clients import Caller, User, open_socket
 from tests.issuer import Issuer, Key, Reply, answer, new_key
 from tests.servers import LocalServer, StartServer, look_for_nothing

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.api.dependencies import Parts, bearer
 from gateway.errors import InvalidToken, MissingToken, NotFound
-from gateway.settings import Settings, is_loopback
+from gateway.origins import is_loopback
+from gateway.settings import Settings
 
 router = APIRouter()
 
