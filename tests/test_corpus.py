@@ -171,7 +171,17 @@ Entrance = Callable[[Scene, Forgery], Awaitable[tuple[str, set[str]]]]
 
 def unfit(forgery: Forgery) -> set[str]:
     """Return how a header or an address that holds such a token may be refused before it is looked at."""
-    return set() if forgery.plain else {"400 bad_request", "400 validation_error", "414", "431", "closed"}
+    return (
+        set()
+        if forgery.plain
+        else {
+            "400 bad_request",
+            "400 validation_error",
+            "414",
+            "431 request_header_fields_too_large",
+            "closed",
+        }
+    )
 
 
 def or_none(forgery: Forgery, prefix: str) -> set[str]:

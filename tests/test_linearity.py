@@ -115,9 +115,9 @@ def worst_inputs(pattern: re.Pattern[Any]) -> list[tuple[str, str, str]]:
     parts = list(dict.fromkeys([*texts_of(pattern), "a", " "]))[:9]
     pairs = list(itertools.permutations(parts, 2))
     return [
-        *(("", part, end) for part in parts for end in ("", "\n", "\x00")),
+        *(("", part, end) for part in parts for end in ("", "\n", "\x00", "a")),
         *(("", a + b, "") for a, b in pairs),
-        *((a, b, end) for a, b in pairs for end in ("", "\x00")),
+        *((a, b, end) for a, b in pairs for end in ("", "\x00", "a")),
     ]
 
 

@@ -70,9 +70,10 @@ async def test_what_fits_goes_together_and_the_rest_in_the_order_of_its_arrival(
     tasks = await under_way(shares, 6, 4, 8, 1, 1)
     assert await finished(*tasks) == [True, True, False, False, False]
     shares.release(1, 4)
-    assert await finished(*tasks) == [True, True, False, False, False], "what is small does not overtake"
+    tasks += await under_way(shares, 1)
+    assert await finished(*tasks) == [True, True, False, False, False, False], "what is small waits, too"
     shares.release(1, 6)
-    assert await finished(*tasks) == [True, True, True, True, True]
+    assert await finished(*tasks) == [True, True, True, True, True, False]
 
 
 async def test_what_is_larger_than_a_turn_goes_alone() -> None:

@@ -222,6 +222,13 @@ async def test_a_head_has_64_kib(server: LocalServer, extra: int, status: int, p
         assert await (wire.ended() if extra else wire.is_served())
 
 
+async def test_a_client_that_is_refused_while_it_sends_has_the_answer(server: LocalServer) -> None:
+    async with connected(server) as wire:
+        wire.writer.write(b"GET /nowhere HTTP/1.1\r\nHost: gateway\r\nX-A: " + b"a" * 450_000)
+        assert (await wire.answer())[0] == 431
+        assert await wire.ended()
+
+
 @pytest.mark.parametrize(("extra", "status"), [(0, 404), (1, 431)])
 async def test_a_head_has_100_fields(server: LocalServer, extra: int, status: int) -> None:
     fields = b"a:\r\n" * (MAX_FIELDS - 1 + extra)
@@ -369,6 +376,53 @@ async def test_a_large_body_in_small_chunks_ends_where_it_ends(
     async with connected(server) as wire:
         wire.writer.write(CHUNKED + chunk * count + b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text) + WHOLE)
         assert [(await wire.answer())[0] for _ in range(2)] == [status, 201]
+
+
+@pytest.mark.parametrize("cut", range(1, 5))
+async def test_the_end_of_a_body_is_found_where_it_comes_in_two_pieces(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async with connected(server) as wire:
+        protocol = await protocol_of(server)
+        monkeypatch.setattr(protocol, "app", wait)
+        await wire.send((CHUNKED + b"0\r\n\r\n")[:-cut])
+        await until(lambda: protocol.cycle, "the head")
+        await wire.send(b"0\r\n\r\n"[-cut:] + GET * 100)
+        await until(lambda: protocol._unparsed, "what comes behind it")
+        assert len(protocol._unparsed) - protocol._unparsed_at == len(GET) * 100
+        assert not protocol.pipeline
+        go_on.set()
+        assert [(await wire.answer())[0] for _ in range(101)] == [200] * 101
+
+
+async def test_small_chunks_are_parsed_in_turns(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+    async with connected(server) as wire:
+        protocol = await protocol_of(server)
+        take, parse = protocol._take, protocol._parse
+
+        def counted_take(data: bytes, at: int) -> None:
+            parsed.append(0)
+            take(data, at)
+
+        def counted_parse(piece: bytes) -> bool:
+            parsed[-1] += len(piece)
+            return parse(piece)
+
+        monkeypatch.setattr(protocol, "_take", counted_take)
+        monkeypatch.setattr(protocol, "_parse", counted_parse)
+        await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * SLICE // 6) + b"0\r\n\r\n")
+        assert (await wire.answer())[0] == 422
+    assert sum(parsed) > 7 * SLICE
+    assert max(parsed) <= 2 * SLICE
+    assert len(parsed) >= 4
 
 
 async def test_a_batch_of_many_megabytes_in_chunks_is_taken(server: LocalServer) -> None:

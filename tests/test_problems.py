@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import Connection, text
 
+from gateway.errors import Invalid
 from tests.checker import Json
 from tests.clients import Service
 from tests.databases import settings_for
@@ -140,6 +141,13 @@ def hostile(path: str) -> list[Json]:
             "headers": {"Authorization": "Bearer " + "e." * 9000, "Origin": "http://" + "o" * 9000},
         },
     ]
+
+
+def test_an_error_is_bounded_whoever_raises_it() -> None:
+    error = Invalid(LONG, errors=[{"field": LONG, "message": LONG}] * 1000)
+    assert [len(error.detail), len(str(error)), len(error.errors)] == [1000, 1000, 20]
+    assert {(len(one["field"]), len(one["message"])) for one in error.errors} == {(64, 200)}
+    assert error.detail.isprintable()
 
 
 async def refusal(caller: Service, method: str, options: Json) -> int:

@@ -523,7 +523,7 @@ async def test_all_requests_of_a_user_have_one_budget(start_server: StartServer)
     (id_,) = await server.service.notify_many("ada", 1)
     ada, bob = await server.user(), await server.user("bob")
     again = await server.user()  # another token of the same user
-    assert (await ada.get("/v1/inbox")).status_code == 200
+    assert (await ada.post("/v1/inbox/seen", json={"up_to": 0})).status_code == 200
     refused = [
         await ada.get("/v1/inbox"),
         await again.get("/v1/inbox"),
