@@ -258,6 +258,13 @@ async def test_a_client_that_proves_itself_or_says_its_id_alone_may_use_every_gr
         assert (await server.stranger.post("/v1/auth/revoke", data=revoked, **options)).status_code == 200
     unknown = await server.stranger.post("/v1/auth/token", data={"grant_type": "x"}, headers=headers)
     assert unknown.json()["error"] == "unsupported_grant_type"
+    # What is empty is omitted: Swagger UI sends it.
+    nobody = basic("", "")
+    assert (await server.stranger.post("/v1/auth/token", data=form, headers=nobody)).status_code == 200
+    refused = await server.stranger.post(
+        "/v1/auth/token", data={"grant_type": "client_credentials"}, headers=nobody
+    )
+    assert (refused.status_code, refused.json()["error"]) == (401, "invalid_client")
 
 
 @pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])

@@ -313,6 +313,7 @@ async def test_a_command_that_waits_does_not_hold_up_what_is_pushed(engine: Engi
 
 
 async def test_too_many_commands_close_the_socket_and_acknowledgements_do_not_count(engine: Engine) -> None:
+    engine.settings = engine.settings.model_copy(update={"commands_per_second": 50})
     user = await engine.user()
     async with engine.connected(user, Start(latest=True)) as (wire, _):
         await wire.has("live")

@@ -98,8 +98,9 @@ async def answers(socket: RawSocket, number: int) -> list[str]:
     ids=["pings", "pongs", "empty fragments", "fragments", "commands"],
 )
 async def test_a_flood_of_frames_of_any_kind_closes_with_4029(
-    server: LocalServer, beginning: bytes, unit: bytes
+    start_server: StartServer, beginning: bytes, unit: bytes
 ) -> None:
+    server = await start_server(commands_per_second=50)
     ada = await server.user()
     async with ada.socket(since="latest") as control:
         await control.next("live")

@@ -388,7 +388,7 @@ async def test_the_metadata_says_where_each_endpoint_is(server: LocalServer) -> 
         "response_types_supported": [],
         "grant_types_supported": ["password", "refresh_token", "client_credentials"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
-        "revocation_endpoint_auth_methods_supported": ["none"],
+        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
     }
     token = (await server.user()).token
     assert token is not None

@@ -16,7 +16,7 @@ from passlib.hash import argon2
 from zxcvbn import matching
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-from gateway import passwords, turns
+from gateway import hasher_queue, passwords
 from gateway.errors import Overloaded
 from gateway.hasher_queue import Turn
 from gateway.passwords import (
@@ -284,7 +284,7 @@ async def test_a_user_without_a_hash_is_verified_as_a_user_with_one(monkeypatch:
 
 
 async def test_a_crowd_is_refused_and_those_before_it_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "WAITING", 2)
+    monkeypatch.setattr(hasher_queue, "WAITING", 2)
     gate = threading.Event()
     with Passwords() as hasher:
         monkeypatch.setattr(hasher, "_verify", lambda *_: gate.wait())

@@ -149,7 +149,8 @@ def invalid_client() -> OAuthError:
 def _credentials(form: Mapping[str, str], authorization: str) -> tuple[str, str] | None:
     """Return the id and secret of a client, from HTTP Basic or from the form (RFC 6749, section 2.3.1).
 
-    An id without a secret is no authentication: clients that have none send it too.
+    An id without a secret is no authentication: clients that have none send it too, and Swagger UI sends both
+    empty, which is as if they were omitted (section 3.2).
     """
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
@@ -162,6 +163,8 @@ def _credentials(form: Mapping[str, str], authorization: str) -> tuple[str, str]
         client_id, separator, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
     except ValueError:
         return "", ""
+    if separator and not client_id and not secret:
+        return None
     client_id = unquote_plus(client_id)
     if not separator or form.get("client_id", client_id) != client_id:
         return "", ""
