@@ -21,12 +21,11 @@ from gateway.framing import (
     end_of_line_ends,
 )
 
-MAX_UNWANTED = 256 * 1024
-"""Most bytes of a body that are read, and dropped, after the answer."""
+MAX_UNWANTED = 16 * 1024 * 1024
+"""Most bytes of a body that are read, and dropped, after the answer: twice the largest body.
 
-MAX_DROPPED = 16 * 1024 * 1024
-"""Most bytes that are read, and dropped unparsed, once the connection is hung up: twice the largest body. A
-client that sends its whole body before it reads gets its answer then, and a reset in place of it otherwise.
+A client that sends its whole body before it reads gets its answer so, and may go on with the connection. It
+would be reset otherwise, and lose the answer or its next request.
 """
 
 CHUNKED = -1
@@ -299,7 +298,7 @@ class PipeliningProtocol(HttpToolsProtocol):
 
     def _drop(self, size: int) -> None:
         self._dropped_bytes += size
-        if self._dropped_bytes > MAX_DROPPED:
+        if self._dropped_bytes > MAX_UNWANTED:
             self._hold()
 
 

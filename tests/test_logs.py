@@ -164,7 +164,7 @@ def test_the_level_may_be_written_in_any_case(written: str, monkeypatch: pytest.
 def test_a_line_is_bounded_whatever_is_logged(as_json: bool) -> None:
     big = "a/" * 500_000
     with logging_to(stderr := io.StringIO(), as_json=as_json):
-        logging.getLogger("uvicorn.access").info('%s - "GET %s HTTP/1.1" %d', "127.0.0.1:1", big, 404)
+        logging.getLogger("an access log").info('%s - "GET %s HTTP/1.1" %d', "127.0.0.1:1", big, 404)
         logging.getLogger("a library").warning(big)
         logging.getLogger("a library").warning("it failed: %s", ValueError(big))
         structlog.get_logger().warning("it failed", path=big, error=ValueError(big))

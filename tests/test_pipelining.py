@@ -11,10 +11,11 @@ import pytest
 from gateway import pipelining
 from gateway.framing import MAX_FIELDS, MAX_HEAD, MAX_TRAILERS, SLICE
 from gateway.http import GatewayHttp
-from gateway.pipelining import MAX_UNWANTED
 from tests.databases import API_KEY
 from tests.servers import LocalServer, StartServer
 from tests.waiting import PATIENCE, until, until_none
+
+UNWANTED = 256 * 1024
 
 HEAD = (
     f"POST /v1/notifications HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {API_KEY}\r\n"
@@ -447,16 +448,17 @@ async def test_a_body_in_chunks_has_no_other_end_than_an_empty_line(server: Loca
 
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-async def test_what_comes_of_a_body_after_the_answer_has_256_kib(
-    server: LocalServer, extra: int, framing: str
+async def test_what_comes_of_a_body_after_the_answer_has_a_bound(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, extra: int, framing: str
 ) -> None:
+    monkeypatch.setattr(pipelining, "MAX_UNWANTED", UNWANTED)
     if framing == "length":
-        field, begin, end = b"Content-Length: %d" % (MAX_UNWANTED + extra), b"", b""
+        field, begin, end = b"Content-Length: %d" % (UNWANTED + extra), b"", b""
     else:
         field, begin, end = b"Transfer-Encoding: chunked", b"40000\r\n", b"\r\n0\r\n\r\n"
-    rest = padded(begin, MAX_UNWANTED + extra, end)
+    rest = padded(begin, UNWANTED + extra, end)
     if begin:
-        data = MAX_UNWANTED + extra - len(b"3fff0\r\n") - len(end)
+        data = UNWANTED + extra - len(b"3fff0\r\n") - len(end)
         rest = b"%x\r\n" % data + b"x" * data + end
     async with connected(server) as wire:
         await wire.send(b"POST /v1/notifications HTTP/1.1\r\nHost: gateway\r\n" + field + b"\r\n\r\n")
