@@ -13,6 +13,15 @@ from http import HTTPStatus
 MAX_HEAD = 64 * 1024
 """Most bytes of a head, and of the empty lines before it; httptools itself has no limit."""
 
+MAX_TARGET = 10 * 1024
+"""Most bytes of a request target, which may hold a token: decoding one costs more than all else of a head."""
+
+MAX_LISTS = {b"connection": 256, b"sec-websocket-protocol": 10 * 1024}
+"""Most bytes of the header fields of a WebSocket handshake that are taken apart item by item."""
+
+MAX_LIST_ITEMS = 16
+"""Most items of such a field."""
+
 MAX_FIELDS = 100
 """Most header fields of a request."""
 
@@ -89,6 +98,21 @@ def _refuse_repeated(headers: list[Header]) -> None:
     for name in _SINGLE:
         if names.count(name) > 1:
             raise _bad(f"Send the header {name.decode().title()} once.")
+
+
+def check_target(target: bytes) -> None:
+    """Raise `Refused` (RFC 9110, section 15.5.15) for a request target that is too long."""
+    if len(target) > MAX_TARGET:
+        raise Refused(
+            HTTPStatus.REQUEST_URI_TOO_LONG, f"The request target is over {MAX_TARGET // 1024} KiB."
+        )
+
+
+def check_lists(headers: list[Header]) -> None:
+    """Raise `Refused` for a handshake with a list that is too long, before it is taken apart."""
+    for name, value in headers:
+        if name in MAX_LISTS and (len(value) > MAX_LISTS[name] or value.count(b",") >= MAX_LIST_ITEMS):
+            raise too_large(f"The header {name.decode().title()} has too many items, or is too long.")
 
 
 def end_of_line_ends(data: bytes, at: int) -> int:

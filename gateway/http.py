@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
-from gateway.framing import MAX_FIELDS, Refused, check_fields, too_large
+from gateway.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
 from gateway.headers import bare_problem
 from gateway.pipelining import PipeliningProtocol
 from gateway.stream import GatewayStream
@@ -166,8 +166,11 @@ class GatewayHttp(PipeliningProtocol):
 
         The application has this object where it may want to hand over.
         """
+        check_target(self.url)
         fields = check_fields(self.parser.get_http_version(), self.headers)
         upgrades = self.parser.should_upgrade()
+        if upgrades:
+            check_lists(self.headers)
         if upgrades and not self._should_upgrade():
             return
         if b"expect" in fields:

@@ -99,7 +99,7 @@ async def test_login_failures_are_alike(server: LocalServer) -> None:
         "a name that is none": ("x" * 300, PASSWORD),
         "a name with a NUL": ("\x00", PASSWORD),
         "a password with a NUL": ("ada", PASSWORD + "\x00"),
-        "a very long password": ("ada", "x" * 100_000),
+        "a very long password": ("ada", "x" * 10_000),
     }
     answers = {name: await sign_in(server, *attempt) for name, attempt in attempts.items()}
     assert {answer.status_code for answer in answers.values()} == {400}
@@ -322,7 +322,7 @@ async def test_revoking_a_token_ends_its_session_and_no_other(server: LocalServe
 
 
 async def test_revoking_what_is_no_token_is_200(server: LocalServer) -> None:
-    for garbage in ("garbage", "a.b.c", "\x00", "x" * 100_000):
+    for garbage in ("garbage", "a.b.c", "\x00", "x" * 10_000):
         answer = await server.stranger.post("/v1/auth/revoke", data={"token": garbage})
         assert answer.status_code == 200, answer.text
 

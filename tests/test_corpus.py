@@ -263,14 +263,14 @@ async def refresh(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:
     got = await form(scene, "/v1/auth/token", b"grant_type=refresh_token&refresh_token=", forgery)
     if not forgery.token:
         return got, {"400 invalid_request"}
-    return got, {"413 invalid_request"} if len(forgery.token) > 2**17 else {"400 invalid_grant"}
+    return got, {"413 invalid_request"} if len(forgery.token) > 2**14 else {"400 invalid_grant"}
 
 
 async def revoke(scene: Scene, forgery: Forgery) -> tuple[str, set[str]]:
     got = await form(scene, "/v1/auth/revoke", b"token=", forgery)
     if not forgery.token:
         return got, {"400 invalid_request"}
-    return got, {"413 invalid_request"} if len(forgery.token) > 2**17 else {"200"}
+    return got, {"413 invalid_request"} if len(forgery.token) > 2**14 else {"200"}
 
 
 async def form(scene: Scene, path: str, fields: bytes, forgery: Forgery) -> str:

@@ -236,6 +236,11 @@ PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = 
     "batch, digits": (16 * KIB, lambda size: b"[" + b"1" * size, split_all(split_array)),
     "batch, brackets": (64 * KIB, lambda size: b"[" * size, split_all(split_array)),
     "batch, open quotes": (64 * KIB, lambda size: b'["' + b"a" * size, split_all(split_array)),
+    "batch, many before a long one": (
+        16 * KIB,
+        lambda n: b"[" + b"1," * (n // 80) + b'"' + b"a" * n + "🙂".encode() + b'"]',
+        split_all(split_array),
+    ),
     "batch, spaces": (64 * KIB, lambda size: b"[" + b" " * size, split_all(split_array)),
     "frame, brackets": (KIB, repeat("["), protocol.decode_command),
     "frame, digits": (KIB, lambda size: '{"seq":' + "1" * size, protocol.decode_command),

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from gateway import pipelining
-from gateway.framing import MAX_FIELDS, MAX_HEAD, MAX_TRAILERS, SLICE
+from gateway.framing import MAX_FIELDS, MAX_HEAD, MAX_TARGET, MAX_TRAILERS, SLICE
 from gateway.http import GatewayHttp
 from tests.databases import API_KEY
 from tests.servers import LocalServer, StartServer
@@ -530,3 +530,27 @@ async def test_a_connection_that_is_closed_does_not_wait_for_a_client_that_reads
         await until(protocol.transport.is_closing, "the answer")
         assert protocol.transport.get_write_buffer_size() > 0
         await until_none(lambda: server.uvicorn.server_state.connections, "connections")
+
+
+# --- what is dear to decode ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+async def test_a_target_has_10_kib(server: LocalServer, extra: int) -> None:
+    target = b"/%2F" + b"%" * (MAX_TARGET - 4 + extra)
+    async with connected(server) as wire:
+        await wire.send(b"GET " + target + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        assert (await wire.answer())[0] == (414 if extra else 404)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"Connection: Upgrade" + b",a" * 16, b"Connection: Upgrade\r\nSec-WebSocket-Protocol: a" + b",a" * 16],
+)
+async def test_the_lists_of_a_handshake_have_16_items(server: LocalServer, field: bytes) -> None:
+    handshake = (
+        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+    )
+    async with connected(server) as wire:
+        await wire.send(b"GET /v1/ws HTTP/1.1\r\nHost: gateway\r\n" + handshake + field + b"\r\n\r\n")
+        assert (await wire.answer())[0] == 431

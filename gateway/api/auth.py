@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Collection
+from typing import ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -32,7 +33,14 @@ from gateway.tokens import INBOX, OWN_CLIENT, digest
 TICKET_TTL = 30
 """How long a ticket waits to be used, in seconds."""
 
-router = APIRouter(route_class=JsonRoute, tags=["auth"])
+
+class _FormRoute(JsonRoute):
+    """A route whose body is a form: the longest field is a token, and decoding one costs more than JSON."""
+
+    max_body: ClassVar[int] = 16 * 1024
+
+
+router = APIRouter(route_class=_FormRoute, tags=["auth"])
 
 
 class TokenAnswer(BaseModel):

@@ -78,7 +78,9 @@ class _Values:
             at, index = _skip(self._text, at + 1), index + 1
 
     def _end(self, at: int, index: int) -> int:
-        if at + MAX_ITEM >= self._base + len(self._window):
+        window_ends = self._base + len(self._window)
+        # Not at the end of the text: each value would have the rest copied for it.
+        if at + MAX_ITEM >= window_ends and window_ends < len(self._text):
             self._base, self._window = at, self._text[at : at + _WINDOW]
         start = at - self._base
         try:
