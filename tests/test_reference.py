@@ -42,7 +42,7 @@ def test_the_files_of_swagger_ui_are_those_of_the_release() -> None:
     assert {
         file.name: sha256(file.read_bytes()).hexdigest() for file in SWAGGER.iterdir() if file.name not in OWN
     } == HASHES
-    assert f"swagger-ui-dist) {SWAGGER_VERSION}, unchanged" in SWAGGER.joinpath("README.md").read_text()
+    assert f"`swagger-ui-dist` {SWAGGER_VERSION}, unchanged" in SWAGGER.joinpath("README.md").read_text()
 
 
 async def test_the_page_and_its_policy_name_no_other_origin(server: LocalServer) -> None:
