@@ -97,9 +97,9 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
     # for what is included as a router is looked for twice with every request.
     for router in (
         notifications.post_router,
+        socket.router,
         notifications.batch_router,
         notifications.router,
-        socket.router,
         inbox.router,
         stream.router,
         auth.router,

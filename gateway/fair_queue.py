@@ -55,6 +55,8 @@ class FairQueue(Generic[T]):
         Work that is heavier than that is taken alone, and not twice in a row while something lighter waits at
         the head of another caller's.
         """
+        if len(self._order) == 1 and self._weight <= limit:
+            return self._take_all()
         if self._order and not self._took_large and self._head(self._order[0]) > limit:
             return [self._take_large()]
         taken = self._take_light(limit)
@@ -62,6 +64,13 @@ class FairQueue(Generic[T]):
             return [self._take_large()]
         self._took_large = False
         return taken
+
+    def _take_all(self) -> list[T]:
+        """Take all that there is of the only caller: what nearly every batch is."""
+        lane = self._lanes.pop(self._order.pop())
+        self._weight = 0
+        self._took_large = False
+        return [work for _, work in lane.waiting]
 
     def _take_light(self, limit: int) -> list[T]:
         """Take one piece of each caller in turn; what does not fit now is first the next time."""

@@ -1,8 +1,10 @@
 """One thread that runs jobs one after another, the urgent ones first."""
 
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -12,16 +14,26 @@ MAX_IN_A_ROW = 16
 
 
 class PriorityThread:
-    """An executor of one thread. Jobs of one kind run in the order in which they were submitted."""
+    """An executor of one thread. Jobs of one kind run in the order in which they were submitted.
+
+    It belongs to one thread, such as that of the event loop: no two submit at the same time.
+    """
 
     def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._urgent: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._patient: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._in_a_row = 0
+        # One call for each job: whichever is taken from here, the job that is next is run.
+        self._calls: SimpleQueue[bool] = SimpleQueue()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Run an urgent job, and return its future. One that is cancelled in time never runs."""
+        """Run an urgent job, and return its future. One that is cancelled in time never runs.
+
+        Raises RuntimeError after `shutdown`.
+        """
         return self._add(self._urgent, job)
 
     def submit_patient(self, job: Callable[[], T]) -> Future[T]:
@@ -29,11 +41,16 @@ class PriorityThread:
         return self._add(self._patient, job)
 
     def _add(self, jobs: deque[tuple[Future[Any], Callable[[], Any]]], job: Callable[[], T]) -> Future[T]:
+        if self._ended:
+            raise RuntimeError("The thread has ended.")
         future: Future[T] = Future()
         jobs.append((future, job))
-        # One call for each job: whichever of them runs next takes the job that is next.
-        self._pool.submit(self._run_next)
+        self._calls.put(True)
         return future
+
+    def _run(self) -> None:
+        while self._calls.get():
+            self._run_next()
 
     def _run_next(self) -> None:
         future, job = self._next()
@@ -55,4 +72,7 @@ class PriorityThread:
 
     def shutdown(self) -> None:
         """Run what was submitted, then end the thread."""
-        self._pool.shutdown()
+        if not self._ended:
+            self._ended = True
+            self._calls.put(False)
+        self._thread.join()

@@ -192,6 +192,8 @@ class Writer:
 
     def _take(self) -> list[tuple[Work, asyncio.Future[Outcome]]]:
         """Take the next batch, with the acknowledgements that are due."""
+        if not self._delivered:
+            return self._waiting.take(MAX_BATCH)
         loop = asyncio.get_running_loop()
         due = list(islice(self._delivered.items(), MAX_ACKNOWLEDGED))
         for user_id, _ in due:
