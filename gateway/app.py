@@ -40,6 +40,7 @@ from gateway.api.dependencies import Gateway, parts_of
 from gateway.api.trail import record_refusal, tell_rest
 from gateway.api.validation import as_invalid
 from gateway.backplane import Receiver, open_backplane
+from gateway.connections import CONNECTIONS, Connections
 from gateway.database import Database, answers, open_database
 from gateway.drain import Drain
 from gateway.errors import (
@@ -51,10 +52,11 @@ from gateway.errors import (
     RateLimited,
     Unavailable,
 )
-from gateway.headers import API_POLICY, BrowserHeaders, Cors
+from gateway.headers import API_POLICY, BrowserHeaders, Cors, problem_code
 from gateway.hub import Hub
 from gateway.logs import request_id
 from gateway.metrics import Metrics, Now
+from gateway.open_files import connections_within, soft_limit
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
@@ -140,6 +142,12 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
     )
 
     drain = Drain(hub, settings.grace_period)
+    connections = Connections(
+        connections_within(soft_limit(), settings),
+        settings.connections_per_address,
+        settings.forwarded_allow_ips,
+        on_refused=lambda status: metrics.refused(status, problem_code(status)),
+    )
 
     def announce(committed: Committed) -> None:
         committed_at = time.time()
@@ -215,7 +223,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
                 tasks.create_task(_every(WINDOW, tell_rest), name="refusals"),
             ]
             async with writer.running():
-                yield {CLOSED: metrics.closed}
+                yield {CLOSED: metrics.closed, CONNECTIONS: connections}
             await backplane.drain()
             for task in background:
                 task.cancel()
@@ -343,7 +351,7 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
     """Answer what the framework refuses, such as an unknown path or a method that is not allowed."""
     refused = cast("HTTPException", error)
     title = HTTPStatus(refused.status_code).phrase
-    code = title.lower().replace(" ", "_")
+    code = problem_code(HTTPStatus(refused.status_code))
     headers = dict(refused.headers or {})
     if refused.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed(connection))

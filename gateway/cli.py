@@ -10,7 +10,7 @@ import typer
 from dotenv import dotenv_values
 from sqlalchemy.engine import make_url
 
-from gateway import accounts, audit, client, issuers, logs, manage, schema
+from gateway import accounts, audit, client, issuers, logs, manage, open_files, schema
 from gateway.accounts import new_session
 from gateway.audit import Event
 from gateway.backplane import open_backplane, reach
@@ -165,6 +165,7 @@ def check() -> None:
         print(f"database: {make_url(settings.database_url).render_as_string(hide_password=True)}: reached")
         if audit_log is not None:
             print(f"audit log: {settings.audit_log}: {audit_log}")
+        print(open_files.report(open_files.hard_limit(), settings))
         print("schema: to be brought up to date by serve or migrate" if pending else "schema: up to date")
         logs.configure("error", access_log=False)
         heard = await reach(open_backplane(settings))

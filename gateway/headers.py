@@ -28,14 +28,21 @@ _REVALIDATE: Header = (b"cache-control", b"private, no-cache")
 _HTTPS_ONLY: Header = (b"strict-transport-security", b"max-age=31536000")
 
 
-def bare_problem(status: HTTPStatus, detail: str) -> tuple[list[Header], bytes]:
+def problem_code(status: HTTPStatus) -> str:
+    """Return the code of a problem that the status says all of."""
+    return status.phrase.lower().replace(" ", "_")
+
+
+def bare_problem(
+    status: HTTPStatus, detail: str, *, retry_after: int | None = None
+) -> tuple[list[Header], bytes]:
     """Return head and body of a problem (RFC 9457) for what never gets as far as the application."""
     problem = {
         "type": "about:blank",
         "title": status.phrase,
         "status": int(status),
         "detail": detail,
-        "code": status.phrase.lower().replace(" ", "_"),
+        "code": problem_code(status),
     }
     body = json.dumps(problem).encode()
     head = [
@@ -46,6 +53,8 @@ def bare_problem(status: HTTPStatus, detail: str) -> tuple[list[Header], bytes]:
         (b"content-length", b"%d" % len(body)),
         (b"connection", b"close"),
     ]
+    if retry_after is not None:
+        head.append((b"retry-after", b"%d" % retry_after))
     return head, body
 
 

@@ -5,6 +5,7 @@
 - From there to the end of the body: `body_timeout`. Then 408 where nothing was answered yet, and the close.
 - An answer of which nothing is read for `body_timeout` is cut off.
 - What breaks a bound, or HTTP, is answered with a problem and the close.
+- A connection for which there is no room (`connections`) is answered with 429 or 503, and closed at once.
 - A stream of events has no deadline: it is handed over (`stream.py`).
 
 A request that arrives whole, as nearly all do, costs no timer.
@@ -24,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from gateway.connections import CONNECTIONS, Full, Place
 from gateway.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
 from gateway.headers import bare_problem
 from gateway.pipelining import PipeliningProtocol
@@ -32,6 +34,9 @@ from gateway.websocket import GatewayWebSocket
 
 STREAM_PATH = "/v1/stream"
 """The path whose answer has no end."""
+
+RETRY_AFTER = 5
+"""After how many seconds a client may try again whose connection was refused."""
 
 _EXTENSION = "gateway.stream"
 
@@ -47,6 +52,9 @@ class _Awaits(Enum):
 class GatewayHttp(PipeliningProtocol):
     """What `uvicorn.Config(http=…)` is given, by `http_protocol`."""
 
+    # None where the connection is not counted: it was refused, or another protocol has it.
+    _place: Place | None = None
+
     head_timeout = 10.0
     body_timeout = 30.0
 
@@ -57,9 +65,27 @@ class GatewayHttp(PipeliningProtocol):
         self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the first request."""
+        """Wait for the first request, where there is room for the connection."""
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._set_timer(_Awaits.HEAD)
+        try:
+            self._place = self.app_state[CONNECTIONS].enter(self.client[0] if self.client else "")
+        except Full as full:
+            # It may not hold a file for a moment longer, so nobody waits until the client has read this.
+            self.transport.write(_answer_of(full.status, full.detail, retry_after=RETRY_AFTER))
+            self._close()
+        else:
+            self._set_timer(_Awaits.HEAD)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End it, and make room for another."""
+        if (place := self._take_place()) is not None:
+            self.app_state[CONNECTIONS].leave(place)
+        super().connection_lost(exc)
+
+    def _take_place(self) -> Place | None:
+        """Return the place of the connection, for the protocol that counts its end."""
+        place, self._place = self._place, None
+        return place
 
     def pause_writing(self) -> None:
         """Wait for the client to read, but not for ever: it holds the answer, and what it has asked since."""
@@ -139,6 +165,7 @@ class GatewayHttp(PipeliningProtocol):
             protocol = f"HTTP/{self.scope['http_version']}"
             request = Request(self._target(), headers, self.scope["method"], protocol)
             websocket = GatewayWebSocket(self.config, self.server_state, self.app_state)
+            websocket.place = self._take_place()
             websocket.connection_made(self.transport)
             self.transport.set_protocol(websocket)
             self.flow.resume_reading()
@@ -190,7 +217,7 @@ class GatewayHttp(PipeliningProtocol):
         cycle.response_complete = True
         dropped = self._stop_taking()
         self.connections.discard(self)
-        stream = GatewayStream(self.transport, self.server_state, self.app_state)
+        stream = GatewayStream(self.transport, self.server_state, self.app_state, self._take_place())
         self.transport.set_protocol(stream)
         if self.flow.write_paused:
             stream.pause_writing()
@@ -237,11 +264,8 @@ class GatewayHttp(PipeliningProtocol):
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer with a problem (RFC 9457), and close; the application learns that its client has gone."""
-        headers, body = bare_problem(status, detail)
-        line = b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())
-        head = b"".join(b"%b: %b\r\n" % header for header in headers)
         if self._gives_up_answer():
-            self.transport.write(line + head + b"\r\n" + body)
+            self.transport.write(_answer_of(status, detail))
             self._hang_up()
         else:
             self._close()
@@ -256,6 +280,13 @@ class GatewayHttp(PipeliningProtocol):
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         return True
+
+
+def _answer_of(status: HTTPStatus, detail: str, *, retry_after: int | None = None) -> bytes:
+    """Return a whole answer that is a problem."""
+    headers, body = bare_problem(status, detail, retry_after=retry_after)
+    line = b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())
+    return line + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n" + body
 
 
 async def begin_stream(scope: Scope, send: Send, headers: list[tuple[bytes, bytes]]) -> GatewayStream | None:

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Connection
 
-from gateway import accounts, schema, services
+from gateway import accounts, open_files, schema, services
 from gateway.app import create_app
 from gateway.database import open_database
 from gateway.headers import EVERYWHERE
@@ -64,6 +64,7 @@ def serve(
     demo: bool = False,
 ) -> bool:
     """Serve until a signal ends it, and return whether it has begun and ended well."""
+    open_files.raise_limit()
     server = Server(server_config(create_app(settings, demo_mode=demo), settings), settings, started)
     # What is loaded now stays, and short-lived objects come by the thousand: collect seldom, and less.
     gc.collect()

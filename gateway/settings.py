@@ -165,6 +165,11 @@ class Settings(BaseSettings):
     handshakes_per_second: float = Field(
         100, gt=0, le=1e6, description="Sockets an address may open, after a burst of 10 s' worth."
     )
+    connections_per_address: int = Field(
+        5000,
+        ge=1,
+        description="Connections of an address; proxies and loopback have no limit.",
+    )
     tokens_per_second: float = Field(
         1000, gt=0, le=1e9, description="Tokens a service may get or mint, after a burst of 4 s' worth."
     )

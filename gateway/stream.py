@@ -14,6 +14,7 @@ from typing import Any
 from websockets.frames import CloseCode
 
 from gateway import protocol
+from gateway.connections import CONNECTIONS, Place
 from gateway.errors import Disconnected
 from gateway.protocol import MAX_FRAME, Close
 from gateway.websocket import CLOSED, LINGER
@@ -26,11 +27,16 @@ RETRY = (1000, 5000)
 class GatewayStream(asyncio.Protocol):
     """What `GatewayHttp` hands a connection over to, behind the head of the answer.
 
-    `state` is uvicorn's, by which its server ends it; `app_state` is what the lifespan has yielded.
+    `state` is uvicorn's, by which its server ends it; `app_state` is what the lifespan has yielded; `place`
+    is that of the connection, whose end is counted here.
     """
 
-    def __init__(self, transport: asyncio.Transport, state: Any, app_state: dict[str, Any]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, state: Any, app_state: dict[str, Any], place: Place | None
+    ) -> None:
         self.transport = transport
+        self._connections = app_state[CONNECTIONS]
+        self._place = place
         self._state = state
         self._count_end: Callable[..., None] = app_state[CLOSED]
         self._told: Callable[[int, str], None] | None = None
@@ -112,6 +118,8 @@ class GatewayStream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - it is overridden
         """End it: the client has gone, or has been closed."""
         self._state.connections.discard(self)
+        if self._place is not None:
+            self._connections.leave(self._place)
         if self._linger is not None:
             self._linger.cancel()
         self._end()

@@ -30,6 +30,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import StatusLike
 
+from gateway.connections import CONNECTIONS, Place
 from gateway.errors import Disconnected
 from gateway.headers import bare_problem
 from gateway.logs import request_id
@@ -70,7 +71,12 @@ class _Server(ServerProtocol):
 
 
 class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
-    """What `GatewayHttp` hands a connection over to: give `handle_connect` the request."""
+    """What `GatewayHttp` hands a connection over to: give `handle_connect` the request.
+
+    `place` is that of the connection, whose end is counted here.
+    """
+
+    place: Place | None = None
 
     slice_bytes = 1024
     """At most 170 frames: 1 to 2 ms."""
@@ -226,6 +232,8 @@ class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
 
         What is left holds itself in circles otherwise, and to find those is an eighth of what a socket costs.
         """
+        if self.place is not None:
+            self.app_state[CONNECTIONS].leave(self.place)
         super().connection_lost(exc)
         self._count_end()
         self.conn.parser.close()

@@ -185,13 +185,20 @@ class Process:
     """`gateway serve` in a process of its own, on one port that it keeps through restarts."""
 
     def __init__(
-        self, database_url: str, folder: Path, *, options: Sequence[str] = (), **settings: object
+        self,
+        database_url: str,
+        folder: Path,
+        *,
+        options: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+        **settings: object,
     ) -> None:
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.log = folder / "gateway.log"
         self._folder = folder
         self._options = options
+        self._prefix = prefix
         asked = {"database_url": database_url, "commands_per_second": POLLS_PER_SECOND, **settings}
         self._environment = _environment(asked)
         self._process: subprocess.Popen[bytes] | None = None
@@ -203,7 +210,7 @@ class Process:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += self._options
+        command = [*self._prefix, *command, *self._options]
         with self.log.open("ab") as output:
             return subprocess.Popen(
                 command, env=self._environment, cwd=self._folder, stdout=output, stderr=output

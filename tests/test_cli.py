@@ -137,6 +137,25 @@ def test_check_says_once_what_serve_would(here: Here, setting: str, value: str, 
     assert list(Path.cwd().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (
+            1024,
+            "open files: 1024: room for 914 connections (low: set ulimit -n, or LimitNOFILE= of",
+        ),
+        (4096, "open files: 4096: room for 3986 connections\n"),
+    ],
+)
+def test_check_says_how_many_connections_fit_and_warns_where_those_are_few(
+    here: Here, limit: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, limit))
+    code, text = here("check")
+    assert (code, text.count("open files: ")) == (0, 1)
+    assert said in text
+
+
 def test_check_makes_no_audit_log_and_takes_no_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

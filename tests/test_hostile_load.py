@@ -7,7 +7,7 @@ for five minutes.
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -49,7 +49,7 @@ async def site(database_url: str, folder: Path, *, workers: int, nginx: bool) ->
     """Serve on a database, with so many workers, directly or behind nginx."""
     options = ["--workers", str(workers)] if workers > 1 else []
     # Cut off what is not read or not sent soon: a brief attack is not over before its damage is done.
-    brief = {"header_timeout": 3, "body_timeout": 3, "send_timeout": 3}
+    brief: dict[str, Any] = {"header_timeout": 3, "body_timeout": 3, "send_timeout": 3}
     process = Process(database_url, folder, options=options, forwarded_allow_ips="127.0.0.1", **brief)
     async with AsyncExitStack() as stack:
         stack.callback(lambda: process.runs and process.end())

@@ -1,0 +1,123 @@
+"""The open connections of this process: how many there may be in all, and from one address.
+
+A connection is counted from `connection_made` to `connection_lost`, whichever protocol has it in between. The
+newest is refused; the open ones stay.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address, ip_network
+
+import structlog
+
+from gateway.networks import FACTORS, networks_of
+
+CONNECTIONS = "gateway.connections"
+"""The key of the lifespan's state that has the `Connections`."""
+
+LOG_INTERVAL = 60.0
+"""The least time between two log lines about refused connections of one kind, in seconds."""
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+"""Addresses that only the machine's own processes have: one of them may be a proxy for everybody."""
+
+Place = tuple[str, ...]
+"""The networks that a connection is counted by; empty for one that only counts in all."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Full(Exception):
+    """There is no room for one more connection. It has the answer: `status` and `detail`."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Connections:
+    """Counts open connections, and says which new one is refused.
+
+    At most `capacity` are open in all. Each network of `networks.WIDER` may hold as many as are left for all
+    others, so one alone gets half; and an address `per_address` (a /56 four and a /48 sixteen times as many).
+    Loopback and the networks of `proxies` count in all only. `on_refused` is called with the status of each
+    refusal. `clock` returns seconds.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        per_address: int,
+        proxies: Sequence[str] = (),
+        on_refused: Callable[[HTTPStatus], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.capacity = capacity
+        self._limits = tuple(per_address * factor for factor in FACTORS)
+        self._exempt = (*LOOPBACK, *(ip_network(proxy) for proxy in proxies))
+        self._on_refused = on_refused
+        self._clock = clock
+        self._number = 0
+        self._held: Counter[str] = Counter()
+        self._place_of = lru_cache(maxsize=4096)(self._find_place)
+        self._log_again_at: dict[HTTPStatus, float] = {}
+        self._unlogged: Counter[HTTPStatus] = Counter()
+
+    def __len__(self) -> int:
+        return self._number
+
+    def enter(self, host: str) -> Place:
+        """Count a connection from this address, and return its place, for `leave`. Raises `Full`."""
+        place = self._place_of(host)
+        free = self.capacity - self._number
+        if free <= 0:
+            raise self._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The gateway has as many connections as it can hold.",
+                "connections are refused: raise the limit of open files (ulimit -n)",
+            )
+        for network, limit in zip(place, self._limits, strict=False):
+            if self._held[network] >= min(limit, free):
+                raise self._refuse(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    "Your address has as many connections as one address may hold.",
+                    "connections of an address are refused: name a proxy in GATEWAY_FORWARDED_ALLOW_IPS",
+                    network=network,
+                    held=self._held[network],
+                )
+        self._number += 1
+        for network in place:
+            self._held[network] += 1
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Count the end of a connection."""
+        self._number -= 1
+        for network in place:
+            self._held[network] -= 1
+            if not self._held[network]:
+                del self._held[network]
+
+    def _find_place(self, host: str) -> Place:
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:  # a Unix socket
+            return ()
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return () if any(address in network for network in self._exempt) else networks_of(host)
+
+    def _refuse(self, status: HTTPStatus, detail: str, event: str, **facts: object) -> Full:
+        """Count a refusal, and log it: the first, and then at most one line a minute with their number."""
+        self._on_refused(status)
+        self._unlogged[status] += 1
+        now = self._clock()
+        if now >= self._log_again_at.get(status, now):
+            self._log_again_at[status] = now + LOG_INTERVAL
+            number = self._unlogged.pop(status)
+            logger.warning(event, refused=number, open=self._number, capacity=self.capacity, **facts)
+        return Full(status, detail)
