@@ -165,6 +165,12 @@ class Settings(BaseSettings):
     handshakes_per_second: float = Field(
         100, gt=0, le=1e6, description="Sockets an address may open, after a burst of 10 s' worth."
     )
+    refusals_per_second: float = Field(
+        50,
+        gt=0,
+        le=1e6,
+        description="Requests with a bad token or key from an address, after a burst of 10 s' worth.",
+    )
     connections_per_address: int = Field(
         5000,
         ge=1,

@@ -1,6 +1,7 @@
 """Slots: how many of one thing each caller may do at the same time."""
 
 import asyncio
+from collections.abc import Hashable
 from weakref import WeakValueDictionary
 
 
@@ -9,8 +10,8 @@ class Slots:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._slots: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
+        self._slots: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
 
-    def of(self, key: int) -> asyncio.Semaphore:
+    def of(self, key: Hashable) -> asyncio.Semaphore:
         """Return the slots of a caller. They are forgotten when nobody holds them or waits for one."""
         return self._slots.setdefault(key, asyncio.Semaphore(self._number))

@@ -15,6 +15,9 @@ from gateway.slots import Slots
 CLIENT_FAILURES = 100
 """How often an address may fail to authenticate as a service within a minute."""
 
+KEY_LOOKUPS = 2
+"""How many unknown API keys of one address are looked up at a time: one that hangs does not hold up all."""
+
 LARGE_BODIES = 2
 """How many large bodies of one service are held in memory at the same time."""
 
@@ -26,8 +29,9 @@ class Throttle:
 
     By service: `posts` and their `items` (recipients), `large_bodies` at a time, `tokens` that it gets or
     mints, and `service_calls` (all else). By address: `handshakes`, `auth` (requests to the token and
-    revocation endpoints) and `clients` (failures to authenticate as a service). By user: `commands` (requests
-    over REST); and, each by itself, `sign_ins` that succeeded, `refreshes` of a session, `minted` tokens,
+    revocation endpoints), `clients` (failures to authenticate as a service), `refusals` (requests with a
+    token or a key that does not hold) and `key_lookups` at a time. By user: `commands` (requests over
+    REST); and, each by itself, `sign_ins` that succeeded, `refreshes` of a session, `minted` tokens,
     `tickets`.
     """
 
@@ -43,6 +47,9 @@ class Throttle:
         tokens, auth = settings.tokens_per_second, settings.auth_per_second
         self.tokens = Buckets("tokens", tokens, tokens * 4)
         self.auth = NetworkBuckets("auth", auth, auth * 10)
+        refusals = settings.refusals_per_second
+        self.refusals = NetworkBuckets("refusals", refusals, refusals * 10)
+        self.key_lookups = Slots(KEY_LOOKUPS)
         self.clients = NetworkBuckets("clients", CLIENT_FAILURES / MINUTE, CLIENT_FAILURES)
         each = settings.tokens_per_minute
         self.sign_ins = Buckets("sign-ins", each / MINUTE, each)

@@ -20,7 +20,7 @@ from tests.clients import Caller, User
 from tests.corpus import Forger, Forgery
 from tests.servers import LocalServer, StartServer
 
-MANY = {"handshakes_per_second": 1e6, "ws_query_token": True}
+MANY = {"handshakes_per_second": 1e6, "refusals_per_second": 1e6, "ws_query_token": True}
 
 
 # --- nothing goes out ---------------------------------------------------------------------------------------

@@ -25,13 +25,22 @@ from gateway.accounts import MAX_SUB, check_sub
 from gateway.backplane import Backplane
 from gateway.database import Database
 from gateway.drain import Drain
-from gateway.errors import InsufficientScope, Invalid, MissingToken, OriginNotAllowed, PayloadTooLarge
+from gateway.errors import (
+    InsufficientScope,
+    Invalid,
+    MissingToken,
+    OriginNotAllowed,
+    PayloadTooLarge,
+    Unauthorized,
+)
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.networks import network_of
 from gateway.origins import own_origin, read_origin
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
+from gateway.services import KEY_PREFIX
 from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.throttle import Throttle
@@ -81,11 +90,30 @@ def bearer(connection: HTTPConnection) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-async def _caller(connection: HTTPConnection) -> Principal:
-    token = bearer(connection)
-    if token is None:
-        raise MissingToken
-    return await parts_of(connection).tokens.verify(token)
+async def _verified(connection: HTTPConnection, token: str) -> Principal:
+    """Verify a token or API key. One that does not hold counts against the budget of its address.
+
+    Raises `RateLimited` where that is used up: only tokens and keys that were good before are then verified,
+    so known callers at the same address are served. Of one address few unknown keys are looked up at a time:
+    a crowd of them neither takes the connections to the database, nor passes the budget before it is charged.
+    """
+    parts, address = parts_of(connection), client_address(connection)
+    if parts.tokens.has_held(token):
+        return await _charged(parts, token, address)
+    if not token.startswith(KEY_PREFIX):
+        parts.throttle.refusals.check(address)
+        return await _charged(parts, token, address)
+    async with parts.throttle.key_lookups.of(network_of(address)):
+        parts.throttle.refusals.check(address)
+        return await _charged(parts, token, address)
+
+
+async def _charged(parts: Gateway, token: str, address: str) -> Principal:
+    try:
+        return await parts.tokens.verify(token)
+    except Unauthorized:
+        parts.throttle.refusals.charge(address)
+        raise
 
 
 async def _counted_caller(connection: HTTPConnection) -> Principal:
@@ -95,15 +123,17 @@ async def _counted_caller(connection: HTTPConnection) -> Principal:
     """
     caller: Principal | None = connection.scope.get(_COUNTED)
     if caller is None:
-        caller = await _caller(connection)
+        if (token := bearer(connection)) is None:
+            raise MissingToken
+        caller = parts_of(connection).tokens.recall(token) or await _verified(connection, token)
         if isinstance(caller, User):
             parts_of(connection).throttle.commands.take(caller.id)
-        connection.scope[_COUNTED] = caller
+            connection.scope[_COUNTED] = caller
     return caller
 
 
 _COUNTED = "gateway.counted"
-"""Where the scope of a request keeps its caller."""
+"""Where the scope of a request keeps the user who calls."""
 
 
 class UserScheme(SecurityBase):
@@ -123,11 +153,17 @@ class _SignedIn(UserScheme):
     """A user with the scope `inbox`."""
 
     async def __call__(self, connection: HTTPConnection) -> User:
-        return inbox_user(await _counted_caller(connection))
+        caller = await _counted_caller(connection)
+        if isinstance(caller, Service):
+            parts_of(connection).throttle.service_calls.take(caller.id)
+        return inbox_user(caller)
 
 
 class _Scoped(SecurityBase):
-    """A service with one of some scopes. Its requests are `counted` where no other limit counts them."""
+    """A service with one of some scopes. Its requests are `counted` where no other limit counts them.
+
+    So is one that it may not make.
+    """
 
     def __init__(self, *scopes: str, counted: bool = False) -> None:
         self.model = HTTPBearerModel(description="An API key, or an access token of a service.")
@@ -137,11 +173,13 @@ class _Scoped(SecurityBase):
         self._counted = counted
 
     async def __call__(self, connection: HTTPConnection) -> Service:
-        caller = await _caller(connection)
-        if isinstance(caller, Service) and not self._scopes.isdisjoint(caller.scopes):
-            if self._counted:
+        caller = await _counted_caller(connection)
+        if isinstance(caller, Service):
+            allowed = not self._scopes.isdisjoint(caller.scopes)
+            if self._counted or not allowed:
                 parts_of(connection).throttle.service_calls.take(caller.id)
-            return caller
+            if allowed:
+                return caller
         raise InsufficientScope(self._wanted, caller.actor)
 
 
@@ -172,6 +210,9 @@ async def socket_user(connection: HTTPConnection) -> User:
         token = connection.query_params.get("token")
     if token is None:
         raise MissingToken
+    if token.startswith(KEY_PREFIX):
+        # It opens no inbox. But a good one is told so, and that takes a lookup.
+        return inbox_user(await _verified(connection, token))
     return inbox_user(await parts.tokens.verify(token))
 
 
