@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from urllib.parse import urlencode
 
+from gateway.services import new_key
+
 MIB = 1024 * 1024
 
 SOURCE = "127.0.0.2"
@@ -282,6 +284,43 @@ async def refused_sockets(target: Target) -> int:
     return sum(await asyncio.gather(*(one() for _ in range(3 * target.connections))))
 
 
+async def unfinished_heads(target: Target) -> int:
+    """Hold many connections, each with a head that is nearly as long as one may be, and has no end."""
+    head = _request("GET", "/")[:-2] + b"X-Long: " + b"x" * 60_000
+
+    async def one() -> None:
+        async with _opened(target) as (reader, writer):
+            await _push(writer, head, len(head))
+            with suppress(OSError):
+                async with asyncio.timeout(CUT_OFF):
+                    await reader.read(-1)
+
+    await asyncio.gather(*(one() for _ in range(10 * target.connections)), return_exceptions=True)
+    return 10 * target.connections
+
+
+async def unknown_keys(target: Target) -> int:
+    """Ask with API keys that are well formed, and that nobody was given, on many connections."""
+
+    async def one() -> None:
+        for _ in range(20):
+            key = new_key()[2]
+            await _ask(
+                target, _request("GET", "/v1/users", Authorization=f"Bearer {key}", Connection="close")
+            )
+
+    await asyncio.gather(*(one() for _ in range(target.connections)))
+    return 20 * target.connections
+
+
+async def forbidden(target: Target) -> int:
+    """Ask for what the service and the user may not do."""
+    for bearer in (target.key, target.token) * target.connections:
+        request = _request("GET", "/v1/users", Authorization=f"Bearer {bearer}", Connection="close")
+        await _ask(target, request)
+    return 2 * target.connections
+
+
 KINDS: tuple[Kind, ...] = (
     slashes,
     control_frames,
@@ -295,6 +334,9 @@ KINDS: tuple[Kind, ...] = (
     giant_errors,
     hostile_lines,
     refused_sockets,
+    unfinished_heads,
+    unknown_keys,
+    forbidden,
 )
 NAMES = tuple(kind.__name__ for kind in KINDS)
 
