@@ -10,8 +10,8 @@ import pytest
 from playwright.async_api import expect
 
 from gateway import web
+from gateway.slices import SLICE_BYTES
 from gateway.web.reference import SWAGGER_VERSION
-from gateway.web.static import SLICE_BYTES
 from tests.browsers import launched
 from tests.databases import API_KEY
 from tests.profiles import PASSWORD
