@@ -3,7 +3,7 @@
 Functions take a connection and never commit. A change takes a `Position` that its transaction has locked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,10 +22,10 @@ from sqlalchemy import (
 )
 
 from gateway.indexes import BY_PLACE
-from gateway.log import ITEM_COLUMNS, Entry, standing, to_item
+from gateway.log import ITEM_COLUMNS, PAGE, Entry, standing, to_item
 from gateway.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications
 from gateway.positions import Position
-from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Counts, Item, dumps
+from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Counts, Item, dumps, size_of
 from gateway.rows import rows
 
 CHUNK = 28
@@ -35,6 +35,12 @@ refuse what is larger, and would never get past it. An item is at most 36 KiB lo
 
 WINDOW = 2_000
 """How many numbers of the log one page looks through for a category; then it ends, with a cursor."""
+
+PAGE_BYTES = 1024 * 1024
+"""About how many bytes of items a page holds; then it ends, with a cursor."""
+
+STEP = PAGE + 1
+"""How many items of a page are read at once: it is seen after each whether they are enough."""
 
 
 # --- pages --------------------------------------------------------------------------------------------------
@@ -59,35 +65,53 @@ class Query(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A page: its items, newest first, where the next begins (or None), and where the log stands."""
+    """A page: its items, newest first, where the next begins (or None), and where the log stands.
+
+    `cut` says that it would be longer if it might hold more bytes.
+    """
 
     items: list[Item]
     next: int | None
     epoch: str
     counts: Counts
+    cut: bool = False
 
 
-def list_items(connection: Connection, user_id: int, query: Query) -> Listing | None:
-    """Return a page of the inbox, or None when the user is gone."""
+def list_items(connection: Connection, user_id: int, query: Query, size: int = PAGE_BYTES) -> Listing | None:
+    """Return a page of the inbox, or None when the user is gone.
+
+    It ends before the item that brings it over `size` bytes, unless that is the first. Little more than that
+    is ever read.
+    """
     found = standing(connection, user_id)
     if found is None:
         return None
     epoch, counts = found
     before = min(query.before, counts.seq + 1)
     after = max(before - WINDOW, 0) - 1 if query.category is not None else -1
-    page_rows = connection.execute(
-        _select_page(query.places, by_category=query.category is not None),
-        {
-            "user_id": user_id,
-            "before": before,
-            "after": after,
-            "limit": query.limit + 1,
-            "category": query.category,
-        },
-    )
-    page = [to_item(row) for row in page_rows]
-    following = page[query.limit - 1].created_seq if len(page) > query.limit else after + 1
-    return Listing(page[: query.limit], following or None, epoch, counts)
+    page: list[Item] = []
+    for item in _read_page(connection, user_id, query, before, after):
+        size -= size_of(item)
+        full, cut = len(page) == query.limit, size < 0 and bool(page)
+        if full or cut:
+            return Listing(page, page[-1].created_seq, epoch, counts, cut=not full)
+        page.append(item)
+    return Listing(page, after + 1 or None, epoch, counts)
+
+
+def _read_page(connection: Connection, user_id: int, query: Query, before: int, after: int) -> Iterator[Item]:
+    """Yield the items of a page, and one more where there is one, reading them in steps."""
+    statement = _select_page(query.places, by_category=query.category is not None)
+    ends = {"user_id": user_id, "before": before, "after": after, "category": query.category}
+    left = query.limit + 1
+    while left:
+        asked = min(STEP, left)
+        step = [to_item(row) for row in connection.execute(statement, ends | {"limit": asked})]
+        yield from step
+        if len(step) < asked:
+            return
+        left -= asked
+        ends["before"] = step[-1].created_seq
 
 
 @cache

@@ -33,12 +33,16 @@ from gateway.protocol import (
     encode_item,
     notification,
     read,
+    size_of,
 )
 from gateway.rows import rows
 from gateway.wire import Message
 
 PAGE = 100
 """How many items one read of the log brings; a page never ends inside one bulk change."""
+
+PAGE_BYTES = 256 * 1024
+"""About how many bytes of items a page holds for a socket, whose client may read slowly."""
 
 STEP = 1000
 """About how many items one statement inserts: on Postgres it is put together on the event loop."""
@@ -94,12 +98,16 @@ class Entry:
 
 
 class Page(NamedTuple):
-    """What follows a position, and where the log stands. `more` says that another page follows."""
+    """What follows a position, and where the log stands.
+
+    `more` says that another page follows, `cut` that this one would be longer if it might hold more bytes.
+    """
 
     epoch: str
     counts: Counts
     entries: list[Entry]
     more: bool
+    cut: bool = False
 
 
 # --- appending ----------------------------------------------------------------------------------------------
@@ -230,8 +238,13 @@ def is_kept(counts: Counts, since: int) -> bool:
     return counts.trimmed <= since <= counts.seq
 
 
-def read_after(connection: Connection, user_id: int, cursor: int, limit: int = PAGE) -> Page | None:
+def read_after(
+    connection: Connection, user_id: int, cursor: int, limit: int = PAGE, size: int = PAGE_BYTES
+) -> Page | None:
     """Return what follows `cursor`, oldest change first, or None when the user is gone.
+
+    It ends with the change that brings it to `limit` items, and before one that brings it over `size` bytes,
+    unless that is the first. Little more than that is ever read.
 
     The entries carry the unread and unseen counts of now: what they were at an old number is not kept.
     """
@@ -239,10 +252,10 @@ def read_after(connection: Connection, user_id: int, cursor: int, limit: int = P
     if found is None:
         return None
     epoch, counts = found
-    changes = _changes_after(connection, user_id, cursor, limit)
+    changes, cut = _changes_after(connection, user_id, cursor, limit, size)
     entries = replay(user_id, counts, changes, cursor)
-    more = bool(changes) and len(changes) >= limit and changes[-1].seq < counts.seq
-    return Page(epoch, counts, entries, more)
+    more = cut or (bool(changes) and len(changes) >= limit and changes[-1].seq < counts.seq)
+    return Page(epoch, counts, entries, more, cut)
 
 
 def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int | None) -> list[Entry]:
@@ -277,7 +290,27 @@ _REST_OF_CHANGE = _SELECT_CHANGES.where(
 )
 
 
-def _changes_after(connection: Connection, user_id: int, cursor: int, limit: int) -> list[Item]:
+def _changes_after(
+    connection: Connection, user_id: int, cursor: int, limit: int, size: int
+) -> tuple[list[Item], bool]:
+    """Return the items of whole changes, and whether they are fewer than `limit` because of their size."""
+    found: list[Item] = []
+    while len(found) < limit:
+        asked = min(PAGE, limit - len(found))
+        step = _step_after(connection, user_id, cursor, asked)
+        for _, items_of_seq in groupby(step, key=lambda item: item.seq):
+            change = list(items_of_seq)
+            size -= sum(map(size_of, change))
+            if size < 0 and found:
+                return found, True
+            found += change
+        if len(step) < asked:
+            break
+        cursor = step[-1].seq
+    return found, False
+
+
+def _step_after(connection: Connection, user_id: int, cursor: int, limit: int) -> list[Item]:
     parameters = {"user_id": user_id, "cursor": cursor, "limit": limit}
     found = [to_item(row) for row in connection.execute(_CHANGES_AFTER, parameters)]
     if len(found) == limit:

@@ -21,6 +21,9 @@ KEY_LOOKUPS = 2
 LARGE_BODIES = 2
 """How many large bodies of one service are held in memory at the same time."""
 
+LONG_ANSWERS = 2
+"""How many long answers to one user are held in memory at the same time."""
+
 MINUTE = 60
 
 
@@ -31,8 +34,8 @@ class Throttle:
     mints, and `service_calls` (all else). By address: `handshakes`, `auth` (requests to the token and
     revocation endpoints), `clients` (failures to authenticate as a service), `refusals` (requests with a
     token or a key that does not hold) and `key_lookups` at a time. By user: `commands` (requests over
-    REST); and, each by itself, `sign_ins` that succeeded, `refreshes` of a session, `minted` tokens,
-    `tickets`.
+    REST), `long_answers` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of a
+    session, `minted` tokens, `tickets`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -43,6 +46,7 @@ class Throttle:
         self.service_calls = Buckets("service-calls", calls, calls * 4)
         self.items = Buckets("items", settings.items_per_second, settings.items_per_second * 4)
         self.large_bodies = Slots(LARGE_BODIES)
+        self.long_answers = Slots(LONG_ANSWERS)
         self.handshakes = NetworkBuckets("handshakes", handshakes, handshakes * 10)
         tokens, auth = settings.tokens_per_second, settings.auth_per_second
         self.tokens = Buckets("tokens", tokens, tokens * 4)

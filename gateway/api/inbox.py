@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from gateway import inbox, log
+from gateway.api.answers import Answer
 from gateway.api.dependencies import Body, InboxUser, JsonRoute, Parts, problems
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.inbox import Mark, ReadUpTo, Seen
@@ -119,6 +120,7 @@ async def list_inbox(
     request: Request,
     parts: Parts,
     user: InboxUser,
+    answer: Answer,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
     unread: Annotated[
@@ -128,7 +130,7 @@ async def list_inbox(
     category: Annotated[str | None, Query(max_length=64)] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """With a `category`, a page may be shorter than `limit` and still have a `next`."""
+    """A page may be shorter than `limit` and still have a `next`: one of long items, or with a `category`."""
     if category is not None and "\x00" in category:
         raise Invalid.field("category", "no NUL character")
     query = inbox.Query(limit, _before(cursor), unread, archived, category)
@@ -136,18 +138,19 @@ async def list_inbox(
         found = await parts.database.glance(log.standing, user.id)
         if found is not None and _matches(if_none_match, _etag(*found)):
             return Response(status_code=304, headers={"ETag": _etag(*found), "Cache-Control": _CACHING})
-    page = await parts.database.read(inbox.list_items, user.id, query)
-    if page is None:
-        raise TokenRevoked
-    following = None if page.next is None else _cursor(page.next)
-    headers = {"ETag": _etag(page.epoch, page.counts), "Cache-Control": _CACHING}
-    if following is not None:
-        headers["Link"] = f'<{request.url.path}?{_following(request, query, following)}>; rel="next"'
-    rest = (
-        f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
-        f'"unread":{page.counts.unread},"unseen":{page.counts.unseen}'
-    )
-    return Response(await _encode(page.items, rest), headers=headers, media_type="application/json")
+    async with answer:
+        page = await answer.read(lambda connection, size: inbox.list_items(connection, user.id, query, size))
+        if page is None:
+            raise TokenRevoked
+        following = None if page.next is None else _cursor(page.next)
+        headers = {"ETag": _etag(page.epoch, page.counts), "Cache-Control": _CACHING}
+        if following is not None:
+            headers["Link"] = f'<{request.url.path}?{_following(request, query, following)}>; rel="next"'
+        rest = (
+            f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
+            f'"unread":{page.counts.unread},"unseen":{page.counts.unseen}'
+        )
+        return answer.send(await _encode(page.items, rest), headers)
 
 
 @router.get(
@@ -159,22 +162,30 @@ async def list_inbox(
 async def list_changes(
     parts: Parts,
     user: InboxUser,
+    answer: Answer,
     since: Annotated[int, Query(ge=0, le=MAX_SEQ, description="The last `seq` that was applied.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     epoch: Annotated[str | None, Query(description="The epoch that `since` is of.")] = None,
 ) -> Response:
-    """A page never ends inside one bulk change, so it may hold more than `limit`."""
-    page = await parts.database.read(log.read_after, user.id, since, limit)
-    if page is None:
-        raise TokenRevoked
-    if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
-        raise ResetRequired("This is not a position of the log: read GET /v1/inbox afresh.")
-    items = [item for entry in page.entries for item in entry.items]
-    parts.throttle.commands.charge(user.id, len(items) // MAX_PAGE)
-    rest = f'"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},"more":{dumps(page.more)}'
-    return Response(
-        await _encode(items, rest), headers={"Cache-Control": _CACHING}, media_type="application/json"
-    )
+    """A page of long items ends before `limit`; none ends inside one bulk change: it may hold a few more."""
+    async with answer:
+        asked = limit // MAX_PAGE
+        parts.throttle.commands.charge(user.id, asked)
+        used = 0
+        try:
+            page = await answer.read(
+                lambda connection, size: log.read_after(connection, user.id, since, limit, size)
+            )
+            items = [] if page is None else [item for entry in page.entries for item in entry.items]
+            used = len(items) // MAX_PAGE
+        finally:
+            parts.throttle.commands.charge(user.id, used - asked)
+        if page is None:
+            raise TokenRevoked
+        if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
+            raise ResetRequired("This is not a position of the log: read GET /v1/inbox afresh.")
+        rest = f'"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},"more":{dumps(page.more)}'
+        return answer.send(await _encode(items, rest), {"Cache-Control": _CACHING})
 
 
 @router.post("/read", responses=problems(), summary="Mark items read")

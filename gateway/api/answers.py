@@ -1,0 +1,81 @@
+"""Long answers to a user: a few are held at once, each until its client has taken it.
+
+A client that does not read holds its answer until it is cut off. So a user has two long answers in memory at
+most, and a further one waits before its items are read. An answer that is short waits for nobody.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Annotated, Protocol, Self, TypeVar
+
+from fastapi import Depends, Response
+from sqlalchemy import Connection
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.dependencies import Gateway, InboxUser, Parts
+from gateway.inbox import PAGE_BYTES
+from gateway.slices import SLICE_BYTES, SlicedResponse
+
+
+class _Page(Protocol):
+    @property
+    def cut(self) -> bool:
+        """Whether it would be longer if it might hold more bytes."""
+        ...
+
+
+P = TypeVar("P", bound=_Page)
+
+
+class _Answer:
+    """The answer to one request of a user. An async context manager, in which its response is made."""
+
+    def __init__(self, parts: Gateway, user_id: int) -> None:
+        self._database = parts.database
+        self._slots = parts.throttle.long_answers
+        self._user_id = user_id
+        self._slot = AsyncExitStack()
+
+    async def read(self, work: Callable[[Connection, int], P | None]) -> P | None:
+        """Run `work` with the bytes that a page may hold, once there is a slot, or without one if few do."""
+        slots = self._slots.of(self._user_id)
+        if slots.locked():
+            page = await self._database.read(work, SLICE_BYTES)
+            if page is None or not page.cut:
+                return page
+            del page
+        await self._slot.enter_async_context(slots)
+        return await self._database.read(work, PAGE_BYTES)
+
+    def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        """Return the response. A long one keeps the slot until it is sent, or its client has gone."""
+        if len(body) <= SLICE_BYTES:
+            return Response(body, headers=headers, media_type="application/json")
+        return _LongResponse(body, headers, self._slot.pop_all())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._slot.aclose()
+
+
+class _LongResponse(SlicedResponse):
+    """A response that holds a slot."""
+
+    def __init__(self, body: bytes, headers: Mapping[str, str], slot: AsyncExitStack) -> None:
+        super().__init__(body, headers=headers, media_type="application/json")
+        self._slot = slot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, and give the slot back."""
+        async with self._slot:
+            await super().__call__(scope, receive, send)
+
+
+# Not one with `yield`: the first use of such would have anyio loaded, while everybody waits.
+async def _answer(parts: Parts, user: InboxUser) -> _Answer:
+    return _Answer(parts, user.id)
+
+
+Answer = Annotated[_Answer, Depends(_answer)]
