@@ -1,13 +1,19 @@
 """Where a client begins: what it asks for, and what the log says of it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, select
 
 from gateway import inbox, log
-from gateway.log import Entry
-from gateway.protocol import Counts
+from gateway.log import ITEM_COLUMNS, Entry, to_item
+from gateway.models import items, notifications
+from gateway.protocol import Counts, dumps
+from gateway.rows import rows
+
+BATCH_BYTES = 512 * 1024
+"""How many bytes of entries a client is given at once: they are held until it has read them."""
 
 
 class Start(NamedTuple):
@@ -23,12 +29,16 @@ class Start(NamedTuple):
 
 
 class Beginning(NamedTuple):
-    """What the log says of a start. `cursor` is None where it cannot be resumed from there."""
+    """What the log says of a start. `cursor` is None where it cannot be resumed from there.
+
+    Behind `entries` come those of `later`: the `created_seq` of their items, for `read_later`.
+    """
 
     epoch: str
     counts: Counts
     cursor: int | None
     entries: Sequence[Entry] = ()
+    later: Sequence[Sequence[int]] = ()
 
 
 def begin(connection: Connection, user_id: int, start: Start) -> Beginning | None:
@@ -44,4 +54,46 @@ def begin(connection: Connection, user_id: int, start: Start) -> Beginning | Non
     if start.latest:
         return Beginning(epoch, counts, counts.seq)
     newest = inbox.newest_unread(connection, user_id) if counts.unread else ()
-    return Beginning(epoch, counts, counts.seq, log.replay(user_id, counts, newest, cursor=0))
+    entries = log.replay(user_id, counts, newest, cursor=0)
+    first = log.fitting(entries, BATCH_BYTES)
+    return Beginning(epoch, counts, counts.seq, first, _batches(entries[len(first) :]))
+
+
+def _batches(entries: Sequence[Entry]) -> list[Sequence[int]]:
+    batches: list[Sequence[int]] = []
+    while entries:
+        batch = log.fitting(entries, BATCH_BYTES)
+        batches.append([item.created_seq for entry in batch for item in entry.items])
+        entries = entries[len(batch) :]
+    return batches
+
+
+def read_later(
+    connection: Connection, user_id: int, counts: Counts, numbers: Sequence[int]
+) -> Sequence[Entry]:
+    """Return the entries of a batch, as they were when the client began. A unit of work.
+
+    An item that has changed since is not among them: it follows with the number of its change.
+    """
+    found = connection.execute(
+        _select_numbered(connection.dialect.name),
+        {"rows": dumps([(user_id, number) for number in numbers]), "seq": counts.seq},
+    )
+    return log.replay(user_id, counts, (to_item(row) for row in found), cursor=0)
+
+
+@cache
+def _select_numbered(dialect: str) -> Select[Any]:
+    # With the user in each row SQLite begins with the rows; else it would walk the whole inbox.
+    wanted = rows(dialect, user_id=BigInteger(), created_seq=BigInteger())
+    return (
+        select(*ITEM_COLUMNS)
+        .join_from(
+            wanted,
+            items,
+            and_(items.c.user_id == wanted.c.user_id, items.c.created_seq == wanted.c.created_seq),
+        )
+        .join(notifications, items.c.notification_id == notifications.c.id)
+        .where(items.c.seq <= bindparam("seq"))
+        .order_by(items.c.seq, items.c.created_seq)
+    )

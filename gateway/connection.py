@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from gateway import log, protocol
-from gateway.beginning import Start, begin
+from gateway.beginning import Start, begin, read_later
 from gateway.database import Database
 from gateway.errors import Disconnected, GatewayError, InsufficientScope, InvalidToken, Unauthorized
 from gateway.hub import Hub
@@ -205,7 +205,7 @@ class Connection:
         if beginning is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
-        epoch, counts, cursor, entries = beginning
+        epoch, counts, cursor, entries, later = beginning
         self._counts = self._standing = counts
         self._seen = counts.seen
         self._head = max(self._head, counts.seq)
@@ -221,6 +221,9 @@ class Connection:
                 self._metrics.replayed()
         for entry in entries:
             await self._send(entry.message)
+        for numbers in later:
+            for entry in await self._database.glance(read_later, self._user.id, counts, numbers):
+                await self._send(entry.message)
 
     async def _advance(self) -> None:
         """Send what is after the cursor: from memory where it is there, else from the log."""

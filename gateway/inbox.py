@@ -22,10 +22,10 @@ from sqlalchemy import (
 )
 
 from gateway.indexes import BY_PLACE
-from gateway.log import ITEM_COLUMNS, PAGE, Entry, standing, to_item
+from gateway.log import ITEM_COLUMNS, PAGE, Entry, size_of, standing, to_item
 from gateway.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications
 from gateway.positions import Position
-from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Counts, Item, dumps, size_of
+from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Counts, Item, dumps
 from gateway.rows import rows
 
 CHUNK = 28

@@ -33,7 +33,6 @@ from gateway.protocol import (
     encode_item,
     notification,
     read,
-    size_of,
 )
 from gateway.rows import rows
 from gateway.wire import Message
@@ -95,6 +94,36 @@ class Entry:
         texts = len(content.title) + len(content.body or "") + len(content.data or "")
         # A character takes one to four bytes in the text, and again in the frame.
         return 1000 + len(self.items) * (500 + 4 * texts)
+
+
+def size_of(item: Item) -> int:
+    """Return about how many bytes an item takes, encoded or in memory: half of them, or more.
+
+    The texts of a deleted item count, too: they are read with it.
+    """
+    content = item.content
+    texts = (content.title, content.body, content.url, content.data)
+    return _FRAME_OF_ITEM + sum(_size_of_text(text) for text in texts if text is not None)
+
+
+_FRAME_OF_ITEM = 400
+"""About how many bytes an item takes besides its texts."""
+
+
+def _size_of_text(text: str) -> int:
+    # Nearly all texts are such, and to know that takes no time. In others a character takes up to six bytes.
+    return len(text) if text.isascii() and text.isprintable() else len(dumps(text).encode())
+
+
+def fitting(entries: Iterable[Entry], size: int) -> list[Entry]:
+    """Return the first of these entries: as many as take at most `size` bytes in memory, and at least one."""
+    found: list[Entry] = []
+    for entry in entries:
+        size -= entry.size
+        if size < 0 and found:
+            break
+        found.append(entry)
+    return found
 
 
 class Page(NamedTuple):

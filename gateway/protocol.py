@@ -209,25 +209,6 @@ def encode_item(item: Item) -> str:
     )
 
 
-def size_of(item: Item) -> int:
-    """Return about how many bytes an item takes, encoded or in memory: half as many as it has, or more.
-
-    The texts of a deleted item count, too: they are read with it.
-    """
-    content = item.content
-    texts = (content.title, content.body, content.url, content.data)
-    return _FRAME_OF_ITEM + sum(_size_of_text(text) for text in texts if text is not None)
-
-
-_FRAME_OF_ITEM = 400
-"""About how many bytes an item takes besides its texts."""
-
-
-def _size_of_text(text: str) -> int:
-    # Nearly all texts are such, and to know that takes no time. In others a character takes up to six bytes.
-    return len(text) if text.isascii() and text.isprintable() else len(dumps(text).encode())
-
-
 def _counted(counts: Counts) -> str:
     return f'"unread":{counts.unread},"unseen":{counts.unseen}'
 

@@ -6,9 +6,13 @@ it forgets the oldest first when it holds more than its budget.
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
-from gateway.log import Entry
+from gateway.log import Entry, fitting
 from gateway.protocol import Counts
+
+BURST_BYTES = 512 * 1024
+"""How many bytes of entries a socket is given at once: it holds them until its client has read them."""
 
 
 class Tail:
@@ -68,14 +72,16 @@ class Tail:
     def after(self, user_id: int, cursor: int) -> list[Entry] | None:
         """Return what follows `cursor`, at least one entry and without a gap, or None: read the log then.
 
+        It is not all that follows where that is large: ask again.
+
         The newest may be missing here: what is committed while the first socket of a user attaches, or while
         the last one leaves and another comes, was not asked for.
         """
         kept = self._users.get(user_id)
         if not kept or not kept[0].counts.seq <= cursor + 1 <= kept[-1].counts.seq:
             return None
-        first = max(cursor + 1 - kept[0].counts.seq, 0)
-        return list(kept) if first == 0 else [kept[number] for number in range(first, len(kept))]
+        first = cursor + 1 - kept[0].counts.seq
+        return [kept[first]] if first == len(kept) - 1 else fitting(islice(kept, first, None), BURST_BYTES)
 
     def counts(self, user_id: int) -> Counts | None:
         """Return where the log of a followed user stands, where it has moved since it is followed."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gateway.beginning import Start
+from gateway.beginning import BATCH_BYTES, Start, begin
 from gateway.database import Database
-from gateway.inbox import Mark, Seen
-from gateway.log import read_after
+from gateway.inbox import CHUNK, Mark, Seen
+from gateway.log import PAGE, read_after
 from gateway.protocol import REPLAY_LIMIT, Close
 from tests.databases import settings_for
 from tests.engine import Engine, Gate
@@ -326,3 +326,49 @@ async def test_too_many_commands_close_the_socket_and_acknowledgements_do_not_co
             wire.say(type="ping")
         await until(lambda: wire.closed, "it is closed")
     assert wire.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
+
+
+LARGE = "x" * 8000
+
+
+async def test_all_of_the_newest_items_come_in_order_and_few_large_ones_are_held(engine: Engine) -> None:
+    user = await engine.user()
+    posts = [engine.post("ada", title=LARGE) for _ in range(CHUNK + 30)]
+    await engine.store(*posts)
+    marked = [post.content.id for post in posts[:CHUNK]]
+    for read in (True, False):
+        await engine.writer.change(Mark(user.id, tuple(marked), read=read))
+    beginning = await engine.database.read(begin, user.id, Start())
+    assert beginning is not None
+    assert sum(entry.size for entry in beginning.entries) <= BATCH_BYTES
+    async with engine.connected(user) as (wire, _):
+        await wire.has("live")
+    assert wire.types() == ["hello", *["notification"] * 30, "changed", "live"]
+    assert wire.seqs() == [*range(CHUNK + 1, CHUNK + 31), CHUNK + 32]
+    assert [item["id"] for item in wire.sent[-2]["items"]] == marked
+
+
+async def test_an_item_that_changes_before_its_turn_comes_with_its_change_only(engine: Engine) -> None:
+    user = await engine.user()
+    posts = [engine.post("ada", title=LARGE) for _ in range(60)]
+    await engine.store(*posts)
+    async with engine.connected(user) as (wire, _):
+        gate = wire.blocked = Gate()
+        await gate.reached()
+        await engine.writer.change(Mark(user.id, (posts[59].content.id,), deleted=True))
+        await engine.writer.change(Mark(user.id, (posts[58].content.id,), archived=True))
+        wire.blocked = None
+        gate.let_go()
+        await wire.has("live")
+    assert wire.types() == ["hello", *["notification"] * 58, "changed", "changed", "live"]
+    assert wire.seqs() == [*range(1, 59), 61, 62]
+    assert wire.sent[-2]["items"][0]["archived_at"] is not None
+
+
+async def test_a_replay_of_large_items_is_read_in_parts_and_whole(engine: Engine) -> None:
+    user = await engine.user()
+    await engine.store(*(engine.post("ada", title=LARGE) for _ in range(PAGE)))
+    async with engine.connected(user, Start(since=0)) as (wire, _):
+        await wire.has("live")
+        assert engine.database.reads > 3
+    assert wire.seqs() == list(range(1, PAGE + 1))

@@ -14,14 +14,18 @@ from urllib.parse import unquote
 import pytest
 
 from gateway import protocol
+from gateway.api.inbox import MAX_PAGE
 from gateway.api.oauth import ERRORS
 from gateway.app import create_app
 from gateway.audit import Event
 from gateway.cli import app, run
 from gateway.connection import COMMAND_BURST
 from gateway.errors import GatewayError, OAuthError
+from gateway.inbox import CHUNK, PAGE_BYTES
 from gateway.protocol import ADVICE, MAX_FRAME, CommandType, Content, Counts, Item
 from gateway.settings import Settings
+from gateway.slices import SLICE_BYTES
+from gateway.throttle import LONG_ANSWERS
 from gateway.websocket import LINGER, MAX_UNCOUNTED
 from tests.databases import settings_for
 from tests.servers import process
@@ -164,6 +168,16 @@ def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
     assert f"A socket may send {rate} a second after a burst of {rate * COMMAND_BURST}" in protocol
     assert f"A frame over {MAX_FRAME // 1024} KiB closes with 1009" in protocol
     assert f"not answered within {LINGER:g} s, and reads at most {MAX_UNCOUNTED // 1024} KiB more" in protocol
+
+
+def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
+    api = " ".join(text_of("docs/api.md").split())
+    page = f"ends when its items take about {PAGE_BYTES // 2**20} MiB"
+    assert api.count(page) == 2
+    assert f"so it may hold up to {CHUNK - 1} more" in api
+    assert f"for each full {MAX_PAGE} of its `limit`" in api
+    assert f"long answers (over {SLICE_BYTES // 1024} KiB) to one user in memory" in api
+    assert f"until those are read or cut off | {LONG_ANSWERS} |" in api
 
 
 def messages() -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 from gateway.log import Entry
 from gateway.protocol import Content, Counts, Item
-from gateway.tail import Tail
+from gateway.tail import BURST_BYTES, Tail
 
 CONTENT = Content("00000000-0000-7000-8000-000000000001", "Hello", None, "default", "normal", None, None, 0)
 
@@ -28,6 +28,25 @@ def test_what_follows_the_cursor_is_returned_in_order() -> None:
     tail = kept(4, 5, 6)
     assert seqs(tail, 7, 3) == [4, 5, 6]
     assert seqs(tail, 7, 5) == [6]
+
+
+def test_what_is_large_is_returned_in_parts_and_without_a_gap() -> None:
+    tail = kept(*range(1, 1001), budget=10**9)
+    cursor, parts = 0, 0
+    while entries := tail.after(7, cursor):
+        assert sum(entry.size for entry in entries) <= BURST_BYTES
+        assert [entry.counts.seq for entry in entries] == list(range(cursor + 1, cursor + 1 + len(entries)))
+        cursor, parts = cursor + len(entries), parts + 1
+    assert (cursor, parts > 1) == (1000, True)
+
+
+def test_one_entry_is_returned_however_large_it_is() -> None:
+    tail = Tail(10**9)
+    tail.follow(7)
+    large = Item(CONTENT._replace(body="x" * BURST_BYTES), 1, 1)
+    for seq in (1, 2):
+        tail.record([Entry(7, Counts(seq, 0, 0, 0), (large,))], {})
+    assert (seqs(tail, 7, 0), seqs(tail, 7, 1)) == ([1], [2])
 
 
 def test_a_cursor_before_what_is_kept_or_at_its_end_needs_the_log() -> None:
