@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -321,6 +322,34 @@ async def forbidden(target: Target) -> int:
     return 2 * target.connections
 
 
+async def unread_answers(target: Target) -> int:
+    """Ask for the longest pages of an inbox of large items on many connections, and read none."""
+    post = {"to": "mallory", "title": "x", "body": "\x01" * 4000, "data": {"x": "y" * 8000}}
+    body = json.dumps([post] * 100).encode()
+    await _ask(target, _json("/v1/notifications/batch", target.key, body))
+    since = await _end_of_log(target) - 100
+    paths = (f"/v1/inbox/changes?since={since}&limit=1000", "/v1/inbox?limit=200")
+
+    async def one(path: str) -> None:
+        async with _opened(target) as (reader, writer):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await _push(writer, _request("GET", path, Authorization=f"Bearer {target.token}"), 4096)
+            await asyncio.sleep(STALLED)
+
+    await asyncio.gather(*(one(paths[number % 2]) for number in range(target.connections)))
+    return target.connections
+
+
+async def _end_of_log(target: Target) -> int:
+    """Return where the log of the attacker's user stands."""
+    path = "/v1/inbox?limit=1"
+    answer = await _ask(
+        target, _request("GET", path, Authorization=f"Bearer {target.token}", Connection="close")
+    )
+    found = re.search(rb'"seq":([0-9]+),"epoch"', answer)
+    return 100 if found is None else int(found[1])
+
+
 KINDS: tuple[Kind, ...] = (
     slashes,
     control_frames,
@@ -337,6 +366,7 @@ KINDS: tuple[Kind, ...] = (
     unfinished_heads,
     unknown_keys,
     forbidden,
+    unread_answers,
 )
 NAMES = tuple(kind.__name__ for kind in KINDS)
 
