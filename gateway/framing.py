@@ -31,6 +31,12 @@ MAX_TRAILERS = 16 * 1024
 SLICE = 16 * 1024
 """Most bytes of a body in chunks that are parsed in one turn of the event loop."""
 
+PORTION = 2 * 1024
+"""Most bytes of such a body that are parsed at once."""
+
+MAX_CHUNKS = 256
+"""After how many chunks a turn ends, if it has not reached its `SLICE`: each costs as much as 100 bytes."""
+
 EMPTY_LINE = b"\r\n\r\n"
 
 _LINE_ENDS = re.compile(rb"[\r\n]*")
@@ -159,16 +165,17 @@ class Chunks:
         self._edge = b""
         self._spare = MAX_TRAILERS
         self.data_bytes = 0
+        self.number = 0
 
     def portion(self, data: bytes, at: int) -> bytes:
-        """Return what to parse next of `data`, from `at` on: up to an empty line, and at most a slice."""
+        """Return what to parse next of `data`, from `at` on: up to an empty line, `PORTION` at most."""
         # The empty line may have begun in the portion before.
         found = (self._edge + data[at : at + 3]).find(EMPTY_LINE)
         if found >= 0:
             end = at - len(self._edge) + found + len(EMPTY_LINE)
         else:
-            found = data.find(EMPTY_LINE, at, at + SLICE)
-            end = at + SLICE if found < 0 else found + len(EMPTY_LINE)
+            found = data.find(EMPTY_LINE, at, at + PORTION)
+            end = at + PORTION if found < 0 else found + len(EMPTY_LINE)
         portion = data[at:end]
         self._edge = (self._edge + portion[-3:])[-3:]
         return portion

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.framing import (
     EMPTY_LINE,
+    MAX_CHUNKS,
     MAX_HEAD,
     SLICE,
     Chunks,
@@ -132,6 +133,9 @@ class PipeliningProtocol(HttpToolsProtocol):
                     self.loop.call_soon(self._go_on)
                     break
                 at = self._take_body(data, at)
+                if self._chunks is not None and self._chunks.number > MAX_CHUNKS:
+                    self._chunks.number = 0
+                    turn_ends = at
             elif (cycle := self.cycle) is None or (cycle.response_complete and not self.flow.write_paused):
                 at = self._take_head(data, at)
             else:
@@ -250,6 +254,7 @@ class PipeliningProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         if self._chunks is not None:
             self._chunks.data_bytes += len(body)
+            self._chunks.number += 1
 
     def on_message_complete(self) -> None:
         """Take note that a body is whole; what would upgrade has not begun."""
