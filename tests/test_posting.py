@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from gateway.api import notification
 from tests.checker import Json
 from tests.clients import Service
 from tests.servers import LocalServer, StartServer
@@ -183,6 +185,16 @@ async def test_every_value_against_the_rules_is_422_and_names_its_field(
             assert problem["code"] == "validation_error"
             assert {error["field"].split(".")[0] for error in problem["errors"]} == {field}, problem
     assert (await (await server.user()).inbox())["seq"] == 0
+
+
+async def test_data_that_is_far_too_long_is_not_encoded_to_find_that_out(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notification, "dumps", Mock(side_effect=AssertionError))
+    for data in ({"a": [0.1] * 43_000}, {f"m{number}": 1 for number in range(20_000)}):
+        answer = await post(server.service, to="ada", title="x", data=data)
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["message"] == "at most 8192 bytes when encoded"
 
 
 async def test_a_required_field_that_is_missing_is_422(server: LocalServer) -> None:

@@ -5,6 +5,7 @@ import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import to_json
 
 from gateway.accounts import check_sub
 from gateway.api.dependencies import Body, Sub
@@ -38,13 +39,19 @@ def check_text(text: str) -> str:
 
 def check_data(data: dict[str, Any]) -> dict[str, Any]:
     """Return the object. Raises ValueError where it is too long, or holds a number that JSON cannot."""
+    # Far too long is seen in a tenth of the time that `dumps` would take.
+    if len(to_json(data)) > 4 * MAX_DATA:
+        raise ValueError(_TOO_LONG)
     try:
         text = dumps(data)
     except ValueError:
         raise ValueError("only numbers that JSON can hold") from None
     if len(text.encode()) > MAX_DATA:
-        raise ValueError(f"at most {MAX_DATA} bytes when encoded")
+        raise ValueError(_TOO_LONG)
     return data
+
+
+_TOO_LONG = f"at most {MAX_DATA} bytes when encoded"
 
 
 def _as_list(value: Any) -> Any:
