@@ -68,7 +68,7 @@ from gateway.tail import Tail
 from gateway.telemetry import restore_query, traced, untraced
 from gateway.throttle import Throttle
 from gateway.tokens import Tokens
-from gateway.web import reference
+from gateway.web import document, reference
 from gateway.websocket import CLOSED
 from gateway.writer import Committed, Writer
 
@@ -89,7 +89,7 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         description="Durable notifications for the users of your backend, pushed when they are committed.",
         lifespan=lambda app: _lifespan(app, settings),
         redirect_slashes=False,
-        openapi_url="/openapi.json" if settings.api_docs else None,
+        openapi_url=None,  # web/document.py has it
         docs_url=None,  # web/reference.py has the page
         redoc_url=None,
     )
@@ -115,6 +115,8 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         monitoring.router,
     ):
         app.router.routes.extend(router.routes)
+    if settings.api_docs:
+        app.add_route(document.PATH, document.Document(app).serve, include_in_schema=False)
     app.router.default = not_found
     app.add_middleware(Routing)
     if settings.allowed_origins:

@@ -5,8 +5,10 @@ import re
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from importlib.resources import files
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from playwright.async_api import expect
 
 from gateway import web
@@ -75,11 +77,14 @@ async def test_a_file_whose_path_names_its_version_is_kept_for_ever(server: Loca
     assert (await server.http.head(SCRIPT)).headers["content-length"] == str(len(whole.content))
 
 
-async def test_who_asks_for_a_large_file_and_reads_nothing_holds_little_memory(server: LocalServer) -> None:
+@pytest.mark.parametrize("path", [SCRIPT, "/openapi.json"])
+async def test_who_asks_for_a_large_file_and_reads_nothing_holds_little_memory(
+    server: LocalServer, path: str
+) -> None:
     host, port = server.base.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port), limit=1024)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    writer.write(f"GET {SCRIPT} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() * 10)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() * 50)
     waiting = await until(lambda: [size for size in unsent(server) if size], "the client does not read")
     writer.transport.abort()
     assert max(waiting) <= 4 * SLICE_BYTES
@@ -88,6 +93,26 @@ async def test_who_asks_for_a_large_file_and_reads_nothing_holds_little_memory(s
 def unsent(server: LocalServer) -> list[int]:
     """Return how many bytes wait for each client."""
     return [one.transport.get_write_buffer_size() for one in server.uvicorn.server_state.connections]
+
+
+async def test_the_document_is_rendered_once_and_is_the_same_bytes_each_time(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[int] = []
+    openapi = FastAPI.openapi
+
+    def noted(app: FastAPI) -> dict[str, Any]:
+        rendered.append(1)
+        return openapi(app)
+
+    monkeypatch.setattr(FastAPI, "openapi", noted)
+    answers = await asyncio.gather(*(server.http.get("/openapi.json") for _ in range(20)))
+    assert len({answer.content for answer in answers}) == 1
+    assert answers[0].json()["info"]["title"] == "Notification Gateway"
+    assert answers[0].headers["content-type"] == "application/json"
+    assert rendered == [1]
+    again = await server.http.get("/openapi.json", headers={"If-None-Match": answers[0].headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
 
 
 async def test_redoc_leads_to_the_reference(server: LocalServer) -> None:
