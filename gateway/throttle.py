@@ -8,6 +8,7 @@ from typing import Self
 
 from gateway.buckets import Buckets, NetworkBuckets
 from gateway.counters import Memory, Shared
+from gateway.intake import SMALL_BODY, Intake
 from gateway.logins import Logins
 from gateway.settings import Settings
 from gateway.slots import Slots
@@ -24,18 +25,26 @@ LARGE_BODIES = 2
 LONG_ANSWERS = 2
 """How many long answers to one user are held in memory at the same time."""
 
+ITEMS_PER_KIB = 4
+"""How many items each KiB of a larger body counts as: parsing it costs about as much as storing those."""
+
 MINUTE = 60
+
+
+def items_of(size: int) -> int:
+    """Return how many items the bytes of a body count as beyond a small one."""
+    return max(size - SMALL_BODY, 0) * ITEMS_PER_KIB // 1024
 
 
 class Throttle:
     """All of the limits. An async context manager.
 
-    By service: `posts` and their `items` (recipients), `large_bodies` at a time, `tokens` that it gets or
-    mints, and `service_calls` (all else). By address: `handshakes`, `auth` (requests to the token and
-    revocation endpoints), `clients` (failures to authenticate as a service), `refusals` (requests with a
-    token or a key that does not hold) and `key_lookups` at a time. By user: `commands` (requests over
-    REST), `long_answers` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of a
-    session, `minted` tokens, `tickets`.
+    By service or user: the `intake` of larger bodies. By service: `posts` and their `items` (recipients),
+    `large_bodies` at a time, `tokens` that it gets or mints, and `service_calls` (all else). By address:
+    `handshakes`, `auth` (requests to the token and revocation endpoints), `clients` (failures to authenticate
+    as a service), `refusals` (requests with a token or a key that does not hold) and `key_lookups` at a time.
+    By user: `commands` (requests over REST), `long_answers` at a time; and, each by itself, `sign_ins` that
+    succeeded, `refreshes` of a session, `minted` tokens, `tickets`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,6 +56,7 @@ class Throttle:
         self.items = Buckets("items", settings.items_per_second, settings.items_per_second * 4)
         self.large_bodies = Slots(LARGE_BODIES)
         self.long_answers = Slots(LONG_ANSWERS)
+        self.intake = Intake()
         self.handshakes = NetworkBuckets("handshakes", handshakes, handshakes * 10)
         tokens, auth = settings.tokens_per_second, settings.auth_per_second
         self.tokens = Buckets("tokens", tokens, tokens * 4)
@@ -75,6 +85,20 @@ class Throttle:
             self.posts.take(service, posts - 1, least=0)
         if items > 1:
             self.items.take(service, items - 1, least=0)
+
+    def charge_body(self, caller: int, size: int) -> None:
+        """Count what a body costs beyond a small one, before it is parsed. Raises `RateLimited`.
+
+        `size` is in bytes. The caller is a service, or minus a user.
+        """
+        if caller > 0:
+            self.items.take(caller, items_of(size), least=0)
+        else:
+            self.commands.take(-caller, (size - 1) // SMALL_BODY, least=0)
+
+    def refund_body(self, service: int, size: int, recipients: int) -> None:
+        """Take back what the body of a post was counted as, as far as its recipients count as much."""
+        self.items.charge(service, -min(items_of(size), recipients - 1))
 
     async def reached(self) -> bool | None:
         """Whether the Redis that is set answers; None where none is set."""

@@ -34,7 +34,7 @@ from gateway import audit, jws, logs, protocol, services
 from gateway.accounts import check_sub
 from gateway.api import inbox as inbox_api
 from gateway.api.batch_body import split_array, split_lines
-from gateway.api.dependencies import read_json
+from gateway.api.body import read_json
 from gateway.api.opening import start_after
 from gateway.api.validation import as_invalid
 from gateway.audit import Event

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from gateway.api.batch_body import split_array, split_lines
-from gateway.api.dependencies import check_members, read_json
+from gateway.api.body import MAX_BODY, BoundedRequest, read_json
+from gateway.api.dependencies import check_members
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.errors import Invalid, PayloadTooLarge, RateLimited
+from gateway.intake import SMALL_BODY, Intake
 from gateway.log import Post
-from gateway.throttle import Throttle
+from gateway.throttle import Throttle, items_of
 from gateway.tokens import Service
 from gateway.writer import MAX_ITEMS
 
@@ -25,51 +26,59 @@ MAX_POSTS = 1000
 TURN = 32 * 1024
 """How much of a batch is read before others get their turn: its characters, and 16 for each recipient."""
 
-LARGE_BODY = 256 * 1024
+LARGE_BODY = MAX_BODY
 """Of bodies that are larger than this, a service may have a few in memory at the same time."""
 
 
 async def read_batch(
-    request: Request, throttle: Throttle, service: Service, *, hashed: bool
+    request: BoundedRequest, throttle: Throttle, service: Service, *, hashed: bool
 ) -> tuple[tuple[Post, ...], bytes]:
     """Return the posts of a batch, and the hash of what was asked, and count them to the service's rate."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in {"application/json", "application/x-ndjson"}:
         raise Invalid.field("content-type", "application/json or application/x-ndjson")
-    batch = _Batch(service, hashed=hashed)
+    request.caller = service.id
+    batch = _Batch(service, throttle.intake, hashed=hashed)
     async with AsyncExitStack() as slot:
+        slot.callback(request.release)
         body = await _read_body(request, throttle.large_bodies.of(service.id), slot)
         # Reading it costs its size, whatever it says; storing it costs its recipients.
         size = len(body) // 1024
+        if len(body) > SMALL_BODY:
+            await throttle.intake.turn(service.id)
         try:
             await batch.read(split_lines(body) if kind == "application/x-ndjson" else split_array(body))
         except BaseException:
             with suppress(RateLimited):
-                throttle.go_on(service.id, len(batch.posts), size)
+                throttle.go_on(service.id, len(batch.posts), max(size, batch.large_items))
             raise
-    throttle.go_on(service.id, len(batch.posts), max(batch.recipients, size))
+    throttle.go_on(service.id, len(batch.posts), max(batch.recipients, size, batch.large_items))
     return tuple(batch.posts), batch.digest.value()
 
 
-async def _read_body(request: Request, large: asyncio.Semaphore, slot: AsyncExitStack) -> bytes:
+async def _read_body(request: BoundedRequest, large: asyncio.Semaphore, slot: AsyncExitStack) -> bytes:
     """Return the body. A large one takes one of the service's slots: so the memory they take is bounded."""
-    chunks: list[bytes] = []
-    size, small = 0, True
+    body = bytearray()
+    small = True
     async for chunk in request.stream():
-        chunks.append(chunk)
-        size += len(chunk)
-        if small and size > LARGE_BODY:
+        body += chunk
+        if small and len(body) > LARGE_BODY:
             small = False
             await slot.enter_async_context(large)
-    return b"".join(chunks)
+    return bytes(body)
 
 
 class _Batch:
-    """The posts of a batch, taken one by one from the texts of its items."""
+    """The posts of a batch, taken one by one from the texts of its items.
 
-    def __init__(self, service: Service, *, hashed: bool) -> None:
+    `large_items` is what those over `SMALL_BODY` count as where they have fewer recipients.
+    """
+
+    def __init__(self, service: Service, intake: Intake, *, hashed: bool) -> None:
         self.posts: list[Post] = []
         self.recipients = 0
+        self.large_items = 0
+        self._intake = intake
         self.digest = Digest(b"[true")
         self._service = service
         self._hashed = hashed
@@ -83,6 +92,7 @@ class _Batch:
             if number == MAX_POSTS:
                 raise Invalid.field("body", f"a list of 1 to {MAX_POSTS} notifications")
             await self._let_others(len(text))
+            self.large_items += items_of(len(text))
             value = _read_item(number, text)
             if self.recipients > MAX_ITEMS:
                 self.recipients += _count(value)
@@ -111,7 +121,7 @@ class _Batch:
         self._done += done
         if self._done >= TURN:
             self._done = 0
-            await asyncio.sleep(0)
+            await self._intake.turn(self._service.id)
 
 
 def _read_item(index: int, text: str | bytes) -> Any:

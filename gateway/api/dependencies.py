@@ -6,7 +6,7 @@ the socket they serve.
 """
 
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, cast
 from urllib.parse import unquote_to_bytes
@@ -18,22 +18,16 @@ from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import from_json
 from starlette.requests import HTTPConnection
 
 from gateway.accounts import MAX_SUB, check_sub
+from gateway.api.body import MAX_BODY, BoundedRequest
 from gateway.backplane import Backplane
 from gateway.database import Database
 from gateway.drain import Drain
-from gateway.errors import (
-    InsufficientScope,
-    Invalid,
-    MissingToken,
-    OriginNotAllowed,
-    PayloadTooLarge,
-    Unauthorized,
-)
+from gateway.errors import InsufficientScope, Invalid, MissingToken, OriginNotAllowed, Unauthorized
 from gateway.hub import Hub
+from gateway.intake import SMALL_BODY
 from gateway.metrics import Metrics
 from gateway.networks import network_of
 from gateway.origins import own_origin, read_origin
@@ -294,41 +288,10 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Request(Request):
-    """A request whose body is bounded and whose JSON is strict."""
-
-    max_body: int
-
-    async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body. Raises `PayloadTooLarge` before more than the limit is held in memory."""
-        declared = self.headers.get("content-length", "")
-        size = int(declared) if declared.isdecimal() else 0
-        received = 0
-        async for chunk in super().stream():
-            received += len(chunk)
-            if max(size, received) > self.max_body:
-                raise PayloadTooLarge(f"The body is over {self.max_body // 1024} KiB.")
-            yield chunk
-
-    async def json(self) -> Any:
-        """Read JSON as RFC 8259 has it: `json.loads` takes NaN and halves of surrogate pairs too."""
-        if not hasattr(self, "_json"):
-            self._json = read_json(await self.body())
-        return self._json
-
-
-def read_json(text: bytes | str) -> Any:
-    """Read a JSON text strictly. Raises `json.JSONDecodeError`."""
-    try:
-        return from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        raise json.JSONDecodeError(str(error), "", 0) from None
-
-
 class JsonRoute(APIRoute):
     """A route whose bodies are bounded and whose JSON is strict: `APIRouter(route_class=JsonRoute)`."""
 
-    max_body: ClassVar[int] = 256 * 1024
+    max_body: ClassVar[int] = MAX_BODY
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, which is given such a request.
@@ -340,20 +303,31 @@ class JsonRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             bounded = self.bounded(request)
-            if wants_body:
-                # Whoever is not known, or does too much, has nothing read: bodies come with tokens here.
-                await _counted_caller(request)
+            if not wants_body:
+                return await handler(bounded)
+            # Whoever is not known, or does too much, has nothing read: bodies come with tokens here.
+            caller = await _counted_caller(request)
+            bounded.caller = -caller.id if isinstance(caller, User) else caller.id
+            try:
                 if await bounded.body():
                     await check_json(bounded)
-            return await handler(bounded)
+                return await handler(bounded)
+            finally:
+                bounded.release()
 
         return handle
 
-    def bounded(self, request: Request) -> Request:
+    def bounded(self, request: Request) -> BoundedRequest:
         """Return the request with the bounds of this route."""
-        bounded = _Request(request.scope, request.receive)
+        bounded = BoundedRequest(request.scope, request.receive)
         bounded.max_body = self.max_body
         return bounded
+
+
+class ManagementRoute(JsonRoute):
+    """A route whose bodies are names, passwords and scopes."""
+
+    max_body: ClassVar[int] = SMALL_BODY
 
 
 MAX_MEMBERS = 20

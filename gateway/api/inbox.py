@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import binascii
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import BaseModel, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, model_validator
 
 from gateway import inbox, log
 from gateway.api.answers import Answer
@@ -16,9 +16,16 @@ from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.inbox import Mark, ReadUpTo, Seen
 from gateway.protocol import ID_PATTERN, MAX_SEQ, Counts, Item, dumps, encode_item, is_id
 
-router = APIRouter(prefix="/v1/inbox", route_class=JsonRoute, tags=["inbox"])
-
 MAX_IDS = 1000
+
+
+class InboxRoute(JsonRoute):
+    """A route whose bodies hold `MAX_IDS` ids at most."""
+
+    max_body: ClassVar[int] = 64 * 1024
+
+
+router = APIRouter(prefix="/v1/inbox", route_class=InboxRoute, tags=["inbox"])
 
 TURN = 50
 """How many items are encoded before others get their turn: at most 2 MiB."""
@@ -86,11 +93,18 @@ class Patch(Body):
         return self
 
 
+def _check_number(ids: Any) -> Any:
+    """Return the ids. Raises ValueError for too many, each of which may be an error of its own."""
+    if isinstance(ids, list) and len(ids) > MAX_IDS:
+        raise ValueError(f"at most {MAX_IDS:,} ids")
+    return ids
+
+
 class ReadRequest(Body):
     """Which items were read: these, or all that had entered up to a number."""
 
-    ids: list[Annotated[str, Field(pattern=ID_PATTERN)]] | None = Field(
-        None, min_length=1, max_length=MAX_IDS
+    ids: Annotated[list[Annotated[str, Field(pattern=ID_PATTERN)]] | None, BeforeValidator(_check_number)] = (
+        Field(None, min_length=1, max_length=MAX_IDS)
     )
     up_to: int | None = Field(None, ge=0, le=MAX_SEQ)
 

@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 
 from gateway.api.batch import MAX_POSTS, read_batch
+from gateway.api.body import BoundedRequest
 from gateway.api.dependencies import (
     JsonRoute,
     NotificationReader,
@@ -89,18 +90,27 @@ class PostRoute(JsonRoute):
             service, parts = await poster(request), parts_of(request)
             parts.throttle.begin_post(service.id)
             key = _read_key(request.headers.get("idempotency-key"))
-            notification = await _read_notification(self.bounded(request))
+            bounded = self.bounded(request)
+            bounded.caller = service.id
+            notification = await _read_notification(bounded)
             return await post_notification(notification, parts, service, key)
 
         return handle
 
 
-async def _read_notification(request: Request) -> Notification:
-    await check_json(request)
+async def _read_notification(request: BoundedRequest) -> Notification:
     try:
-        return Notification.model_validate(await request.json())
+        await check_json(request)
+        notification = Notification.model_validate(await request.json())
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from None
+    else:
+        if request.held:
+            request.refund(len(set(notification.to)))
+        return notification
+    finally:
+        if request.held:
+            request.release()
 
 
 def _read_key(key: str | None) -> str | None:
@@ -180,7 +190,7 @@ async def post_batch(
     """
     parts.throttle.begin_post(service.id)
     hashed = idempotency_key is not None
-    posts, digest = await read_batch(request, parts.throttle, service, hashed=hashed)
+    posts, digest = await read_batch(cast("BoundedRequest", request), parts.throttle, service, hashed=hashed)
     response = dumps(
         {"items": [{"id": post.content.id, "recipients": len(post.recipients)} for post in posts]}
     )

@@ -9,7 +9,16 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from gateway import audit, services
 from gateway.accounts import Record
-from gateway.api.dependencies import Admin, Body, JsonRoute, KeyCursor, Limit, NumberCursor, Parts, problems
+from gateway.api.dependencies import (
+    Admin,
+    Body,
+    KeyCursor,
+    Limit,
+    ManagementRoute,
+    NumberCursor,
+    Parts,
+    problems,
+)
 from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source
 from gateway.audit import Event
@@ -19,7 +28,7 @@ from gateway.protocol import timestamp
 from gateway.services import MAX_NAME, check_name
 from gateway.tokens import digest
 
-router = APIRouter(prefix="/v1/services", route_class=JsonRoute, tags=["services"])
+router = APIRouter(prefix="/v1/services", route_class=ManagementRoute, tags=["services"])
 
 Scope = Literal["notify", "tokens:mint", "admin"]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(check_name)]

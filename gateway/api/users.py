@@ -14,8 +14,8 @@ from gateway.api.dependencies import (
     Admin,
     Body,
     Gateway,
-    JsonRoute,
     Limit,
+    ManagementRoute,
     Minter,
     NumberCursor,
     Parts,
@@ -34,7 +34,7 @@ from gateway.protocol import timestamp
 from gateway.signing import MAX_TTL
 from gateway.tokens import INBOX, Service
 
-router = APIRouter(prefix="/v1/users", route_class=JsonRoute, tags=["users"])
+router = APIRouter(prefix="/v1/users", route_class=ManagementRoute, tags=["users"])
 
 Password = Annotated[str, Field(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
 
