@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from time import monotonic
 from urllib.parse import urlencode
@@ -350,6 +350,63 @@ async def _end_of_log(target: Target) -> int:
     return 100 if found is None else int(found[1])
 
 
+@asynccontextmanager
+async def _crowd(target: Target, each: list[bytes]) -> AsyncIterator[list[Streams]]:
+    """Open a connection for each, and send what it begins with."""
+    async with AsyncExitStack() as stack:
+        crowd = [await stack.enter_async_context(_opened(target)) for _ in each]
+        for (_, writer), begin in zip(crowd, each, strict=True):
+            writer.write(begin)
+        yield crowd
+
+
+async def _at_once(target: Target, requests: list[bytes]) -> int:
+    """Send requests but for their last bytes, then these in the same moment; read some of each answer."""
+    async with _crowd(target, [request[:-1] for request in requests]) as crowd:
+        await asyncio.sleep(0.5)
+        for (_, writer), request in zip(crowd, requests, strict=True):
+            writer.write(request[-1:])
+        for reader, _ in crowd:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(ANSWERED):
+                    await reader.read(100)
+    return len(requests)
+
+
+async def unfinished_bodies(target: Target) -> int:
+    """Begin posts of the largest size, and leave them unfinished until they are cut off."""
+    request = _json("/v1/notifications", target.key, b'{"to":"x","title":"' + b"y" * (256 * 1024 - 19))
+    async with _crowd(target, [request[:-1000]] * 4 * target.connections) as crowd:
+        await asyncio.sleep(CUT_OFF)
+        return len(crowd)
+
+
+async def bodies_at_once(target: Target) -> int:
+    """Complete the bodies that are dearest to read in the same moment."""
+    dear = (
+        {"to": "x", "title": "x", "data": {f"{number}": 1 for number in range(20_000)}},
+        {"to": "x", "title": "x", "data": {"a": [number / 1000 for number in range(30_000)]}},
+        {"to": [f"{number:04}{'y' * 250}" for number in range(1000)], "title": ""},
+    )
+    texts = [json.dumps(one, separators=(",", ":")).encode() for one in dear]
+    requests = [_json("/v1/notifications", target.key, text) for text in texts]
+    requests += [_json("/v1/notifications/batch", target.key, b"[" + text + b"]") for text in texts]
+    requests += [_json("/v1/inbox/read", target.token, json.dumps({"ids": ["x"] * 10_000}).encode())]
+    return await _at_once(target, (requests * target.connections)[: 2 * target.connections])
+
+
+async def tiny_chunks(target: Target) -> int:
+    """Send bodies in chunks of one byte on many connections."""
+    fields = {"Authorization": f"Bearer {target.key}", "Content_Type": "application/json"}
+    head = _request("POST", "/v1/notifications", Transfer_Encoding="chunked", **fields)
+    return await _at_once(target, [head + b"1\r\n1\r\n" * 20_000 + b"0\r\n\r\n"] * target.connections)
+
+
+async def documents(target: Target) -> int:
+    """Ask for the OpenAPI document on many connections in the same moment."""
+    return await _at_once(target, [_request("GET", "/openapi.json")] * 2 * target.connections)
+
+
 KINDS: tuple[Kind, ...] = (
     slashes,
     control_frames,
@@ -367,6 +424,10 @@ KINDS: tuple[Kind, ...] = (
     unknown_keys,
     forbidden,
     unread_answers,
+    unfinished_bodies,
+    bodies_at_once,
+    tiny_chunks,
+    documents,
 )
 NAMES = tuple(kind.__name__ for kind in KINDS)
 
