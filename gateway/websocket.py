@@ -204,7 +204,7 @@ class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
     async def receive(self) -> Any:
         """Return the next message, as ASGI does, and go on feeding when there is no other."""
         message = await self.queue.get()
-        if self.queue.empty():
+        if self._held and self.queue.empty():
             self.resume_reading()
         return message
 
