@@ -46,7 +46,10 @@ def _listen(settings: Settings, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         # Encoded first: where Python cannot do it, it leaves its socket open.
-        return socket.create_server((host.encode("idna").decode(), port), family=family, backlog=2048)
+        address = (host.encode("idna").decode(), port)
+        # `::` is every address of this machine, those of IPv4 too, wherever the system allows it.
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         # Python's own text says the address once more, in words of its own.
         why = str(error.strerror).partition(" (while")[0]
@@ -91,6 +94,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws_per_message_deflate=False,
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
         access_log=settings.access_log,
         log_config=None,
         server_header=False,

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     reconcile_interval: float = Field(
         15, ge=0.1, le=3600, description="Time between two looks for what no hint has told."
     )
-    host: str = Field("127.0.0.1", description="The address to listen on.")
+    host: str = Field("127.0.0.1", min_length=1, description="The address to listen on; :: is every one.")
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="The least level logged."
@@ -193,6 +193,9 @@ class Settings(BaseSettings):
     )
     header_timeout: float = Field(
         10, ge=0.1, le=3600, description="How long the head of a request may take to arrive."
+    )
+    keep_alive: float = Field(
+        5, ge=1, le=3600, description="How long a connection may wait for its next request."
     )
     body_timeout: float = Field(
         30, ge=0.1, le=3600, description="How long the body of a request may take to arrive."

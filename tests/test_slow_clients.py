@@ -166,6 +166,21 @@ async def test_a_connection_is_kept_for_requests_that_arrive_whole(start_server:
             assert (await wire.answer())[0] == 201
 
 
+async def test_a_connection_waits_for_its_next_request_as_long_as_is_set(start_server: StartServer) -> None:
+    patient = await start_server(keep_alive=600, header_timeout=SHORT)
+    async with connected(patient) as wire:
+        for _ in range(2):
+            wire.send(WHOLE)
+            assert (await wire.answer())[0] == 201
+            # Longer than a head may take: none is on its way.
+            await asyncio.sleep(SHORT * 1.5)
+    brief = await start_server(keep_alive=1)
+    async with connected(brief) as wire:
+        wire.send(WHOLE)
+        assert (await wire.answer())[0] == 201
+        assert await wire.rest() == b""
+
+
 async def test_no_timer_is_left_once_a_request_is_whole(server: LocalServer) -> None:
     async with connected(server) as wire:
         wire.send(WHOLE[:-5])
