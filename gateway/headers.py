@@ -114,14 +114,7 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=allow_origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=[
-                "Authorization",
-                "Content-Type",
-                "Idempotency-Key",
-                "If-None-Match",
-                "Last-Event-ID",
-                "X-Request-ID",
-            ],
+            allow_headers=["*"],
             expose_headers=[
                 "ETag",
                 "Link",

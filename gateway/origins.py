@@ -3,20 +3,32 @@
 import re
 from ipaddress import ip_address
 
-_ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:*\\\[\]]+)(?::([0-9]{1,5}))?", re.ASCII)
+_ORIGIN = re.compile(
+    r"([a-z][a-z0-9+.-]{0,31})://(\[[0-9a-f:.]+\]|[^\s/?#@:*\\\[\]]{1,255})(?::([0-9]{1,5}))?", re.ASCII
+)
+_NO_ORIGINS = {"ws", "wss", "file", "ftp"}
+"""Schemes whose pages, if any, have no origin that a browser says."""
+
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def read_origin(text: str) -> str | None:
-    """Return an http or https origin as browsers write it: in lower case and without the default port.
+    """Return an origin as browsers write it: in lower case, in ASCII and without the default port.
 
-    None for anything else: `null`, a wildcard, a path, a user name, another scheme.
+    Its scheme is http, https, or one of an app (`capacitor://localhost`). None for anything else: `null`, a
+    wildcard, a path, a user name, a name that no host can have.
     """
     found = _ORIGIN.fullmatch(text.lower())
     if found is None:
         return None
     scheme, host, port = found.groups()
-    return f"{scheme}://{host}" if port in {None, _DEFAULT_PORTS[scheme]} else f"{scheme}://{host}:{port}"
+    if scheme in _NO_ORIGINS:
+        return None
+    try:
+        host = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        return None
+    return f"{scheme}://{host}" + ("" if port in {None, _DEFAULT_PORTS.get(scheme)} else f":{port}")
 
 
 def own_origin(scheme: str, host: str) -> str | None:
