@@ -112,6 +112,9 @@ def check_text(text: str, longest: int) -> str:
 
 def check_sub(sub: str) -> str:
     """Return the `sub`. Raises ValueError for what can be no user's id."""
+    if sub in {".", ".."}:
+        # Clients and proxies remove such a segment from a path (RFC 3986, section 5.2.4).
+        raise ValueError("it must not be '.' or '..', which no path can hold")
     return check_text(sub, MAX_SUB)
 
 

@@ -18,7 +18,7 @@ def test_a_sub_is_anything_without_control_characters(sub: str) -> None:
     assert check_sub(sub) == sub
 
 
-@pytest.mark.parametrize("sub", ["", "x" * 256, "a\nb", "\0", "\x7f", "\x85", "a\ud800"])
+@pytest.mark.parametrize("sub", ["", ".", "..", "x" * 256, "a\nb", "\0", "\x7f", "\x85", "a\ud800"])
 def test_what_is_no_sub_says_why(sub: str) -> None:
     with pytest.raises(ValueError, match="it must"):
         check_sub(sub)
