@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
 from typing import Self, TypeVar
+from unicodedata import normalize
 
 from passlib.hash import argon2
 
@@ -69,7 +70,8 @@ _estimating = threading.Lock()
 
 
 def check_password(password: str, sub: str = "") -> str:
-    """Return the password. Raises ValueError for one that nobody, or not this user, should be given."""
+    """Return the password in NFC. Raises ValueError for what nobody, or not this user, should be given."""
+    password = _composed(password)
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise ValueError(f"it must have {MIN_LENGTH} to {MAX_LENGTH} characters")
     if not _storable(password):
@@ -114,7 +116,9 @@ class Passwords:
 
         The password is the right one. It may be one that is not given to anybody any more.
         """
-        return await self._run(turn, _hasher.hash, password) if _hasher.needs_update(hashed) else None
+        return (
+            await self._run(turn, _hasher.hash, _composed(password)) if _hasher.needs_update(hashed) else None
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -125,6 +129,7 @@ class Passwords:
         self._threads.shutdown(cancel_futures=True)
 
     def _verify(self, password: str, hashed: str | None) -> bool:
+        password = _composed(password)
         # The rules for new passwords are not asked: they may have been others when this one was set.
         if not (MIN_LENGTH <= len(password) <= MAX_LENGTH and _storable(password)):
             password, hashed = "no password at all", None
@@ -147,6 +152,14 @@ def _stand_back() -> None:
     if os.uname().sysname == "Linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def _composed(password: str) -> str:
+    """Return the password in NFC: keyboards and systems write the same letter in different ways.
+
+    One that is too long in any form stays as it is: to compose marks without end costs the square of them.
+    """
+    return normalize("NFC", password) if len(password) <= 4 * MAX_LENGTH else password
 
 
 def _storable(text: str) -> bool:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given, settings
@@ -257,6 +258,17 @@ async def test_a_password_is_verified_against_its_own_hash_only() -> None:
         assert not await hasher.verify(GOOD + ".", hashed, turn_of())
         other = await hasher.hash("another good password", "ada", turn_of())
         assert not await hasher.verify(GOOD, other, turn_of())
+
+
+async def test_a_password_is_the_same_however_its_letters_are_composed() -> None:
+    composed = "un café très serré à l'aube"
+    taken_apart = normalize("NFD", composed)
+    assert composed != taken_apart
+    with Passwords() as hasher:
+        for stored, typed in ((composed, taken_apart), (taken_apart, composed)):
+            hashed = await hasher.hash(stored, "ada", turn_of())
+            assert await hasher.verify(typed, hashed, turn_of())
+            assert not await hasher.verify(typed + ".", hashed, turn_of())
 
 
 @pytest.mark.parametrize(
