@@ -180,6 +180,19 @@ class PayloadTooLarge(GatewayError):
     title = "The body is too large"
 
 
+class UnsupportedEncoding(GatewayError):
+    """The body is compressed: what it unpacks to would have no bound (RFC 9110, section 15.5.16)."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "The body is compressed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Send the body as it is, without Content-Encoding.", headers={"Accept-Encoding": "identity"}
+        )
+
+
 class Invalid(GatewayError):
     """The request is understood and breaks a rule; `errors` name the fields."""
 

@@ -17,7 +17,6 @@ from gateway.api.batch_body import _WINDOW, MAX_ITEM, _Values, split_array, spli
 from gateway.api.notification import Digest, Notification
 from gateway.errors import GatewayError, Invalid, PayloadTooLarge
 from gateway.intake import Intake
-from gateway.protocol import dumps
 from gateway.throttle import LARGE_BODIES, Throttle
 from gateway.tokens import Service as Caller
 from gateway.writer import MAX_ITEMS
@@ -306,11 +305,11 @@ def test_what_is_no_json_array_is_invalid(body: bytes) -> None:
 
 
 def test_the_hash_of_a_batch_is_that_of_the_array_that_was_hashed_at_once() -> None:
-    """Keys that were stored before must still be found."""
-    notifications = [Notification(to=["ada"], title=title) for title in ("x", "y")]
+    notifications = [Notification(to=["bob", "ada"], title=title, data={"b": 1, "a": 2}) for title in "xy"]
     for begin, is_batch in ((b"[true", True), (b"[false", False)):
         digest = Digest(begin)
         for one in notifications:
             digest.add(one)
-        whole = dumps([is_batch, *(one.model_dump() for one in notifications)])
+        asked = [one.model_dump() | {"to": ["ada", "bob"]} for one in notifications]
+        whole = json.dumps([is_batch, *asked], sort_keys=True, separators=(",", ":"))
         assert digest.value() == hashlib.sha256(whole.encode()).digest()

@@ -1,6 +1,7 @@
 """Posting, by section 3 of the contract: one, many, batches, idempotency, limits, and the sender's view."""
 
 import asyncio
+import gzip
 import json
 import re
 from typing import Any
@@ -231,6 +232,33 @@ async def test_a_body_that_is_not_such_json_is_422(server: LocalServer, subtests
     assert (await (await server.user()).inbox())["seq"] == 0
 
 
+async def test_a_byte_order_mark_before_json_is_passed_over(server: LocalServer) -> None:
+    body = b'\xef\xbb\xbf{"to": "ada", "title": "x"}'
+    headers = {"Content-Type": "application/json"}
+    assert (await server.service.post("/v1/notifications", content=body, headers=headers)).status_code == 201
+    batch = b'\xef\xbb\xbf[{"to": "ada", "title": "x"}]'
+    answer = await server.service.post("/v1/notifications/batch", content=batch, headers=headers)
+    assert answer.status_code == 201, answer.text
+    lines = {"Content-Type": "application/x-ndjson"}
+    answer = await server.service.post("/v1/notifications/batch", content=body, headers=lines)
+    assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.parametrize("path", ["/v1/notifications", "/v1/notifications/batch"])
+async def test_a_compressed_body_is_415_and_says_what_is_taken(server: LocalServer, path: str) -> None:
+    body = gzip.compress(b'{"to": "ada", "title": "x"}')
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused = await server.service.post(path, content=body, headers=headers)
+    assert refused.status_code == 415
+    assert refused.headers["accept-encoding"] == "identity"
+    assert refused.json()["code"] == "unsupported_media_type"
+    plain = headers | {"Content-Encoding": "Identity"}
+    sent = (
+        b'{"to": "ada", "title": "x"}' if path.endswith("notifications") else b'[{"to": "ada", "title": "x"}]'
+    )
+    assert (await server.service.post(path, content=sent, headers=plain)).status_code == 201
+
+
 async def test_a_body_over_256_kib_is_413_and_one_of_256_kib_is_read(server: LocalServer) -> None:
     def body(size: int) -> bytes:
         start = b'{"to": "ada", "title": "x"'
@@ -313,6 +341,19 @@ async def test_the_same_key_with_another_body_is_422(server: LocalServer) -> Non
         assert answer.status_code == 422
         assert answer.json()["code"] == "idempotency_key_reused"
     assert (await (await server.user()).inbox())["seq"] == 1
+
+
+async def test_a_repetition_that_means_the_same_is_the_same_whatever_its_order(server: LocalServer) -> None:
+    key = {"Idempotency-Key": "again"}
+    asked = {"to": ["ada", "bob"], "title": "x", "data": {"a": 1, "b": {"c": 2, "d": [3, 4]}}}
+    first = await server.service.post("/v1/notifications", json=asked, headers=key)
+    same = {"data": {"b": {"d": [3, 4], "c": 2}, "a": 1}, "title": "x", "to": ["bob", "ada", "bob"]}
+    again = await server.service.post("/v1/notifications", json=same, headers=key)
+    assert again.status_code == 201
+    assert again.json() == first.json()
+    other = asked | {"data": {"a": 1, "b": {"c": 2, "d": [4, 3]}}}
+    refused = await server.service.post("/v1/notifications", json=other, headers=key)
+    assert refused.json()["code"] == "idempotency_key_reused"
 
 
 async def test_concurrent_twins_make_one_notification(server: LocalServer) -> None:

@@ -1,6 +1,7 @@
 """Reading a batch: its body within bounds, its items one by one, with turns for others in between."""
 
 import asyncio
+import codecs
 import json
 import time
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ async def _read_body(request: BoundedRequest, large: asyncio.Semaphore, slot: As
         if small and len(body) > LARGE_BODY:
             small = False
             await slot.enter_async_context(large)
-    return bytes(body)
+    return bytes(body).removeprefix(codecs.BOM_UTF8)
 
 
 class _Batch:

@@ -1,5 +1,6 @@
 """The body of a request: bounded, counted to its caller while it is unfinished, and strict JSON."""
 
+import codecs
 import json
 from collections.abc import AsyncGenerator
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 from fastapi import Request
 from pydantic_core import from_json
 
-from gateway.errors import PayloadTooLarge
+from gateway.errors import PayloadTooLarge, UnsupportedEncoding
 from gateway.intake import SMALL_BODY
 from gateway.throttle import Throttle
 
@@ -30,6 +31,8 @@ class BoundedRequest(Request):
 
         Raises `RateLimited` where the caller has too many unfinished bodies here.
         """
+        if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise UnsupportedEncoding
         declared = self.headers.get("content-length", "")
         size = int(declared) if declared.isdecimal() else 0
         received = 0
@@ -80,7 +83,9 @@ class BoundedRequest(Request):
 
 
 def read_json(text: bytes | str) -> Any:
-    """Read a JSON text strictly. Raises `json.JSONDecodeError`."""
+    """Read a JSON text strictly, but for a byte order mark (RFC 8259, 8.1). Raises `json.JSONDecodeError`."""
+    if text[:3] == codecs.BOM_UTF8:
+        text = text[3:]
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:

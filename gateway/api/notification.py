@@ -1,6 +1,7 @@
 """A notification as a service posts it: its fields with their rules, and what is stored of it."""
 
 import hashlib
+import json
 import sys
 from typing import Annotated, Any, Literal
 
@@ -105,14 +106,18 @@ def to_post(notification: Notification, service: Service, now: int) -> Post:
 
 
 class Digest:
-    """The SHA-256 of what was asked: of a JSON array that says whether it was a batch, and has the posts."""
+    """The SHA-256 of what was asked: of a JSON array that says whether it was a batch, and has the posts.
+
+    It is of what they mean: the order of members and of recipients says nothing.
+    """
 
     def __init__(self, begin: bytes) -> None:
         self._hash = hashlib.sha256(begin)
 
     def add(self, notification: Notification) -> None:
         """Add a notification."""
-        self._hash.update(b"," + dumps(notification.model_dump()).encode())
+        asked = notification.model_dump() | {"to": sorted(set(notification.to))}
+        self._hash.update(b"," + json.dumps(asked, sort_keys=True, separators=(",", ":")).encode())
 
     def value(self) -> bytes:
         """Return the hash. Nothing can be added then."""
