@@ -129,11 +129,11 @@ async def test_a_batch_that_is_all_wrong_is_refused_at_its_first_item_at_once(se
 
 
 async def test_what_has_far_too_many_members_is_refused_in_a_short_answer(server: LocalServer) -> None:
-    many = {f"member-{number}": 1 for number in range(10_000)}
+    many = {f"m{number}": 1 for number in range(5_000)}
     answer = await server.service.post("/v1/notifications/batch", json=[many])
     assert answer.status_code == 422
     ada = await server.user()
-    refused = await ada.post("/v1/inbox/read", json={f"m{number}": 1 for number in range(10_000)})
+    refused = await ada.post("/v1/inbox/read", json=many)
     assert refused.status_code == 422
     assert max(len(answer.content), len(refused.content)) < 10_000
 

@@ -375,10 +375,15 @@ _WHY = {
     409: "It conflicts with what is there.",
     410: "The log cannot be resumed from there.",
     413: "The body is too large.",
+    415: "The body is compressed.",
     422: "The request is not valid.",
     429: "The caller does more than one caller may.",
     503: "The gateway cannot do this now.",
 }
+
+
+BODY = (413, 415)
+"""What a route with a body may answer besides."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

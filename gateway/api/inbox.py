@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, JsonValue, model_validat
 
 from gateway import inbox, log
 from gateway.api.answers import Answer
-from gateway.api.dependencies import Body, InboxUser, JsonRoute, Parts, problems
+from gateway.api.dependencies import BODY, Body, InboxUser, JsonRoute, Parts, problems
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.inbox import Mark, ReadUpTo, Seen
 from gateway.protocol import ID_PATTERN, MAX_SEQ, Counts, Item, dumps, encode_item, is_id
@@ -202,7 +202,7 @@ async def list_changes(
         return answer.send(await _encode(items, rest), {"Cache-Control": _CACHING})
 
 
-@router.post("/read", responses=problems(), summary="Mark items read")
+@router.post("/read", responses=problems(*BODY), summary="Mark items read")
 async def mark_read(request: Request, parts: Parts, user: InboxUser, asked: ReadRequest) -> Standing:
     """Items that are not there, or are read already, are passed over.
 
@@ -214,7 +214,7 @@ async def mark_read(request: Request, parts: Parts, user: InboxUser, asked: Read
     return _standing((await parts.writer.change(change, request.is_disconnected)).counts)
 
 
-@router.post("/seen", responses=problems(), summary="Move the seen mark")
+@router.post("/seen", responses=problems(*BODY), summary="Move the seen mark")
 async def mark_seen(parts: Parts, user: InboxUser, asked: SeenRequest) -> Standing:
     """The mark never moves back, and never beyond the log."""
     return _standing((await parts.writer.change(Seen(user.id, asked.up_to))).counts)
@@ -229,7 +229,7 @@ async def get_item(parts: Parts, user: InboxUser, id: Id) -> Response:  # noqa: 
     return Response(encode_item(item), media_type="application/json")
 
 
-@router.patch("/{id}", response_model=ItemModel, responses=problems(404), summary="Mark one item")
+@router.patch("/{id}", response_model=ItemModel, responses=problems(404, *BODY), summary="Mark one item")
 async def patch_item(parts: Parts, user: InboxUser, id: Id, asked: Patch) -> Response:  # noqa: A002
     """Both states change in one step, under one `seq`."""
     item = await _mark(parts, Mark(user.id, (id,), read=asked.read, archived=asked.archived))

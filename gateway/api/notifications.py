@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from gateway.api.batch import MAX_POSTS, read_batch
 from gateway.api.body import BoundedRequest
 from gateway.api.dependencies import (
+    BODY,
     JsonRoute,
     NotificationReader,
     Parts,
@@ -137,7 +138,7 @@ IdempotencyKey = Annotated[
     "/v1/notifications",
     status_code=201,
     response_model=Posted,
-    responses=problems(413, 429),
+    responses=problems(*BODY),
     summary="Post a notification to one user or many",
 )
 async def post_notification(
@@ -160,7 +161,7 @@ async def post_notification(
     "/v1/notifications/batch",
     status_code=201,
     response_model=BatchPosted,
-    responses=problems(413, 429),
+    responses=problems(*BODY),
     summary="Post up to 1,000 notifications, 5,000 recipients in all, in one transaction",
     openapi_extra={
         "requestBody": {

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from gateway import audit, services
 from gateway.accounts import Record
 from gateway.api.dependencies import (
+    BODY,
     Admin,
     Body,
     KeyCursor,
@@ -105,7 +106,7 @@ def _answer(row: Record) -> ServiceAnswer:
     )
 
 
-@router.post("", status_code=201, summary="Create a service", responses=problems())
+@router.post("", status_code=201, summary="Create a service", responses=problems(*BODY))
 async def create(
     parts: Parts, admin: Admin, source: Source, body: NewService, response: Response
 ) -> ServiceWithSecret:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from gateway import accounts, audit, services
 from gateway.accounts import Record, Session, new_session
 from gateway.api.dependencies import (
+    BODY,
     Admin,
     Body,
     Gateway,
@@ -107,7 +108,7 @@ async def _hash(parts: Gateway, password: str | None, sub: str, admin: Service) 
         raise Invalid.field("password", str(error)) from None
 
 
-@router.post("", status_code=201, summary="Create a user", responses=problems(409))
+@router.post("", status_code=201, summary="Create a user", responses=problems(409, *BODY))
 async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, response: Response) -> UserAnswer:
     """Create a user, with a password to sign in with or without one.
 
@@ -140,7 +141,7 @@ async def read(parts: Parts, _: Admin, sub: SubPath) -> UserAnswer:
     return _answer(await parts.database.read(accounts.get_user, sub))
 
 
-@router.patch("/{sub}", summary="Change a user", responses=problems(404))
+@router.patch("/{sub}", summary="Change a user", responses=problems(404, *BODY))
 async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body: UserChange) -> UserAnswer:
     """Set a password, or disable or enable the user."""
     changes: dict[str, Any] = {}
@@ -192,7 +193,7 @@ async def log_out(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> N
     record_sessions_ended(ended, "logout", actor=admin.actor, subject=audit.user(sub), source=source)
 
 
-@router.post("/{sub}/tokens", status_code=201, summary="Mint a user's token", responses=problems(409, 429))
+@router.post("/{sub}/tokens", status_code=201, summary="Mint a user's token", responses=problems(409, *BODY))
 async def mint(
     parts: Parts,
     service: Minter,
