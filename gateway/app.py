@@ -55,6 +55,7 @@ from gateway.errors import (
 from gateway.headers import API_POLICY, BrowserHeaders, Cors, problem_code
 from gateway.hub import Hub
 from gateway.logs import request_id
+from gateway.memory import Memory
 from gateway.metrics import Metrics, Now
 from gateway.open_files import connections_within, soft_limit
 from gateway.passwords import Passwords
@@ -68,6 +69,7 @@ from gateway.tail import Tail
 from gateway.telemetry import restore_query, traced, untraced
 from gateway.throttle import Throttle
 from gateway.tokens import Tokens
+from gateway.turnstile import TURNSTILE, Turnstile
 from gateway.web import document, reference
 from gateway.websocket import CLOSED
 from gateway.writer import Committed, Writer
@@ -223,9 +225,10 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
                 tasks.create_task(_finish_erasures(database), name="erasures"),
                 tasks.create_task(retention.run(), name="retention"),
                 tasks.create_task(_every(WINDOW, tell_rest), name="refusals"),
+                tasks.create_task(Memory().run(), name="memory"),
             ]
             async with writer.running():
-                yield {CLOSED: metrics.closed, CONNECTIONS: connections}
+                yield {CLOSED: metrics.closed, CONNECTIONS: connections, TURNSTILE: Turnstile()}
             await backplane.drain()
             for task in background:
                 task.cancel()

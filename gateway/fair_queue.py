@@ -5,6 +5,7 @@ order in which it came; between callers it goes round in turns.
 """
 
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -25,14 +26,14 @@ class FairQueue(Generic[T]):
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._weight = 0
-        self._lanes: dict[int, _Lane[T]] = {}
-        self._order: deque[int] = deque()
+        self._lanes: dict[Hashable, _Lane[T]] = {}
+        self._order: deque[Hashable] = deque()
         self._took_large = False
 
     def __bool__(self) -> bool:
         return bool(self._order)
 
-    def put(self, caller: int, weight: int, work: T) -> bool:
+    def put(self, caller: Hashable, weight: int, work: T) -> bool:
         """Add work of a caller, and return whether there was room for it.
 
         A caller may have as much waiting as is left for all others: one alone fills half of the queue, and
@@ -75,7 +76,7 @@ class FairQueue(Generic[T]):
     def _take_light(self, limit: int) -> list[T]:
         """Take one piece of each caller in turn; what does not fit now is first the next time."""
         taken: list[T] = []
-        passed: list[int] = []
+        passed: list[Hashable] = []
         while self._order and limit > 0:
             caller = self._order.popleft()
             weight = self._head(caller)
@@ -91,10 +92,10 @@ class FairQueue(Generic[T]):
         self._took_large = True
         return self._pop(self._order.popleft())
 
-    def _head(self, caller: int) -> int:
+    def _head(self, caller: Hashable) -> int:
         return self._lanes[caller].waiting[0][0]
 
-    def _pop(self, caller: int) -> T:
+    def _pop(self, caller: Hashable) -> T:
         """Take the first piece of a caller who is out of the order; one with more goes to its end."""
         lane = self._lanes[caller]
         weight, work = lane.waiting.popleft()

@@ -139,6 +139,11 @@ class PartialHead:
         self._parsed = 0
         self.whole = False
 
+    @property
+    def size(self) -> int:
+        """Bytes of it that have come."""
+        return len(self._head)
+
     def add(self, data: bytes, at: int) -> tuple[bytes, int]:
         """Take what `data` has of the head from `at` on; return what to parse now, and where the rest begins.
 

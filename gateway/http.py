@@ -30,6 +30,7 @@ from gateway.framing import MAX_FIELDS, Refused, check_fields, check_lists, chec
 from gateway.headers import bare_problem
 from gateway.pipelining import PipeliningProtocol
 from gateway.stream import GatewayStream
+from gateway.turnstile import TURNSTILE
 from gateway.websocket import GatewayWebSocket
 
 STREAM_PATH = "/v1/stream"
@@ -60,6 +61,7 @@ class GatewayHttp(PipeliningProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._turnstile = self.app_state[TURNSTILE]
         self._timed = _Awaits.NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None

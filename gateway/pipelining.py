@@ -21,6 +21,7 @@ from gateway.framing import (
     Refused,
     end_of_line_ends,
 )
+from gateway.turnstile import Turnstile
 
 MAX_UNWANTED = 16 * 1024 * 1024
 """Most bytes of a body that are read, and dropped, after the answer: twice the largest body.
@@ -53,6 +54,10 @@ class PipeliningProtocol(HttpToolsProtocol):
     _held = False
     _over = False
     _lingering: asyncio.TimerHandle | None = None
+    _turnstile: Turnstile
+    _queued = False
+    _admitted = False
+    _held_bytes = 0
 
     def _parse(self, piece: bytes) -> bool:
         """Parse what belongs to one request, and return whether it is the head of a WebSocket handshake."""
@@ -93,6 +98,7 @@ class PipeliningProtocol(HttpToolsProtocol):
             self._drop(len(data))
         elif self._unparsed:
             self._unparsed += data
+            self._count_held()
         else:
             self._take(data, 0)
 
@@ -117,6 +123,7 @@ class PipeliningProtocol(HttpToolsProtocol):
         if self._unparsed and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             data, self._unparsed = self._unparsed, b""
+            self._count_held()
             try:
                 self._take(data, self._unparsed_at)
             except BaseException:
@@ -136,7 +143,9 @@ class PipeliningProtocol(HttpToolsProtocol):
                 if self._chunks is not None and self._chunks.number > MAX_CHUNKS:
                     self._chunks.number = 0
                     turn_ends = at
-            elif (cycle := self.cycle) is None or (cycle.response_complete and not self.flow.write_paused):
+            elif (
+                (cycle := self.cycle) is None or (cycle.response_complete and not self.flow.write_paused)
+            ) and self._may_begin():
                 at = self._take_head(data, at)
             else:
                 self._wait(data, at)
@@ -146,12 +155,36 @@ class PipeliningProtocol(HttpToolsProtocol):
                 self._read_again()
             self._await()
 
+    def _may_begin(self) -> bool:
+        """Return whether a request, or the next piece of its head, may be parsed in this pass of the loop."""
+        if self._admitted:
+            self._admitted = False
+            return True
+        if not self._queued:
+            address = self.client[0] if self.client else ""
+            self._queued = not self._turnstile.passes(address, self._enter)
+        return not self._queued
+
+    def _enter(self) -> None:
+        """Go on: it may begin now."""
+        self._queued = False
+        self._admitted = not self._over
+        self._go_on()
+
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def _wait(self, data: bytes, at: int) -> None:
         self._unparsed, self._unparsed_at = data, at
         self._hold()
+        self._count_held()
+
+    def _count_held(self) -> None:
+        """Count what is held of requests that have not begun, and refuse them where all hold too much."""
+        held = len(self._unparsed) + (0 if self._head is None else self._head.size)
+        more, self._held_bytes = held - self._held_bytes, held
+        if not self._turnstile.hold(more):
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much of unfinished requests is on its way.")
 
     def _hold(self) -> None:
         """Do not read, even where the application asks for more of a body."""
@@ -194,6 +227,9 @@ class PipeliningProtocol(HttpToolsProtocol):
             return len(data)
         self._head = None if head.whole else head
         self._line_end_bytes = 0
+        self._count_held()
+        if self._over:
+            return len(data)
         if piece and self._parse(piece):
             self._hand_over(data[end:])
         return end
@@ -274,6 +310,8 @@ class PipeliningProtocol(HttpToolsProtocol):
         self._unparsed = b""
         self._let_go()
         self._head = self._chunks = None
+        if self._held_bytes:
+            self._count_held()
         return unparsed
 
     def _hang_up(self) -> None:

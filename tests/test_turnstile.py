@@ -1,0 +1,115 @@
+"""How many requests begin in one pass of the event loop, and what unfinished ones may take in all."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+
+import pytest
+
+from gateway import turnstile
+from gateway.turnstile import PER_PASS, TURNSTILE, Turnstile
+from tests.servers import LocalServer
+from tests.waiting import until
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
+
+Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connected(server: LocalServer, stack: AsyncExitStack) -> Wire:
+    host, port = server.base.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    stack.callback(writer.close)
+    return reader, writer
+
+
+def turnstile_of(server: LocalServer) -> Turnstile:
+    found: Turnstile = server.uvicorn.lifespan.state[TURNSTILE]
+    return found
+
+
+async def test_a_few_requests_begin_in_a_pass_and_the_others_in_those_that_follow() -> None:
+    gate, begun = Turnstile(), list[int]()
+    at_once = [gate.passes("a", partial(begun.append, number)) for number in range(50)]
+    assert at_once == [True] * PER_PASS + [False] * (50 - PER_PASS)
+    assert begun == []
+    each = []
+    while len(begun) < 50 - PER_PASS:
+        before = len(begun)
+        await asyncio.sleep(0)
+        each.append(len(begun) - before)
+    assert max(each) <= PER_PASS
+    assert begun == list(range(PER_PASS, 50))
+
+
+async def test_addresses_take_turns() -> None:
+    gate, begun = Turnstile(), list[str]()
+    for number in range(400):
+        gate.passes("many", partial(begun.append, f"many {number}"))
+    gate.passes("one", lambda: begun.append("one"))
+    await until(lambda: begun, "the next pass has come")
+    assert begun.index("one") <= 1
+
+
+async def test_one_that_fails_to_begin_takes_no_other_along() -> None:
+    gate, begun, failed = Turnstile(), list[str](), list[str]()
+
+    def fail() -> None:
+        raise LookupError
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["message"]))
+    for _ in range(PER_PASS):
+        gate.passes("a", fail)
+    gate.passes("a", fail)
+    gate.passes("a", lambda: begun.append("the next"))
+    await until(lambda: begun, "the next has begun")
+    assert len(failed) == 1
+
+
+async def test_all_of_many_connections_are_answered_however_few_begin_in_a_pass(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "PER_PASS", 1)
+    async with AsyncExitStack() as stack:
+        wires = [await connected(server, stack) for _ in range(60)]
+        for _, writer in wires:
+            writer.write(REQUEST)
+        answers = await asyncio.gather(*(reader.read(-1) for reader, _ in wires))
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")
+
+
+async def test_who_hangs_up_while_it_waits_is_no_failure(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "PER_PASS", 1)
+    async with AsyncExitStack() as stack:
+        wires = [await connected(server, stack) for _ in range(30)]
+        for number, (_, writer) in enumerate(wires):
+            writer.write(REQUEST * 3)
+            if number % 2:
+                writer.transport.abort()
+        await asyncio.gather(*(reader.read(-1) for reader, _ in wires[::2]))
+    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")
+    assert (await server.http.get("/healthz")).status_code == 200
+
+
+async def test_unfinished_heads_of_all_connections_have_a_bound_and_those_before_it_go_on(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "MAX_HELD", 100_000)
+    head = REQUEST[:-2] + b"X-Long: " + b"x" * 40_000
+    async with AsyncExitStack() as stack:
+        first, second, third = [await connected(server, stack) for _ in range(3)]
+        for number, (_, writer) in enumerate((first, second), 1):
+            writer.write(head)
+            expected = number * len(head)
+            await until(lambda least=expected: turnstile_of(server)._held_bytes >= least, "it has come")  # type: ignore[misc]
+        third[1].write(head)
+        answer = await third[0].read(-1)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"unfinished requests" in answer
+        for reader, writer in (first, second):
+            writer.write(b"\r\n\r\n")
+            assert (await reader.read(-1)).startswith(b"HTTP/1.1 200 ")
+    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")
