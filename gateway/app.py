@@ -41,7 +41,7 @@ from gateway.api.trail import record_refusal, tell_rest
 from gateway.api.validation import as_invalid
 from gateway.backplane import Receiver, open_backplane
 from gateway.connections import CONNECTIONS, Connections
-from gateway.database import Database, answers, open_database
+from gateway.database import Database, open_database, takes_writes
 from gateway.drain import Drain
 from gateway.errors import (
     Draining,
@@ -204,7 +204,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[s
                 drain,
                 Readiness(
                     {
-                        "database": partial(database.read, answers),
+                        "database": partial(database.write, takes_writes),
                         "migrations": partial(database.read, schema.serves, schema.earlier()),
                         "signing_key": tokens.can_sign,
                         "backplane": lambda: backplane.listening,

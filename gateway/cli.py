@@ -11,18 +11,19 @@ import typer
 from dotenv import dotenv_values
 from sqlalchemy.engine import make_url
 
-from gateway import accounts, audit, client, issuers, logs, manage, open_files, schema
+from gateway import accounts, audit, client, issuers, logs, manage, open_files, schema, sqlite_file
 from gateway.accounts import new_session
 from gateway.audit import Event
 from gateway.backplane import open_backplane, reach
 from gateway.backup import back_up
-from gateway.database import Database, open_database
+from gateway.database import Database, name_of, open_database
 from gateway.endings import TOO_MANY, end_some_sessions
 from gateway.errors import GatewayError, NotFound, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
 from gateway.origins import is_loopback
 from gateway.settings import LogFormat, Settings, SettingsError, load_settings
 from gateway.signing import MAX_TTL
+from gateway.sqlite_file import Opening
 from gateway.terminal import json_line, shown
 from gateway.throttle import Throttle
 from gateway.tokens import INBOX, OWN_CLIENT, Tokens
@@ -57,7 +58,7 @@ def run(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         return _fail(str(error), 2)
     except (GatewayError, client.ClientError, ModuleNotFoundError, OSError) as error:
-        return _fail(_explain(error), 1)
+        return _fail(_explain(error) + _notes(error), 1)
     except KeyboardInterrupt:
         return 130
 
@@ -69,6 +70,10 @@ def _explain(error: Exception) -> str:
         return f"{error.detail.removesuffix('.')}: {error.name!r}"
     cause = error.__cause__
     return f"{error} ({getattr(cause, 'orig', cause)})" if cause else str(error)
+
+
+def _notes(error: Exception) -> str:
+    return "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
 
 
 def _fail(message: str, code: int) -> int:
@@ -111,7 +116,11 @@ def serve(
     as_json = settings.log_format is LogFormat.JSON
     logs.configure(settings.log_level, access_log=settings.access_log, as_json=as_json)
     # The port is taken first: a demo that cannot be served must not change the one that is.
-    with serving.listen(settings, inherit) as listener, audit.written_to(settings.audit_log):
+    with (
+        serving.listen(settings, inherit) as listener,
+        sqlite_file.served(make_url(settings.database_url)),
+        audit.written_to(settings.audit_log),
+    ):
         if inherit is not None:
             raise typer.Exit(int(not work(settings, listener, demo=demo)))
         demo_text = asyncio.run(serving.prepare(settings, listener.getsockname()[1], demo=demo))
@@ -125,6 +134,7 @@ def serve(
 @app.command()
 def migrate() -> None:
     """Bring the schema of the database up to date."""
+    manage.make_file()
     with_database(lambda _, database: database.read(schema.pending))
     print("The schema is up to date.")
 
@@ -175,13 +185,11 @@ def check() -> None:
     audit_log = None if settings.audit_log is None else audit.check(settings.audit_log)
 
     async def main() -> bool:
-        async with open_database(settings) as database:
-            pending = await schema.is_pending(database)
-        print(f"database: {make_url(settings.database_url).render_as_string(hide_password=True)}: reached")
+        for line in await _database_lines(settings):
+            print(line)
         if audit_log is not None:
             print(f"audit log: {settings.audit_log}: {audit_log}")
         print(open_files.report(open_files.hard_limit(), settings))
-        print("schema: to be brought up to date by serve or migrate" if pending else "schema: up to date")
         logs.configure("error", access_log=False)
         heard = await reach(open_backplane(settings))
         print(f"backplane: {settings.backplane}: {'reached' if heard else 'not reached'}")
@@ -196,6 +204,18 @@ def check() -> None:
 
     if not asyncio.run(main()):
         raise typer.Exit(1)
+
+
+async def _database_lines(settings: Settings) -> list[str]:
+    """Reach the database, see that it can be written to, and say so; its file stays as it is."""
+    url = make_url(settings.database_url)
+    name = shown(name_of(url), LONGEST_MESSAGE)
+    if sqlite_file.is_missing(url):
+        return [f"database: {name}: not there yet: serve or migrate makes it"]
+    async with open_database(settings, Opening.LOOK) as database:
+        pending = await schema.is_pending(database, writes=True)
+    state = "to be brought up to date by serve or migrate" if pending else "up to date"
+    return [f"database: {name}: reached, and can be written to", f"schema: {state}"]
 
 
 async def _reached(trusted: TrustedIssuer) -> bool:
@@ -214,6 +234,7 @@ def token(
     ttl: Annotated[
         int | None, typer.Option(min=1, max=MAX_TTL, help="How long it lives, in seconds.")
     ] = None,
+    create: manage.CreateOption = False,
 ) -> None:
     """Print an access token of a user, who is created if need be. Example: gateway token ada --ttl 3600."""
 
@@ -235,6 +256,8 @@ def token(
             sub=sub, client_id=OWN_CLIENT, scopes=[INBOX], session=session.id, expires_at=expires_at
         )
 
+    if create:
+        manage.make_file()
     print(with_database(issue))
 
 

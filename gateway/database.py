@@ -13,19 +13,24 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, false, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
+from gateway import sqlite_file
 from gateway.errors import Unavailable
+from gateway.models import users
+from gateway.postgres import READ_ONLY, Pools
 from gateway.priority_thread import PriorityThread
 from gateway.settings import Settings, SettingsError
-from gateway.sqlite import driver_of, make_private, open_engine
+from gateway.sqlite import driver_of, open_engine
+from gateway.sqlite_file import Opening
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,9 +39,6 @@ BUSY_TIMEOUT = 5.0
 """How long a statement waits for another process's lock, in seconds."""
 
 SQLITE_READERS = 4
-
-SPARE = 2
-"""How many connections to Postgres there are beyond the pool, for work that must not wait for it."""
 
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
@@ -90,9 +92,21 @@ def is_background(work: Callable[..., object]) -> bool:
     return hasattr(work, _BACKGROUND)
 
 
-def answers(connection: Connection) -> bool:
-    """Ask the database for nothing but an answer. A unit of work."""
-    return connection.scalar(select(1)) == 1
+def takes_writes(connection: Connection) -> bool:
+    """Ask the database whether it would take a write, and write nothing. A unit of work for `write`.
+
+    Postgres refuses to lock rows, even none, where a session is read-only or its user has no right to. SQLite
+    has been asked when the transaction has begun.
+    """
+    connection.execute(select(users.c.id).where(false()).with_for_update())
+    return True
+
+
+def name_of(url: URL) -> str:
+    """Return the URL of a database without its password; a file with its whole path."""
+    if url.get_backend_name() == "sqlite":
+        return f"sqlite:///{sqlite_file.path_of(url)}"
+    return url.render_as_string(hide_password=True)
 
 
 class LockingDatabase(Database, Protocol):
@@ -104,8 +118,13 @@ class LockingDatabase(Database, Protocol):
 
 
 @asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[LockingDatabase]:
-    """Open the database that the settings name, and close it at the end. Raises `SettingsError`."""
+async def open_database(
+    settings: Settings, opening: Opening = Opening.CREATE
+) -> AsyncIterator[LockingDatabase]:
+    """Open the database that the settings name, and close it at the end. Raises `SettingsError`.
+
+    `opening` says what may be done to the file of SQLite.
+    """
     url = make_url(settings.database_url)
     is_sqlite = url.get_backend_name() == "sqlite"
     # With `uri` the rest is SQLite's own (https://www.sqlite.org/uri.html).
@@ -113,7 +132,7 @@ async def open_database(settings: Settings) -> AsyncIterator[LockingDatabase]:
     for name in sorted(url.query.keys() - (known if is_sqlite else _PARAMETERS)):
         raise SettingsError(f"GATEWAY_DATABASE_URL: the parameter {name!r} is not known")
     if is_sqlite:
-        with closing(SqliteDatabase(url)) as sqlite:
+        with closing(SqliteDatabase(url, opening)) as sqlite:
             yield sqlite
     else:
         postgres = PostgresDatabase(url, settings.database_pool_size)
@@ -128,9 +147,10 @@ RETRY_FOR = 2.0
 
 _FIRST_PAUSE = 0.01
 
-# asyncpg's errors arrive untyped, so these are told by their SQLSTATE: no connection, read-only, rolled back
-# for another's sake, out of room, locked, shutting down, a failing disk (PostgreSQL's manual, appendix A).
-_PASSING_STATES = ("08", "25006", "40", "53", "55P03", "57", "58")
+# asyncpg's errors arrive untyped, so these are told by their SQLSTATE: no connection, read-only, a password
+# or a database that is not known now, rolled back for another's sake, no right, out of room, locked, shutting
+# down, a failing disk (PostgreSQL's manual, appendix A).
+_PASSING_STATES = ("08", READ_ONLY, "28", "3D", "40", "42501", "53", "55P03", "57", "58")
 
 # With these Postgres has rolled the transaction back, whatever it was doing: a serialisation failure, a
 # deadlock, a lock that was not to be had.
@@ -154,11 +174,12 @@ def _translate(error: DBAPIError, *, committing: bool = True) -> Exception:
 class SqliteDatabase:
     """SQLite: one thread writes, a few read. WAL lets them do it at the same time."""
 
-    def __init__(self, url: URL) -> None:
-        make_private(url)
-        self._writer = open_engine(url, "BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
-        self._readers = open_engine(url, "BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
-        self._glances = open_engine(url, None, 1, 0, query_only=True)
+    def __init__(self, url: URL, opening: Opening = Opening.CREATE) -> None:
+        sqlite_file.prepare(url, opening)
+        engine = partial(open_engine, url, changes=opening is not Opening.LOOK)
+        self._writer = engine("BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
+        self._readers = engine("BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
+        self._glances = engine(None, 1, 0, query_only=True)
         self._glancing: Connection | None = None
         self._writing = PriorityThread("sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
@@ -242,9 +263,8 @@ class PostgresDatabase:
 
     def __init__(self, url: URL, size: int) -> None:
         self._size = size
-        self._engine = _postgres_engine(url, size)
-        self._spare = _postgres_engine(url, SPARE)
-        engines = (self._engine, self._spare)
+        self._pools = Pools(url, size)
+        self._engine, self._spare = engines = (self._pools.main, self._pools.spare)
         self._snapshots = {engine: engine.execution_options(**_SNAPSHOT) for engine in engines}
 
     async def read(
@@ -325,38 +345,4 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._engine.dispose()
-        await self._spare.dispose()
-
-
-def _postgres_engine(url: URL, size: int) -> AsyncEngine:
-    return create_async_engine(
-        _asyncpg_url(url),
-        hide_parameters=True,
-        pool_size=size,
-        max_overflow=0,
-        pool_timeout=10,
-        connect_args={
-            "timeout": 10,
-            "command_timeout": 30,
-            "server_settings": {
-                "application_name": "notification-gateway",
-                # A 2xx means committed, whatever the server's default is. No statement here gains from JIT,
-                # and none from reading a table whole to join it, which the planner would where it cannot know
-                # that a parameter names a few rows only.
-                "synchronous_commit": "on",
-                "jit": "off",
-                "enable_hashjoin": "off",
-                "enable_mergejoin": "off",
-                "timezone": "UTC",
-            },
-        },
-    )
-
-
-def _asyncpg_url(url: URL) -> URL:
-    """Return the URL as asyncpg wants it: its driver's name, and `ssl` where libpq says `sslmode`."""
-    query = dict(url.query)
-    if "sslmode" in query:
-        query["ssl"] = query.pop("sslmode")
-    return url.set(drivername="postgresql+asyncpg", query=query)
+        await self._pools.close()

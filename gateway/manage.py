@@ -9,16 +9,19 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
 
-from gateway import accounts, audit, schema, services, signing
+from gateway import accounts, audit, schema, services, signing, sqlite_file
 from gateway.accounts import Record, check_sub
 from gateway.audit import Event
-from gateway.database import Database, open_database
+from gateway.database import Database, name_of, open_database
 from gateway.endings import PAGE as ENDED_AT_ONCE
+from gateway.errors import GatewayError
 from gateway.passwords import hash_password
 from gateway.protocol import timestamp
 from gateway.services import check_name
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.sqlite_file import Opening
 from gateway.terminal import escape, json_line
 from gateway.tokens import digest
 
@@ -54,19 +57,41 @@ def _scope(value: list[str]) -> list[str]:
 SubArgument = Annotated[
     str, typer.Argument(metavar="SUB", help="The user's id.", callback=_checked(check_sub))
 ]
+CreateOption = Annotated[
+    bool, typer.Option("--create", help="Make the database of SQLite first, where there is none.")
+]
 ClientArgument = Annotated[str, typer.Argument(metavar="CLIENT_ID", help="The service, as `list` shows it.")]
 
 
+def make_file() -> None:
+    """Make the file of the database that the settings name, where that is SQLite's and not there yet."""
+    sqlite_file.prepare(make_url(load_settings().database_url), Opening.CREATE)
+
+
 def with_database(use: Callable[[Settings, Database], Awaitable[T]]) -> T:
-    """Run what needs the database, on a schema that is up to date."""
+    """Run what needs the database, on a schema that is up to date, and say on stderr which database it was.
+
+    One that is not there is not made (`make_file`): in another folder, or without its `.env`, a command would
+    make a new one, and a key in it that no gateway knows.
+    """
 
     async def main() -> T:
         settings = load_settings()
+        url = make_url(settings.database_url)
+        name = name_of(url)
+        # Before the audit log is opened: nothing is touched for a command that cannot run.
+        sqlite_file.prepare(url, Opening.EXISTING)
         with audit.written_to(settings.audit_log):
-            async with open_database(settings) as database:
-                if await schema.is_pending(database):
-                    await database.write(schema.upgrade)
-                return await use(settings, database)
+            try:
+                async with open_database(settings, Opening.EXISTING) as database:
+                    if await schema.is_pending(database):
+                        await database.write(schema.upgrade)
+                    result = await use(settings, database)
+            except GatewayError as error:
+                error.add_note(f"database: {name}")
+                raise
+        print(f"gateway: database: {escape(name)}", file=sys.stderr)
+        return result
 
     return asyncio.run(main())
 
@@ -123,6 +148,7 @@ def add_user(
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin.")
     ] = False,
+    create: CreateOption = False,
 ) -> None:
     """Create a user. Example: echo "$PASSWORD" | gateway user add ada --password-stdin."""
     hashed = None
@@ -135,6 +161,8 @@ def add_user(
     def done(_: Record) -> None:
         record(Event.USER_CREATED, audit.user(sub), password="none" if hashed is None else "set")
 
+    if create:
+        make_file()
     print_json(_user(_manage(done, accounts.add_user, sub, hashed, now_ms())))
 
 
@@ -211,6 +239,7 @@ def add_service(
     scope: Annotated[
         list[str], typer.Option(help="notify, tokens:mint or admin; may be repeated.", callback=_scope)
     ],
+    create: CreateOption = False,
 ) -> None:
     """Create a service, and print its credentials once. Example: gateway service add shop --scope notify."""
     secret = secrets.token_urlsafe(32)
@@ -218,6 +247,8 @@ def add_service(
     def done(row: Record) -> None:
         record(Event.SERVICE_CREATED, audit.service(row.client_id), scopes=row.scopes.split())
 
+    if create:
+        make_file()
     row = _manage(done, services.add_service, name, scope, digest(secret), now_ms())
     print_json(_service(row) | {"client_secret": secret})
 

@@ -8,7 +8,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from gateway.database import Database
+from gateway.database import Database, takes_writes
+from gateway.postgres import unfitness
 from gateway.settings import SettingsError
 
 _LOCK = 0x676174657761
@@ -52,17 +53,37 @@ def serves(connection: Connection, earlier: frozenset[str]) -> bool:
     return revision is not None and revision not in earlier
 
 
-async def is_pending(database: Database) -> bool:
+async def is_pending(database: Database, *, writes: bool = False) -> bool:
     """Return whether a migration is waiting, as the first thing that is asked of a database.
 
-    Raises `SettingsError` where the one that the settings name cannot be used at all, whatever the reason.
+    Raises `SettingsError` where the one that the settings name cannot be used at all, whatever the reason;
+    with `writes`, also where it takes none.
     """
     try:
-        return await database.read(pending)
+        is_waiting, why = await database.read(_look, writes=writes)
+        if writes and not (is_waiting or why):
+            await database.write(takes_writes)
     except Exception as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).partition("\n")[0]
-        raise SettingsError(f"GATEWAY_DATABASE_URL: the database cannot be used ({reason})") from error
+        raise SettingsError(f"{_UNUSABLE} ({_reason(error)})") from error
+    if why is not None:
+        raise SettingsError(f"{_UNUSABLE} ({why})")
+    return is_waiting
+
+
+_UNUSABLE = "GATEWAY_DATABASE_URL: the database cannot be used"
+
+
+def _look(connection: Connection, *, writes: bool) -> tuple[bool, str | None]:
+    is_waiting = pending(connection)
+    if connection.dialect.name != "postgresql":
+        return is_waiting, None
+    return is_waiting, unfitness(connection, creates=is_waiting, writes=writes)
+
+
+def _reason(error: Exception) -> str:
+    """Return what a database or its driver says, in one line: neither knows a secret of ours."""
+    cause = error.__cause__ or error
+    return str(getattr(cause, "orig", None) or cause).partition("\n")[0]
 
 
 def _config() -> Config:

@@ -1,10 +1,7 @@
-"""SQLite as the gateway wants it: a private file, a write-ahead log, durable commits."""
+"""SQLite as the gateway wants it: a write-ahead log, durable commits."""
 
-import os
 import sqlite3
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -14,27 +11,19 @@ from sqlalchemy.pool import QueuePool
 from gateway.indexes import HintingCompiler
 
 
-def make_private(url: URL) -> None:
-    """Let only its owner read the file, and what SQLite keeps beside it: it holds the signing keys.
-
-    SQLite gives the other two the mode of the file. One that belongs to somebody else keeps its own.
-    """
-    if not url.database or not Path(url.database).parent.is_dir():
-        return
-    # A file that is there is never opened here: closing it would drop the locks of this process on it.
-    with suppress(FileExistsError):
-        os.close(os.open(url.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError, PermissionError):
-            Path(url.database + suffix).chmod(0o600)
-
-
 def open_engine(
-    url: URL, begin: str | None, size: int, busy_timeout: float, *, query_only: bool = False
+    url: URL,
+    begin: str | None,
+    size: int,
+    busy_timeout: float,
+    *,
+    query_only: bool = False,
+    changes: bool = True,
 ) -> Engine:
     """Return an engine whose transactions begin with `begin`, or with nothing.
 
-    Its `size` connections wait up to `busy_timeout` seconds for another process's lock.
+    Its `size` connections wait up to `busy_timeout` seconds for another process's lock. Unless it `changes`
+    the file, the journal is left as it is.
     """
     engine = create_engine(
         url,
@@ -51,7 +40,8 @@ def open_engine(
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None
-        _use_wal(connection, busy_timeout)
+        if changes:
+            _use_wal(connection, busy_timeout)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA query_only = {query_only:d}")
