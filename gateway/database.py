@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, false, func, select
+from sqlalchemy import Connection, Engine, false, func, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -95,10 +95,9 @@ def is_background(work: Callable[..., object]) -> bool:
 def takes_writes(connection: Connection) -> bool:
     """Ask the database whether it would take a write, and write nothing. A unit of work for `write`.
 
-    Postgres refuses to lock rows, even none, where a session is read-only or its user has no right to. SQLite
-    has been asked when the transaction has begun.
+    Both refuse to change rows, even none, where a session or a file is read-only.
     """
-    connection.execute(select(users.c.id).where(false()).with_for_update())
+    connection.execute(update(users).where(false()).values(disabled=users.c.disabled))
     return True
 
 

@@ -100,8 +100,10 @@ def _validate(path: Path) -> bool:
     if not stat.S_ISREG(about.st_mode):
         raise _wrong(path, "it is not a regular file")
     if about.st_size == 0:
-        # What a start has left that was killed at once is ours, and private.
-        if about.st_mode & _OTHERS or about.st_uid != os.geteuid():
+        # What a start has left that was killed at once is ours, and private; beside what another process is
+        # about to fill SQLite keeps a journal.
+        is_ours = about.st_uid == os.geteuid() and not about.st_mode & _OTHERS
+        if not is_ours and not Path(f"{path}-journal").is_file():
             raise _wrong(path, "it is an empty file that the gateway has not made: remove it")
         return True
     _validate_header(path)

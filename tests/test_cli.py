@@ -43,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_the_first_service_user_and_token_are_made_before_anything_runs(tmp_path: Path) -> None:
-    service = json.loads(run(tmp_path, "service", "add", "shop", "--scope", "notify").stdout)
+    service = json.loads(run(tmp_path, "service", "add", "shop", "--scope", "notify", "--create").stdout)
     assert set(service) >= {"client_id", "client_secret"}
     key = json.loads(run(tmp_path, "key", "add", service["client_id"]).stdout)
     assert key["key"].startswith("ngk_")
@@ -70,6 +70,7 @@ def test_the_first_service_user_and_token_are_made_before_anything_runs(tmp_path
 
 
 def test_a_key_is_not_rotated_where_a_secret_signs(tmp_path: Path) -> None:
+    assert run(tmp_path, "migrate").returncode == 0
     done = run(tmp_path, "signing-key", "rotate", jwt_secret="s" * 40)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("gateway: GATEWAY_JWT_SECRET: ")
@@ -234,7 +235,9 @@ def test_what_is_not_there_is_named(here: Here, database_url: str, command: str,
     if "SHOP" in command:
         _, made = here("service add shop --scope notify", database_url=database_url)
         command = command.replace("SHOP", re.findall("svc_[0-9a-f]+", made)[0])
-    assert here(command, database_url=database_url) == (1, f"gateway: There is no such {missing}\n")
+    code, said = here(command, database_url=database_url)
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith(f"gateway: There is no such {missing} (database: {database_url.partition(':')[0]}:")
 
 
 @pytest.mark.parametrize(
