@@ -246,9 +246,17 @@ async def _loud() -> AsyncIterator[None]:
 
 
 async def _every(seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+    """Look again and again. A database that is away is no fault of the program: it is said once."""
+    failing = False
     while True:
         await asyncio.sleep(seconds)
-        await look()
+        try:
+            await look()
+            failing = False
+        except (Unavailable, OSError) as error:
+            if not failing:
+                logger.warning("a background task failed; it goes on", error=type(error).__name__)
+            failing = True
 
 
 async def _finish_erasures(database: Database) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from dotenv import dotenv_values
 from sqlalchemy.engine import make_url
 
-from gateway import accounts, audit, client, issuers, logs, manage, open_files, schema, sqlite_file
+from gateway import accounts, audit, client, env_file, issuers, logs, manage, open_files, schema, sqlite_file
 from gateway.accounts import new_session
 from gateway.audit import Event
 from gateway.backplane import open_backplane, reach
@@ -48,10 +47,9 @@ app.add_typer(manage.signing_app, name="signing-key")
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for a wrong setting or argument, 1 for what failed."""
-    for name, value in dotenv_values(".env").items():
-        if name.startswith("GATEWAY_") and value is not None:
-            os.environ.setdefault(name, value)
     try:
+        env_file.load()
+        _leave_foreign_home()
         return int(app(arguments, standalone_mode=False) or 0)
     except typer.TyperException as error:
         return _fail_usage(error)
@@ -63,13 +61,36 @@ def run(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _leave_foreign_home() -> None:
+    """Have no library look for its files in a home that this user may not enter, as after sudo or su."""
+    if not os.access(Path.home(), os.R_OK | os.X_OK):
+        os.environ["HOME"] = "/nonexistent"
+
+
 def _explain(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}: install notification-gateway[postgres] to use Postgres"
+        return _missing(error.name or "")
     if isinstance(error, NotFound) and error.name is not None:
         return f"{error.detail.removesuffix('.')}: {error.name!r}"
     cause = error.__cause__
     return f"{error} ({getattr(cause, 'orig', cause)})" if cause else str(error)
+
+
+def _missing(module: str) -> str:
+    """Say which extra has a module. The package is not published: it is installed from a checkout."""
+    extra, use = _EXTRAS.get(module.partition(".")[0], ("", ""))
+    if not extra:
+        return f"the module {module!r} is not installed: install the gateway anew"
+    how = f"uv run --extra {extra} gateway …, or pip install '.[{extra}]' in the checkout"
+    return f"{use} needs the module {module!r} of the extra {extra}: {how}"
+
+
+_EXTRAS = {
+    "asyncpg": ("postgres", "Postgres"),
+    "redis": ("redis", "Redis"),
+    "hiredis": ("redis", "Redis"),
+    "opentelemetry": ("otel", "GATEWAY_OTEL"),
+}
 
 
 def _notes(error: Exception) -> str:
@@ -294,7 +315,7 @@ def send(
             given["data"] = json.loads(data)
         except ValueError:
             raise typer.BadParameter("--data: it must be a JSON object") from None
-    key = _secret(key)
+    key = _secret(key, "GATEWAY_KEY or --key")
     if not key:
         raise typer.BadParameter("GATEWAY_KEY or --key: an API key is needed")
     print_json(client.send(server, key, {"to": sub, "title": title} | given))
@@ -313,12 +334,18 @@ def tail(
     server: UrlOption = client.DEFAULT_URL,
 ) -> None:
     """Print the messages of a socket as they come. Example: gateway token ada | gateway tail --token -."""
-    asyncio.run(client.tail(server, _secret(token), _show, _note))
+    asyncio.run(client.tail(server, _secret(token, "GATEWAY_TOKEN or --token"), _show, _note))
 
 
-def _secret(given: str) -> str:
-    """Return a secret as it was given, or the first line of stdin where that was a hyphen."""
-    return sys.stdin.readline().strip() if given == "-" else given
+def _secret(given: str, name: str) -> str:
+    """Return a secret without space around it, or the first line of stdin where it was given as a hyphen.
+
+    A library would refuse a header with a line break in it, and show the whole of it.
+    """
+    secret = (sys.stdin.readline() if given == "-" else given).strip()
+    if not all("!" <= one <= "~" for one in secret):
+        raise typer.BadParameter(f"{name}: it holds a space, a line break or a letter beyond ASCII")
+    return secret
 
 
 def _show(message: dict[str, Any]) -> None:

@@ -7,13 +7,15 @@ import secrets
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
+from gateway.origins import is_loopback
 from gateway.protocol import ADVICE, SUBPROTOCOL, Close
+from gateway.reasons import environment_fault, reason
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -33,17 +35,44 @@ def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
     import httpx
 
     headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": secrets.token_hex(16)}
-    address = f"{server.rstrip('/')}/v1/notifications"
+    server = _address(server)
     try:
-        response = httpx.post(address, json=notification, headers=headers)
+        http = httpx.Client(trust_env=_may_be_proxied(server))
+    except Exception:  # noqa: BLE001 - whatever a library makes of the environment
+        raise ClientError(f"{server}: {environment_fault()}") from None
+    try:
+        with http:
+            response = http.post(f"{server}/v1/notifications", json=notification, headers=headers)
         answer = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise ClientError(f"{server}: {error}") from None
+    except ValueError:
+        raise ClientError(f"{server}: this is not a gateway") from None
+    except Exception as error:  # noqa: BLE001 - its text may hold the key
+        raise ClientError(f"{server}: {reason(error)}") from None
     if not isinstance(answer, dict):
         raise ClientError(f"{server}: this is not a gateway")
     if not response.is_success:
         raise ClientError(f"{answer.get('code')}: {answer.get('detail')}")
     return answer
+
+
+def _address(server: str) -> str:
+    """Return the URL of a gateway without a slash at its end. Raises `ClientError` for what is none."""
+    example = "it must be a URL such as http://127.0.0.1:8000, or http://[::1]:8000"
+    try:
+        url = urlsplit(server.strip())
+        _ = url.port
+    except ValueError:
+        raise ClientError(f"GATEWAY_URL or --server: {example}") from None
+    if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
+        raise ClientError(f"GATEWAY_URL or --server: {example}")
+    if url.query or url.fragment or not url.netloc.isascii() or not server.strip().isprintable():
+        raise ClientError(f"GATEWAY_URL or --server: {example}")
+    return url.geturl().rstrip("/")
+
+
+def _may_be_proxied(server: str) -> bool:
+    """Whether a proxy of the environment may be asked: none leads back to this machine."""
+    return not is_loopback(urlsplit(server).hostname or "")
 
 
 class _Position:
@@ -75,7 +104,8 @@ async def tail(
     Raises `ClientError` with the reason then.
     """
     position, failures = _Position(), 0
-    address = server.rstrip("/").replace("http", "ws", 1) + "/v1/ws"
+    server = _address(server)
+    address = "ws" + server.removeprefix("http") + "/v1/ws"
     while True:
         try:
             async with connect(
@@ -84,6 +114,7 @@ async def tail(
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
                 compression=None,
                 max_size=None,
+                proxy=True if _may_be_proxied(server) else None,
             ) as socket:
                 async for text in socket:
                     failures = 0
@@ -98,10 +129,12 @@ async def tail(
             if status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise ClientError(f"{server}: refused with HTTP {status}") from None
             why = f"HTTP {status}"
-        except (InvalidURI, InvalidHandshake) as error:
-            raise ClientError(f"{server}: {error}") from None
+        except (InvalidProxy, ImportError):
+            raise ClientError(f"{server}: {environment_fault()}") from None
+        except (InvalidURI, InvalidHandshake, ValueError) as error:
+            raise ClientError(f"{server}: this is not a gateway ({reason(error)})") from None
         except (OSError, TimeoutError) as error:
-            why = str(error) or "no answer"
+            why = reason(error)
         failures += 1
         note(f"{why}; connecting again")
         await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 2.0**failures)))  # noqa: S311

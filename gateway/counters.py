@@ -104,7 +104,7 @@ class Shared(Memory):
         if self._clock() >= self._away_until:
             try:
                 return await getattr(self._redis, name)(*args)
-            except self._failures as error:
+            except Exception as error:  # noqa: BLE001 - a sign-in does not fail for its counter
                 self._away_until = self._clock() + RETRY_REDIS
                 kind = type(error).__name__
                 logger.warning("the redis of the rate limits is away: they count in memory", error=kind)

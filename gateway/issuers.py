@@ -25,6 +25,7 @@ from gateway.accounts import SESSIONS_PER_USER, Session, check_sub
 from gateway.errors import ForeignSubject, InvalidToken, TokenExpired, TokenRevoked
 from gateway.jws import LEEWAY, Token, are_timely, is_meant_for, verify
 from gateway.models import sessions, users
+from gateway.reasons import environment_fault, reason
 from gateway.signing import MAX_TTL
 from gateway.trusted_issuer import TrustedIssuer
 
@@ -251,19 +252,18 @@ class _Source:
 
     async def run(self) -> None:
         """Fetch the keys now, after a while, and when they are asked for, until cancelled."""
-        async with _http(self.trusted) as http:
-            while True:
-                good = await self._fetch(http)
-                self._open = False
-                self._wanted.clear()
-                done, self._done = self._done, asyncio.Event()
-                done.set()
-                await asyncio.sleep(PAUSE)
-                self._open = True
-                if time.monotonic() - self._fetched_at >= STALE:
-                    self._keys = {}
-                if good:
-                    await _wait(self._wanted, REFRESH - PAUSE)
+        while True:
+            good = await self._fetch()
+            self._open = False
+            self._wanted.clear()
+            done, self._done = self._done, asyncio.Event()
+            done.set()
+            await asyncio.sleep(PAUSE)
+            self._open = True
+            if time.monotonic() - self._fetched_at >= STALE:
+                self._keys = {}
+            if good:
+                await _wait(self._wanted, REFRESH - PAUSE)
 
     async def find(self, kid: str) -> PublicKey:
         """Return the key of this name, which may just have been published. Raises `InvalidToken`."""
@@ -274,9 +274,9 @@ class _Source:
             raise InvalidToken
         return self._keys[kid]
 
-    async def _fetch(self, http: httpx.AsyncClient) -> bool:
+    async def _fetch(self) -> bool:
         try:
-            self._keys = await _fetch_keys(self.trusted, http)
+            self._keys = await _fetch_keys(self.trusted)
         except FetchError as error:
             logger.warning("an issuer's keys cannot be had", issuer=self.trusted.issuer, reason=str(error))
             return False
@@ -298,30 +298,37 @@ class FetchError(Exception):
 
 
 def _http(trusted: TrustedIssuer) -> httpx.AsyncClient:
-    """Return a client that keeps no connection and follows nobody; loopback is not asked for by a proxy."""
-    return httpx.AsyncClient(
-        follow_redirects=False,
-        timeout=FETCH_TIMEOUT,
-        limits=httpx.Limits(max_keepalive_connections=0),
-        trust_env=trusted.jwks_url.startswith("https:"),
-        headers={"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"},
-    )
+    """Return a client that keeps no connection and follows nobody; loopback is not asked for by a proxy.
+
+    Raises `FetchError` where the environment names a proxy or certificates that cannot be used.
+    """
+    try:
+        return httpx.AsyncClient(
+            follow_redirects=False,
+            timeout=FETCH_TIMEOUT,
+            limits=httpx.Limits(max_keepalive_connections=0),
+            trust_env=trusted.jwks_url.startswith("https:"),
+            headers={"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"},
+        )
+    except Exception:  # noqa: BLE001 - whatever a library makes of the environment, it is no fault of ours
+        raise FetchError(environment_fault()) from None
 
 
 async def reach(trusted: TrustedIssuer) -> int:
     """Return how many usable keys an issuer has now. Raises `FetchError`."""
-    async with _http(trusted) as http:
-        return len(await _fetch_keys(trusted, http))
+    return len(await _fetch_keys(trusted))
 
 
-async def _fetch_keys(trusted: TrustedIssuer, http: httpx.AsyncClient) -> dict[str, PublicKey]:
+async def _fetch_keys(trusted: TrustedIssuer) -> dict[str, PublicKey]:
     try:
-        async with asyncio.timeout(FETCH_TIMEOUT):
+        async with _http(trusted) as http, asyncio.timeout(FETCH_TIMEOUT):
             text = await _download(trusted.jwks_url, http)
+    except FetchError:
+        raise
     except TimeoutError:
         raise FetchError(f"there was no whole answer within {FETCH_TIMEOUT:g} s") from None
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        raise FetchError(f"{type(error).__name__}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - an issuer that cannot be asked costs its own tokens only
+        raise FetchError(f"{type(error).__name__}: {reason(error)}") from None
     return read_jwks(text, trusted.algorithms)
 
 

@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from gateway.origins import is_loopback, read_origin
+from gateway.redis_url import check_redis_url
 from gateway.trusted_issuer import TrustedIssuer
 
 _METRICS_TOKEN = re.compile(r"[!-~]{16,}")
@@ -61,7 +62,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Everything an operator can set. Times are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="GATEWAY_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_", env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", frozen=True
+    )
 
     database_url: str = Field(
         "sqlite:///gateway.db", description="Where everything is stored: sqlite:///… or postgresql://…"
@@ -243,12 +246,11 @@ class Settings(BaseSettings):
     @classmethod
     def _check_backplane_url(cls, value: SecretStr | None) -> SecretStr | None:
         url = "memory" if value is None else value.get_secret_value()
-        if url not in {"memory", "postgres"} and not url.startswith(("redis://", "rediss://")):
-            raise ValueError("it must begin with redis:// or rediss://, or be postgres or memory")
-        try:
-            _ = urlsplit(url).port
-        except ValueError:
-            raise ValueError("it is not a URL such as redis://:password@host:6379/0") from None
+        if url not in {"memory", "postgres"}:
+            try:
+                check_redis_url(url)
+            except ValueError as error:
+                raise ValueError(str(error) if ":" in url else f"{error}, or be postgres or memory") from None
         return value
 
     @model_validator(mode="after")
@@ -264,8 +266,8 @@ class Settings(BaseSettings):
     @field_validator("rate_limit_url")
     @classmethod
     def _check_rate_limit_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://")):
-            raise ValueError("it must begin with redis:// or rediss://")
+        if value is not None:
+            check_redis_url(value.get_secret_value())
         return value
 
     @field_validator("forwarded_allow_ips")
@@ -315,6 +317,9 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
+        # Hosters write it so, and it is what libpq takes as well.
+        if value.startswith("postgres://"):
+            value = value.replace("postgres://", "postgresql://", 1)
         if not value.startswith(("sqlite:///", "postgresql://")):
             raise ValueError("it must begin with sqlite:/// or postgresql://")
         try:

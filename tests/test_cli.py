@@ -237,7 +237,9 @@ def test_what_is_not_there_is_named(here: Here, database_url: str, command: str,
         command = command.replace("SHOP", re.findall("svc_[0-9a-f]+", made)[0])
     code, said = here(command, database_url=database_url)
     assert (code, said.count("\n")) == (1, 1)
-    assert said.startswith(f"gateway: There is no such {missing} (database: {database_url.partition(':')[0]}:")
+    assert said.startswith(
+        f"gateway: There is no such {missing} (database: {database_url.partition(':')[0]}:"
+    )
 
 
 @pytest.mark.parametrize(

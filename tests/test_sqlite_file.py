@@ -57,9 +57,9 @@ def test_a_wrong_path_costs_its_file_nothing(tmp_path: Path, name: str, opening:
         path.chmod(0o777 if path.is_dir() else 0o664)
     before = {path: (mode(path), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     is_uri = name.startswith("file:")
-    path = f"file:{tmp_path}/{name[5:]}?mode=rwc&uri=true" if is_uri else f"{tmp_path}/{name}"
+    given = f"file:{tmp_path}/{name[5:]}?mode=rwc&uri=true" if is_uri else f"{tmp_path}/{name}"
     with pytest.raises(SettingsError, match=r"^GATEWAY_DATABASE_URL: "):
-        prepare(make_url(f"sqlite:///{path}"), opening)
+        prepare(make_url(f"sqlite:///{given}"), opening)
     assert {path: (mode(path), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
 
 

@@ -11,6 +11,7 @@ import structlog
 
 from gateway.backplane.base import Receiver
 from gateway.backplane.hints import Hints, Outbox, decode, opening
+from gateway.reasons import reason
 
 logger = structlog.get_logger()
 
@@ -89,7 +90,7 @@ class Link(ABC):
 
     def _lost(self, error: BaseException, *, was_listening: bool) -> None:
         """Note why there is no connection: once for each time that it is lost."""
-        problem = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {reason(error)}"
         if not isinstance(error, self.failures):
             logger.error("the backplane has failed", exc_info=error)
         elif was_listening or self.problem is None:

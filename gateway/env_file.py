@@ -1,0 +1,40 @@
+"""The file `.env` of the folder that a command is started in."""
+
+import codecs
+import os
+from io import StringIO
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from gateway.settings import SettingsError
+
+PREFIX = "GATEWAY_"
+
+
+def load(path: str = ".env") -> None:
+    """Put the settings of the file into the environment, where that has none of the name.
+
+    Raises `SettingsError` for a file that cannot be read, or is not UTF-8.
+    """
+    file = Path(path)
+    try:
+        given = file.read_bytes() if file.exists() and not file.is_dir() else b""
+    except OSError as error:
+        raise SettingsError(f"{path}: it cannot be read: {error.strerror}") from None
+    for name, value in dotenv_values(stream=StringIO(_text(path, given))).items():
+        if name.startswith(PREFIX) and value is not None:
+            os.environ.setdefault(name, value)
+
+
+def _text(path: str, given: bytes) -> str:
+    if given.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise SettingsError(f"{path}: it is UTF-16: save it as UTF-8")
+    try:
+        text = given.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = given[: error.start].count(b"\n") + 1
+        raise SettingsError(f"{path}: line {line} is not UTF-8: save it as UTF-8") from None
+    if "\0" in text:
+        raise SettingsError(f"{path}: it holds null characters: save it as UTF-8")
+    return text

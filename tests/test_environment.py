@@ -1,0 +1,322 @@
+"""What the environment may hold: none of it ends the gateway, is a traceback, or shows a secret."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from gateway import app as app_module
+from gateway import cli, client, issuers
+from gateway.client import ClientError
+from gateway.counters import Shared
+from gateway.errors import Unavailable
+from gateway.reasons import reason
+from gateway.redis_url import check_redis_url
+from gateway.settings import SettingsError, load_settings
+from gateway.trusted_issuer import TrustedIssuer
+from tests.postgres import free_port
+from tests.waiting import until
+
+PROXIES = [
+    ("NO_PROXY", "localhost,127.0.0.1,fd00::/8"),
+    ("NO_PROXY", "localhost,[::1]"),
+    ("ALL_PROXY", "socks5://user:secret-of-mine@127.0.0.1:1080"),
+    ("HTTPS_PROXY", "socks5h://user:secret-of-mine@127.0.0.1:1080"),
+    ("HTTPS_PROXY", "http://[::1"),
+    ("SSL_CERT_FILE", "/nonexistent/ca.pem"),
+]
+ELSEWHERE = "https://login.invalid/jwks.json"
+
+Here = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """A function that runs a command in this process, and returns its exit code and what it prints."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+    def run_here(*command: str, **settings: str) -> tuple[int, str]:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"GATEWAY_{name.upper()}", value)
+        code = cli.run(list(command))
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run_here
+
+
+# --- proxies and certificates -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "value"), PROXIES)
+async def test_an_issuer_is_asked_again_whatever_the_environment_says(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(issuers, "PAUSE", 0.01)
+    trusted = TrustedIssuer(issuer="https://login.invalid/", audience="n", jwks_url=ELSEWHERE)
+    with structlog.testing.capture_logs() as logged:
+        running = asyncio.create_task(issuers.Issuers([trusted]).run())
+        try:
+            await until(lambda: len(logged) > 1, "it was asked twice")
+            assert not running.done()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    assert {one["event"] for one in logged} == {"an issuer's keys cannot be had"}
+    assert "secret-of-mine" not in str(logged)
+
+
+@pytest.mark.parametrize(("name", "value"), PROXIES)
+def test_a_command_that_posts_says_in_one_line_that_the_environment_is_wrong(
+    here: Here, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, said = here("send", "ada", "Hello", url="https://gateway.invalid", key="k" * 20)
+    assert (code, said.count("\n")) == (1, 1)
+    assert "look at" in said
+    assert name in said
+    assert "secret-of-mine" not in said
+
+
+@pytest.mark.parametrize(
+    "value", ["socks5h://user:secret-of-mine@127.0.0.1:1080", "ftp://secret-of-mine@host:1"]
+)
+def test_a_tail_says_in_one_line_that_the_environment_is_wrong(
+    here: Here, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    code, said = here("tail", url="https://gateway.invalid", token="t" * 20)
+    assert (code, said.count("\n")) == (1, 1)
+    assert "HTTPS_PROXY" in said
+    assert "secret-of-mine" not in said
+
+
+# --- addresses ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "localhost:8000",
+        "ftp://host",
+        "http://host:99999",
+        "http://host:port",
+        "http://[::1",
+        "http://::1:8000",
+        "http://me:secret-of-mine@host",
+        "http://host/?a=b",
+        "http://",
+        "",
+    ],
+)
+@pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
+def test_what_is_no_address_is_one_line_that_names_the_setting(
+    here: Here, command: list[str], server: str
+) -> None:
+    code, said = here(*command, "--server", server, key="k" * 20, token="t" * 20)
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("gateway: GATEWAY_URL or --server: it must be a URL such as")
+    assert "secret-of-mine" not in said
+
+
+@pytest.mark.parametrize("server", ["HTTP://127.0.0.1:8000/", "http://[::1]:8000", "https://host/notify/"])
+def test_an_address_is_taken_in_any_case_and_with_a_path(server: str) -> None:
+    assert client._address(server) == server.replace("HTTP", "http").rstrip("/")
+
+
+# --- keys and tokens ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _once_refusing() -> Iterator[tuple[str, list[bytes]]]:
+    """Answer one request with 401, and keep its head."""
+    heads: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                heads.append(connection.recv(65536))
+                connection.sendall(
+                    b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+                )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", heads
+        thread.join()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\t"])
+@pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
+def test_a_secret_that_ends_in_a_line_break_is_sent_without_it(
+    here: Here, command: list[str], end: str
+) -> None:
+    secret = "ngk_secret-of-mine"
+    with _once_refusing() as (server, heads):
+        code, said = here(*command, "--server", server, key=secret + end, token=secret + end)
+    assert code == 1
+    assert f"Bearer {secret}\r\n".encode() in heads[0]
+    assert "secret-of-mine" not in said
+
+
+@pytest.mark.parametrize(
+    "secret", ["secret-of-\nmine", "secret of mine", "secret-öf-mine", "secret-of-\0mine"]
+)
+@pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
+def test_a_secret_that_cannot_be_one_is_not_shown(
+    here: Here, command: list[str], secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, said = here(*command, "--key" if "send" in command else "--token", secret)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "it holds a space, a line break or a letter beyond ASCII" in said
+    assert "mine" not in said
+
+
+def test_a_reason_holds_nothing_of_what_an_exception_says() -> None:
+    assert reason(ValueError("secret-of-mine")) == "ValueError"
+    assert reason(httpx.ReadTimeout("secret-of-mine")) == "there was no answer in time"
+    error = httpx.ConnectError("secret-of-mine")
+    error.__cause__ = ConnectionRefusedError(111, "secret-of-mine")
+    assert reason(error) == "Connection refused"
+
+
+def test_a_server_that_is_away_is_said_in_words_of_the_system() -> None:
+    server = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ClientError, match=rf"^{server}: Connection refused$"):
+        client.send(server, "k", {})
+
+
+# --- Redis --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret/of-mine@host:6379/0",
+        "redis://:12/secret-of-mine@host/0",
+        "redis://:secret?of-mine@host",
+        "redis://:secret#of-mine@host",
+        "redis://host/zero",
+        "redis://host/0?timeout=5",
+        "redis://host/0?secret-of-mine=1",
+        "redis://host/0?ssl_cert_reqs=none",
+        "rediss://host/0?ssl_cert_reqs=secret-of-mine",
+        "redis://host/0?db=zero",
+        "redis://host/0?protocol=9",
+        "redis://",
+        "http://host",
+    ],
+)
+@pytest.mark.parametrize("setting", ["backplane_url", "rate_limit_url"])
+def test_a_url_of_redis_that_its_driver_would_choke_on_stops_the_start(setting: str, url: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^GATEWAY_{setting.upper()}: ") as caught:
+        load_settings(**{setting: url})
+    if "?" not in url:
+        assert "of-mine" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host",
+        "redis://user:p%2Fss@[::1]:6379/15",
+        "rediss://host/0?ssl_cert_reqs=none&ssl_ca_certs=/etc/ca.pem",
+        "redis://host?db=3&health_check_interval=30",
+    ],
+)
+def test_a_url_of_redis_that_is_good_is_taken(url: str) -> None:
+    check_redis_url(url)
+
+
+async def test_a_sign_in_does_not_fail_for_what_the_driver_of_its_counter_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = Shared("redis://127.0.0.1:1/0")
+
+    async def choke(*_: Any) -> int:
+        raise TypeError("secret-of-mine")
+
+    monkeypatch.setattr(shared._redis, "incr", choke)
+    with structlog.testing.capture_logs() as logged:
+        assert await shared.incr("key", 60) == 1
+    assert [one["error"] for one in logged] == ["TypeError"]
+    await shared.close()
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("GATEWAY_ISSUER=Grüße\n".encode("latin-1"), ".env: line 1 is not UTF-8"),
+        (b"A=1\nGATEWAY_ISSUER=\xff\n", ".env: line 2 is not UTF-8"),
+        ("GATEWAY_PORT=1\n".encode("utf-16"), ".env: it is UTF-16"),
+        ("GATEWAY_PORT=1\n".encode("utf-16-le"), ".env: it holds null characters"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "migrate"])
+def test_a_file_of_settings_that_is_no_utf_8_is_one_line(
+    here: Here, command: str, content: bytes, said: str
+) -> None:
+    Path(".env").write_bytes(content)
+    code, text = here(command)
+    assert (code, text.count("\n")) == (2, 1)
+    assert text.startswith(f"gateway: {said}")
+
+
+def test_a_file_of_settings_that_cannot_be_read_is_one_line(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(".env").write_text("GATEWAY_PORT=1\n")
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert here("check") == (2, "gateway: .env: it cannot be read: Permission denied\n")
+
+
+def test_a_mark_at_the_beginning_of_the_file_hides_no_setting(here: Here) -> None:
+    Path(".env").write_bytes(b"\xef\xbb\xbfGATEWAY_PORT=many\n")
+    try:
+        assert here("check")[1].startswith("gateway: GATEWAY_PORT: ")
+    finally:
+        os.environ.pop("GATEWAY_PORT", None)
+
+
+def test_a_home_that_may_not_be_entered_is_left(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/root/of/another")
+    assert here("check")[0] == 0
+    assert os.environ["HOME"] == "/nonexistent"
+
+
+# --- background ---------------------------------------------------------------------------------------------
+
+
+async def test_a_background_look_that_fails_says_so_once_and_tries_again() -> None:
+    asked: list[int] = []
+
+    async def look() -> None:
+        asked.append(1)
+        raise Unavailable("The database cannot be used now.")
+
+    with structlog.testing.capture_logs() as logged:
+        running = asyncio.create_task(app_module._every(0.001, look))
+        await until(lambda: len(asked) > 2, "it was tried again")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert [one["event"] for one in logged] == ["a background task failed; it goes on"]
