@@ -1,8 +1,10 @@
 """The commands."""
 
 import asyncio
+import itertools
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -10,7 +12,20 @@ from typing import Annotated, Any, cast
 import typer
 from sqlalchemy.engine import make_url
 
-from gateway import accounts, audit, client, env_file, issuers, logs, manage, open_files, schema, sqlite_file
+from gateway import (
+    __version__,
+    accounts,
+    audit,
+    client,
+    env_file,
+    issuers,
+    logs,
+    manage,
+    open_files,
+    pipes,
+    schema,
+    sqlite_file,
+)
 from gateway.accounts import new_session
 from gateway.audit import Event
 from gateway.backplane import open_backplane, reach
@@ -34,6 +49,7 @@ LONGEST_MESSAGE = 2000
 app = typer.Typer(
     name="gateway",
     help="A self-hosted notification gateway: post over HTTP, receive over WebSocket, lose nothing.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings are GATEWAY_… variables, or lines of .env. Try it: gateway serve --demo",
     no_args_is_help=True,
     add_completion=False,
@@ -47,10 +63,16 @@ app.add_typer(manage.signing_app, name="signing-key")
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for a wrong setting or argument, 1 for what failed."""
+    pipes.escape_foreign_letters()
     try:
         env_file.load()
         _leave_foreign_home()
-        return int(app(arguments, standalone_mode=False) or 0)
+        given = sys.argv[1:] if arguments is None else arguments
+        code = int(app(_titles_last(given), standalone_mode=False) or 0)
+        sys.stdout.flush()
+    except (BrokenPipeError, pipes.ReaderGoneError):
+        pipes.close_stdout()
+        return pipes.CLOSED
     except typer.TyperException as error:
         return _fail_usage(error)
     except SettingsError as error:
@@ -59,6 +81,22 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(_explain(error) + _notes(error), 1)
     except KeyboardInterrupt:
         return 130
+    return code
+
+
+_OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?|--?", re.DOTALL)
+
+
+def _titles_last(arguments: list[str]) -> list[str]:
+    """Let `gateway send` take a title that begins with a hyphen, and can be no option: "-5 °C outside"."""
+    if arguments[:1] != ["send"] or "--" in arguments:
+        return arguments
+    kept, titles = [arguments[0]], []
+    for before, one in itertools.pairwise(arguments):
+        # What follows an option is its value.
+        is_title = one.startswith("-") and not _OPTION.fullmatch(one) and not before.startswith("--")
+        (titles if is_title else kept).append(one)
+    return [*kept, "--", *titles] if titles else kept
 
 
 def _leave_foreign_home() -> None:
@@ -110,6 +148,23 @@ def _fail_usage(error: typer.TyperException) -> int:
         return 2
     hint = f" (see {context.command_path} --help)" if context else ""
     return _fail(text + hint, getattr(error, "exit_code", 1))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gateway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """A self-hosted notification gateway: post over HTTP, receive over WebSocket, lose nothing."""
 
 
 @app.command()
@@ -334,7 +389,8 @@ def tail(
     server: UrlOption = client.DEFAULT_URL,
 ) -> None:
     """Print the messages of a socket as they come. Example: gateway token ada | gateway tail --token -."""
-    asyncio.run(client.tail(server, _secret(token, "GATEWAY_TOKEN or --token"), _show, _note))
+    messages = client.tail(server, _secret(token, "GATEWAY_TOKEN or --token"), _show, _note)
+    asyncio.run(pipes.while_read(messages))
 
 
 def _secret(given: str, name: str) -> str:
@@ -349,7 +405,10 @@ def _secret(given: str, name: str) -> str:
 
 
 def _show(message: dict[str, Any]) -> None:
-    print(json_line(message), flush=True)
+    try:
+        print(json_line(message), flush=True)
+    except BrokenPipeError:
+        raise pipes.ReaderGoneError from None
 
 
 def _note(text: str) -> None:

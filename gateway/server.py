@@ -15,9 +15,11 @@ from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.server import HANDLED_SIGNALS
 
 from gateway.api.dependencies import Gateway
 from gateway.settings import Settings
+from gateway.stop_signals import StopSignals, is_ignored
 
 ANSWERED = 0.8
 """The part of the grace period after which nobody is waited for: what is left is for the writer."""
@@ -34,7 +36,7 @@ class Server(uvicorn.Server):
 
     One of several workers lets go of the listener at SIGHUP, for the others have it, and leaves it to its
     supervisor to lose patience. One that is alone takes SIGHUP for SIGTERM, and ends at once when it is told
-    a second time.
+    a second time, more than a second later.
     """
 
     def __init__(self, config: uvicorn.Config, settings: Settings, started: Callable[[], None]) -> None:
@@ -42,7 +44,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._on_started = started
         self._supervised = settings.workers > 1
-        self._told = 0
+        self._stops = StopSignals()
         self._retired = False
         self._answered_by = 0.0
         self._draining: asyncio.Task[None] | None = None
@@ -54,21 +56,20 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handle SIGHUP as well, while it serves."""
-        before = signal.signal(signal.SIGHUP, self.handle_exit)
+        """Handle the signals that stop it, while it serves, but for those that it was started to ignore."""
+        handled = [sig for sig in (*HANDLED_SIGNALS, signal.SIGHUP) if not is_ignored(signal.Signals(sig))]
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in handled}
         try:
-            with super().capture_signals():
-                yield
+            yield
         finally:
-            signal.signal(signal.SIGHUP, before)
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - it is overridden
         """Begin to end. It runs between any two steps of the event loop, so it only leaves marks."""
         if sig == signal.SIGHUP:
             self._retired = self._supervised
-        else:
-            self._told += 1
-        if self._told > 1 and not self._supervised:
+        elif self._stops.insists() and not self._supervised:
             os._exit(1)
         if self.should_exit:
             return

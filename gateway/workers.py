@@ -23,6 +23,7 @@ import structlog
 from gateway import serving
 from gateway.metrics import METRICS_FOLDER, mark_dead
 from gateway.settings import Settings
+from gateway.stop_signals import StopSignals, is_ignored
 
 logger = structlog.get_logger()
 
@@ -74,7 +75,8 @@ def _say_that_it_serves() -> None:
 class Supervisor:
     """Keeps `number` workers, each a process of `command` that inherits the listener.
 
-    SIGTERM and SIGINT drain them all; a second one kills them. SIGHUP replaces them, one at a time.
+    SIGTERM and SIGINT drain them all; a second one, more than a second later, kills them. SIGHUP replaces
+    them, one at a time.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Supervisor:
         # Who serves, or is to: each place is kept.
         self._places: list[Process] = []
         self._stopping = asyncio.Event()
+        self._stops = StopSignals()
         self._forced = False
         self._hang_up = asyncio.Event()
 
@@ -103,9 +106,14 @@ class Supervisor:
         It is 0, 1 where a second signal had to come, and that of a worker which does not even start.
         """
         loop = asyncio.get_running_loop()
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sig, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up.set)
+        handlers = {
+            signal.SIGTERM: self._stop,
+            signal.SIGINT: self._stop,
+            signal.SIGHUP: self._hang_up.set,
+        }
+        for sig, handler in handlers.items():
+            if not is_ignored(sig):
+                loop.add_signal_handler(sig, handler)
         serving = asyncio.create_task(self._serve(), name="workers")
         stopping = asyncio.create_task(self._stopping.wait(), name="stop")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +126,7 @@ class Supervisor:
         return int(self._forced) or code
 
     def _stop(self) -> None:
-        if self._stopping.is_set():
+        if self._stops.insists():
             self._forced = True
             for worker in self._living:
                 _signal(worker, signal.SIGKILL)

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import structlog
 
+from gateway import __version__, cli, client, issuers
 from gateway import app as app_module
-from gateway import cli, client, issuers
 from gateway.client import ClientError
 from gateway.counters import Shared
 from gateway.errors import Unavailable
@@ -320,3 +320,43 @@ async def test_a_background_look_that_fails_says_so_once_and_tries_again() -> No
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert [one["event"] for one in logged] == ["a background task failed; it goes on"]
+
+
+# --- arguments ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        (["send", "ada", "-5 °C outside"], ["send", "ada", "--", "-5 °C outside"]),
+        (
+            ["send", "ada", "- item", "--body", "-1 left"],
+            ["send", "ada", "--body", "-1 left", "--", "- item"],
+        ),
+        (["send", "ada", "--", "--help"], ["send", "ada", "--", "--help"]),
+        (["send", "ada", "Hello", "--urgent"], ["send", "ada", "Hello", "--urgent"]),
+        (["user", "add", "-5 °C"], ["user", "add", "-5 °C"]),
+    ],
+)
+def test_a_title_may_begin_with_a_hyphen(given: list[str], understood: list[str]) -> None:
+    assert cli._titles_last(given) == understood
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_printed(here: Here, flag: str) -> None:
+    assert here(flag) == (0, f"gateway {__version__}\n")
+
+
+@pytest.mark.parametrize("command", [[], ["user"], ["user", "add"], ["serve"]])
+def test_h_is_help(here: Here, command: list[str]) -> None:
+    code, said = here(*command, "-h")
+    assert code == 0
+    assert "Usage: " in said
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("asyncpg", "postgres"), ("redis.asyncio", "redis"), ("opentelemetry.sdk", "otel")]
+)
+def test_a_missing_driver_names_the_extra_that_has_it(module: str, extra: str) -> None:
+    said = cli._explain(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    assert f"the extra {extra}: uv run --extra {extra} " in said

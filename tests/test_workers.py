@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from gateway import workers
+from gateway.stop_signals import ECHO, StopSignals
 from gateway.workers import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
 from tests.clients import Service, http_client
 from tests.databases import API_KEY
@@ -76,7 +77,12 @@ async def test_a_second_signal_kills_the_workers_at_once() -> None:
     script = "import signal; signal.signal(15, signal.SIG_IGN); " + SERVES + "time.sleep(600)"
     async with supervised(script, grace_period=600) as (supervisor, running):
         await until(lambda: len(supervisor._places) == 2, "both run")
+        now = [0.0]
+        supervisor._stops = StopSignals(lambda: now[0])
         supervisor._stop()
+        supervisor._stop()
+        assert not supervisor._forced
+        now[0] = ECHO + 0.1
         supervisor._stop()
         assert await running == 1
 
