@@ -24,6 +24,7 @@ from gateway import (
     open_files,
     pipes,
     schema,
+    spelling,
     sqlite_file,
 )
 from gateway.accounts import new_session
@@ -66,6 +67,7 @@ def run(arguments: list[str] | None = None) -> int:
     pipes.escape_foreign_letters()
     try:
         env_file.load()
+        spelling.forget_injected()
         _leave_foreign_home()
         given = sys.argv[1:] if arguments is None else arguments
         code = int(app(_titles_last(given), standalone_mode=False) or 0)
@@ -91,7 +93,7 @@ def _titles_last(arguments: list[str]) -> list[str]:
     """Let `gateway send` take a title that begins with a hyphen, and can be no option: "-5 °C outside"."""
     if arguments[:1] != ["send"] or "--" in arguments:
         return arguments
-    kept, titles = [arguments[0]], []
+    kept, titles = [arguments[0]], list[str]()
     for before, one in itertools.pairwise(arguments):
         # What follows an option is its value.
         is_title = one.startswith("-") and not _OPTION.fullmatch(one) and not before.startswith("--")
@@ -187,6 +189,8 @@ def serve(
     from gateway.workers import supervise, work
 
     settings = load_settings(host=host, port=port, workers=workers)
+    if inherit is None:
+        _warn_of_misspelt()
     if demo and not is_loopback(settings.host):
         raise SettingsError("--demo: only on a loopback address such as 127.0.0.1, for anybody may sign in")
     as_json = settings.log_format is LogFormat.JSON
@@ -205,6 +209,11 @@ def serve(
         if settings.workers > 1:
             raise typer.Exit(supervise(settings, listener))
         raise typer.Exit(int(not serving.serve(settings, listener, demo=demo)))
+
+
+def _warn_of_misspelt() -> None:
+    for line in spelling.misspelt():
+        _note(line)
 
 
 @app.command()
@@ -257,6 +266,7 @@ def check() -> None:
     from gateway import serving
 
     settings = load_settings()
+    _warn_of_misspelt()
     serving.check_host(settings)
     audit_log = None if settings.audit_log is None else audit.check(settings.audit_log)
 

@@ -61,6 +61,9 @@ CreateOption = Annotated[
     bool, typer.Option("--create", help="Make the database of SQLite first, where there is none.")
 ]
 ClientArgument = Annotated[str, typer.Argument(metavar="CLIENT_ID", help="The service, as `list` shows it.")]
+ServiceArgument = Annotated[
+    str, typer.Argument(metavar="SERVICE", help="The service: its client_id, or its name where one has it.")
+]
 
 
 def make_file() -> None:
@@ -286,37 +289,47 @@ def delete_service(client_id: ClientArgument) -> None:
 
 
 @key_app.command("add")
-def add_key(client_id: ClientArgument) -> None:
-    """Create an API key of a service, and print it once."""
+def add_key(service: ServiceArgument) -> None:
+    """Create an API key of a service, and print it once. Example: gateway key add shop."""
     key_id, secret, key = services.new_key()
 
-    def done(_: None) -> None:
+    def work(connection: Connection) -> str:
+        client_id = services.identify(connection, service)
+        services.add_key(connection, client_id, key_id, digest(secret), now_ms())
+        return client_id
+
+    def done(client_id: str) -> None:
         record(Event.KEY_CREATED, audit.service(client_id), key=key_id)
 
-    _manage(done, services.add_key, client_id, key_id, digest(secret), now_ms())
+    _manage(done, work)
     print_json({"id": key_id, "key": key})
 
 
 @key_app.command("list")
-def list_keys(client_id: ClientArgument) -> None:
+def list_keys(service: ServiceArgument) -> None:
     """Print the keys of a service, without their secrets, one JSON object a line."""
 
     def work(connection: Connection, after: str, limit: int) -> list[Record]:
-        return services.list_keys(connection, client_id, after, limit)
+        return services.list_keys(connection, services.identify(connection, service), after, limit)
 
     _print_pages(work, "id", "", lambda row: {"id": row.id, "created_at": timestamp(row.created_at)})
 
 
 @key_app.command("delete")
 def delete_key(
-    client_id: ClientArgument, key_id: Annotated[str, typer.Argument(help="The key's id.")]
+    service: ServiceArgument, key_id: Annotated[str, typer.Argument(help="The key's id.")]
 ) -> None:
     """Delete an API key; it stops working within a second."""
 
-    def done(_: None) -> None:
+    def work(connection: Connection) -> str:
+        client_id = services.identify(connection, service)
+        services.delete_key(connection, client_id, key_id)
+        return client_id
+
+    def done(client_id: str) -> None:
         record(Event.KEY_DELETED, audit.service(client_id), key=key_id)
 
-    _manage(done, services.delete_key, client_id, key_id)
+    _manage(done, work)
     print(f"Deleted {escape(key_id)}.")
 
 

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from gateway import __version__
 from gateway.protocol import Close
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -47,6 +48,8 @@ class Metrics:
 
     def __init__(self, *, max_sockets: int) -> None:
         self.registry = CollectorRegistry()
+        build = self._gauge("build_info", "1, with the version that runs.", "max", "version")
+        build.labels(__version__).set(1)
         self._ready = self._gauge("ready", "1 while every process is ready to serve, else 0.", "livemin")
         self._sockets = self._gauge("sockets", "Open sockets and streams.", "livesum")
         self._streams = self._gauge("streams", "Open streams of server-sent events.", "livesum")
@@ -78,8 +81,8 @@ class Metrics:
         self._refusals = self._counter("refusals", "Requests and sockets refused.", "status", "code")
         self._last = Now(ready=False, sockets=0, hints_sent=0, hints_received=0, hints_missed=0)
 
-    def _gauge(self, name: str, text: str, mode: str) -> Gauge:
-        return Gauge(f"gateway_{name}", text, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+    def _gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
+        return Gauge(f"gateway_{name}", text, labels, registry=self.registry, multiprocess_mode=mode)  # type: ignore[arg-type]
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gateway_{name}", text, labels, registry=self.registry)

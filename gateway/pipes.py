@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 CLOSED = 1
-"""The exit code where the reader of what is printed has gone: that of the library of the command line, too."""
+"""The exit code where the reader of what is printed has gone: as the library of commands has it."""
 
 _ESCAPES = "gateway.json"
 

@@ -5,11 +5,11 @@ import secrets
 import zlib
 from collections.abc import Collection
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, or_, select
 
 from gateway.accounts import Record, Session, Started, add_session, check_text, found
 from gateway.endings import PAGE, end_oldest, end_sessions
-from gateway.errors import InvalidToken
+from gateway.errors import Conflict, InvalidToken
 from gateway.models import api_keys, services, sessions
 
 SERVICE_SCOPES = ("notify", "tokens:mint", "admin")
@@ -92,6 +92,21 @@ def delete_service(connection: Connection, client_id: str, now_ms: int) -> list[
     gone = [*connection.scalars(live), *connection.scalars(keys), *minted]
     connection.execute(delete(services).where(services.c.id == service.id))
     return gone
+
+
+def identify(connection: Connection, given: str) -> str:
+    """Return the client id of a service, given that or the name. Raises `NotFound`, or `Conflict` for two."""
+    statement = select(services.c.client_id).where(
+        or_(services.c.client_id == given, services.c.name == given)
+    )
+    found_ids = list(connection.scalars(statement.order_by(services.c.id)))
+    if given in found_ids or len(found_ids) == 1:
+        return given if given in found_ids else str(found_ids[0])
+    if found_ids:
+        raise Conflict(
+            f"There is more than one service of this name: name one of {', '.join(found_ids[:10])}"
+        )
+    return str(_found_service(None, given).client_id)
 
 
 def keep_service(connection: Connection, client_id: str) -> Record:

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Connection
 
-from gateway import accounts, open_files, schema, services
+from gateway import __version__, accounts, open_files, schema, services
 from gateway.app import create_app
 from gateway.database import open_database
 from gateway.headers import EVERYWHERE
@@ -73,7 +73,7 @@ def serve(
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
-    logger.info("serving", host=settings.host, port=listener.getsockname()[1])
+    logger.info("serving", host=settings.host, port=listener.getsockname()[1], version=__version__)
     try:
         server.run(sockets=[listener])
     except SystemExit:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from enum import Enum
@@ -21,6 +22,9 @@ from gateway.settings import SettingsError
 
 LOCK_SUFFIX = "-serving"
 """What the name of the file ends with whose lock the process holds that serves from a database."""
+
+SAYS_SO = 2.0
+"""How long the process that has the lock may take to say of which gateway it is, in seconds."""
 
 _OTHERS = 0o077
 
@@ -142,11 +146,29 @@ def _take_from_others(path: Path) -> None:
             path.chmod(0o600)
 
 
+def _gateway() -> bytes:
+    """Return what the processes of one gateway share, and no two gateways: the folder of their metrics."""
+    return os.fsencode(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
+
+
+def _is_shared(file: int) -> bool:
+    """Whether the process that has the lock is one of this gateway. It may just be about to say so."""
+    deadline = time.monotonic() + SAYS_SO
+    while _gateway():
+        if os.pread(file, len(_gateway()) + 1, 0) == _gateway():
+            return True
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return False
+
+
 @contextmanager
 def served(url: URL) -> Iterator[None]:
     """Be the one process that serves from the file while the block runs. Raises `SettingsError` for another.
 
-    The lock ends with the process, however it ends. It is no lock of SQLite's: commands use the database
+    Processes that share a folder of metrics are one gateway. The lock ends with the process, however it
+    ends. It is no lock of SQLite's: commands use the database
     beside the process that serves. For a database of Postgres there may be any number.
     """
     if url.get_backend_name() != "sqlite":
@@ -162,12 +184,16 @@ def served(url: URL) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
+            is_taken = error.errno in {errno.EWOULDBLOCK, errno.EACCES}
+            if is_taken and not _is_shared(file):
                 raise SettingsError(
                     f"GATEWAY_DATABASE_URL: another gateway serves from {path}:"
                     " stop it first, or use Postgres for more than one"
                 ) from None
-            # A file system without such locks: as good as it gets there.
+            # Else it is another process of this gateway, or a file system without such locks.
+        else:
+            os.truncate(file, 0)
+            os.pwrite(file, _gateway(), 0)
         yield
     finally:
         os.close(file)

@@ -360,3 +360,40 @@ def test_h_is_help(here: Here, command: list[str]) -> None:
 def test_a_missing_driver_names_the_extra_that_has_it(module: str, extra: str) -> None:
     said = cli._explain(ModuleNotFoundError(f"No module named {module!r}", name=module))
     assert f"the extra {extra}: uv run --extra {extra} " in said
+
+
+def test_a_misspelt_setting_is_warned_of_and_its_value_not_shown(here: Here) -> None:
+    code, said = here("check", alowed_origins="secret-of-mine", metric_token="x", url="http://h", key="k")
+    assert code == 0
+    assert "gateway: GATEWAY_ALOWED_ORIGINS is no setting: did you mean GATEWAY_ALLOWED_ORIGINS?\n" in said
+    assert "did you mean GATEWAY_METRICS_TOKEN?" in said
+    assert said.count("is no setting") == 2
+    assert "secret-of-mine" not in said
+
+
+def test_what_kubernetes_makes_of_a_service_called_gateway_is_no_setting(here: Here) -> None:
+    code, said = here(
+        "check",
+        service_host="10.0.0.1",
+        service_port="80",
+        service_port_http="80",
+        port="tcp://10.0.0.1:80",
+        port_80_tcp="tcp://10.0.0.1:80",
+        port_80_tcp_addr="10.0.0.1",
+        db_port="tcp://10.0.0.2:5432",
+        db_service_port="5432",
+    )
+    assert (code, "is no setting" in said) == (0, False)
+
+
+def test_a_key_is_added_by_the_name_of_its_service_where_one_has_it(here: Here) -> None:
+    _, made = here("service", "add", "shop", "--scope", "notify", "--create")
+    assert here("key", "add", "shop")[0] == 0
+    assert here("key", "list", "shop")[1].count('"id"') == 1
+    here("service", "add", "shop", "--scope", "notify")
+    code, said = here("key", "add", "shop")
+    assert code == 1
+    assert "more than one service of this name" in said
+    client_id = made.partition('"client_id": "')[2].partition('"')[0]
+    assert client_id in said
+    assert here("key", "add", client_id)[0] == 0

@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy import Connection, text
 from websockets.exceptions import InvalidStatus
 
-from gateway import readiness
+from gateway import __version__, readiness
 from gateway.readiness import MAX_AGE, Check, Readiness
 from tests.postgres import free_port
 from tests.servers import LocalServer, StartServer
@@ -25,7 +25,7 @@ async def test_anybody_may_ask_and_no_answer_is_kept(server: LocalServer, path: 
 
 
 async def test_the_bodies_say_no_more_than_that(server: LocalServer) -> None:
-    assert (await server.http.get("/healthz")).json() == {"status": "ok"}
+    assert (await server.http.get("/healthz")).json() == {"status": "ok", "version": __version__}
     assert (await server.http.get("/readyz")).json() == {"status": "ready", "checks": READY}
 
 

@@ -183,3 +183,17 @@ def test_the_lock_ends_with_the_process_however_it_ends(tmp_path: Path) -> None:
         process.wait()
         with served(url):
             assert mode(tmp_path / f"gateway.db{sqlite_file.LOCK_SUFFIX}") == 0o600
+
+
+def test_a_process_that_shares_the_metrics_is_one_of_this_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = make_url(f"sqlite:///{tmp_path}/gateway.db")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
+    monkeypatch.setattr(sqlite_file, "SAYS_SO", 0.05)
+    with _holding(tmp_path):
+        with served(url):
+            pass
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "others"))
+        with pytest.raises(SettingsError), served(url):
+            pass

@@ -6,6 +6,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from gateway import __version__
 from gateway.api.dependencies import Parts
 
 router = APIRouter(tags=["operation"])
@@ -21,6 +22,7 @@ class Health(BaseModel):
     """The process lives."""
 
     status: Literal["ok"] = "ok"
+    version: str = __version__
 
 
 class ReadinessAnswer(BaseModel):
