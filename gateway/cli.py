@@ -31,7 +31,7 @@ from gateway.accounts import new_session
 from gateway.audit import Event
 from gateway.backplane import open_backplane, reach
 from gateway.backup import back_up
-from gateway.database import Database, name_of, open_database
+from gateway.database import Database, check_parameters, name_of, open_database
 from gateway.endings import TOO_MANY, end_some_sessions
 from gateway.errors import GatewayError, NotFound, UserDisabled
 from gateway.manage import SubArgument, now_ms, print_json, record, with_database
@@ -296,6 +296,7 @@ async def _database_lines(settings: Settings) -> list[str]:
     """Reach the database, see that it can be written to, and say so; its file stays as it is."""
     url = make_url(settings.database_url)
     name = shown(name_of(url), LONGEST_MESSAGE)
+    check_parameters(url)
     if sqlite_file.is_missing(url):
         return [f"database: {name}: not there yet: serve or migrate makes it"]
     async with open_database(settings, Opening.LOOK) as database:

@@ -101,6 +101,15 @@ def takes_writes(connection: Connection) -> bool:
     return True
 
 
+def check_parameters(url: URL) -> None:
+    """Raise `SettingsError` for a parameter of a URL that is not known."""
+    # With `uri` the rest is SQLite's own (https://www.sqlite.org/uri.html).
+    known = url.query.keys() if "uri" in url.query else set()
+    is_sqlite = url.get_backend_name() == "sqlite"
+    for name in sorted(url.query.keys() - (known if is_sqlite else _PARAMETERS)):
+        raise SettingsError(f"GATEWAY_DATABASE_URL: the parameter {name!r} is not known")
+
+
 def name_of(url: URL) -> str:
     """Return the URL of a database without its password; a file with its whole path."""
     if url.get_backend_name() == "sqlite":
@@ -126,10 +135,7 @@ async def open_database(
     """
     url = make_url(settings.database_url)
     is_sqlite = url.get_backend_name() == "sqlite"
-    # With `uri` the rest is SQLite's own (https://www.sqlite.org/uri.html).
-    known = url.query.keys() if "uri" in url.query else set()
-    for name in sorted(url.query.keys() - (known if is_sqlite else _PARAMETERS)):
-        raise SettingsError(f"GATEWAY_DATABASE_URL: the parameter {name!r} is not known")
+    check_parameters(url)
     if is_sqlite:
         with closing(SqliteDatabase(url, opening)) as sqlite:
             yield sqlite
