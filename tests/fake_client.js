@@ -120,9 +120,12 @@ export class FakeClient extends EventTarget {
     this.calls.push(['query', { unread, archived, category, cursor }]);
     await null;
     if (this.refuse) throw new Error('refused');
+    // As strict as the gateway: `tests/test_doubles.py` compares the two.
+    if (category === '' || cursor === '') throw Object.assign(new Error('refused'), { code: 'validation_error' });
     const found = this.all
       .filter((one) => !one.deleted_at && Boolean(one.archived_at) === Boolean(archived)
-        && !(unread && one.read_at) && !(category && one.category !== category))
+        && (unread === undefined || Boolean(one.read_at) !== unread)
+        && (category === undefined || one.category === category))
       .sort((a, b) => b.created_seq - a.created_seq);
     const from = Number(cursor ?? 0);
     return { items: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null };

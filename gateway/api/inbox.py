@@ -141,7 +141,7 @@ async def list_inbox(
         bool | None, Query(description="Only unread (true) or only read (false) items.")
     ] = None,
     archived: Annotated[bool, Query(description="Archived items instead of those in the inbox.")] = False,
-    category: Annotated[str | None, Query(max_length=64)] = None,
+    category: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A page may be shorter than `limit` and still have a `next`: one of long items, or with a `category`."""

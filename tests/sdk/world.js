@@ -69,7 +69,8 @@ export class Log {
   }
 
   change(ids, fields) {
-    const meant = [ids].flat().map((id) => this.items.get(id)).filter(Boolean);
+    const changes = (item) => Object.entries(fields).some(([name, value]) => !item[name] !== !value);
+    const meant = [ids].flat().map((id) => this.items.get(id)).filter((item) => item && !item.deleted_at && changes(item));
     if (!meant.length) return;
     this.#commit(meant.map((item) => ({ ...item, ...fields })));
     this.#tell({ type: 'changed', seq: this.seq, items: meant.map(({ id }) => this.items.get(id)) });
@@ -120,10 +121,11 @@ export class Log {
     return { type: 'live', seq: this.seq, ...this.counts };
   }
 
-  page({ limit = 50, cursor, unread, archived } = {}) {
+  page({ limit = 50, cursor, unread, archived, category } = {}) {
     const all = [...this.items.values()]
       .filter((item) => !item.deleted_at && Boolean(item.archived_at) === (archived === 'true'))
-      .filter((item) => !unread || !item.read_at)
+      .filter((item) => unread === undefined || Boolean(item.read_at) === (unread === 'false'))
+      .filter((item) => category === undefined || item.category === category)
       .filter((item) => !cursor || item.created_seq < Number(cursor))
       .sort((one, other) => other.created_seq - one.created_seq);
     const items = all.slice(0, Number(limit));
@@ -131,6 +133,12 @@ export class Log {
     return { items, next, seq: this.seq, epoch: this.epoch, ...this.counts };
   }
 }
+
+// What the gateway takes as a parameter of a page. `tests/test_doubles.py` compares the two.
+const PARAMETERS = {
+  limit: /^0*(?:[1-9]\d?|1\d\d|200)$/, cursor: /^\d+$/, unread: /^(?:true|false)$/, archived: /^(?:true|false)$/,
+  category: /^[^\0]{1,64}$/,
+};
 
 const FIELDS = {
   read: (read_at) => ({ read_at }),
@@ -439,7 +447,10 @@ export class World {
     const { log } = this;
     if (path === '/healthz') return answer({ status: 'ok' });
     if (path === '/v1/auth/ticket') return answer({ ticket: 'ticket-1', expires_in: 30 });
-    if (method === 'GET' && path === '/v1/inbox') return answer(log.page(query));
+    if (method === 'GET' && path === '/v1/inbox') {
+      const wrong = Object.entries(query).some(([name, value]) => PARAMETERS[name] && !PARAMETERS[name].test(value));
+      return wrong ? problem(422, 'validation_error') : answer(log.page(query));
+    }
     if (path === '/v1/inbox/read' && body.up_to !== undefined) log.readUpTo(body.up_to);
     else if (path === '/v1/inbox/read') log.change(body.ids, { read_at: '2026-01-01T00:00:02.000Z' });
     else if (path === '/v1/inbox/seen') log.see(body.up_to);
@@ -450,6 +461,7 @@ export class World {
       log.change(id, { title: null, deleted_at: '2026-01-01T00:00:03.000Z' });
       return answer(null, 204);
     }
+    if (log.items.get(id).deleted_at) return problem(404, 'not_found');
     const time = '2026-01-01T00:00:04.000Z';
     const fields = {};
     if (body.read !== undefined) fields.read_at = body.read ? time : null;

@@ -15,8 +15,9 @@ export class View {
   /** @param {import('./notifications.js').NotificationClient} client @param {Filter} filter */
   constructor(client, filter = {}) {
     this.#client = client;
-    this.#filter = filter;
-    this.isWhole = !filter.unread && !filter.archived && !filter.category;
+    // The gateway takes `unread=false` as "only read ones": a field that restricts nothing is left out.
+    this.#filter = Object.fromEntries(Object.entries(filter).filter(([, value]) => value));
+    this.isWhole = Object.keys(this.#filter).length === 0;
     if (this.isWhole) this.items = [...client.items];
   }
 

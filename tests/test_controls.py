@@ -1,0 +1,83 @@
+"""Every control of the page and of the elements, in a real Chromium on a real gateway.
+
+What a click shows is compared with what the gateway itself answers, and with what it has kept. They run on
+SQLite only, as the other tests of the page do.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+
+from tests.browsers import launched
+from tests.clients import User
+from tests.databases import settings_for
+from tests.profiles import PASSWORD, Profile, Tab, profile_of
+from tests.servers import LocalServer, serving
+from tests.waiting import PATIENCE
+
+expect.set_options(timeout=PATIENCE * 1000)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One browser for the whole module."""
+    async with launched() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(sqlite_url: str) -> AsyncIterator[LocalServer]:
+    """A gateway with default settings."""
+    async with serving(settings_for(sqlite_url)) as started:
+        yield started
+
+
+async def an_inbox(server: LocalServer) -> User:
+    """Fill an inbox with read, unread and archived items of three categories."""
+    answer = await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
+    assert answer.status_code == 201, answer.text
+    ada = await server.user("ada")
+    for number in range(1, 13):
+        category = ("ci", "orders", "default")[number % 3]
+        posted = await server.service.notify("ada", f"Title {number}", category=category)
+        change = {"read": number % 2 == 0, "archived": number % 4 in {2, 3}}
+        assert (await ada.patch(f"/v1/inbox/{posted['id']}", json=change)).status_code == 200
+    return ada
+
+
+TABS: dict[str, dict[str, str]] = {"All": {}, "Unread": {"unread": "true"}, "Archived": {"archived": "true"}}
+CATEGORIES = ("", "ci", "default", "orders")
+
+
+@pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
+async def test_every_tab_with_every_category_shows_what_the_gateway_lists(
+    server: LocalServer, browser: Browser, options: dict[str, object]
+) -> None:
+    ada = await an_inbox(server)
+    troubles: list[str] = []
+    async with AsyncExitStack() as stack:
+        profile: Profile = await stack.enter_async_context(profile_of(browser, troubles, **options))
+        tab: Tab = await profile.signed_in(server.base)
+        inbox = tab.page.locator("#list")
+        for name, filters in TABS.items():
+            await inbox.get_by_role("tab", name=name).click()
+            for category in CATEGORIES:
+                await inbox.get_by_label("Category").select_option(category)
+                chosen = {**filters, **({"category": category} if category else {})}
+                listed = (await ada.inbox(**chosen))["items"]
+                assert listed, chosen
+                await expect(tab.titles).to_have_text([item["title"] for item in listed])
+                unread = [not item["read_at"] for item in listed]
+                assert [
+                    await row.evaluate("(row) => row.classList.contains('new')")
+                    for row in await tab.rows.all()
+                ] == unread
+    assert troubles == []
