@@ -406,6 +406,82 @@ async def test_a_theme_that_is_chosen_beats_that_of_the_system(stage: Stage) -> 
     assert await page.evaluate(ground) == "rgb(1, 2, 3)"
 
 
+CONTRAST = """() => {
+  const canvas = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d');
+  const light = (colour) => {
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    const parts = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((one) => one / 255);
+    const [r, g, b] = parts.map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const contrast = (text, ground) => {
+    const [high, low] = [light(text), light(ground)].sort((one, other) => other - one);
+    return high / low;
+  };
+  const bell = document.querySelector('notification-bell').shadowRoot;
+  const popover = getComputedStyle(bell.querySelector('.popover'));
+  const inbox = getComputedStyle(document.querySelector('main > notification-inbox'));
+  const ground = getComputedStyle(document.body).backgroundColor;
+  return {
+    bell: contrast(getComputedStyle(bell.querySelector('.bell')).color, ground),
+    popover: contrast(popover.color, popover.backgroundColor),
+    inbox: contrast(inbox.color, inbox.backgroundColor),
+    isDark: light(inbox.backgroundColor) < 0.3, pageIsDark: light(ground) < 0.3,
+  };
+}"""
+PAGES = {
+    "light": "root.colorScheme = 'light'",
+    "dark": "root.colorScheme = 'dark'",
+    "follows the system": "root.colorScheme = 'light dark'",
+    "has a switch": "root.colorScheme = 'dark'; await drawn(); root.colorScheme = 'light'",
+    "is switched to dark": "root.colorScheme = 'light'; await drawn(); root.colorScheme = 'dark'",
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", PAGES)
+async def test_the_elements_are_light_or_dark_as_the_page_is_whatever_the_system_prefers(
+    stage: Stage, kind: str, scheme: str
+) -> None:
+    page = await stage(color_scheme=scheme)
+    await page.evaluate(
+        """async () => {
+          const root = document.documentElement.style;
+          const drawn = () => new Promise((resolve) => { requestAnimationFrame(resolve); });
+          for (const tag of ['notification-bell', 'notification-inbox']) show(tag, new FakeClient(many(3)));
+          KIND;
+        }""".replace("KIND", PAGES[kind])
+    )
+    is_dark = kind.endswith("dark") or (kind == "follows the system" and scheme == "dark")
+    found = await page.evaluate(CONTRAST)
+    assert found["isDark"] == found["pageIsDark"] == is_dark
+    assert min(found[name] for name in ("bell", "popover", "inbox")) >= 4.5, found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_bell_is_seen_on_a_dark_page_that_says_nothing_of_it(stage: Stage, scheme: str) -> None:
+    page = await stage(BELL, color_scheme=scheme)
+    await page.evaluate(
+        """() => {
+          document.documentElement.style.colorScheme = 'normal';
+          Object.assign(document.body.style, { background: '#111', color: '#eee' });
+          document.querySelector('main').append(document.createElement('notification-inbox'));
+        }"""
+    )
+    found = await page.evaluate(CONTRAST)
+    assert min(found[name] for name in ("bell", "popover", "inbox")) >= 4.5, found
+
+
+async def test_an_element_follows_the_system_where_that_is_asked_for(stage: Stage) -> None:
+    page = await stage(inbox(), color_scheme="dark")
+    await page.evaluate("document.documentElement.style.colorScheme = 'light'")
+    ground = "getComputedStyle(element).backgroundColor"
+    inherited = await page.evaluate(ground)
+    await page.evaluate("element.setAttribute('theme', 'system')")
+    assert (inherited, await page.evaluate(ground)) == ("rgb(255, 255, 255)", "rgb(22, 24, 29)")
+
+
 # --- what is done with notifications ------------------------------------------------------------------------
 
 

@@ -7,7 +7,6 @@ import { sheet } from './dom.js';
 /** What all elements share: the tokens, and the controls. */
 export const TOKENS = sheet(`
 :host {
-  color-scheme: light dark;
   --_accent: var(--notification-accent, light-dark(#4250e6, #a2aeff));
   --_on-accent: var(--notification-on-accent, light-dark(#fff, #10132a));
   --_surface: var(--notification-surface, light-dark(#fff, #16181d));
@@ -29,6 +28,7 @@ export const TOKENS = sheet(`
   font: var(--_font);
   text-align: start;
 }
+:host([theme="system"]) { color-scheme: light dark; }
 :host([theme="light"]) { color-scheme: light; }
 :host([theme="dark"]) { color-scheme: dark; }
 :host([hidden]), [hidden] { display: none !important; }
@@ -148,14 +148,16 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 @media (forced-colors: active) { .item.new::before { border: 4px solid; } [aria-selected="true"]::after { border: 1px solid; } .snack, .actions, .count { border: 1px solid; } }
 `);
 
+// The bell stands on the ground of the page, so it has the colour of the page's own texts.
 export const BELL = sheet(`
-:host { display: inline-block; }
-.bell { display: grid; position: relative; place-items: center; width: var(--notification-bell-size, 40px); height: var(--notification-bell-size, 40px); min-height: 0; padding: 0; border-radius: 12px; color: inherit; }
+:host { display: inline-block; color: var(--notification-text, inherit); }
+.bell { display: grid; position: relative; place-items: center; width: var(--notification-bell-size, 40px); height: var(--notification-bell-size, 40px); min-height: 0; padding: 0; border-radius: 12px; color: inherit; transition: background-color .12s; }
 .bell svg, ::slotted(svg) { width: 22px; height: 22px; }
-.bell[aria-expanded="true"] { background: var(--_sunken); }
+button.bell:hover, .bell[aria-expanded="true"] { background: color-mix(in srgb, currentcolor 12%, transparent); }
+.bell:focus-visible { outline-color: currentcolor; }
 .badge { position: absolute; inset-block-start: 2px; inset-inline-start: calc(50% + 1px); min-width: 18px; padding: 0 5px; border-radius: 9px; background: var(--_badge); color: var(--_on-badge); box-shadow: 0 0 0 2px var(--_surface); font-size: 11px; font-weight: 700; line-height: 18px; text-align: center; font-variant-numeric: tabular-nums; animation: pop .22s cubic-bezier(.3, 1.6, .6, 1); }
 @keyframes pop { from { transform: scale(.4); opacity: 0; } }
-.popover { position: fixed; inset: auto; width: min(var(--notification-width, 420px), 100vw - 16px); height: min(var(--notification-height, 600px), 100dvh - 80px); margin: 0; padding: 0; border: 0; border-radius: var(--_radius); background: var(--_raised); color: inherit; box-shadow: 0 0 0 1px var(--_line), var(--_shadow); overflow: clip; }
+.popover { position: fixed; inset: auto; width: min(var(--notification-width, 420px), 100vw - 16px); height: min(var(--notification-height, 600px), 100dvh - 80px); margin: 0; padding: 0; border: 0; border-radius: var(--_radius); background: var(--_raised); color: var(--_text); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); overflow: clip; }
 .popover:popover-open { display: flex; flex-direction: column; animation: drop .16s ease-out; }
 .popover:focus-visible { outline: none; }
 @keyframes drop { from { opacity: 0; transform: translateY(-6px) scale(.985); } }
