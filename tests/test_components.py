@@ -572,6 +572,177 @@ async def test_tabs_and_categories_follow_what_happens(stage: Stage) -> None:
     await expect(page.locator("notification-inbox")).to_contain_text("Nothing archived")
 
 
+# --- a press lands on what was pressed ----------------------------------------------------------------------
+
+MANY_LINES = "{ body: 'A long line of words that goes on. '.repeat(30) }"
+FINGER = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def long_ones(number: int = 4, fields: str = "{}") -> str:
+    return inbox(f"many({number}, (n) => ({{ ...{MANY_LINES}, ...{fields} }}))")
+
+
+async def place(locator: Locator) -> tuple[float, float]:
+    box = await locator.bounding_box()
+    assert box is not None
+    return box["x"], box["y"]
+
+
+async def point_at(page: Page, locator: Locator) -> None:
+    """Move the mouse to the middle of an element, as it stands."""
+    box = await locator.bounding_box()
+    assert box is not None
+    await page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+async def test_a_press_of_the_mouse_moves_nothing_and_does_what_was_pressed(stage: Stage) -> None:
+    page = await stage(long_ones(), viewport={"width": 900, "height": 1200})
+    await page.evaluate("element.style.height = '1000px'")
+    await rows(page).nth(0).click()
+    await point_at(page, button(page, "Archive: Title 2"))
+    before = await place(rows(page).nth(2))
+    await page.mouse.down()
+    assert await place(rows(page).nth(2)) == before
+    await page.mouse.up()
+    assert await calls(page, "archive", "read") == [["read", "id-4"], ["archive", "id-2", True]]
+
+
+@pytest.mark.parametrize("pressed", ["Archive", "Delete", "Mark read"])
+async def test_the_first_tap_of_a_finger_does_what_it_taps_and_opens_nothing(
+    stage: Stage, pressed: str
+) -> None:
+    page = await stage(long_ones(4, "{ url: '/orders/' + n }"), **FINGER)
+    await button(page, f"{pressed}: Title 3").tap()
+    asked = await calls(page, "archive", "read", "delete")
+    expected = {"Archive": [["archive", "id-3", True]], "Delete": [], "Mark read": [["read", "id-3"]]}
+    assert asked == expected[pressed]
+    assert len(page.context.pages) == 1
+    if pressed == "Delete":
+        await button(page, "Press again to delete: Title 3").tap()
+        assert await calls(page, "archive", "read", "delete") == [["delete", "id-3"]]
+
+
+async def test_a_long_body_is_unfolded_by_a_click_and_stays_so_whatever_has_the_focus(stage: Stage) -> None:
+    page = await stage(
+        inbox(f"[item(1, {MANY_LINES}), item(2, {MANY_LINES}), item(3, {{ body: 'Short.' }})]"),
+        viewport={"width": 600, "height": 900},
+    )
+    bodies = page.locator("notification-inbox [part=body]")
+    tall = "(body) => body.clientHeight > 150"
+    await expect(button(page, "Show more: Title 2")).to_be_visible()
+    assert await button(page, "Show more: Title 3").count() == 0
+    # The focus alone unfolds nothing.
+    await rows(page).nth(1).focus()
+    assert [await one.evaluate(tall) for one in await bodies.all()] == [False, False, False]
+    await button(page, "Show more: Title 2").click()
+    assert await calls(page, "read") == []
+    await rows(page).nth(2).focus()
+    await page.keyboard.press("Enter")
+    await rows(page).nth(0).focus()
+    assert [await one.evaluate(tall) for one in await bodies.all()] == [False, True, True]
+    await page.get_by_role("tab", name="Unread").click()
+    await page.get_by_role("tab", name="All").click()
+    await expect(button(page, "Show less: Title 2")).to_have_attribute("aria-expanded", "true")
+    await button(page, "Show less: Title 2").press("Enter")
+    assert [await one.evaluate(tall) for one in await bodies.all()] == [False, False, True]
+
+
+@pytest.mark.parametrize("height", ["500px", "auto"])
+async def test_rows_do_not_move_under_a_pointer_and_a_button_tells_what_has_come(
+    stage: Stage, height: str
+) -> None:
+    page = await stage(inbox("many(5)"))
+    await page.evaluate("(height) => { element.style.height = height; }", height)
+    third = page.locator("[data-id=id-3]")
+    await point_at(page, third)
+    before = await place(third)
+    await page.evaluate("client.arrive(item(6)); client.arrive(item(7))")
+    await expect(rows(page)).to_have_count(7)
+    assert await place(third) == before
+    # What is removed elsewhere moves nothing either: above it, or itself.
+    await page.evaluate("client.archive('id-5')")
+    await expect(rows(page)).to_have_count(6)
+    assert await place(third) == before
+    second = await place(page.locator("[data-id=id-2]"))
+    await page.evaluate("client.archive('id-3')")
+    await expect(rows(page)).to_have_count(5)
+    assert await place(page.locator("[data-id=id-2]")) == second
+    assert await calls(page, "seen") == [["seen", 5]]
+    await button(page, "2 new").click()
+    await expect(button(page, "2 new")).to_be_hidden()
+    top = await page.evaluate(
+        "() => element.shadowRoot.querySelector('[part=panel]').getBoundingClientRect().top"
+    )
+    assert (await place(page.locator("[data-id=id-7]")))[1] == top
+    assert await calls(page, "seen") == [["seen", 5], ["seen", 9]]
+
+
+async def test_what_has_come_is_shown_when_the_pointer_leaves_or_has_rested(stage: Stage) -> None:
+    page = await stage(inbox("many(5)"), clock=True)
+    third = page.locator("[data-id=id-3]")
+    for leave in (lambda: page.mouse.move(1, 1), lambda: page.clock.run_for(5_000)):
+        await point_at(page, third)
+        before = await place(third)
+        await page.evaluate("client.arrive(item(client.seq + 1))")
+        await expect(page.get_by_role("button", name="1 new", exact=True)).to_be_visible()
+        assert await place(third) == before
+        await leave()
+        await expect(page.get_by_role("button", name="1 new", exact=True)).to_be_hidden()
+        assert (await place(third))[1] > before[1]
+
+
+async def test_a_row_that_is_pressed_by_a_finger_stays_where_it_is(stage: Stage) -> None:
+    page = await stage(inbox("many(5)"), **FINGER)
+    third = page.locator("[data-id=id-3]")
+    x, y = await place(third)
+    session = await page.context.new_cdp_session(page)
+    points = [{"x": x + 100, "y": y + 20}]
+    await session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": points})
+    await page.evaluate("client.arrive(item(6))")
+    await expect(rows(page)).to_have_count(6)
+    assert await place(third) == (x, y)
+    await session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    await expect(button(page, "1 new")).to_be_hidden()
+    assert await calls(page, "read") == [["read", "id-3"]]
+
+
+async def test_two_quick_clicks_archive_one_notification(stage: Stage) -> None:
+    page = await stage(inbox("many(5)"))
+    await button(page, "Archive: Title 4").dblclick()
+    await titles(page, "Title 5", "Title 3", "Title 2", "Title 1")
+    assert await calls(page, "archive") == [["archive", "id-4", True]]
+
+
+@pytest.mark.parametrize("refuse", [False, True], ids=["undo", "refusal"])
+async def test_what_is_said_of_a_command_is_in_the_window_where_the_list_goes_on_below_it(
+    stage: Stage, refuse: bool
+) -> None:
+    page = await stage(inbox("many(40)", f"{{ refuse: {str(refuse).lower()} }}"))
+    await page.evaluate("element.style.height = 'auto'")
+    await rows(page).nth(15).scroll_into_view_if_needed()
+    await button(page, "Archive: Title 25").click()
+    said = page.locator("[part=snack]")
+    await expect(said).to_contain_text("It was refused." if refuse else "Archived")
+    await expect(said).to_be_in_viewport(ratio=1)
+    if not refuse:
+        await button(page, "Undo").click()
+        await expect(rows(page)).to_have_count(40)
+
+
+async def test_what_is_opened_among_the_unread_ones_stays_until_the_tab_is_left(stage: Stage) -> None:
+    page = await stage(inbox("many(3)"))
+    await page.get_by_role("tab", name="Unread").click()
+    await rows(page).nth(1).click()
+    await expect(button(page, "Mark unread: Title 2")).to_be_attached()
+    await titles(page, "Title 3", "Title 2", "Title 1")
+    # What is marked read without being opened goes.
+    await button(page, "Mark read: Title 3").click()
+    await titles(page, "Title 2", "Title 1")
+    await page.get_by_role("tab", name="All").click()
+    await page.get_by_role("tab", name="Unread").click()
+    await titles(page, "Title 1")
+
+
 async def test_a_thousand_notifications_cost_what_a_screenful_does(
     stage: Stage, record_property: Callable[[str, object], None]
 ) -> None:

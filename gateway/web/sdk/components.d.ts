@@ -10,7 +10,7 @@ export type Plural = { other: string } & Partial<Record<'zero' | 'one' | 'two' |
 export interface Texts {
   notifications: string; all: string; unread: string; archived: string; category: string; anyCategory: string;
   markRead: string; markUnread: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
-  markAllRead: string; undo: string; dismiss: string; tryNow: string; tryAgain: string; data: string;
+  markAllRead: string; undo: string; dismiss: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
   low: string; high: string; urgent: string; justNow: string; loading: string;
   emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptyArchived: string; emptyArchivedMore: string;
   offline: string;
@@ -20,7 +20,7 @@ export interface Texts {
   /** `{detail}` */
   failed: string;
   archivedNow: string; unarchivedNow: string; deletedNow: string;
-  readNow: string | Plural; bellNew: string | Plural; arrived: string | Plural; more: string | Plural;
+  readNow: string | Plural; bellNew: string | Plural; arrived: string | Plural; more: string | Plural; newer: string | Plural;
   systemAsk: string; systemOn: string; systemOff: string; systemDenied: string;
 }
 

@@ -13,11 +13,19 @@ export class Feed {
   #rows = new Map();
   #current = null;
   #numbering = 0;
+  // Tells of bodies that come into sight, or are as wide as they were no longer.
+  #sizes = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.closest('article')?.row.measure();
+  });
 
-  /** @param {import('./texts.js').Words} words @param {{ label: string, showsData: boolean }} options */
-  constructor(words, { label, showsData }) {
+  /**
+   * @param {import('./texts.js').Words} words
+   * @param {{ label: string, showsData: boolean, unfolded: Set<string> }} options `unfolded`: by their ids
+   */
+  constructor(words, { label, showsData, unfolded }) {
     this.words = words;
     this.showsData = showsData;
+    this.unfolded = unfolded;
     this.element = make('div', { role: 'feed', part: 'list', 'aria-label': label,
       keydown: (event) => this.#onKey(event),
       focusin: ({ target }) => this.#choose(target.closest('article')?.row) });
@@ -26,6 +34,9 @@ export class Feed {
   get size() { return this.#rows.size; }
 
   get(id) { return this.#rows.get(id); }
+
+  /** The row under the pointer. A finger leaves the row that it touched last `:hover`, and is not there any more. */
+  get pointed() { return matchMedia('(hover: hover)').matches ? this.element.querySelector('article:hover') : null; }
 
   /** Show these items, in their places among `all`, which is newest first. Return the rows that are new. */
   put(items, all) {
@@ -47,6 +58,8 @@ export class Feed {
       if (wanted.delete(item.id)) {
         const row = new Row(item, this.words, this.showsData);
         this.#rows.set(item.id, row);
+        if (this.unfolded.has(item.id)) row.unfold(true);
+        if (row.body) this.#sizes.observe(row.body);
         this.element.insertBefore(row.element, next);
         made.push(row);
       }
@@ -65,6 +78,7 @@ export class Feed {
       const next = (element.nextElementSibling ?? element.previousElementSibling)?.row ?? null;
       const isFocused = element.matches(':focus-within');
       if (this.#current === row) this.#choose(next);
+      if (row.body) this.#sizes.unobserve(row.body);
       element.remove();
       this.#rows.delete(id);
       if (isFocused) next?.element.focus();

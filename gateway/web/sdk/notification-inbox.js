@@ -5,6 +5,7 @@ import { NotificationElement } from './element.js';
 import { Feed } from './feed.js';
 import { Snack } from './snack.js';
 import { STATES } from './states.js';
+import { Steady } from './steady.js';
 import { INBOX, ITEM } from './theme.js';
 import { View } from './view.js';
 
@@ -13,10 +14,12 @@ const UNDO_AT_MOST = 1_000; // items that "mark all read" can be undone for.
 const AT_ONCE = 200; // ids in one call.
 const QUESTION_TIME = 4_000; // ms
 const TICK = 30_000; // ms
+const DRAG = 4; // px
+const CONTROLS = 'button, a, summary, pre';
 
 /** The parts of an inbox that a page may style: the bell hands them on. */
 export const PARTS = 'head, heading, tabs, tab, count, filter, banner, panel, list, item, unread, glyph, title, time, '
-  + 'body, meta, priority, category, address, data, actions, state, snack';
+  + 'body, more, meta, priority, category, address, data, actions, newer, state, snack';
 
 export class NotificationInbox extends NotificationElement {
   static sheets = [ITEM, INBOX];
@@ -27,6 +30,12 @@ export class NotificationInbox extends NotificationElement {
   #view = null;
   #feed = null;
   #snack = null;
+  #steady = null;
+  #unfolded = new Set(); // ids
+  #removing = new Set(); // ids of what the user takes from the list
+  /** Where a press, or the first of several clicks, began. @type {{ target?: Element, row?: object, x?: number, y?: number }} */
+  #press = {};
+  #clicked = null;
   #reading = null;
   #failed = false;
   #isInView = false;
@@ -89,8 +98,9 @@ export class NotificationInbox extends NotificationElement {
     parts.list = make('div');
     parts.state = make('div', { className: 'rest' });
     parts.tail = make('div', { className: 'tail' });
-    parts.panel = make('div', { className: 'panel', id: 'panel', role: 'tabpanel', part: 'panel' },
-      parts.list, parts.state, parts.tail);
+    parts.panel = make('div', { className: 'panel', id: 'panel', role: 'tabpanel', part: 'panel' });
+    this.#steady = new Steady(parts.panel, words, () => this.#markSeen());
+    parts.panel.append(this.#steady.element, parts.list, parts.state, parts.tail);
     parts.head = make('div', { className: 'head', part: 'head' },
       parts.heading, parts.readAll, make('slot', { name: 'actions' }));
     parts.bar = make('div', { className: 'bar' },
@@ -98,7 +108,7 @@ export class NotificationInbox extends NotificationElement {
         keydown: (event) => this.#onTabKey(event) }, ...parts.tabs),
       parts.filter);
     this.#restart();
-    return [parts.head, parts.bar, parts.banner, parts.panel, this.#snack.element, make('slot', { name: 'footer' })];
+    return [parts.head, parts.bar, parts.banner, parts.panel, make('slot', { name: 'footer' }), this.#snack.element];
   }
 
   #buildTab(name) {
@@ -132,7 +142,10 @@ export class NotificationInbox extends NotificationElement {
     this.#view = client && new View(client, filter);
     this.#reading = null;
     this.#failed = false;
-    this.#feed = new Feed(words, { label: words.say('notifications'), showsData: this.hasAttribute('show-data') });
+    this.#feed = new Feed(words,
+      { label: words.say('notifications'), showsData: this.hasAttribute('show-data'), unfolded: this.#unfolded });
+    this.#steady.take(this.#feed);
+    this.#feed.element.addEventListener('pointerdown', ({ target, x, y }) => { this.#press = { target, x, y }; });
     this.#feed.element.addEventListener('click', (event) => this.#onClick(event));
     this.#feed.element.addEventListener('keydown', (event) => this.#onRowKey(event));
     this.#parts.list.replaceChildren(this.#feed.element);
@@ -177,8 +190,13 @@ export class NotificationInbox extends NotificationElement {
     } else if (this.#view) {
       const newest = this.#view.items[0]?.created_seq ?? Infinity;
       const { put, drop } = this.#view.take(detail);
-      if (!this.#feed.drop(drop)) this.#parts.heading.focus();
-      for (const row of this.#put(put)) row.element.classList.toggle('fresh', row.item.created_seq > newest);
+      this.#steady.change(() => {
+        if (!this.#feed.drop(drop)) this.#parts.heading.focus();
+        const made = this.#put(put);
+        for (const row of made) row.element.classList.toggle('fresh', row.item.created_seq > newest);
+        return made;
+      }, ({ dataset }) => this.#removing.has(dataset.id));
+      for (const { id } of drop) this.#removing.delete(id);
     }
     this.refresh();
     if (this.#view?.isWhole) this.#watchEnd();
@@ -194,7 +212,8 @@ export class NotificationInbox extends NotificationElement {
   /** What stands in view has been seen, where somebody looks. */
   #markSeen() {
     const { client } = this;
-    if (client?.unseen && client.state === 'live' && this.#isInView && document.visibilityState === 'visible') {
+    const isShown = this.#isInView && !this.#steady?.holds;
+    if (client?.unseen && client.state === 'live' && isShown && document.visibilityState === 'visible') {
       client.seen().catch(() => {});
     }
   }
@@ -285,13 +304,25 @@ export class NotificationInbox extends NotificationElement {
   // --- what the user does ----------------------------------------------------------------------------------
 
   #onClick(event) {
-    const row = event.target.closest('article')?.row;
-    const button = event.target.closest('[data-action]');
-    if (!row) return;
-    if (button) this.#act(button.dataset.action, row);
-    else if (event.target.closest('a')) this.#open(row.item, event);
-    // Whoever selects the text of a notification, or looks at its data, has not opened it.
-    else if (!event.target.closest('details') && getSelection().isCollapsed) this.#activate(row);
+    const { target, detail } = event;
+    const row = target.closest('article')?.row;
+    if (!row || this.#isStray(event)) return;
+    const button = target.closest('[data-action]');
+    if (button) {
+      // The second click of two is not meant for the row that has taken the place of the first one.
+      if (detail < 2) this.#clicked = row;
+      if (this.#clicked === row) this.#act(button.dataset.action, row);
+    } else if (target.closest('a')) this.#open(row, event);
+    else if (!target.closest('details')) this.#activate(row);
+  }
+
+  /** Whether a click is the end of something else: a press that began elsewhere, or text being selected. */
+  #isStray({ target, detail, x, y }) {
+    if (detail === 0) return false; // By the keyboard, or by a script.
+    const { target: from, x: left, y: top } = this.#press;
+    if (from && from.closest(CONTROLS) !== target.closest(CONTROLS)) return true;
+    const isDrag = Math.hypot(x - left, y - top) > DRAG || detail > 1;
+    return isDrag && !target.closest(CONTROLS) && !getSelection().isCollapsed;
   }
 
   #onRowKey(event) {
@@ -304,18 +335,28 @@ export class NotificationInbox extends NotificationElement {
   #activate(row) {
     const link = row.element.querySelector('a');
     if (link) link.click();
-    else this.#open(row.item);
+    else this.#open(row);
   }
 
   /** Opening is reading. Whoever cancels the event goes there by other means. */
-  #open(item, event) {
+  #open(row, event) {
+    const { item } = row;
     if (!this.announceOpening(item)) event?.preventDefault();
+    this.#view.keep(item.id);
+    if (!row.whole.hidden) this.#unfold(row, true);
     if (!item.read_at) this.#try(this.client.read(item.id));
+  }
+
+  #unfold(row, isUnfolded) {
+    row.unfold(isUnfolded);
+    this.#unfolded[isUnfolded ? 'add' : 'delete'](row.item.id);
   }
 
   #act(action, row) {
     const { client, words } = this;
     const { item } = row;
+    if (action === 'unfold') this.#unfold(row, !row.isUnfolded);
+    else this.#removing.add(item.id);
     if (action === 'read') this.#try(item.read_at ? client.unreadAgain(item.id) : client.read(item.id));
     if (action === 'archive') {
       const archived = !item.archived_at;
@@ -330,8 +371,18 @@ export class NotificationInbox extends NotificationElement {
       this.#try(this.client.delete(row.item.id), this.words.say('deletedNow'));
       return;
     }
+    this.#removing.clear();
     row.ask(true);
-    setTimeout(() => row.ask(false), QUESTION_TIME);
+    this.#askNoMore(row);
+  }
+
+  /** Take the question back after a while, but not from under a pointer: its button becomes a smaller one. */
+  #askNoMore(row) {
+    setTimeout(() => {
+      const isAimedAt = row.element === this.#feed.pointed && row.buttons.delete.matches(':hover');
+      if (isAimedAt || row.buttons.delete.matches(':active')) this.#askNoMore(row);
+      else row.ask(false);
+    }, QUESTION_TIME);
   }
 
   async #readAll() {

@@ -48,6 +48,9 @@ export class Row {
       delete: iconButton('trash', '', { 'data-action': 'delete' }),
     };
     this.buttons.delete.classList.add('danger');
+    this.body = quote('p', 'body', item.body);
+    this.whole = make('button',
+      { type: 'button', className: 'link whole', part: 'more', hidden: true, 'data-action': 'unfold' });
     const heading = title(item, 'h3', this.state);
     heading.id = id;
     this.element = make('article',
@@ -55,12 +58,14 @@ export class Row {
       glyph(item),
       make('div', { className: 'main' },
         make('div', { className: 'top' }, heading, this.time),
-        quote('p', 'body', item.body),
+        this.body,
+        this.body && this.whole,
         this.#meta(item, showsData)),
       make('div', { className: 'actions', part: 'actions' }, ...Object.values(this.buttons)));
     this.element.row = this;
     this.setCurrent(false);
     this.paint(item);
+    this.unfold(false);
   }
 
   #meta(item, showsData) {
@@ -96,6 +101,21 @@ export class Row {
     buttons.delete.classList.toggle('asked', asked);
     nameButton(buttons.delete, words.say(asked ? 'deleteNow' : 'delete'), this.item.title);
     buttons.delete.replaceChildren(icon('trash'), ...(asked ? [words.say('deleteShort')] : []));
+  }
+
+  /** Show the whole body, or its first lines. */
+  unfold(isUnfolded) {
+    this.isUnfolded = isUnfolded;
+    this.element.classList.toggle('unfolded', isUnfolded);
+    this.whole.setAttribute('aria-expanded', isUnfolded);
+    const label = this.words.say(isUnfolded ? 'showLess' : 'showMore');
+    write(nameButton(this.whole, label, this.item.title), label);
+  }
+
+  /** Offer the rest of a body that is cut off. */
+  measure() {
+    const { body, whole } = this;
+    whole.hidden = !this.isUnfolded && body.scrollHeight <= body.clientHeight + 1;
   }
 
   /** Say anew how long ago it was. */

@@ -4,7 +4,7 @@ import { make, write } from './dom.js';
 
 const SNACK_TIME = 8_000; // ms
 
-/** One line at the foot of a list. It stays while it is pointed at, or has the focus. */
+/** One line at the foot of a list, or of the window where the list goes on below it. It stays while it is pointed at, or has the focus. */
 export class Snack {
   #timer;
   #undo = null;
@@ -14,9 +14,9 @@ export class Snack {
     this.said = make('span', { className: 'said', role: 'status', dir: 'auto' });
     this.button = make('button',
       { type: 'button', textContent: words.say('undo'), hidden: true, click: () => this.#takeBack() });
-    this.element = make('div', { className: 'snack', part: 'snack',
+    this.element = make('div', { className: 'foot' }, make('div', { className: 'snack', part: 'snack',
       pointerenter: () => this.#hold(), pointerleave: () => this.#release(),
-      focusin: () => this.#hold(), focusout: () => this.#release() }, this.said, this.button);
+      focusin: () => this.#hold(), focusout: () => this.#release() }, this.said, this.button));
   }
 
   /** Say it for a moment. `undo` is called when the user wants it undone. */

@@ -35,6 +35,7 @@ export const TOKENS = sheet(`
 *, ::before, ::after { box-sizing: border-box; }
 h2, h3, p, pre { margin: 0; font-size: inherit; font-weight: inherit; }
 :focus-visible { outline: 2px solid var(--_accent); outline-offset: 2px; }
+button svg { pointer-events: none; }
 svg { display: block; width: 20px; height: 20px; fill: none; stroke: currentcolor; stroke-width: 1.7; stroke-linecap: round; stroke-linejoin: round; }
 button, select {
   min-height: 32px; padding: 0 10px; border: 0; border-radius: 8px; background: none; color: var(--_text);
@@ -94,6 +95,7 @@ select { flex: 0 1 auto; min-width: 44px; color: var(--_muted); background: var(
   transition: background-color .12s;
 }
 article + article { border-block-start: 1px solid var(--_line); }
+.item.held { content-visibility: visible; }
 .item:hover { background: color-mix(in oklab, var(--_sunken) 55%, transparent); }
 .item:focus-visible { outline-offset: -3px; border-radius: 10px; }
 .item.new { background: var(--_unread); }
@@ -106,7 +108,11 @@ article + article { border-block-start: 1px solid var(--_line); }
 .top .title { flex: 1; }
 time { flex: none; color: var(--_muted); font-size: .8333em; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .item .body { display: -webkit-box; margin-block-start: 2px; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: var(--notification-lines, 3); }
-.item:focus-within .body { -webkit-line-clamp: none; }
+.item.unfolded .body { -webkit-line-clamp: none; }
+.whole { margin-inline-start: -10px; }
+.newer { position: sticky; z-index: 1; inset-block-start: 8px; height: 0; text-align: center; }
+.newer button { background: var(--_accent); color: var(--_on-accent); box-shadow: var(--_shadow); }
+.newer button:hover { background: color-mix(in oklab, var(--_accent) 86%, var(--_text)) !important; }
 .meta { display: flex; flex-wrap: wrap; align-items: center; line-height: 1.6; gap: 4px 8px; margin-block-start: 6px; }
 .meta:not(:has(> :not([hidden]))) { display: none; }
 .address { max-width: 100%; overflow: hidden; color: var(--_muted); font-size: .8333em; text-overflow: ellipsis; white-space: nowrap; }
@@ -139,6 +145,7 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 .bone i:last-child { width: 60%; }
 @keyframes breathe { to { opacity: .4; } }
 .tail { min-height: 1px; }
+.foot { position: sticky; z-index: 2; inset-block-end: 0; height: 0; }
 .snack { display: flex; position: absolute; inset: auto 12px 12px; align-items: center; gap: 8px; width: fit-content; max-width: calc(100% - 24px); min-height: 44px; margin-inline: auto; padding-block: 4px; padding-inline: 16px 6px; border-radius: 12px; background: light-dark(#1c1f28, #eceef4); color: light-dark(#fff, #15171e); box-shadow: var(--_shadow); font-size: .9em; animation: rise .18s ease-out; }
 .snack:not(:has(.said:not(:empty))) { opacity: 0; pointer-events: none; }
 .snack .said { flex: 1; padding-block: 6px; overflow-wrap: anywhere; }

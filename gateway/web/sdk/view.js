@@ -9,6 +9,7 @@ export class View {
   #cursor = null;
   #complete = false;
   #floor = Infinity;
+  #kept = new Set();
   /** @type {import('./notifications.js').Item[]} */
   items = [];
 
@@ -40,6 +41,9 @@ export class View {
     return page.items.filter((item) => this.#put(item));
   }
 
+  /** Keep an item that is opened here, also when it is read and so not unread any more. */
+  keep(id) { this.#kept.add(id); }
+
   /** Take what the client has told of, and return which items are to be shown and which no longer. */
   take({ added, changed, removed, readUpTo = 0 }) {
     const put = [], drop = [];
@@ -58,7 +62,7 @@ export class View {
   #matches(item) {
     const { unread, archived, category } = this.#filter;
     return !item.deleted_at && Boolean(item.archived_at) === Boolean(archived)
-      && !(unread && item.read_at) && !(category && item.category !== category);
+      && !(unread && item.read_at && !this.#kept.has(item.id)) && !(category && item.category !== category);
   }
 
   /** Where an item of this place in the inbox stands, or belongs. */
