@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.logs import REQUEST_ID, bind_request_id, new_request_id
+from gateway.origins import log_refused, own_origin, read_origin
 
 EVERYWHERE = [
     ("X-Content-Type-Options", "nosniff"),
@@ -84,6 +85,8 @@ class BrowserHeaders:
             if message["type"] == "http.response.start":
                 headers: list[Header] = [*message["headers"], request_id]
                 names = {name for name, _ in headers}
+                if scope["method"] == "OPTIONS" and b"access-control-allow-origin" not in names:
+                    _log_preflight(scope)
                 if b"content-security-policy" not in names:
                     headers.append(_POLICY)
                 if reads and b"cache-control" not in names:
@@ -94,6 +97,14 @@ class BrowserHeaders:
             await send(message)
 
         await self._app(scope, receive, answer)
+
+
+def _log_preflight(scope: Scope) -> None:
+    """Log that a page asked whether it may call, and may not."""
+    asked = dict(scope["headers"])
+    if b"origin" in asked and b"access-control-request-method" in asked:
+        host = asked.get(b"host", b"").decode("latin-1")
+        log_refused(read_origin(asked[b"origin"].decode("latin-1")), own_origin(scope["scheme"], host))
 
 
 async def _answer_handshake(send: Send, request_id: Header, message: Message) -> None:

@@ -3,6 +3,10 @@
 import re
 from ipaddress import ip_address
 
+import structlog
+
+logger = structlog.get_logger(__name__)
+
 _ORIGIN = re.compile(
     r"([a-z][a-z0-9+.-]{0,31})://(\[[0-9a-f:.]+\]|[^\s/?#@:*\\\[\]]{1,255})(?::([0-9]{1,5}))?", re.ASCII
 )
@@ -34,6 +38,27 @@ def read_origin(text: str) -> str | None:
 def own_origin(scheme: str, host: str) -> str | None:
     """Return the origin that a request reached: `scheme` as ASGI has it, `host` the header Host."""
     return read_origin(f"{'https' if scheme in {'https', 'wss'} else 'http'}://{host}")
+
+
+_MAX_LOGGED = 100
+_MAX_ORIGIN = 255
+_logged: set[tuple[str | None, str | None]] = set()
+
+
+def log_refused(origin: str | None, own: str | None) -> None:
+    """Log that pages of an origin are refused, once for each origin, and for `_MAX_LOGGED` of them at most.
+
+    `origin` is None where it is not an http or https origin, `own` where the request names no host.
+    """
+    refused = (origin and origin[:_MAX_ORIGIN], own and own[:_MAX_ORIGIN])
+    if refused in _logged or len(_logged) >= _MAX_LOGGED:
+        return
+    _logged.add(refused)
+    logger.warning(
+        "pages of this origin are refused: list it in GATEWAY_ALLOWED_ORIGINS if they are yours",
+        origin=refused[0],
+        reached_at=refused[1],
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import update
+from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from gateway import models
+from gateway import models, origins
 from gateway.origins import own_origin, read_origin
 from gateway.protocol import is_link, safe_url
 from gateway.settings import SettingsError, load_settings
@@ -224,6 +225,33 @@ async def test_a_page_of_another_origin_is_told_nothing(start_server: StartServe
     answer = await server.http.get("/.well-known/jwks.json", headers={"Origin": origin})
     for one in (asked, answer):
         assert "access-control-allow-origin" not in one.headers
+
+
+@pytest.mark.parametrize("allowed", ["", APP], ids=["no list", "a list"])
+async def test_an_origin_that_is_refused_is_logged_once(
+    start_server: StartServer, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origins, "_logged", set())
+    server = await start_server(allowed_origins=allowed)
+    with capture_logs() as lines:
+        for _ in range(3):
+            await server.http.options("/v1/inbox", headers={"Origin": "https://shop.example", **PREFLIGHT})
+            await server.http.options("/v1/inbox", headers={"Origin": APP, **PREFLIGHT})
+        socket = {"Origin": "https://other.example", "Connection": "Upgrade", "Upgrade": "websocket"}
+        key = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+        for _ in range(2):
+            assert (await server.http.get("/v1/ws", headers={**socket, **key})).status_code == 403
+    refused = [line["origin"] for line in lines if "GATEWAY_ALLOWED_ORIGINS" in line["event"]]
+    others = [] if allowed else [APP]
+    assert refused == ["https://shop.example", *others, "https://other.example"]
+
+
+def test_no_more_than_a_hundred_refused_origins_are_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origins, "_logged", set())
+    with capture_logs() as lines:
+        for number in range(150):
+            origins.log_refused(f"https://{number}.example", None)
+    assert len(lines) == 100
 
 
 async def test_without_a_list_there_is_no_cors(server: LocalServer) -> None:

@@ -42,9 +42,9 @@ def test_the_client_keeps_its_rules(suite: Path) -> None:
     assert int(counted[1]) >= len(re.findall(r"^\s*test\(", suite.read_text(), re.MULTILINE)) > 5
 
 
-def test_the_client_is_loaded_as_one_file_of_at_most_12_kib(tmp_path: Path) -> None:
+def test_the_client_is_loaded_as_one_file_of_at_most_14_kib(tmp_path: Path) -> None:
     script = compact(joined(SDK, "notifications.js"))
-    assert len(gzip.compress(script.encode(), 9)) <= 12 * 1024
+    assert len(gzip.compress(script.encode(), 9)) <= 14 * 1024
     file = tmp_path / "notifications.mjs"
     file.write_text(script)
     code, said = run_node(

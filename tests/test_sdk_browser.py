@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page
 
+from gateway import web
+from gateway.web.scripts import joined
 from tests.browsers import launched
 from tests.clients import Service
 from tests.databases import settings_for
+from tests.postgres import free_port
 from tests.servers import LocalServer, Server, process, serving
 from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SDK = files(web).joinpath("sdk")
 
 CARRIERS: dict[str, dict[str, Any]] = {
     "subprotocol": {},
@@ -277,3 +283,53 @@ async def test_a_tab_that_is_frozen_lets_another_lead_and_one_that_hangs_is_over
             await one.becomes("told", ["one", "two"])
         assert [await one.get("client.leader") for one in tabs] == [True, False]
         await server.sockets(1)
+
+
+async def test_a_page_of_an_origin_that_is_not_allowed_is_told_so_in_its_console_once(
+    sqlite_url: str, browser: Browser, site: str
+) -> None:
+    async with serving(settings_for(sqlite_url)) as server:
+        page = await browser.new_page()
+        said: list[str] = []
+        page.on("console", lambda one: said.append(one.text) if one.type == "warning" else None)
+        await page.expose_function("getToken", minting(server.service))
+        await page.goto(site)
+        await page.evaluate(START, [server.base, {}])
+        visited = Visit(page)
+        await visited.becomes("client.state", "offline")
+        await visited.becomes("client.problem.code", "origin_not_allowed")
+        await page.evaluate("client.retry()")
+        await visited.becomes("client.state", "offline")
+        (text,) = said
+        assert text == (
+            f"Notifications: {server.base} does not answer to pages of {site}: "
+            f"add {site} to its GATEWAY_ALLOWED_ORIGINS."
+        )
+        await page.close()
+
+
+async def test_a_page_whose_gateway_is_away_is_told_so_in_its_console_once(
+    browser: Browser, site: str
+) -> None:
+    page = await browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda one: said.append(one.text) if one.type == "warning" else None)
+    await page.expose_function("getToken", lambda _why: "token")
+    base = f"http://127.0.0.1:{free_port()}"
+    await page.route(
+        f"{base}/sdk/notifications.js",
+        lambda route: route.fulfill(
+            body=joined(SDK, "notifications.js"),
+            content_type="text/javascript",
+            headers={"Access-Control-Allow-Origin": "*"},
+        ),
+    )
+    await page.goto(site)
+    await page.evaluate(START, [base, {}])
+    await Visit(page).becomes("client.state", "offline")
+    await page.evaluate("client.retry()")
+    await Visit(page).becomes("client.state", "offline")
+    assert await page.evaluate("client.problem.code") == "unreachable"
+    assert len(said) == 1
+    assert f"{base}/ cannot be reached: start the gateway, or set url to its address." in said[0]
+    await page.close()

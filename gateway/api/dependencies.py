@@ -30,7 +30,7 @@ from gateway.hub import Hub
 from gateway.intake import SMALL_BODY
 from gateway.metrics import Metrics
 from gateway.networks import network_of
-from gateway.origins import own_origin, read_origin
+from gateway.origins import log_refused, own_origin, read_origin
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
@@ -222,6 +222,7 @@ def check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
     origin = read_origin(origins[0]) if len(origins) == 1 else None
     own = own_origin(connection.scope["scheme"], hosts[0]) if len(hosts) == 1 else None
     if origin is None or (origin != own and origin not in allowed):
+        log_refused(origin, own)
         raise OriginNotAllowed(
             "List the page's origin in GATEWAY_ALLOWED_ORIGINS; where a proxy speaks https for the gateway, "
             "name the proxy in GATEWAY_FORWARDED_ALLOW_IPS."

@@ -460,13 +460,63 @@ test('a token is in no address, storage, message between tabs or event', async (
   assert.ok(!said.includes('.signature'), said);
 });
 
-test('what cannot be a token is refused without its text', async () => {
+test('what cannot be a subprotocol is refused without its text', async () => {
   const world = new World().serve();
-  class WebSocket { constructor() { throw new DOMException('bearer.a b is no subprotocol', 'SyntaxError'); } }
-  const tab = await world.tab({ getToken: () => 'a b', platform: { WebSocket } }).start();
+  class WebSocket { constructor() { throw new DOMException('bearer.a/b is no subprotocol', 'SyntaxError'); } }
+  const tab = await world.tab({ getToken: () => 'a/b', platform: { WebSocket } }).start();
   await world.clock.pass(60_000);
   assert.equal(tab.client.state, 'signedout');
-  assert.doesNotMatch(JSON.stringify(tab.events), /a b/);
+  assert.doesNotMatch(JSON.stringify(tab.events), /a\/b/);
+});
+
+for (const [name, wrap] of Object.entries({
+  'with a line break': (token) => `\r\n ${token}\n`,
+  'as a field token': (token) => ({ token: `${token}\n`, token_type: 'Bearer' }),
+  'as a field access_token': (access_token) => ({ access_token }),
+})) {
+  test(`a token ${name} is taken`, async () => {
+    const console = { warn: assert.fail };
+    const { world, client } = await liveTab({ getToken: async () => wrap(tokenOf('ada')), platform: { console } });
+    assert.deepEqual([client.state, world.socket.token], ['live', tokenOf('ada')]);
+  });
+}
+
+for (const [given, said] of [
+  ['<!doctype html><title>secret</title>', /a page of HTML/], ['{"token": "secret"}', /JSON as a text.*answer\.json\(\)/],
+  ['"secret"', /JSON as a text/], ['Internal secret Error', /a text that is no token/], [' \n', /an empty text/],
+  [new Response('secret'), /a Response.*answer\.text\(\)/], [{ jwt: 'secret' }, /type object without a token/],
+  [true, /type boolean/],
+]) {
+  test(`${said} is said once of what is no token, and the user is not signed out`, async () => {
+    const texts = [];
+    const console = { warn: (text) => texts.push(text) };
+    const tab = await new World().serve().tab({ getToken: () => given, platform: { console } }).start();
+    await tab.world.clock.pass(60_000);
+    assert.deepEqual([tab.client.state, tab.client.problem.code], ['offline', 'no_token']);
+    assert.ok(tab.asked.length > 2);
+    assert.equal(texts.length, 1);
+    assert.match(texts[0], said);
+    assert.doesNotMatch(JSON.stringify([texts, tab.events]), /secret/);
+  });
+}
+
+test('a client that is given nothing is signed out, and the developer is told where that may be a mistake', async () => {
+  for (const [given, expected] of [[null, 0], [undefined, 1]]) {
+    const texts = [];
+    const console = { warn: (text) => texts.push(text) };
+    const tab = await new World().serve().tab({ getToken: () => given, platform: { console } }).start();
+    assert.deepEqual([tab.client.state, texts.length], ['signedout', expected]);
+  }
+});
+
+test('what answers and is not a gateway is told from one that is away', async () => {
+  const world = new World().serve();
+  const texts = [];
+  world.answers['GET /v1/inbox'] = () => new Response('<html>');
+  const tab = await world.tab({ platform: { console: { warn: (text) => texts.push(text) } } }).start();
+  await world.clock.pass(60_000);
+  assert.deepEqual([tab.client.state, tab.client.problem.code], ['offline', 'not_a_gateway']);
+  assert.deepEqual(texts, ['Notifications: https://gateway.test/ is not a gateway: set url to the address of one.']);
 });
 
 test('with tickets the token is in a header only', async () => {

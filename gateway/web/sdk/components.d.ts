@@ -13,7 +13,7 @@ export interface Texts {
   markAllRead: string; undo: string; dismiss: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
   low: string; high: string; urgent: string; justNow: string; loading: string;
   emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptyArchived: string; emptyArchivedMore: string;
-  offline: string;
+  offline: string; unavailable: string;
   /** `{time}` */
   retryIn: string;
   retrying: string; stopped: string; signedOut: string; signedOutMore: string; failedToLoad: string;

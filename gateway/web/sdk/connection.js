@@ -33,6 +33,7 @@ export class Connection {
   #on;
   #backoff;
   #live = false;
+  #wasLive = false;
   /** @type {{ send?: (command: object) => void, close: () => void } | null} */
   #carrier = null;
   /** End the connection. @type {(ended: Ended) => void} */
@@ -178,7 +179,7 @@ export class Connection {
   };
 
   #nowLive() {
-    this.#live = true;
+    this.#live = this.#wasLive = true;
     this.#renewed = false;
     this.#backoff.failures = 0;
     this.#on.status({ state: 'live' });
@@ -248,7 +249,8 @@ export class Connection {
   }
 
   /** Wait until it is time for the next attempt. @param {Ended} ended @param {AbortSignal} signal */
-  async #recover({ code = 1006, opened, stream, detail, retryAfter = 0 }, signal) {
+  async #recover(ended, signal) {
+    const { code = 1006, opened, stream, detail, retryAfter = 0, why = 'unreachable' } = ended;
     if (code === AGAIN) return;
     if (code in STOPS) {
       await this.#rest(STOPS[code], signal);
@@ -258,7 +260,8 @@ export class Connection {
       if (stream && !opened) this.#blockedUntil = 0;
       const first = this.#backoff.failures === 0 && !this.#platform.isOffline();
       const ms = Math.max(this.#backoff.next(), retryAfter);
-      const problem = { code: 'unreachable', detail: detail ?? LOST };
+      // Only what was never connected can be set up wrongly.
+      const problem = { code: this.#wasLive ? why : await this.#gateway.explain(ended), detail: detail ?? LOST };
       const retryAt = this.#platform.now() + ms;
       // A gateway that restarts is back at once, as a rule: the first failure is not worth an alarm.
       this.#on.status(first ? { state: 'connecting' } : { state: 'offline', problem, retryAt });
@@ -286,6 +289,6 @@ export class Connection {
  */
 function endOf(error) {
   if (!(error instanceof Failed) || error instanceof SignedOut) throw error;
-  const { message, status, retryAfter } = error;
-  return { code: status === 403 ? 4003 : 1006, opened: true, detail: message, retryAfter };
+  const { message, status, retryAfter, code: why } = error;
+  return { code: status === 403 ? 4003 : 1006, opened: true, detail: message, retryAfter, why, status };
 }

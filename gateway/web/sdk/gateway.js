@@ -1,12 +1,15 @@
 // Calls to the gateway in the name of the user. The token is held here and nowhere else: it goes into a header or a
 // subprotocol, never into a URL, a storage, a message to another tab or an error.
 
+import { advise, noToken } from './advice.js';
 import { Backoff } from './backoff.js';
-/** @import { Options, Platform } from './types.d.ts' */
+/** @import { Ended, Options, Platform } from './types.d.ts' */
 
 const REQUEST_TIME = 30_000; // ms for an answer
 const LEAST_WAIT = 1_000; // ms before a request that came too soon is sent again
 const PATIENCE = 60_000; // ms that one may wait in all
+const LOOK_TIME = 5_000; // ms in which a gateway that is there says so
+const TOKEN = /^(?![<"{[])[!-~]+$/; // What can go into a header, and is neither HTML nor JSON.
 
 /** A request failed. `status` 0 means that no answer came. */
 export class Failed extends Error {
@@ -74,18 +77,31 @@ export class Gateway {
   }
 
   async #askFor(why) {
-    let token;
+    /** @type {any} */
+    let given;
     try {
-      token = await this.#getToken(why);
+      given = await this.#getToken(why);
     } catch {
       // What the application says of it may hold anything, a token too.
-      throw new Failed('no_token', 'The application could not get a token.');
+      throw this.#noToken('getToken failed: it threw, or its promise was rejected. It is asked again.');
     }
-    if (!token) throw new SignedOut('missing_token');
+    if (given === undefined) this.advise('getToken returned undefined, which is taken for null: nobody is signed in.');
+    if ((given ?? null) === null) throw new SignedOut('missing_token');
+    const read = typeof given === 'object' ? given.token ?? given.access_token : given;
+    const token = typeof read === 'string' ? read.trim() : '';
+    if (!TOKEN.test(token)) throw this.#noToken(noToken(given, typeof read === 'string' ? token : read));
     const holder = holderOf(token);
     if (why !== 'start' && holder !== this.holder) throw new SignedOut('user_changed');
     Object.assign(this, { token, holder });
     return token;
+  }
+
+  /** Tell the developer, once. @param {string} text */
+  advise(text) { advise(this.#platform.console, text); }
+
+  #noToken(text) {
+    this.advise(text);
+    return new Failed('no_token', 'The application could not get a token.');
   }
 
   /**
@@ -97,7 +113,10 @@ export class Gateway {
     const token = await this.ask('rejected').catch((error) => {
       throw error.code === 'missing_token' ? new SignedOut(reason) : error;
     });
-    if (token === refused) throw new SignedOut(reason);
+    if (token !== refused) return;
+    this.advise(`${this.url.origin} refused the token that getToken returned, and it returned that one again: ${reason}.`
+      + ' Mint it with this gateway, for a user, and anew each time that it is asked for.');
+    throw new SignedOut(reason);
   }
 
   /** Forget the token. */
@@ -142,8 +161,29 @@ export class Gateway {
   }
 
   /** Whether the gateway answers at all. */
-  async answers() {
-    const signal = AbortSignal.timeout(5_000);
-    return this.#platform.fetch(new URL('healthz', this.url), { cache: 'no-store', signal }).then(({ ok }) => ok, () => false);
+  answers(path = 'healthz') {
+    const signal = AbortSignal.timeout(LOOK_TIME);
+    return this.#platform.fetch(new URL(path, this.url), { cache: 'no-store', signal }).then(({ ok }) => ok, () => false);
+  }
+
+  /**
+   * Tell the developer why there was no connection, and return the code of the problem. The SDK is served to the pages
+   * of every origin, all else only to those that are allowed.
+   * @param {Ended} ended
+   */
+  async explain({ why = 'unreachable', status = 0 }) {
+    const page = globalThis.location?.origin;
+    const { href, origin } = this.url;
+    if (why !== 'unreachable') {
+      if (why === 'not_a_gateway' || status === 404) this.advise(`${href} is not a gateway: set url to the address of one.`);
+    } else if (page && !await this.answers()) {
+      if (page !== origin && await this.answers('sdk/package.json')) {
+        this.advise(`${origin} does not answer to pages of ${page}: add ${page} to its GATEWAY_ALLOWED_ORIGINS.`);
+        return 'origin_not_allowed';
+      }
+      this.advise(`${href} cannot be reached: start the gateway, or set url to its address. `
+        + 'A content security policy of the page needs it in connect-src.');
+    }
+    return why;
   }
 }

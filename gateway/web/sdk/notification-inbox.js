@@ -264,7 +264,9 @@ export class NotificationInbox extends NotificationElement {
     const state = client?.state;
     banner.hidden = state !== 'offline' && state !== 'stopped';
     if (banner.hidden) return;
-    write(why, state === 'offline' ? words.say('offline') : client.problem?.detail || words.say('stopped'));
+    const isUnreachable = (client.problem?.code ?? 'unreachable') === 'unreachable';
+    write(why, state === 'offline' ? words.say(isUnreachable ? 'offline' : 'unavailable')
+      : client.problem?.detail || words.say('stopped'));
     write(retry, words.say(state === 'offline' ? 'tryNow' : 'tryAgain'));
     this.#countDown();
   }

@@ -27,7 +27,7 @@ export type State = 'idle' | 'connecting' | 'live' | 'offline' | 'stopped' | 'si
 
 /**
  * Why it is stopped, signed out or offline. `code` is one of docs/errors.md, or `unreachable`, `no_token`, `closed`,
- * `signed_out`, `user_changed`.
+ * `signed_out`, `user_changed`, `origin_not_allowed`, `not_a_gateway`. What is wrong with the set-up stands in the console.
  */
 export interface Problem {
   readonly code: string;
@@ -40,12 +40,15 @@ export interface Status {
   readonly retryAt: number | null;
 }
 
+export type Token = string | { readonly token: string } | { readonly access_token: string };
+
 export interface Options {
   /**
-   * Return an access token with the scope `inbox`, or null when nobody is signed in. It is asked at the start, when the
+   * Return an access token with the scope `inbox`, as a string or in an object as token endpoints answer, or null when
+   * nobody is signed in. It is asked at the start, when the
    * token is about to end, and when it was refused; a rejected promise means: try again later.
    */
-  getToken: (why: 'start' | 'expiring' | 'rejected') => string | null | Promise<string | null>;
+  getToken: (why: 'start' | 'expiring' | 'rejected') => Token | null | Promise<Token | null>;
   /** The gateway. Default: where this module came from. */
   url?: string | URL;
   /** How the token goes to the connection. Default: `subprotocol`. */
@@ -162,6 +165,7 @@ export interface Platform {
   random: () => number;
   isVisible: () => boolean;
   isOffline: () => boolean;
+  console: Pick<Console, 'warn'> | undefined;
   window: EventTarget | undefined;
   document: EventTarget | undefined;
 }

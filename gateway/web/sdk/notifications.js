@@ -380,7 +380,11 @@ export class NotificationClient extends EventTarget {
     this.#loading += 1;
     this.#dispatch('loading', { loading: true });
     try {
-      return await this.#inbox.reading(() => this.#gateway.call('GET', `v1/inbox?${query}`, { signal }));
+      return await this.#inbox.reading(async () => {
+        const page = await this.#gateway.call('GET', `v1/inbox?${query}`, { signal });
+        if (!page.epoch) throw new Failed('not_a_gateway', 'What answers there is not the gateway.');
+        return page;
+      });
     } finally {
       this.#loading -= 1;
       this.#dispatch('loading', { loading: this.loading });

@@ -15,6 +15,7 @@ export function browser() {
     random: () => Math.random(),
     isVisible: () => !document || document.visibilityState === 'visible',
     isOffline: () => navigator?.onLine === false,
+    console: globalThis.console,
     window: globalThis.window,
     document,
   };

@@ -36,6 +36,7 @@ export const TEXTS = {
   emptyArchived: 'Nothing archived',
   emptyArchivedMore: 'What you archive is kept here.',
   offline: 'There is no connection. Nothing sent meanwhile is lost.',
+  unavailable: 'Your notifications cannot be opened at the moment.',
   retryIn: 'Trying again in {time}.',
   retrying: 'Trying again …',
   stopped: 'This inbox is not connected.',

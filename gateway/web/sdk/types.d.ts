@@ -63,6 +63,9 @@ export interface Ended {
   code?: number;
   reason?: string;
   detail?: string;
+  /** The code of what failed, and the status of its answer. */
+  why?: string;
+  status?: number;
   /** Whether it was a connection at all. */
   opened?: boolean;
   retryAfter?: number;

@@ -1,0 +1,31 @@
+// What is wrong with how the client is set up, said to its developer: in the console, each once. No text of it has
+// anything of a token, or of what the application said.
+
+const said = new WeakMap();
+
+/** @param {Pick<Console, 'warn'> | undefined} console @param {string} text what is wrong, and what to do */
+export function advise(console, text) {
+  if (!console) return;
+  const texts = said.get(console) ?? new Set();
+  said.set(console, texts);
+  if (!texts.has(text)) console.warn(`Notifications: ${text}`);
+  texts.add(text);
+}
+
+/** @type {[RegExp, string, string][]} */
+const NO_TOKENS = [
+  [/^$/, 'an empty text', 'return the token, or null when nobody is signed in'],
+  [/^</, 'a page of HTML', 'check the address that it asks, and that the user is signed in there; look at answer.ok'],
+  [/^["{[]/, 'JSON as a text', 'return answer.json() where it is { token } or { access_token }; look at answer.ok'],
+];
+/** @type {[RegExp, string, string]} */
+const OTHER = [/./, 'a text that is no token', 'check the address that it asks; look at answer.ok'];
+
+/** Say what getToken has returned instead of a token. @param {unknown} given @param {unknown} token */
+export function noToken(given, token) {
+  const [, what, todo] = typeof token === 'string' ? NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER
+    : typeof Response === 'function' && given instanceof Response
+      ? [0, 'a Response', 'return answer.text(), or answer.json()']
+      : [0, `a value of type ${typeof given} without a token`, 'return a string, { token } or { access_token }'];
+  return `getToken returned ${what}, not a token: ${todo}.`;
+}
