@@ -680,13 +680,13 @@ async def test_rows_do_not_move_under_a_pointer_and_a_button_tells_what_has_come
 async def test_what_has_come_is_shown_when_the_pointer_leaves_or_has_rested(stage: Stage) -> None:
     page = await stage(inbox("many(5)"), clock=True)
     third = page.locator("[data-id=id-3]")
-    for leave in (lambda: page.mouse.move(1, 1), lambda: page.clock.run_for(5_000)):
+    for leaves in (True, False):
         await point_at(page, third)
         before = await place(third)
         await page.evaluate("client.arrive(item(client.seq + 1))")
         await expect(page.get_by_role("button", name="1 new", exact=True)).to_be_visible()
         assert await place(third) == before
-        await leave()
+        await (page.mouse.move(1, 1) if leaves else page.clock.run_for(5_000))
         await expect(page.get_by_role("button", name="1 new", exact=True)).to_be_hidden()
         assert (await place(third))[1] > before[1]
 
@@ -859,6 +859,41 @@ async def test_the_system_notifies_after_a_click_and_only_while_nobody_looks(sta
     await button(page, "Turn off").click()
     await page.evaluate("client.arrive(item(25))")
     assert await page.evaluate("raised.length") == 1
+
+
+ANDROID = "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 Chrome/142.0.0.0 Mobile Safari/537.36"
+ILLEGAL = """
+  let permission = 'default';
+  window.Notification = class {
+    static get permission() { return permission; }
+    static async requestPermission() { return (permission = 'granted'); }
+    constructor() { throw new TypeError('Illegal constructor.'); }
+  };"""
+
+
+@pytest.mark.parametrize(
+    ("before", "options"),
+    [(ILLEGAL, {}), (A_SYSTEM, {"user_agent": ANDROID})],
+    ids=["throws", "Chrome on Android"],
+)
+async def test_what_only_a_service_worker_can_show_is_not_offered(
+    stage: Stage, before: str, options: dict[str, str]
+) -> None:
+    page = await stage(BELL, before=before, **options)
+    await button(page, "Notifications, 12 new").click()
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await expect(page.locator("notification-bell [part=settings]")).to_be_hidden()
+    await page.evaluate("Notification.requestPermission().then(() => client.arrive(item(20)))")
+    await expect(page.locator("notification-bell [part=settings]")).to_be_hidden()
+
+
+async def test_the_row_says_that_the_system_notifies_while_the_page_is_open(stage: Stage) -> None:
+    page = await stage(BELL, before=A_SYSTEM)
+    await button(page, "Notifications, 12 new").click()
+    settings = page.locator("notification-bell [part=settings]")
+    await expect(settings).to_contain_text("While this page is open")
+    await button(page, "Notify me on this device").click()
+    await expect(settings).to_contain_text("Notifications on this device are on while this page is open")
 
 
 # --- toasts -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ export interface Texts {
   failed: string;
   archivedNow: string; unarchivedNow: string; deletedNow: string;
   readNow: string | Plural; bellNew: string | Plural; arrived: string | Plural; more: string | Plural; newer: string | Plural;
-  systemAsk: string; systemOn: string; systemOff: string; systemDenied: string;
+  systemAsk: string; systemOn: string; systemHow: string; systemOff: string; systemDenied: string;
 }
 
 /** The texts of a locale, and what Intl makes of numbers and times in it. */

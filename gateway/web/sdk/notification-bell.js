@@ -131,7 +131,7 @@ export class NotificationBell extends NotificationElement {
     const state = systemState();
     settings.hidden = state === 'none';
     system.hidden = state === 'denied';
-    write(said, state === 'denied' ? words.say('systemDenied') : state === 'on' ? words.say('systemOn') : '');
+    write(said, state === 'denied' ? words.say('systemDenied') : words.say(state === 'on' ? 'systemOn' : 'systemHow'));
     write(system, words.say(state === 'on' ? 'systemOff' : 'systemAsk'));
   }
 

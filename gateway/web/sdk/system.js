@@ -3,10 +3,27 @@
 const STORED = 'notify.system';
 const COUNT = /^\([^)]*\) /u;
 
+let hasFailed = false;
+
+/**
+ * Whether a page can make one. Chrome on Android has the class and grants the permission, but leaves the making to
+ * service workers, and other shells have one that always throws. Nothing is made here: reading the options ends it.
+ */
+function canConstruct() {
+  if (hasFailed || /\bAndroid\b/.test(navigator.userAgent)) return false;
+  const read = new Error();
+  try {
+    return Boolean(new Notification('', { get body() { throw read; } }));
+  } catch (error) {
+    return error === read;
+  }
+}
+
 /** Whether notifications of the system can be had, are shown, or are blocked. */
 export function systemState() {
   if (typeof Notification === 'undefined') return 'none';
   if (Notification.permission === 'denied') return 'denied';
+  if (!canConstruct()) return 'none';
   return Notification.permission === 'granted' && remembered() ? 'on' : 'off';
 }
 
@@ -39,7 +56,9 @@ export function showSystem(item, onClick) {
       window.focus();
       onClick();
     };
-  } catch { /* Some browsers show them from a service worker only. */ }
+  } catch {
+    hasFailed = true;
+  }
 }
 
 /** Put the number of unread items before the title of the page, or take it away. */

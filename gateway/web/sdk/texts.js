@@ -52,7 +52,8 @@ export const TEXTS = {
   arrived: { one: '{count} notification while you were away', other: '{count} notifications while you were away' },
   more: { one: '{count} more notification', other: '{count} more notifications' },
   systemAsk: 'Notify me on this device',
-  systemOn: 'Notifications on this device are on',
+  systemOn: 'Notifications on this device are on while this page is open',
+  systemHow: 'While this page is open',
   systemOff: 'Turn off',
   systemDenied: 'Your browser blocks notifications of this site.',
 };
