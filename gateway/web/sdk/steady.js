@@ -54,16 +54,17 @@ export class Steady {
     const next = row?.nextElementSibling;
     const tops = new Map([row, next].map((one) => [one, topOf(one)]));
     const made = act();
-    // Until a row is drawn, its height is only estimated.
-    if (row) for (const { element } of made) element.classList.add('held');
     const kept = row?.isConnected ? row : next?.isConnected && !isOwn(row) ? next : null;
     if (!kept) return;
+    const isAbove = ({ element }) => element.compareDocumentPosition(kept) & Node.DOCUMENT_POSITION_FOLLOWING;
+    const above = made.filter(isAbove);
+    // Until a row is drawn, its height is only estimated.
+    for (const { element } of above) element.classList.add('held');
     const moved = tops.get(kept) - topOf(kept);
     if (!moved) return;
     this.#shift += moved;
     this.#feed.element.style.setProperty('margin-block-start', `${this.#shift}px`);
-    const isAbove = ({ element }) => element.compareDocumentPosition(kept) & Node.DOCUMENT_POSITION_FOLLOWING;
-    this.#count += made.filter(isAbove).length;
+    this.#count += above.length;
     this.element.hidden = !this.#count;
     write(this.button, this.#words.say('newer', { count: this.#count }));
     if (!this.#resting) this.#rest();
