@@ -57,6 +57,17 @@ def test_the_client_is_loaded_as_one_file_of_at_most_14_kib(tmp_path: Path) -> N
     assert (code, said) == (0, "NotificationClient idle\n")
 
 
+def test_the_components_can_be_imported_where_there_is_no_dom() -> None:
+    entry = Path(str(SDK)).joinpath("components.js").as_uri()
+    code, said = run_node(
+        "--input-type=module",
+        "--eval",
+        f"const sdk = await import({json.dumps(entry)}); console.log(Object.keys(sdk).sort().join());",
+    )
+    names = "NotificationBell,NotificationClient,NotificationInbox,NotificationToasts"
+    assert (code, said) == (0, f"{names}\n")
+
+
 def test_the_client_depends_on_nothing() -> None:
     package = json.loads(SDK.joinpath("package.json").read_text("utf-8"))
     assert {name for name in package if "ependencies" in name} == set()

@@ -16,5 +16,5 @@ const ELEMENTS = {
 
 // A page may load two copies, of two versions; the first one stays.
 for (const [name, element] of Object.entries(ELEMENTS)) {
-  if (!customElements.get(name)) customElements.define(name, element);
+  if (globalThis.customElements && !customElements.get(name)) customElements.define(name, element);
 }

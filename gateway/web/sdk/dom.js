@@ -65,6 +65,7 @@ export function write(element, text) {
 
 /** A stylesheet for shadow roots: a page's policy need not allow inline styles. */
 export function sheet(css) {
+  if (typeof CSSStyleSheet === 'undefined') return null; // On a server that renders nothing is shown.
   const made = new CSSStyleSheet();
   made.replaceSync(css);
   return made;

@@ -3,8 +3,11 @@
 import { TOKENS } from './theme.js';
 import { Words } from './texts.js';
 
+// A server that renders has no DOM: there the elements can be imported, and are not defined.
+const Base = globalThis.HTMLElement ?? class {};
+
 /** The base of the elements. A subclass has `build()` and `refresh()`, and `handlers` of the client's events. */
-export class NotificationElement extends HTMLElement {
+export class NotificationElement extends Base {
   static observedAttributes = ['locale', 'theme'];
   static sheets = [];
   /** What is done with the events of the client, by their types. @type {Record<string, (detail: any) => void>} */
