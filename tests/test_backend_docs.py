@@ -113,7 +113,7 @@ async def test_the_examples_for_backends_run_and_answer_what_they_show(
     node = compute_driver_executable()[0]
     gateway = shlex.join([sys.executable, "-m", "gateway"])
     async with process(sqlite_url, tmp_path) as (_, server):
-        made = key.replace("uv run gateway", gateway).replace("http://127.0.0.1:8000", server.base)
+        made = key.replace("uv run --no-dev gateway", gateway).replace("http://127.0.0.1:8000", server.base)
         settings = {"GATEWAY_DATABASE_URL": sqlite_url}
         script = f"{made}\n{''.join(calls)}\nprintf '\\n%s' \"$GATEWAY_KEY\""
         said, _, secret = (await run(script, tmp_path, **settings)).rpartition("\n")

@@ -233,7 +233,7 @@ def documented_commands() -> set[str]:
     texts = [
         block for page in PAGES for kind in ("sh", "console") for block in blocks(page.read_text(), kind)
     ]
-    typed = re.compile(r"(?:^|\$ |uv run |--extra postgres )gateway ([a-z][^|\n)#]*)", re.MULTILINE)
+    typed = re.compile(r"(?:^|\$ |--no-dev |--extra postgres )gateway ([a-z][^|\n)#]*)", re.MULTILINE)
     return {found.strip() for text in texts for found in typed.findall(text)}
 
 
@@ -270,7 +270,7 @@ def test_the_readme_lists_every_command() -> None:
 
 def test_the_readme_has_the_two_commands() -> None:
     typed = "\n".join(blocks(text_of("README.md"), "sh")).splitlines()
-    assert {"pip install uv && uv run gateway serve --demo", "pip install uv && uv run pytest"} <= set(typed)
+    assert {"pip install uv && uv run --no-dev gateway serve --demo", "pip install uv && uv run pytest"} <= set(typed)
 
 
 def test_the_layers_of_the_map_are_those_that_are_checked() -> None:
@@ -349,7 +349,7 @@ async def test_the_tour_of_the_readme_runs_and_answers_what_it_shows(sqlite_url:
     tour = section(text_of("README.md"), "## A tour in five minutes")
     async with process(sqlite_url, tmp_path) as (_, server):
         script = "set -eu\n" + "\n".join(blocks(tour, "sh"))
-        script = script.replace("uv run gateway", f"'{sys.executable}' -m gateway")
+        script = script.replace("uv run --no-dev gateway", f"'{sys.executable}' -m gateway")
         script = script.replace("http://127.0.0.1:8000", server.base)
         environment = os.environ | {
             "GATEWAY_DATABASE_URL": sqlite_url,
@@ -386,7 +386,7 @@ assert refresh(refresh(session))["refresh_token"]
     async with process(sqlite_url, tmp_path) as (_, server):
         script = "set -eu\n" + "\n".join(blocks(page, "sh")) + again
         script += f"'{sys.executable}' backend.py\n"
-        script = script.replace("uv run gateway", f"'{sys.executable}' -m gateway")
+        script = script.replace("uv run --no-dev gateway", f"'{sys.executable}' -m gateway")
         script = script.replace("http://127.0.0.1:8000", server.base)
         environment = os.environ | {"GATEWAY_DATABASE_URL": sqlite_url, "NO_PROXY": "*"}
         done = subprocess.run(  # noqa: ASYNC221 - the gateway is another process
