@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -71,6 +72,7 @@ class Entry:
     up_to: int | None = None
     committed_at: float = 0
     _message: Message | None = field(default=None, repr=False)
+    _size: int = field(default=0, repr=False, compare=False)
 
     @property
     def message(self) -> Message:
@@ -89,11 +91,46 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """About how many bytes it holds in memory."""
-        content = self.items[0].content
-        texts = len(content.title) + len(content.body or "") + len(content.data or "")
-        # A character takes one to four bytes in the text, and again in the frame.
-        return 1000 + len(self.items) * (500 + 4 * texts)
+        """The most bytes it can hold in memory: its items, and its message once that is encoded.
+
+        It never changes, so what is added to a budget for it can be taken back. Entries that share a content
+        each count it.
+        """
+        if not self._size:
+            self._size = _ENTRY_BYTES + sum(map(_memory_of, self.items))
+        return self._size
+
+
+_ENTRY_BYTES = 900
+"""The most bytes of an entry besides its items, with their list."""
+
+_ITEM_BYTES = 1300
+"""The most bytes of an item besides its texts: in memory, and what surrounds the texts in a frame."""
+
+
+def _memory_of(item: Item) -> int:
+    """Return the most bytes an item takes in memory and in a frame together."""
+    _, title, body, _, _, url, data, _ = item.content
+    size = _ITEM_BYTES + _memory_of_text(title)
+    # Most items lack some of these, and a call costs as much as all else here.
+    if body is not None:
+        size += _memory_of_text(body)
+    if url is not None:
+        size += _memory_of_text(url)
+    if data is not None:
+        size += _memory_of_text(data)
+    return size
+
+
+def _memory_of_text(text: str) -> int:
+    """Return the most bytes a text takes in memory and in a frame together.
+
+    In a frame a character takes up to four bytes in UTF-8, two where it is escaped by a letter, and six where
+    it is by its number, as only characters are that cannot be printed.
+    """
+    if text.isascii():
+        return (3 if text.isprintable() else 7) * len(text)
+    return getsizeof(text) + (4 if text.isprintable() else 6) * len(text)
 
 
 def size_of(item: Item) -> int:

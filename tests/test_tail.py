@@ -1,5 +1,12 @@
 """The newest entries in memory: what it has is without a gap, and what it has not is read from the log."""
 
+import tracemalloc
+from typing import Self
+from uuid import uuid4
+
+import pytest
+
+from gateway import protocol
 from gateway.log import Entry
 from gateway.protocol import Content, Counts, Item
 from gateway.tail import BURST_BYTES, Tail
@@ -96,3 +103,104 @@ def test_what_was_read_from_the_log_late_neither_doubles_nor_sets_back() -> None
     assert tail.counts(7) == Counts(6, 0, 0, 0)
     tail.record([], {7: Counts(6, 0, 0, 2)})
     assert tail.counts(7) == Counts(6, 0, 0, 2)
+
+
+def long_text(character: str, length: int = 4000) -> str:
+    """Return a text of its own, as a row of the database brings one: a literal would be shared."""
+    return "".join([character] * length)
+
+
+def new_item(seq: int, text: str | None, number: int = 1) -> Item:
+    """Return an item with nothing that another one has."""
+    data = None if text is None else f'{{"k":"{text}"}}'
+    title, category = long_text(text[0] if text else "t", 200), long_text("c", 64)
+    content = Content(str(uuid4()), title, text, category, long_text("normal", 1), None, data, 10**12 + seq)
+    return Item(content, 10**9 + number, 10**9 + seq, 10**12 + number, 10**12 + number + 1)
+
+
+def encoded(user_id: int, seq: int, items: list[Item]) -> Entry:
+    entry = Entry(user_id, Counts(seq, 10**6, 10**6, 0), items, fresh=len(items) == 1)
+    assert entry.message
+    return entry
+
+
+class Held:
+    """The bytes that are held since the block began."""
+
+    def __enter__(self) -> Self:
+        protocol._encode_content.cache_clear()
+        tracemalloc.start()
+        return self
+
+    def bytes(self) -> int:
+        protocol._encode_content.cache_clear()
+        return tracemalloc.get_traced_memory()[0]
+
+    def __exit__(self, *_: object) -> None:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("number", [1, 28])
+@pytest.mark.parametrize("text", ["", "x", "\n", '"', "\x01", "é", "€", "😀", "😀\x01"], ids=ascii)
+def test_an_entry_never_holds_more_than_its_size(text: str, number: int) -> None:
+    with Held() as held:
+        items = [new_item(1, long_text(text) if text else None, one) for one in range(number)]
+        entry = encoded(7, 10**9, items)
+        assert held.bytes() <= entry.size
+
+
+def test_what_a_tail_holds_is_within_its_budget_whichever_items_a_change_begins_with() -> None:
+    budget = 4 * 1024 * 1024
+    tail = Tail(budget)
+    with Held() as held:
+        for user_id in (7, 8):
+            tail.follow(user_id)
+        for seq in range(1, 21):
+            for user_id in (7, 8):
+                items = [new_item(seq, long_text("é") if one else None, one) for one in range(28)]
+                tail.record([encoded(user_id, seq, items)], {})
+        del items
+        assert budget / 4 < held.bytes() <= budget
+        assert seqs(tail, 7, 19) == [20]
+        tail.forget(7)
+        tail.forget(8)
+        assert held.bytes() < 10_000
+
+
+def test_what_a_forgotten_user_held_is_left_to_the_others_at_once() -> None:
+    tail = shared(8, 8, 7, 7)
+    tail.forget(7)
+    tail.record([entry(8, 3), entry(8, 4)], {})
+    assert seqs(tail, 8, 0) == [1, 2, 3, 4]
+    tail.follow(7)
+    tail.record([entry(7, 5)], {})
+    assert (seqs(tail, 8, 0), seqs(tail, 8, 1), seqs(tail, 7, 4)) == (None, [2, 3, 4], [5])
+
+
+def test_what_is_before_a_gap_is_left_to_the_others_too() -> None:
+    tail = shared(8, 8, 7, 7)
+    tail.record([entry(7, 5), entry(8, 3)], {})
+    assert (seqs(tail, 7, 4), seqs(tail, 8, 0)) == ([5], [1, 2, 3])
+
+
+def shared(*users: int) -> Tail:
+    """Return a tail that has room for as many entries as these users get."""
+    tail = Tail(len(users) * entry(7, 1).size)
+    for user_id in set(users):
+        tail.follow(user_id)
+    for index, user_id in enumerate(users):
+        tail.record([entry(user_id, 1 + users[:index].count(user_id))], {})
+    return tail
+
+
+def test_users_who_come_and_go_leave_nothing_behind() -> None:
+    tail = Tail(10**9)
+    tail.follow(8)
+    tail.record([entry(8, 1)], {})
+    with Held() as held:
+        for seq in range(1, 20_001):
+            tail.follow(7)
+            tail.record([entry(7, seq)], {})
+            tail.forget(7)
+        assert held.bytes() < 3_000_000
+    assert seqs(tail, 8, 0) == [1]
