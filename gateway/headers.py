@@ -18,6 +18,9 @@ EVERYWHERE = [
     ("Referrer-Policy", "no-referrer"),
 ]
 
+MAX_VALIDATORS, MAX_VALIDATORS_LENGTH = 16, 1024
+"""How many validators an `If-None-Match` may have, and how many characters, to be looked at."""
+
 Header = tuple[bytes, bytes]
 
 API_POLICY = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
@@ -32,6 +35,17 @@ _HTTPS_ONLY: Header = (b"strict-transport-security", b"max-age=31536000")
 def problem_code(status: HTTPStatus) -> str:
     """Return the code of a problem that the status says all of."""
     return status.phrase.lower().replace(" ", "_")
+
+
+def is_known(if_none_match: str, etag: str) -> bool:
+    """Whether the client has what this tag names: weakly compared, as RFC 9110, section 13.1.2 has it.
+
+    A list that no cache makes is not looked at. The answer is then whole, which is never wrong.
+    """
+    if len(if_none_match) > MAX_VALIDATORS_LENGTH or if_none_match.count(",") >= MAX_VALIDATORS:
+        return False
+    opaque = etag.removeprefix("W/")
+    return any(tag.strip().removeprefix("W/") in {opaque, "*"} for tag in if_none_match.split(","))
 
 
 def bare_problem(

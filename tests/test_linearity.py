@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
 
 import gateway
 from gateway import audit, jws, logs, protocol, services
@@ -36,10 +37,12 @@ from gateway.api import inbox as inbox_api
 from gateway.api.batch_body import split_array, split_lines
 from gateway.api.body import read_json
 from gateway.api.opening import start_after
+from gateway.api.query import parameter
 from gateway.api.validation import as_invalid
 from gateway.audit import Event
 from gateway.backplane import hints
 from gateway.errors import GatewayError
+from gateway.headers import is_known
 from gateway.issuers import FetchError, read_jwks
 from gateway.origins import read_origin
 from gateway.passwords import check_password
@@ -219,6 +222,10 @@ def found(size: int) -> list[dict[str, Any]]:
     return [{"loc": ("body", "\x00" * size), "type": "extra_forbidden", "msg": "m"}] * 100
 
 
+def ticket_in(query: bytes) -> str | None:
+    return parameter(HTTPConnection({"type": "http", "query_string": query, "headers": []}), "ticket")
+
+
 KIB = 1024
 PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = {
     # name: the smallest size, its worst input of a size, the parser
@@ -265,7 +272,8 @@ PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = 
     "id": (16 * KIB, repeat("0"), protocol.is_id),
     "cursor": (16 * KIB, repeat("djE6"), inbox_api._before),
     "cursor, digits": (16 * KIB, lambda size: "djE6" + "MTEx" * (size // 4), inbox_api._before),
-    "If-None-Match": (4 * KIB, repeat("W/,"), lambda text: inbox_api._matches(text, 'W/"a"')),
+    "query": (2 * KIB, repeat("&%41"), lambda text: ticket_in(text.encode())),
+    "If-None-Match": (4 * KIB, repeat("W/,"), lambda text: is_known(text, 'W/"a"')),
     "Last-Event-ID": (16 * KIB, repeat("1."), start_after),
     "URL, colons": (4 * KIB, lambda size: "http://" + ":" * size, protocol.is_link),
     "URL, path": (4 * KIB, lambda size: "http://a" + "/" * size, protocol.is_link),

@@ -22,6 +22,7 @@ from starlette.requests import HTTPConnection
 
 from gateway.accounts import MAX_SUB, check_sub
 from gateway.api.body import MAX_BODY, BoundedRequest
+from gateway.api.query import parameter
 from gateway.backplane import Backplane
 from gateway.database import Database
 from gateway.drain import Drain
@@ -73,9 +74,13 @@ async def _parts(connection: HTTPConnection) -> Gateway:
 Parts = Annotated[Gateway, Depends(_parts)]
 
 
+MAX_ADDRESS = 64
+"""Most characters of an address. A proxy may pass on any text as one, and caches have it as their key."""
+
+
 def client_address(connection: HTTPConnection) -> str:
     """Return who connects: what a proxy says where proxies are believed, else the other end."""
-    return connection.client.host if connection.client else ""
+    return connection.client.host[:MAX_ADDRESS] if connection.client else ""
 
 
 def bearer(connection: HTTPConnection) -> str | None:
@@ -195,13 +200,13 @@ async def socket_user(connection: HTTPConnection) -> User:
     parts.throttle.handshakes.take(client_address(connection))
     check_origin(connection, parts.settings.allowed_origins)
     token = bearer(connection)
-    ticket = connection.query_params.get("ticket")
+    ticket = parameter(connection, "ticket")
     if token is None and ticket is not None:
         return inbox_user(await parts.tokens.redeem(ticket))
     if token is None:
         token = _subprotocol_token(connection)
     if token is None and parts.settings.takes_query_token:
-        token = connection.query_params.get("token")
+        token = parameter(connection, "token")
     if token is None:
         raise MissingToken
     if token.startswith(KEY_PREFIX):

@@ -13,6 +13,7 @@ from gateway import inbox, log
 from gateway.api.answers import Answer
 from gateway.api.dependencies import BODY, Body, InboxUser, JsonRoute, Parts, problems
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
+from gateway.headers import is_known
 from gateway.inbox import Mark, ReadUpTo, Seen
 from gateway.protocol import ID_PATTERN, MAX_SEQ, Counts, Item, dumps, encode_item, is_id
 
@@ -150,7 +151,7 @@ async def list_inbox(
     query = inbox.Query(limit, _before(cursor), unread, archived, category)
     if if_none_match is not None:
         found = await parts.database.glance(log.standing, user.id)
-        if found is not None and _matches(if_none_match, _etag(*found)):
+        if found is not None and is_known(if_none_match, _etag(*found)):
             return Response(status_code=304, headers={"ETag": _etag(*found), "Cache-Control": _CACHING})
     async with answer:
         page = await answer.read(lambda connection, size: inbox.list_items(connection, user.id, query, size))
@@ -274,12 +275,6 @@ async def _encode(items: list[Item], rest: str) -> bytes:
 def _etag(epoch: str, counts: Counts) -> str:
     """Name the state of the whole inbox: every page of it is the same while this is."""
     return f'W/"{epoch}-{counts.seq}-{counts.seen}"'
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    """Compare weakly, as RFC 9110, section 13.1.2 says."""
-    opaque = etag.removeprefix("W/")
-    return any(tag.strip().removeprefix("W/") in {opaque, "*"} for tag in if_none_match.split(","))
 
 
 def _following(request: Request, query: inbox.Query, cursor: str) -> str:

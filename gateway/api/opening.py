@@ -4,10 +4,10 @@ from functools import partial
 from typing import NamedTuple
 
 import structlog
-from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 
 from gateway.api.dependencies import client_address, parts_of, socket_user
+from gateway.api.query import parameter
 from gateway.api.trail import record_close
 from gateway.beginning import Start
 from gateway.connection import Connection, Socket
@@ -38,11 +38,10 @@ async def open_for(connection: HTTPConnection) -> Opening:
     if parts_of(connection).drain.began:
         raise Draining(retry_after=RETRY_AFTER)
     user = await socket_user(connection)
-    return Opening(user, _start(connection.query_params))
+    return Opening(user, _start(parameter(connection, "since"), parameter(connection, "epoch")))
 
 
-def _start(query: QueryParams) -> Start:
-    since, epoch = query.get("since"), query.get("epoch")
+def _start(since: str | None, epoch: str | None) -> Start:
     if epoch is not None and len(epoch) > MAX_EPOCH:
         raise Invalid.field("epoch", f"at most {MAX_EPOCH} characters")
     if since is None:

@@ -7,6 +7,7 @@ from starlette.requests import HTTPConnection
 
 from gateway import audit
 from gateway.api.dependencies import client_address
+from gateway.api.query import parameter
 from gateway.audit import Event
 from gateway.errors import GatewayError, InsufficientScope, OriginNotAllowed, Unauthorized
 from gateway.protocol import Close
@@ -80,8 +81,8 @@ def _carrier(connection: HTTPConnection) -> str | None:
     """Return where a token may have been, the first first; it is not said what it was."""
     if "authorization" in connection.headers:
         return "header"
-    if "ticket" in connection.query_params:
+    if parameter(connection, "ticket") is not None:
         return "ticket"
     if connection.scope.get("subprotocols"):
         return "subprotocol"
-    return "query" if "token" in connection.query_params else None
+    return "query" if parameter(connection, "token") is not None else None

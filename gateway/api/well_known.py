@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel
 
 from gateway.api.dependencies import Parts
+from gateway.headers import is_known
 from gateway.protocol import dumps
 from gateway.services import SERVICE_SCOPES
 from gateway.tokens import INBOX
@@ -88,7 +89,6 @@ def _cached(content: dict[str, Any], caching: str, if_none_match: str | None) ->
     text = dumps(content)
     etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": caching}
-    known = [one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")]
-    if etag in known or "*" in known:
+    if is_known(if_none_match or "", etag):
         return Response(status_code=304, headers=headers)
     return Response(text, headers=headers, media_type="application/json")

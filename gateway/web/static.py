@@ -5,6 +5,7 @@ from hashlib import sha256
 
 from fastapi import Request, Response
 
+from gateway.headers import is_known
 from gateway.slices import SlicedResponse
 
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -19,10 +20,7 @@ def serve(
     headers = {**headers, "Content-Type": f"{media_type}; charset=utf-8", "ETag": etag}
 
     async def endpoint(request: Request) -> Response:
-        known = [
-            tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
-        ]
-        if etag in known or "*" in known:
+        if is_known(request.headers.get("if-none-match", ""), etag):
             return Response(status_code=304, headers=headers)
         return SlicedResponse(content, headers=headers)
 

@@ -1,0 +1,102 @@
+"""What is read of a request whose caller is not known: a little of it, however much there is."""
+
+from typing import Any
+
+import pytest
+from starlette.datastructures import QueryParams
+from starlette.requests import HTTPConnection
+
+from gateway.api.dependencies import MAX_ADDRESS, client_address
+from gateway.api.query import parameter
+from gateway.audit import Event
+from gateway.headers import MAX_VALIDATORS, MAX_VALIDATORS_LENGTH, is_known
+from tests.clients import open_socket
+from tests.servers import LocalServer
+from tests.trail import Trail
+
+
+def connection(query: bytes = b"", **scope: Any) -> HTTPConnection:
+    return HTTPConnection({"type": "http", "query_string": query, "headers": [], **scope})
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"",
+        b"since=1",
+        b"since=",
+        b"a=1&since=2",
+        b"since=1&since=2&a=3",
+        b"notsince=1",
+        b"a=since=1",
+        b"since=a=b&epoch=1",
+        b"since=a+b%20%C3%A9%FF%zz",
+        b"&&since=1&&",
+        b"since=\xc3\xa9",
+        b"Since=1",
+    ],
+)
+def test_a_parameter_is_what_a_whole_reading_of_the_query_says(query: bytes) -> None:
+    assert parameter(connection(query), "since") == QueryParams(query).get("since")
+
+
+async def test_who_opens_a_socket_has_no_more_decoded_than_is_needed(
+    server: LocalServer, trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await server.user()
+    await server.service.notify("ada")
+    ticket = (await ada.post("/v1/auth/ticket")).json()["ticket"]
+
+    def decode(_: HTTPConnection) -> QueryParams:
+        raise AssertionError("the whole query is decoded")
+
+    def queried(**known: Any) -> dict[str, Any]:
+        return {f"%a{number}": "" for number in range(40)} | known | {f"%b{n}": "" for n in range(40)}
+
+    monkeypatch.setattr(HTTPConnection, "query_params", property(decode))
+    good, bad = queried(ticket=ticket, since=0), queried(ticket="none")
+    async with open_socket(server.base, **good) as socket:
+        assert [message["type"] for message in await socket.until("live")][1:-1] == ["notification"]
+    async with open_socket(server.base, **bad) as socket:
+        assert (await socket.closed())[0] == 4001
+    (refused,) = trail.of(Event.REFUSED)
+    assert refused["carrier"] == "ticket"
+
+
+@pytest.mark.parametrize(
+    ("if_none_match", "known"),
+    [
+        ("", False),
+        ('"a"', True),
+        ('W/"a"', True),
+        ('"b"', False),
+        ('"b", W/"a"', True),
+        ("*", True),
+        (", ".join(['"b"'] * (MAX_VALIDATORS - 1) + ['"a"']), True),
+        (", ".join(['"b"'] * MAX_VALIDATORS + ['"a"']), False),
+        ('"a"' + " " * (MAX_VALIDATORS_LENGTH - 3), True),
+        ('"a"' + " " * (MAX_VALIDATORS_LENGTH - 2), False),
+    ],
+)
+def test_a_list_of_validators_is_looked_at_where_a_cache_could_have_made_it(
+    if_none_match: str, known: bool
+) -> None:
+    for etag in ('"a"', 'W/"a"'):
+        assert is_known(if_none_match, etag) is known
+
+
+@pytest.mark.parametrize("path", ["/app.js", "/v1/inbox", "/.well-known/jwks.json"])
+async def test_every_answer_with_a_tag_is_whole_to_a_list_that_no_cache_makes(
+    server: LocalServer, path: str
+) -> None:
+    ada = await server.user()
+    etag = (await ada.get(path)).headers["etag"]
+    known = await ada.get(path, headers={"If-None-Match": etag})
+    assert known.status_code == 304
+    many = await ada.get(path, headers={"If-None-Match": ",".join([etag] * (MAX_VALIDATORS + 1))})
+    assert (many.status_code, many.headers["etag"]) == (200, etag)
+
+
+def test_an_address_is_as_long_as_one_can_be_whatever_a_proxy_passes_on() -> None:
+    assert client_address(connection(client=("2001:db8::1", 1))) == "2001:db8::1"
+    assert client_address(connection(client=("x" * 60_000, 1))) == "x" * MAX_ADDRESS
