@@ -3,12 +3,13 @@
 import base64
 import json
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import jwt
 import pytest
 
+from gateway.api.oauth import MAX_FIELDS
 from gateway.errors import Overloaded, RateLimited, Unavailable
 from tests.checker import Json
 from tests.clients import Service, User
@@ -27,7 +28,7 @@ async def sign_in(server: LocalServer, sub: str = "ada", password: str = PASSWOR
 
 
 async def create_user(server: LocalServer, sub: str = "ada", **fields: Any) -> httpx.Response:
-    return await server.service.post("/v1/users", json={"sub": sub, "password": PASSWORD, **fields})
+    return await server.service.post("/v1/users", json={"sub": sub, "password": PASSWORD} | fields)
 
 
 async def create_service(server: LocalServer, *scopes: str) -> Json:
@@ -152,6 +153,35 @@ async def test_a_repeated_field_is_refused(server: LocalServer) -> None:
     form = b"grant_type=password&grant_type=password&username=ada&password=x"
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = await server.stranger.post("/v1/auth/token", content=form, headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
+async def test_a_form_of_more_fields_than_any_has_is_refused(server: LocalServer, path: str) -> None:
+    await create_user(server)
+    form = urlencode({"grant_type": "password", "username": "ada", "password": PASSWORD, "token": "x"})
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    others = "".join(f"&field{number}=" for number in range(MAX_FIELDS - 4))
+    answer = await server.stranger.post(path, content=form + others, headers=headers)
+    assert answer.status_code == 200, answer.text
+    for more in ("&one=more", "&" * 12_000):
+        answer = await server.stranger.post(path, content=form + others + more, headers=headers)
+        assert answer.status_code == 400
+        assert answer.json() == {
+            "error": "invalid_request",
+            "error_description": f"A form has at most {MAX_FIELDS} fields.",
+        }
+
+
+async def test_a_form_is_utf_8_escaped_or_not(server: LocalServer) -> None:
+    password = "ein Käuzchen im Gemäuer"
+    assert (await create_user(server, password=password)).status_code == 201
+    headers = {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8"}
+    form = f"grant_type=password&username=ada&password={password}".encode()
+    for escaped in (form, urlencode({"grant_type": "password", "username": "ada", "password": password})):
+        answer = await server.stranger.post("/v1/auth/token", content=escaped, headers=headers)
+        assert answer.status_code == 200, answer.text
+    answer = await server.stranger.post("/v1/auth/token", content=b"grant_type=\xff", headers=headers)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
