@@ -44,6 +44,14 @@ class Buckets:
             raise self._refusal(level)
         self._levels[key] = (level - cost, now)
 
+    def allows(self, key: Hashable) -> bool:
+        """Count one thing as `take` does, and return whether the caller may do it."""
+        try:
+            self.take(key)
+        except RateLimited:
+            return False
+        return True
+
     def check(self, key: Hashable) -> None:
         """Raise `RateLimited` where `take` would; nothing is counted."""
         level = self._level(key, self._clock())

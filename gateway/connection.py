@@ -14,6 +14,7 @@ import structlog
 
 from gateway import log, protocol
 from gateway.beginning import Start, begin, read_later
+from gateway.buckets import Buckets
 from gateway.database import Database
 from gateway.errors import Disconnected, GatewayError, InsufficientScope, InvalidToken, Unauthorized
 from gateway.hub import Hub
@@ -56,6 +57,7 @@ class Connection:
         "_acknowledged",
         "_clock",
         "_closed",
+        "_commands",
         "_counts",
         "_cursor",
         "_database",
@@ -94,6 +96,7 @@ class Connection:
         writer: Writer,
         tokens: Tokens,
         metrics: Metrics,
+        commands: Buckets,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._socket = socket
@@ -106,6 +109,7 @@ class Connection:
         self._writer = writer
         self._tokens = tokens
         self._metrics = metrics
+        self._commands = commands
         self._clock = clock
         self.session = user.session
         self._cursor = 0
@@ -201,7 +205,10 @@ class Connection:
                 await self._woken.wait()
 
     async def _begin(self) -> None:
-        beginning = await self._database.glance(begin, self._user.id, self._start)
+        newest = self._start.since is None and not self._start.latest
+        # Many items are no glance: to read them is for the readers' threads.
+        look = self._database.read if newest else self._database.glance
+        beginning = await look(begin, self._user.id, self._start)
         if beginning is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
@@ -222,7 +229,7 @@ class Connection:
         for entry in entries:
             await self._send(entry.message)
         for numbers in later:
-            for entry in await self._database.glance(read_later, self._user.id, counts, numbers):
+            for entry in await self._database.read(read_later, self._user.id, counts, numbers):
                 await self._send(entry.message)
 
     async def _advance(self) -> None:
@@ -315,12 +322,12 @@ class Connection:
             self._woken.set()
 
     def _may_command(self) -> bool:
-        """Whether the client keeps to its rate: a bucket that drains at it, and holds a burst."""
+        """Whether client and user keep to their rates: buckets that drain at them, and hold a burst."""
         now = time.monotonic()
         rate = self._settings.commands_per_second
         self._spent = max(self._spent - (now - self._spent_at) * rate, 0) + 1
         self._spent_at = now
-        return self._spent <= rate * COMMAND_BURST
+        return self._spent <= rate * COMMAND_BURST and self._commands.allows(self._user.id)
 
     async def _answer(self, text: str) -> None:
         ref = None
@@ -355,6 +362,7 @@ class Connection:
             if seq > self._acknowledged:
                 # A client that acknowledges every message does as it should: that is not counted.
                 self._spent = max(self._spent - 1, 0)
+                self._commands.charge(self._user.id, -1)
                 self._acknowledged = seq
             self._writer.delivered(self._user.id, seq)
         else:

@@ -25,6 +25,9 @@ LARGE_BODIES = 2
 LONG_ANSWERS = 2
 """How many long answers to one user are held in memory at the same time."""
 
+SOCKETS = 4
+"""How many sockets' worth of commands one user may send over all its sockets."""
+
 ITEMS_PER_KIB = 4
 """How many items each KiB of a larger body counts as: parsing it costs about as much as storing those."""
 
@@ -43,7 +46,8 @@ class Throttle:
     `large_bodies` at a time, `tokens` that it gets or mints, and `service_calls` (all else). By address:
     `handshakes`, `auth` (requests to the token and revocation endpoints), `clients` (failures to authenticate
     as a service), `refusals` (requests with a token or a key that does not hold) and `key_lookups` at a time.
-    By user: `commands` (requests over REST), `long_answers` at a time; and, each by itself, `sign_ins` that
+    By user: `commands` (requests over REST), `socket_commands` (over all its sockets; each handshake is one),
+    `long_answers` at a time; and, each by itself, `sign_ins` that
     succeeded, `refreshes` of a session, `minted` tokens, `tickets`.
     """
 
@@ -52,6 +56,8 @@ class Throttle:
         commands, calls = settings.commands_per_second, settings.service_calls_per_second
         self.posts = Buckets("posts", posts, posts * 4)
         self.commands = Buckets("commands", commands, commands * 4)
+        sockets = SOCKETS * commands
+        self.socket_commands = Buckets("socket-commands", sockets, sockets * 4)
         self.service_calls = Buckets("service-calls", calls, calls * 4)
         self.items = Buckets("items", settings.items_per_second, settings.items_per_second * 4)
         self.large_bodies = Slots(LARGE_BODIES)

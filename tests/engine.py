@@ -25,6 +25,7 @@ from gateway.protocol import Close, Content
 from gateway.relay import Relay
 from gateway.settings import Settings
 from gateway.tail import Tail
+from gateway.throttle import Throttle
 from gateway.tokens import Tokens, User
 from gateway.wire import Message
 from gateway.writer import Accepted, Committed, Submission, Writer
@@ -161,6 +162,7 @@ class Engine:
         self.writer = Writer(database, self._announce, followed=self.tail)
         self.tokens = Tokens(settings, database, on_ended=self.hub.end_sessions)
         self.metrics = Metrics(max_sockets=settings.max_sockets)
+        self.commands = Throttle(settings).socket_commands
         self.now = 1_000_000.0
         self._posted = 0
 
@@ -200,6 +202,7 @@ class Engine:
             writer=self.writer,
             tokens=self.tokens,
             metrics=self.metrics,
+            commands=self.commands,
             clock=lambda: self.now,
         )
         running = asyncio.create_task(connection.run())

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from gateway.beginning import BATCH_BYTES, Start, begin
+from gateway.buckets import Buckets
 from gateway.database import Database
 from gateway.inbox import CHUNK, Mark, Seen
 from gateway.log import PAGE, read_after
@@ -326,6 +327,60 @@ async def test_too_many_commands_close_the_socket_and_acknowledgements_do_not_co
             wire.say(type="ping")
         await until(lambda: wire.closed, "it is closed")
     assert wire.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
+
+
+async def test_all_sockets_of_a_user_share_a_budget_of_commands_that_outlives_them(engine: Engine) -> None:
+    engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
+    user, other = await engine.user(), await engine.user("bob")
+    await engine.store(*[engine.post("ada", "bob") for _ in range(30)])
+    async with engine.connected(user, Start(latest=True)) as (one, _):
+        await one.has("live")
+        for seq in range(1, 31):
+            one.say(type="ack", seq=seq)
+        for number in range(10):
+            one.say(type="ping", ref=str(number))
+        await one.has("ok", 10)
+    async with engine.connected(user, Start(latest=True)) as (two, connection):
+        for number in range(6):
+            two.say(type="ping", ref=str(number))
+        await two.has("ok", 6)
+        connection.count_frame()
+        assert two.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
+    async with engine.connected(user, Start(latest=True)) as (three, _):
+        await three.has("live")
+        three.say(type="ping", ref="one more")
+        await until(lambda: three.closed, "it is closed")
+        assert (three.closed, three.types()) == (two.closed, ["hello", "live"])
+    async with engine.connected(other, Start(latest=True)) as (wire, _):
+        wire.say(type="ping", ref="of somebody else")
+        await wire.has("ok")
+
+
+@pytest.mark.parametrize(
+    ("start", "how"), [(Start(), "read"), (Start(latest=True), "glance"), (Start(0), "glance")]
+)
+async def test_only_a_start_that_reads_no_items_is_a_glance(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, start: Start, how: str
+) -> None:
+    user = await engine.user()
+    await engine.store()
+    asked: list[str] = []
+
+    def told(name: str) -> Callable[..., Any]:
+        answer = getattr(engine.database, name)
+
+        def ask(work: Callable[..., Any], *args: Any) -> Any:
+            if work is begin:
+                asked.append(name)
+            return answer(work, *args)
+
+        return ask
+
+    for name in ("glance", "read"):
+        monkeypatch.setattr(engine.database, name, told(name))
+    async with engine.connected(user, start) as (wire, _):
+        await wire.has("live")
+    assert asked[0] == how
 
 
 LARGE = "x" * 8000

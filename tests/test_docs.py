@@ -25,7 +25,7 @@ from gateway.inbox import CHUNK, PAGE_BYTES
 from gateway.protocol import ADVICE, MAX_FRAME, CommandType, Content, Counts, Item
 from gateway.settings import Settings
 from gateway.slices import SLICE_BYTES
-from gateway.throttle import LONG_ANSWERS
+from gateway.throttle import LONG_ANSWERS, SOCKETS
 from gateway.websocket import LINGER, MAX_UNCOUNTED
 from tests.databases import settings_for
 from tests.servers import process
@@ -166,6 +166,7 @@ def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
     protocol = " ".join(text_of("docs/protocol.md").split())
     rate = Settings.model_fields["commands_per_second"].default
     assert f"A socket may send {rate} a second after a burst of {rate * COMMAND_BURST}" in protocol
+    assert f"All sockets of a user in one process may send {SOCKETS} times as many together" in protocol
     assert f"A frame over {MAX_FRAME // 1024} KiB closes with 1009" in protocol
     assert f"not answered within {LINGER:g} s, and reads at most {MAX_UNCOUNTED // 1024} KiB more" in protocol
 

@@ -608,6 +608,21 @@ async def test_a_flood_of_handshakes_is_refused_before_the_upgrade(start_server:
     assert b"rate_limited" in (response.body or b"")
 
 
+async def test_each_handshake_is_a_command_of_its_user(start_server: StartServer) -> None:
+    server = await start_server(commands_per_second=0.02)
+    ada, bob = await server.user(), await server.user("bob")
+    async with ada.socket() as socket:
+        await socket.until("live")
+    with pytest.raises(InvalidStatus) as refused:
+        async with ada.socket():
+            pass
+    assert refused.value.response.status_code == 429
+    assert refused.value.response.headers["RateLimit-Policy"] == '"socket-commands";q=1;w=13'
+    check_refusal(await ada.get("/v1/stream"), "socket-commands")
+    async with bob.socket() as socket:
+        await socket.until("live")
+
+
 async def test_handshakes_are_counted_by_the_address_that_the_proxy_says(start_server: StartServer) -> None:
     server = await start_server(handshakes_per_second=0.1, forwarded_allow_ips="127.0.0.1")
     user = await server.user()

@@ -33,11 +33,12 @@ class Opening(NamedTuple):
 async def open_for(connection: HTTPConnection) -> Opening:
     """Authorise a client, and read where it wants to start.
 
-    Raises `Draining` before anything else, what `socket_user` raises, and `Invalid`.
+    Raises `Draining` before anything else, what `socket_user` raises, `RateLimited` and `Invalid`.
     """
     if parts_of(connection).drain.began:
         raise Draining(retry_after=RETRY_AFTER)
     user = await socket_user(connection)
+    parts_of(connection).throttle.socket_commands.take(user.id)
     return Opening(user, _start(parameter(connection, "since"), parameter(connection, "epoch")))
 
 
@@ -85,6 +86,7 @@ def connect(connection: HTTPConnection, socket: Socket, opening: Opening) -> Con
         writer=parts.writer,
         tokens=parts.tokens,
         metrics=parts.metrics,
+        commands=parts.throttle.socket_commands,
     )
 
 
