@@ -271,7 +271,10 @@ def test_the_readme_lists_every_command() -> None:
 
 def test_the_readme_has_the_two_commands() -> None:
     typed = "\n".join(blocks(text_of("README.md"), "sh")).splitlines()
-    assert {"pip install uv && uv run --no-dev gateway serve --demo", "pip install uv && uv run pytest"} <= set(typed)
+    assert {
+        "pip install uv && uv run --no-dev gateway serve --demo",
+        "pip install uv && uv run pytest",
+    } <= set(typed)
 
 
 def test_the_layers_of_the_map_are_those_that_are_checked() -> None:
