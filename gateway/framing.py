@@ -16,6 +16,9 @@ MAX_HEAD = 64 * 1024
 MAX_TARGET = 10 * 1024
 """Most bytes of a request target, which may hold a token: decoding one costs more than all else of a head."""
 
+MAX_PARAMETERS = 100
+"""Most parameters of a query: each is decoded by itself, for whoever sends it."""
+
 MAX_LISTS = {b"connection": 256, b"sec-websocket-protocol": 10 * 1024}
 """Most bytes of the header fields of a WebSocket handshake that are taken apart item by item."""
 
@@ -112,6 +115,8 @@ def check_target(target: bytes) -> None:
         raise Refused(
             HTTPStatus.REQUEST_URI_TOO_LONG, f"The request target is over {MAX_TARGET // 1024} KiB."
         )
+    if target.count(b"&") >= MAX_PARAMETERS:
+        raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"The query has over {MAX_PARAMETERS} parameters.")
 
 
 def check_lists(headers: list[Header]) -> None:

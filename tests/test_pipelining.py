@@ -9,7 +9,16 @@ from typing import Any, cast
 import pytest
 
 from gateway import pipelining
-from gateway.framing import MAX_CHUNKS, MAX_FIELDS, MAX_HEAD, MAX_TARGET, MAX_TRAILERS, PORTION, SLICE
+from gateway.framing import (
+    MAX_CHUNKS,
+    MAX_FIELDS,
+    MAX_HEAD,
+    MAX_PARAMETERS,
+    MAX_TARGET,
+    MAX_TRAILERS,
+    PORTION,
+    SLICE,
+)
 from gateway.http import GatewayHttp
 from tests.databases import API_KEY
 from tests.servers import LocalServer, StartServer
@@ -546,6 +555,14 @@ async def test_a_target_has_10_kib(server: LocalServer, extra: int) -> None:
     async with connected(server) as wire:
         await wire.send(b"GET " + target + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
         assert (await wire.answer())[0] == (414 if extra else 404)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+async def test_a_query_has_100_parameters(server: LocalServer, extra: int) -> None:
+    query = b"&".join([b"%41"] * (MAX_PARAMETERS + extra))
+    async with connected(server) as wire:
+        await wire.send(b"GET /healthz?" + query + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        assert (await wire.answer())[0] == (414 if extra else 200)
 
 
 @pytest.mark.parametrize(
