@@ -479,7 +479,7 @@ async def test_a_disabled_user_can_do_nothing_until_enabled(server: LocalServer)
 
 
 async def test_any_sub_can_be_managed_by_its_path(server: LocalServer, subtests: pytest.Subtests) -> None:
-    for sub in ("a/b", "a b", "ü", "🎉", "a%2Fb", "a?b#c", "a+b", "..", "a//b", "a\\b", "'", "x" * 255):
+    for sub in ("a/b", "a b", "ü", "🎉", "a%2Fb", "a?b#c", "a+b", "a..", "a//b", "a\\b", "'", "x" * 255):
         with subtests.test(sub):
             assert (await create_user(server, sub)).status_code == 201
             path = "/v1/users/" + quote(sub, safe="").replace(".", "%2E")
@@ -497,6 +497,7 @@ async def test_what_is_no_user_is_422(server: LocalServer, subtests: pytest.Subt
     bodies: list[Any] = [
         {},
         {"sub": ""},
+        {"sub": ".."},
         {"sub": "x" * 256},
         {"sub": "a\nb"},
         {"sub": "a\x00b"},
