@@ -6,45 +6,26 @@ ever was. Elsewhere nothing is done.
 
 import asyncio
 import ctypes
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 LOOK = 10.0
-"""How often it is looked how much is free, in seconds."""
+"""How often it is looked how large the process is, in seconds."""
 
 WORTH = 16 * 1024 * 1024
-"""How many bytes must have become free since it was done last."""
+"""By how many bytes the process must have grown or shrunk since it was done last."""
 
-
-class _Info(ctypes.Structure):
-    """What `mallinfo2` returns: see mallinfo(3)."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        )
-    ]
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_STATM = Path("/proc/self/statm")
 
 
 class Memory:
     """Gives free memory back now and then, beside the event loop."""
 
     def __init__(self) -> None:
-        libc = ctypes.CDLL(None)
-        self._read: Callable[[], _Info] | None = getattr(libc, "mallinfo2", None)
-        self._trim: Callable[[int], int] | None = getattr(libc, "malloc_trim", None)
-        if self._read is not None:
-            self._read.restype = _Info
-        self._free_bytes = 0
+        self._trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._resident_bytes = 0
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
@@ -53,13 +34,14 @@ class Memory:
             await asyncio.to_thread(self.look)
 
     def look(self) -> bool:
-        """Give back what is free where that is worth it, and return whether it was."""
-        if self._read is None or self._trim is None:
+        """Give back what is free where that may be worth it, and return whether it was tried."""
+        if self._trim is None or abs(_resident_bytes() - self._resident_bytes) < WORTH:
             return False
-        # Bytes that were given back count as free, too.
-        free_bytes = int(self._read().fordblks)
-        is_worth_it = free_bytes - self._free_bytes >= WORTH
-        if is_worth_it:
-            self._trim(0)
-        self._free_bytes = free_bytes if is_worth_it else min(free_bytes, self._free_bytes)
-        return is_worth_it
+        self._trim(0)
+        self._resident_bytes = _resident_bytes()
+        return True
+
+
+def _resident_bytes() -> int:
+    """Return how much of the process is in memory: the second field of statm (proc_pid_statm(5))."""
+    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
