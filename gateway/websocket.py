@@ -263,6 +263,8 @@ class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
         self.app = self._answer
         await super().run_asgi()
         self.app = self._serve = cast("Any", None)
+        # It holds this object, and this object it.
+        self._forget_handshake()
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         await self.config.loaded_app(scope, receive, send)

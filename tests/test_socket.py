@@ -1,6 +1,7 @@
 """The socket, by section 5 of the contract, on real connections."""
 
 import asyncio
+import gc
 import json
 import re
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gateway.inbox import CHUNK
 from gateway.models import tickets, users
+from gateway.websocket import GatewayWebSocket
 from tests.checker import Json
 from tests.clients import Device, Service, Socket, User, open_socket, raw_socket
 from tests.servers import LocalServer, StartServer
@@ -811,3 +813,29 @@ async def test_an_unread_count_that_is_wrong_in_the_database_is_not_hidden(serve
     await server.service.notify("ada")
     await server.parts.database.write(spoil)
     assert (await (await server.user()).inbox())["unread"] == 7
+
+
+async def test_a_socket_leaves_no_circle_behind_whether_it_was_served_or_refused(server: LocalServer) -> None:
+    """A collector that seldom runs would keep what a crowd of them was made of."""
+    ada = await server.user()
+
+    async def come_and_go() -> None:
+        async with ada.socket() as socket:
+            await socket.until("live")
+        async with User(server.http, "no token", "ada").socket() as socket:
+            assert (await socket.closed())[0] == 4001
+        await server.sockets(0)
+
+    await come_and_go()
+    gc.collect()
+    gc.disable()
+    try:
+        await come_and_go()
+        await until(lambda: not server.uvicorn.server_state.connections, "all are gone")
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [one for one in gc.garbage if isinstance(one, GatewayWebSocket)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
