@@ -504,7 +504,7 @@ def test_what_the_operator_does_is_recorded(sqlite_url: str, tmp_path: Path) -> 
             text=True,
             check=False,
         )
-        assert done.stderr == ""
+        assert done.stderr == f"gateway: database: {sqlite_url}\n"
         return done.stdout
 
     gateway("user", "add", "ada", "--password-stdin", stdin=PASSWORD + "\n")

@@ -252,7 +252,7 @@ async def test_a_failure_ends_the_stream_with_1011(
     user = await server.user()
     assert (await user.inbox())["items"] == []  # its token is known from now on
     server.expected.append("a client's loop failed")
-    monkeypatch.setattr(type(server.parts.database), "glance", fail)
+    monkeypatch.setattr(type(server.parts.database), "read", fail)
     async with stream_of(user) as stream:
         assert await stream.closed() == (1011, "internal_error")
     monkeypatch.undo()
