@@ -14,18 +14,33 @@ LOOK = 10.0
 """How often it is looked how large the process is, in seconds."""
 
 WORTH = 16 * 1024 * 1024
-"""By how many bytes the process must have grown or shrunk since it was done last."""
+"""By how many bytes the process, or what is free in it, must have changed since it was done last."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
+
+_INFO = (
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
+
+
+class _Info(ctypes.Structure):
+    """What `mallinfo2` returns: see mallinfo(3)."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in _INFO]
 
 
 class Memory:
     """Gives free memory back now and then, beside the event loop."""
 
     def __init__(self) -> None:
-        self._trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        self._resident_bytes = 0
+        libc = ctypes.CDLL(None)
+        self._trim: Callable[[int], int] | None = getattr(libc, "malloc_trim", None)
+        self._read: Callable[[], _Info] | None = getattr(libc, "mallinfo2", None)
+        if self._read is not None:
+            self._read.restype = _Info
+        self._resident_bytes = self._free_bytes = 0
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
@@ -35,10 +50,16 @@ class Memory:
 
     def look(self) -> bool:
         """Give back what is free where that may be worth it, and return whether it was tried."""
-        if self._trim is None or abs(_resident_bytes() - self._resident_bytes) < WORTH:
+        if self._trim is None or self._read is None:
+            return False
+        # What was given back counts as free, too, and what has become free as resident: neither tells alone.
+        free_bytes = int(self._read().fordblks)
+        has_changed = abs(_resident_bytes() - self._resident_bytes) >= WORTH
+        if not has_changed and free_bytes - self._free_bytes < WORTH:
+            self._free_bytes = min(free_bytes, self._free_bytes)
             return False
         self._trim(0)
-        self._resident_bytes = _resident_bytes()
+        self._resident_bytes, self._free_bytes = _resident_bytes(), free_bytes
         return True
 
 

@@ -60,6 +60,8 @@ class PriorityThread:
             result = job()
         except BaseException as error:  # noqa: BLE001 - it is raised where the job is waited for
             future.set_exception(error)
+            # The error holds this frame, and the frame would hold it.
+            del future
         else:
             future.set_result(result)
 

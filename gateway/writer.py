@@ -178,7 +178,11 @@ class Writer:
         if not self._waiting.put(_caller(work), _weight(work), (work, future)):
             raise Overloaded("Too much of yours waits to be stored.")
         self._arrived.set()
-        return await future
+        try:
+            return await future
+        finally:
+            # What it raises holds this frame, and the frame would hold it, and the work.
+            del future
 
     async def _run(self) -> None:
         while not (self._closing and not self._waiting and not self._delivered):

@@ -17,6 +17,7 @@ before = rss()
 held = [os.urandom(60_000) for _ in range(2_000)]
 pin = os.urandom(60_000)
 peak = rss()
+memory.look()
 del held
 kept = rss()
 print(memory.look(), memory.look(), peak - before > 100e6, kept - before > 100e6, rss() - before < 20e6)

@@ -1,5 +1,6 @@
 """One thread whose urgent jobs go first."""
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,3 +64,22 @@ def test_what_a_job_raises_is_raised_where_it_is_waited_for() -> None:
         thread.submit(fail).result(10)
     assert thread.submit(lambda: 1).result(10) == 1
     thread.shutdown()
+
+
+def test_an_error_is_held_by_nobody_once_it_was_raised() -> None:
+    class Mark(Exception):
+        pass
+
+    def fail() -> None:
+        raise Mark
+
+    thread = PriorityThread("test")
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(Mark):
+            thread.submit(fail).result(10)
+        thread.shutdown()
+        assert not [one for one in gc.get_objects() if isinstance(one, Mark)]
+    finally:
+        gc.enable()
