@@ -8,7 +8,9 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from gateway import sqlite_file
 from gateway.settings import SettingsError
+from gateway.sqlite_file import Opening
 
 WAIT = 30.0
 """How long the backup waits for a lock of another process, in seconds."""
@@ -38,10 +40,8 @@ def back_up(url: URL, target: Path) -> int:
 def _file_of(url: URL) -> Path:
     if url.get_backend_name() != "sqlite":
         raise SettingsError("GATEWAY_DATABASE_URL: backup copies SQLite; use pg_dump (docs/operations.md)")
-    source = Path(url.database or "")
-    if not source.is_file():
-        raise SettingsError(f"GATEWAY_DATABASE_URL: {url.database or 'sqlite://'}: there is no such file")
-    return source
+    sqlite_file.prepare(url, Opening.LOOK)
+    return sqlite_file.path_of(url)
 
 
 def _copy(source: Path, part: Path) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from gateway.settings import SettingsError
-
-PREFIX = "GATEWAY_"
+from gateway.spelling import PREFIX
 
 
 def load(path: str = ".env") -> None:

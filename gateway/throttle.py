@@ -47,8 +47,8 @@ class Throttle:
     `handshakes`, `auth` (requests to the token and revocation endpoints), `clients` (failures to authenticate
     as a service), `refusals` (requests with a token or a key that does not hold) and `key_lookups` at a time.
     By user: `commands` (requests over REST), `socket_commands` (over all its sockets; each handshake is one),
-    `long_answers` at a time; and, each by itself, `sign_ins` that
-    succeeded, `refreshes` of a session, `minted` tokens, `tickets`.
+    `long_answers` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of a session,
+    `minted` tokens, `tickets`.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -106,7 +106,13 @@ async def test_a_backup_that_fails_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("sqlite:///{home}/nowhere.db", "GATEWAY_DATABASE_URL: {home}/nowhere.db: there is no such file"),
+        (
+            "sqlite:///{home}/nowhere.db",
+            (
+                "GATEWAY_DATABASE_URL: there is no database at {home}/nowhere.db:"
+                " name the one that the gateway serves from, or make it with gateway migrate or --create"
+            ),
+        ),
         (
             "postgresql://gateway@127.0.0.1/gateway",
             "GATEWAY_DATABASE_URL: backup copies SQLite; use pg_dump (docs/operations.md)",
@@ -124,7 +130,19 @@ def test_where_there_is_nothing_to_copy_nothing_is_made(
 
 def test_a_damaged_database_makes_no_backup(home: Path, sqlite_url: str, capsys: Said) -> None:
     source = Path(str(make_url(sqlite_url).database))
-    source.write_bytes(b"no database at all" * 100)
+    whole = source.read_bytes()
+    source.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     assert run(["backup", str(home / "copy.db")]) == 1
-    assert capsys.readouterr().err == f"gateway: {source}: it cannot be copied: file is not a database\n"
+    assert capsys.readouterr().err.startswith(f"gateway: {source}: it cannot be copied: ")
+    assert names(home) == []
+
+
+def test_what_is_no_database_is_left_as_it_is(home: Path, sqlite_url: str, capsys: Said) -> None:
+    source = Path(str(make_url(sqlite_url).database))
+    source.write_bytes(b"no database at all" * 100)
+    source.chmod(0o644)
+    assert run(["backup", str(home / "copy.db")]) == 2
+    said = f"{source}: the database cannot be used (it is not a SQLite database)"
+    assert capsys.readouterr().err == f"gateway: GATEWAY_DATABASE_URL: {said}\n"
+    assert stat.S_IMODE(source.stat().st_mode) == 0o644
     assert names(home) == []
