@@ -25,6 +25,9 @@ LARGE_BODIES = 2
 LONG_ANSWERS = 2
 """How many long answers to one user are held in memory at the same time."""
 
+PAGE_READS = 2
+"""How many pages of one user are read at the same time: the threads that read are `SQLITE_READERS`, for all."""
+
 SOCKETS = 4
 """How many sockets' worth of commands one user may send over all its sockets."""
 
@@ -47,7 +50,7 @@ class Throttle:
     `handshakes`, `auth` (requests to the token and revocation endpoints), `clients` (failures to authenticate
     as a service), `refusals` (requests with a token or a key that does not hold) and `key_lookups` at a time.
     By user: `commands` (requests over REST), `socket_commands` (over all its sockets; each handshake is one),
-    `long_answers` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of a session,
+    `long_answers` and `page_reads` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of a session,
     `minted` tokens, `tickets`.
     """
 
@@ -62,6 +65,7 @@ class Throttle:
         self.items = Buckets("items", settings.items_per_second, settings.items_per_second * 4)
         self.large_bodies = Slots(LARGE_BODIES)
         self.long_answers = Slots(LONG_ANSWERS)
+        self.page_reads = Slots(PAGE_READS)
         self.intake = Intake()
         self.handshakes = NetworkBuckets("handshakes", handshakes, handshakes * 10)
         tokens, auth = settings.tokens_per_second, settings.auth_per_second

@@ -16,7 +16,7 @@ from gateway.database import Database
 from gateway.inbox import CHUNK, PAGE_BYTES, Mark, Query
 from gateway.protocol import Item
 from gateway.slices import SLICE_BYTES
-from gateway.throttle import LONG_ANSWERS
+from gateway.throttle import LONG_ANSWERS, PAGE_READS
 from tests.checker import Json
 from tests.clients import User
 from tests.databases import settings_for
@@ -264,6 +264,29 @@ async def test_who_goes_away_while_the_answer_waits_takes_no_slot_along(server: 
     for _ in range(LONG_ANSWERS + 1):
         assert await reads_long(server, ada) > 1
     await until(lambda: slots._value == LONG_ANSWERS, "all slots are free")
+
+
+async def test_a_user_has_few_pages_read_at_a_time_so_that_threads_are_left_for_others(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, bob = await server.user(), await server.user("bob")
+    begun: list[int] = []
+    may_go_on = asyncio.Event()
+    read = server.parts.database.read
+
+    async def waiting(work: Any, *args: Any) -> Any:
+        begun.append(len(begun))
+        await may_go_on.wait()
+        return await read(work, *args)
+
+    monkeypatch.setattr(server.parts.database, "read", waiting)
+    pages = [asyncio.create_task(ada.get("/v1/inbox/changes?limit=1000")) for _ in range(10)]
+    await until(lambda: len(begun) == PAGE_READS, "the first pages are read")
+    pages.append(asyncio.create_task(bob.get("/v1/inbox")))
+    await until(lambda: len(begun) > PAGE_READS, "the other user's is read beside them")
+    assert len(begun) == PAGE_READS + 1
+    may_go_on.set()
+    assert [answer.status_code for answer in await asyncio.gather(*pages)] == [200] * 11
 
 
 async def key_of(server: LocalServer, sub: str) -> int:

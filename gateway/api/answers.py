@@ -33,6 +33,7 @@ class _Answer:
     def __init__(self, parts: Gateway, user_id: int) -> None:
         self._database = parts.database
         self._slots = parts.throttle.long_answers
+        self._reads = parts.throttle.page_reads.of(user_id)
         self._user_id = user_id
         self._slot = AsyncExitStack()
 
@@ -40,12 +41,17 @@ class _Answer:
         """Run `work` with the bytes that a page may hold, once there is a slot, or without one if few do."""
         slots = self._slots.of(self._user_id)
         if slots.locked():
-            page = await self._database.read(work, SLICE_BYTES)
+            page = await self._read(work, SLICE_BYTES)
             if page is None or not page.cut:
                 return page
             del page
         await self._slot.enter_async_context(slots)
-        return await self._database.read(work, PAGE_BYTES)
+        return await self._read(work, PAGE_BYTES)
+
+    async def _read(self, work: Callable[[Connection, int], P | None], size: int) -> P | None:
+        """Read while few others of the user do: the threads that read are few, and for all users."""
+        async with self._reads:
+            return await self._database.read(work, size)
 
     def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
         """Return the response. A long one keeps the slot until it is sent, or its client has gone."""
