@@ -112,14 +112,18 @@ class GatewayHttp(PipeliningProtocol):
                     return False
                 piece = head
             except httptools.HttpParserError as error:
-                if isinstance(refused := error.__context__, Refused):
-                    self._refuse(refused.status, refused.detail)
-                else:
-                    self._refuse(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1 (RFC 9112).")
+                self._refuse_for(error.__context__)
                 return False
             else:
                 return False
         return False
+
+    def _refuse_for(self, reason: BaseException | None) -> None:
+        """Refuse what the parser has stopped at. What parses keeps no `reason`: its frame is held by that."""
+        if isinstance(reason, Refused):
+            self._refuse(reason.status, reason.detail)
+        else:
+            self._refuse(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1 (RFC 9112).")
 
     def _head_again(self) -> bytes | None:
         """Begin with a new parser, and return the head for it, without what made the last one stop.

@@ -9,9 +9,22 @@ from gateway.terminal import cut, shown
 
 def as_invalid(found: Sequence[Mapping[str, Any]]) -> Invalid:
     """Return the error that names the first fields and the rules they break."""
+    _let_go(found)
     errors = [{"field": _field(one["loc"]), "message": _rule(one)} for one in found[:MAX_ERRORS]]
     detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors[:3])
     return Invalid(detail, errors=errors)
+
+
+def _let_go(found: Sequence[Mapping[str, Any]]) -> None:
+    """Part the errors of our own rules from where they were raised.
+
+    The frames of pydantic's callers hold these errors, and would be held by them: with the whole body, until
+    the collector of cycles runs.
+    """
+    for one in found:
+        error = one.get("ctx", {}).get("error")
+        if isinstance(error, Exception):
+            error.__traceback__ = None
 
 
 def _field(loc: Sequence[int | str]) -> str:
