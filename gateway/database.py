@@ -162,8 +162,8 @@ _PASSING_STATES = ("08", READ_ONLY, "28", "3D", "40", "42501", "53", "55P03", "5
 _ROLLED_BACK_STATES = ("40001", "40P01", "55P03")
 
 
-def _translate(error: DBAPIError, *, committing: bool = True) -> Exception:
-    """Return what to raise for a driver's error: `Unavailable` where trying again later may help.
+def _raise_unavailable(error: DBAPIError, *, committing: bool = True) -> None:
+    """Raise `Unavailable` for a driver's error where trying again later may help; else do nothing.
 
     What was not `committing` yet when its connection was lost has left nothing.
     """
@@ -172,8 +172,7 @@ def _translate(error: DBAPIError, *, committing: bool = True) -> Exception:
     passing = isinstance(error, OperationalError | InterfaceError) or state.startswith(_PASSING_STATES)
     if lost or passing:
         retryable = state in _ROLLED_BACK_STATES or (lost and not committing)
-        return Unavailable("The database cannot be used now.", retryable=retryable)
-    return error
+        raise Unavailable("The database cannot be used now.", retryable=retryable) from error
 
 
 class SqliteDatabase:
@@ -216,7 +215,8 @@ class SqliteDatabase:
         except (OperationalError, sqlite3.OperationalError):
             return await self.read(work, *args, **kwargs)
         except DBAPIError as error:
-            raise _translate(error) from error
+            _raise_unavailable(error)
+            raise
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -245,7 +245,8 @@ class SqliteDatabase:
         try:
             return await asyncio.wrap_future(submit(transaction))
         except DBAPIError as error:
-            raise _translate(error) from error
+            _raise_unavailable(error)
+            raise
         except sqlite3.OperationalError as error:
             raise Unavailable("The database cannot be used now.") from error
 
@@ -326,7 +327,8 @@ class PostgresDatabase:
                 result = await connection.run_sync(work, *args, **kwargs)
                 committing = True
         except DBAPIError as error:
-            raise _translate(error, committing=committing) from error
+            _raise_unavailable(error, committing=committing)
+            raise
         except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise Unavailable("The database cannot be reached now.") from error
         return result
@@ -344,7 +346,8 @@ class PostgresDatabase:
                     # The lock is the connection's, so it ends with it, and never goes back to the pool.
                     await connection.invalidate()
         except DBAPIError as error:
-            raise _translate(error) from error
+            _raise_unavailable(error)
+            raise
         except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise Unavailable("The database cannot be reached now.") from error
 

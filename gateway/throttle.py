@@ -26,7 +26,7 @@ LONG_ANSWERS = 2
 """How many long answers to one user are held in memory at the same time."""
 
 PAGE_READS = 2
-"""How many pages of one user are read at the same time: the threads that read are `SQLITE_READERS`, for all."""
+"""How many pages of one user are read at the same time: few threads, or connections, read for all."""
 
 SOCKETS = 4
 """How many sockets' worth of commands one user may send over all its sockets."""
@@ -50,8 +50,8 @@ class Throttle:
     `handshakes`, `auth` (requests to the token and revocation endpoints), `clients` (failures to authenticate
     as a service), `refusals` (requests with a token or a key that does not hold) and `key_lookups` at a time.
     By user: `commands` (requests over REST), `socket_commands` (over all its sockets; each handshake is one),
-    `long_answers` and `page_reads` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of a session,
-    `minted` tokens, `tickets`.
+    `long_answers` and `page_reads` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of
+    a session, `minted` tokens, `tickets`.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -224,10 +224,10 @@ class Writer:
                 await self._write(batch[middle:])
                 return
             logger.exception("a piece of work could not be stored", work=type(work[0]).__name__)
-            # No 503: it would fail again.
-            failure = GatewayError("It could not be stored.")
-            failure.__cause__ = error
-            _tell(batch, [failure])
+            # SQLAlchemy's frames hold the error that holds them, and below them what was posted.
+            error.__traceback__ = None
+            # No 503: it would fail again. It has no cause: that would hold this frame, and so itself.
+            _tell(batch, [GatewayError("It could not be stored.")])
         else:
             self._announce(committed._replace(seconds=time.perf_counter() - began))
             _tell(batch, committed.outcomes)

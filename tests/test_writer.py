@@ -1,9 +1,11 @@
 """Group commit: one transaction for all that waits, and no caller's fate is another's."""
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -81,6 +83,30 @@ async def test_one_piece_of_work_that_breaks_the_transaction_fails_alone(engine:
     )
     assert [type(outcome) for outcome in outcomes] == [Accepted, GatewayError, Accepted]
     assert (await counts_of(engine, user.id)).seq == 3
+
+
+async def test_work_that_fails_leaves_no_error_in_a_circle(engine: Engine) -> None:
+    """It would keep what was posted until the collector of cycles runs, which is seldom."""
+    twice = engine.post()
+
+    async def fail() -> None:
+        with pytest.raises(GatewayError, match="could not be stored"):
+            await engine.store(twice)
+
+    await engine.store(twice)
+    await fail()
+    gc.collect()
+    gc.disable()
+    try:
+        await fail()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        traces = [one.tb_frame for one in gc.garbage if isinstance(one, TracebackType)]
+        assert [frame.f_code.co_qualname for frame in traces if "gateway" in frame.f_code.co_filename] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 async def test_posts_and_changes_of_one_user_share_a_transaction(engine: Engine) -> None:
