@@ -1,25 +1,18 @@
-"""The composition root: the only place that makes the parts and wires them, and the one error renderer."""
+"""The composition root: the only place that makes the parts and wires them."""
 
 import asyncio
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote
 
 import structlog
-from fastapi import FastAPI, Request, Response, WebSocket
-from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocketState
 
 from gateway import __version__, accounts, schema, web
 from gateway.api import (
@@ -29,32 +22,24 @@ from gateway.api import (
     inbox,
     monitoring,
     notifications,
-    oauth,
     services,
     socket,
     stream,
     users,
     well_known,
 )
-from gateway.api.dependencies import Gateway, parts_of
-from gateway.api.trail import record_refusal, tell_rest
-from gateway.api.validation import as_invalid
+from gateway.api.dependencies import Gateway
+from gateway.api.rendering import RENDERERS, not_found
+from gateway.api.trail import tell_rest
 from gateway.backplane import Receiver, open_backplane
 from gateway.connections import CONNECTIONS, Connections
 from gateway.database import Database, open_database, takes_writes
 from gateway.drain import Drain
 from gateway.errors import (
-    Draining,
-    GatewayError,
-    Invalid,
-    OAuthError,
-    OriginNotAllowed,
-    RateLimited,
     Unavailable,
 )
-from gateway.headers import API_POLICY, BrowserHeaders, Cors, problem_code
+from gateway.headers import BrowserHeaders, Cors, problem_code
 from gateway.hub import Hub
-from gateway.logs import request_id
 from gateway.memory import Memory
 from gateway.metrics import Metrics, Now
 from gateway.open_files import connections_within, soft_limit
@@ -70,7 +55,7 @@ from gateway.telemetry import restore_query, traced, untraced
 from gateway.throttle import Throttle
 from gateway.tokens import Tokens
 from gateway.turnstile import TURNSTILE, Turnstile
-from gateway.web import document, reference
+from gateway.web import document, errors, reference
 from gateway.websocket import CLOSED
 from gateway.writer import Committed, Writer
 
@@ -95,7 +80,7 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         docs_url=None,  # web/reference.py has the page
         redoc_url=None,
     )
-    for kind, render in _RENDERERS.items():
+    for kind, render in RENDERERS.items():
         app.add_exception_handler(kind, render)
     # Routes are tried in order: those of the hot paths come first. They are put among the application's own,
     # for what is included as a router is looked for twice with every request.
@@ -113,6 +98,7 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         services.router,
         *((demo.router, web.demo_router) if demo_mode else ()),
         web.router,
+        errors.router,
         *((reference.router,) if settings.api_docs else ()),
         monitoring.router,
     ):
@@ -291,118 +277,3 @@ class Routing:
 
 
 _ENCODED_SLASH = re.compile(rb"%2[fF]")
-
-
-# --- errors -------------------------------------------------------------------------------------------------
-
-
-async def render_error(connection: Request | WebSocket, error: Exception) -> Response | None:
-    """Answer with a problem (RFC 9457); a WebSocket is accepted and closed, so that its client sees why.
-
-    A close before the accept would reach every client as HTTP 403, and a browser as 1006. Only an origin that
-    is not allowed, an address that opens too many, a request that is not valid, and whoever comes when the
-    process is ending, are refused before the upgrade.
-    """
-    known = error if isinstance(error, GatewayError) else GatewayError()
-    if known is not error:
-        logger.error("a request failed", path=connection.url.path, exc_info=error)
-        # This answer does not pass `BrowserHeaders`, and is the one whose id is asked for.
-        known.headers["X-Request-ID"] = request_id() or ""
-    record_refusal(connection, known)
-    parts_of(connection).metrics.refused(*_counted(known))
-    if isinstance(connection, Request):
-        return oauth.refusal_of(known) if oauth.serves(connection) else _refusal(known)
-    if isinstance(known, OriginNotAllowed | RateLimited | Invalid | Draining):
-        await connection.send_denial_response(_refusal(known))
-    elif connection.application_state is WebSocketState.CONNECTING:
-        await connection.accept(socket.offered_subprotocol(connection))
-        await connection.close(known.close_code, known.code)
-    return None
-
-
-def _counted(error: GatewayError) -> tuple[int, str]:
-    """Return the status and the code as which an error is counted. Neither comes from the request."""
-    if isinstance(error, OAuthError):
-        return error.http_status, error.error
-    return error.status, error.code
-
-
-def _refusal(error: GatewayError) -> Response:
-    kind = f"urn:notification-gateway:problem:{error.code}"
-    return _problem(kind, error.status, error.code, error.title, error.detail, error.headers, error.errors)
-
-
-def _problem(
-    kind: str,
-    status: int,
-    code: str,
-    title: str,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
-    errors: Sequence[Mapping[str, str]] = (),
-) -> Response:
-    body: dict[str, Any] = {
-        "type": kind,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "code": code,
-    }
-    if errors:
-        body["errors"] = list(errors)
-    # What answers for an error that nobody has foreseen stands outside of `BrowserHeaders`.
-    return JSONResponse(body, status, API_POLICY | dict(headers or {}), "application/problem+json")
-
-
-async def render_invalid(connection: Request | WebSocket, error: Exception) -> Response | None:
-    """Name each field and the rule it breaks."""
-    found = cast("RequestValidationError | WebSocketRequestValidationError", error).errors()
-    return await render_error(connection, as_invalid(found))
-
-
-async def render_http_error(connection: Request | WebSocket, error: Exception) -> Response:
-    """Answer what the framework refuses, such as an unknown path or a method that is not allowed."""
-    refused = cast("HTTPException", error)
-    title = HTTPStatus(refused.status_code).phrase
-    code = problem_code(HTTPStatus(refused.status_code))
-    headers = dict(refused.headers or {})
-    if refused.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_allowed(connection))
-    parts_of(connection).metrics.refused(refused.status_code, code)
-    if oauth.serves(connection):
-        return oauth.refusal(refused.status_code, f"{title}.", headers)
-    # A problem that the status says all of has no type of its own (RFC 9457, section 4.2.1).
-    return _problem("about:blank", refused.status_code, code, title, str(refused.detail), headers)
-
-
-def _allowed(connection: Request | WebSocket) -> list[str]:
-    """Return every method of the path: several routes may share it (RFC 9110, section 10.2.1)."""
-    path = connection.scope["path"]
-    routes = [route for route in connection.app.routes if isinstance(route, Route)]
-    methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
-    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
-
-
-async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer for a path that is none. A WebSocket is refused before the upgrade, with the same body."""
-    if scope["type"] == "websocket":
-        refusal = await render_http_error(WebSocket(scope, receive, send), HTTPException(404))
-        await WebSocket(scope, receive, send).send_denial_response(refusal)
-    else:
-        raise HTTPException(404)
-
-
-async def render_nothing(_connection: Request | WebSocket, _error: Exception) -> Response:
-    """Answer nobody: the client has gone, or was too slow, before its body was whole. That is no failure."""
-    return Response(status_code=400)
-
-
-# Starlette's types know handlers of requests only; these serve WebSockets alike.
-_RENDERERS: dict[type[Exception], Any] = {
-    GatewayError: render_error,
-    RequestValidationError: render_invalid,
-    WebSocketRequestValidationError: render_invalid,
-    HTTPException: render_http_error,
-    ClientDisconnect: render_nothing,
-    Exception: render_error,
-}

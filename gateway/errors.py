@@ -1,6 +1,6 @@
 """The errors of the gateway: each class knows its HTTP status, its stable `code` and its close code.
 
-`app.py` renders them, once, for HTTP (RFC 9457) and for WebSocket (a close frame).
+`api/rendering.py` renders them, once, for HTTP (RFC 9457) and for WebSocket (a close frame).
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,8 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "The gateway failed"
+    advice: ClassVar[str] = ""
+    """What to do, where no detail says it: the end of a sentence that begins with the title."""
     close_code: ClassVar[Close] = Close.INTERNAL_ERROR
     actor: str | None = None
     why: ClassVar[str | None] = None
@@ -48,10 +50,13 @@ class GatewayError(Exception):
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.detail = shown(detail, MAX_DETAIL) if detail else self.title
+        self.detail = shown(detail, MAX_DETAIL) if detail else self._default_detail()
         super().__init__(self.detail)
         self.errors = [_bounded(one) for one in errors[:MAX_ERRORS]]
         self.headers = dict(headers or {})
+
+    def _default_detail(self) -> str:
+        return f"{self.title}: {self.advice}." if self.advice else self.title
 
 
 def _bounded(error: Mapping[str, str]) -> dict[str, str]:
@@ -79,15 +84,31 @@ class MissingToken(Unauthorized):
     """No carrier held a token."""
 
     code = "missing_token"
-    title = "A token is needed"
+    title = "A token or an API key is needed"
+    advice = "send it in the header 'Authorization: Bearer …'"
 
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail)
         self.headers["WWW-Authenticate"] = "Bearer"
 
 
+class BearerMissing(MissingToken):
+    """The header `Authorization` has a token or a key, but not the scheme `Bearer`."""
+
+    title = "The header Authorization does not begin with Bearer"
+
+
 class InvalidToken(Unauthorized):
     """The token is malformed, forged, or not for this gateway."""
+
+    advice = "it is incomplete, forged, or not of this gateway. Get a new one"
+
+
+class InvalidKey(InvalidToken):
+    """The API key is mistyped, deleted, or not of this gateway."""
+
+    title = "The API key is not valid"
+    advice = "it was deleted, or is of another gateway. Make a new one: gateway key add SERVICE"
 
 
 class ForeignSubject(InvalidToken):
@@ -101,6 +122,7 @@ class TokenExpired(Unauthorized):
 
     code = "token_expired"
     title = "The token has expired"
+    advice = "get a new one"
 
 
 class TokenRevoked(Unauthorized):
@@ -108,6 +130,14 @@ class TokenRevoked(Unauthorized):
 
     code = "token_revoked"
     title = "The token has been revoked"
+    advice = "its session has ended. Sign in again, or get a new one"
+
+
+class KeyRevoked(TokenRevoked):
+    """The API key was deleted."""
+
+    title = "The API key has been revoked"
+    advice = "it or its service was deleted. Make a new one: gateway key add SERVICE"
 
 
 class InsufficientScope(GatewayError):
@@ -118,9 +148,9 @@ class InsufficientScope(GatewayError):
     title = "The token does not allow this"
     close_code = Close.FORBIDDEN
 
-    def __init__(self, scope: str, actor: str | None = None) -> None:
+    def __init__(self, scope: str, actor: str | None = None, detail: str | None = None) -> None:
         super().__init__(
-            f"This needs a token with the scope '{scope}'.",
+            detail or f"This needs a token with the scope '{scope}'.",
             headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
         )
         self.actor = actor

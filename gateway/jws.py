@@ -47,13 +47,18 @@ def read(text: str) -> Token:
     """
     match = _PARTS.fullmatch(text) if len(text) <= MAX_TOKEN else None
     if match is None:
-        raise InvalidToken
+        raise InvalidToken(_NONE)
     header, claims = _object(match[1]), _object(match[2])
     if not all(isinstance(header.get(name), str) for name in ("typ", "alg", "kid")):
         raise InvalidToken
     if "crit" in header or "b64" in header:
         raise InvalidToken
     return Token(text[: match.end(2)], header, claims, _bytes(match[3]))
+
+
+_NONE = (
+    "This is no access token (three parts, with dots between them) and no API key (ngk_…): send one of them."
+)
 
 
 def verify(token: Token, key: Any, algorithms: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.wire import Message
+from gateway.wording import in_words
 
 SUBPROTOCOL = "notify.v1"
 MAX_FRAME = 16 * 1024
@@ -118,7 +119,9 @@ class Item(NamedTuple):
     deleted_at: int | None = None
 
 
-ID_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+ID_PATTERN = in_words(
+    "be the id of a notification", "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+)
 """How a notification id is written."""
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, or_, select
 
 from gateway.accounts import Record, Session, Started, add_session, check_text, found
 from gateway.endings import PAGE, end_oldest, end_sessions
-from gateway.errors import Conflict, InvalidToken
+from gateway.errors import Conflict, InvalidKey
 from gateway.models import api_keys, services, sessions
 
 SERVICE_SCOPES = ("notify", "tokens:mint", "admin")
@@ -143,14 +143,14 @@ def new_key() -> tuple[str, str, str]:
 
 
 def parse_key(text: str) -> tuple[str, str]:
-    """Return the id and the secret of an API key. Raises `InvalidToken` where the text cannot be one.
+    """Return the id and the secret of an API key. Raises `InvalidKey` where the text cannot be one.
 
     The checksum lets a mistyped key, and a scanner that looks for leaked ones, be answered without the
     database; it protects nothing.
     """
     match = _KEY.fullmatch(text)
     if match is None or match[3] != _checksum(match[1], match[2]):
-        raise InvalidToken
+        raise InvalidKey("The API key is incomplete or mistyped: send all of it, as it was printed.")
     return match[1], match[2]
 
 

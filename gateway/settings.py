@@ -23,6 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from gateway.origins import is_loopback, read_origin
 from gateway.redis_url import check_redis_url
 from gateway.trusted_issuer import TrustedIssuer
+from gateway.wording import in_words, rule, unknown_member
 
 _METRICS_TOKEN = re.compile(r"[!-~]{16,}")
 
@@ -82,7 +83,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="The address to listen on; :: is every one.")
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     log_level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="The least level logged."
+        "info",
+        pattern=in_words("be debug, info, warning or error", "^(debug|info|warning|error)$"),
+        description="The least level logged.",
     )
     log_format: LogFormat = Field(
         LogFormat.CONSOLE, description="How the log is written: for people (console), or as lines of JSON."
@@ -409,7 +412,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
+        extra = first["type"] == "extra_forbidden"
+        message = unknown_member(str(first["loc"][-1]), TrustedIssuer.model_fields) if extra else rule(first)
         if not first["loc"]:  # a rule for several settings, which names them itself
             raise SettingsError(message) from None
         name, *inner = first["loc"]

@@ -25,7 +25,9 @@ from gateway.ended import Ended, Finder
 from gateway.endings import TOO_MANY
 from gateway.errors import (
     InsufficientScope,
+    InvalidKey,
     InvalidToken,
+    KeyRevoked,
     TokenExpired,
     TokenRevoked,
     Unauthorized,
@@ -101,7 +103,14 @@ def inbox_user(principal: Principal) -> User:
     """Return the user who may read an inbox. Raises `InsufficientScope` for anybody else."""
     if isinstance(principal, User) and INBOX in principal.scopes:
         return principal
-    raise InsufficientScope(INBOX, principal.actor)
+    detail = _NO_INBOX if isinstance(principal, Service) else None
+    raise InsufficientScope(INBOX, principal.actor, detail)
+
+
+_NO_INBOX = (
+    "An inbox is that of a user: this needs a user's access token with the scope 'inbox', and not the key or "
+    "token of a service."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +197,7 @@ class Tokens:
                 self.drop([known.handle])
             raise
         if found.handle in self._ended:
-            raise TokenRevoked
+            raise KeyRevoked if is_key else TokenRevoked
         self._remember(token, found)
         return found.principal
 
@@ -328,7 +337,7 @@ class Tokens:
         row = await self._database.glance(services.find_key, key_id)
         if row is None or not hmac.compare_digest(row.secret_hash, digest(secret)):
             # A key that was deleted cannot be told from one that never was; what was known was revoked.
-            raise TokenRevoked if token in self._known else InvalidToken
+            raise KeyRevoked if token in self._known else InvalidKey
         service = Service(row.service_id, row.client_id, frozenset(row.scopes.split()), None, None)
         return _Known(service, key_id, self._clock() + RECHECK)
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gateway.origins import is_loopback
+from gateway.wording import in_words
 
 
 class TrustedIssuer(BaseModel):
@@ -25,7 +26,7 @@ class TrustedIssuer(BaseModel):
     ] = Field(("RS256", "ES256", "EdDSA"), min_length=1)
     subject_claim: str = Field("sub", min_length=1)
     subject_prefix: str = Field("", max_length=100)
-    required_scope: str | None = Field(None, pattern=r"^\S+$")
+    required_scope: str | None = Field(None, pattern=in_words("be one word", r"^\S+$"))
 
     @field_validator("jwks_url")
     @classmethod

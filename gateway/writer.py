@@ -17,11 +17,8 @@ from sqlalchemy import Connection
 from gateway import idempotency, inbox, log
 from gateway.database import Database, background
 from gateway.errors import (
-    MAX_ERRORS,
-    MAX_FIELD,
     GatewayError,
     IdempotencyKeyReused,
-    Invalid,
     NotFound,
     Overloaded,
     Unavailable,
@@ -32,8 +29,8 @@ from gateway.inbox import CHUNK, Changed, Delivered, Mark, ReadUpTo, Seen
 from gateway.log import Entry, Post
 from gateway.positions import Position, lock, unknown_subs
 from gateway.protocol import Content, Counts, Item
+from gateway.recipients import never_made, refusal
 from gateway.shares import Shares
-from gateway.terminal import cut
 
 logger = structlog.get_logger()
 
@@ -329,15 +326,16 @@ def _admit(
     """Return which submissions are to be stored; what becomes of the others is put into `outcomes`."""
     claims = [submission.claim for submission in submissions.values() if submission.claim]
     answered = idempotency.answered(connection, claims, now) if claims else {}
-    unknown = set() if create_users else unknown_subs(connection, _subs(submissions.values()))
+    doubtful = never_made(_subs(submissions.values()), creates_users=create_users)
+    unknown = unknown_subs(connection, doubtful) if doubtful else set()
     firsts: dict[tuple[int, str], Claim] = {}
     candidates = []
     for number, submission in submissions.items():
         claim = submission.claim
         if claim and claim.name in answered:
             outcomes[number] = _replay(claim, answered[claim.name])
-        elif refusal := _refuse_unknown(submission, unknown):
-            outcomes[number] = refusal
+        elif refused := refusal(_subs([submission]) & unknown if unknown else ()):
+            outcomes[number] = refused
         else:
             candidates.append(number)
             if claim:
@@ -366,19 +364,6 @@ def _replay(claim: Claim, earlier: Answered) -> Outcome:
     if claim.digest != earlier.digest:
         return IdempotencyKeyReused()
     return Accepted(earlier.response, replayed=True)
-
-
-def _refuse_unknown(submission: Submission, unknown: set[str]) -> Invalid | None:
-    strangers = sorted(_subs([submission]) & unknown)
-    if not strangers:
-        return None
-    errors = [
-        {"field": "to", "message": f"There is no user '{cut(sub, MAX_FIELD)}'."}
-        for sub in strangers[:MAX_ERRORS]
-    ]
-    if len(strangers) == 1:
-        return Invalid("A recipient is not known to the gateway.", errors=errors)
-    return Invalid(f"{len(strangers):,} recipients are not known to the gateway.", errors=errors)
 
 
 def _change(

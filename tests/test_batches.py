@@ -201,7 +201,7 @@ async def test_a_hostile_body_is_refused_at_its_first_item_and_never_built(name:
 
 async def test_a_line_that_is_longer_than_a_notification_may_be_is_not_parsed() -> None:
     lines = b'{"to":"ada","title":"x"}\n{"title":"' + b"x" * MAX_ITEM + b'"}\n'
-    with pytest.raises(PayloadTooLarge, match="Item 1 "):
+    with pytest.raises(PayloadTooLarge, match="Line 2 "):
         await reader().read(split_lines(lines))
 
 

@@ -26,6 +26,7 @@ from gateway.protocol import ADVICE, MAX_FRAME, CommandType, Content, Counts, It
 from gateway.settings import Settings
 from gateway.slices import SLICE_BYTES
 from gateway.throttle import LONG_ANSWERS, SOCKETS
+from gateway.web import errors as errors_page
 from gateway.websocket import LINGER, MAX_UNCOUNTED
 from tests.databases import settings_for
 from tests.servers import process
@@ -137,6 +138,15 @@ def test_every_problem_code_is_documented_with_its_status() -> None:
     known = {one.code: str(one.status) for one in error_classes() if one is not OAuthError}
     # A socket alone meets the limit of sockets; the framework refuses a method.
     assert documented == known | {"too_many_sockets": "", "method_not_allowed": "405"}
+
+
+def test_the_page_of_errors_has_an_anchor_for_every_code_and_loads_nothing() -> None:
+    page = errors_page.page(errors_page.text())
+    assert errors_page.text() == text_of("docs/errors.md")
+    codes = {one.code for one in error_classes() if one is not OAuthError} | {"method_not_allowed"}
+    assert [code for code in sorted(codes) if page.count(f'id="{code}"') != 1] == []
+    assert re.findall(r"<(?:script|link|img|iframe)|(?:src|href)=|url\(|@import|\*\*|\]\(", page) == []
+    assert "&lt;" not in re.sub(r"<code>.*?</code>|<pre>.*?</pre>", "", page, flags=re.DOTALL)
 
 
 def test_every_code_of_a_refused_command_is_documented() -> None:

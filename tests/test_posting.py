@@ -195,7 +195,7 @@ async def test_data_that_is_far_too_long_is_not_encoded_to_find_that_out(
     for data in ({"a": [0.1] * 43_000}, {f"m{number}": 1 for number in range(20_000)}):
         answer = await post(server.service, to="ada", title="x", data=data)
         assert answer.status_code == 422
-        assert answer.json()["errors"][0]["message"] == "at most 8192 bytes when encoded"
+        assert answer.json()["errors"][0]["message"] == "it must have at most 8,192 bytes when encoded"
 
 
 async def test_a_required_field_that_is_missing_is_422(server: LocalServer) -> None:

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import Connection, text
 
 from gateway.errors import Invalid
+from gateway.services import new_key
 from tests.checker import Json
-from tests.clients import Service
+from tests.clients import Service, User
 from tests.databases import settings_for
 from tests.servers import LocalServer, StartServer, serving
 
@@ -82,7 +83,7 @@ async def test_a_field_that_is_wrong_is_named_with_what_is_expected_of_it(
         ("/v1/notifications", post | {"to": 5}, "to", many),
         ("/v1/notifications", post | {"to": []}, "to", many),
         ("/v1/notifications", post | {"to": ["ada"] * 1001}, "to", many),
-        ("/v1/notifications", post | {"to": ["ada", ""]}, "to.1", "String should have at least 1 character"),
+        ("/v1/notifications", post | {"to": ["ada", ""]}, "to.1", "it must have at least 1 character"),
         ("/v1/notifications", [post], "body", no_object),
         ("/v1/notifications", post | {"to": "ada", "data": []}, "data", no_object),
         ("/v1/notifications/batch", [5], "0", no_object),
@@ -93,6 +94,206 @@ async def test_a_field_that_is_wrong_is_named_with_what_is_expected_of_it(
             answer = await server.service.post(path, json=body)
             found = check_problem(answer, 422, "validation_error")
             assert found["errors"] == [{"field": field, "message": message}]
+
+
+async def test_an_unknown_member_is_told_which_one_is_meant(server: LocalServer) -> None:
+    there_is_none = "there is no such member"
+    known = f"{there_is_none}, only disabled, password"
+    ada = await server.user()
+    cases: list[tuple[Service | User, str, str, Json, str, str]] = [
+        (server.service, "POST", "/v1/notifications", {"to": "ada", "titel": "x"}, "titel", "title"),
+        (server.service, "POST", "/v1/notifications", {"To": "ada", "title": "x"}, "To", "to"),
+        (server.service, "POST", "/v1/users", {"sub": "bob", "passwrd": "x"}, "passwrd", "password"),
+        (server.service, "POST", "/v1/users/ada/tokens", {"tll": 60}, "tll", "ttl"),
+        (ada, "POST", "/v1/inbox/read", {"upto": 1}, "upto", "up_to"),
+    ]
+    for caller, method, path, body, field, meant in cases:
+        answer = await caller.request(method, path, json=body)
+        found = check_problem(answer, 422, "validation_error")
+        message = f"{there_is_none}: did you mean {meant}?"
+        assert {"field": field, "message": message} in found["errors"]
+        assert f"{field}: {message}" in found["detail"]
+    answer = await server.service.patch("/v1/users/ada", json={"colour": "red"})
+    assert check_problem(answer, 422, "validation_error")["errors"] == [{"field": "colour", "message": known}]
+    answer = await server.service.patch("/v1/users/ada", json={"disabled" * 100: True})
+    assert check_problem(answer, 422, "validation_error")["errors"][0]["message"] == known
+
+
+async def test_an_error_in_lines_is_at_the_line_that_an_editor_shows(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
+    good = '{"to": "ada", "title": "x"}'
+    cases = [
+        (f'{good}\n\n\n{{"to": "ada"}}\n', "1.title", "line 4, title: it is required"),
+        (f"\r\n{good}\r\n7\r\n", "1", "line 3: it must be a JSON object"),
+        (f'{good}\n\n  {{"to": "ada",}}\n', "1", "1: it is not JSON at line 3, column 16: nothing follows"),
+        (f'{good}\n{{"to": "ädä" "title"}}\n', "1", "1: it is not JSON at line 2, column 14: a comma or }"),
+    ]
+    for lines, field, detail in cases:
+        with subtests.test(detail):
+            headers = {"Content-Type": "application/x-ndjson"}
+            answer = await server.service.post("/v1/notifications/batch", content=lines, headers=headers)
+            found = check_problem(answer, 422, "validation_error")
+            assert found["detail"].startswith(detail), found["detail"]
+            assert found["errors"][0]["field"] == field
+            assert re.search(r"line \d", found["errors"][0]["message"])
+
+
+async def test_a_body_that_is_no_json_is_told_where_it_breaks(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
+    one, many, no = "/v1/notifications", "/v1/notifications/batch", "it is not JSON at line"
+    cases = [
+        (
+            one,
+            '{"to": "ada",\n "title": \'x\'}',
+            f"body: {no} 2, column 11: a value",
+        ),
+        (
+            one,
+            '{"to": "ada", "title": "x"',
+            f"body: {no} 1, column 26: it ends within an object",
+        ),
+        (
+            many,
+            '[\n{"to": "ada", "title": "x"},\n{"to": "ada" "title"}]',
+            "1: it is not JSON at line 3, column 14",
+        ),
+        (
+            many,
+            '[\n{"to": "ada", "title": "x"},\n {"to": NaN}]',
+            "1: it is not JSON at line 3, column 9: a value",
+        ),
+        (
+            many,
+            '[\n{"to": "ada", "title": "x"}\n{}]',
+            "body: it is not JSON at line 3, column 1: a comma or ]",
+        ),
+        (many, "[]\n\n[]", f"body: {no} 3, column 1: something follows"),
+    ]
+    for path, written, detail in cases:
+        with subtests.test(detail):
+            headers = {"Content-Type": "application/json"}
+            answer = await server.service.post(path, content=written, headers=headers)
+            found = check_problem(answer, 422, "validation_error")
+            assert found["detail"].startswith(detail), found["detail"]
+
+
+async def test_a_path_that_is_nearly_one_is_told_which(server: LocalServer) -> None:
+    cases = {
+        "/notifications": "/v1/notifications",
+        "/api/v1/notifications": "/v1/notifications",
+        "//v1/inbox": "/v1/inbox",
+        "/v1/inbox/": "/v1/inbox",
+        "/v1/notification": "/v1/notifications",
+        "/users/ada/tokens": "/v1/users/{sub}/tokens",
+        "/ws": "/v1/ws",
+    }
+    for path, meant in cases.items():
+        answer = await server.service.get(path)
+        found = check_problem(answer, 404, "not_found")
+        assert found["detail"] == f"There is no such path: did you mean {meant}?"
+    found = check_problem(await server.service.get("/v1/nowhere"), 404, "not_found")
+    assert found["detail"] == "There is no such path. Those of the API begin with /v1."
+    found = check_problem(await server.service.get("/v1/notifications/batch"), 404, "not_found")
+    found = check_problem(await server.service.delete("/v1/inbox"), 405, "method_not_allowed")
+    assert found["detail"] == "This path takes another method: GET, HEAD."
+
+
+async def test_a_key_is_called_a_key(server: LocalServer, subtests: pytest.Subtests) -> None:
+    key = str(server.service.token)
+    ada, posts = await server.user(), "/v1/notifications"
+    no_bearer, bad_key = "The header Authorization", "The API key is not valid"
+    cases: list[tuple[str, str, str, str, str]] = [
+        (f"Bearer {key[:-1]}", posts, "invalid_token", bad_key, "mistyped"),
+        (
+            f"Bearer {new_key()[2]}",
+            posts,
+            "invalid_token",
+            bad_key,
+            "deleted",
+        ),
+        (
+            key,
+            posts,
+            "missing_token",
+            "The header Authorization",
+            "'Authorization: Bearer ngk_…'",
+        ),
+        ("Basic eDp5", "/v1/users", "missing_token", no_bearer, "'Authorization: Bearer …'"),
+        (
+            f"Token {key}",
+            "/v1/users",
+            "missing_token",
+            "The header Authorization",
+            "'Authorization: Bearer …'",
+        ),
+        (
+            "Bearer secret",
+            posts,
+            "invalid_token",
+            "The token is not valid",
+            "no API key (ngk_…)",
+        ),
+        (f"Bearer {ada.token}", posts, "insufficient_scope", "The token", "not a user"),
+    ]
+    for header, path, code, title, hint in cases:
+        with subtests.test(f"{code} {hint}"):
+            answer = await server.http.post(path, headers={"Authorization": header}, json={})
+            found = check_problem(answer, answer.status_code, code)
+            assert found["title"].startswith(title)
+            assert hint in found["detail"]
+            assert key not in answer.text
+    answer = await server.service.get("/v1/inbox")
+    assert "not the key or token of a service" in check_problem(answer, 403, "insufficient_scope")["detail"]
+
+
+async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> None:
+    post = {"title": "x"}
+    rule = "it does not stand for every user: name each recipient, up to 1,000 in one post"
+    for to, field in (("*", "to"), (["ada", "*"], "to.1")):
+        answer = await server.service.post("/v1/notifications", json=post | {"to": to})
+        found = check_problem(answer, 422, "validation_error")
+        assert found["errors"] == [{"field": field, "message": rule}]
+    for to in ("all", "everyone", "Everyone", ["ada", "@all"]):
+        answer = await server.service.post("/v1/notifications", json=post | {"to": to})
+        found = check_problem(answer, 422, "validation_error")
+        name = to if isinstance(to, str) else to[-1]
+        assert found["errors"] == [{"field": "to", "message": f"There is no user '{name}', and {rule}"}]
+        assert found["detail"] == f"to: There is no user '{name}', and {rule}"
+    answer = await server.service.post(
+        "/v1/notifications/batch", json=[post | {"to": "ada"}, post | {"to": "*"}]
+    )
+    assert check_problem(answer, 422, "validation_error")["errors"] == [{"field": "1.to", "message": rule}]
+    users = (await server.service.get("/v1/users")).json()["items"]
+    assert not {one["sub"] for one in users} & {"*", "all", "everyone", "Everyone", "@all", "ada"}
+
+
+async def test_a_user_who_is_called_all_has_an_inbox_like_any_other(server: LocalServer) -> None:
+    everyone = await server.user("all")
+    await server.service.notify("all")
+    assert (await everyone.inbox())["unread"] == 1
+
+
+async def test_the_type_of_a_problem_leads_to_its_code_in_the_page_of_errors(server: LocalServer) -> None:
+    page = await server.stranger.get("/errors")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    for path, code in (
+        ("/v1/inbox", "missing_token"),
+        ("/nowhere", "not_found"),
+        ("/v1/ws", "upgrade_required"),
+    ):
+        problem = (await server.stranger.get(path)).json()
+        assert (problem["code"], problem["type"]) == (code, f"/errors#{code}")
+        assert f'<tr id="{code}">' in page.text
+
+
+async def test_the_type_of_a_problem_is_a_url_where_the_public_one_is_known(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(public_url="https://example.com/notify/")
+    problem = (await server.stranger.get("/v1/inbox")).json()
+    assert problem["type"] == "https://example.com/notify/errors#missing_token"
 
 
 async def test_a_problem_tells_no_value_of_the_request(server: LocalServer) -> None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 
 from gateway import accounts, audit, refresh_tokens, services
 from gateway.accounts import Record, Session, check_sub, new_session
-from gateway.api.dependencies import Gateway, InboxUser, JsonRoute, Parts, client_address, problems
+from gateway.api.dependencies import Gateway, InboxUser, Parts, client_address, problems
+from gateway.api.json_route import JsonRoute
 from gateway.api.oauth import (
     NO_STORE,
     PROBLEMS,

@@ -2,19 +2,18 @@
 
 import asyncio
 import codecs
-import json
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from gateway.api.batch_body import split_array, split_lines
-from gateway.api.body import MAX_BODY, BoundedRequest, read_json
-from gateway.api.dependencies import check_members
+from gateway.api.batch_body import Place, split_array, split_lines
+from gateway.api.body import MAX_BODY, BoundedRequest, NotJson, read_json
+from gateway.api.json_route import check_members
 from gateway.api.notification import Digest, Notification, to_post
+from gateway.api.validation import as_invalid
 from gateway.errors import Invalid, PayloadTooLarge, RateLimited
 from gateway.intake import SMALL_BODY, Intake
 from gateway.log import Post
@@ -23,6 +22,7 @@ from gateway.tokens import Service
 from gateway.writer import MAX_ITEMS
 
 MAX_POSTS = 1000
+_NUMBER = f"it must be a list of 1 to {MAX_POSTS:,} notifications"
 
 TURN = 32 * 1024
 """How much of a batch is read before others get their turn: its characters, and 16 for each recipient."""
@@ -37,9 +37,10 @@ async def read_batch(
     """Return the posts of a batch, and the hash of what was asked, and count them to the service's rate."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in {"application/json", "application/x-ndjson"}:
-        raise Invalid.field("content-type", "application/json or application/x-ndjson")
+        raise Invalid.field("content-type", "it must be application/json or application/x-ndjson")
     request.caller = service.id
-    batch = _Batch(service, throttle.intake, hashed=hashed)
+    is_lines = kind == "application/x-ndjson"
+    batch = _Batch(service, throttle.intake, hashed=hashed, is_lines=is_lines)
     async with AsyncExitStack() as slot:
         slot.callback(request.release)
         body = await _read_body(request, throttle.large_bodies.of(service.id), slot)
@@ -48,7 +49,7 @@ async def read_batch(
         if len(body) > SMALL_BODY:
             await throttle.intake.turn(service.id)
         try:
-            await batch.read(split_lines(body) if kind == "application/x-ndjson" else split_array(body))
+            await batch.read((split_lines if is_lines else split_array)(body, batch.place))
         except BaseException:
             with suppress(RateLimited):
                 throttle.go_on(service.id, len(batch.posts), max(size, batch.large_items))
@@ -75,7 +76,9 @@ class _Batch:
     `large_items` is what those over `SMALL_BODY` count as where they have fewer recipients.
     """
 
-    def __init__(self, service: Service, intake: Intake, *, hashed: bool) -> None:
+    def __init__(self, service: Service, intake: Intake, *, hashed: bool, is_lines: bool = False) -> None:
+        self.place = Place()
+        self._is_lines = is_lines
         self.posts: list[Post] = []
         self.recipients = 0
         self.large_items = 0
@@ -91,10 +94,10 @@ class _Batch:
         number = 0
         for text in texts:
             if number == MAX_POSTS:
-                raise Invalid.field("body", f"a list of 1 to {MAX_POSTS} notifications")
+                raise Invalid.field("body", _NUMBER)
             await self._let_others(len(text))
             self.large_items += items_of(len(text))
-            value = _read_item(number, text)
+            value = self._read_item(number, text)
             if self.recipients > MAX_ITEMS:
                 self.recipients += _count(value)
             else:
@@ -102,7 +105,7 @@ class _Batch:
                 await self._let_others(16 * len(self.posts[-1].recipients))
             number += 1
         if number == 0:
-            raise Invalid.field("body", f"a list of 1 to {MAX_POSTS} notifications")
+            raise Invalid.field("body", _NUMBER)
         if self.recipients > MAX_ITEMS:
             raise PayloadTooLarge(
                 f"The batch would store {self.recipients:,} items, one for each recipient of each "
@@ -110,12 +113,29 @@ class _Batch:
             )
 
     def _add(self, index: int, value: Any) -> None:
-        notification = _validate(index, value)
+        notification = self._validate(index, value)
         post = to_post(notification, self._service, self._now)
         self.posts.append(post)
         self.recipients += len(post.recipients)
         if self._hashed:
             self.digest.add(notification)
+
+    def _read_item(self, index: int, text: str | bytes) -> Any:
+        try:
+            return read_json(text)
+        except NotJson as error:
+            where = self.place.of(error.line, error.column)
+            raise Invalid.field(str(index), error.said(*where)) from None
+
+    def _validate(self, index: int, value: Any) -> Notification:
+        """Return one item. The first bad one refuses the whole; its index and line name it."""
+        check_members(str(index), value)
+        try:
+            return Notification.model_validate(value)
+        except ValidationError as error:
+            found = [{**one, "loc": (index, *one["loc"])} for one in error.errors(include_url=False)]
+            line = self.place.line() if self._is_lines else None
+            raise as_invalid(found, members=Notification.model_fields, line=line) from None
 
     async def _let_others(self, done: int) -> None:
         """Give others their turn, now and then."""
@@ -123,23 +143,6 @@ class _Batch:
         if self._done >= TURN:
             self._done = 0
             await self._intake.turn(self._service.id)
-
-
-def _read_item(index: int, text: str | bytes) -> Any:
-    try:
-        return read_json(text)
-    except json.JSONDecodeError as error:
-        raise Invalid.field(str(index), f"it is not JSON: {error.msg}") from None
-
-
-def _validate(index: int, value: Any) -> Notification:
-    """Return one item of a batch. The first bad one refuses the whole, and is named by its index."""
-    check_members(str(index), value)
-    try:
-        return Notification.model_validate(value)
-    except ValidationError as error:
-        errors = [{**one, "loc": (index, *one["loc"])} for one in error.errors(include_url=False)]
-        raise RequestValidationError(errors) from None
 
 
 def _count(value: Any) -> int:

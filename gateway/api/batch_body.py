@@ -25,17 +25,51 @@ _LINE = re.compile(rb"[ \t\n\r]*+([^\n]*+)")
 _find_end = JSONDecoder(parse_int=len, parse_float=len, parse_constant=len).raw_decode
 
 
-def split_lines(body: bytes) -> Iterator[bytes]:
+class Place:
+    """Where in the body the item begins that was yielded last."""
+
+    def __init__(self) -> None:
+        self._whole: bytes | str = b""
+        self._at = 0
+
+    def begin(self, whole: bytes | str, at: int) -> None:
+        """Note where an item begins."""
+        self._whole, self._at = whole, at
+
+    def line(self) -> int:
+        """Return the number of the line on which it begins, as an editor counts: from 1, and empty ones."""
+        return _line_of(self._whole, self._at)
+
+    def of(self, line: int, column: int) -> tuple[int, int]:
+        """Return the line and the column in the body of a place within the item."""
+        if line == 1:
+            column += _column_of(self._whole, self._at) - 1
+        return self.line() + line - 1, column
+
+
+def _line_of(whole: bytes | str, at: int) -> int:
+    before = whole.count("\n", 0, at) if isinstance(whole, str) else whole.count(b"\n", 0, at)
+    return before + 1
+
+
+def _column_of(whole: bytes | str, at: int) -> int:
+    begin = whole.rfind("\n", 0, at) if isinstance(whole, str) else whole.rfind(b"\n", 0, at)
+    return at - begin
+
+
+def split_lines(body: bytes, place: Place | None = None) -> Iterator[bytes]:
     """Yield each line that is not blank. Raises `PayloadTooLarge` at the first that is too long."""
-    at = index = 0
+    place = place or Place()
+    at = 0
     while (line := _LINE.match(body, at)) and line[1]:
+        place.begin(body, line.start(1))
         if len(line[1]) > MAX_ITEM:
-            raise _too_long(index)
+            raise _too_long(f"Line {place.line()}")
         yield line[1]
-        at, index = line.end(), index + 1
+        at = line.end()
 
 
-def split_array(body: bytes) -> Iterator[str]:
+def split_array(body: bytes, place: Place | None = None) -> Iterator[str]:
     """Yield the text of each value of a JSON array, which may still break the rules of JSON within.
 
     Raises `Invalid` where the array is none, and `PayloadTooLarge` at the first value that is too long.
@@ -48,18 +82,20 @@ def split_array(body: bytes) -> Iterator[str]:
     if text[at : at + 1] != "[":
         raise Invalid.field("body", "it is not a JSON array")
     at = _skip(text, at + 1)
-    values = _Values(text)
+    values = _Values(text, place)
     if text[at : at + 1] != "]":
         at = yield from values.split(at)
     if _skip(text, at + 1) != len(text):
-        raise Invalid.field("body", "it is not JSON: something follows the array")
+        where = _where(text, _skip(text, at + 1))
+        raise Invalid.field("body", f"it is not JSON at {where}: something follows the array")
 
 
 class _Values:
     """The values of an array, looked for in a window: none is parsed far beyond its limit."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, place: Place | None = None) -> None:
         self._text = text
+        self._place = place or Place()
         self._window = text[:_WINDOW]
         self._base = 0
 
@@ -68,13 +104,15 @@ class _Values:
         index = 0
         while True:
             end = self._end(at, index)
+            self._place.begin(self._text, at)
             yield self._text[at:end]
             at = _skip(self._text, end)
             mark = self._text[at : at + 1]
             if mark == "]":
                 return at
             if mark != ",":
-                raise Invalid.field("body", f"it is not JSON: no comma or bracket follows item {index}")
+                where = _where(self._text, at)
+                raise Invalid.field("body", f"it is not JSON at {where}: a comma or ] belongs here")
             at, index = _skip(self._text, at + 1), index + 1
 
     def _end(self, at: int, index: int) -> int:
@@ -87,10 +125,11 @@ class _Values:
             end = _find_end(self._window, start)[1]
         except (JSONDecodeError, RecursionError) as error:
             if self._may_go_on(error):
-                raise _too_long(index) from None
-            raise Invalid.field(str(index), "it is not JSON") from None
+                raise _too_long(f"Item {index}") from None
+            where = _where(self._text, self._base + getattr(error, "pos", start))
+            raise Invalid.field(str(index), f"it is not JSON at {where}") from None
         if end - start > MAX_ITEM:
-            raise _too_long(index)
+            raise _too_long(f"Item {index}")
         return self._base + end
 
     def _may_go_on(self, error: JSONDecodeError | RecursionError) -> bool:
@@ -106,7 +145,9 @@ def _skip(text: str, at: int) -> int:
     return at if found is None else found.end()
 
 
-def _too_long(index: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"Item {index} of the batch is over {MAX_ITEM // 1024} KiB, which no notification may be."
-    )
+def _where(text: str, at: int) -> str:
+    return f"line {_line_of(text, at)}, column {_column_of(text, at)}"
+
+
+def _too_long(which: str) -> PayloadTooLarge:
+    return PayloadTooLarge(f"{which} of the batch is over {MAX_ITEM // 1024} KiB, which is too long.")

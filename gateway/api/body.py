@@ -1,7 +1,7 @@
 """The body of a request: bounded, counted to its caller while it is unfinished, and strict JSON."""
 
 import codecs
-import json
+import re
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
@@ -83,10 +83,66 @@ class BoundedRequest(Request):
 
 
 def read_json(text: bytes | str) -> Any:
-    """Read a JSON text strictly, but for a byte order mark (RFC 8259, 8.1). Raises `json.JSONDecodeError`."""
+    """Read a JSON text strictly, but for a byte order mark (RFC 8259, 8.1). Raises `NotJson`."""
     if text[:3] == codecs.BOM_UTF8:
         text = text[3:]
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        raise json.JSONDecodeError(str(error), "", 0) from None
+        raise _not_json(text, str(error)) from None
+
+
+class NotJson(ValueError):
+    """The text is no JSON from this line and column on, both counted from 1. `why` is empty or words."""
+
+    def __init__(self, why: str, line: int, column: int) -> None:
+        super().__init__(why)
+        self.why = why
+        self.line = line
+        self.column = column
+
+    def said(self, line: int, column: int) -> str:
+        """Return the rule, with the place in the whole of which this text is a part."""
+        return f"it is not JSON at line {line}, column {column}{self.why and ': '}{self.why}"
+
+    def __str__(self) -> str:
+        """Return the rule, with the place in the text."""
+        return self.said(self.line, self.column)
+
+
+_FOUND = re.compile(r"(.*) at line (\d+) column (\d+)", re.DOTALL)
+
+_WHY = {
+    "expected value": "a value belongs here",
+    "trailing comma": "nothing follows the comma",
+    "trailing characters": "something follows the end",
+    "key must be a string": "a name in double quotes belongs here",
+    "expected `:`": "a colon belongs here",
+    "expected `,` or `]`": "a comma or ] belongs here",
+    "expected `,` or `}`": "a comma or } belongs here",
+    "expected ident": "only true, false and null are words",
+    "EOF while parsing a list": "it ends within a list",
+    "EOF while parsing an object": "it ends within an object",
+    "EOF while parsing a string": "it ends within a string",
+    "EOF while parsing a value": "it ends where a value belongs",
+    "invalid escape": "only the escapes of JSON may follow a backslash",
+    "invalid number": "it is no number",
+    "invalid unicode code point": "it is not UTF-8",
+    "lone leading surrogate in hex escape": "half of a surrogate pair",
+    "recursion limit exceeded": "it is nested too deeply",
+}
+"""What jiter, which reads JSON for pydantic, calls wrong, in our words."""
+
+
+def _not_json(text: bytes | str, found: str) -> NotJson:
+    match = _FOUND.fullmatch(found)
+    if match is None:
+        return NotJson("", 1, 1)
+    why = "escape control characters" if match[1].startswith("control char") else _WHY.get(match[1], "")
+    data = text.encode(errors="replace") if isinstance(text, str) else text
+    line, column = int(match[2]), int(match[3])
+    begin = 0
+    for _ in range(line - 1):
+        begin = data.find(b"\n", begin) + 1
+    # It counts bytes, and an editor characters.
+    return NotJson(why, line, max(len(data[begin : begin + column].decode(errors="replace")), 1))

@@ -9,7 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from gateway import services
-from gateway.api.dependencies import InboxUser, JsonRoute, Parts, check_origin
+from gateway.api.dependencies import InboxUser, Parts, check_origin
+from gateway.api.json_route import JsonRoute
 from gateway.api.notification import Notification
 from gateway.api.notifications import post_notification
 from gateway.errors import InsufficientScope

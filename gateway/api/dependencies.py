@@ -5,30 +5,32 @@ a type (`User`, `Service`), never a maybe. None of them holds a database connect
 the socket they serve.
 """
 
-import json
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, cast
 from urllib.parse import unquote_to_bytes
 
-from fastapi import Depends, Path, Query, Request, Response
+from fastapi import Depends, Path, Query
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.openapi.models import OAuth2 as OAuth2Model
 from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
-from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.requests import HTTPConnection
 
 from gateway.accounts import MAX_SUB, check_sub
-from gateway.api.body import MAX_BODY, BoundedRequest
 from gateway.api.query import parameter
 from gateway.backplane import Backplane
 from gateway.database import Database
 from gateway.drain import Drain
-from gateway.errors import InsufficientScope, Invalid, MissingToken, OriginNotAllowed, Unauthorized
+from gateway.errors import (
+    BearerMissing,
+    InsufficientScope,
+    Invalid,
+    MissingToken,
+    OriginNotAllowed,
+    Unauthorized,
+)
 from gateway.hub import Hub
-from gateway.intake import SMALL_BODY
 from gateway.metrics import Metrics
 from gateway.networks import network_of
 from gateway.origins import log_refused, own_origin, read_origin
@@ -40,6 +42,7 @@ from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.throttle import Throttle
 from gateway.tokens import INBOX, Principal, Service, Tokens, User, inbox_user
+from gateway.wording import in_words
 from gateway.writer import Writer
 
 
@@ -89,6 +92,18 @@ def bearer(connection: HTTPConnection) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
+def missing(connection: HTTPConnection) -> MissingToken:
+    """Return the error for a request without a token, which says what its header `Authorization` lacks."""
+    given = connection.headers.get("authorization")
+    if given is None:
+        return MissingToken()
+    if given.startswith(KEY_PREFIX):
+        return BearerMissing("The API key came without the word Bearer: send 'Authorization: Bearer ngk_…'.")
+    if given[:6].lower() == "basic ":
+        return BearerMissing("Basic is for /v1/auth/token alone: send 'Authorization: Bearer …' here.")
+    return BearerMissing()
+
+
 async def _verified(connection: HTTPConnection, token: str) -> Principal:
     """Verify a token or API key. One that does not hold counts against the budget of its address.
 
@@ -115,7 +130,7 @@ async def _charged(parts: Gateway, token: str, address: str) -> Principal:
         raise
 
 
-async def _counted_caller(connection: HTTPConnection) -> Principal:
+async def counted_caller(connection: HTTPConnection) -> Principal:
     """Return who calls. A request of a user counts once, and before its body is read.
 
     Raises `RateLimited`. What a service does is counted by what it is allowed to do (`_Scoped`).
@@ -123,7 +138,7 @@ async def _counted_caller(connection: HTTPConnection) -> Principal:
     caller: Principal | None = connection.scope.get(_COUNTED)
     if caller is None:
         if (token := bearer(connection)) is None:
-            raise MissingToken
+            raise missing(connection)
         caller = parts_of(connection).tokens.recall(token) or await _verified(connection, token)
         if isinstance(caller, User):
             parts_of(connection).throttle.commands.take(caller.id)
@@ -152,7 +167,7 @@ class _SignedIn(UserScheme):
     """A user with the scope `inbox`."""
 
     async def __call__(self, connection: HTTPConnection) -> User:
-        caller = await _counted_caller(connection)
+        caller = await counted_caller(connection)
         if isinstance(caller, Service):
             parts_of(connection).throttle.service_calls.take(caller.id)
         return inbox_user(caller)
@@ -172,14 +187,24 @@ class _Scoped(SecurityBase):
         self._counted = counted
 
     async def __call__(self, connection: HTTPConnection) -> Service:
-        caller = await _counted_caller(connection)
+        caller = await counted_caller(connection)
         if isinstance(caller, Service):
             allowed = not self._scopes.isdisjoint(caller.scopes)
             if self._counted or not allowed:
                 parts_of(connection).throttle.service_calls.take(caller.id)
             if allowed:
                 return caller
-        raise InsufficientScope(self._wanted, caller.actor)
+        raise InsufficientScope(self._wanted, caller.actor, self._missing(caller))
+
+    def _missing(self, caller: Principal) -> str:
+        if isinstance(caller, User):
+            return (
+                f"This needs the API key or token of a service with the scope '{self._wanted}', not a user's."
+            )
+        return (
+            f"This needs the scope '{self._wanted}', which this service does not have. "
+            f"Make one that has it: gateway service add NAME --scope {self._wanted}"
+        )
 
 
 InboxUser = Annotated[User, Depends(_SignedIn())]
@@ -208,7 +233,7 @@ async def socket_user(connection: HTTPConnection) -> User:
     if token is None and parts.settings.takes_query_token:
         token = parameter(connection, "token")
     if token is None:
-        raise MissingToken
+        raise missing(connection)
     if token.startswith(KEY_PREFIX):
         # It opens no inbox. But a good one is told so, and that takes a lookup.
         return inbox_user(await _verified(connection, token))
@@ -279,88 +304,14 @@ async def _sub_path(
 SubPath = Annotated[str, Depends(_sub_path)]
 
 
+_KEY_CURSOR = in_words("be the `next` of a page", "^[0-9a-f]{0,32}$")
 NumberCursor = Annotated[
     int, Query(ge=0, le=2**62, description="Where to go on: the `next` of the page before.")
 ]
 KeyCursor = Annotated[
-    str, Query(pattern="^[0-9a-f]{0,32}$", description="Where to go on: the `next` of the page before.")
+    str, Query(pattern=_KEY_CURSOR, description="Where to go on: the `next` of the page before.")
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="How many to return at most.")]
-
-
-class Body(BaseModel):
-    """A JSON body: unknown members are refused, and nothing is converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class JsonRoute(APIRoute):
-    """A route whose bodies are bounded and whose JSON is strict: `APIRouter(route_class=JsonRoute)`."""
-
-    max_body: ClassVar[int] = MAX_BODY
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, which is given such a request.
-
-        The body is read before, for FastAPI would turn every error of that into a bare 400.
-        """
-        handler = super().get_route_handler()
-        wants_body = self.body_field is not None
-
-        async def handle(request: Request) -> Response:
-            bounded = self.bounded(request)
-            if not wants_body:
-                return await handler(bounded)
-            # Whoever is not known, or does too much, has nothing read: bodies come with tokens here.
-            caller = await _counted_caller(request)
-            bounded.caller = -caller.id if isinstance(caller, User) else caller.id
-            try:
-                if await bounded.body():
-                    await check_json(bounded)
-                return await handler(bounded)
-            finally:
-                bounded.release()
-
-        return handle
-
-    def bounded(self, request: Request) -> BoundedRequest:
-        """Return the request with the bounds of this route."""
-        bounded = BoundedRequest(request.scope, request.receive)
-        bounded.max_body = self.max_body
-        return bounded
-
-
-class ManagementRoute(JsonRoute):
-    """A route whose bodies are names, passwords and scopes."""
-
-    max_body: ClassVar[int] = SMALL_BODY
-
-
-MAX_MEMBERS = 20
-"""More members than this no body has, and no notification of a batch; what has more is not looked at.
-
-Each unknown member is an error of its own, and a body has room for tens of thousands of them.
-"""
-
-
-async def check_json(request: Request) -> None:
-    """Raise `Invalid` unless the body is JSON, says so, and has no more members than a body may have."""
-    kind, _, subtype = (
-        request.headers.get("content-type", "").partition(";")[0].strip().lower().partition("/")
-    )
-    if kind != "application" or not f"+{subtype}".endswith("+json"):
-        raise Invalid.field("body", "it must come with Content-Type: application/json")
-    try:
-        value = await request.json()
-    except json.JSONDecodeError as error:
-        raise Invalid.field("body", f"it is not JSON: {error.msg}") from None
-    check_members("body", value)
-
-
-def check_members(field: str, value: Any) -> None:
-    """Raise `Invalid` for an object with more members than any body has: each would be an error."""
-    if isinstance(value, dict) and len(value) > MAX_MEMBERS:
-        raise Invalid.field(field, f"it has more than {MAX_MEMBERS} members: send only known ones")
 
 
 class Problem(BaseModel):

@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, Field, JsonValue, model_validat
 
 from gateway import inbox, log
 from gateway.api.answers import Answer
-from gateway.api.dependencies import BODY, Body, InboxUser, JsonRoute, Parts, problems
+from gateway.api.dependencies import BODY, InboxUser, Parts, problems
+from gateway.api.json_route import Body, JsonRoute
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.headers import is_known
 from gateway.inbox import Mark, ReadUpTo, Seen
@@ -90,14 +91,14 @@ class Patch(Body):
     @model_validator(mode="after")
     def _something(self) -> "Patch":
         if self.read is None and self.archived is None:
-            raise ValueError("read or archived: at least one of them")
+            raise ValueError("it must have read or archived, or both")
         return self
 
 
 def _check_number(ids: Any) -> Any:
     """Return the ids. Raises ValueError for too many, each of which may be an error of its own."""
     if isinstance(ids, list) and len(ids) > MAX_IDS:
-        raise ValueError(f"at most {MAX_IDS:,} ids")
+        raise ValueError(f"it must have at most {MAX_IDS:,} ids")
     return ids
 
 
@@ -112,7 +113,7 @@ class ReadRequest(Body):
     @model_validator(mode="after")
     def _one(self) -> "ReadRequest":
         if (self.ids is None) == (self.up_to is None):
-            raise ValueError("ids or up_to: exactly one of them")
+            raise ValueError("it must have ids or up_to, and not both")
         return self
 
 
@@ -147,7 +148,7 @@ async def list_inbox(
 ) -> Response:
     """A page may be shorter than `limit` and still have a `next`: one of long items, or with a `category`."""
     if category is not None and "\x00" in category:
-        raise Invalid.field("category", "no NUL character")
+        raise Invalid.field("category", "it must not have a NUL character")
     query = inbox.Query(limit, _before(cursor), unread, archived, category)
     if if_none_match is not None:
         found = await parts.database.glance(log.standing, user.id)
@@ -304,5 +305,5 @@ def _before(cursor: str | None) -> int:
     except (ValueError, binascii.Error):
         version, before = "", -1
     if version != "v1" or not 0 < before <= MAX_SEQ:
-        raise Invalid.field("cursor", "use the `next` of a page")
+        raise Invalid.field("cursor", "it must be the `next` of a page")
     return before

@@ -33,9 +33,15 @@ def _check(request: Request, settings: Settings) -> None:
     if token is not None and "authorization" in request.headers:
         given = bearer(request) or ""
         if not hmac.compare_digest(given.encode(), token.get_secret_value().encode()):
-            raise InvalidToken
+            raise InvalidToken(
+                "It is not the token of GATEWAY_METRICS_TOKEN: send 'Authorization: Bearer …'."
+            )
     elif not _is_local(request, settings):
-        raise NotFound if token is None else MissingToken
+        raise (
+            NotFound
+            if token is None
+            else MissingToken("Send GATEWAY_METRICS_TOKEN as 'Authorization: Bearer …'.")
+        )
 
 
 def _is_local(request: Request, settings: Settings) -> bool:

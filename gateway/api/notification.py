@@ -9,10 +9,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import to_json
 
 from gateway.accounts import check_sub
-from gateway.api.dependencies import Body, Sub
+from gateway.api.dependencies import Sub
+from gateway.api.json_route import Body
 from gateway.log import Post
 from gateway.protocol import Content, dumps, is_link
+from gateway.recipients import check_recipient
 from gateway.tokens import Service
+from gateway.wording import in_words
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -22,19 +25,20 @@ else:
 MAX_DATA = 8 * 1024
 MAX_RECIPIENTS = 1000
 MAX_URL = 2048
+CATEGORY = in_words("have only small letters, digits, . _ -", r"^[a-z0-9._-]+$")
 
 
 def check_url(url: str) -> str:
     """Return a URL that is safe to link to. Raises ValueError for any other."""
     if not is_link(url):
-        raise ValueError("an absolute http or https URL, or a path beginning with one slash")
+        raise ValueError("it must be an absolute http or https URL, or a path that begins with one slash")
     return url
 
 
 def check_text(text: str) -> str:
     """Return text that every database can hold. Raises ValueError for text with a NUL."""
     if "\x00" in text:
-        raise ValueError("no NUL character")
+        raise ValueError("it must not have a NUL character")
     return text
 
 
@@ -46,18 +50,18 @@ def check_data(data: dict[str, Any]) -> dict[str, Any]:
     try:
         text = dumps(data)
     except ValueError:
-        raise ValueError("only numbers that JSON can hold") from None
+        raise ValueError("it must have only numbers that JSON can hold") from None
     if len(text.encode()) > MAX_DATA:
         raise ValueError(_TOO_LONG)
     return data
 
 
-_TOO_LONG = f"at most {MAX_DATA} bytes when encoded"
+_TOO_LONG = f"it must have at most {MAX_DATA:,} bytes when encoded"
 
 
 def _as_list(value: Any) -> Any:
     if isinstance(value, str):
-        return [check_sub(value)]  # Here the field is still `to`, and not `to.0`.
+        return [check_recipient(check_sub(value))]  # Here the field is still `to`, and not `to.0`.
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_RECIPIENTS:
         raise ValueError(f"it must be the id of a user, or a list of 1 to {MAX_RECIPIENTS:,} of them")
     return value
@@ -65,7 +69,7 @@ def _as_list(value: Any) -> Any:
 
 _ONE_SUB = {"type": "string", "minLength": 1, "maxLength": 255}
 Recipients = Annotated[
-    list[Sub],
+    list[Annotated[Sub, AfterValidator(check_recipient)]],
     BeforeValidator(_as_list),
     WithJsonSchema(
         {"anyOf": [_ONE_SUB, {"type": "array", "items": _ONE_SUB, "minItems": 1, "maxItems": MAX_RECIPIENTS}]}
@@ -81,7 +85,7 @@ class Notification(Body):
     body: (
         Annotated[str, Field(max_length=4000, description="Plain text."), AfterValidator(check_text)] | None
     ) = None
-    category: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9._-]+$")] = "default"
+    category: Annotated[str, Field(min_length=1, max_length=64, pattern=CATEGORY)] = "default"
     priority: Literal["low", "normal", "high", "urgent"] = "normal"
     url: Annotated[str, Field(max_length=MAX_URL), AfterValidator(check_url)] | None = None
     data: (

@@ -6,23 +6,14 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, ClassVar, cast
 
 from fastapi import APIRouter, Header, Path, Request, Response
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 
 from gateway.api.batch import MAX_POSTS, read_batch
 from gateway.api.body import BoundedRequest
-from gateway.api.dependencies import (
-    BODY,
-    JsonRoute,
-    NotificationReader,
-    Parts,
-    Poster,
-    check_json,
-    parts_of,
-    poster,
-    problems,
-)
+from gateway.api.dependencies import BODY, NotificationReader, Parts, Poster, parts_of, poster, problems
+from gateway.api.json_route import JsonRoute, check_json
 from gateway.api.notification import Digest, Notification, to_post
+from gateway.api.validation import as_invalid
 from gateway.errors import Invalid, NotFound
 from gateway.idempotency import Claim
 from gateway.protocol import ID_PATTERN, dumps, is_id, safe_url, timestamp
@@ -104,7 +95,7 @@ async def _read_notification(request: BoundedRequest) -> Notification:
         await check_json(request)
         notification = Notification.model_validate(await request.json())
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False)) from None
+        raise as_invalid(error.errors(include_url=False), members=Notification.model_fields) from None
     else:
         if request.held:
             request.refund(len(set(notification.to)))

@@ -44,13 +44,13 @@ async def open_for(connection: HTTPConnection) -> Opening:
 
 def _start(since: str | None, epoch: str | None) -> Start:
     if epoch is not None and len(epoch) > MAX_EPOCH:
-        raise Invalid.field("epoch", f"at most {MAX_EPOCH} characters")
+        raise Invalid.field("epoch", f"it must have at most {MAX_EPOCH} characters")
     if since is None:
         return Start()
     if since == "latest":
         return Start(latest=True)
     if not _is_number(since):
-        raise Invalid.field("since", "a number, 0 or more, or 'latest'")
+        raise Invalid.field("since", "it must be a number, 0 or more, or 'latest'")
     return Start(_number(since), epoch)
 
 

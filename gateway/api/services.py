@@ -9,17 +9,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from gateway import audit, services
 from gateway.accounts import Record
-from gateway.api.dependencies import (
-    BODY,
-    Admin,
-    Body,
-    KeyCursor,
-    Limit,
-    ManagementRoute,
-    NumberCursor,
-    Parts,
-    problems,
-)
+from gateway.api.dependencies import BODY, Admin, KeyCursor, Limit, NumberCursor, Parts, problems
+from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source
 from gateway.audit import Event

@@ -13,10 +13,8 @@ from gateway.accounts import Record, Session, new_session
 from gateway.api.dependencies import (
     BODY,
     Admin,
-    Body,
     Gateway,
     Limit,
-    ManagementRoute,
     Minter,
     NumberCursor,
     Parts,
@@ -24,6 +22,7 @@ from gateway.api.dependencies import (
     SubPath,
     problems,
 )
+from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event

@@ -1,18 +1,33 @@
-"""What pydantic finds wrong with a request, as the error that its caller is told."""
+"""The errors that pydantic finds in a request, as the error that its caller gets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gateway.errors import MAX_ERRORS, MAX_FIELD, Invalid
 from gateway.terminal import cut, shown
+from gateway.wording import rule, unknown_member
 
 
-def as_invalid(found: Sequence[Mapping[str, Any]]) -> Invalid:
-    """Return the error that names the first fields and the rules they break."""
+def as_invalid(
+    found: Sequence[Mapping[str, Any]], *, members: Collection[str] = (), line: int | None = None
+) -> Invalid:
+    """Return the error that names the first fields and the rules they break.
+
+    `members` are those that the body may have. `line` is the number of the item's line in a body of lines.
+    """
     _let_go(found)
-    errors = [{"field": _field(one["loc"]), "message": _rule(one)} for one in found[:MAX_ERRORS]]
-    detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors[:3])
-    return Invalid(detail, errors=errors)
+    errors, places = [], []
+    for one in found[:MAX_ERRORS]:
+        message = _rule(one, members)
+        field = _path(one["loc"])
+        if line is None:
+            places.append(f"{field}: {message}")
+        else:
+            within = _path(one["loc"][1:])
+            places.append(f"line {line}{'' if within == 'body' else f', {within}'}: {message}")
+            message = f"line {line}: {message}"
+        errors.append({"field": field, "message": message})
+    return Invalid("; ".join(places[:3]), errors=errors)
 
 
 def _let_go(found: Sequence[Mapping[str, Any]]) -> None:
@@ -27,13 +42,13 @@ def _let_go(found: Sequence[Mapping[str, Any]]) -> None:
             error.__traceback__ = None
 
 
-def _field(loc: Sequence[int | str]) -> str:
-    """Return the path of a field; what is wrong with a body as a whole is wrong with `body`."""
+def _path(loc: Sequence[int | str]) -> str:
+    """Return the path of a field; an error of a body as a whole is one of `body`."""
     inner = loc[1:] if loc and loc[0] in {"body", "query", "path", "header"} else loc
     return shown(".".join(cut(str(part), MAX_FIELD) for part in inner), MAX_FIELD) or "body"
 
 
-def _rule(error: Mapping[str, Any]) -> str:
-    if error["type"] in {"dict_type", "model_attributes_type", "model_type"}:
-        return "it must be a JSON object"
-    return str(error["msg"]).removeprefix("Value error, ")
+def _rule(error: Mapping[str, Any], members: Collection[str]) -> str:
+    if error["type"] == "extra_forbidden":
+        return unknown_member(str(error["loc"][-1]), members)
+    return rule(error)

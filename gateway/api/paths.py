@@ -1,0 +1,56 @@
+"""The paths of the API, for whoever asked for one that does not exist."""
+
+from collections.abc import Iterator
+
+from starlette.requests import HTTPConnection
+from starlette.routing import Route, WebSocketRoute
+
+from gateway.wording import nearest
+
+LONGEST_PATH = 200
+"""Longest path, in characters, that is compared with those of the API."""
+
+
+def explain(connection: HTTPConnection) -> str:
+    """Return what to say of a path that does not exist, with the route that is probably meant."""
+    meant = _meant(connection)
+    if meant is None:
+        return "There is no such path. Those of the API begin with /v1."
+    return f"There is no such path: did you mean {meant}?"
+
+
+def allowed(connection: HTTPConnection) -> list[str]:
+    """Return every method of the path: several routes may share it (RFC 9110, section 10.2.1)."""
+    path = connection.scope["path"]
+    routes = [route for route in connection.app.routes if isinstance(route, Route)]
+    methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
+def _meant(connection: HTTPConnection) -> str | None:
+    path = str(connection.scope["path"])
+    if len(path) > LONGEST_PATH:
+        return None
+    prefix = str(connection.scope.get("root_path", ""))
+    routes = [
+        route
+        for route in connection.app.routes
+        if isinstance(route, Route | WebSocketRoute) and route.path.startswith("/v1/")
+    ]
+    for candidate in _candidates(path.removeprefix(prefix)):
+        for route in routes:
+            if route.path_regex.match(candidate):
+                return prefix + route.path
+    plain = {route.path for route in routes if "{" not in route.path}
+    near = nearest(path.removeprefix(prefix), plain, likeness=0.85)
+    return None if near is None else prefix + near
+
+
+def _candidates(path: str) -> Iterator[str]:
+    """Yield what the path may be meant to be: without an empty segment, and with the version."""
+    segments = [one for one in path.split("/") if one]
+    if segments[:1] == ["api"]:
+        del segments[0]
+    plain = "".join(f"/{one}" for one in segments)
+    yield plain
+    yield f"/v1{plain}"

@@ -1,0 +1,142 @@
+"""The one renderer of errors: a problem (RFC 9457) for HTTP, a close frame for a WebSocket."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, cast
+
+import structlog
+from fastapi import Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketState
+
+from gateway.api import oauth, paths, socket
+from gateway.api.dependencies import parts_of
+from gateway.api.trail import record_refusal
+from gateway.api.validation import as_invalid
+from gateway.errors import Draining, GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited
+from gateway.headers import API_POLICY, problem_code
+from gateway.logs import request_id
+
+logger = structlog.get_logger()
+
+ERRORS_PATH = "/errors"
+"""Where `web/errors.py` has the page of the errors."""
+
+
+async def render_error(connection: Request | WebSocket, error: Exception) -> Response | None:
+    """Answer with a problem (RFC 9457); a WebSocket is accepted and closed, so that its client sees why.
+
+    A close before the accept would reach every client as HTTP 403, and a browser as 1006. Only an origin that
+    is not allowed, an address that opens too many, a request that is not valid, and whoever comes when the
+    process is ending, are refused before the upgrade.
+    """
+    known = error if isinstance(error, GatewayError) else GatewayError()
+    if known is not error:
+        logger.error("a request failed", path=connection.url.path, exc_info=error)
+        # This answer does not pass `BrowserHeaders`, and is the one whose id is asked for.
+        known.headers["X-Request-ID"] = request_id() or ""
+    record_refusal(connection, known)
+    parts_of(connection).metrics.refused(*_counted(known))
+    if isinstance(connection, Request):
+        return oauth.refusal_of(known) if oauth.serves(connection) else _refusal(connection, known)
+    if isinstance(known, OriginNotAllowed | RateLimited | Invalid | Draining):
+        await connection.send_denial_response(_refusal(connection, known))
+    elif connection.application_state is WebSocketState.CONNECTING:
+        await connection.accept(socket.offered_subprotocol(connection))
+        await connection.close(known.close_code, known.code)
+    return None
+
+
+def _counted(error: GatewayError) -> tuple[int, str]:
+    """Return the status and the code as which an error is counted. Neither comes from the request."""
+    if isinstance(error, OAuthError):
+        return error.http_status, error.error
+    return error.status, error.code
+
+
+def _refusal(connection: HTTPConnection, error: GatewayError) -> Response:
+    kind = _type(connection, error.code)
+    return _problem(kind, error.status, error.code, error.title, error.detail, error.headers, error.errors)
+
+
+def _type(connection: HTTPConnection, code: str) -> str:
+    """Return the place of a code in the page of errors: absolute where it is known how clients reach it."""
+    base = parts_of(connection).settings.public_url or connection.scope.get("root_path", "")
+    return f"{base}{ERRORS_PATH}#{code}"
+
+
+def _problem(
+    kind: str,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[Mapping[str, str]] = (),
+) -> Response:
+    body: dict[str, Any] = {
+        "type": kind,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        body["errors"] = list(errors)
+    # What answers for an error that nobody has foreseen stands outside of `BrowserHeaders`.
+    return JSONResponse(body, status, API_POLICY | dict(headers or {}), "application/problem+json")
+
+
+async def render_invalid(connection: Request | WebSocket, error: Exception) -> Response | None:
+    """Name each field and the rule it breaks."""
+    found = cast("RequestValidationError | WebSocketRequestValidationError", error).errors()
+    return await render_error(connection, as_invalid(found))
+
+
+async def render_http_error(connection: Request | WebSocket, error: Exception) -> Response:
+    """Answer what the framework refuses, such as an unknown path or a method that is not allowed."""
+    refused = cast("HTTPException", error)
+    title = HTTPStatus(refused.status_code).phrase
+    code = problem_code(HTTPStatus(refused.status_code))
+    headers, detail, kind = dict(refused.headers or {}), str(refused.detail), _type(connection, code)
+    if refused.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = methods = ", ".join(paths.allowed(connection))
+        detail = f"This path takes another method: {methods}."
+    elif refused.status_code == HTTPStatus.NOT_FOUND:
+        detail = paths.explain(connection)
+    else:
+        # A problem that the status says all of has no type of its own (RFC 9457, section 4.2.1).
+        kind = "about:blank"
+    parts_of(connection).metrics.refused(refused.status_code, code)
+    if oauth.serves(connection):
+        return oauth.refusal(refused.status_code, f"{title}.", headers)
+    return _problem(kind, refused.status_code, code, title, detail, headers)
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer for a path that is none. A WebSocket is refused before the upgrade, with the same body."""
+    if scope["type"] == "websocket":
+        refusal = await render_http_error(WebSocket(scope, receive, send), HTTPException(404))
+        await WebSocket(scope, receive, send).send_denial_response(refusal)
+    else:
+        raise HTTPException(404)
+
+
+async def render_nothing(_connection: Request | WebSocket, _error: Exception) -> Response:
+    """Answer nobody: the client has gone, or was too slow, before its body was whole. That is no failure."""
+    return Response(status_code=400)
+
+
+# Starlette's types know handlers of requests only; these serve WebSockets alike.
+RENDERERS: dict[type[Exception], Any] = {
+    GatewayError: render_error,
+    RequestValidationError: render_invalid,
+    WebSocketRequestValidationError: render_invalid,
+    HTTPException: render_http_error,
+    ClientDisconnect: render_nothing,
+    Exception: render_error,
+}

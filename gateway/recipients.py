@@ -1,0 +1,44 @@
+"""Recipients that no post makes a user of: unknown ones where those are refused, and names for everybody."""
+
+from collections.abc import Collection
+
+from gateway.errors import MAX_ERRORS, MAX_FIELD, Invalid
+from gateway.terminal import cut
+
+EVERYBODY = "*"
+"""The one `sub` that is never a recipient: a sender who writes it means every user."""
+
+AUDIENCES = frozenset({"all", "All", "ALL", "everyone", "Everyone", "EVERYONE", "@all", "@everyone"})
+"""Names that a sender probably means every user by: only a user who exists already can have one."""
+
+NO_AUDIENCE = "it does not stand for every user: name each recipient, up to 1,000 in one post"
+
+
+def check_recipient(sub: str) -> str:
+    """Return the `sub`. Raises ValueError for the one that is never a recipient."""
+    if sub == EVERYBODY:
+        raise ValueError(NO_AUDIENCE)
+    return sub
+
+
+def never_made(subs: Collection[str], *, creates_users: bool) -> Collection[str]:
+    """Return those of the recipients that a post does not create."""
+    return AUDIENCES.intersection(subs) if creates_users else subs
+
+
+def refusal(strangers: Collection[str]) -> Invalid | None:
+    """Return the error for recipients who do not exist, or None where there are none."""
+    if not strangers:
+        return None
+    errors = [{"field": "to", "message": _rule(sub)} for sub in sorted(strangers)[:MAX_ERRORS]]
+    if len(strangers) > 1:
+        return Invalid(f"{len(strangers):,} recipients are not known to the gateway.", errors=errors)
+    (sub,) = strangers
+    if sub in AUDIENCES:
+        return Invalid(f"to: {errors[0]['message']}", errors=errors)
+    return Invalid("A recipient is not known to the gateway.", errors=errors)
+
+
+def _rule(sub: str) -> str:
+    there_is_none = f"There is no user '{cut(sub, MAX_FIELD)}'."
+    return f"There is no user '{sub}', and {NO_AUDIENCE}" if sub in AUDIENCES else there_is_none

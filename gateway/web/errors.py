@@ -1,0 +1,106 @@
+"""The page at `/errors`, which the `type` of each problem leads to: docs/errors.md as HTML.
+
+It is one file that loads nothing. A row of a table whose first cell is a code has that code as its anchor.
+"""
+
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastapi import APIRouter
+
+from gateway.web.static import serve
+
+PATH = "/errors"
+
+_STYLE = """
+:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+code, pre { font: 0.9em ui-monospace, monospace; }
+pre, table { display: block; overflow-x: auto; }
+table { border-collapse: collapse; }
+th, td { text-align: start; vertical-align: top; padding: 0.4rem 0.6rem; border-bottom: 1px solid #8886; }
+tr:target { background: #fd08; scroll-margin-top: 2rem; }
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-cache",
+}
+
+
+def text() -> str:
+    """Return docs/errors.md: from an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "web" / "errors.md"
+    return (installed if installed.is_file() else package.parent / "docs" / "errors.md").read_text("utf-8")
+
+
+def page(markdown: str) -> str:
+    """Return the page. It knows of Markdown what docs/errors.md has of it."""
+    title = markdown.partition("\n")[0].removeprefix("# ")
+    body = _anchor("\n".join(_block(block) for block in _blocks(markdown)))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _blocks(markdown: str) -> Iterator[str]:
+    for part in re.split(r"^(```.*?^```)$", markdown, flags=re.MULTILINE | re.DOTALL):
+        yield from [part] if part.startswith("```") else filter(None, map(str.strip, part.split("\n\n")))
+
+
+def _block(block: str) -> str:
+    if block.startswith("```"):
+        code = block.partition("\n")[2].removesuffix("```")
+        return f"<pre>{html.escape(code)}</pre>"
+    if heading := re.fullmatch(r"(#+) (.*)", block):
+        level = len(heading[1])
+        return f"<h{level}>{_inline(heading[2])}</h{level}>"
+    if block.startswith("| "):
+        return _table(block.splitlines())
+    return f"<p>{_inline(block)}</p>"
+
+
+def _table(lines: list[str]) -> str:
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split(" |")] for line in lines]
+    titles = "".join(f"<th>{_inline(cell)}</th>" for cell in head)
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>\n{''.join(map(_row, rows))}</tbody></table>"
+
+
+def _row(cells: list[str]) -> str:
+    return f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in cells)}</tr>\n"
+
+
+def _anchor(body: str) -> str:
+    """Return the body where each row whose first cell is a code has it as its id, the first of equal ones."""
+    seen: set[str] = set()
+
+    def anchored(row: re.Match[str]) -> str:
+        if row[1] in seen:
+            return row[0]
+        seen.add(row[1])
+        return f'<tr id="{row[1]}"><td><code>{row[1]}</code></td>'
+
+    return re.sub(r"<tr><td><code>(\w+)</code></td>", anchored, body)
+
+
+def _inline(text: str) -> str:
+    """Return a text with its code. Of a link its words remain: the other pages are not served."""
+    words = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(words, quote=False))
+
+
+router = APIRouter()
+router.add_route(
+    PATH, serve(page(text()).encode(), "text/html", _HEADERS), methods=["GET"], include_in_schema=False
+)

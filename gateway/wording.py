@@ -1,0 +1,109 @@
+"""The words for a rule that a value breaks. They are never a library's, and never show the value."""
+
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+LONGEST_NAME = 32
+"""Longest name, in characters, that is compared with the known ones: comparing takes quadratic time."""
+
+PATTERNS: dict[str, str] = {}
+"""The rule of each pattern in words, as `in_words` was told."""
+
+_OTHERWISE = "it has the wrong type or form"
+
+
+def in_words(words: str, pattern: str) -> str:
+    """Return the pattern, and say its rule in these words: what follows "it must"."""
+    PATTERNS[pattern] = words
+    return pattern
+
+
+def nearest(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
+    """Return the known name that is most like this one, or None where none is like it."""
+    if len(name) > LONGEST_NAME:
+        return None
+    alike = {one.casefold(): one for one in known}
+    near = get_close_matches(name.casefold(), alike, 1, likeness)
+    return alike[near[0]] if near else None
+
+
+def rule(error: Mapping[str, Any]) -> str:
+    """Return the rule that an error of pydantic reports, in our words."""
+    say = _RULES.get(error["type"])
+    return _OTHERWISE if say is None else say(error.get("ctx") or {})
+
+
+def unknown_member(name: str, known: Collection[str]) -> str:
+    """Return what to say of a member that is not among the `known` ones."""
+    near = nearest(name, known)
+    if near is not None:
+        return f"there is no such member: did you mean {near}?"
+    if known:
+        return f"there is no such member, only {', '.join(sorted(known))}"
+    return "there is no such member: leave it out"
+
+
+def _fixed(words: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda _: words
+
+
+def _counted(words: str, name: str, one: str, many: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda context: f"it must have {words} {context[name]:,} {one if context[name] == 1 else many}"
+
+
+def _bounded(words: str, name: str) -> Callable[[Mapping[str, Any]], str]:
+    def say(context: Mapping[str, Any]) -> str:
+        bound = context[name]
+        return f"it must be {words} {f'{bound:,}' if isinstance(bound, int | float) else bound}"
+
+    return say
+
+
+def _matching(context: Mapping[str, Any]) -> str:
+    words = PATTERNS.get(context["pattern"])
+    return _OTHERWISE if words is None else f"it must {words}"
+
+
+_OBJECT = _fixed("it must be a JSON object")
+_WHOLE = _fixed("it must be a whole number")
+_NUMBER = _fixed("it must be a number")
+_TRUTH = _fixed("it must be true or false")
+_TEXT = _fixed("it must be a string")
+
+_RULES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "missing": _fixed("it is required"),
+    "extra_forbidden": _fixed("there is no such member: leave it out"),
+    "dict_type": _OBJECT,
+    "model_type": _OBJECT,
+    "model_attributes_type": _OBJECT,
+    "list_type": _fixed("it must be a list"),
+    "tuple_type": _fixed("it must be a list"),
+    "json_invalid": _fixed("it is not JSON"),
+    "json_type": _fixed("it is not JSON"),
+    "string_type": _TEXT,
+    "string_unicode": _fixed("it must be text without halves of surrogate pairs"),
+    "string_too_short": _counted("at least", "min_length", "character", "characters"),
+    "string_too_long": _counted("at most", "max_length", "character", "characters"),
+    "too_short": _counted("at least", "min_length", "entry", "entries"),
+    "too_long": _counted("at most", "max_length", "entry", "entries"),
+    "string_pattern_mismatch": _matching,
+    "literal_error": _bounded("one of", "expected"),
+    "enum": _bounded("one of", "expected"),
+    "bool_type": _TRUTH,
+    "bool_parsing": _TRUTH,
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_parsing_size": _WHOLE,
+    "int_from_float": _WHOLE,
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "finite_number": _fixed("it must be a finite number"),
+    "greater_than_equal": _bounded("at least", "ge"),
+    "greater_than": _bounded("more than", "gt"),
+    "less_than_equal": _bounded("at most", "le"),
+    "less_than": _bounded("less than", "lt"),
+    "url_type": _fixed("it must be a URL"),
+    "url_parsing": _fixed("it must be a URL such as https://example.com/"),
+    "value_error": lambda context: str(context["error"]),
+}
