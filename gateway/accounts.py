@@ -136,7 +136,7 @@ def add_user(connection: Connection, sub: str, password_hash: str | None, now_ms
     )
     row = connection.execute(statement.returning(users)).one_or_none()
     if row is None:
-        raise Conflict("There is a user with this sub already.")
+        raise Conflict("There is a user with this sub already. A new password: gateway user password SUB")
     return row
 
 

@@ -4,25 +4,22 @@ import asyncio
 import json
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
+from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from gateway.origins import is_loopback
-from gateway.protocol import ADVICE, SUBPROTOCOL, Close
+from gateway.protocol import SUBPROTOCOL, Close
 from gateway.reasons import environment_fault, reason
-
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 LONGEST_PAUSE = 30.0
 """The longest pause between two attempts to connect, in seconds."""
-
-_FINAL = {Close.NORMAL, Close.UNAUTHORIZED, Close.FORBIDDEN, Close.TOO_MANY_SOCKETS}
 
 
 class ClientError(Exception):
@@ -96,48 +93,83 @@ class _Position:
 
 
 async def tail(
-    server: str, token: str, show: Callable[[dict[str, Any]], None], note: Callable[[str], None]
+    server: str,
+    token: str,
+    show: Callable[[dict[str, Any]], None],
+    note: Callable[[str], None],
+    renew: Callable[[], Awaitable[str]] | None = None,
 ) -> None:
     """Show every message of a user's socket, over every reconnect, until the gateway says stop.
 
-    Each reconnect is noted. Messages and notes hold text of others: print them with `terminal`.
-    Raises `ClientError` with the reason then.
+    Each reconnect is noted. Messages and notes hold text of others: print them with `terminal`. `renew`
+    returns a new token where one has expired. Raises `ClientError` with the reason then.
     """
-    position, failures = _Position(), 0
-    server = _address(server)
-    address = "ws" + server.removeprefix("http") + "/v1/ws"
+    follower, failures = _Follower(_address(server), show), 0
     while True:
-        try:
-            async with connect(
-                address + position.query(),
-                additional_headers={"Authorization": f"Bearer {token}"} if token else None,
-                subprotocols=[Subprotocol(SUBPROTOCOL)],
-                compression=None,
-                max_size=None,
-                proxy=True if _may_be_proxied(server) else None,
-            ) as socket:
-                async for text in socket:
-                    failures = 0
-                    message = _read(server, text)
-                    show(message)
-                    position.apply(message)
-                why = _reason(socket.close_code, socket.close_reason)
-        except ConnectionClosed as error:
-            why = _reason(error.rcvd.code, error.rcvd.reason) if error.rcvd else "the connection broke"
-        except InvalidStatus as error:
-            status = error.response.status_code
-            if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise ClientError(f"{server}: refused with HTTP {status}") from None
-            why = f"HTTP {status}"
-        except (InvalidProxy, ImportError):
-            raise ClientError(f"{server}: {environment_fault()}") from None
-        except (InvalidURI, InvalidHandshake, ValueError) as error:
-            raise ClientError(f"{server}: this is not a gateway ({reason(error)})") from None
-        except (OSError, TimeoutError) as error:
-            why = reason(error)
-        failures += 1
+        shown, why = follower.shown, await follower.follow(token)
+        if why == _EXPIRED and renew is not None:
+            token = await renew()
+        elif why.startswith(_FINAL):
+            raise ClientError(_FINAL_REASONS.get(why, why))
+        failures = 1 if follower.shown > shown else failures + 1
         note(f"{why}; connecting again")
         await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 2.0**failures)))  # noqa: S311
+
+
+class _Follower:
+    """One user's socket, and where its client is in the log."""
+
+    def __init__(self, server: str, show: Callable[[dict[str, Any]], None]) -> None:
+        self.shown = 0
+        self._server = server
+        self._address = "ws" + server.removeprefix("http") + "/v1/ws"
+        self._show = show
+        self._position = _Position()
+
+    async def follow(self, token: str) -> str:
+        """Show each message until the socket ends, and return why. Raises `ClientError` for what stays so."""
+        try:
+            async with self._connect(token) as socket:
+                async for text in socket:
+                    self._take(_read(self._server, text))
+                return _closed(socket.close_code, socket.close_reason)
+        except ConnectionClosed as error:
+            return _closed(error.rcvd.code, error.rcvd.reason) if error.rcvd else "the connection broke"
+        except InvalidStatus as error:
+            return _refused(self._server, error.response)
+        except (InvalidProxy, ImportError):
+            raise ClientError(f"{self._server}: {environment_fault()}") from None
+        except (InvalidURI, InvalidHandshake, ValueError) as error:
+            raise ClientError(f"{self._server}: this is not a gateway ({reason(error)})") from None
+        except (OSError, TimeoutError) as error:
+            return reason(error)
+
+    def _connect(self, token: str) -> connect:
+        return connect(
+            self._address + self._position.query(),
+            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            compression=None,
+            max_size=None,
+            proxy=True if _may_be_proxied(self._server) else None,
+        )
+
+    def _take(self, message: dict[str, Any]) -> None:
+        self.shown += 1
+        self._show(message)
+        self._position.apply(message)
+
+
+def _refused(server: str, response: Response) -> str:
+    """Return why a handshake was refused, for now. Raises `ClientError` where trying again is of no use."""
+    status = response.status_code
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return f"HTTP {status}"
+    try:
+        detail = json.loads(response.body or b"")["detail"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        detail = "is there a gateway, and does GATEWAY_URL end before /v1?"
+    raise ClientError(f"{server}: refused with HTTP {status}: {detail}")
 
 
 def _read(server: str, text: str | bytes) -> dict[str, Any]:
@@ -151,8 +183,31 @@ def _read(server: str, text: str | bytes) -> dict[str, Any]:
     return message
 
 
-def _reason(code: int | None, reason: str | None) -> str:
-    """Say why a socket was closed. Raises `ClientError` where the client is to stop."""
-    if code in _FINAL:
-        raise ClientError(f"closed with {code} {reason}: {ADVICE[Close(code)]}")
-    return f"closed with {code} {reason}"
+def _closed(code: int | None, word: str | None) -> str:
+    """Say that a socket was closed, and why."""
+    return f"closed with {code} {word}".rstrip()
+
+
+_ANEW = "get a new one, such as by `gateway token SUB` on the machine of the gateway"
+_FINAL = tuple(
+    _closed(code, "") for code in (Close.NORMAL, Close.UNAUTHORIZED, Close.FORBIDDEN, Close.TOO_MANY_SOCKETS)
+)
+_EXPIRED = _closed(Close.UNAUTHORIZED, "token_expired")
+
+_FINAL_REASONS = {
+    _closed(code, word): f"{advice} ({_closed(code, word)})"
+    for code, word, advice in (
+        (Close.NORMAL, "", "the gateway has closed the socket"),
+        (Close.UNAUTHORIZED, "missing_token", "a user's token is needed: gateway tail SUB, or GATEWAY_TOKEN"),
+        (Close.UNAUTHORIZED, "invalid_token", f"the token is not valid at this gateway: {_ANEW}"),
+        (Close.UNAUTHORIZED, "token_expired", f"the token has expired: {_ANEW}"),
+        (Close.UNAUTHORIZED, "token_revoked", f"the token has been revoked, as by signing out: {_ANEW}"),
+        (Close.FORBIDDEN, "insufficient_scope", f"a user's token is needed, not a service's: {_ANEW}"),
+        (
+            Close.TOO_MANY_SOCKETS,
+            "too_many_sockets",
+            "this user has as many sockets open as one user may: close another one, and try again",
+        ),
+    )
+}
+"""What a person is told where connecting again is of no use."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from gateway.settings import SettingsError
 from gateway.spelling import PREFIX
 
 
@@ -20,7 +19,7 @@ def load(path: str = ".env") -> None:
     try:
         given = file.read_bytes() if file.exists() and not file.is_dir() else b""
     except OSError as error:
-        raise SettingsError(f"{path}: it cannot be read: {error.strerror}") from None
+        raise _wrong(f"{path}: it cannot be read: {error.strerror}") from None
     for name, value in dotenv_values(stream=StringIO(_text(path, given))).items():
         if name.startswith(PREFIX) and value is not None:
             os.environ.setdefault(name, value)
@@ -28,12 +27,19 @@ def load(path: str = ".env") -> None:
 
 def _text(path: str, given: bytes) -> str:
     if given.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise SettingsError(f"{path}: it is UTF-16: save it as UTF-8")
+        raise _wrong(f"{path}: it is UTF-16: save it as UTF-8")
     try:
         text = given.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = given[: error.start].count(b"\n") + 1
-        raise SettingsError(f"{path}: line {line} is not UTF-8: save it as UTF-8") from None
+        raise _wrong(f"{path}: line {line} is not UTF-8: save it as UTF-8") from None
     if "\0" in text:
-        raise SettingsError(f"{path}: it holds null characters: save it as UTF-8")
+        raise _wrong(f"{path}: it holds null characters: save it as UTF-8")
     return text
+
+
+def _wrong(what: str) -> Exception:
+    # It takes longer to load than most commands take to run.
+    from gateway.settings import SettingsError
+
+    return SettingsError(what)

@@ -3,15 +3,11 @@
 import os
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 
-from gateway.settings import Settings
+from gateway.wording import nearest
 
 PREFIX = "GATEWAY_"
-
-_KNOWN = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {
-    f"{PREFIX}{name}" for name in ("URL", "KEY", "TOKEN")
-}
+_OF_CLIENTS = ("URL", "KEY", "TOKEN")
 
 # What Kubernetes gives each container of a namespace for a service whose name begins with "gateway"
 # (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
@@ -29,11 +25,15 @@ def forget_injected() -> None:
 
 def misspelt() -> Iterator[str]:
     """Yield a line for each variable that begins like a setting and is none. A value is not shown."""
+    # It takes longer to load than most commands take to run.
+    from gateway.settings import Settings
+
+    known = {f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, *_OF_CLIENTS)}
     for name, value in sorted(os.environ.items()):
-        if not name.startswith(PREFIX) or name in _KNOWN or _INJECTED.fullmatch(name):
+        if not name.startswith(PREFIX) or name in known or _INJECTED.fullmatch(name):
             continue
         if name.endswith("_PORT") and _INJECTED_ADDRESS.fullmatch(value):
             continue
-        near = get_close_matches(name, _KNOWN, 1)
-        hint = f": did you mean {near[0]}?" if near else ""
+        near = nearest(name, known)
+        hint = f": did you mean {near}?" if near else ""
         yield f"{name} is no setting{hint}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-LONGEST_NAME = 32
+LONGEST_NAME = 40
 """Longest name, in characters, that is compared with the known ones: comparing takes quadratic time."""
 
 PATTERNS: dict[str, str] = {}

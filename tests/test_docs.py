@@ -256,7 +256,7 @@ def test_the_documented_commands_are_found() -> None:
 def test_every_documented_command_and_its_options_are_in_the_help(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = re.match(r"[a-z-]+(?: (?:add|list|delete|logout|rotate|disable|enable))?", command)
+    words = re.match(r"[a-z-]+(?: (?:add|list|delete|logout|rotate|disable|enable|password))?", command)
     assert words is not None
     assert run([*words[0].split(), "--help"]) == 0
     shown = capsys.readouterr().out
@@ -395,7 +395,7 @@ session = json.load(open("signed-in-again.json"))
 assert refresh(refresh(session))["refresh_token"]
 """
     (tmp_path / "backend.py").write_text(python + calls)
-    again = 'curl -s "$GATEWAY_URL/v1/auth/token" -d grant_type=password -d username=bob '
+    again = 'curl -s "$GATEWAY_URL/v1/auth/token" -d grant_type=password -d username=carol '
     again += '--data-urlencode "password=$PASSWORD" > signed-in-again.json\n'
     async with process(sqlite_url, tmp_path) as (_, server):
         script = "set -eu\n" + "\n".join(blocks(page, "sh")) + again

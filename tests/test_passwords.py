@@ -200,7 +200,7 @@ def test_a_date_and_the_end_of_a_line_can_be_estimated() -> None:
 
 
 def test_the_ranking_is_read_by_those_who_set_passwords_alone() -> None:
-    program = "import sys, gateway.app, gateway.manage; print('zxcvbn' in sys.modules)"
+    program = "import sys, gateway.app, gateway.cli.database; print('zxcvbn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

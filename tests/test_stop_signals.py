@@ -115,8 +115,8 @@ def test_a_closed_pipe_is_neither_a_traceback_nor_a_line() -> None:
 
 def test_a_terminal_of_ascii_gets_json_that_is_still_json() -> None:
     code = (
-        "from gateway import pipes, manage; pipes.escape_foreign_letters();"
-        "manage.print_json({'title': 'Gr\\u00fc\\u00dfe \\U0001f600'})"
+        "from gateway import pipes; from gateway.cli import options; pipes.escape_foreign_letters();"
+        "options.print_json({'title': 'Gr\\u00fc\\u00dfe \\U0001f600'})"
     )
     with _python(code, PYTHONIOENCODING="ascii") as process:
         out, err = process.communicate()

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway import cli, client
+from gateway.cli.messages import _show
+from gateway.cli.options import note
 from gateway.client import ClientError
 from gateway.terminal import cut, escape, json_line, shown
 from tests.servers import LocalServer
@@ -47,7 +49,7 @@ async def test_tail_prints_a_message_as_a_line_of_json_that_does_nothing(
     title = HOSTILE[:100]
     await server.service.notify("ada", title, body=PRINTED)
     assert ada.token is not None
-    tail = asyncio.create_task(client.tail(server.base, ada.token, cli._show, cli._note))
+    tail = asyncio.create_task(client.tail(server.base, ada.token, _show, note))
     said: list[str] = []
 
     def has_come() -> bool:

@@ -51,6 +51,8 @@ def _candidates(path: str) -> Iterator[str]:
     segments = [one for one in path.split("/") if one]
     if segments[:1] == ["api"]:
         del segments[0]
+    if segments[:2] == ["v1", "v1"]:
+        del segments[0]
     plain = "".join(f"/{one}" for one in segments)
     yield plain
     yield f"/v1{plain}"

@@ -1,48 +1,26 @@
-"""The commands."""
+"""The commands: every failure is one line on stderr and an exit code.
 
-import asyncio
+What takes long to load is loaded by the command that runs: `--help` needs none of it.
+"""
+
 import itertools
-import json
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from sqlalchemy.engine import make_url
 
-from gateway import (
-    __version__,
-    accounts,
-    audit,
-    client,
-    env_file,
-    issuers,
-    logs,
-    manage,
-    open_files,
-    pipes,
-    schema,
-    spelling,
-    sqlite_file,
-)
-from gateway.accounts import new_session
-from gateway.audit import Event
-from gateway.backplane import open_backplane, reach
-from gateway.backup import back_up
-from gateway.database import Database, check_parameters, name_of, open_database
-from gateway.endings import TOO_MANY, end_some_sessions
-from gateway.errors import GatewayError, NotFound, UserDisabled
-from gateway.manage import SubArgument, now_ms, print_json, record, with_database
-from gateway.origins import is_loopback
-from gateway.settings import LogFormat, Settings, SettingsError, load_settings
-from gateway.signing import MAX_TTL
-from gateway.sqlite_file import Opening
-from gateway.terminal import json_line, shown
-from gateway.throttle import Throttle
-from gateway.tokens import INBOX, OWN_CLIENT, Tokens
-from gateway.trusted_issuer import TrustedIssuer
+from gateway import __version__, env_file, pipes, spelling
+from gateway.cli import keys, messages, services, users
+from gateway.cli.options import note
+from gateway.errors import GatewayError, NotFound
+from gateway.terminal import shown
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+    from gateway.trusted_issuer import TrustedIssuer
 
 LONGEST_MESSAGE = 2000
 """How many characters of what is wrong are printed: part of it may come from a server."""
@@ -56,10 +34,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(manage.user_app, name="user")
-app.add_typer(manage.service_app, name="service")
-app.add_typer(manage.key_app, name="key")
-app.add_typer(manage.signing_app, name="signing-key")
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -77,13 +51,27 @@ def run(arguments: list[str] | None = None) -> int:
         return pipes.CLOSED
     except typer.TyperException as error:
         return _fail_usage(error)
-    except SettingsError as error:
-        return _fail(str(error), 2)
-    except (GatewayError, client.ClientError, ModuleNotFoundError, OSError) as error:
-        return _fail(_explain(error) + _notes(error), 1)
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        failed = _fail_known(error)
+        if failed is None:
+            raise
+        return failed
     return code
+
+
+def _fail_known(error: Exception) -> int | None:
+    """Say in one line what has failed, and return the exit code; None for a fault of the program."""
+    # Loaded late: most commands need neither.
+    from gateway.client import ClientError
+    from gateway.settings import SettingsError
+
+    if isinstance(error, SettingsError):
+        return _fail(str(error), 2)
+    if isinstance(error, GatewayError | ClientError | ModuleNotFoundError | OSError):
+        return _fail(_explain(error) + _notes(error), 1)
+    return None
 
 
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?|--?", re.DOTALL)
@@ -159,7 +147,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def global_options(
     *,
     version: Annotated[
         bool,
@@ -184,8 +172,13 @@ def serve(
     SIGTERM drains: sockets are closed over half of GATEWAY_GRACE_PERIOD, what is under way is finished, and
     the exit code is 0. SIGHUP replaces the workers one at a time.
     """
-    # The web framework takes longer to load than the other commands take to run.
-    from gateway import serving
+    import asyncio
+
+    from sqlalchemy.engine import make_url
+
+    from gateway import audit, logs, serving, sqlite_file
+    from gateway.origins import is_loopback
+    from gateway.settings import LogFormat, SettingsError, load_settings
     from gateway.workers import supervise, work
 
     settings = load_settings(host=host, port=port, workers=workers)
@@ -213,13 +206,16 @@ def serve(
 
 def _warn_of_misspelt() -> None:
     for line in spelling.misspelt():
-        _note(line)
+        note(line)
 
 
 @app.command()
 def migrate() -> None:
     """Bring the schema of the database up to date."""
-    manage.make_file()
+    from gateway import schema
+    from gateway.cli.database import make_file, with_database
+
+    make_file()
     with_database(lambda _, database: database.read(schema.pending))
     print("The schema is up to date.")
 
@@ -232,6 +228,11 @@ def backup(
 
     The copy is one snapshot, and checked. Keep GATEWAY_KEY_ENCRYPTION_KEY in another place.
     """
+    from sqlalchemy.engine import make_url
+
+    from gateway.backup import back_up
+    from gateway.settings import load_settings
+
     settings = load_settings()
     size = back_up(make_url(settings.database_url), file)
     print(f"Wrote {shown(str(file))}: {size:,} bytes, one snapshot, checked.")
@@ -245,6 +246,12 @@ def backup_epoch() -> None:
     clients may have seen them before. What has ended or was deleted since the backup is there again: sessions
     are ended, so that everybody signs in anew; keys and services have to be deleted again.
     """
+    from gateway import accounts
+    from gateway.audit import Event
+    from gateway.cli.database import now_ms, record, with_database
+    from gateway.database import Database
+    from gateway.endings import end_some_sessions
+    from gateway.settings import Settings
 
     async def renew(_: Settings, database: Database) -> tuple[int, int]:
         users = await database.write(accounts.renew_epochs)
@@ -263,7 +270,12 @@ def backup_epoch() -> None:
 @app.command()
 def check() -> None:
     """Validate the settings, and reach every server they name. The port is not taken: a gateway may serve."""
-    from gateway import serving
+    import asyncio
+
+    from gateway import audit, issuers, logs, open_files, serving
+    from gateway.backplane import open_backplane, reach
+    from gateway.settings import load_settings
+    from gateway.throttle import Throttle
 
     settings = load_settings()
     _warn_of_misspelt()
@@ -292,8 +304,14 @@ def check() -> None:
         raise typer.Exit(1)
 
 
-async def _database_lines(settings: Settings) -> list[str]:
+async def _database_lines(settings: "Settings") -> list[str]:
     """Reach the database, see that it can be written to, and say so; its file stays as it is."""
+    from sqlalchemy.engine import make_url
+
+    from gateway import schema, sqlite_file
+    from gateway.database import check_parameters, name_of, open_database
+    from gateway.sqlite_file import Opening
+
     url = make_url(settings.database_url)
     name = shown(name_of(url), LONGEST_MESSAGE)
     check_parameters(url)
@@ -305,8 +323,10 @@ async def _database_lines(settings: Settings) -> list[str]:
     return [f"database: {name}: reached, and can be written to", f"schema: {state}"]
 
 
-async def _reached(trusted: TrustedIssuer) -> bool:
+async def _reached(trusted: "TrustedIssuer") -> bool:
     """Say whether the keys of an issuer can be had."""
+    from gateway import issuers
+
     try:
         number, problem = await issuers.reach(trusted), ""
     except issuers.FetchError as error:
@@ -315,112 +335,12 @@ async def _reached(trusted: TrustedIssuer) -> bool:
     return number > 0
 
 
-@app.command()
-def token(
-    sub: SubArgument,
-    ttl: Annotated[
-        int | None, typer.Option(min=1, max=MAX_TTL, help="How long it lives, in seconds.")
-    ] = None,
-    create: manage.CreateOption = False,
-) -> None:
-    """Print an access token of a user, who is created if need be. Example: gateway token ada --ttl 3600."""
-
-    async def issue(settings: Settings, database: Database) -> str:
-        tokens = Tokens(settings, database, on_ended=lambda _: None)
-        await tokens.start()
-        now = now_ms()
-        expires_at = now // 1000 + (ttl or settings.access_token_ttl)
-        session = new_session(expires_at * 1000)
-        await database.write(accounts.add_missing_users, [sub], now)
-        started = await database.write(
-            accounts.start_user_session, sub, session, now, limit=settings.session_limit
-        )
-        if started is None:
-            raise UserDisabled
-        manage.record_ended(sub, started.ended, TOO_MANY)
-        record(Event.TOKEN_MINTED, audit.user(sub), session=session.id, ttl=ttl or settings.access_token_ttl)
-        return tokens.issue(
-            sub=sub, client_id=OWN_CLIENT, scopes=[INBOX], session=session.id, expires_at=expires_at
-        )
-
-    if create:
-        manage.make_file()
-    print(with_database(issue))
-
-
-UrlOption = Annotated[str, typer.Option("--server", envvar="GATEWAY_URL", help="Where the gateway is.")]
-
-
-@app.command()
-def send(
-    sub: SubArgument,
-    title: Annotated[str, typer.Argument(help="What it says.")],
-    body: Annotated[str | None, typer.Option(help="More text.")] = None,
-    category: Annotated[str | None, typer.Option(help="What kind of notification it is.")] = None,
-    priority: Annotated[str | None, typer.Option(help="low, normal, high or urgent.")] = None,
-    url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
-    data: Annotated[str | None, typer.Option(help="A JSON object for programs.")] = None,
-    key: Annotated[
-        str,
-        typer.Option(
-            envvar="GATEWAY_KEY",
-            help="The API key to post with, or - to read it from the first line of stdin."
-            " Other users of this machine can see an argument: prefer the variable.",
-        ),
-    ] = "",
-    server: UrlOption = client.DEFAULT_URL,
-) -> None:
-    """Post a notification over HTTP, with the key of GATEWAY_KEY.
-
-    Example: gateway send ada "Lunch is ready" --priority high.
-    """
-    fields = {"body": body, "category": category, "priority": priority, "url": url}
-    given = {name: value for name, value in fields.items() if value is not None}
-    if data is not None:
-        try:
-            given["data"] = json.loads(data)
-        except ValueError:
-            raise typer.BadParameter("--data: it must be a JSON object") from None
-    key = _secret(key, "GATEWAY_KEY or --key")
-    if not key:
-        raise typer.BadParameter("GATEWAY_KEY or --key: an API key is needed")
-    print_json(client.send(server, key, {"to": sub, "title": title} | given))
-
-
-@app.command()
-def tail(
-    token: Annotated[
-        str,
-        typer.Option(
-            envvar="GATEWAY_TOKEN",
-            help="A user's access token, or - to read it from the first line of stdin."
-            " Other users of this machine can see an argument: prefer the variable.",
-        ),
-    ] = "",
-    server: UrlOption = client.DEFAULT_URL,
-) -> None:
-    """Print the messages of a socket as they come. Example: gateway token ada | gateway tail --token -."""
-    messages = client.tail(server, _secret(token, "GATEWAY_TOKEN or --token"), _show, _note)
-    asyncio.run(pipes.while_read(messages))
-
-
-def _secret(given: str, name: str) -> str:
-    """Return a secret without space around it, or the first line of stdin where it was given as a hyphen.
-
-    A library would refuse a header with a line break in it, and show the whole of it.
-    """
-    secret = (sys.stdin.readline() if given == "-" else given).strip()
-    if not all("!" <= one <= "~" for one in secret):
-        raise typer.BadParameter(f"{name}: it holds a space, a line break or a letter beyond ASCII")
-    return secret
-
-
-def _show(message: dict[str, Any]) -> None:
-    try:
-        print(json_line(message), flush=True)
-    except BrokenPipeError:
-        raise pipes.ReaderGoneError from None
-
-
-def _note(text: str) -> None:
-    print("gateway:", shown(text), file=sys.stderr)
+for _command in (messages.token, messages.send, messages.tail):
+    app.command()(_command)
+for _name, _group in {
+    "user": users.app,
+    "service": services.app,
+    "key": keys.app,
+    "signing-key": keys.signing_app,
+}.items():
+    app.add_typer(_group, name=_name)

@@ -1,0 +1,106 @@
+"""The database of a command: opened for it, up to date, and named on stderr; its changes in the audit log."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+
+from gateway import audit, schema, sqlite_file
+from gateway.accounts import Record
+from gateway.audit import Event
+from gateway.cli.options import print_json
+from gateway.database import Database, name_of, open_database
+from gateway.errors import GatewayError
+from gateway.settings import Settings, load_settings
+from gateway.sqlite_file import Opening
+from gateway.terminal import escape
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PAGE = 500
+"""How many rows a listing reads at once."""
+
+
+def make_file() -> None:
+    """Make the file of the database that the settings name, where that is SQLite's and not there yet."""
+    sqlite_file.prepare(make_url(load_settings().database_url), Opening.CREATE)
+
+
+def with_database(use: Callable[[Settings, Database], Awaitable[T]]) -> T:
+    """Run what needs the database, on a schema that is up to date, and say on stderr which database it was.
+
+    One that is not there is not made (`make_file`): in another folder, or without its `.env`, a command would
+    make a new one, and a key in it that no gateway knows.
+    """
+
+    async def main() -> T:
+        settings = load_settings()
+        url = make_url(settings.database_url)
+        name = name_of(url)
+        # Before the audit log is opened: nothing is touched for a command that cannot run.
+        sqlite_file.prepare(url, Opening.EXISTING)
+        with audit.written_to(settings.audit_log):
+            try:
+                async with open_database(settings, Opening.EXISTING) as database:
+                    if await schema.is_pending(database):
+                        await database.write(schema.upgrade)
+                    result = await use(settings, database)
+            except GatewayError as error:
+                error.add_note(f"database: {name}")
+                raise
+        print(f"gateway: database: {escape(name)}", file=sys.stderr)
+        return result
+
+    return asyncio.run(main())
+
+
+def manage(
+    done: Callable[[T], None],
+    work: Callable[Concatenate[Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run one unit of work, commit it, and let `done` say in the audit log what it has done."""
+
+    async def act(_settings: Settings, database: Database) -> T:
+        result = await database.write(work, *args, **kwargs)
+        done(result)
+        return result
+
+    return with_database(act)
+
+
+def record(event: Event, subject: str | None, **details: audit.Value) -> None:
+    """Say in the audit log what the operator has done; call it where `with_database` runs."""
+    audit.record(event, actor=audit.operator(), subject=subject, source="cli", **details)
+
+
+def record_ended(sub: str, ended: list[str], why: str) -> None:
+    """Say in the audit log which sessions have ended; nothing where there was none."""
+    if ended:
+        record(Event.SESSIONS_ENDED, audit.user(sub), why=why, number=len(ended), sessions=ended)
+
+
+def now_ms() -> int:
+    """Return the time in ms."""
+    return int(time.time() * 1000)
+
+
+def print_pages(
+    work: Callable[..., list[Record]], mark: str, after: Any, show: Callable[[Record], dict[str, Any]]
+) -> None:
+    """Print the rows that `work` reads page by page, each beginning behind the last one's `mark`."""
+
+    async def print_all(_settings: Settings, database: Database) -> None:
+        rows = await database.read(work, after, PAGE)
+        while rows:
+            for row in rows:
+                print_json(show(row))
+            rows = await database.read(work, getattr(rows[-1], mark), PAGE)
+
+    with_database(print_all)

@@ -1,0 +1,108 @@
+"""`gateway key` and `gateway signing-key`: the API keys of services, and the keys that sign access tokens."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.options import ServiceArgument, group, print_json
+from gateway.terminal import escape
+
+app = group("Manage the API keys of a service.")
+signing_app = group("Manage the keys that sign access tokens.")
+
+
+@app.command("add")
+def add(service: ServiceArgument) -> None:
+    """Create an API key of a service, and print it once. Example: gateway key add shop."""
+    from sqlalchemy import Connection
+
+    from gateway import audit, services
+    from gateway.audit import Event
+    from gateway.cli.database import manage, now_ms, record
+    from gateway.tokens import digest
+
+    key_id, secret, key = services.new_key()
+
+    def work(connection: Connection) -> str:
+        client_id = services.identify(connection, service)
+        services.add_key(connection, client_id, key_id, digest(secret), now_ms())
+        return client_id
+
+    def done(client_id: str) -> None:
+        record(Event.KEY_CREATED, audit.service(client_id), key=key_id)
+
+    manage(done, work)
+    print_json({"id": key_id, "key": key})
+
+
+@app.command("list")
+def list_keys(service: ServiceArgument) -> None:
+    """Print the keys of a service, without their secrets, one JSON object a line."""
+    from sqlalchemy import Connection
+
+    from gateway import services
+    from gateway.cli.database import print_pages
+    from gateway.protocol import timestamp
+
+    def work(connection: Connection, after: str, limit: int) -> list[Any]:
+        return services.list_keys(connection, services.identify(connection, service), after, limit)
+
+    print_pages(work, "id", "", lambda row: {"id": row.id, "created_at": timestamp(row.created_at)})
+
+
+@app.command("delete")
+def delete(service: ServiceArgument, key_id: Annotated[str, typer.Argument(help="The key's id.")]) -> None:
+    """Delete an API key; it stops working within a second."""
+    from sqlalchemy import Connection
+
+    from gateway import audit, services
+    from gateway.audit import Event
+    from gateway.cli.database import manage, record
+
+    def work(connection: Connection) -> str:
+        client_id = services.identify(connection, service)
+        services.delete_key(connection, client_id, key_id)
+        return client_id
+
+    def done(client_id: str) -> None:
+        record(Event.KEY_DELETED, audit.service(client_id), key=key_id)
+
+    manage(done, work)
+    print(f"Deleted {escape(key_id)}.")
+
+
+@signing_app.command("rotate")
+def rotate() -> None:
+    """Sign with a new key in ten seconds; the old one verifies until its last token has expired."""
+    import time
+
+    from gateway import signing
+    from gateway.audit import Event
+    from gateway.cli.database import now_ms, record, with_database
+    from gateway.database import Database
+    from gateway.settings import Settings, SettingsError
+
+    async def make(settings: Settings, database: Database) -> str:
+        if settings.jwt_secret is not None:
+            raise SettingsError("GATEWAY_JWT_SECRET: it signs, so there is no key to rotate")
+        # A key that those who serve cannot decrypt would be none.
+        await signing.Keyring(settings, database, time.time).start()
+        kid = await database.write(signing.rotate, now_ms(), signing.passphrase(settings))
+        record(Event.SIGNING_KEY_ROTATED, f"key:{kid}")
+        return kid
+
+    print_json({"kid": with_database(make)})
+
+
+@signing_app.command("list")
+def list_signing_keys() -> None:
+    """Print the keys that sign or still verify, one JSON object a line."""
+    from gateway import signing
+    from gateway.cli.database import now_ms, with_database
+    from gateway.protocol import timestamp
+
+    for row in with_database(lambda _, database: database.read(signing.list_keys, now_ms())):
+        retired_at = row.retired_at and timestamp(row.retired_at)
+        print_json(
+            {"kid": row.kid, "created_at": timestamp(row.created_at), "retired_at": retired_at or None}
+        )

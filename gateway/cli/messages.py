@@ -1,0 +1,181 @@
+"""`gateway token`, `send` and `tail`: a user's token, a notification, and what a socket says."""
+
+import asyncio
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from gateway import pipes
+from gateway.cli.options import CreateOption, SubArgument, note, print_json
+from gateway.terminal import json_line
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+MAX_TTL = 86_400
+"""How long a token lives at most, in seconds: as long as `signing.MAX_TTL`, which takes long to load."""
+
+
+def token(
+    sub: SubArgument,
+    ttl: Annotated[
+        int | None, typer.Option(min=1, max=MAX_TTL, help="How long it lives, in seconds.")
+    ] = None,
+    create: CreateOption = False,
+) -> None:
+    """Print an access token of a user, who is created if need be. Example: gateway token ada --ttl 3600."""
+    if create:
+        from gateway.cli.database import make_file
+
+        make_file()
+    print(_mint(sub, ttl))
+
+
+def _mint(sub: str, ttl: int | None = None) -> str:
+    """Return a new access token of a user, who is created if need be. Raises `UserDisabled`."""
+    from gateway import accounts, audit
+    from gateway.audit import Event
+    from gateway.cli.database import now_ms, record, record_ended, with_database
+    from gateway.database import Database
+    from gateway.endings import TOO_MANY
+    from gateway.errors import UserDisabled
+    from gateway.settings import Settings
+    from gateway.tokens import INBOX, OWN_CLIENT, Tokens
+
+    async def issue(settings: Settings, database: Database) -> str:
+        tokens = Tokens(settings, database, on_ended=lambda _: None)
+        await tokens.start()
+        now = now_ms()
+        expires_at = now // 1000 + (ttl or settings.access_token_ttl)
+        session = accounts.new_session(expires_at * 1000)
+        await database.write(accounts.add_missing_users, [sub], now)
+        started = await database.write(
+            accounts.start_user_session, sub, session, now, limit=settings.session_limit
+        )
+        if started is None:
+            raise UserDisabled
+        record_ended(sub, started.ended, TOO_MANY)
+        record(Event.TOKEN_MINTED, audit.user(sub), session=session.id, ttl=ttl or settings.access_token_ttl)
+        return tokens.issue(
+            sub=sub, client_id=OWN_CLIENT, scopes=[INBOX], session=session.id, expires_at=expires_at
+        )
+
+    return with_database(issue)
+
+
+_ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", envvar="GATEWAY_URL", help=f"Where the gateway is. Default: {DEFAULT_URL}"),
+]
+
+
+def send(
+    sub: SubArgument,
+    title: Annotated[str, typer.Argument(help="What it says.")],
+    body: Annotated[str | None, typer.Option(help="More text.")] = None,
+    category: Annotated[str | None, typer.Option(help="What kind of notification it is.")] = None,
+    priority: Annotated[str | None, typer.Option(help="low, normal, high or urgent.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
+    data: Annotated[str | None, typer.Option(help="A JSON object for programs.")] = None,
+    key: Annotated[
+        str,
+        typer.Option(
+            envvar="GATEWAY_KEY",
+            help="The API key to post with, or - to read it from the first line of stdin."
+            " Other users of this machine can see an argument: prefer the variable.",
+        ),
+    ] = "",
+    server: _ServerOption = None,
+) -> None:
+    """Post a notification over HTTP, with the key of GATEWAY_KEY.
+
+    Example: gateway send ada "Lunch is ready" --priority high.
+    """
+    from gateway import client
+
+    fields = {"body": body, "category": category, "priority": priority, "url": url}
+    given = {name: value for name, value in fields.items() if value is not None}
+    if data is not None:
+        try:
+            given["data"] = json.loads(data)
+        except ValueError:
+            raise typer.BadParameter("--data: it must be a JSON object") from None
+    key = _secret(key, "GATEWAY_KEY or --key")
+    if not key:
+        raise typer.BadParameter(
+            "GATEWAY_KEY or --key: an API key is needed. Make one: gateway key add SERVICE"
+        )
+    print_json(client.send(server or DEFAULT_URL, key, {"to": sub, "title": title} | given))
+
+
+def tail(
+    sub: Annotated[
+        str | None,
+        typer.Argument(metavar="[SUB]", help="The user, where this is the machine of the gateway."),
+    ] = None,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="GATEWAY_TOKEN",
+            help="A user's access token, or - to read it from the first line of stdin."
+            " Other users of this machine can see an argument: prefer the variable.",
+        ),
+    ] = "",
+    server: _ServerOption = None,
+) -> None:
+    """Print the messages of a user's socket as they come. Example: gateway tail ada.
+
+    On the machine of the gateway a SUB is enough: the token is minted, as `gateway token` does, and anew when
+    it has expired. Elsewhere it takes GATEWAY_TOKEN.
+    """
+    from gateway import client
+
+    if sub is None:
+        secret, renew = _secret(token, "GATEWAY_TOKEN or --token"), None
+        if not secret:
+            raise typer.BadParameter(
+                "a user is needed: gateway tail SUB on the machine of the gateway, elsewhere GATEWAY_TOKEN"
+            )
+    else:
+        name = _checked_sub(sub)
+        server = server or _own_address()
+        secret, renew = _mint(name), lambda: asyncio.to_thread(_mint, name)
+    messages = client.tail(server or DEFAULT_URL, secret, _show, note, renew)
+    asyncio.run(pipes.while_read(messages))
+
+
+def _checked_sub(sub: str) -> str:
+    from gateway.accounts import check_sub
+
+    try:
+        return check_sub(sub)
+    except ValueError as error:
+        raise typer.BadParameter(f"SUB: {error}") from None
+
+
+def _own_address() -> str:
+    """Return where the gateway of these settings is, seen from its own machine."""
+    from gateway.settings import load_settings
+
+    settings = load_settings()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 (it is looked for)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _secret(given: str, name: str) -> str:
+    """Return a secret without space around it, or the first line of stdin where it was given as a hyphen.
+
+    A library would refuse a header with a line break in it, and show the whole of it.
+    """
+    secret = (sys.stdin.readline() if given == "-" else given).strip()
+    if not all("!" <= one <= "~" for one in secret):
+        raise typer.BadParameter(f"{name}: it holds a space, a line break or a letter beyond ASCII")
+    return secret
+
+
+def _show(message: dict[str, Any]) -> None:
+    try:
+        print(json_line(message), flush=True)
+    except BrokenPipeError:
+        raise pipes.ReaderGoneError from None
