@@ -1,18 +1,15 @@
 """The composition root: the only place that makes the parts and wires them."""
 
 import asyncio
-import re
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
 import structlog
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__, accounts, schema, web
 from gateway.api import (
@@ -48,6 +45,7 @@ from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
 from gateway.relay import Relay
 from gateway.retention import Retention
+from gateway.routing import Routing
 from gateway.sampling import WINDOW
 from gateway.settings import Settings, UnknownRecipients
 from gateway.tail import Tail
@@ -253,27 +251,3 @@ async def _finish_erasures(database: Database) -> None:
                 pass
     except Unavailable:
         logger.warning("erased users could not be removed")
-
-
-class Routing:
-    """Shows routing a request as it has to see it.
-
-    In the path an encoded slash is still encoded: a `sub` may hold a slash, uvicorn decodes the whole path,
-    and routing could not tell that slash from one that parts two segments. (`dependencies.SubPath` decodes
-    the segment itself.) And HEAD is GET, whose body uvicorn leaves out (RFC 9110, section 9.3.2).
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, with the path that routing is to see."""
-        raw_path: bytes = scope.get("raw_path") or b""
-        if b"%2" in raw_path and _ENCODED_SLASH.search(raw_path):
-            scope["path"] = unquote(_ENCODED_SLASH.sub(b"%252F", raw_path).decode("latin-1"))
-        if scope.get("method") == "HEAD":
-            scope = {**scope, "method": "GET"}
-        await self._app(scope, receive, send)
-
-
-_ENCODED_SLASH = re.compile(rb"%2[fF]")

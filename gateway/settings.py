@@ -6,7 +6,6 @@ from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_network
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from limits import parse_many
 from pydantic import (
@@ -17,9 +16,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
+from gateway.addresses import read_database_url, read_public_url
+from gateway.durations import read_duration
 from gateway.origins import is_loopback, read_origin
 from gateway.redis_url import check_redis_url
 from gateway.trusted_issuer import TrustedIssuer
@@ -29,9 +28,6 @@ _METRICS_TOKEN = re.compile(r"[!-~]{16,}")
 
 LEAST_RETENTION = 60
 """The shortest retention, in seconds: no post may be over its time before it is committed."""
-
-_DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class UnknownRecipients(StrEnum):
@@ -320,20 +316,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
-        # Hosters write it so, and it is what libpq takes as well.
-        if value.startswith("postgres://"):
-            value = value.replace("postgres://", "postgresql://", 1)
-        if not value.startswith(("sqlite:///", "postgresql://")):
-            raise ValueError("it must begin with sqlite:/// or postgresql://")
-        try:
-            database = make_url(value).database
-        except (ArgumentError, ValueError):
-            raise ValueError("it is not a URL such as postgresql://user:password@host:5432/name") from None
-        if not database or database == ":memory:":
-            raise ValueError(
-                "it must name a database: a file that outlives the process, or one of the server"
-            )
-        return value
+        return read_database_url(value)
 
     @field_validator("jwt_secret")
     @classmethod
@@ -360,14 +343,7 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _check_public_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        url = urlsplit(value)
-        if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
-            raise ValueError("it must be a URL such as https://notify.example.com")
-        if url.query or url.fragment or any(mark in value for mark in "?#\\ "):
-            raise ValueError("it must have no query and no fragment")
-        return value.rstrip("/")
+        return None if value is None else read_public_url(value)
 
     @cached_property
     def backplane(self) -> BackplaneKind:
@@ -393,14 +369,6 @@ class Settings(BaseSettings):
     def takes_query_token(self) -> bool:
         """Whether `?token=` is a carrier on the socket."""
         return is_loopback(self.host) if self.ws_query_token is None else self.ws_query_token
-
-
-def read_duration(text: str) -> int:
-    """Return how many seconds `90d`, `12h`, `30m`, `45s` or `45` are. Raises ValueError for anything else."""
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise ValueError("it must be a number of seconds, a duration such as 90d or 12h, or none")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def load_settings(**overrides: Any) -> Settings:
