@@ -1,9 +1,13 @@
 """Addresses that the settings name: the URL of the database, and the URL of the gateway itself."""
 
+import re
 from urllib.parse import urlsplit
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+
+# No segment is `.` or `..`: clients take those away.
+_MOUNT = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*")
 
 
 def read_database_url(text: str) -> str:
@@ -24,9 +28,21 @@ def read_database_url(text: str) -> str:
 
 def read_public_url(text: str) -> str:
     """Return the URL of the gateway without a slash at its end. Raises ValueError, whose text is the rule."""
-    url = urlsplit(text)
+    text = text.rstrip("/")
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        raise ValueError("it must be a URL such as https://notify.example.com") from None
     if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
         raise ValueError("it must be a URL such as https://notify.example.com")
-    if url.query or url.fragment or any(mark in text for mark in "?#\\ "):
+    if any(mark in text for mark in "?#"):
         raise ValueError("it must have no query and no fragment")
-    return text.rstrip("/")
+    if not _MOUNT.fullmatch(url.path):
+        raise ValueError("its path must be segments of letters, digits, . _ ~ -, such as /notify")
+    return text
+
+
+def path_of(url: str) -> str:
+    """Return the path of a URL that `read_public_url` has returned: empty, or without a slash at its end."""
+    return urlsplit(url).path

@@ -82,27 +82,28 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         app.add_exception_handler(kind, render)
     # Routes are tried in order: those of the hot paths come first. They are put among the application's own,
     # for what is included as a router is looked for twice with every request.
-    for router in (
-        notifications.post_router,
-        socket.router,
-        notifications.batch_router,
-        notifications.router,
-        inbox.router,
-        stream.router,
-        auth.router,
-        well_known.router,
-        health.router,
-        users.router,
-        services.router,
-        *((demo.router, web.demo_router) if demo_mode else ()),
-        web.router,
-        errors.router,
-        *((reference.router,) if settings.api_docs else ()),
-        monitoring.router,
+    for routes in (
+        notifications.post_router.routes,
+        socket.router.routes,
+        notifications.batch_router.routes,
+        notifications.router.routes,
+        inbox.router.routes,
+        stream.router.routes,
+        auth.router.routes,
+        well_known.router.routes,
+        health.router.routes,
+        users.router.routes,
+        services.router.routes,
+        demo.router.routes if demo_mode else (),
+        web.page_routes(settings.mount, demo=demo_mode) if demo_mode or settings.mount else (),
+        web.router.routes,
+        errors.router.routes,
+        reference.router.routes if settings.api_docs else (),
+        monitoring.router.routes,
     ):
-        app.router.routes.extend(router.routes)
+        app.router.routes.extend(routes)
     if settings.api_docs:
-        app.add_route(document.PATH, document.Document(app).serve, include_in_schema=False)
+        app.add_route(document.PATH, document.Document(app, settings.mount).serve, include_in_schema=False)
     app.router.default = not_found
     app.add_middleware(Routing)
     if settings.allowed_origins:

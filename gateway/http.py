@@ -28,6 +28,7 @@ from websockets.http11 import Request
 from gateway.connections import CONNECTIONS, Full, Place
 from gateway.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
 from gateway.headers import bare_problem
+from gateway.mount import unmounted
 from gateway.pipelining import PipeliningProtocol
 from gateway.stream import GatewayStream
 from gateway.turnstile import TURNSTILE
@@ -58,6 +59,7 @@ class GatewayHttp(PipeliningProtocol):
 
     head_timeout = 10.0
     body_timeout = 30.0
+    mount = b""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -206,6 +208,8 @@ class GatewayHttp(PipeliningProtocol):
             check_lists(self.headers)
         if upgrades and not self._should_upgrade():
             return
+        if self.mount:
+            self.url = unmounted(self.url, self.mount)
         if b"expect" in fields:
             self.expect_100_continue = fields[b"expect"].lower() == b"100-continue"
         super().on_headers_complete()
@@ -311,6 +315,7 @@ async def begin_stream(scope: Scope, send: Send, headers: list[tuple[bytes, byte
     return http.become_stream(cycle)
 
 
-def http_protocol(*, head_timeout: float, body_timeout: float) -> type[GatewayHttp]:
-    """Return the protocol with these deadlines, in seconds."""
-    return type("GatewayHttp", (GatewayHttp,), {"head_timeout": head_timeout, "body_timeout": body_timeout})
+def http_protocol(*, head_timeout: float, body_timeout: float, mount: str = "") -> type[GatewayHttp]:
+    """Return the protocol with these deadlines, in seconds, and the mount point (`mount`)."""
+    options = {"head_timeout": head_timeout, "body_timeout": body_timeout, "mount": mount.encode()}
+    return type("GatewayHttp", (GatewayHttp,), options)

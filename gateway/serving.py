@@ -88,7 +88,9 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         host=settings.host.strip("[]"),
         port=settings.port,
-        http=http_protocol(head_timeout=settings.header_timeout, body_timeout=settings.body_timeout),
+        http=http_protocol(
+            head_timeout=settings.header_timeout, body_timeout=settings.body_timeout, mount=settings.mount
+        ),
         ws=GatewayWebSocket,
         ws_max_size=MAX_FRAME,
         ws_per_message_deflate=False,

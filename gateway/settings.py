@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gateway.addresses import read_database_url, read_public_url
+from gateway.addresses import path_of, read_database_url, read_public_url
 from gateway.durations import read_duration
 from gateway.origins import is_loopback, read_origin
 from gateway.redis_url import check_redis_url
@@ -329,7 +329,8 @@ class Settings(BaseSettings):
         None, description="Encrypt the private signing keys in the database with it (32 bytes or more)."
     )
     public_url: str | None = Field(
-        None, description="Where clients reach the gateway, such as https://notify.example.com."
+        None,
+        description="Where clients reach the gateway: https://notify.example.com, or a path of a site.",
     )
 
     @field_validator("key_encryption_key")
@@ -352,6 +353,11 @@ class Settings(BaseSettings):
         if url is None:
             return BackplaneKind.MEMORY if self.workers == 1 else BackplaneKind.POSTGRES
         return BackplaneKind(url) if url in set(BackplaneKind) else BackplaneKind.REDIS
+
+    @cached_property
+    def mount(self) -> str:
+        """The path of `public_url`, such as `/notify`; empty where the gateway has a host of its own."""
+        return path_of(self.public_url) if self.public_url else ""
 
     @cached_property
     def session_limit(self) -> int:

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,9 +48,9 @@ def found_nginx() -> str:
     return path
 
 
-def configuration(gateway: int, port: int, home: Path) -> str:
-    """Return the documented configuration with this machine's paths and ports, and without TLS."""
-    text = DOCUMENTED.read_text()
+def configuration(gateway: int, port: int, home: Path, documented: str) -> str:
+    """Return a documented configuration with this machine's paths and ports, and without TLS."""
+    text = documented
     text = re.sub(r"\nserver \{\n    listen 80;.*?\n\}\n", "\n", text, count=1, flags=re.DOTALL)
     text = re.sub(r"\n    (?:listen \[|ssl_)[^\n]*", "", text)
     replaced = {
@@ -58,9 +58,9 @@ def configuration(gateway: int, port: int, home: Path) -> str:
         "127.0.0.1:8000": f"127.0.0.1:{gateway}",
         "/var/log/nginx/": f"{home}/",
     }
-    for documented, ours in replaced.items():
-        assert text.count(documented) > 0, documented
-        text = text.replace(documented, ours)
+    for theirs, ours in replaced.items():
+        assert text.count(theirs) > 0, theirs
+        text = text.replace(theirs, ours)
     return _MAIN.format(home=home, documented=text)
 
 
@@ -75,12 +75,17 @@ def _start(program: str, home: Path) -> subprocess.Popen[bytes]:
 
 
 @asynccontextmanager
-async def nginx_before(gateway: int) -> AsyncIterator[int]:
-    """Run nginx before the gateway on this port, and yield its own. Nothing of it is left afterwards."""
-    program, port = found_nginx(), free_port()
+async def nginx_before(
+    gateway: int, port: int | None = None, change: Callable[[str], str] = str
+) -> AsyncIterator[int]:
+    """Run nginx before the gateway on this port, and yield its own. Nothing of it is left afterwards.
+
+    `change` is given the documented configuration, and returns the one to run with.
+    """
+    program, port = found_nginx(), port or free_port()
     with tempfile.TemporaryDirectory(prefix="nginx-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        (home / "nginx.conf").write_text(configuration(gateway, port, home))
+        (home / "nginx.conf").write_text(configuration(gateway, port, home, change(DOCUMENTED.read_text())))
         process = _start(program, home)
         try:
             await until(lambda: (home / "pid").exists() or process.poll() is not None, "nginx has started")

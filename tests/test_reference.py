@@ -64,7 +64,9 @@ async def test_the_page_and_its_policy_name_no_other_origin(server: LocalServer)
             "frame-ancestors": "'none'",
         }
     page = (await server.http.get("/docs")).text
-    assert set(re.findall(r'(?:src|href)="([^"]+)"', page)) == {*PATHS[1:], "/favicon.svg", "/openapi.json"}
+    assert set(re.findall(r'(?:src|href)="([^"]+)"', page)) == {
+        f".{path}" for path in (*PATHS[1:], "/favicon.svg", "/openapi.json")
+    }
 
 
 async def test_a_file_whose_path_names_its_version_is_kept_for_ever(server: LocalServer) -> None:
@@ -117,7 +119,7 @@ async def test_the_document_is_rendered_once_and_is_the_same_bytes_each_time(
 
 async def test_redoc_leads_to_the_reference(server: LocalServer) -> None:
     answer = await server.http.get("/redoc")
-    assert (answer.status_code, answer.headers["location"]) == (308, "/docs")
+    assert (answer.status_code, answer.headers["location"]) == (308, "docs")
 
 
 async def test_without_the_reference_there_is_no_document_either(start_server: StartServer) -> None:

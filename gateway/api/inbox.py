@@ -161,7 +161,8 @@ async def list_inbox(
         following = None if page.next is None else _cursor(page.next)
         headers = {"ETag": _etag(page.epoch, page.counts), "Cache-Control": _CACHING}
         if following is not None:
-            headers["Link"] = f'<{request.url.path}?{_following(request, query, following)}>; rel="next"'
+            path = f"{parts.settings.mount}{request.url.path}"
+            headers["Link"] = f'<{path}?{_following(request, query, following)}>; rel="next"'
         rest = (
             f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
             f'"unread":{page.counts.unread},"unseen":{page.counts.unseen}'

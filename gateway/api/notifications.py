@@ -145,7 +145,7 @@ async def post_notification(
     claim = _claim(service, idempotency_key, notification, response)
     accepted = await parts.writer.post(Submission((post,), response, claim))
     first = json.loads(accepted.response)["id"] if accepted.replayed else content.id
-    return _created(accepted, {"Location": f"/v1/notifications/{first}"})
+    return _created(accepted, {"Location": f"{parts.settings.mount}/v1/notifications/{first}"})
 
 
 @batch_router.post(

@@ -106,7 +106,7 @@ async def create(
     row = await parts.database.write(services.add_service, body.name, body.scopes, digest(secret), _now_ms())
     subject, scopes = audit.service(row.client_id), row.scopes.split()
     audit.record(Event.SERVICE_CREATED, actor=admin.actor, subject=subject, source=source, scopes=scopes)
-    response.headers.update(NO_STORE | {"Location": f"/v1/services/{row.client_id}"})
+    response.headers.update(NO_STORE | {"Location": f"{parts.settings.mount}/v1/services/{row.client_id}"})
     return ServiceWithSecret(**_answer(row).model_dump(), client_secret=secret)
 
 
@@ -155,7 +155,9 @@ async def create_key(
     await parts.database.write(services.add_key, client_id, key_id, digest(secret), now_ms)
     subject = audit.service(client_id)
     audit.record(Event.KEY_CREATED, actor=admin.actor, subject=subject, source=source, key=key_id)
-    response.headers.update(NO_STORE | {"Location": f"/v1/services/{client_id}/keys/{key_id}"})
+    response.headers.update(
+        NO_STORE | {"Location": f"{parts.settings.mount}/v1/services/{client_id}/keys/{key_id}"}
+    )
     return KeyWithSecret(id=key_id, created_at=timestamp(now_ms), key=key)
 
 

@@ -122,7 +122,7 @@ async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, resp
         source=source,
         password="none" if hashed is None else "set",
     )
-    response.headers["Location"] = f"/v1/users/{quote(body.sub, safe='')}"
+    response.headers["Location"] = f"{parts.settings.mount}/v1/users/{quote(body.sub, safe='')}"
     return _answer(row)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 from fastapi import APIRouter
+from starlette.routing import BaseRoute, Route
 
 from gateway import __version__
 from gateway.web.scripts import compact, joined
-from gateway.web.static import FOR_EVER, serve
+from gateway.web.static import FOR_EVER, mounted, serve
 
 # 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
 # (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
@@ -65,8 +66,11 @@ for _file in _SDK.iterdir():
             _headers = _SDK_HEADERS | {"Cache-Control": _caching}
             _add(f"{_path}/{_file.name}", _content, _SDK_TYPES[_suffix], _headers)
 
-demo_router = APIRouter()
-"""The page of a demo, which knows that it is one. It goes before `router`."""
 
-_demo_page = files(__name__).joinpath("index.html").read_bytes().replace(b"<html ", b"<html data-demo ", 1)
-demo_router.add_route("/", serve(_demo_page, "text/html", _HEADERS), methods=["GET"], include_in_schema=False)
+def page_routes(mount: str, *, demo: bool) -> list[BaseRoute]:
+    """Return the routes of a page that is mounted, or knows that it is a demo's. They go before `router`."""
+    page = mounted(files(__name__).joinpath("index.html").read_bytes(), mount)
+    if demo:
+        page = page.replace(b"<html ", b"<html data-demo ", 1)
+    paths = ["/", mount] if mount else ["/"]
+    return [Route(path, serve(page, "text/html", _HEADERS), methods=["GET"]) for path in paths]

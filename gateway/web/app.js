@@ -1,6 +1,6 @@
 // The page: who is signed in, and the components with a client for them. What they show, they know themselves.
 
-import { NotificationClient } from '/sdk/components.js';
+import { NotificationClient } from './sdk/components.js';
 import { beginDemo } from './demo.js';
 import { REASONS, SignedOut, accessToken, accessTokenAfter, forget, isSignedIn, signIn, signOut } from './session.js';
 

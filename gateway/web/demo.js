@@ -1,6 +1,6 @@
 // What the page of `gateway serve --demo` has besides: the signed-in user posts to themselves.
 
-import { call } from './session.js';
+import { HOME, call } from './session.js';
 
 const $ = (id) => document.getElementById(id);
 
@@ -11,7 +11,7 @@ const SAMPLES = [
   },
   {
     title: 'Your parcel is on its way', body: 'It arrives on Monday between 9 and 12.', category: 'orders',
-    url: '/#orders-7', data: { order: 7 },
+    url: `${HOME}#orders-7`, data: { order: 7 },
   },
   {
     title: 'Deploy to production failed', category: 'ci', priority: 'urgent', url: 'https://example.com/runs/4211',

@@ -14,8 +14,9 @@ PATH = "/openapi.json"
 class Document:
     """The endpoint."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, mount: str) -> None:
         self._app = app
+        self._mount = mount
         self._rendered: asyncio.Task[Callable[[Request], Awaitable[Response]]] | None = None
 
     async def serve(self, request: Request) -> Response:
@@ -29,5 +30,12 @@ class Document:
         return answer
 
     def _render(self) -> Callable[[Request], Awaitable[Response]]:
-        document = json.dumps(self._app.openapi(), ensure_ascii=False, separators=(",", ":"))
-        return serve(document.encode(), "application/json", {})
+        document = self._app.openapi()
+        if self._mount:
+            document = {**document, "servers": [{"url": self._mount}]}
+            # Unlike the paths, these addresses do not begin at the server (OpenAPI 3.1, section 4.8.30).
+            for scheme in document["components"]["securitySchemes"].values():
+                for flow in scheme.get("flows", {}).values():
+                    flow["tokenUrl"] = f"{self._mount}{flow['tokenUrl']}"
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        return serve(text.encode(), "application/json", {})

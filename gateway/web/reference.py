@@ -37,7 +37,8 @@ for _path, (_name, _media_type, _caching) in _FILES.items():
 
 
 async def _redirect(_request: Request) -> RedirectResponse:
-    return RedirectResponse("/docs", status_code=308)
+    # Relative, as the links of the page are: so they lead below any mount point.
+    return RedirectResponse("docs", status_code=308)
 
 
 router.add_route("/redoc", _redirect, methods=["GET"], include_in_schema=False)

@@ -1,6 +1,10 @@
 // Who is signed in, and calls to the gateway in their name. Nothing here touches the document.
 
-const STORED = 'notify.tokens';
+/** The path that the gateway is mounted at, with a slash at its end. */
+export const HOME = new URL('.', import.meta.url).pathname;
+
+// Several gateways may share an origin, each at a path of its own.
+const STORED = HOME === '/' ? 'notify.tokens' : `notify.tokens ${HOME}`;
 
 export const REASONS = {
   token_expired: 'Your session has expired. Please sign in again.',
@@ -90,7 +94,7 @@ export function forget() {
 }
 
 async function send(path, options) {
-  const response = await fetch(path, options).catch(() => {
+  const response = await fetch(HOME + path.slice(1), options).catch(() => {
     throw new Failed('The gateway cannot be reached. Check your connection and try again.');
   });
   const answer = await response.json().catch(() => ({})); // Some good answers have no body.

@@ -1,5 +1,6 @@
 """An endpoint for one file of the package."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 
@@ -10,6 +11,11 @@ from gateway.slices import SlicedResponse
 
 FOR_EVER = "public, max-age=31536000, immutable"
 """The `Cache-Control` of a file whose path names its version."""
+
+
+def mounted(page: bytes, mount: str) -> bytes:
+    """Return a page whose links begin at the mount point: its own address may lack the slash at the end."""
+    return re.sub(rb'((?:href|src)=")\./', rb"\g<1>" + f"{mount}/".encode(), page) if mount else page
 
 
 def serve(

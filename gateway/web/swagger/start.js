@@ -1,7 +1,7 @@
 // Shows the OpenAPI of the gateway. Nothing is kept: what is typed in at "Authorize" is gone with the page.
 
 SwaggerUIBundle({
-  url: '/openapi.json',
+  url: new URL('../openapi.json', document.currentScript.src).href,
   dom_id: '#reference',
   presets: [SwaggerUIBundle.presets.apis],
   layout: 'BaseLayout',
