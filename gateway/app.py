@@ -42,6 +42,7 @@ from gateway.metrics import Metrics, Now
 from gateway.open_files import connections_within, soft_limit
 from gateway.passwords import Passwords
 from gateway.readiness import Readiness
+from gateway.reasons import reason
 from gateway.reconciler import Reconciler
 from gateway.relay import Relay
 from gateway.retention import Retention
@@ -68,11 +69,12 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
 
     In `demo_mode` the page can post, too: only for a gateway on loopback.
     """
+    metrics = Metrics(max_sockets=settings.max_sockets)
     app = (traced if settings.otel else untraced)(
         title="Notification Gateway",
         version=__version__,
         description="Durable notifications for the users of your backend, pushed when they are committed.",
-        lifespan=lambda app: _lifespan(app, settings),
+        lifespan=lambda app: _lifespan(app, settings, metrics),
         redirect_slashes=False,
         openapi_url=None,  # web/document.py has it
         docs_url=None,  # web/reference.py has the page
@@ -108,20 +110,19 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
     app.add_middleware(Routing)
     if settings.allowed_origins:
         app.add_middleware(Cors, allow_origins=settings.allowed_origins)
-    app.add_middleware(BrowserHeaders)
+    app.add_middleware(BrowserHeaders, count=metrics.answered)
     if settings.otel:
         restore_query(app)
     return app
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[Mapping[str, Any]]:
+async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[Mapping[str, Any]]:
     """Make the parts, run what runs in the background, and flush the writer at the end.
 
     A background task that dies takes the process with it: a gateway that half works is worse than none.
     What is yielded, uvicorn's protocols have too.
     """
-    metrics = Metrics(max_sockets=settings.max_sockets)
     tail = Tail(settings.tail_bytes)
     backplane = open_backplane(settings)
     hub = Hub(
@@ -240,7 +241,7 @@ async def _every(seconds: float, look: Callable[[], Awaitable[None]]) -> None:
             failing = False
         except (Unavailable, OSError) as error:
             if not failing:
-                logger.warning("a background task failed; it goes on", error=type(error).__name__)
+                logger.warning("a background task failed; it goes on", reason=reason(error))
             failing = True
 
 

@@ -163,8 +163,10 @@ def operator() -> str:
 
 
 @contextmanager
-def written_to(path: str | None) -> Iterator[None]:
+def written_to(path: str | None, *, as_json: bool = False) -> Iterator[None]:
     """Write the events to a file that only its owner may read, or on the console, while the block runs.
+
+    On a console where the log is written `as_json`, each line has the fields that its other lines have.
 
     The file is opened anew when it was moved, so it can be rotated. Raises `SettingsError` for one that
     cannot be written, or kept from others (`PrivateFile`).
@@ -172,6 +174,8 @@ def written_to(path: str | None) -> Iterator[None]:
     target: logging.Handler
     with _naming_the_setting():
         target = PrivateFile(path, encoding="ascii") if path else logging.StreamHandler()
+    if as_json and not path:
+        target.setFormatter(_AsOthers())
     handler = _Background(target)
     logger.addHandler(handler)
     logger.propagate = False
@@ -207,6 +211,16 @@ def _bounded(value: Value) -> Value:
     if isinstance(value, list):
         return [cut(one, LONGEST) for one in value[:LISTED]]
     return cut(value, LONGEST) if isinstance(value, str) else value
+
+
+class _AsOthers(logging.Formatter):
+    """Begins a line with the fields of the log: its stream is then of one schema."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = json.loads(record.getMessage())
+        common = {"timestamp": line["time"], "level": "info", "logger": logger.name}
+        return json.dumps(common | line, separators=(",", ":"))
 
 
 class _Background(logging.Handler):

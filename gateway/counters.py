@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from limits.aio.storage import RedisStorage, Storage
 
 from gateway.buckets import LOOKED_AT, MAX_KEYS
-
-logger = structlog.get_logger()
+from gateway.outage import Outage
+from gateway.reasons import reason
+from gateway.redis_url import without_password
 
 RETRY_REDIS = 30.0
 """How long the counters stay in memory once Redis has failed, in seconds."""
@@ -98,16 +98,24 @@ class Shared(Memory):
         self._redis = RedisStorage(url, implementation="redispy", key_prefix="gateway", connection_pool=pool)
         self._clock = clock
         self._away_until = -math.inf
+        self._outage = Outage(
+            "the redis of the rate limits is away: they count in memory",
+            "the redis of the rate limits is back",
+            redis=without_password(url),
+        )
 
     async def _ask(self, name: str, *args: Any) -> Any:
         """Ask Redis, or this process where Redis fails or has failed lately."""
         if self._clock() >= self._away_until:
             try:
-                return await getattr(self._redis, name)(*args)
+                found = await getattr(self._redis, name)(*args)
             except Exception as error:  # noqa: BLE001 - a sign-in does not fail for its counter
                 self._away_until = self._clock() + RETRY_REDIS
-                kind = type(error).__name__
-                logger.warning("the redis of the rate limits is away: they count in memory", error=kind)
+                self._outage.begin(error)
+            else:
+                if self._outage.is_on:
+                    self._outage.end()
+                return found
         return await getattr(super(), name)(*args)
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
@@ -128,10 +136,16 @@ class Shared(Memory):
 
     async def check(self) -> bool:
         """Whether Redis answers."""
+        return await self.fault() is None
+
+    async def fault(self) -> str | None:
+        """Return why Redis does not answer, without a secret; None where it does."""
         try:
-            return bool(await self._redis.check())
-        except self._failures:
-            return False
+            # Not with the library's own check, which says no more than whether it does.
+            await self._redis.get("check")
+        except self._failures as error:
+            return reason(error)
+        return None
 
     async def close(self) -> None:
         """Close the connections."""

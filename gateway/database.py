@@ -26,6 +26,7 @@ from sqlalchemy.pool import QueuePool
 from gateway import sqlite_file
 from gateway.errors import Unavailable
 from gateway.models import users
+from gateway.outage import DatabaseOutage
 from gateway.postgres import READ_ONLY, Pools
 from gateway.priority_thread import PriorityThread
 from gateway.settings import Settings, SettingsError
@@ -162,16 +163,29 @@ _PASSING_STATES = ("08", READ_ONLY, "28", "3D", "40", "42501", "53", "55P03", "5
 _ROLLED_BACK_STATES = ("40001", "40P01", "55P03")
 
 
+def _passes(error: DBAPIError) -> bool:
+    """Whether trying again later may help."""
+    passing = isinstance(error, OperationalError | InterfaceError) or _state(error).startswith(
+        _PASSING_STATES
+    )
+    return passing or _has_lost(error)
+
+
+def _has_lost(error: DBAPIError) -> bool:
+    return error.connection_invalidated or _state(error).startswith(("08", "57P"))
+
+
+def _state(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
 def _raise_unavailable(error: DBAPIError, *, committing: bool = True) -> None:
     """Raise `Unavailable` for a driver's error where trying again later may help; else do nothing.
 
     What was not `committing` yet when its connection was lost has left nothing.
     """
-    state = getattr(error.orig, "sqlstate", None) or ""
-    lost = error.connection_invalidated or state.startswith(("08", "57P"))
-    passing = isinstance(error, OperationalError | InterfaceError) or state.startswith(_PASSING_STATES)
-    if lost or passing:
-        retryable = state in _ROLLED_BACK_STATES or (lost and not committing)
+    if _passes(error):
+        retryable = _state(error) in _ROLLED_BACK_STATES or (_has_lost(error) and not committing)
         raise Unavailable("The database cannot be used now.", retryable=retryable) from error
 
 
@@ -185,6 +199,7 @@ class SqliteDatabase:
         self._readers = engine("BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
         self._glances = engine(None, 1, 0, query_only=True)
         self._glancing: Connection | None = None
+        self._outage = DatabaseOutage(name_of(url))
         self._writing = PriorityThread("sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
 
@@ -230,8 +245,8 @@ class SqliteDatabase:
         """Say yes: one process serves from one file."""
         yield True
 
-    @staticmethod
     async def _run(
+        self,
         submit: Callable[[Callable[[], T]], Future[T]],
         engine: Engine,
         work: Callable[Concatenate[Connection, P], T],
@@ -243,12 +258,17 @@ class SqliteDatabase:
                 return work(connection, *args, **kwargs)
 
         try:
-            return await asyncio.wrap_future(submit(transaction))
+            result = await asyncio.wrap_future(submit(transaction))
         except DBAPIError as error:
+            if _passes(error):
+                self._outage.note(error, writes=engine is self._writer)
             _raise_unavailable(error)
             raise
         except sqlite3.OperationalError as error:
+            self._outage.note(error, writes=engine is self._writer)
             raise Unavailable("The database cannot be used now.") from error
+        self._outage.over(wrote=engine is self._writer)
+        return result
 
     def close(self) -> None:
         """Wait for what is running, then close every connection."""
@@ -270,6 +290,7 @@ class PostgresDatabase:
     def __init__(self, url: URL, size: int) -> None:
         self._size = size
         self._pools = Pools(url, size)
+        self._outage = DatabaseOutage(name_of(url))
         self._engine, self._spare = engines = (self._pools.main, self._pools.spare)
         self._snapshots = {engine: engine.execution_options(**_SNAPSHOT) for engine in engines}
 
@@ -295,8 +316,8 @@ class PostgresDatabase:
         pool = cast("QueuePool", self._engine.pool)
         return self._engine if pool.checkedout() < self._size else self._spare
 
-    @staticmethod
     async def _run(
+        self,
         engine: AsyncEngine,
         work: Callable[Concatenate[Connection, P], T],
         *args: P.args,
@@ -306,10 +327,16 @@ class PostgresDatabase:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await PostgresDatabase._run_once(engine, work, *args, **kwargs)
+                result = await self._run_once(engine, work, *args, **kwargs)
             except Unavailable as error:
                 if not error.retryable or time.monotonic() + pause > deadline:
+                    # That all connections are taken is no outage.
+                    if not isinstance(error.__cause__, PoolTimeoutError):
+                        self._outage.note(error.__cause__ or error)
                     raise
+            else:
+                self._outage.over(wrote=engine is self._engine or engine is self._spare)
+                return result
             # Two that met in a deadlock must not meet again: no two wait equally long.
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - nobody gains by guessing it
             pause *= 2

@@ -4,8 +4,10 @@ What is the same for every answer, uvicorn adds (`EVERYWHERE`); the rest is `Bro
 """
 
 import json
+from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
+from time import perf_counter
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +24,12 @@ MAX_VALIDATORS, MAX_VALIDATORS_LENGTH = 16, 1024
 """How many validators an `If-None-Match` may have, and how many characters, to be looked at."""
 
 Header = tuple[bytes, bytes]
+
+AS_GET = "gateway.as_get"
+"""Where the scope of a HEAD holds the one of the GET that it is served as."""
+
+Count = Callable[[str, str, int, float], None]
+"""Called for each answer: the template of the path, the method, the status, and the time in seconds."""
 
 API_POLICY = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
 """An answer of the API is no page: should a browser ever show one as such, it does nothing."""
@@ -81,36 +89,77 @@ class BrowserHeaders:
     Only an answer by https has `Strict-Transport-Security`: by http it would mean nothing (RFC 6797, 7.2).
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, count: Count) -> None:
         self._app = app
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it."""
+        begun_at = perf_counter()
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         request_id = (REQUEST_ID, bind_request_id(scope["headers"]))
         if scope["type"] == "websocket":
-            await self._app(scope, receive, partial(_answer_handshake, send, request_id))
+            await self._app(
+                scope, receive, partial(self._answer_handshake, scope, begun_at, send, request_id)
+            )
             return
-        https, reads = scope["scheme"] == "https", scope["method"] in {"GET", "HEAD"}
+        await self._serve(scope, receive, send, request_id, begun_at)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, request_id: Header, begun_at: float
+    ) -> None:
+        unanswered = True
 
         async def answer(message: Message) -> None:
+            nonlocal unanswered
             if message["type"] == "http.response.start":
-                headers: list[Header] = [*message["headers"], request_id]
-                names = {name for name, _ in headers}
-                if scope["method"] == "OPTIONS" and b"access-control-allow-origin" not in names:
-                    _log_preflight(scope)
-                if b"content-security-policy" not in names:
-                    headers.append(_POLICY)
-                if reads and b"cache-control" not in names:
-                    headers.append(_REVALIDATE if b"etag" in names else _NO_STORE)
-                if https:
-                    headers.append(_HTTPS_ONLY)
-                message["headers"] = headers
+                unanswered = False
+                seconds = perf_counter() - begun_at
+                self._count(_route(scope), scope["method"], message["status"], seconds)
+                message["headers"] = _completed(scope, message["headers"], request_id)
             await send(message)
 
-        await self._app(scope, receive, answer)
+        try:
+            await self._app(scope, receive, answer)
+        except Exception:
+            # It is answered outside of this, by what answers for a fault of the program.
+            if unanswered:
+                seconds = perf_counter() - begun_at
+                self._count(_route(scope), scope["method"], HTTPStatus.INTERNAL_SERVER_ERROR, seconds)
+            raise
+
+    async def _answer_handshake(
+        self, scope: Scope, begun_at: float, send: Send, request_id: Header, message: Message
+    ) -> None:
+        if message["type"] in {"websocket.accept", "websocket.http.response.start"}:
+            status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
+            self._count(_route(scope), "GET", status, perf_counter() - begun_at)
+            message["headers"] = [*message.get("headers", ()), request_id]
+        await send(message)
+
+
+def _completed(scope: Scope, given: Iterable[Header], request_id: Header) -> list[Header]:
+    """Return the headers of an answer with those that it lacks."""
+    headers: list[Header] = [*given, request_id]
+    names = {name for name, _ in headers}
+    method = scope["method"]
+    if method == "OPTIONS" and b"access-control-allow-origin" not in names:
+        _log_preflight(scope)
+    if b"content-security-policy" not in names:
+        headers.append(_POLICY)
+    if method in {"GET", "HEAD"} and b"cache-control" not in names:
+        headers.append(_REVALIDATE if b"etag" in names else _NO_STORE)
+    if scope["scheme"] == "https":
+        headers.append(_HTTPS_ONLY)
+    return headers
+
+
+def _route(scope: Scope) -> str:
+    """Return the template of the path, which has nothing that a client sent; empty where there is none."""
+    route = scope.get(AS_GET, scope).get("route")
+    return "" if route is None else str(route.path)
 
 
 def _log_preflight(scope: Scope) -> None:
@@ -119,12 +168,6 @@ def _log_preflight(scope: Scope) -> None:
     if b"origin" in asked and b"access-control-request-method" in asked:
         host = asked.get(b"host", b"").decode("latin-1")
         log_refused(read_origin(asked[b"origin"].decode("latin-1")), own_origin(scope["scheme"], host))
-
-
-async def _answer_handshake(send: Send, request_id: Header, message: Message) -> None:
-    if message["type"] in {"websocket.accept", "websocket.http.response.start"}:
-        message["headers"] = [*message.get("headers", ()), request_id]
-    await send(message)
 
 
 class Cors(CORSMiddleware):

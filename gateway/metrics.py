@@ -28,6 +28,9 @@ LOOK = 0.5
 CLIENT_CODES = (1000, 1001, 1005, 1006)
 """The codes that are counted where a client has closed; a client may send any, and others are `other`."""
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"})
+"""The methods that are counted by their names. HTTP's parser knows some 40, so what is kept is bounded."""
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _ITEMS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
@@ -77,6 +80,21 @@ class Metrics:
             by: {code: closes.labels(by, str(code)) for code in (*codes, "other")}
             for by, codes in (("gateway", tuple(map(int, Close))), ("client", CLIENT_CODES))
         }
+        self._requests = self._counter(
+            "requests",
+            "Requests and handshakes that the application has answered.",
+            "route",
+            "method",
+            "status",
+        )
+        self._request_seconds = self._histogram(
+            "request_seconds",
+            "From the head of a request to the head of its answer.",
+            _SECONDS,
+            "route",
+            "method",
+        )
+        self._answers: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._logins = self._counter("logins", "Answers of the token endpoint.", "grant", "outcome")
         self._refusals = self._counter("refusals", "Requests and sockets refused.", "status", "code")
         self._last = Now(ready=False, sockets=0, hints_sent=0, hints_received=0, hints_missed=0)
@@ -87,8 +105,8 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gateway_{name}", text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"gateway_{name}", text, registry=self.registry, buckets=buckets)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"gateway_{name}", text, labels, registry=self.registry, buckets=buckets)
 
     # --- what happens ---------------------------------------------------------------------------------------
 
@@ -116,6 +134,18 @@ class Metrics:
         """Count the end of a socket; a code that means nothing here is `other`."""
         children = self._closes["client" if by_client else "gateway"]
         children.get(code, children["other"]).inc()
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answer. `route` is the template of a path, such as `/v1/users/{sub}`, or empty."""
+        try:
+            count, observe = self._answers[route, method, status]
+        except KeyError:
+            known = method if method in METHODS else "other"
+            count = self._requests.labels(route or "none", known, str(status)).inc
+            observe = self._request_seconds.labels(route or "none", known).observe
+            self._answers[route, method, status] = count, observe
+        count()
+        observe(seconds)
 
     def login(self, grant: str, outcome: str) -> None:
         """Count an answer of the token endpoint. Both are words of this code, never of the request."""

@@ -6,6 +6,7 @@ and names of exceptions.
 """
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -17,15 +18,38 @@ ENVIRONMENT = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_f
 def reason(error: BaseException) -> str:
     """Return why something failed, in one line without a secret."""
     for one in _chain(error):
-        if isinstance(one, ssl.SSLCertVerificationError):
-            return f"its certificate is refused: {one.verify_message}"
-        if isinstance(one, socket.gaierror):
-            return "the name of the host is not known"
-        if isinstance(one, OSError) and one.errno is not None and not isinstance(one, ssl.SSLError):
-            return os.strerror(one.errno)
+        if found := _words(one):
+            return found
     if any(isinstance(one, TimeoutError) or "Timeout" in type(one).__name__ for one in _chain(error)):
         return "there was no answer in time"
     return type(error).__name__
+
+
+def _words(error: BaseException) -> str | None:
+    """Return what an exception says by itself, whatever it was raised from."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}"
+    if isinstance(error, socket.gaierror):
+        return "the name of the host is not known"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and (number := _number(error)):
+        return os.strerror(number)
+    sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate and type(error).__name__ != "Error":  # that of SQLAlchemy's wrapper
+        # The name of a class of asyncpg is that of the condition in PostgreSQL's manual, appendix A.
+        condition = _CAMEL.sub(" ", type(error).__name__.removesuffix("Error").replace("SQL", "Sql")).lower()
+        return f"{condition} (SQLSTATE {sqlstate})"
+    return getattr(error, "sqlite_errorname", None)
+
+
+def _number(error: OSError) -> int | None:
+    """Return the number of a system's error: of several addresses that were tried, that of the first."""
+    if error.errno is None and (found := _NUMBER.search(str(error))):
+        return int(found[1])
+    return error.errno
+
+
+_NUMBER = re.compile(r"\[Errno ([0-9]{1,4})\]")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def environment_fault() -> str:

@@ -39,6 +39,13 @@ def check_redis_url(text: str) -> None:
         _check_parameter(name, value, is_tls=url.scheme == "rediss")
 
 
+def without_password(url: str) -> str:
+    """Return a URL that `check_redis_url` has passed as scheme, host, port and database."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{parts.port or 6379}{parts.path}"
+
+
 _ENCODE = "in a password write / as %2F, @ as %40, : as %3A, # as %23 and ? as %3F"
 
 

@@ -5,6 +5,8 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.headers import AS_GET
+
 _ENCODED_SLASH = re.compile(rb"%2[fF]")
 
 
@@ -25,5 +27,5 @@ class Routing:
         if b"%2" in raw_path and _ENCODED_SLASH.search(raw_path):
             scope["path"] = unquote(_ENCODED_SLASH.sub(b"%252F", raw_path).decode("latin-1"))
         if scope.get("method") == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope[AS_GET] = scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import cast
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
@@ -20,6 +21,8 @@ from uvicorn.server import HANDLED_SIGNALS
 from gateway.api.dependencies import Gateway
 from gateway.settings import Settings
 from gateway.stop_signals import StopSignals, is_ignored
+
+logger = structlog.get_logger()
 
 ANSWERED = 0.8
 """The part of the grace period after which nobody is waited for: what is left is for the writer."""
@@ -48,6 +51,7 @@ class Server(uvicorn.Server):
         self._retired = False
         self._answered_by = 0.0
         self._draining: asyncio.Task[None] | None = None
+        self._told_by = signal.SIGTERM
 
     @property
     def ended_well(self) -> bool:
@@ -73,6 +77,7 @@ class Server(uvicorn.Server):
             os._exit(1)
         if self.should_exit:
             return
+        self._told_by = signal.Signals(sig)
         if self.started:
             self._parts.drain.begin()
         grace_period = self._settings.grace_period
@@ -100,6 +105,7 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         if self.lifespan.error_occurred:
             return  # There is nobody left who could serve.
+        logger.info("ending", signal=self._told_by.name, sockets=len(self._parts.hub))
         # With its answer each connection ends, so that its client goes on elsewhere. No handshake that is
         # still to be accepted gets this header.
         close = (b"connection", b"close")

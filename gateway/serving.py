@@ -68,12 +68,16 @@ def serve(
 ) -> bool:
     """Serve until a signal ends it, and return whether it has begun and ended well."""
     open_files.raise_limit()
-    server = Server(server_config(create_app(settings, demo_mode=demo), settings), settings, started)
+
+    def begun() -> None:
+        logger.info("serving", host=settings.host, port=listener.getsockname()[1], version=__version__)
+        started()
+
+    server = Server(server_config(create_app(settings, demo_mode=demo), settings), settings, begun)
     # What is loaded now stays, and short-lived objects come by the thousand: collect seldom, and less.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
-    logger.info("serving", host=settings.host, port=listener.getsockname()[1], version=__version__)
     try:
         server.run(sockets=[listener])
     except SystemExit:

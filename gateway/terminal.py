@@ -31,6 +31,11 @@ def shown(text: str, longest: int = LONGEST) -> str:
     return cut(escape(cut(text, longest)), longest)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, a noun whose plural ends in s: `1 user`, `1,200 users`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def json_line(value: Any) -> str:
     """Return the value as JSON on one line, which a terminal shows as it is."""
     return escape(json.dumps(value, ensure_ascii=False))

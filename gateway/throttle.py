@@ -110,9 +110,9 @@ class Throttle:
         """Take back what the body of a post was counted as, as far as its recipients count as much."""
         self.items.charge(service, -min(items_of(size), recipients - 1))
 
-    async def reached(self) -> bool | None:
-        """Whether the Redis that is set answers; None where none is set."""
-        return None if self._shared is None else await self._shared.check()
+    async def fault(self) -> str | None:
+        """Return why the Redis that is set does not answer; None where it does, or none is set."""
+        return None if self._shared is None else await self._shared.fault()
 
     async def __aenter__(self) -> Self:
         return self

@@ -106,14 +106,10 @@ class Supervisor:
         It is 0, 1 where a second signal had to come, and that of a worker which does not even start.
         """
         loop = asyncio.get_running_loop()
-        handlers = {
-            signal.SIGTERM: self._stop,
-            signal.SIGINT: self._stop,
-            signal.SIGHUP: self._hang_up.set,
-        }
+        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._replace}
         for sig, handler in handlers.items():
             if not is_ignored(sig):
-                loop.add_signal_handler(sig, handler)
+                loop.add_signal_handler(sig, handler, sig)
         serving = asyncio.create_task(self._serve(), name="workers")
         stopping = asyncio.create_task(self._stopping.wait(), name="stop")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,7 +121,13 @@ class Supervisor:
         await self._end(self._living, signal.SIGTERM)
         return int(self._forced) or code
 
-    def _stop(self) -> None:
+    def _replace(self, sig: signal.Signals) -> None:
+        logger.info("each worker is replaced, one at a time", signal=sig.name)
+        self._hang_up.set()
+
+    def _stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        if not self._stopping.is_set():
+            logger.info("the workers are told to end", signal=sig.name)
         if self._stops.insists():
             self._forced = True
             for worker in self._living:

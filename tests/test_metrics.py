@@ -216,6 +216,45 @@ async def test_refusals_are_counted_by_code_and_not_by_what_was_asked(gateway: L
     assert "marked-by-a-client" not in answer.text
 
 
+async def test_requests_are_counted_by_route_method_and_status_and_not_by_what_was_asked(
+    gateway: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.expected.append("a request failed")
+    ada = await gateway.user("marked-by-a-client")
+    for path in ("/v1/users/marked-by-a-client", "/v1/users/marked%2Fby-a-client"):
+        await gateway.service.get(path)
+    await gateway.http.head("/healthz")
+    await gateway.http.get("/marked-by-a-client")
+    await gateway.http.request("PROPFIND", "/v1/inbox")
+    async with ada.socket() as socket:
+        await socket.until("live")
+    async with open_socket(gateway.base) as socket:
+        await socket.closed()
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("of the test")
+
+    monkeypatch.setattr(gateway.parts.database, "read", fail)
+    assert (await gateway.service.get("/v1/services")).status_code == 500
+    monkeypatch.undo()
+    answer = await gateway.http.get("/metrics")
+    found = {k: v for k, v in samples(answer.text).items() if k.startswith("gateway_requests_total")}
+    assert found == {
+        "gateway_requests_total{method=POST,route=/v1/users/{sub}/tokens,status=200}": 1,
+        "gateway_requests_total{method=GET,route=/v1/users/{sub},status=200}": 1,
+        "gateway_requests_total{method=GET,route=/v1/users/{sub},status=404}": 1,
+        "gateway_requests_total{method=HEAD,route=/healthz,status=200}": 1,
+        "gateway_requests_total{method=GET,route=none,status=404}": 1,
+        "gateway_requests_total{method=other,route=/v1/inbox,status=405}": 1,
+        "gateway_requests_total{method=GET,route=/v1/ws,status=101}": 2,
+        "gateway_requests_total{method=GET,route=/v1/services,status=500}": 1,
+    }
+    assert "marked-by-a-client" not in answer.text
+    seconds = samples(answer.text)
+    assert seconds["gateway_request_seconds_count{method=GET,route=/v1/users/{sub}}"] == 2
+    assert seconds["gateway_request_seconds_sum{method=GET,route=/v1/users/{sub}}"] > 0
+
+
 async def test_an_event_loop_that_is_held_up_is_noticed(gateway: LocalServer) -> None:
     async def looked() -> bool:
         return (await scrape(gateway)).get("gateway_event_loop_lag_seconds_count", 0) >= 1
@@ -418,6 +457,7 @@ def test_the_page_lists_every_metric_with_its_type_labels_and_text() -> None:
     metrics = Metrics(max_sockets=1)
     metrics.login("password", "success")
     metrics.refused(401, "invalid_token")
+    metrics.answered("/v1/inbox", "GET", 200, 0.001)
     rows = set()
     for family in metrics.registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -176,6 +176,8 @@ async def test_sighup_replaces_the_workers_and_no_connection_is_refused(
                 await asyncio.sleep(0.01)
             assert await first.closed() == (1012, "restart")
         assert answers > 10
+        await until(lambda: "every worker is a new one" in gateway.log.read_text(), "it is said", within=30)
+        assert "each worker is replaced, one at a time" in gateway.log.read_text()
         await until(lambda: len(children(gateway)) == 2, "two workers run", within=30)
         async with ada.socket(since="latest") as second:
             await second.next("live")

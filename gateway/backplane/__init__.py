@@ -26,8 +26,8 @@ def open_backplane(settings: Settings) -> Backplane:
     return MemoryBackplane()
 
 
-async def reach(backplane: Backplane) -> bool:
-    """Whether a message to oneself comes back through it."""
+async def reach(backplane: Backplane) -> str | None:
+    """Return why no message to oneself comes back through it, without a secret; None where it does."""
     heard = asyncio.Event()
     receiver = Receiver(lambda _: None, lambda _: None, lambda _: heard.set())
     running = asyncio.create_task(backplane.run(receiver))
@@ -35,9 +35,9 @@ async def reach(backplane: Backplane) -> bool:
         async with asyncio.timeout(REACH):
             await heard.wait()
     except TimeoutError:
-        return False
+        return backplane.problem or "there was no answer in time"
     else:
-        return True
+        return None
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -24,11 +24,14 @@ class Receiver(NamedTuple):
 class Backplane(Protocol):
     """Between the processes of one gateway. It belongs to the event loop, and nothing but `run` waits.
 
-    `sent` and `received` count the hints: users, not messages.
+    `sent` and `received` count the hints: users, not messages. `address` is the server's, without a password,
+    and `problem` why there is no connection to it, where an attempt has failed.
     """
 
     sent: int
     received: int
+    address: str
+    problem: str | None
 
     @property
     def listening(self) -> bool:

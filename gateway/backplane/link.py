@@ -26,7 +26,7 @@ DRAIN = 1.0
 
 
 class Link(ABC):
-    """A backplane on a server. `failures` are what its driver raises when the server is away.
+    """A backplane on a server at `address`. `failures` are what its driver raises when the server is away.
 
     A connection that is half open, or that has lost its subscription, looks well for ever: so the process
     sends a message to itself through the server, and expects to hear it. That takes two intervals at most.
@@ -34,7 +34,8 @@ class Link(ABC):
 
     failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
 
-    def __init__(self, *, check_interval: float = CHECK_INTERVAL) -> None:
+    def __init__(self, address: str, *, check_interval: float = CHECK_INTERVAL) -> None:
+        self.address = address
         self._interval = check_interval
         self._origin = secrets.token_hex(8)
         self._mine = opening(self._origin)
@@ -90,17 +91,19 @@ class Link(ABC):
 
     def _lost(self, error: BaseException, *, was_listening: bool) -> None:
         """Note why there is no connection: once for each time that it is lost."""
-        problem = f"{type(error).__name__}: {reason(error)}"
+        problem = reason(error)
         if not isinstance(error, self.failures):
             logger.error("the backplane has failed", exc_info=error)
         elif was_listening or self.problem is None:
-            logger.warning("the backplane is away: others are told late", error=problem)
+            logger.warning(
+                "the backplane is away: others are told late", reason=problem, backplane=self.address
+            )
         self.problem = problem
         self._pause = min(max(self._pause * 2, 0.1), MAX_PAUSE)
 
     def _resumed(self) -> None:
         if self.problem is not None:
-            logger.info("the backplane is back")
+            logger.info("the backplane is back", backplane=self.address)
         self._listening, self._warned, self.problem = True, False, None
         self._receiver.on_resumed(None)
 

@@ -13,6 +13,8 @@ class MemoryBackplane:
         self._peers = {} if peers is None else peers
         self.sent = 0
         self.received = 0
+        self.address = "this process"
+        self.problem: str | None = None
 
     @property
     def listening(self) -> bool:

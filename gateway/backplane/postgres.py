@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+from sqlalchemy.engine import make_url
 
 from gateway.backplane.hints import PROBE, Hints, encode
 from gateway.backplane.link import CHECK_INTERVAL, Link
@@ -28,7 +29,9 @@ class PostgresBackplane(Link):
     failures = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
     def __init__(self, database_url: str, *, check_interval: float = CHECK_INTERVAL) -> None:
-        super().__init__(check_interval=check_interval)
+        super().__init__(
+            make_url(database_url).render_as_string(hide_password=True), check_interval=check_interval
+        )
         self._url = database_url
         self._connection: asyncpg.Connection
         self._closed = asyncio.Event()

@@ -19,6 +19,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from gateway.backplane.hints import PROBE, Hints, encode
 from gateway.backplane.link import CHECK_INTERVAL, Link
+from gateway.redis_url import without_password
 
 SHARDS = 4
 """How many channels the users are spread over.
@@ -40,7 +41,7 @@ class RedisBackplane(Link):
     failures = (RedisError, RedisClusterException, OSError, TimeoutError)
 
     def __init__(self, url: str, *, check_interval: float = CHECK_INTERVAL) -> None:
-        super().__init__(check_interval=check_interval)
+        super().__init__(without_password(url), check_interval=check_interval)
         self._url = url
         self._options: dict[str, Any] = dict(parse_url(url)) | {
             "socket_timeout": TIMEOUT,

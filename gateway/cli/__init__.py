@@ -16,7 +16,7 @@ from gateway import __version__, env_file, pipes, spelling
 from gateway.cli import keys, messages, services, users
 from gateway.cli.options import note
 from gateway.errors import GatewayError, NotFound
-from gateway.terminal import shown
+from gateway.terminal import counted, shown
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -174,6 +174,7 @@ def serve(
     """
     import asyncio
 
+    import structlog
     from sqlalchemy.engine import make_url
 
     from gateway import audit, logs, serving, sqlite_file
@@ -182,17 +183,19 @@ def serve(
     from gateway.workers import supervise, work
 
     settings = load_settings(host=host, port=port, workers=workers)
-    if inherit is None:
-        _warn_of_misspelt()
     if demo and not is_loopback(settings.host):
         raise SettingsError("--demo: only on a loopback address such as 127.0.0.1, for anybody may sign in")
     as_json = settings.log_format is LogFormat.JSON
     logs.configure(settings.log_level, access_log=settings.access_log, as_json=as_json)
+    if inherit is None:
+        say = structlog.get_logger().warning if as_json else note
+        for line in spelling.misspelt():
+            say(line)
     # The port is taken first: a demo that cannot be served must not change the one that is.
     with (
         serving.listen(settings, inherit) as listener,
         sqlite_file.served(make_url(settings.database_url)),
-        audit.written_to(settings.audit_log),
+        audit.written_to(settings.audit_log, as_json=as_json),
     ):
         if inherit is not None:
             raise typer.Exit(int(not work(settings, listener, demo=demo)))
@@ -202,11 +205,6 @@ def serve(
         if settings.workers > 1:
             raise typer.Exit(supervise(settings, listener))
         raise typer.Exit(int(not serving.serve(settings, listener, demo=demo)))
-
-
-def _warn_of_misspelt() -> None:
-    for line in spelling.misspelt():
-        note(line)
 
 
 @app.command()
@@ -263,7 +261,7 @@ def backup_epoch() -> None:
         return users, sessions
 
     users, sessions = with_database(renew)
-    print(f"Renewed the epochs of {users} users, and ended {sessions} sessions.")
+    print(f"Renewed the epochs of {counted(users, 'user')}, and ended {counted(sessions, 'session')}.")
     print("What was deleted or disabled since the backup is as it was: look at the keys, services and users.")
 
 
@@ -274,11 +272,13 @@ def check() -> None:
 
     from gateway import audit, issuers, logs, open_files, serving
     from gateway.backplane import open_backplane, reach
+    from gateway.redis_url import without_password
     from gateway.settings import load_settings
     from gateway.throttle import Throttle
 
     settings = load_settings()
-    _warn_of_misspelt()
+    for line in spelling.misspelt():
+        note(line)
     serving.check_host(settings)
     audit_log = None if settings.audit_log is None else audit.check(settings.audit_log)
 
@@ -289,19 +289,26 @@ def check() -> None:
             print(f"audit log: {settings.audit_log}: {audit_log}")
         print(open_files.report(open_files.hard_limit(), settings))
         logs.configure("error", access_log=False)
-        heard = await reach(open_backplane(settings))
-        print(f"backplane: {settings.backplane}: {'reached' if heard else 'not reached'}")
+        backplane = open_backplane(settings)
+        silence = await reach(backplane)
+        print(f"backplane: {settings.backplane}: {_outcome(backplane.address, silence)}")
         for line in issuers.overlaps(settings.trusted_issuers):
             print(line)
         reached = [await _reached(one) for one in settings.trusted_issuers]
         async with Throttle(settings) as throttle:
-            shared = await throttle.reached()
-        if shared is not None:
-            print(f"rate limits: redis: {'reached' if shared else 'not reached; sign-ins count in memory'}")
-        return heard and all(reached) and shared is not False
+            fault = await throttle.fault()
+        if settings.rate_limit_url is not None:
+            address = without_password(settings.rate_limit_url.get_secret_value())
+            how = "; sign-ins count in memory" if fault else ""
+            print(f"rate limits: redis: {_outcome(address, fault)}{how}")
+        return silence is None and all(reached) and fault is None
 
     if not asyncio.run(main()):
         raise typer.Exit(1)
+
+
+def _outcome(address: str, fault: str | None) -> str:
+    return "reached" if fault is None else f"not reached at {shown(address, LONGEST_MESSAGE)}: {fault}"
 
 
 async def _database_lines(settings: "Settings") -> list[str]:
