@@ -136,7 +136,9 @@ def add_user(connection: Connection, sub: str, password_hash: str | None, now_ms
     )
     row = connection.execute(statement.returning(users)).one_or_none()
     if row is None:
-        raise Conflict("There is a user with this sub already. A new password: gateway user password SUB")
+        raise Conflict(
+            "There is a user with this sub already. Change it: PATCH /v1/users/{sub}, gateway user password."
+        )
     return row
 
 

@@ -44,7 +44,9 @@ def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         raise ClientError(f"{server}: this is not a gateway") from None
     except Exception as error:  # noqa: BLE001 - its text may hold the key
-        raise ClientError(f"{server}: {reason(error)}") from None
+        raise ClientError(
+            f"{server}: {reason(error)}. GATEWAY_URL or --server says where the gateway is"
+        ) from None
     if not isinstance(answer, dict):
         raise ClientError(f"{server}: this is not a gateway")
     if not response.is_success:

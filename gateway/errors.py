@@ -192,6 +192,7 @@ class UserDisabled(GatewayError):
     status = 409
     code = "user_disabled"
     title = "The user is disabled"
+    advice = "enable the user first, by PATCH /v1/users/{sub} or gateway user enable"
 
 
 class ResetRequired(GatewayError):

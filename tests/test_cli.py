@@ -238,8 +238,9 @@ def test_what_is_not_there_is_named(here: Here, database_url: str, command: str,
     code, said = here(command, database_url=database_url)
     assert (code, said.count("\n")) == (1, 1)
     assert said.startswith(
-        f"gateway: There is no such {missing} (database: {database_url.partition(':')[0]}:"
+        f"gateway: There is no such {missing}. To see them: gateway {missing.split(':', maxsplit=1)[0]} list"
     )
+    assert f" (database: {database_url.partition(':')[0]}:" in said
 
 
 @pytest.mark.parametrize(

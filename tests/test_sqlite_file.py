@@ -145,7 +145,10 @@ def test_every_command_names_its_database(tmp_path: Path) -> None:
     assert json.loads(made.stdout)["name"] == "shop"
     assert made.stderr.splitlines()[-1] == f"gateway: database: {named}"
     done = run(tmp_path, "user", "disable", "nobody")
-    assert done.stderr == f"gateway: There is no such user: 'nobody' (database: {named})\n"
+    assert (
+        done.stderr
+        == f"gateway: There is no such user: 'nobody'. To see them: gateway user list (database: {named})\n"
+    )
     assert f"database: {named}: reached" in run(tmp_path, "check").stdout
 
 

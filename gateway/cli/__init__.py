@@ -17,6 +17,7 @@ from gateway.cli import keys, messages, services, users
 from gateway.cli.options import note
 from gateway.errors import GatewayError, NotFound
 from gateway.terminal import counted, shown
+from gateway.wording import rule
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -44,7 +45,7 @@ def run(arguments: list[str] | None = None) -> int:
         spelling.forget_injected()
         _leave_foreign_home()
         given = sys.argv[1:] if arguments is None else arguments
-        code = int(app(_titles_last(given), standalone_mode=False) or 0)
+        code = int(app(_titles_last(given), prog_name="gateway", standalone_mode=False) or 0)
         sys.stdout.flush()
     except (BrokenPipeError, pipes.ReaderGoneError):
         pipes.close_stdout()
@@ -99,7 +100,9 @@ def _explain(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return _missing(error.name or "")
     if isinstance(error, NotFound) and error.name is not None:
-        return f"{error.detail.removesuffix('.')}: {error.name!r}"
+        kind = error.detail.removesuffix(".").rpartition(" ")[2]
+        listing = f"gateway {kind} list{' SERVICE' if kind == 'key' else ''}"
+        return f"{error.detail.removesuffix('.')}: {error.name!r}. To see them: {listing}"
     cause = error.__cause__
     return f"{error} ({getattr(cause, 'orig', cause)})" if cause else str(error)
 
@@ -132,6 +135,10 @@ def _fail(message: str, code: int) -> int:
 
 def _fail_usage(error: typer.TyperException) -> int:
     """Say in one line what is wrong with the arguments; a bare `gateway` gets the help instead."""
+    cause = cast("Any", error.__cause__)
+    if hasattr(cause, "errors"):
+        # The library of commands shows the words of the one that converts its values.
+        cast("Any", error).message = rule(cause.errors()[0])
     text = cast("Any", error).format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
