@@ -58,6 +58,28 @@ def compose() -> dict[str, Any]:
     return dict(yaml.safe_load(text_of("compose.yml")))
 
 
+def test_compose_gives_the_gateway_every_setting_of_its_env_file() -> None:
+    assert compose()["services"]["gateway"]["env_file"] == [{"path": ".env", "required": False}]
+    fixed = {
+        name for name, value in compose()["services"]["gateway"]["environment"].items() if "${" not in value
+    }
+    # What stands in the compose file goes before the file: only what fits the rest of it may.
+    assert fixed == {
+        f"GATEWAY_{name}" for name in ("HOST", "PORT", "BACKPLANE_URL", "RATE_LIMIT_URL", "GRACE_PERIOD")
+    }
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (made,) = re.findall(r"cd docs/operations\n.*?<<SETTINGS\n(.*?)\nSETTINGS", page, re.DOTALL)
+    names = {line.partition("=")[0] for line in made.splitlines()}
+    assert names == {"POSTGRES_PASSWORD", "GATEWAY_KEY_ENCRYPTION_KEY", "GATEWAY_METRICS_TOKEN"}
+
+
+def test_the_gateway_of_systemd_gets_a_python_that_its_user_can_read() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (block,) = re.findall(r"```sh\n(UV_PROJECT_ENVIRONMENT=/opt/gateway .*?)```", page, re.DOTALL)
+    assert "--python /usr/bin/python3 " in block
+    assert re.search(r"setpriv --reuid=(?!0\b)\d+ .* /opt/gateway/bin/gateway --version", block)
+
+
 def compose_environment() -> dict[str, str]:
     """Return the variables of the gateway, with something for what the operator's own `.env` says."""
     environment: dict[str, str] = compose()["services"]["gateway"]["environment"]
