@@ -22,13 +22,15 @@ first = notify("ada", "Hello", key="python-1", data={"order": 7})
 assert notify("ada", "Hello", key="python-1", data={"order": 7}) == first
 assert len(set(notify_all([{"to": "ada", "title": "1"}, {"to": ["bob"], "title": "2"}], key="python-2"))) == 2
 assert counts(first) == {"recipients": 1, "delivered": 0, "seen": 0, "read": 0}
-bearer = {"Authorization": f"Bearer {token_for('ada')}"}
+bearer = {"Authorization": f"Bearer {token_for('ada')['access_token']}"}
 titles = [item["title"] for item in gateway.get("/v1/inbox", headers=bearer).json()["items"]]
 assert titles == ["1", "Hello"], titles
 try:
     notify("ada", "Another", key="python-1")
 except httpx.HTTPStatusError as refused:
-    assert refused.response.json()["code"] == "idempotency_key_reused"
+    problem = refused.response.json()
+    assert problem["code"] == "idempotency_key_reused"
+    assert str(refused) == f"{problem['code']}: {problem['detail']}"
 else:
     raise AssertionError("it was not refused")
 """
@@ -41,7 +43,7 @@ assert.equal(await notify({ to: 'ada', title: 'Hello', data: { order: 7 } }, 'no
 const ids = await notifyAll([{ to: 'ada', title: '1' }, { to: ['bob'], title: '2' }], 'node-2');
 assert.equal(new Set(ids).size, 2);
 assert.deepEqual(await counts(first), { recipients: 1, delivered: 0, seen: 0, read: 0 });
-const headers = { Authorization: `Bearer ${await tokenFor('ada')}` };
+const headers = { Authorization: `Bearer ${(await tokenFor('ada')).access_token}` };
 const { items } = await (await fetch(`${GATEWAY_URL}/v1/inbox`, { headers })).json();
 assert.deepEqual(items.map(({ title }) => title), ['1', 'Hello']);
 await assert.rejects(notify({ to: 'ada', title: 'Another' }, 'node-1'), /^Error: idempotency_key_reused: /);

@@ -389,10 +389,20 @@ async def test_the_examples_of_signing_users_in_run(sqlite_url: str, tmp_path: P
     python = "\n".join(blocks(page, "python"))
     calls = """
 import json
+assert token_for("ada").keys() == {"access_token", "token_type", "expires_in", "scope"}
 assert token_for("ada")["expires_in"] == 900
 sign_out("ada"), sign_out("nobody")
 session = json.load(open("signed-in-again.json"))
 assert refresh(refresh(session))["refresh_token"]
+too_long = "a" * 256
+calls = {"invalid_grant: ": lambda: refresh(session), "validation_error: ": lambda: token_for(too_long)}
+for start, refused_call in calls.items():
+    try:
+        refused_call()
+    except httpx.HTTPStatusError as refused:
+        assert str(refused).startswith(start), str(refused)
+    else:
+        raise AssertionError("it was not refused")
 """
     (tmp_path / "backend.py").write_text(python + calls)
     again = 'curl -s "$GATEWAY_URL/v1/auth/token" -d grant_type=password -d username=carol '

@@ -1,0 +1,55 @@
+"""A backend with a bell on its page, on http://127.0.0.1:8080. Needs GATEWAY_URL and GATEWAY_KEY."""
+
+import os
+from urllib.parse import quote
+
+import httpx
+import uvicorn
+from fastapi import FastAPI, HTTPException, Response
+from fastapi.responses import HTMLResponse
+
+URL, KEY = os.environ["GATEWAY_URL"], os.environ["GATEWAY_KEY"]
+PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Shop</title>
+<h1>Shop</h1><notification-bell></notification-bell><button id="order">Order</button>
+<script type="module">
+  import {{ NotificationClient }} from '{URL}/sdk/components.js';
+  const getToken = () => fetch('/token').then((answer) => (answer.status === 401 ? null : answer.json()));
+  const client = document.querySelector('notification-bell').client = new NotificationClient({{ getToken }});
+  client.start();
+  document.querySelector('#order').onclick = () => fetch('/orders', {{ method: 'POST' }});
+</script>"""
+app = FastAPI()
+gateway = httpx.AsyncClient(base_url=URL, headers={"Authorization": f"Bearer {KEY}"}, timeout=5)
+
+
+async def call(path: str, body: dict[str, object]) -> dict[str, object]:
+    """Post to the gateway, and return its answer; 502 with its `code: detail` where it refuses."""
+    answer = await gateway.post(path, json=body)
+    if answer.is_error:
+        raise HTTPException(502, "{code}: {detail}".format_map(answer.json()))
+    return answer.json()
+
+
+def user() -> str:
+    """Return the id of the signed-in user: ask your own session here, and raise a 401 where there is none."""
+    return "ada"
+
+
+@app.get("/")
+def page() -> HTMLResponse:
+    return HTMLResponse(PAGE)
+
+
+@app.get("/token")
+async def token(response: Response) -> dict[str, object]:
+    response.headers["Cache-Control"] = "no-store"
+    return await call(f"/v1/users/{quote(user(), safe='')}/tokens", {})
+
+
+@app.post("/orders")
+async def order() -> dict[str, object]:
+    return await call("/v1/notifications", {"to": user(), "title": "Your order is on its way"})
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=8080)
