@@ -6,7 +6,6 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from pathlib import Path
 
 import pytest_asyncio
 from playwright.async_api import Browser, expect
@@ -15,9 +14,9 @@ from gateway import __version__, web
 from tests.browsers import launched
 from tests.databases import settings_for
 from tests.servers import serving
+from tests.test_docs import blocks, text_of
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/frontend.md").read_text()
+PAGE = text_of("docs/frontend.md")
 SDK = files(web).joinpath("sdk")
 ELEMENTS = json.loads(SDK.joinpath("custom-elements.json").read_text("utf-8"))["modules"][0]["declarations"]
 TYPES = SDK.joinpath("types.d.ts").read_text("utf-8") + SDK.joinpath("notifications.d.ts").read_text("utf-8")
@@ -78,6 +77,16 @@ def test_every_option_event_property_and_method_of_the_client_is_documented() ->
     assert methods == set(re.findall(r"^  (\w+)[(<]", body, re.MULTILINE)) - inherited
 
 
+def test_every_hook_for_react_is_documented_with_what_it_returns() -> None:
+    types = SDK.joinpath("react.d.ts").read_text("utf-8")
+    text = chapter("### React")
+    assert {word.partition("(")[0] for word in table_below(text, "hook")} == set(
+        re.findall(r"^export function (\w+)", types, re.MULTILINE)
+    )
+    [shown] = re.findall(r"^\| `useNotifications\(client\)` \| `\{ ([\w, ]+) \}`", text, re.MULTILINE)
+    assert shown.split(", ") == re.findall(r"^  readonly (\w+):", types, re.MULTILINE)
+
+
 def test_the_versioned_address_is_that_of_this_version() -> None:
     assert f"`/sdk/{__version__}/components.js`" in PAGE
 
@@ -106,20 +115,22 @@ async def shop(answers: dict[str, str]) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{site.sockets[0].getsockname()[1]}"
 
 
+EXAMPLE = blocks(PAGE, "html")[0]
+GATEWAY = "https://notify.example.com"
+
+
+def test_the_readme_shows_the_same_five_lines() -> None:
+    assert blocks(text_of("README.md"), "html") == [EXAMPLE.replace(GATEWAY, "http://127.0.0.1:8000")]
+
+
 async def test_the_five_lines_in_plain_html_are_a_working_bell(sqlite_url: str, browser: Browser) -> None:
-    [example, *_] = re.findall(r"^```html\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    [of_the_readme] = re.findall(
-        r"^```html\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    gateway = "https://notify.example.com"
-    assert of_the_readme.replace("http://127.0.0.1:8000", gateway) == example
     answers: dict[str, str] = {}
     async with (
         shop(answers) as origin,
         serving(settings_for(sqlite_url, allowed_origins=origin)) as server,
     ):
-        answers["/token"] = await server.service.mint("ada")
-        answers["/"] = "<!doctype html><title>Shop</title>" + example.replace(gateway, server.base)
+        answers["/token"] = (await server.service.post("/v1/users/ada/tokens")).text
+        answers["/"] = "<!doctype html><title>Shop</title>" + EXAMPLE.replace(GATEWAY, server.base)
         await server.service.notify("ada", "Your parcel is on its way")
         page = await browser.new_page()
         await page.goto(origin)

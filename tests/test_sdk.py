@@ -68,14 +68,64 @@ def test_the_components_can_be_imported_where_there_is_no_dom() -> None:
     assert (code, said) == (0, f"{names}\n")
 
 
-def test_the_client_depends_on_nothing() -> None:
-    package = json.loads(SDK.joinpath("package.json").read_text("utf-8"))
-    assert {name for name in package if "ependencies" in name} == set()
-    assert package["version"] == __version__
+PACKAGE = json.loads(SDK.joinpath("package.json").read_text("utf-8"))
+
+
+def imports(name: str) -> list[str]:
+    """Return what a file of the SDK imports, as it is written."""
+    return re.findall(r"\b(?:from|import)\s*\(?\s*'([^']+)'", SDK.joinpath(name).read_text("utf-8"))
+
+
+def test_the_client_and_the_elements_depend_on_nothing_and_the_hooks_on_react_alone() -> None:
+    assert {name for name in PACKAGE if "ependencies" in name} == {"peerDependencies", "peerDependenciesMeta"}
+    assert PACKAGE["peerDependencies"] == {"react": ">=18"}
+    assert PACKAGE["peerDependenciesMeta"] == {"react": {"optional": True}}
+    assert PACKAGE["version"] == __version__
     for file in SDK.iterdir():
-        if file.name.endswith(".js"):
-            imported = re.findall(r"\b(?:from|import)\s*\(?\s*'([^']+)'", file.read_text("utf-8"))
-            assert all(SDK.joinpath(name.removeprefix("./")).is_file() for name in imported), file.name
+        if file.name.endswith(".js") and file.name != "react.js":
+            assert all(SDK.joinpath(name.removeprefix("./")).is_file() for name in imports(file.name)), (
+                file.name
+            )
+    assert imports("react.js") == ["react"]
+
+
+def test_every_entry_of_the_package_has_its_script_and_types_that_declare_what_it_exports() -> None:
+    entries = [entry for entry in PACKAGE["exports"].values() if isinstance(entry, dict)]
+    assert {entry["default"] for entry in entries} == {"./notifications.js", "./components.js", "./react.js"}
+    exported = re.compile(
+        r"^export (?:declare )?(?:class|function) (\w+)|^export \{ ([\w, ]+) \}", re.MULTILINE
+    )
+    for entry in entries:
+        script, types = (
+            {
+                name
+                for found in exported.findall(SDK.joinpath(entry[kind]).read_text("utf-8"))
+                for name in ",".join(filter(None, found)).replace(" ", "").split(",")
+            }
+            for kind in ("default", "types")
+        )
+        assert script, entry
+        assert script == types, entry
+        assert entry["types"].removesuffix(".d.ts") == entry["default"].removesuffix(".js")
+
+
+def test_an_element_observes_no_attribute_that_the_manifest_leaves_out() -> None:
+    entry = Path(str(SDK)).joinpath("components.js").as_uri()
+    elements = ("NotificationBell", "NotificationInbox", "NotificationToasts")
+    code, said = run_node(
+        "--input-type=module",
+        "--eval",
+        f"const sdk = await import({json.dumps(entry)});"
+        f"console.log(JSON.stringify({json.dumps(elements)}.map((name) => sdk[name].observedAttributes)));",
+    )
+    assert code == 0, said
+    manifest = json.loads(SDK.joinpath("custom-elements.json").read_text("utf-8"))["modules"][0][
+        "declarations"
+    ]
+    named = {one["name"]: {attribute["name"] for attribute in one["attributes"]} for one in manifest}
+    observed = dict(zip(elements, json.loads(said), strict=True))
+    assert all("theme" in each for each in observed.values())
+    assert [(name, one) for name, each in observed.items() for one in each if one not in named[name]] == []
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from gateway import web
 from gateway.web.scripts import modules
 
 SDK = Path(str(files(web).joinpath("sdk")))
+ELEMENTS = json.loads((SDK / "custom-elements.json").read_text())["modules"][0]["declarations"]
 SAMPLES = Path(__file__).parent / "sdk" / "types"
 OPTIONS = {
     "checkJs": True,
@@ -62,3 +63,16 @@ def test_what_a_page_may_not_write_is_an_error_each_time(tmp_path: Path) -> None
     code, said = check(tmp_path, sample)
     assert code != 0
     assert f"Found {wrong} errors." in said, said
+
+
+def test_a_template_may_set_exactly_the_attributes_and_properties_of_the_manifest(tmp_path: Path) -> None:
+    lines = ["type Same<A, B> = [A, B] extends [B, A] ? true : false;"]
+    for element in ELEMENTS:
+        settable = [one for one in element["members"] if one["kind"] == "field" and not one.get("readonly")]
+        names = " | ".join(f"'{one['name']}'" for one in [*element["attributes"], *settable])
+        declared = f"import('{SDK.as_uri()}/frameworks.d.ts').{element['name']}Attributes"
+        lines.append(f"export const of{element['name']}: Same<keyof {declared}, {names}> = true;")
+    sample = tmp_path / "attributes.ts"
+    sample.write_text("\n".join(lines))
+    code, said = check(tmp_path, sample)
+    assert code == 0, said

@@ -1,3 +1,4 @@
+/// <reference path="./frameworks.d.ts" />
 import type { Item, NotificationClient } from './notifications.d.ts';
 
 // @ts-types="./notifications.d.ts"
