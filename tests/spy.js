@@ -28,6 +28,8 @@ EventTarget.prototype.dispatchEvent = function (event) {
 const rowsIn = (nodes) => [...nodes].filter((node) => node.localName === 'article').length;
 
 customElements.whenDefined('notification-toasts').then(() => {
+  // The page's own inbox is in view: it shows what comes, and a toast would be over it.
+  for (const toasts of document.querySelectorAll('notification-toasts')) toasts.setAttribute('always', '');
   new MutationObserver((records) => {
     const added = records.flatMap((record) => [...record.addedNodes]).filter((node) => node.classList?.contains('toast'));
     for (const toast of added) note('toasts', { tab, id: toast.dataset.id ?? null, text: toast.textContent });

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import jwt
 import pytest
@@ -560,14 +561,14 @@ async def test_what_is_posted_appears_live_and_is_counted(server: LocalServer, t
     await server.service.notify("ada", "Deploy repaired", url="https://ci.example/runs/5")
     await tab.shows("Deploy repaired", "Deploy failed")
     await tab.counts(2)
-    for text in ("Step 4", "ci", "Urgent", '{\n  "run": 4\n}'):
+    for text in ("Step 4", "CI", "Urgent", '{\n  "run": 4\n}'):
         await expect(tab.rows.nth(1)).to_contain_text(text)
     links = tab.rows.get_by_role("link")
     assert [
         await link.evaluate("link => [link.href, link.rel, link.target]") for link in await links.all()
     ] == [
         ["https://ci.example/runs/5", "noopener noreferrer", "_blank"],
-        [f"{server.base}/runs/4", "noopener noreferrer", "_blank"],
+        [f"{server.base}/runs/4", "", ""],
     ]
 
 
@@ -763,7 +764,10 @@ async def test_the_bell_and_one_toast_tell_of_what_comes_while_another_view_is_s
     await tab.page.get_by_role("button", name="Notifications, 1 new").click()
     await expect(tab.page.get_by_role("dialog").locator("article h3 bdi")).to_have_text("Deploy failed")
     await expect(tab.page.locator("notification-bell .badge")).to_be_hidden()
+    # What the inbox behind the bell shows, no toast is over.
+    await expect(toast).to_have_count(0)
     await tab.page.keyboard.press("Escape")
+    await server.service.notify("ada", "Deployed", priority="urgent")
     await toast.get_by_role("button", name="Dismiss").click()
     await expect(toast).to_have_count(0)
 
@@ -832,7 +836,7 @@ async def test_what_others_write_is_shown_as_text_and_never_run(server: LocalSer
     await tab.shows(title)
     row = tab.rows.first
     await expect(row.locator("[part=body]")).to_have_text(body)
-    await expect(row.locator("[part=address]")).to_have_text(url)
+    await expect(row.locator("[part=address]")).to_have_text("example.com")
     await row.get_by_text("Data", exact=True).click()
     assert json.loads(await row.locator("pre").inner_text()) == data
     assert await row.locator("script, img, p svg, b").count() == 0
@@ -872,13 +876,15 @@ async def test_only_addresses_of_the_web_and_paths_of_this_host_become_links(
             const names = { category: 'default', priority: 'normal', title: 'x' };
             const item = { id: String(index), created_at, ...names, url };
             const { element } = new Row(item, new Words('en'), false);
-            const address = element.querySelector('[part=address]').textContent;
+            const address = element.querySelector('[part=address]')?.textContent ?? null;
             return [element.querySelector('a')?.href ?? null, address];
           });
         }""",
         [*BAD_URLS, *GOOD_URLS],
     )
-    assert rows[: len(BAD_URLS)] == [[None, url] for url in BAD_URLS]
+    assert rows[: len(BAD_URLS)] == [[None, None] for _ in BAD_URLS]
     links = [f"{server.base}{url}" if url.startswith("/") else url for url in GOOD_URLS]
     links[GOOD_URLS.index("HTTP://example.com")] = "http://example.com/"
-    assert rows[len(BAD_URLS) :] == [[link, url] for link, url in zip(links, GOOD_URLS, strict=True)]
+    # Of a link to elsewhere the host is shown, as the browser reads it.
+    hosts = [None if link.startswith(f"{server.base}/") else urlsplit(link).netloc for link in links]
+    assert rows[len(BAD_URLS) :] == [[link, host] for link, host in zip(links, hosts, strict=True)]

@@ -293,7 +293,8 @@ async def test_one_row_alone_is_in_the_way_of_the_tab_key(stage: Stage) -> None:
     page = await stage(inbox("many(30)"))
     await expect(rows(page)).to_have_count(30)
     script = (
-        '() => element.shadowRoot.querySelectorAll(\'article[tabindex="0"], article [tabindex="0"]\').length'
+        "() => [...element.shadowRoot.querySelectorAll('article, article *')]"
+        ".filter((one) => one.tabIndex === 0 && one.checkVisibility()).length"
     )
 
     async def reached() -> bool:
@@ -502,10 +503,22 @@ async def test_a_click_reads_and_whoever_cancels_the_event_goes_there_otherwise(
 
 
 async def test_a_link_opens_in_a_tab_that_knows_nothing_of_this_one(stage: Stage) -> None:
-    page = await stage(inbox("[item(1, { url: '/' })]"))
+    page = await stage(inbox("[item(1, { url: 'http://elsewhere.test/' })]"))
+    await page.context.route("http://elsewhere.test/", lambda route: route.fulfill(body="Elsewhere"))
     async with page.context.expect_page() as opened:
         await rows(page).first.click()
     assert await (await opened.value).evaluate("[window.opener, document.referrer]") == [None, ""]
+
+
+async def test_a_link_within_the_site_opens_in_the_same_tab(stage: Stage) -> None:
+    page = await stage(inbox("[item(1, { url: '/?orders=7' }), item(2, { url: 'http://localhost/?runs' })]"))
+    for number, address in ((1, "/?runs"), (2, "/?orders=7")):
+        link = page.get_by_role("link", name=f"Title {3 - number}")
+        assert await link.get_attribute("target") is None
+        assert str(await link.get_attribute("href")).endswith(address)
+    await rows(page).nth(1).click()
+    await page.wait_for_url("**/?orders=7")
+    assert len(page.context.pages) == 1
 
 
 async def test_archiving_can_be_undone_and_deleting_takes_two_presses(stage: Stage) -> None:
@@ -612,6 +625,7 @@ async def test_the_first_tap_of_a_finger_does_what_it_taps_and_opens_nothing(
     stage: Stage, pressed: str
 ) -> None:
     page = await stage(long_ones(4, "{ url: '/orders/' + n }"), **FINGER)
+    await button(page, "More actions: Title 3").tap()
     await button(page, f"{pressed}: Title 3").tap()
     asked = await calls(page, "archive", "read", "delete")
     expected = {"Archive": [["archive", "id-3", True]], "Delete": [], "Mark read": [["read", "id-3"]]}
@@ -671,7 +685,7 @@ async def test_rows_do_not_move_under_a_pointer_and_a_button_tells_what_has_come
     await button(page, "2 new").click()
     await expect(button(page, "2 new")).to_be_hidden()
     top = await page.evaluate(
-        "() => element.shadowRoot.querySelector('[part=panel]').getBoundingClientRect().top"
+        "() => element.shadowRoot.querySelector('[part=day]').getBoundingClientRect().bottom"
     )
     assert (await place(page.locator("[data-id=id-7]")))[1] == top
     assert await calls(page, "seen") == [["seen", 5], ["seen", 9]]
@@ -1098,16 +1112,14 @@ PAYLOADS = (
 
 async def test_thirty_hostile_texts_are_shown_as_text_and_none_is_run(stage: Stage) -> None:
     assert len(set(PAYLOADS)) == 30
-    page = await stage(
-        "() => { window.parts = ['bdi', '[part=body]', '[part=category]', '[part=address]']; }"
-    )
+    page = await stage("() => { window.parts = ['bdi', '[part=body]', '[part=category]']; }")
     await page.evaluate(
         """(payloads) => {
           const fields = (text) =>
             ({ title: text, body: text, category: text, url: text, data: { [text]: text } });
           const all = payloads.map((text, index) => item(index + 1, fields(text)));
           show('notification-inbox', new FakeClient(all), { 'show-data': '' });
-          const toasts = show('notification-toasts', new FakeClient(), { max: '30' });
+          const toasts = show('notification-toasts', new FakeClient(), { max: '30', always: '' });
           for (const one of all) client.arrive(one);
           window.list = document.querySelector('notification-inbox').shadowRoot;
         }""",
@@ -1121,7 +1133,10 @@ async def test_thirty_hostile_texts_are_shown_as_text_and_none_is_run(stage: Sta
         ])"""
     )
     # A text node keeps each of its characters.
-    assert said == [[text, text, text, text, None, {text: text}] for text in PAYLOADS]
+    labels = await page.evaluate("(all) => all.map((one) => element.words.category(one))", list(PAYLOADS))
+    assert said == [
+        [text, text, label, None, {text: text}] for text, label in zip(PAYLOADS, labels, strict=True)
+    ]
     toasts = await page.evaluate(
         "[...element.shadowRoot.querySelectorAll('.toast bdi')].map((one) => one.textContent)"
     )
@@ -1129,11 +1144,301 @@ async def test_thirty_hostile_texts_are_shown_as_text_and_none_is_run(stage: Sta
     made = "script, img, iframe, style, link, meta, base, form, object, embed, video, input, math, template"
     for root in ("list", "element.shadowRoot"):
         assert await page.evaluate(f"{root}.querySelectorAll('{made}').length") == 0
+    await page.locator(".toast").last.click()
     for row in await rows(page).all():
         await row.locator("summary").click()
     await rows(page).first.click()
-    await page.locator(".toast").last.click()
     assert await page.evaluate("harmed") == []
+    assert len(page.context.pages) == 1
+
+
+# --- how a list reads, and what covers it -------------------------------------------------------------------
+
+
+async def in_order(page: Page) -> list[str]:
+    """Return the headings of days, and the titles, as they stand in the list."""
+    found: list[str] = await page.evaluate(
+        """() => [...element.shadowRoot.querySelector('[part=list]').children]
+          .map((one) => one.row ? one.querySelector('bdi').textContent : `- ${one.textContent}`)"""
+    )
+    return found
+
+
+async def test_rows_stand_below_the_day_on_which_they_came(stage: Stage) -> None:
+    noon = "new Date(2026, 4, 20, 12)"
+    page = await stage(
+        f"""() => {{
+          const at = (days) => new Date({noon} - days * 86_400_000).toISOString();
+          const of = (n, days) => item(n, {{ created_at: at(days) }});
+          window.at = at;
+          show('notification-inbox', new FakeClient([of(5, 0), of(4, 0), of(3, 1), of(2, 7), of(1, 200)]));
+        }}""",
+        before=f"Date = class extends Date {{ static now() {{ return +{noon}; }}"
+        f" constructor(...all) {{ super(...(all.length ? all : [Date.now()])); }} }};".replace(
+            str(noon), "1779278400000 + new Date(0).getTimezoneOffset() * 60_000"
+        ),
+        timezone_id="UTC",
+        locale="en-GB",
+    )
+    days = ["- Today", "- Yesterday", "- Wednesday, May 13", "- Saturday, November 1, 2025"]
+    expected = [days[0], "Title 5", "Title 4", days[1], "Title 3", days[2], "Title 2", days[3], "Title 1"]
+    assert await in_order(page) == expected
+    await page.evaluate("client.archive('id-3')")
+    await page.evaluate("client.arrive(item(6, { created_at: at(0) }))")
+    expected = [days[0], "Title 6", "Title 5", "Title 4", days[2], "Title 2", days[3], "Title 1"]
+    assert await in_order(page) == expected
+    # One that was sent earlier than its neighbours stands below its own day.
+    await page.evaluate("client.arrive(item(7, { created_at: at(1) }))")
+    assert await in_order(page) == [days[1], "Title 7", *expected]
+    await rows(page).nth(0).focus()
+    await page.keyboard.press("End")
+    for _ in range(5):
+        await page.keyboard.press("ArrowUp")
+    await expect(rows(page).nth(0)).to_be_focused()
+    await page.evaluate("client.delete(['id-7', 'id-1'])")
+    assert await in_order(page) == expected[:-2]
+
+
+async def test_a_row_of_a_phone_has_one_button_and_a_menu(stage: Stage) -> None:
+    page = await stage(inbox("many(4, (n) => ({ url: '/?' + n }))"), **FINGER)
+    shown = rows(page).nth(1).get_by_role("button")
+    await expect(shown).to_have_count(1)
+    more = button(page, "More actions: Title 3")
+    await more.tap()
+    await expect(more).to_have_attribute("aria-expanded", "true")
+    await expect(button(page, "Mark read: Title 3")).to_be_focused()
+    await expect(shown).to_have_count(4)
+    # A tap beside the menu closes it, and does nothing else.
+    await rows(page).nth(0).tap(position={"x": 120, "y": 20})
+    await expect(shown).to_have_count(1)
+    await expect(more).to_have_attribute("aria-expanded", "false")
+    await more.tap()
+    await page.keyboard.press("Escape")
+    await expect(more).to_be_focused()
+    assert await calls(page, "read", "archive", "delete") == []
+    await more.tap()
+    await button(page, "Delete: Title 3").tap()
+    await button(page, "Press again to delete: Title 3").tap()
+    await titles(page, "Title 4", "Title 2", "Title 1")
+    await button(page, "More actions: Title 4").press("Enter")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await titles(page, "Title 2", "Title 1")
+    assert page.url == ORIGIN + "/"
+
+
+@pytest.mark.parametrize("height", ["300px", "auto"])
+async def test_what_comes_while_the_list_is_scrolled_is_told_by_a_button_that_goes_to_the_top(
+    stage: Stage, height: str
+) -> None:
+    page = await stage(inbox("many(30)"))
+    await page.evaluate("(height) => { element.style.height = height; }", height)
+    await expect(rows(page)).to_have_count(30)
+    await page.mouse.move(1, 1)
+    await rows(page).nth(15).scroll_into_view_if_needed()
+    await until(lambda: calls(page, "seen"), "what is in view is seen")
+    before = await place(rows(page).nth(15))
+    await page.evaluate("client.arrive(item(31)); client.arrive(item(32))")
+    assert await place(rows(page).nth(17)) == before
+    newer = button(page, "2 new")
+    await expect(newer).to_be_in_viewport()
+    assert await calls(page, "seen") == [["seen", 30]]
+    await newer.click()
+    await expect(rows(page).nth(0)).to_be_in_viewport()
+    await expect(newer).to_be_hidden()
+    await until(lambda: page.evaluate("client.seenUpTo === 32"), "they are seen now")
+
+
+async def test_keys_of_one_letter_work_in_the_list_and_never_where_somebody_types(stage: Stage) -> None:
+    page = await stage(
+        inbox("many(4, (n) => ({ category: ['ci', 'orders'][n % 2] }))")
+        + ".append(Object.assign(document.createElement('input'), { slot: 'footer', ariaLabel: 'Search' }))"
+    )
+    press = page.keyboard.press
+    await page.evaluate("element.focus()")
+    await press("j")
+    await press("j")
+    await press("k")
+    await expect(rows(page).nth(1)).to_be_focused()
+    await press("u")
+    await press("u")
+    await press("e")
+    await titles(page, "Title 4", "Title 2", "Title 1")
+    await expect(rows(page).nth(1)).to_be_focused()
+    await press("z")
+    await titles(page, "Title 4", "Title 3", "Title 2", "Title 1")
+    await press("#")
+    await press("Control+e")
+    await press("#")
+    await titles(page, "Title 4", "Title 3", "Title 1")
+    done = [["read", "id-3"], ["unreadAgain", "id-3"], ["archive", "id-3", True], ["archive", "id-3", False]]
+    assert await calls(page, "read", "unreadAgain", "archive", "delete") == [*done, ["delete", "id-2"]]
+    await press("?")
+    await expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_contain_text("Mark read or unread")
+    await press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await expect(rows(page).nth(2)).to_be_focused()
+    before = await page.evaluate("client.calls.length")
+    for field in (page.get_by_label("Search"), page.get_by_label("Category")):
+        await field.focus()
+        for key in "jkeu#z?":
+            await press(key)
+    await expect(page.get_by_label("Search")).to_have_value("jkeu#z?")
+    await page.evaluate("element.setAttribute('no-shortcuts', '')")
+    await rows(page).nth(1).focus()
+    for key in "jeu?":
+        await press(key)
+    await expect(rows(page).nth(1)).to_be_focused()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert await page.evaluate("client.calls.length") == before
+
+
+async def test_categories_and_links_are_shown_in_words(stage: Stage) -> None:
+    names = "['ci', 'order_shipped', 'user.signed-up', 'default', 'billing'][n - 1]"
+    urls = "['/runs/7', 'https://user@shop.example:8443/x', null, null, null][n - 1]"
+    page = await stage(
+        "() => show('notification-bell', new FakeClient(many(5, (n) =>"
+        f" ({{ category: {names}, url: {urls} }}))))"
+    )
+    await page.evaluate("element.setAttribute('category-labels', '{\"billing\": \"Invoices\"}')")
+    await page.evaluate("element.open = true")
+    chips = page.locator("notification-inbox [part=category]")
+    await expect(chips).to_have_text(["Invoices", "User signed up", "Order shipped", "CI"])
+    await expect(page.get_by_label("Category").locator("option")).to_have_text(
+        ["All categories", "CI", "General", "Invoices", "Order shipped", "User signed up"]
+    )
+    await expect(page.locator("notification-inbox [part=address]")).to_have_text(["shop.example:8443"])
+    await page.evaluate("element.categoryLabels = { ci: 'Builds' }")
+    await page.evaluate("element.open = true")
+    await expect(chips).to_have_text(["Billing", "User signed up", "Order shipped", "Builds"])
+    await page.get_by_label("Category").select_option("Builds")
+    await titles(page, "Title 1")
+    glyphs = await page.locator("notification-inbox [part=glyph]").all()
+    assert [await one.text_content() for one in glyphs] == [""] * len(glyphs)
+
+
+async def test_a_long_title_has_two_lines_until_it_is_unfolded_and_is_heard_whole(stage: Stage) -> None:
+    title = ("word " * 40).strip()
+    page = await stage(inbox(f"[item(1, {{ title: '{title}' }})]"), viewport={"width": 390, "height": 800})
+    heading = page.locator("notification-inbox h3")
+    await expect(page.get_by_role("heading", name=f"Unread: {title}")).to_be_visible()
+    lines = "(one) => Math.round(one.clientHeight / parseFloat(getComputedStyle(one).lineHeight))"
+    assert await heading.evaluate(lines) == 2
+    await button(page, f"Show more: {title}").click()
+    assert await heading.evaluate(lines) > 3
+    await page.get_by_role("button", name="Show less").click()
+    await rows(page).first.click()
+    assert await heading.evaluate(lines) > 3
+
+
+@pytest.mark.parametrize("width", [318, 390, 700])
+async def test_the_choice_of_a_category_is_never_cut(stage: Stage, width: int) -> None:
+    page = await stage(
+        inbox("many(3, (n) => ({ category: ['ci', 'orders', 'a_long_name_of_a_category'][n - 1] }))"),
+        viewport={"width": width, "height": 700},
+    )
+    choice = page.get_by_label("Category")
+    for value in ("", "a_long_name_of_a_category"):
+        await choice.select_option(value)
+        room, needed, right = await choice.evaluate(
+            """(one) => {
+              const context = document.createElement('canvas').getContext('2d');
+              const { font, paddingLeft, paddingRight } = getComputedStyle(one);
+              context.font = font;
+              const { width } = context.measureText(one.selectedOptions[0].text);
+              const box = one.getBoundingClientRect();
+              return [box.width, width + parseFloat(paddingLeft) + parseFloat(paddingRight), box.right];
+            }"""
+        )
+        assert room >= needed
+        assert right <= width
+
+
+async def test_an_empty_list_leads_on(stage: Stage) -> None:
+    page = await stage(inbox("many(1, () => ({ archived_at: new Date().toISOString() }))"))
+    await button(page, "Show archived").click()
+    await titles(page, "Title 1")
+    await expect(page.get_by_role("tab", name="Archived")).to_be_focused()
+    await page.get_by_role("tab", name="Unread").click()
+    await button(page, "Show all").click()
+    await expect(page.get_by_role("tab", name="All")).to_have_attribute("aria-selected", "true")
+    await page.evaluate(
+        """() => element.append(Object.assign(document.createElement('a'),
+          { slot: 'empty-action', href: '/shop', textContent: 'Go shopping' }))"""
+    )
+    await expect(page.get_by_role("link", name="Go shopping")).to_be_visible()
+    await expect(button(page, "Show archived")).to_be_hidden()
+
+
+TOASTS_BESIDE = """() => {
+  show('notification-inbox', new FakeClient(many(3)), { id: 'list' });
+  const { client } = window;
+  show('notification-toasts', client);
+}"""
+
+
+async def test_what_an_inbox_in_view_shows_gets_no_toast_and_is_read_out(stage: Stage) -> None:
+    page = await stage(TOASTS_BESIDE)
+    toasts = page.locator(".toast")
+    aloud = page.get_by_role("status").filter(has_text="Title 4")
+    await page.evaluate("client.arrive(item(4))")
+    await expect(aloud).to_have_count(1)
+    await expect(toasts).to_have_count(0)
+    # Another list of that inbox does not show it.
+    await page.get_by_role("tab", name="Archived").click()
+    await page.evaluate("client.arrive(item(5))")
+    await expect(toasts).to_have_count(1)
+    await page.evaluate("list.hidden = true; client.arrive(item(6))")
+    await expect(toasts).to_have_count(2)
+    await page.evaluate("list.shadowRoot.querySelector('[data-tab=all]').click(); list.hidden = false")
+    await expect(toasts).to_have_count(0)
+    await page.evaluate("element.setAttribute('always', ''); client.arrive(item(7))")
+    await expect(toasts).to_have_count(1)
+
+
+async def test_a_toast_that_cannot_be_marked_read_says_so(stage: Stage) -> None:
+    page = await stage(TOASTS.replace("/x", "/#x"))
+    await page.evaluate("client.refuse = true")
+    await page.locator(".toast").first.click()
+    said = page.locator(".toast").filter(has_text="That did not work: It was refused.")
+    await expect(said).to_be_in_viewport()
+    assert await calls(page, "read") != []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1000, 700), (390, 844), (844, 390), (320, 568)], ids=str)
+async def test_the_bell_is_in_sight_beside_its_popover_wherever_it_stands(
+    stage: Stage, width: int, height: int
+) -> None:
+    page = await stage(BELL, viewport={"width": width, "height": height})
+    for inset in ("10px 10px auto auto", "auto auto 10px 10px"):
+        await page.evaluate(
+            "(inset) => { Object.assign(element.style, { position: 'fixed', inset }); element.open = true; }",
+            inset,
+        )
+        bell = await page.locator("[part=bell]").bounding_box()
+        popover = page.locator("[part=popover]")
+        await expect(popover).to_be_visible()
+        await popover.evaluate("(one) => Promise.all(one.getAnimations().map(({ finished }) => finished))")
+        box = await popover.bounding_box()
+        assert bell is not None
+        assert box is not None
+        assert box["y"] >= bell["y"] + bell["height"] or box["y"] + box["height"] <= bell["y"]
+        assert box["x"] >= 0 <= box["y"]
+        assert box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= height
+        assert box["height"] >= 240
+        await page.evaluate("element.open = false")
+
+
+async def test_the_popover_leads_to_the_page_with_all_where_the_page_has_one(stage: Stage) -> None:
+    page = await stage(BELL)
+    await page.evaluate("element.open = true")
+    see_all = page.get_by_role("link", name="See all")
+    await expect(see_all).to_have_count(0)
+    await page.evaluate("element.setAttribute('see-all', '#inbox')")
+    await see_all.click()
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+    assert page.url == ORIGIN + "/#inbox"
     assert len(page.context.pages) == 1
 
 

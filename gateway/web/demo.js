@@ -53,6 +53,10 @@ export function beginDemo() {
   const offered = [...document.querySelectorAll('.demo'), $('send-link'), $('sign-in-hint')];
   for (const element of offered) element.hidden = false;
   $('username').value = 'demo';
+  const offer = document.createElement('button');
+  Object.assign(offer, { textContent: 'Send a sample', slot: 'empty-action' });
+  offer.dataset.sample = '';
+  $('list').append(offer);
   $('send-form').addEventListener('submit', onSend);
   $('fill').addEventListener('click', () => fill($('send-form'), sample()));
   for (const button of document.querySelectorAll('[data-sample]')) {

@@ -9,9 +9,9 @@ export type Plural = { other: string } & Partial<Record<'zero' | 'one' | 'two' |
 
 /** The texts of the components. What stands in braces is filled in. */
 export interface Texts {
-  notifications: string; all: string; unread: string; archived: string; category: string; anyCategory: string;
+  notifications: string; all: string; unread: string; archived: string; category: string; anyCategory: string; general: string;
   markRead: string; markUnread: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
-  markAllRead: string; undo: string; dismiss: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
+  markAllRead: string; undo: string; dismiss: string; moreActions: string; showAll: string; showArchived: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
   low: string; high: string; urgent: string; justNow: string; loading: string;
   emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptyArchived: string; emptyArchivedMore: string;
   offline: string; unavailable: string;
@@ -20,6 +20,7 @@ export interface Texts {
   retrying: string; stopped: string; signedOut: string; signedOutMore: string; failedToLoad: string;
   /** `{detail}` */
   failed: string;
+  shortcuts: string; keyNext: string; keyPrevious: string; keyOpen: string; keyRead: string; keyArchive: string; keyHelp: string;
   archivedNow: string; unarchivedNow: string; deletedNow: string;
   readNow: string | Plural; bellNew: string | Plural; arrived: string | Plural; more: string | Plural; newer: string | Plural;
   systemAsk: string; systemOn: string; systemHow: string; systemOff: string; systemDenied: string;
@@ -35,6 +36,10 @@ export interface Words {
   /** Times are in ms since 1970. */
   dateTime(ms: number): string;
   ago(ms: number): string;
+  /** Today, yesterday, or the date. */
+  day(ms: number): string;
+  /** The label of a category. */
+  category(name: string): string;
 }
 
 /** Fired by all elements, and cancelable: whoever cancels it goes there by other means. */
@@ -49,6 +54,8 @@ declare class NotificationElement extends HTMLElement {
   client: NotificationClient | null;
   /** Texts that replace the English ones, by their names. */
   texts: Partial<Texts>;
+  /** Labels of categories, by their names. */
+  categoryLabels: Record<string, string>;
   /** The language in use. */
   readonly locale: string;
   readonly words: Words;

@@ -3,8 +3,23 @@
 import { TOKENS } from './theme.js';
 import { Words } from './texts.js';
 
+/** Return the object that an attribute holds as JSON; nothing of one that is not right. */
+function parsed(json) {
+  try {
+    return JSON.parse(json) ?? {};
+  } catch {
+    console.warn('category-labels: not JSON, such as {"ci": "Builds"}');
+    return {};
+  }
+}
+
 // A server that renders has no DOM: there the elements can be imported, and are not defined.
 const Base = globalThis.HTMLElement ?? class {};
+
+/** Inboxes in view, each with what tells whether it shows an item of a user: that needs no toast. @type {Map<object, (sub: string, item?: any) => boolean>} */
+export const inView = new Map();
+/** Fires `change` when an inbox has come into view. */
+export const views = new EventTarget();
 
 /** The base of the elements. A subclass has `build()` and `refresh()`, and `handlers` of the client's events. */
 export class NotificationElement extends Base {
@@ -14,6 +29,7 @@ export class NotificationElement extends Base {
   handlers = {};
   #client = null;
   #texts = {};
+  #labels = null;
   #words = null;
   #listening = null;
 
@@ -39,6 +55,14 @@ export class NotificationElement extends Base {
     this.#reword();
   }
 
+  /** Labels of categories, by their names; default: those of the attribute. */
+  get categoryLabels() { return this.#labels ?? parsed(this.getAttribute('category-labels')); }
+
+  set categoryLabels(labels) {
+    this.#labels = labels ?? null;
+    this.#reword();
+  }
+
   /** The language: that of the attribute, else of the nearest `lang`, else English. */
   get locale() {
     const near = this.closest('[lang]') ?? document.documentElement;
@@ -46,11 +70,11 @@ export class NotificationElement extends Base {
   }
 
   /** The texts and formats of the locale. */
-  get words() { return (this.#words ??= new Words(this.locale, this.#texts)); }
+  get words() { return (this.#words ??= new Words(this.locale, this.#texts, this.categoryLabels)); }
 
   connectedCallback() {
     // A framework may have set these before the element was defined; then they hide the accessors above.
-    for (const name of ['client', 'texts']) {
+    for (const name of ['client', 'texts', 'categoryLabels']) {
       if (!Object.hasOwn(this, name)) continue;
       const value = this[name];
       delete this[name];
@@ -65,7 +89,7 @@ export class NotificationElement extends Base {
   }
 
   attributeChangedCallback(name, before, now) {
-    if (name === 'locale' && before !== now) this.#reword();
+    if ((name === 'locale' || name === 'category-labels') && before !== now) this.#reword();
   }
 
   /** Ask whoever is around what opening an item means; return whether nobody has taken it on. */

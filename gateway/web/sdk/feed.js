@@ -3,8 +3,16 @@
 // Each change touches the rows it names and no other; the browser skips the layout and the painting of those that are
 // out of sight (`content-visibility`), so that a thousand rows cost what a screenful does.
 
-import { make } from './dom.js';
+import { make, write } from './dom.js';
 import { Row } from './row.js';
+
+/** Return the row that follows an element, or precedes it: between two of them the heading of a day may stand. */
+function beside(element, way) {
+  const other = element?.[way];
+  return other && !other.row ? other[way] : other;
+}
+const after = (element) => beside(element, 'nextElementSibling');
+const before = (element) => beside(element, 'previousElementSibling');
 
 const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 1, PageUp: -1 };
 
@@ -35,6 +43,12 @@ export class Feed {
 
   get(id) { return this.#rows.get(id); }
 
+  /** The newest row. */
+  get first() { return this.element.querySelector('article'); }
+
+  /** The row that has the focus. */
+  get focused() { return this.element.querySelector('article:focus-within')?.row; }
+
   /** The row under the pointer. A finger leaves the row that it touched last `:hover`, and is not there any more. */
   get pointed() { return matchMedia('(hover: hover)').matches ? this.element.querySelector('article:hover') : null; }
 
@@ -59,8 +73,10 @@ export class Feed {
         const row = new Row(item, this.words, this.showsData);
         this.#rows.set(item.id, row);
         if (this.unfolded.has(item.id)) row.unfold(true);
-        if (row.body) this.#sizes.observe(row.body);
+        for (const text of row.texts) this.#sizes.observe(text);
         this.element.insertBefore(row.element, next);
+        this.#head(row.element);
+        this.#head(next);
         made.push(row);
       }
       next = this.#rows.get(item.id)?.element ?? next;
@@ -75,11 +91,14 @@ export class Feed {
       const row = this.#rows.get(id);
       if (!row) continue;
       const { element } = row;
-      const next = (element.nextElementSibling ?? element.previousElementSibling)?.row ?? null;
+      const following = after(element);
+      const next = (following ?? before(element))?.row ?? null;
       const isFocused = element.matches(':focus-within');
       if (this.#current === row) this.#choose(next);
-      if (row.body) this.#sizes.unobserve(row.body);
+      for (const text of row.texts) this.#sizes.unobserve(text);
+      if (!element.previousElementSibling?.row) element.previousElementSibling?.remove();
       element.remove();
+      this.#head(following);
       this.#rows.delete(id);
       if (isFocused) next?.element.focus();
       if (isFocused && !next) return false;
@@ -88,7 +107,29 @@ export class Feed {
     return true;
   }
 
-  tick() { for (const row of this.#rows.values()) row.tick(); }
+  tick() {
+    for (const row of this.#rows.values()) row.tick();
+    for (const heading of this.element.querySelectorAll('.day')) this.#name(heading);
+  }
+
+  /** Put the day above the first row of it. It is not read out: each row has its own time. */
+  #head(element) {
+    if (!element) return;
+    const { previousElementSibling: above } = element;
+    const isFirst = before(element)?.row.day !== element.row.day;
+    const heading = above && !above.row ? above : null;
+    if (!isFirst) heading?.remove();
+    else if (heading?.day !== element.row.day) {
+      this.#name(heading ?? element.insertAdjacentElement('beforebegin', make('div',
+        { className: 'day', part: 'day', 'aria-hidden': 'true' })));
+    }
+  }
+
+  #name(heading) {
+    const { row } = heading.nextElementSibling;
+    heading.day = row.day;
+    write(heading, this.words.day(Date.parse(row.item.created_at)));
+  }
 
   #choose(row) {
     if (row === undefined || row === this.#current) return;
@@ -103,23 +144,26 @@ export class Feed {
       this.#numbering = 0;
       let position = 0;
       for (const element of this.element.children) {
+        if (!element.row) continue;
         element.setAttribute('aria-posinset', (position += 1));
         element.setAttribute('aria-setsize', this.isComplete ? this.#rows.size : -1);
       }
-      if (!this.#current) this.#choose(this.element.firstElementChild?.row);
+      if (!this.#current) this.#choose(this.first?.row);
     });
   }
 
   #onKey(event) {
     const { key, target } = event;
     if (event.ctrlKey || event.metaKey || event.altKey || target.closest('pre')) return;
-    const { children } = this.element;
-    const from = target.closest('article');
-    const to = key === 'Home' ? children[0] : key === 'End' ? children[children.length - 1]
-      : STEPS[key] > 0 ? from?.nextElementSibling : STEPS[key] < 0 ? from?.previousElementSibling : null;
-    if (to) {
-      to.focus();
-      event.preventDefault();
-    }
+    const to = key === 'Home' ? this.first : key === 'End' ? this.element.lastElementChild : null;
+    if (to) to.focus();
+    if (to || this.step(STEPS[key], target.closest('article'))) event.preventDefault();
+  }
+
+  /** Go to the next row (1), or the one before (-1). Return whether there is one. */
+  step(way, from = this.focused?.element) {
+    const to = way > 0 ? after(from) : way < 0 ? before(from) : null;
+    to?.focus();
+    return Boolean(to);
   }
 }

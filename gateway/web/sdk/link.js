@@ -14,3 +14,6 @@ export function safeLink(url) {
   const path = target && url.startsWith('/') && target.origin === location.origin;
   return absolute || path ? target : null;
 }
+
+/** Whether an address belongs to this page's own site, where it opens in the same tab. @param {URL} target */
+export const isOwn = (target) => target.origin === location.origin;

@@ -3,16 +3,18 @@
 import { icon, iconButton, make, write } from './dom.js';
 import { NotificationElement } from './element.js';
 import { PARTS } from './notification-inbox.js';
-import { safeLink } from './link.js';
+import { isOwn, safeLink } from './link.js';
 import { countInTitle, countOnIcon, setSystem, showSystem, systemState } from './system.js';
 import { BELL } from './theme.js';
 
 const GAP = 8; // px between the bell, its popover and the edges of the window.
-const PASSED_ON = ['theme', 'show-data'];
+const LEAST_HEIGHT = 240; // px
+const PASSED_ON = ['theme', 'show-data', 'no-shortcuts'];
 
 export class NotificationBell extends NotificationElement {
   static sheets = [BELL];
-  static observedAttributes = [...NotificationElement.observedAttributes, 'show-data', 'count-in-title'];
+  static observedAttributes = [...NotificationElement.observedAttributes,
+    'category-labels', 'count-in-title', 'no-shortcuts', 'see-all', 'show-data'];
   #parts = {};
 
   handlers = {
@@ -55,8 +57,9 @@ export class NotificationBell extends NotificationElement {
     parts.inbox.append(iconButton('close', words.say('dismiss'), close));
     parts.said = make('span', { role: 'status' });
     parts.system = make('button', { type: 'button', className: 'link', click: () => this.#toggleSystem() });
+    parts.all = make('a', { part: 'all', textContent: words.say('seeAll'), click: () => { this.open = false; } });
     parts.settings = make('div', { className: 'settings', part: 'settings' },
-      parts.said, make('slot', { name: 'settings' }), parts.system);
+      parts.said, make('slot', { name: 'settings' }), parts.system, parts.all);
     parts.popover = make('div', { className: 'popover', part: 'popover', popover: 'auto', role: 'dialog', tabIndex: -1,
       'aria-label': words.say('notifications'),
       beforetoggle: ({ newState }) => newState === 'closed' && this.#onClosing(),
@@ -76,6 +79,7 @@ export class NotificationBell extends NotificationElement {
     }
     inbox.setAttribute('locale', this.locale);
     inbox.texts = this.texts;
+    inbox.categoryLabels = this.categoryLabels;
     inbox.client = this.client;
   }
 
@@ -112,13 +116,15 @@ export class NotificationBell extends NotificationElement {
     const { button, popover } = this.#parts;
     if (!this.open) return;
     const bell = button.getBoundingClientRect();
-    const { offsetWidth: width, offsetHeight: height } = popover;
     const { clientWidth, clientHeight } = document.documentElement;
+    const below = clientHeight - bell.bottom - 2 * GAP, above = bell.top - 2 * GAP;
+    // Where there is room, the bell stays in sight.
+    popover.style.setProperty('max-height', `${Math.max(below, above, LEAST_HEIGHT)}px`);
+    const { offsetWidth: width, offsetHeight: height } = popover;
     const start = this.matches(':dir(rtl)') ? bell.left : bell.right - width;
     const left = Math.max(GAP, Math.min(start, clientWidth - width - GAP));
-    const below = bell.bottom + GAP;
-    const above = bell.top - GAP - height;
-    const top = below + height > clientHeight && above >= GAP ? above : Math.min(below, clientHeight - height - GAP);
+    const top = Math.min(height > below && above > below ? bell.top - GAP - height : bell.bottom + GAP,
+      clientHeight - height - GAP);
     popover.style.setProperty('left', `${left}px`);
     popover.style.setProperty('top', `${Math.max(GAP, top)}px`);
   }
@@ -127,11 +133,14 @@ export class NotificationBell extends NotificationElement {
 
   #showSystem() {
     const { words } = this;
-    const { settings, said, system } = this.#parts;
+    const { settings, said, system, all } = this.#parts;
     const state = systemState();
-    settings.hidden = state === 'none';
-    system.hidden = state === 'denied';
-    write(said, state === 'denied' ? words.say('systemDenied') : words.say(state === 'on' ? 'systemOn' : 'systemHow'));
+    const address = this.getAttribute('see-all');
+    all.hidden = address === null;
+    all.href = address ?? '';
+    settings.hidden = state === 'none' && all.hidden;
+    system.hidden = state === 'denied' || state === 'none';
+    write(said, state === 'none' ? '' : state === 'denied' ? words.say('systemDenied') : words.say(state === 'on' ? 'systemOn' : 'systemHow'));
     write(system, words.say(state === 'on' ? 'systemOff' : 'systemAsk'));
   }
 
@@ -142,8 +151,12 @@ export class NotificationBell extends NotificationElement {
 
   #openFromSystem(item) {
     const target = this.announceOpening(item) && safeLink(item.url);
-    this.client.read(item.id).catch(() => {});
-    if (target) window.open(target, '_blank', 'noopener,noreferrer');
-    else this.open = true;
+    this.client.read(item.id).catch((error) => {
+      this.open = true;
+      this.#parts.inbox.sayFailed(error);
+    });
+    if (!target) this.open = true;
+    else if (isOwn(target)) location.assign(target);
+    else window.open(target, '_blank', 'noopener,noreferrer');
   }
 }

@@ -1,7 +1,7 @@
 // <notification-inbox>: a user's notifications, and what can be done with them.
 
-import { icon, make, write } from './dom.js';
-import { NotificationElement } from './element.js';
+import { icon, iconButton, make, write } from './dom.js';
+import { NotificationElement, inView, views } from './element.js';
 import { Feed } from './feed.js';
 import { Snack } from './snack.js';
 import { STATES } from './states.js';
@@ -16,14 +16,19 @@ const QUESTION_TIME = 4_000; // ms
 const TICK = 30_000; // ms
 const DRAG = 4; // px
 const CONTROLS = 'button, a, summary, pre';
+const FIELDS = 'input, textarea, select, [contenteditable]';
+// What each key is for, in the words of the help. Enter, Escape and Home are the browser's, or those of the list.
+const KEYS = {
+  j: 'keyNext', k: 'keyPrevious', Enter: 'keyOpen', u: 'keyRead', e: 'keyArchive', '#': 'delete', z: 'undo', '?': 'keyHelp',
+};
 
 /** The parts of an inbox that a page may style: the bell hands them on. */
-export const PARTS = 'head, heading, tabs, tab, count, filter, banner, panel, list, item, unread, glyph, title, time, '
-  + 'body, more, meta, priority, category, address, data, actions, newer, state, snack';
+export const PARTS = 'head, heading, tabs, tab, count, filter, banner, panel, list, day, item, unread, glyph, title, time, '
+  + 'body, more, meta, priority, category, address, data, actions, newer, state, snack, help';
 
 export class NotificationInbox extends NotificationElement {
   static sheets = [ITEM, INBOX];
-  static observedAttributes = [...NotificationElement.observedAttributes, 'show-data'];
+  static observedAttributes = [...NotificationElement.observedAttributes, 'category-labels', 'no-shortcuts', 'show-data'];
   #tab = 'all';
   #category = '';
   #categories = new Set();
@@ -31,9 +36,11 @@ export class NotificationInbox extends NotificationElement {
   #feed = null;
   #snack = null;
   #steady = null;
+  /** @type {AbortController | null} */
+  #unsteady = null;
   #unfolded = new Set(); // ids
   #removing = new Set(); // ids of what the user takes from the list
-  /** Where a press, or the first of several clicks, began. @type {{ target?: Element, row?: object, x?: number, y?: number }} */
+  /** Where a press, or the first of several clicks, began. @type {{ target?: Element, menu?: Element | null, x?: number, y?: number }} */
   #press = {};
   #clicked = null;
   #reading = null;
@@ -64,18 +71,24 @@ export class NotificationInbox extends NotificationElement {
     this.#categories.clear();
     this.#nearEnd = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#readMore(),
       { rootMargin: '600px', scrollMargin: '600px' });
-    const inView = new IntersectionObserver((entries) => {
+    const watching = new IntersectionObserver((entries) => {
       this.#isInView = entries.at(-1).isIntersecting;
+      if (this.#isInView) inView.set(this, (sub, item) => this.#shows(sub, item));
+      else inView.delete(this);
+      views.dispatchEvent(new Event('change'));
       this.#markSeen();
     });
-    inView.observe(this);
+    watching.observe(this);
+    this.addEventListener('keydown', (event) => this.#onShortcut(event), { signal });
     document.addEventListener('visibilitychange', () => this.#markSeen(), { signal });
     const ticking = setInterval(() => this.#feed?.tick(), TICK);
     const counting = setInterval(() => this.#countDown(), 1_000);
     signal.addEventListener('abort', () => {
       for (const timer of [ticking, counting]) clearInterval(timer);
+      this.#unsteady?.abort();
       this.#nearEnd.disconnect();
-      inView.disconnect();
+      watching.disconnect();
+      inView.delete(this);
     });
   }
 
@@ -99,8 +112,11 @@ export class NotificationInbox extends NotificationElement {
     parts.state = make('div', { className: 'rest' });
     parts.tail = make('div', { className: 'tail' });
     parts.panel = make('div', { className: 'panel', id: 'panel', role: 'tabpanel', part: 'panel' });
+    this.#unsteady?.abort();
+    this.#unsteady = new AbortController();
     this.#steady = new Steady(parts.panel, words, () => this.#markSeen());
-    parts.panel.append(this.#steady.element, parts.list, parts.state, parts.tail);
+    this.#steady.watch(this.#unsteady.signal);
+    parts.panel.append(parts.list, parts.state, parts.tail);
     parts.head = make('div', { className: 'head', part: 'head' },
       parts.heading, parts.readAll, make('slot', { name: 'actions' }));
     parts.bar = make('div', { className: 'bar' },
@@ -108,7 +124,7 @@ export class NotificationInbox extends NotificationElement {
         keydown: (event) => this.#onTabKey(event) }, ...parts.tabs),
       parts.filter);
     this.#restart();
-    return [parts.head, parts.bar, parts.banner, parts.panel, make('slot', { name: 'footer' }), this.#snack.element];
+    return [parts.head, parts.bar, parts.banner, this.#steady.element, parts.panel, make('slot', { name: 'footer' }), this.#snack.element];
   }
 
   #buildTab(name) {
@@ -145,7 +161,9 @@ export class NotificationInbox extends NotificationElement {
     this.#feed = new Feed(words,
       { label: words.say('notifications'), showsData: this.hasAttribute('show-data'), unfolded: this.#unfolded });
     this.#steady.take(this.#feed);
-    this.#feed.element.addEventListener('pointerdown', ({ target, x, y }) => { this.#press = { target, x, y }; });
+    this.#feed.element.addEventListener('pointerdown', ({ target, x, y }) => {
+      this.#press = { target, x, y, menu: this.#feed.element.querySelector('.actions:popover-open') };
+    });
     this.#feed.element.addEventListener('click', (event) => this.#onClick(event));
     this.#feed.element.addEventListener('keydown', (event) => this.#onRowKey(event));
     this.#parts.list.replaceChildren(this.#feed.element);
@@ -218,6 +236,12 @@ export class NotificationInbox extends NotificationElement {
     }
   }
 
+  /** Whether what comes for a user is shown here, in the list that is chosen. */
+  #shows(sub, item) {
+    return this.#isSignedIn() && this.client.sub === sub && this.#tab !== 'archived'
+      && (!this.#category || this.#category === item?.category);
+  }
+
   #isSignedIn() { return this.client && this.client.state !== 'signedout'; }
 
   // --- the state around the list ---------------------------------------------------------------------------
@@ -250,11 +274,11 @@ export class NotificationInbox extends NotificationElement {
 
   #showFilter() {
     const { filter } = this.#parts;
-    const names = [...this.#categories].sort();
+    const names = [...this.#categories].map((name) => [this.words.category(name), name]).sort();
     filter.hidden = names.length < 2 && !this.#category;
     if (filter.options.length === names.length + 1) return;
     const all = new Option(this.words.say('anyCategory'), '');
-    filter.replaceChildren(all, ...names.map((name) => new Option(name, name)));
+    filter.replaceChildren(all, ...names.map(([label, name]) => new Option(label, name)));
     filter.value = this.#category;
   }
 
@@ -284,10 +308,16 @@ export class NotificationInbox extends NotificationElement {
   #showState() {
     const kind = this.#kindOfState();
     const { state } = this.#parts;
-    const key = `${kind} ${this.#tab}`;
+    // An empty list offers one that holds more.
+    const other = this.#tab === 'all' && !this.#category ? 'archived' : 'all';
+    const key = `${kind} ${this.#tab} ${other}`;
     if (state.dataset.kind === key) return;
     state.dataset.kind = key;
-    state.replaceChildren(...STATES[kind](this.words, this.#tab, () => this.#tryAgain()));
+    state.replaceChildren(...STATES[kind](this.words, this.#tab, other, () => this.#tryAgain(), (tab) => {
+      this.#choose(tab, '');
+      this.#parts.filter.value = '';
+      this.#parts.tabs[TABS.indexOf(tab)].focus();
+    }));
   }
 
   #kindOfState() {
@@ -308,20 +338,26 @@ export class NotificationInbox extends NotificationElement {
   #onClick(event) {
     const { target, detail } = event;
     const row = target.closest('article')?.row;
-    if (!row || this.#isStray(event)) return;
+    if (!row) return;
+    if (this.#isStray(event)) {
+      event.preventDefault();
+      return;
+    }
     const button = target.closest('[data-action]');
     if (button) {
       // The second click of two is not meant for the row that has taken the place of the first one.
       if (detail < 2) this.#clicked = row;
       if (this.#clicked === row) this.#act(button.dataset.action, row);
     } else if (target.closest('a')) this.#open(row, event);
-    else if (!target.closest('details')) this.#activate(row);
+    else if (!target.closest('details, .actions')) this.#activate(row);
   }
 
   /** Whether a click is the end of something else: a press that began elsewhere, or text being selected. */
   #isStray({ target, detail, x, y }) {
     if (detail === 0) return false; // By the keyboard, or by a script.
-    const { target: from, x: left, y: top } = this.#press;
+    const { target: from, x: left, y: top, menu } = this.#press;
+    // It closed a menu.
+    if (menu && !menu.contains(target)) return true;
     if (from && from.closest(CONTROLS) !== target.closest(CONTROLS)) return true;
     const isDrag = Math.hypot(x - left, y - top) > DRAG || detail > 1;
     return isDrag && !target.closest(CONTROLS) && !getSelection().isCollapsed;
@@ -332,6 +368,39 @@ export class NotificationInbox extends NotificationElement {
     if (!row) return;
     if (event.key === 'Enter') this.#activate(row);
     else if (event.key === 'Delete') this.#act('delete', row);
+  }
+
+  /** Keys of one letter, for who is in the list or beside it, and never for who types. */
+  #onShortcut(event) {
+    const { key, ctrlKey, metaKey, altKey, repeat } = event;
+    const [from] = event.composedPath();
+    if (event.defaultPrevented || this.hasAttribute('no-shortcuts') || !Object.hasOwn(KEYS, key) || key === 'Enter'
+      || ctrlKey || metaKey || altKey || from.closest?.(FIELDS) || !this.#isSignedIn()) return;
+    event.preventDefault();
+    const row = this.#feed.focused;
+    if (key === 'j' || key === 'k') {
+      if (row) this.#feed.step(key === 'j' ? 1 : -1);
+      else this.focus();
+    } else if (repeat) return;
+    else if (key === '?') this.#help();
+    else if (key === 'z') this.#snack.takeBack();
+    else if (row) this.#act({ u: 'read', e: 'archive', '#': 'delete' }[key], row);
+  }
+
+  #help() {
+    const { words } = this;
+    const from = this.shadowRoot.activeElement;
+    const keys = Object.entries(KEYS).map(([key, name]) => make('div', {},
+      make('dt', {}, make('kbd', { textContent: key })), make('dd', { textContent: words.say(name) })));
+    const help = make('div', { className: 'help', part: 'help', popover: 'auto', role: 'dialog', tabIndex: -1,
+      'aria-label': words.say('shortcuts'),
+      beforetoggle: ({ newState }) => newState === 'closed' && help.matches(':focus-within') && from?.focus(),
+      toggle: ({ newState }) => newState === 'closed' && help.remove() },
+      make('h3', { textContent: words.say('shortcuts') }), make('dl', {}, ...keys),
+      iconButton('close', words.say('dismiss'), { click: () => help.hidePopover() }));
+    this.shadowRoot.append(help);
+    help.showPopover();
+    help.focus();
   }
 
   #activate(row) {
@@ -358,7 +427,9 @@ export class NotificationInbox extends NotificationElement {
     const { client, words } = this;
     const { item } = row;
     if (action === 'unfold') this.#unfold(row, !row.isUnfolded);
+    else if (action === 'menu') row.openMenu();
     else this.#removing.add(item.id);
+    if (action !== 'menu' && (action !== 'delete' || row.asked)) row.closeMenu();
     if (action === 'read') this.#try(item.read_at ? client.unreadAgain(item.id) : client.read(item.id));
     if (action === 'archive') {
       const archived = !item.archived_at;
@@ -421,7 +492,10 @@ export class NotificationInbox extends NotificationElement {
       await promise;
       if (done) this.#snack.say(done, undo);
     } catch (error) {
-      this.#snack.say(this.words.say('failed', { detail: error.detail ?? error.message }));
+      this.sayFailed(error);
     }
   }
+
+  /** Say that a command was refused, and why. @param {{ detail?: string, message: string }} error */
+  sayFailed({ detail, message }) { this.#snack.say(this.words.say('failed', { detail: detail ?? message })); }
 }

@@ -1,7 +1,7 @@
 // <notification-toasts>: what has just come, shown for a moment in the corner of the one tab that is looked at.
 
 import { iconButton, make, write } from './dom.js';
-import { NotificationElement } from './element.js';
+import { NotificationElement, inView, views } from './element.js';
 import { glyph, priorityChip, quote, title } from './row.js';
 import { ITEM, TOASTS } from './theme.js';
 
@@ -13,7 +13,7 @@ const GATHER = 400; // ms for which what came while nobody was connected is coun
 
 export class NotificationToasts extends NotificationElement {
   static sheets = [ITEM, TOASTS];
-  static observedAttributes = [...NotificationElement.observedAttributes, 'max', 'min-priority', 'sound'];
+  static observedAttributes = [...NotificationElement.observedAttributes, 'always', 'max', 'min-priority', 'sound'];
   #toasts = new Set();
   #waiting = [];
   #missed = 0;
@@ -44,6 +44,18 @@ export class NotificationToasts extends NotificationElement {
   }
 
   refresh() {}
+
+  /** An inbox that comes into view shows what a toast would cover there. */
+  begin(signal) {
+    views.addEventListener('change', () => {
+      for (const toast of [...this.#toasts]) if (this.#isShown(toast.item)) this.#remove(toast);
+      if (this.#sum && !this.#sum.mustBeSeen && this.#isShown()) this.#remove(this.#sum);
+    }, { signal });
+  }
+
+  #isShown(item) {
+    return !this.hasAttribute('always') && [...inView.values()].some((shows) => shows(this.client?.sub, item));
+  }
 
   disconnectedCallback() {
     super.disconnectedCallback();
@@ -103,6 +115,10 @@ export class NotificationToasts extends NotificationElement {
 
   #show(item) {
     const urgent = item.priority === 'urgent';
+    if (this.#isShown(item)) {
+      this.#say(item, urgent);
+      return;
+    }
     const most = Number(this.getAttribute('max')) || (matchMedia(SMALL).matches ? 1 : MOST);
     if (this.#toasts.size >= most && urgent) this.#makeRoom();
     if (this.#toasts.size < most) this.#add(item, urgent);
@@ -137,14 +153,24 @@ export class NotificationToasts extends NotificationElement {
     this.#toasts.add(toast);
     this.stack.insertBefore(toast.element, this.#sum?.element ?? null);
     this.#start(toast);
-    const said = [item.priority !== 'normal' && words.say(item.priority), item.title, item.body];
+    this.#say(item, urgent);
+  }
+
+  /** Have it read out. */
+  #say({ priority, title: heading, body }, urgent) {
+    const said = [priority !== 'normal' && this.words.say(priority), heading, body];
     write(urgent ? this.assertive : this.polite, said.filter(Boolean).join('. '));
   }
 
   /** Say one thing about many, in a place of its own. */
-  #summarise(text) {
+  #summarise(text, mustBeSeen = false) {
+    if (!mustBeSeen && this.#isShown()) {
+      write(this.polite, text);
+      return;
+    }
     this.#sum ??= this.#addSum();
     clearTimeout(this.#sum.timer);
+    this.#sum.mustBeSeen = mustBeSeen;
     this.#sum.left = TOAST_TIME;
     write(this.#sum.said, text);
     write(this.polite, text);
@@ -227,7 +253,9 @@ export class NotificationToasts extends NotificationElement {
       return;
     }
     if (!this.announceOpening(item)) event.preventDefault();
-    this.client?.read(item.id).catch(() => {});
+    this.client?.read(item.id).catch(({ detail, message }) => {
+      this.#summarise(this.words.say('failed', { detail: detail ?? message }), true);
+    });
     this.#remove(toast);
   }
 }

@@ -1,18 +1,23 @@
 // One notification in a list.
 
 import { icon, iconButton, make, nameButton, write } from './dom.js';
-import { safeLink } from './link.js';
+import { isOwn, safeLink } from './link.js';
 
 let made = 0;
 
-/** Return the sign of a notification: the first letter of its category, in a colour of its own. */
+// What a category is about, by the words that most applications use.
+const SIGNS = {
+  chat: /chat|comment|mention|message|repl/, box: /deliver|order|parcel|ship/, card: /bill|invoice|pay/,
+  lock: /auth|login|secur|sign/,
+};
+
+/** Return the sign of a notification: what it is about, in a colour of its category. */
 export function glyph({ category, priority }) {
-  const plain = category === 'default';
-  const letter = [...category].find((one) => /[a-z0-9]/.test(one)) ?? '·';
+  const about = Object.keys(SIGNS).find((name) => SIGNS[name].test(category)) ?? 'bell';
   const sign = make('span', { className: 'glyph', part: 'glyph', 'aria-hidden': 'true' },
-    priority === 'urgent' ? icon('alert') : plain ? icon('bell') : letter);
+    icon(priority === 'urgent' ? 'alert' : about));
   const hue = [...category].reduce((sum, one) => (sum * 31 + one.codePointAt(0)) % 360, 7);
-  if (!plain) sign.style.setProperty('--_hue', hue);
+  if (category !== 'default') sign.style.setProperty('--_hue', hue);
   return sign;
 }
 
@@ -24,8 +29,9 @@ export const quote = (tag, className, text, ...children) =>
 export function title(item, tag, before) {
   const target = safeLink(item.url);
   const text = make('bdi', { dir: 'auto', textContent: item.title });
+  const elsewhere = target && !isOwn(target) && { target: '_blank', rel: 'noopener noreferrer' };
   return make(tag, { className: 'title', part: 'title' }, before,
-    target ? make('a', { href: target.href, target: '_blank', rel: 'noopener noreferrer' }, text) : text);
+    target ? make('a', { href: target.href, ...elsewhere }, text) : text);
 }
 
 /** Return what marks a priority that is not the normal one. */
@@ -48,20 +54,28 @@ export class Row {
       delete: iconButton('trash', '', { 'data-action': 'delete' }),
     };
     this.buttons.delete.classList.add('danger');
+    this.menu = iconButton('more', '', { 'data-action': 'menu', 'aria-expanded': 'false' });
+    nameButton(this.menu, words.say('moreActions'), item.title).classList.add('menu');
     this.body = quote('p', 'body', item.body);
     this.whole = make('button',
       { type: 'button', className: 'link whole', part: 'more', hidden: true, 'data-action': 'unfold' });
     const heading = title(item, 'h3', this.state);
     heading.id = id;
+    this.texts = [heading, this.body].filter(Boolean);
+    this.day = new Date(item.created_at).toDateString();
+    this.actions = make('div', { className: 'actions', part: 'actions',
+      beforetoggle: ({ newState }) => newState === 'closed' && this.#leaveMenu(),
+      toggle: ({ newState }) => newState === 'closed' && this.actions.removeAttribute('popover') },
+      ...Object.values(this.buttons));
     this.element = make('article',
       { className: 'item', part: 'item', 'aria-labelledby': id, 'data-id': item.id, 'data-priority': item.priority },
       glyph(item),
       make('div', { className: 'main' },
         make('div', { className: 'top' }, heading, this.time),
         this.body,
-        this.body && this.whole,
+        this.whole,
         this.#meta(item, showsData)),
-      make('div', { className: 'actions', part: 'actions' }, ...Object.values(this.buttons)));
+      this.menu, this.actions);
     this.element.row = this;
     this.setCurrent(false);
     this.paint(item);
@@ -69,11 +83,14 @@ export class Row {
   }
 
   #meta(item, showsData) {
-    const { category, url } = item;
+    const { category } = item;
+    const target = safeLink(item.url);
     return make('div', { className: 'meta', part: 'meta' },
       priorityChip(item, this.words),
-      category !== 'default' && make('span', { className: 'chip', part: 'category', textContent: category }),
-      url && make('span', { className: 'address', part: 'address', dir: 'ltr', textContent: url }),
+      category !== 'default' && make('span', { className: 'chip', part: 'category', textContent: this.words.category(category) }),
+      // Where it leads, when that is elsewhere: a path of this site tells people nothing.
+      target && !isOwn(target) && make('span',
+        { className: 'address', part: 'address', dir: 'ltr', textContent: target.host, title: target.href }),
       showsData && item.data && make('details', {},
         make('summary', { textContent: this.words.say('data') }),
         make('pre', { part: 'data', dir: 'ltr', tabIndex: 0, textContent: JSON.stringify(item.data, null, 2) })));
@@ -100,10 +117,26 @@ export class Row {
     this.asked = asked;
     buttons.delete.classList.toggle('asked', asked);
     nameButton(buttons.delete, words.say(asked ? 'deleteNow' : 'delete'), this.item.title);
-    buttons.delete.replaceChildren(icon('trash'), ...(asked ? [words.say('deleteShort')] : []));
+    buttons.delete.replaceChildren(icon('trash'), ...(asked ? [make('span', { textContent: words.say('deleteShort') })] : []));
   }
 
-  /** Show the whole body, or its first lines. */
+  /** Where nothing hovers, the buttons are a menu of their own. */
+  openMenu() {
+    const { actions, menu } = this;
+    actions.popover = 'auto';
+    actions.showPopover();
+    menu.setAttribute('aria-expanded', 'true');
+    actions.firstChild.focus();
+  }
+
+  closeMenu() { if (this.actions.popover) this.actions.hidePopover(); }
+
+  #leaveMenu() {
+    this.menu.setAttribute('aria-expanded', 'false');
+    if (this.actions.matches(':focus-within')) this.menu.focus();
+  }
+
+  /** Show the whole title and body, or their first lines. */
   unfold(isUnfolded) {
     this.isUnfolded = isUnfolded;
     this.element.classList.toggle('unfolded', isUnfolded);
@@ -112,10 +145,10 @@ export class Row {
     write(nameButton(this.whole, label, this.item.title), label);
   }
 
-  /** Offer the rest of a body that is cut off. */
+  /** Offer the rest of what is cut off. */
   measure() {
-    const { body, whole } = this;
-    whole.hidden = !this.isUnfolded && body.scrollHeight <= body.clientHeight + 1;
+    const { texts, whole } = this;
+    whole.hidden = !this.isUnfolded && texts.every((one) => one.scrollHeight <= one.clientHeight + 1);
   }
 
   /** Say anew how long ago it was. */

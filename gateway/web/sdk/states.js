@@ -23,19 +23,29 @@ function again(words, tryAgain) {
   return make('button', { type: 'button', textContent: words.say('tryAgain'), click: tryAgain });
 }
 
-/** What each state consists of, in the words of a locale. `tab` is the one that is chosen. */
+/** What can be done where nothing is shown: a page may offer something else. */
+function next(words, name, act) {
+  return make('slot', { name: 'empty-action' },
+    make('button', { type: 'button', textContent: words.say(name), click: act }));
+}
+
+/**
+ * What each state consists of, in the words of a locale. `tab` is the one that is chosen, `other` the one that an
+ * empty list offers.
+ */
 export const STATES = {
   nothing: () => [],
   more: (words) => [make('p', { className: 'more', role: 'status', textContent: `${words.say('loading')} …` })],
   loading: (words) => [make('p', { className: 'unseen', role: 'status', textContent: words.say('loading') }),
     ...Array.from({ length: 4 }, bone)],
-  empty: (words, tab) => [message(words, { ...EMPTY[tab], slot: 'empty' })],
+  empty: (words, tab, other, tryAgain, choose) => [message(words, { ...EMPTY[tab], slot: 'empty' },
+    next(words, other === 'all' ? 'showAll' : 'showArchived', () => choose(other)))],
   signedOut: (words) => [message(words, { sign: 'lock', text: 'signedOut', slot: 'signed-out' })],
-  failed: (words, tab, tryAgain) => [
+  failed: (words, tab, other, tryAgain) => [
     message(words, { sign: 'cloud', text: 'failedToLoad', slot: 'failed', more: '', role: 'alert' },
       again(words, tryAgain)),
   ],
-  failedMore: (words, tab, tryAgain) => [
+  failedMore: (words, tab, other, tryAgain) => [
     make('div', { className: 'more', role: 'alert' }, words.say('failedToLoad'), ' ', again(words, tryAgain)),
   ],
 };

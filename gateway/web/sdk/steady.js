@@ -1,5 +1,6 @@
 // A list that changes while somebody points at it: the row under the pointer stays where it is, so that a press lands on
-// what was aimed at. What comes above it is out of sight until the pointer leaves, or rests; a button tells how many.
+// what was aimed at. What comes above it is out of sight until the pointer leaves, or rests; what comes while the list is
+// scrolled down, until its top is in sight again. A button tells how many.
 
 import { make, write } from './dom.js';
 
@@ -9,6 +10,7 @@ const LIFT_TIME = 400; // ms from the end of a touch to its click
 const topOf = (element) => element?.getBoundingClientRect().top ?? 0;
 
 export class Steady {
+  #panel;
   #words;
   #feed = null;
   #released;
@@ -20,9 +22,10 @@ export class Steady {
 
   /** @param {HTMLElement} panel @param {import('./texts.js').Words} words @param {() => void} released */
   constructor(panel, words, released) {
+    this.#panel = panel;
     this.#words = words;
     this.#released = released;
-    this.button = make('button', { type: 'button', part: 'newer', click: () => this.release() });
+    this.button = make('button', { type: 'button', part: 'newer', click: () => this.#goToTop() });
     this.element = make('div', { className: 'newer', hidden: true }, this.button);
     const on = (type, act) => panel.addEventListener(type, act, { passive: true });
     on('pointerdown', ({ target }) => {
@@ -39,8 +42,19 @@ export class Steady {
   /** Whether rows are out of sight, or not where they belong. */
   get holds() { return this.#shift !== 0 || this.#count > 0; }
 
+  /** Watch what scrolls: the list itself, or the page around it. @param {AbortSignal} signal */
+  watch(signal) {
+    addEventListener('scroll', () => this.#count && !this.#shift && !this.#isAway() && this.#settle(),
+      { signal, passive: true, capture: true });
+  }
+
+  /** Whether the top of the list is out of sight. */
+  #isAway() { return topOf(this.#feed.element) < Math.max(topOf(this.#panel), 0) - 1 + this.#shift; }
+
   /** Hold another list. */
   take(feed) {
+    this.#count = 0;
+    this.element.hidden = true;
     this.#leave();
     this.#feed = feed;
   }
@@ -53,33 +67,52 @@ export class Steady {
     const row = this.#pressed ?? this.#feed.pointed;
     const next = row?.nextElementSibling;
     const tops = new Map([row, next].map((one) => [one, topOf(one)]));
+    const first = this.#feed.first;
+    const isAway = this.#isAway();
     const made = act();
     const kept = row?.isConnected ? row : next?.isConnected && !isOwn(row) ? next : null;
+    const isAbove = (one) => ({ element }) => element.compareDocumentPosition(one) & Node.DOCUMENT_POSITION_FOLLOWING;
+    if (isAway && first?.isConnected) this.#tell(made.filter(isAbove(first)).length);
     if (!kept) return;
-    const isAbove = ({ element }) => element.compareDocumentPosition(kept) & Node.DOCUMENT_POSITION_FOLLOWING;
-    const above = made.filter(isAbove);
+    const above = made.filter(isAbove(kept));
     // Until a row is drawn, its height is only estimated.
     for (const { element } of above) element.classList.add('held');
     const moved = tops.get(kept) - topOf(kept);
     if (!moved) return;
     this.#shift += moved;
     this.#feed.element.style.setProperty('margin-block-start', `${this.#shift}px`);
-    this.#count += above.length;
+    if (!isAway) this.#tell(above.length);
+    if (!this.#resting) this.#rest();
+  }
+
+  #tell(more) {
+    this.#count += more;
     this.element.hidden = !this.#count;
     write(this.button, this.#words.say('newer', { count: this.#count }));
-    if (!this.#resting) this.#rest();
+  }
+
+  #goToTop() {
+    this.release();
+    this.#panel.scrollTop = 0;
+    if (this.#isAway()) this.#feed.first?.scrollIntoView({ block: 'nearest' });
+    this.#settle();
+  }
+
+  /** All of it is in sight. */
+  #settle() {
+    this.#tell(-this.#count);
+    this.#released();
   }
 
   /** Let each row be where it belongs. */
   release() {
     clearTimeout(this.#resting);
     this.#resting = null;
-    if (!this.holds) return;
-    this.#shift = this.#count = 0;
+    if (!this.#shift) return;
+    this.#shift = 0;
     for (const element of this.#feed.element.querySelectorAll('.held')) element.classList.remove('held');
     this.#feed.element.style.removeProperty('margin-block-start');
-    this.element.hidden = true;
-    this.#released();
+    if (!this.#isAway()) this.#settle();
   }
 
   #leave() {

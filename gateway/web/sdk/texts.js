@@ -7,6 +7,7 @@ export const TEXTS = {
   unread: 'Unread',
   archived: 'Archived',
   category: 'Category',
+  general: 'General',
   anyCategory: 'All categories',
   markRead: 'Mark read',
   markUnread: 'Mark unread',
@@ -18,6 +19,10 @@ export const TEXTS = {
   markAllRead: 'Mark all read',
   undo: 'Undo',
   dismiss: 'Dismiss',
+  moreActions: 'More actions',
+  showAll: 'Show all',
+  showArchived: 'Show archived',
+  seeAll: 'See all',
   tryNow: 'Try now',
   tryAgain: 'Try again',
   data: 'Data',
@@ -44,6 +49,13 @@ export const TEXTS = {
   signedOutMore: 'Sign in again to see your notifications.',
   failedToLoad: 'The notifications could not be loaded.',
   failed: 'That did not work: {detail}',
+  shortcuts: 'Keyboard shortcuts',
+  keyNext: 'Next notification',
+  keyPrevious: 'Previous notification',
+  keyOpen: 'Open',
+  keyRead: 'Mark read or unread',
+  keyArchive: 'Archive, or move to the inbox',
+  keyHelp: 'Show these shortcuts',
   archivedNow: 'Archived',
   unarchivedNow: 'Moved to inbox',
   deletedNow: 'Deleted',
@@ -72,17 +84,24 @@ function known(locale) {
 /** The texts of an element in its locale. */
 export class Words {
   #texts;
+  #locale;
   #plural;
   #number;
   #ago;
   #date;
   #dateTime;
   #seconds;
+  #labels;
 
-  /** @param {string} locale BCP 47 @param {Partial<typeof TEXTS>} overrides */
-  constructor(locale, overrides = {}) {
+  /**
+   * @param {string} locale BCP 47 @param {Partial<typeof TEXTS>} overrides
+   * @param {Record<string, string>} labels of categories
+   */
+  constructor(locale, overrides = {}, labels = {}) {
     const language = known(locale);
     this.#texts = { ...TEXTS, ...overrides };
+    this.#labels = labels;
+    this.#locale = language;
     this.#plural = new Intl.PluralRules(language);
     this.#number = new Intl.NumberFormat(language);
     this.#ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto', style: 'short' });
@@ -106,6 +125,29 @@ export class Words {
   seconds(value) { return this.#seconds.format(value); }
 
   dateTime(ms) { return this.#dateTime.format(ms); }
+
+  /** Return the label of a category: the page's own, else the words that its name is made of. */
+  category(name) {
+    if (Object.hasOwn(this.#labels, name)) return String(this.#labels[name]);
+    if (name === 'default') return this.say('general');
+    const text = name.replace(/[._-]+/g, ' ').trim() || name;
+    // Two letters are an abbreviation: CI, HR, QA.
+    return text.length < 3 ? text.toUpperCase() : text[0].toUpperCase() + text.slice(1);
+  }
+
+  /** Return the day of a time: today, yesterday, or its date. */
+  day(ms) {
+    const day = new Date(ms), today = new Date();
+    // By midnights: a day may have 23 or 25 hours.
+    const [from, to] = [day, today].map((one) => Date.UTC(one.getFullYear(), one.getMonth(), one.getDate()));
+    const past = (to - from) / DAY;
+    if (past === 0 || past === 1) {
+      const text = new Intl.RelativeTimeFormat(this.#locale, { numeric: 'auto' }).format(-past, 'day');
+      return text[0].toLocaleUpperCase(this.#locale) + text.slice(1);
+    }
+    const year = day.getFullYear() === today.getFullYear() ? undefined : 'numeric';
+    return day.toLocaleDateString(this.#locale, { weekday: 'long', day: 'numeric', month: 'long', year });
+  }
 
   /** Return how long ago a time was, and the date of what is older than a week. */
   ago(ms) {

@@ -57,12 +57,13 @@ button.link:not(:disabled) { color: var(--_accent); }
 /** One notification, in a list and as a toast. */
 export const ITEM = sheet(`
 .glyph {
-  display: grid; place-items: center; width: 36px; height: 36px; border-radius: 10px; font-size: .9375em; font-weight: 650; text-transform: uppercase;
+  display: grid; place-items: center; width: 36px; height: 36px; border-radius: 10px; 
   background: light-dark(oklch(.945 .035 var(--_hue, 275)), oklch(.31 .05 var(--_hue, 275)));
   color: light-dark(oklch(.44 .14 var(--_hue, 275)), oklch(.87 .08 var(--_hue, 275)));
 }
 [data-priority="urgent"] .glyph { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
-.title { min-width: 0; overflow-wrap: anywhere; font-weight: 550; line-height: 1.35; }
+.title { display: -webkit-box; min-width: 0; overflow: hidden; overflow-wrap: anywhere; font-weight: 550; line-height: 1.35; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
+.title a:focus-visible { outline-offset: -2px; }
 .title a { color: inherit; text-decoration: none; }
 .title a:hover { text-decoration: underline; text-underline-offset: 3px; }
 .body { text-align: -webkit-match-parent; text-align: match-parent; overflow-wrap: anywhere; color: var(--_muted); font-size: .9333em; white-space: pre-line; }
@@ -74,8 +75,9 @@ export const ITEM = sheet(`
 export const INBOX = sheet(`
 :host { display: flex; flex-direction: column; position: relative; min-height: 0; border-radius: var(--_radius); background: var(--_surface); overflow: clip; }
 .head { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 8px; padding-block: 14px 4px; padding-inline: 20px 12px; }
+.heading:focus-visible { outline: none; }
 .heading { flex: 1; font-size: 1.1333em; font-weight: 680; letter-spacing: -.012em; }
-.bar { display: flex; align-items: center; gap: 4px; padding: 0 10px; border-block-end: 1px solid var(--_line); }
+.bar { display: flex; flex-wrap: wrap; align-items: center; gap: 4px; padding: 0 10px; border-block-end: 1px solid var(--_line); }
 [role="tablist"] { display: flex; flex: 1 0 auto; }
 [role="tab"] { position: relative; min-height: 42px; border-radius: 8px; color: var(--_muted); }
 [role="tab"]:hover { background: none !important; color: var(--_text); }
@@ -84,7 +86,7 @@ export const INBOX = sheet(`
 [role="tab"]:focus-visible { outline-offset: -4px; }
 .count { display: inline-block; margin-inline-start: 6px; padding: 1px 7px; border-radius: 9px; background: var(--_sunken); color: var(--_muted); font-size: .86em; font-variant-numeric: tabular-nums; }
 [aria-selected="true"] .count { background: var(--_accent); color: var(--_on-accent); }
-select { flex: 0 1 auto; min-width: 44px; color: var(--_muted); background: var(--_surface); text-overflow: ellipsis; }
+select { field-sizing: content; max-width: 100%; margin-inline-start: auto; color: var(--_muted); background: var(--_surface); text-overflow: ellipsis; }
 .banner { display: flex; align-items: center; gap: 12px; padding-block: 10px; padding-inline: 20px 12px; border-block-end: 1px solid var(--_line); background: color-mix(in oklab, var(--_warning) 9%, var(--_surface)); font-size: .9em; }
 .banner svg { flex: none; color: var(--_warning); }
 .banner p { flex: 1; }
@@ -95,6 +97,7 @@ select { flex: 0 1 auto; min-width: 44px; color: var(--_muted); background: var(
   transition: background-color .12s;
 }
 article + article { border-block-start: 1px solid var(--_line); }
+.day { padding-block: 16px 6px; padding-inline: 24px 20px; color: var(--_muted); font-size: .8667em; font-weight: 600; }
 .item.held { content-visibility: visible; }
 .item:hover { background: color-mix(in oklab, var(--_sunken) 55%, transparent); }
 .item:focus-visible { outline-offset: -3px; border-radius: 10px; }
@@ -108,10 +111,10 @@ article + article { border-block-start: 1px solid var(--_line); }
 .top .title { flex: 1; }
 time { flex: none; color: var(--_muted); font-size: .8333em; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .item .body { display: -webkit-box; margin-block-start: 2px; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: var(--notification-lines, 3); }
-.item.unfolded .body { -webkit-line-clamp: none; }
+.item.unfolded .title, .item.unfolded .body { -webkit-line-clamp: none; }
 .whole { margin-inline-start: -10px; }
-.newer { position: sticky; z-index: 1; inset-block-start: 8px; height: 0; text-align: center; }
-.newer button { background: var(--_accent); color: var(--_on-accent); box-shadow: var(--_shadow); }
+.newer { position: sticky; z-index: 1; inset-block-start: var(--notification-scroll-inset, 0px); height: 0; text-align: center; }
+.newer button { margin-block-start: 8px; background: var(--_accent); color: var(--_on-accent); box-shadow: var(--_shadow); }
 .newer button:hover { background: color-mix(in oklab, var(--_accent) 86%, var(--_text)) !important; }
 .meta { display: flex; flex-wrap: wrap; align-items: center; line-height: 1.6; gap: 4px 8px; margin-block-start: 6px; }
 .meta:not(:has(> :not([hidden]))) { display: none; }
@@ -123,17 +126,36 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 .item:hover .actions, .item:focus-within .actions { opacity: 1; }
 .danger:hover, .danger.asked { background: color-mix(in oklab, var(--_danger) 12%, transparent) !important; color: var(--_danger) !important; }
 .actions button { min-height: 28px; border-radius: 8px; }
+.item .menu { display: none; }
 @media (hover: none) {
-  .meta { display: flex !important; min-height: 36px; padding-inline-end: 128px; }
-  .actions { inset-block: auto 8px; inset-inline-end: 8px; background: none; box-shadow: none; opacity: 1; }
-  .actions button { min-height: 44px; }
+  .item { padding-inline-end: 48px; }
+  .item .menu { display: inline-grid; position: absolute; inset-block-start: 2px; inset-inline-end: 2px; }
+  .menu svg { stroke-width: 3; }
+  .actions:not(:popover-open) { display: none; }
 }
+@media (max-width: 520px) { .top { display: block; } }
+.actions:popover-open { position: fixed; inset: auto 0 0; flex-direction: column; width: min(100%, 480px); margin-inline: auto; padding: 8px 8px max(8px, env(safe-area-inset-bottom)); border: 0; border-radius: 16px 16px 0 0; opacity: 1; cursor: default; }
+.actions:popover-open button { display: flex; justify-content: start; gap: 14px; min-height: 52px; padding: 0 14px; color: var(--_text); font-size: 1em; }
+.actions:popover-open button::after { content: attr(title); }
+.actions:popover-open span { display: none; }
+.actions::backdrop { background: #0006; }
+.help { width: min(360px, 100vw - 16px); padding: 18px 20px; border: 0; border-radius: var(--_radius); background: var(--_raised); color: var(--_text); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); }
+.help:focus-visible { outline: none; }
+.help h3 { font-weight: 650; }
+.help dl { display: grid; gap: 6px; margin: 12px 0 0; }
+.help dl div { display: flex; gap: 14px; }
+.help dt { width: 5em; text-align: end; }
+.help dd { margin: 0; }
+.help .icon { position: absolute; inset-block-start: 10px; inset-inline-end: 10px; }
+kbd { padding: 1px 7px; border-radius: 6px; background: var(--_sunken); box-shadow: 0 0 0 1px var(--_line); font: 600 .8667em ui-monospace, monospace; }
 .state { display: grid; justify-items: center; min-height: 240px; align-content: center; padding: 32px 24px; text-align: center; }
 .state .art { display: grid; place-items: center; width: 56px; height: 56px; margin-block-end: 14px; border-radius: 18px; background: var(--_sunken); color: var(--_muted); }
 .art svg { width: 26px; height: 26px; stroke-width: 1.5; }
 .state h3 { font-weight: 650; }
 .state p { max-width: 34ch; margin-block-start: 4px; color: var(--_muted); font-size: .9333em; text-wrap: balance; }
-.state button, .more button { margin-block-start: 14px; }
+.state button, .more button, .state slot { margin-block-start: 14px; }
+.state slot { display: block; }
+.state slot button { margin: 0; }
 .state button, .more button, .banner button { background: var(--_surface); box-shadow: inset 0 0 0 1px var(--_edge); }
 .rest { display: grid; flex: 1; align-content: start; }
 .rest:has(.state) { align-content: center; }
@@ -164,7 +186,7 @@ button.bell:hover, .bell[aria-expanded="true"] { background: color-mix(in srgb, 
 .bell:focus-visible { outline-color: currentcolor; }
 .badge { position: absolute; inset-block-start: 2px; inset-inline-start: calc(50% + 1px); min-width: 18px; padding: 0 5px; border-radius: 9px; background: var(--_badge); color: var(--_on-badge); box-shadow: 0 0 0 2px var(--_surface); font-size: 11px; font-weight: 700; line-height: 18px; text-align: center; font-variant-numeric: tabular-nums; animation: pop .22s cubic-bezier(.3, 1.6, .6, 1); }
 @keyframes pop { from { transform: scale(.4); opacity: 0; } }
-.popover { position: fixed; inset: auto; width: min(var(--notification-width, 420px), 100vw - 16px); height: min(var(--notification-height, 600px), 100dvh - 80px); margin: 0; padding: 0; border: 0; border-radius: var(--_radius); background: var(--_raised); color: var(--_text); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); overflow: clip; }
+.popover { position: fixed; inset: auto; width: min(var(--notification-width, 420px), 100vw - 16px); height: var(--notification-height, 600px); margin: 0; padding: 0; border: 0; border-radius: var(--_radius); background: var(--_raised); color: var(--_text); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); overflow: clip; }
 .popover:popover-open { display: flex; flex-direction: column; animation: drop .16s ease-out; }
 .popover:focus-visible { outline: none; }
 @keyframes drop { from { opacity: 0; transform: translateY(-6px) scale(.985); } }
@@ -172,7 +194,8 @@ notification-inbox { flex: 1; border-radius: 0; --notification-surface: var(--_r
 .settings { display: flex; align-items: center; gap: 8px; min-height: 46px; padding-block: 5px; padding-inline: 20px 12px; border-block-start: 1px solid var(--_line); color: var(--_muted); font-size: .8667em; }
 .settings span { flex: 1; }
 .settings button { margin-inline-start: auto; }
-@media (max-width: 520px) { .popover { inset: 8px !important; width: auto; height: auto; max-height: none; } }
+.settings a { color: var(--_accent); font-weight: 550; text-decoration: none; }
+@media (max-width: 520px) { .popover { inset-inline: 8px !important; width: auto; height: 100dvh; } }
 @media (forced-colors: active) { .badge, .popover { border: 1px solid; } }
 `);
 
