@@ -336,6 +336,11 @@ def add_ticket(connection: Connection, ticket: NewTicket) -> None:
     connection.execute(tickets.insert().values(ticket._asdict()))
 
 
+def withdraw_tickets(connection: Connection, scope: str) -> None:
+    """Delete the tickets of exactly this scope."""
+    connection.execute(delete(tickets).where(tickets.c.scope == scope))
+
+
 def redeem_ticket(connection: Connection, ticket_hash: bytes, now_ms: int) -> Ticket | None:
     """Take a ticket away and return what it stood for. Of two who try, one gets it."""
     taken = delete(tickets).where(tickets.c.hash == ticket_hash).returning(tickets)

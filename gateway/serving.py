@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection
 
 from gateway import __version__, accounts, open_files, schema, services
+from gateway.api.demo import CODE_SCOPE, CODE_TTL, DEMO
 from gateway.app import create_app
 from gateway.database import open_database
 from gateway.headers import EVERYWHERE
@@ -121,14 +122,20 @@ async def prepare(settings: Settings, port: int, *, demo: bool) -> str:
             return ""
         password, (key_id, secret, key) = secrets.token_urlsafe(12), services.new_key()
         hashed, now_ms = hash_password(password, "demo"), int(time.time() * 1000)
-        await database.write(_make_demo, hashed, key_id, digest(secret), now_ms)
-        return _demo_text(settings.host, port, password, key)
+        code = secrets.token_urlsafe(32)
+        await database.write(_make_demo, hashed, key_id, digest(secret), digest(code), now_ms)
+        return _demo_text(settings.host, port, password, key, code)
 
 
 def _make_demo(
-    connection: Connection, password_hash: str, key_id: str, secret_hash: bytes, now_ms: int
+    connection: Connection,
+    password_hash: str,
+    key_id: str,
+    secret_hash: bytes,
+    code_hash: bytes,
+    now_ms: int,
 ) -> None:
-    """Make the user and the service `demo`; a password and a key of an earlier start end."""
+    """Make the user and the service `demo`; a password, a key and a code of an earlier start end."""
     accounts.add_missing_users(connection, ["demo"], now_ms)
     changes = {"password_hash": password_hash, "disabled": False}
     accounts.update_user(connection, "demo", changes, now_ms)
@@ -138,14 +145,22 @@ def _make_demo(
     for key in services.list_keys(connection, "demo", "", 1000):
         services.delete_key(connection, "demo", key.id)
     services.add_key(connection, "demo", key_id, secret_hash, now_ms)
+    # The session of the code is one of its own: a ticket ends with its session, and this one gives no token.
+    expires_at = now_ms + CODE_TTL * 1000
+    session = accounts.new_session(expires_at)
+    accounts.start_user_session(connection, DEMO, session, now_ms)
+    accounts.withdraw_tickets(connection, CODE_SCOPE)
+    ticket = accounts.NewTicket(code_hash, session.id, CODE_SCOPE, expires_at, expires_at)
+    accounts.add_ticket(connection, ticket)
 
 
-def _demo_text(host: str, port: int, password: str, key: str) -> str:
+def _demo_text(host: str, port: int, password: str, key: str, code: str) -> str:
     host = host.strip("[]")
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     body = json.dumps({"to": "demo", "title": "Hello from curl", "body": "It arrived."})
     return (
-        f"\n  The inbox:  {address}/\n"
+        f"\n  The inbox:  {address}/#code={code}\n"
+        "              (signs you in: once, within ten minutes)\n"
         f"  Sign in:    demo / {password}\n\n"
         "  Post a notification:\n\n"
         f"  curl -X POST {address}/v1/notifications \\\n"

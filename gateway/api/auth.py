@@ -27,7 +27,7 @@ from gateway.api.oauth import (
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
 from gateway.endings import TOO_MANY
-from gateway.errors import NotFound, OAuthError, Overloaded, RateLimited
+from gateway.errors import InvalidToken, NotFound, OAuthError, Overloaded, RateLimited, Unauthorized
 from gateway.logins import Attempt
 from gateway.tokens import INBOX, OWN_CLIENT, digest
 
@@ -136,6 +136,34 @@ async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     audit.record(Event.LOGIN, actor=user, source=address, grant="password", session=session.id)
     _end(parts, crowded_out, user, address)
     return _answer(parts, sub, OWN_CLIENT, scopes, session.id, expires_at, refresh_token)
+
+
+async def sign_in_by_code(parts: Gateway, code: str, sub: str, scope: str, address: str) -> TokenAnswer:
+    """Give a new session of `sub` for a ticket of this scope, which is good once.
+
+    Raises `InvalidToken` for any other, and for one that was used or is too old.
+    """
+    refused = InvalidToken("This link was used or is too old.")
+    try:
+        shown = await parts.tokens.redeem(code)
+    except Unauthorized as error:
+        audit.record(Event.LOGIN_FAILED, actor=None, source=address, why="code")
+        raise refused from error
+    # A ticket that opens a socket must not become a session: it has another scope.
+    if shown.sub != sub or shown.scopes != {scope}:
+        audit.record(Event.LOGIN_FAILED, actor=shown.actor, source=address, why="code")
+        raise refused
+    refresh_token = secrets.token_urlsafe(32)
+    now, limit = int(time.time()), parts.settings.session_limit
+    expires_at = now + parts.settings.refresh_token_ttl
+    session = new_session(expires_at * 1000, digest(refresh_token))
+    started = await parts.database.write(accounts.start_user_session, sub, session, now * 1000, limit=limit)
+    if started is None:
+        raise refused
+    parts.metrics.login("code", "success")
+    audit.record(Event.LOGIN, actor=shown.actor, source=address, grant="code", session=session.id)
+    _end(parts, started.ended, shown.actor, address)
+    return _answer(parts, sub, OWN_CLIENT, [INBOX], session.id, expires_at, refresh_token)
 
 
 def _end(parts: Gateway, crowded_out: list[str], owner: str, address: str) -> None:

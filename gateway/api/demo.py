@@ -2,6 +2,9 @@
 
 It exists only where `gateway serve --demo` runs, which is on loopback. The page is given no key: who posts
 is the user who has signed in, to nobody but themselves, and in the name of the service that the demo made.
+
+`POST /demo/session` gives a session for the code of the link that the demo prints. The code stands in the
+fragment of that link, which a browser sends to nobody; it is good once, and for ten minutes.
 """
 
 from typing import Annotated
@@ -9,15 +12,23 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from gateway import services
-from gateway.api.dependencies import InboxUser, Parts, check_origin
+from gateway.api.auth import TokenAnswer, sign_in_by_code
+from gateway.api.dependencies import InboxUser, Parts, check_origin, client_address
 from gateway.api.json_route import JsonRoute
 from gateway.api.notification import Notification
 from gateway.api.notifications import post_notification
+from gateway.api.oauth import NO_STORE, Form
 from gateway.errors import InsufficientScope
 from gateway.tokens import Service
 
 DEMO = "demo"
 """The user and the service that the demo is made of."""
+
+CODE_SCOPE = "demo"
+"""The scope of the ticket that is the code of the link: it opens no socket."""
+
+CODE_TTL = 600
+"""How long the link waits to be opened, in seconds."""
 
 
 async def _same_origin(request: Request) -> None:
@@ -39,3 +50,12 @@ async def post_to_oneself(
     service = Service(row.id, DEMO, frozenset({"notify"}), None, None)
     parts.throttle.posts.take(service.id)
     return await post_notification(notification, parts, service)
+
+
+@router.post("/demo/session", include_in_schema=False)
+async def sign_in_by_link(
+    parts: Parts, request: Request, form: Form, response: Response, _: Annotated[None, Depends(_same_origin)]
+) -> TokenAnswer:
+    """Give what a sign-in with the password gives, for the code of the printed link."""
+    response.headers.update(NO_STORE)
+    return await sign_in_by_code(parts, form.get("code", ""), DEMO, CODE_SCOPE, client_address(request))

@@ -2,7 +2,9 @@
 
 import { NotificationClient } from './sdk/components.js';
 import { beginDemo } from './demo.js';
-import { REASONS, SignedOut, accessToken, accessTokenAfter, forget, isSignedIn, signIn, signOut } from './session.js';
+import {
+  REASONS, SignedOut, accessToken, accessTokenAfter, forget, isSignedIn, signIn, signInByCode, signOut,
+} from './session.js';
 
 const $ = (id) => document.getElementById(id);
 const STATES = {
@@ -127,12 +129,26 @@ async function onSignIn(event) {
   }
 }
 
+/**
+ * Take the code of a demo's link out of the address, before anything else can see it there, and sign in with it.
+ * Return whether there was one. Who is signed in already stays so.
+ */
+function takeCode() {
+  const code = isDemo && /^#code=([\w-]+)$/.exec(location.hash)?.[1];
+  if (!code) return false;
+  history.replaceState(null, '', location.pathname);
+  if (client) showView();
+  else signInByCode(code).then(enter, (error) => leave(`${error.message} The password stands in the terminal.`));
+  return true;
+}
+
 $('sign-in-form').addEventListener('submit', onSignIn);
 $('sign-out').addEventListener('click', () => {
   signOut();
   leave();
 });
 window.addEventListener('hashchange', () => {
+  if (takeCode()) return;
   showView();
   scrollTo(0, 0);
   document.querySelector('main.view:not([hidden])')?.focus({ preventScroll: true });
@@ -140,4 +156,4 @@ window.addEventListener('hashchange', () => {
 if (isDemo) beginDemo();
 
 if (isSignedIn()) enter();
-else leave();
+if (!takeCode() && !client) leave();

@@ -112,6 +112,13 @@ export async function signIn(username, password) {
   await keep(answer);
 }
 
+/** Sign in by the code of a link, which is good once. Throws Failed. */
+export async function signInByCode(code) {
+  const answer = await form('/demo/session', { code });
+  tokens = null;
+  await keep(answer);
+}
+
 /** Forget the tokens at once and end their session; should the gateway not hear of it, they expire. */
 export function signOut() {
   const token = tokens?.refresh_token ?? tokens?.access_token;
