@@ -142,7 +142,7 @@ test('a reset in the middle of a load leaves nothing of the log that was', async
 // --- Backing off -------------------------------------------------------------------------------------------------
 
 test('it waits a random part of a time that doubles up to 30 s, and begins anew once it is live', async () => {
-  const { world, tab } = await liveTab();
+  const { world, tab } = await liveTab({ share: false });
   await world.clock.pass(1_000);
   world.onsocket = () => {};
   world.answers['GET /healthz'] = () => Promise.reject(new TypeError('away'));

@@ -292,6 +292,43 @@ test('a leader that answers is left alone', async () => {
   assert.equal(world.sockets.length, 1);
 });
 
+for (const [kind, ms] of Object.entries({ 'what came first': 0, 'a timer that is late': 3_000 })) {
+  test(`a leader whose page hangs is replaced, and shows nothing twice when it wakes to ${kind}`, async () => {
+    const { world, tabs, log } = await tabsOf(3);
+    await tabs[2].show(false);
+    tabs[0].hang();
+    await world.clock.pass(ms);
+    log.post('one');
+    await world.clock.pass(17_000);
+    assert.deepEqual(tabs.map(({ client }) => client.leader).slice(1), [true, false]);
+    assert.deepEqual(tabs.slice(1).map(({ told, client }) => [told, client.state]), [[['one'], 'live'], [['one'], 'live']]);
+    await tabs[0].wake();
+    log.post('two');
+    await settle();
+    assert.deepEqual(tabs.map(({ client }) => client.leader), [false, true, false]);
+    for (const tab of tabs) assert.deepEqual(tab.told, ['one', 'two']);
+    const firsts = (title) => tabs.map((tab) => tab.of('notification').find(({ item }) => item.title === title).first);
+    assert.deepEqual(firsts('one'), [false, true, false]);
+    assert.equal(firsts('two').filter(Boolean).length, 1);
+    assert.equal(open(world).length, 1);
+    assertSame(tabs);
+  });
+}
+
+test('a leader that has nothing to tell is asked, and goes on leading', async () => {
+  const { world, tabs } = await tabsOf(2);
+  const beats = () => {
+    world.socket.say({ type: 'heartbeat', seq: 0, unread: 0, unseen: 0 });
+    world.clock.set(beats, 30_000);
+  };
+  beats();
+  await world.clock.pass(60_000);
+  assert.deepEqual(tabs.map(({ client }) => client.leader), [true, false]);
+  assert.equal(world.sockets.length, 1);
+  const asked = world.channels.heard.filter(({ kind }) => kind === 'here').length;
+  assert.ok(asked > 3 && asked < 12, String(asked));
+});
+
 // --- Users ---------------------------------------------------------------------------------------------------
 
 test('who signs out in one tab is signed out in all, and the position is forgotten', async () => {

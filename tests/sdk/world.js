@@ -157,7 +157,9 @@ class Socket {
   readyState = 0;
   sent = [];
 
-  constructor(url, protocols, world) {
+  constructor(url, protocols, tab) {
+    const { world } = tab;
+    this.tab = tab;
     this.url = new URL(url);
     this.protocols = protocols;
     this.world = world;
@@ -181,7 +183,8 @@ class Socket {
 
   say(message) {
     if (this.readyState === 0) this.open();
-    this.onmessage?.({ data: JSON.stringify(message) });
+    const data = JSON.stringify(message);
+    this.tab.later(() => this.onmessage?.({ data }));
     return this;
   }
 
@@ -264,7 +267,10 @@ class Locks {
     return {
       request: (...all) => {
         this.tab = tab;
-        return this.request(...all);
+        const asked = this.request(...all);
+        return new Promise((resolve, reject) => {
+          asked.then((value) => tab.later(() => resolve(value)), (error) => tab.later(() => reject(error)));
+        });
       },
     };
   }
@@ -291,7 +297,8 @@ class Channels {
         for (const other of channels.#open) {
           if (other === this || other.name !== this.name) continue;
           setImmediate(() => {
-            if (channels.#open.has(other) && !channels.deaf.has(other.tab)) other.onmessage?.({ data: copy });
+            if (!channels.#open.has(other) || channels.deaf.has(other.tab)) return;
+            (other.tab ?? Tab.prototype).later(() => other.onmessage?.({ data: copy }));
           });
         }
       }
@@ -320,10 +327,12 @@ class Tab {
   asked = [];
   visible = true;
   offline = false;
+  hung = null;
   window = new EventTarget();
   document = new EventTarget();
 
   constructor(world, { sub = 'ada', getToken, platform, ...options }) {
+    const tab = this;
     this.world = world;
     this.getToken = getToken ?? (() => tokenOf(sub, this.asked.length));
     this.client = new NotificationClient({
@@ -334,12 +343,12 @@ class Tab {
         return this.getToken(why);
       },
       platform: {
-        WebSocket: class { constructor(url, protocols) { return new Socket(url, protocols, world); } },
+        WebSocket: class { constructor(url, protocols) { return new Socket(url, protocols, tab); } },
         fetch: (url, init) => world.fetch(url, init),
         storage: world.storage,
         locks: world.locks.of(this),
         BroadcastChannel: world.channels.of(this),
-        setTimeout: (act, ms) => world.clock.set(() => this.dead || act(), ms),
+        setTimeout: (act, ms) => world.clock.set(() => this.later(() => this.dead || act()), ms),
         clearTimeout: (timer) => world.clock.clear(timer),
         now: () => world.clock.now,
         random: () => world.random,
@@ -378,6 +387,21 @@ class Tab {
 
   async thaw() {
     this.document.dispatchEvent(new Event('resume'));
+    await settle();
+  }
+
+  later(act) {
+    if (this.hung) this.hung.push(act);
+    else act();
+  }
+
+  /** The tab runs nothing, and tells nobody: what is to run waits until it wakes. */
+  hang() { this.hung = []; }
+
+  async wake() {
+    const { hung } = this;
+    this.hung = null;
+    for (const act of hung) act();
     await settle();
   }
 

@@ -69,6 +69,7 @@ export class NotificationClient extends EventTarget {
     this.#tabs = new Tabs(this.#platform, {
       lead: () => this.#lead(),
       lose: () => this.#lose(),
+      silent: () => this.#greet(true),
       told: (envelope) => this.#hears[envelope.kind]?.(envelope),
     });
   }

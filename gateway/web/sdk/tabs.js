@@ -6,6 +6,9 @@ import { isEnvelope } from './envelope.js';
 /** @import { Envelope, Platform } from './types.d.ts' */
 
 const LEADER_TIME = 5_000; // ms after which a leader that does not answer is taken to be frozen
+const SILENCE = 10_000; // ms after which a leader that says nothing is asked whether it still runs
+const TICK = 2_000; // ms
+const TELLS = new Set(['lead', 'message', 'state', 'status']); // what only a leader says
 
 export class Tabs {
   /** This tab among the others. */
@@ -20,10 +23,17 @@ export class Tabs {
   #visible = new Set();
   /** @type {unknown} */
   #doubt = null;
+  #leads = false;
+  // Only while this tab is looked at: a timer of any other is late anyway.
+  /** @type {unknown} */
+  #ticking = null;
+  #beat = 0; // When it ticked last,
+  #woke = -Infinity; // when that was far too late,
+  #heard = 0; // and when a leader has said something last.
 
   /**
    * @param {Platform} platform
-   * @param {{ lead: () => void, lose: () => void, told: (envelope: Envelope) => void }} on
+   * @param {{ lead: () => void, lose: () => void, silent: () => void, told: (envelope: Envelope) => void }} on
    */
   constructor(platform, on) {
     this.#platform = platform;
@@ -54,6 +64,9 @@ export class Tabs {
     this.#withdraw();
     this.#channel?.close();
     this.#channel = null;
+    this.#leads = false;
+    this.#platform.clearTimeout(this.#ticking);
+    this.#ticking = null;
     this.#visible.clear();
   }
 
@@ -73,7 +86,7 @@ export class Tabs {
         resolve(undefined);
         return;
       }
-      led = true;
+      led = this.#leads = true;
       this.#settle();
       this.#on.lead();
     });
@@ -82,6 +95,7 @@ export class Tabs {
       // It was taken away, because this tab did not answer. Or there are no locks to be had here at all.
       if (!led) this.#on.lead();
       else {
+        this.#leads = false;
         this.#on.lose();
         this.#stand();
       }
@@ -95,8 +109,26 @@ export class Tabs {
   greet(position) {
     const visible = this.#platform.isVisible();
     this.post('here', { visible, position });
+    if (visible && this.#channel && this.#ticking === null) {
+      this.#beat = this.#heard = this.#platform.now();
+      this.#tick();
+    }
     if (position && visible) this.#doubt ??= this.#platform.setTimeout(() => this.#overthrow(), LEADER_TIME);
   }
+
+  /** A page that hangs (in `alert`, in a loop) tells nobody: a leader that is silent is asked. */
+  #tick() {
+    const now = this.#platform.now();
+    if (this.#late(now)) this.#woke = now;
+    this.#beat = now;
+    if (!this.#leads && now - this.#heard >= SILENCE) {
+      this.#heard = now;
+      this.#on.silent();
+    }
+    this.#ticking = this.#platform.isVisible() ? this.#platform.setTimeout(() => this.#tick(), TICK) : null;
+  }
+
+  #late(now) { return this.#ticking !== null && now - this.#beat > LEADER_TIME; }
 
   #overthrow() {
     this.#doubt = null;
@@ -118,12 +150,16 @@ export class Tabs {
     if (kind === 'here' || kind === 'bye') this.#visible.delete(from);
     if (kind === 'here' && visible) this.#visible.add(from);
     if (kind === 'state' || kind === 'lead') this.#settle();
+    if (TELLS.has(kind)) this.#heard = this.#platform.now();
     this.#on.told(envelope);
   }
 
   /** The tab that is to show what is new: one that is looked at, where there is one. */
   first() {
-    if (this.#platform.isVisible()) return this.id;
+    const now = this.#platform.now();
+    // One that hung has been replaced meanwhile, perhaps: what it finds now, the other has shown.
+    const hung = this.#late(now) || now - this.#woke < TICK;
+    if (this.#platform.isVisible() && !hung) return this.id;
     return [...this.#visible].at(-1) ?? this.id;
   }
 }
