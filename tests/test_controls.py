@@ -4,18 +4,20 @@ What a click shows is compared with what the gateway itself answers, and with wh
 SQLite only, as the other tests of the page do.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Locator, expect
 
+from gateway.serving import prepare
 from tests.browsers import launched
 from tests.clients import User
 from tests.databases import settings_for
-from tests.profiles import PASSWORD, Profile, Tab, profile_of
+from tests.profiles import PASSWORD, Profile, Tab, agree, profile_of
 from tests.servers import LocalServer, serving
 from tests.waiting import PATIENCE, until
 
@@ -151,4 +153,199 @@ async def test_each_button_of_a_notification_does_what_it_says(
         await press("Press again to delete: Title 3")
         await until_kept(ada, ids[2])
         await expect(tab.titles).to_have_text(["Title 2", "Title 1"])
+    assert troubles == []
+
+
+# --- the bell, the banner, the demo, and two tabs -----------------------------------------------------------
+
+WAYS = {"click": DESKTOP, "tap": PHONE, "keyboard": DESKTOP}
+"""How a control is pressed, and on what."""
+
+NARROW = {"viewport": {"width": 390, "height": 844}}
+ALL_WAYS = [*WAYS.items(), ("keyboard", NARROW)]
+ways = pytest.mark.parametrize(("way", "options"), ALL_WAYS, ids=["mouse", "finger", "keyboard", "narrow"])
+
+
+OUTLINE = "getComputedStyle(document.querySelector('#list').shadowRoot.activeElement).outlineStyle"
+"""The ring around what has the focus in the inbox."""
+
+
+async def press(control: Locator, way: str) -> None:
+    """Press a control as people do. By keyboard it needs no more than the focus."""
+    await (control.press("Enter") if way == "keyboard" else getattr(control, way)())
+
+
+async def act_on(inbox: Locator, action: str, title: str, way: str) -> None:
+    """Press a button of a row: a finger finds it in the menu."""
+    if way == "tap" and not await inbox.get_by_role("button", name=f"{action}: {title}", exact=True).count():
+        await press(inbox.get_by_role("button", name=f"More actions: {title}", exact=True), way)
+    await press(inbox.get_by_role("button", name=f"{action}: {title}", exact=True), way)
+
+
+@ways
+async def test_the_bell_and_each_control_of_its_popover_do_what_they_say(
+    server: LocalServer, browser: Browser, way: str, options: dict[str, object]
+) -> None:
+    await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
+    ada = await server.user("ada")
+    troubles: list[str] = []
+    async with profile_of(browser, troubles, **options) as profile:
+        tab = await profile.signed_in(server.base)
+        assert await tab.page.evaluate(OUTLINE) == "none"
+        # Whatever is in view has been seen: here no list is.
+        await press(tab.page.get_by_role("link", name="Side by side"), way)
+        await tab.page.locator("#view-devices").evaluate("(one) => { one.hidden = true; }")
+        ids = [
+            (await server.service.notify("ada", f"Title {n}", category=("ci", "orders")[n % 2]))["id"]
+            for n in (1, 2, 3)
+        ]
+        bell = tab.page.locator("#bell").get_by_role("button", name="Notifications, 3 new")
+        await press(bell, way)
+        popover = tab.page.get_by_role("dialog", name="Notifications")
+        await expect(popover).to_be_visible()
+        await expect(tab.badge).to_be_hidden()
+        assert (await ada.inbox())["unread"] == 3
+
+        await act_on(popover, "Mark read", "Title 2", way)
+        await until_kept(ada, ids[1], read=True)
+        await act_on(popover, "Archive", "Title 1", way)
+        await until_kept(ada, ids[0], archived=True)
+        await press(popover.get_by_role("button", name="Undo"), way)
+        await until_kept(ada, ids[0], archived=False)
+        await press(popover.get_by_role("tab", name="Unread"), way)
+        await expect(popover.locator("article h3 bdi")).to_have_text(["Title 3", "Title 1"])
+        await popover.get_by_label("Category").select_option("CI")
+        await expect(popover.locator("article")).to_have_count(0)
+        await press(popover.get_by_role("button", name="Show all"), way)
+        await expect(popover.locator("article h3 bdi")).to_have_text(["Title 3", "Title 2", "Title 1"])
+        await press(popover.get_by_role("button", name="Mark all read"), way)
+        await until_kept(ada, ids[2], read=True)
+        await act_on(popover, "Delete", "Title 3", way)
+        await act_on(popover, "Press again to delete", "Title 3", way)
+        await until_kept(ada, ids[2])
+        await press(popover.get_by_role("button", name="Dismiss"), way)
+        await expect(popover).to_be_hidden()
+
+        bell = tab.page.locator("#bell").get_by_role("button", name="Notifications")
+        await press(bell, way)
+        await press(popover.get_by_role("link", name="See all"), way)
+        await expect(popover).to_be_hidden()
+        await expect(tab.page.locator("#list article")).to_have_count(2)
+        # The bell that opened it closes it, too: it is not under it.
+        await press(bell, way)
+        await expect(popover).to_be_visible()
+        await press(bell, way)
+        await expect(popover).to_be_hidden()
+    assert troubles == []
+
+
+@ways
+async def test_the_button_of_the_banner_connects(
+    sqlite_url: str, browser: Browser, way: str, options: dict[str, object]
+) -> None:
+    troubles: list[str] = []
+    async with serving(settings_for(sqlite_url, max_sockets_per_user=1)) as server:
+        await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
+        async with (
+            profile_of(browser, troubles, **options) as profile,
+            profile_of(browser, troubles) as other,
+        ):
+            first = await other.signed_in(server.base)
+            tab = await profile.open(server.base)
+            await tab.page.get_by_label("User name").fill("ada")
+            await tab.page.get_by_label("Password").fill(PASSWORD)
+            await press(tab.button("Sign in"), way)
+            banner = tab.page.locator("#list [part=banner]")
+            await expect(banner).to_contain_text("open in too many places")
+            await first.page.close()
+            await server.sockets(0)
+            await press(banner.get_by_role("button", name="Try again"), way)
+            await tab.is_live()
+            await expect(banner).to_be_hidden()
+            await press(tab.button("Sign out"), way)
+            await tab.is_signed_out()
+        await server.sockets(0)
+    assert troubles == []
+
+
+@ways
+async def test_the_demo_is_entered_by_its_link_and_its_form_is_free_of_toasts(
+    sqlite_url: str, browser: Browser, way: str, options: dict[str, object]
+) -> None:
+    settings = settings_for(sqlite_url)
+    [code] = re.findall(r"#code=(\S+)", await prepare(settings, 8000, demo=True))
+    troubles: list[str] = []
+    async with (
+        serving(settings, demo=True) as server,
+        profile_of(browser, troubles, **options) as profile,
+    ):
+        tab = await profile.open(f"{server.base}/#code={code}")
+        await tab.page.evaluate("document.querySelector('#toasts').removeAttribute('always')")
+        await tab.is_live()
+        assert await tab.page.evaluate("[location.href, history.length]") == [f"{server.base}/", 2]
+        assert await tab.page.evaluate(OUTLINE) == "none"
+        other = await profile.open(f"{server.base}/#code={code}")
+        await expect(other.page.get_by_role("alert")).to_contain_text("This link was used")
+        await other.page.close()
+
+        await press(tab.page.locator("#list [slot=empty-action]"), way)
+        await expect(tab.rows).to_have_count(1)
+        await press(tab.page.locator("#list").get_by_role("button", name="Send a sample"), way)
+        await expect(tab.rows).to_have_count(2)
+        toasts = tab.page.locator("#toasts .toast")
+        await expect(toasts).to_have_count(0)
+        await press(tab.page.get_by_role("link", name="Side by side"), way)
+        await expect(tab.page.locator("#view-devices article")).to_have_count(4)
+        await press(tab.page.locator("#view-devices [data-sample]"), way)
+        await expect(tab.page.locator("#view-devices article")).to_have_count(6)
+        await expect(toasts).to_have_count(0)
+
+        await press(tab.page.get_by_role("link", name="Send", exact=True), way)
+        await press(tab.button("Fill in a sample"), way)
+        title = await tab.page.get_by_label("Title").input_value()
+        send = tab.button("Send")
+        await press(send, way)
+        await expect(tab.page.locator("#sent")).to_have_text("Sent.")
+        await expect(toasts.locator("bdi")).to_have_text([title])
+        covered = """(one) => {
+          const { x, y, width, height } = one.getBoundingClientRect();
+          return document.elementFromPoint(x + width / 2, y + height / 2) !== one;
+        }"""
+        for control in await tab.page.locator("#send-form :is(button, input, select, textarea)").all():
+            assert not await control.evaluate(covered), await control.evaluate("(one) => one.outerHTML")
+        await press(toasts.get_by_role("button", name="Dismiss"), way)
+        await expect(toasts).to_have_count(0)
+        await press(tab.page.get_by_role("link", name="Inbox", exact=True), way)
+        await expect(tab.rows).to_have_count(4)
+    assert troubles == []
+
+
+@ways
+async def test_what_is_done_in_one_tab_is_done_in_the_other(
+    server: LocalServer, browser: Browser, way: str, options: dict[str, object]
+) -> None:
+    ada = await an_inbox(server)
+    troubles: list[str] = []
+    async with profile_of(browser, troubles, **options) as profile:
+        one = await profile.signed_in(server.base)
+        other = await profile.duplicate(one)
+        first = (await ada.inbox())["items"][0]
+        title = first["title"]
+        turns = [(one, "Mark unread"), (other, "Mark read"), (other, "Archive")]
+        for tab, action in turns:
+            await tab.page.bring_to_front()
+            await act_on(tab.page.locator("#list"), action, title, way)
+            await agree(ada, one, other)
+        await one.page.bring_to_front()
+        await press(one.page.locator("#list").get_by_role("tab", name="Archived"), way)
+        await act_on(one.page.locator("#list"), "Move to inbox", title, way)
+        await expect(other.titles.first).to_have_text(title)
+        await press(one.page.locator("#list").get_by_role("tab", name="All"), way)
+        await agree(ada, one, other)
+        await act_on(one.page.locator("#list"), "Delete", title, way)
+        await act_on(one.page.locator("#list"), "Press again to delete", title, way)
+        await agree(ada, one, other)
+        assert title not in await other.titles.all_text_contents()
+        await press(one.button("Sign out"), way)
+        await other.is_signed_out()
     assert troubles == []
