@@ -246,7 +246,7 @@ async def test_every_forgery_is_not_valid_and_none_is_another_error(desk: Desk) 
         with pytest.raises(Unauthorized) as raised:
             await desk.tokens.verify(forgery)
         outcomes[name] = raised.type
-    assert set(outcomes.values()) == {InvalidToken}, outcomes
+    assert all(issubclass(one, InvalidToken) for one in outcomes.values()), outcomes
 
 
 async def test_a_secret_in_the_settings_is_the_only_key(database: Database) -> None:
