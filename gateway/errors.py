@@ -40,8 +40,8 @@ class GatewayError(Exception):
     """What to do, where no detail says it: the end of a sentence that begins with the title."""
     close_code: ClassVar[Close] = Close.INTERNAL_ERROR
     actor: str | None = None
-    why: ClassVar[str | None] = None
-    """What the audit log says of the reason where the code does not say all of it."""
+    why: str | None = None
+    """What the audit log says of the reason where the code does not say all of it: a word of this code."""
 
     def __init__(
         self,
@@ -99,9 +99,13 @@ class BearerMissing(MissingToken):
 
 
 class InvalidToken(Unauthorized):
-    """The token is malformed, forged, or not for this gateway."""
+    """The token is malformed, forged, or not for this gateway; `why` is for the operator alone."""
 
     advice = "it is incomplete, forged, or not of this gateway. Get a new one"
+
+    def __init__(self, detail: str | None = None, *, why: str | None = None) -> None:
+        super().__init__(detail)
+        self.why = why
 
 
 class InvalidKey(InvalidToken):
@@ -114,7 +118,8 @@ class InvalidKey(InvalidToken):
 class ForeignSubject(InvalidToken):
     """The token names a user whose `sub` begins with the prefix of another issuer."""
 
-    why = "subject_of_another_issuer"
+    def __init__(self) -> None:
+        super().__init__(why="subject_of_another_issuer")
 
 
 class TokenExpired(Unauthorized):

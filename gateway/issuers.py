@@ -114,15 +114,17 @@ class Issuers:
         """
         source = self._sources[token.claims["iss"]]
         trusted, claims = source.trusted, token.claims
-        if token.type not in _TYPES:
-            raise InvalidToken
+        if token.type not in _TYPES and not (trusted.without_typ and "typ" not in token.header):
+            raise InvalidToken(why="typ")
         key = await source.find(token.header["kid"])
         verify(token, key.key, key.algorithms)
         now = self._clock()
-        if not (is_meant_for(claims, trusted.audience) and are_timely(claims, now)):
-            raise InvalidToken
+        if not is_meant_for(claims, trusted.audience):
+            raise InvalidToken(why="audience")
+        if not are_timely(claims, now):
+            raise InvalidToken(why="times")
         if claims["exp"] - claims["iat"] > MAX_TTL:
-            raise InvalidToken("A token of another issuer may live for a day at most.")
+            raise InvalidToken("A token of another issuer may live for a day at most.", why="lifetime")
         if claims["exp"] <= now:
             raise TokenExpired
         visitor = _visitor(trusted, token)
@@ -159,11 +161,11 @@ def _visitor(trusted: TrustedIssuer, token: Token) -> Visitor:
     claims = token.claims
     subject = claims.get(trusted.subject_claim)
     if not isinstance(subject, str) or not subject:
-        raise InvalidToken
+        raise InvalidToken(why="subject")
     try:
         sub = check_sub(trusted.subject_prefix + subject)
     except ValueError:
-        raise InvalidToken from None
+        raise InvalidToken(why="subject") from None
     session = _session_of(trusted.issuer, sub, token)
     allowed = trusted.required_scope is None or trusted.required_scope in _scopes(claims)
     return Visitor(sub, session, claims["iat"], claims["exp"], allowed, trusted.issuer)
@@ -211,7 +213,7 @@ def admit(
     wanted = select(users).where(users.c.sub == visitor.sub).with_for_update(key_share=True)
     user = connection.execute(wanted).one_or_none()
     if user is None:
-        raise InvalidToken("The user is not known here.")
+        raise InvalidToken("The user is not known here.", why="unknown_user")
     # Asked of every token: a session may live at its issuer on, and have tokens from before and after.
     if user.disabled or _is_void(connection, visitor):
         raise TokenRevoked
@@ -271,7 +273,7 @@ class _Source:
             self._wanted.set()
             await _wait(self._done, FETCH_TIMEOUT)
         if kid not in self._keys:
-            raise InvalidToken
+            raise InvalidToken(why="unknown_key" if self._keys else "no_keys_of_the_issuer")
         return self._keys[kid]
 
     async def _fetch(self) -> bool:

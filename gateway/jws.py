@@ -36,23 +36,28 @@ class Token:
 
     @property
     def type(self) -> str:
-        """The `typ` of the header in lower case, without `application/` (RFC 7515, section 4.1.9)."""
-        return str(self.header["typ"]).lower().removeprefix("application/")
+        """The `typ` of the header in lower case, without `application/` (RFC 7515, 4.1.9), or empty."""
+        return str(self.header.get("typ", "")).lower().removeprefix("application/")
 
 
 def read(text: str) -> Token:
-    """Take a token apart. Raises `InvalidToken` for what is none, or has no `typ`, `alg` and `kid`.
+    """Take a token apart. Raises `InvalidToken` for what is none, or has no `alg` and `kid`.
 
     A `crit` names an extension that must be understood, and none is (RFC 7515, section 4.1.11).
     """
     match = _PARTS.fullmatch(text) if len(text) <= MAX_TOKEN else None
     if match is None:
-        raise InvalidToken(_NONE)
+        raise InvalidToken(_NONE, why="malformed" if len(text) <= MAX_TOKEN else "too_long")
     header, claims = _object(match[1]), _object(match[2])
-    if not all(isinstance(header.get(name), str) for name in ("typ", "alg", "kid")):
-        raise InvalidToken
+    for name, value in (
+        ("typ", header.get("typ", "")),
+        ("alg", header.get("alg")),
+        ("kid", header.get("kid")),
+    ):
+        if not isinstance(value, str):
+            raise InvalidToken(why=name)
     if "crit" in header or "b64" in header:
-        raise InvalidToken
+        raise InvalidToken(why="critical_extension")
     return Token(text[: match.end(2)], header, claims, _bytes(match[3]))
 
 
@@ -68,14 +73,14 @@ def verify(token: Token, key: Any, algorithms: Collection[str]) -> None:
     nothing else (RFC 8725, section 3.1). PyJWT verifies; it would take the whole token apart once more first.
     """
     if token.header["alg"] not in algorithms:
-        raise InvalidToken
+        raise InvalidToken(why="algorithm")
     algorithm = _PYJWT.get_algorithm_by_name(token.header["alg"])
     try:
         signed = algorithm.verify(token.signed.encode(), algorithm.prepare_key(key), token.signature)
     except (jwt.PyJWTError, ValueError):
-        raise InvalidToken from None
+        raise InvalidToken(why="signature") from None
     if not signed:
-        raise InvalidToken
+        raise InvalidToken(why="signature")
 
 
 def are_timely(claims: dict[str, Any], now: float) -> bool:
@@ -101,9 +106,9 @@ def _bytes(segment: str) -> bytes:
     try:
         raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
     except ValueError:
-        raise InvalidToken from None
+        raise InvalidToken(why="malformed") from None
     if base64.urlsafe_b64encode(raw).rstrip(b"=") != segment.encode():
-        raise InvalidToken
+        raise InvalidToken(why="malformed")
     return raw
 
 
@@ -111,9 +116,9 @@ def _object(segment: str) -> dict[str, Any]:
     try:
         value = _JSON.decode(_bytes(segment).decode())
     except (ValueError, RecursionError):
-        raise InvalidToken from None
+        raise InvalidToken(why="malformed") from None
     if not isinstance(value, dict):
-        raise InvalidToken
+        raise InvalidToken(why="malformed")
     return value
 
 
@@ -122,12 +127,12 @@ def _unique(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     pairs = list(members)
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise InvalidToken
+        raise InvalidToken(why="malformed")
     return value
 
 
 def _refuse(_constant: str) -> NoReturn:
-    raise InvalidToken
+    raise InvalidToken(why="malformed")
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)

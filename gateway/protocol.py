@@ -120,9 +120,10 @@ class Item(NamedTuple):
 
 
 ID_PATTERN = in_words(
-    "be the id of a notification", "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+    "be the id of a notification",
+    "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
 )
-"""How a notification id is written."""
+"""How a notification id is read: in any case (RFC 9562, section 4). It is stored and sent in lower case."""
 
 
 def is_id(text: str) -> bool:
@@ -341,7 +342,7 @@ def _with_ids(kind: CommandType, message: dict[str, Any], ref: str | None) -> Co
     ids = message.get("ids")
     if not isinstance(ids, list) or not ids or not all(isinstance(one, str) and is_id(one) for one in ids):
         raise BadCommand("invalid_field", "ids: a list of at least one notification id.", ref)
-    return Command(kind, ref, ids=tuple(ids))
+    return Command(kind, ref, ids=tuple(map(str.lower, ids)))
 
 
 def _position(message: dict[str, Any], field: str, ref: str | None) -> int:

@@ -150,7 +150,8 @@ def parse_key(text: str) -> tuple[str, str]:
     """
     match = _KEY.fullmatch(text)
     if match is None or match[3] != _checksum(match[1], match[2]):
-        raise InvalidKey("The API key is incomplete or mistyped: send all of it, as it was printed.")
+        detail = "The API key is incomplete or mistyped: send all of it, as it was printed."
+        raise InvalidKey(detail, why="malformed_api_key")
     return match[1], match[2]
 
 

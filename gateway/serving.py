@@ -16,6 +16,7 @@ from gateway import __version__, accounts, open_files, schema, services
 from gateway.api.demo import CODE_SCOPE, CODE_TTL, DEMO
 from gateway.app import create_app
 from gateway.database import open_database
+from gateway.forwarded import ForwardedProto
 from gateway.headers import EVERYWHERE
 from gateway.http import http_protocol
 from gateway.passwords import hash_password
@@ -89,7 +90,7 @@ def serve(
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """Return how uvicorn is to serve the application."""
-    return uvicorn.Config(
+    return _Config(
         app,
         host=settings.host.strip("[]"),
         port=settings.port,
@@ -109,6 +110,16 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=list(settings.forwarded_allow_ips),
     )
+
+
+class _Config(uvicorn.Config):
+    """Options under which a proxy that is believed may write its scheme in any way."""
+
+    def load(self) -> None:
+        """Load the application."""
+        super().load()
+        if self.proxy_headers:
+            self.loaded_app = ForwardedProto(self.loaded_app)
 
 
 async def prepare(settings: Settings, port: int, *, demo: bool) -> str:

@@ -135,7 +135,7 @@ class Keyring:
         if kid not in self._keys and not 0 <= self._clock() - self._loaded_at < RELOAD:
             await self.load()
         if kid not in self._keys:
-            raise InvalidToken
+            raise InvalidToken(why="unknown_key")
         return self._keys[kid]
 
     def jwks(self) -> dict[str, Any]:

@@ -242,10 +242,10 @@ class Tokens:
         Raises `InvalidToken` or `TokenRevoked`, and `Unavailable`.
         """
         if not ticket.isascii() or len(ticket) > MAX_TOKEN:
-            raise InvalidToken
+            raise InvalidToken(why="ticket")
         row = await self._database.write(accounts.redeem_ticket, digest(ticket), self._now_ms())
         if row is None:
-            raise InvalidToken("The ticket is unknown, used or too old.")
+            raise InvalidToken("The ticket is unknown, used or too old.", why="ticket")
         if row.ended or row.session in self._ended:
             raise TokenRevoked
         scopes = frozenset(row.scope.split())
@@ -337,7 +337,7 @@ class Tokens:
         row = await self._database.glance(services.find_key, key_id)
         if row is None or not hmac.compare_digest(row.secret_hash, digest(secret)):
             # A key that was deleted cannot be told from one that never was; what was known was revoked.
-            raise KeyRevoked if token in self._known else InvalidKey
+            raise KeyRevoked if token in self._known else InvalidKey(why="unknown_api_key")
         service = Service(row.service_id, row.client_id, frozenset(row.scopes.split()), None, None)
         return _Known(service, key_id, self._clock() + RECHECK)
 
@@ -388,22 +388,24 @@ class Tokens:
 
     async def _verify_own(self, token: jws.Token) -> dict[str, Any]:
         """Return the claims of a token that is signed by us and well formed; it may have expired."""
+        if token.claims.get("iss") != self._settings.issuer:
+            raise InvalidToken(why="issuer")
         if token.type != "at+jwt" or token.header.keys() != _HEADER:
-            raise InvalidToken
+            raise InvalidToken(why="header")
         key = await self._keys.find(token.header["kid"])
         jws.verify(token, key.public, (key.algorithm,))
-        if not self._well_formed(token.claims):
-            raise InvalidToken
+        if (fault := self._fault(token.claims)) is not None:
+            raise InvalidToken(why=fault)
         return token.claims
 
-    def _well_formed(self, claims: dict[str, Any]) -> bool:
-        return (
-            all(_is_text(claims.get(name)) for name in ("sub", "client_id", "jti", "sid"))
-            and isinstance(claims.get("scope"), str)
-            and claims.get("iss") == self._settings.issuer
-            and jws.is_meant_for(claims, self._settings.audience)
-            and jws.are_timely(claims, self._clock())
-        )
+    def _fault(self, claims: dict[str, Any]) -> str | None:
+        """Return what is wrong with the claims of a token that we have signed; None where nothing is."""
+        if not jws.is_meant_for(claims, self._settings.audience):
+            return "audience"
+        if not jws.are_timely(claims, self._clock()):
+            return "times"
+        texts = all(_is_text(claims.get(name)) for name in ("sub", "client_id", "jti", "sid"))
+        return None if texts and isinstance(claims.get("scope"), str) else "claims"
 
 
 def _life(handle: str) -> int:

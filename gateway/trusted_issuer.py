@@ -26,6 +26,7 @@ class TrustedIssuer(BaseModel):
     ] = Field(("RS256", "ES256", "EdDSA"), min_length=1)
     subject_claim: str = Field("sub", min_length=1)
     subject_prefix: str = Field("", max_length=100)
+    without_typ: bool = False
     required_scope: str | None = Field(None, pattern=in_words("be one word", r"^\S+$"))
 
     @field_validator("jwks_url")

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway import accounts, cli, issuers, jws
+from gateway import accounts, cli, issuers, jws, services
 from gateway.audit import Event
 from gateway.errors import InvalidToken
 from gateway.issuers import FetchError, read_jwks
@@ -710,6 +710,51 @@ async def test_a_sub_with_another_issuer_s_prefix_is_refused_and_the_audit_log_s
     # What the issuer says of its own subjects is its affair.
     assert await outcome(server, acme.token("acme:ada")) == "200"
     assert await outcome(server, issuer.token("acm")) == "200"
+
+
+async def test_a_token_without_typ_is_taken_of_the_issuer_that_is_set_so(
+    start_server: StartServer, issuer: Issuer, acme: Issuer
+) -> None:
+    several = [issuer.trusted(without_typ=True), acme.trusted()]
+    server = await with_keys(start_server, {"trusted_issuers": json.dumps(several)}, issuer, acme)
+    assert await outcome(server, issuer.token(head={"typ": ...})) == "200"
+    assert await outcome(server, issuer.token()) == "200"
+    for typ in ("id+jwt", "secevent+jwt"):
+        assert await outcome(server, issuer.token(head={"typ": typ})) == "401 invalid_token"
+    assert await outcome(server, acme.token(head={"typ": ...})) == "401 invalid_token"
+
+
+async def test_the_audit_log_says_why_a_token_is_refused_and_its_client_is_not_told(
+    start_server: StartServer, issuer: Issuer, trail: Trail
+) -> None:
+    settings = {"trusted_issuers": json.dumps([issuer.trusted()]), "unknown_recipients": "reject"}
+    server = await with_keys(start_server, settings, issuer)
+    await server.service.post("/v1/users", json={"sub": "ada"})
+    good = issuer.token()
+    now = int(time.time())
+    wrong = {
+        "malformed": "not.a.jwt",
+        "too_long": "a" * 9000,
+        "typ": issuer.token(head={"typ": ...}),
+        "critical_extension": issuer.token(head={"crit": ["x"], "x": 1}),
+        "issuer": issuer.token(iss=issuer.name.rstrip("/")),
+        "audience": issuer.token(aud="another"),
+        "unknown_key": issuer.token(key=new_key()),
+        "algorithm": issuer.token(key=new_key("ES256", issuer.keys[0].kid)),
+        "signature": issuer.token(key=new_key(issuer.keys[0].algorithm, issuer.keys[0].kid)),
+        "times": issuer.token(iat=now + 0.5),
+        "lifetime": issuer.token(exp=now + 90_000),
+        "subject": issuer.token(sub="x" * 300),
+        "unknown_user": issuer.token(sub="eve"),
+        "malformed_api_key": "ngk_x",
+        "unknown_api_key": services.new_key()[2],
+    }
+    assert await outcome(server, good) == "200"
+    for why, token in wrong.items():
+        answer = await server.http.get("/v1/inbox", headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token"), why
+        assert trail.last(Event.REFUSED)["why"] == why
+        assert answer.json().keys() == {"type", "title", "status", "detail", "code"}
 
 
 async def test_of_two_prefixes_that_overlap_the_longer_decides_whose_a_sub_is(

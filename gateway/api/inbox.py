@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
 
 from gateway import inbox, log
 from gateway.api.answers import Answer
@@ -105,9 +105,10 @@ def _check_number(ids: Any) -> Any:
 class ReadRequest(Body):
     """Which items were read: these, or all that had entered up to a number."""
 
-    ids: Annotated[list[Annotated[str, Field(pattern=ID_PATTERN)]] | None, BeforeValidator(_check_number)] = (
-        Field(None, min_length=1, max_length=MAX_IDS)
-    )
+    ids: Annotated[
+        list[Annotated[str, Field(pattern=ID_PATTERN), AfterValidator(str.lower)]] | None,
+        BeforeValidator(_check_number),
+    ] = Field(None, min_length=1, max_length=MAX_IDS)
     up_to: int | None = Field(None, ge=0, le=MAX_SEQ)
 
     @model_validator(mode="after")
@@ -123,7 +124,7 @@ class SeenRequest(Body):
     up_to: int = Field(ge=0, le=MAX_SEQ)
 
 
-Id = Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN})]
+Id = Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN}), AfterValidator(str.lower)]
 
 
 @router.get(

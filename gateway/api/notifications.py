@@ -201,7 +201,7 @@ async def get_notification(
     id: Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN})],  # noqa: A002 - the contract's name
 ) -> Sent:
     """Answer to the service that posted it, and to any with the scope `admin`."""
-    sent = await parts.database.read(find_sent, id) if is_id(id) else None
+    sent = await parts.database.read(find_sent, id.lower()) if is_id(id) else None
     if sent is None or not (sent.service_id == service.id or "admin" in service.scopes):
         raise NotFound("There is no such notification.")
     content = sent.content
