@@ -28,6 +28,9 @@ Header = tuple[bytes, bytes]
 AS_GET = "gateway.as_get"
 """Where the scope of a HEAD holds the one of the GET that it is served as."""
 
+BEGUN_AT = "gateway.begun_at"
+"""Where the scope of a handshake holds when it began: one that is accepted does not pass here again."""
+
 Count = Callable[[str, str, int, float], None]
 """Called for each answer: the template of the path, the method, the status, and the time in seconds."""
 
@@ -101,9 +104,8 @@ class BrowserHeaders:
             return
         request_id = (REQUEST_ID, bind_request_id(scope["headers"]))
         if scope["type"] == "websocket":
-            await self._app(
-                scope, receive, partial(self._answer_handshake, scope, begun_at, send, request_id)
-            )
+            scope[BEGUN_AT] = begun_at
+            await self._app(scope, receive, partial(self._answer_handshake, scope, send, request_id))
             return
         await self._serve(scope, receive, send, request_id, begun_at)
 
@@ -130,12 +132,10 @@ class BrowserHeaders:
                 self._count(_route(scope), scope["method"], HTTPStatus.INTERNAL_SERVER_ERROR, seconds)
             raise
 
-    async def _answer_handshake(
-        self, scope: Scope, begun_at: float, send: Send, request_id: Header, message: Message
-    ) -> None:
+    async def _answer_handshake(self, scope: Scope, send: Send, request_id: Header, message: Message) -> None:
         if message["type"] in {"websocket.accept", "websocket.http.response.start"}:
             status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
-            self._count(_route(scope), "GET", status, perf_counter() - begun_at)
+            self._count(_route(scope), "GET", status, perf_counter() - scope[BEGUN_AT])
             message["headers"] = [*message.get("headers", ()), request_id]
         await send(message)
 

@@ -1,14 +1,18 @@
 """The WebSocket: who opens it, and where it starts, is decided before `accept`."""
 
 from functools import partial
+from http import HTTPStatus
+from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
 from fastapi.routing import APIWebSocketRoute
 from starlette.routing import websocket_session
 
+from gateway.api.dependencies import parts_of
 from gateway.api.opening import Opening, connect, open_for, serve, told_of
 from gateway.errors import UpgradeRequired
+from gateway.headers import BEGUN_AT
 from gateway.protocol import SUBPROTOCOL
 from gateway.websocket import socket_of
 
@@ -24,6 +28,8 @@ async def open_socket(websocket: WebSocket, opening: Annotated[Opening, Depends(
     """
     socket = socket_of(websocket.scope)
     socket.accept(offered_subprotocol(websocket))
+    seconds = perf_counter() - websocket.scope[BEGUN_AT]
+    parts_of(websocket).metrics.answered(PATH, "GET", HTTPStatus.SWITCHING_PROTOCOLS, seconds)
     connection = connect(websocket, socket, opening)
     socket.hand_over(
         partial(serve, connection, socket), told_of(websocket, PATH, opening.user), connection.count_frame
