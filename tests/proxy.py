@@ -90,6 +90,10 @@ class Proxy:
             self._swallowed = frozenset()
             self.cut()
 
+    def move(self, target: int) -> None:
+        """Lead new connections to another port, as when a name moves; those that are open stay."""
+        self._target = target
+
     def cut(self) -> None:
         """Reset every connection: both of its ends are told at once, and what was under way is gone."""
         for end in self._ends:

@@ -5,13 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import Connection, text
+from sqlalchemy.engine import make_url
 
 from gateway import cli
+from gateway.backplane import Receiver
+from gateway.backplane.postgres import PostgresBackplane
 from gateway.database import PostgresDatabase, open_database, takes_writes
 from gateway.errors import Unavailable
-from tests.databases import API_KEY, settings_for
-from tests.postgres import Postgres, new_name
+from tests.databases import API_KEY, prepare, settings_for
+from tests.postgres import Postgres, new_name, own_postgres
+from tests.proxy import proxy_to
 from tests.servers import serving
 from tests.waiting import until
 
@@ -111,6 +116,59 @@ async def test_readyz_is_503_while_nothing_can_be_written_and_posts_come_back_by
         headers = {"Authorization": f"Bearer {API_KEY}"}
         answer = await server.http.post("/v1/notifications", json=ada, headers=headers)
         assert answer.status_code == 201
+
+
+async def test_posts_and_hints_move_to_the_new_server_while_the_old_one_stays_up_read_only(
+    postgres: Postgres, postgres_url: str
+) -> None:
+    new = make_url(postgres_url)
+    with own_postgres() as process:
+        await process.server.execute(f"CREATE DATABASE {new.database}")
+        await process.server.execute(f"ALTER ROLE postgres PASSWORD '{new.password}'")
+        old = Postgres(process.server.url.set(password=new.password))
+        await prepare(old.url_of(str(new.database)))
+        async with proxy_to(old.url.port or 0) as name:
+            behind = new.set(host="127.0.0.1", port=name.port).render_as_string(hide_password=False)
+            async with serving(settings_for(behind, backplane_url="postgres")) as server:
+                server.expected.append("not ready")
+
+                async def readyz(status: int) -> bool:
+                    return (await server.http.get("/readyz")).status_code == status
+
+                async def is_posted() -> bool:
+                    ada = {"to": "ada", "title": "x"}
+                    return (await server.service.post("/v1/notifications", json=ada)).status_code == 201
+
+                async def nobody_is_left() -> bool:
+                    return await old.connections_to(str(new.database)) == 0
+
+                assert await is_posted()
+                await until(lambda: server.parts.backplane.listening, "the backplane listens", within=30)
+                await old.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+                await old.execute("SELECT pg_reload_conf()")
+                await until(lambda: readyz(503), "readyz says that nothing can be written", within=30)
+                assert not await is_posted()
+                name.move(new.port or 0)
+                await until(is_posted, "a post is taken", within=60)
+                await until(lambda: readyz(200), "readyz is well again", within=30)
+                await until(nobody_is_left, "no connection to the old server is left", within=60)
+                await until(lambda: server.parts.backplane.listening, "the backplane listens", within=30)
+
+
+async def test_a_backplane_hears_itself_on_the_only_server_there_is_though_it_takes_no_writes(
+    postgres: Postgres, empty_postgres_url: str
+) -> None:
+    await postgres.execute(read_only(postgres, empty_postgres_url))
+    resumed: list[object] = []
+    backplane = PostgresBackplane(empty_postgres_url, check_interval=0.2)
+    running = asyncio.create_task(backplane.run(Receiver(print, print, resumed.append)))
+    try:
+        with structlog.testing.capture_logs() as events:
+            await until(lambda: len(resumed) > 2, "it connects anew, and hears itself", within=30)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert events == []
 
 
 async def test_readyz_is_503_while_a_file_of_sqlite_cannot_be_written(sqlite_url: str) -> None:

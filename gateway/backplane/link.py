@@ -25,6 +25,10 @@ DRAIN = 1.0
 """How long a stop waits for the last hints to go out, in seconds."""
 
 
+class Outdated(ConnectionError):
+    """The server is there, and may no longer be the one that others are on: connect anew."""
+
+
 class Link(ABC):
     """A backplane on a server at `address`. `failures` are what its driver raises when the server is away.
 
@@ -91,6 +95,9 @@ class Link(ABC):
 
     def _lost(self, error: BaseException, *, was_listening: bool) -> None:
         """Note why there is no connection: once for each time that it is lost."""
+        if isinstance(error, Outdated):
+            # Nothing is away: hints wait for the next connection, which is made at once.
+            return
         problem = reason(error)
         if not isinstance(error, self.failures):
             logger.error("the backplane has failed", exc_info=error)

@@ -13,12 +13,14 @@ import asyncpg
 from sqlalchemy.engine import make_url
 
 from gateway.backplane.hints import PROBE, Hints, encode
-from gateway.backplane.link import CHECK_INTERVAL, Link
+from gateway.backplane.link import CHECK_INTERVAL, Link, Outdated
 
 CHANNEL = "gateway"
 """Every process of a gateway listens to it. It belongs to one database, as the gateway does."""
 
 CONNECT_TIMEOUT = 5.0
+
+_TAKES_NO_WRITES = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'"
 
 _NOTIFY = "SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message"
 
@@ -61,6 +63,13 @@ class PostgresBackplane(Link):
         raise ConnectionError("the connection to Postgres was closed")
 
     async def _hear_oneself(self) -> None:
+        """Leave a server that takes no writes: after a fail-over the others notify on another one.
+
+        Where there is no other, each check connects anew, and hears itself all the same.
+        """
+        async with self._turn:
+            if self.listening and await self._connection.fetchval(_TAKES_NO_WRITES):
+                raise Outdated
         self._echo.clear()
         await self._send(PROBE)
         await self._echo.wait()
