@@ -67,7 +67,8 @@ class Server(uvicorn.Server):
             yield
         finally:
             for sig, handler in before.items():
-                signal.signal(sig, handler)
+                # It ends now, and an echo of what it was told by may still be on its way.
+                signal.signal(sig, signal.SIG_IGN if self.should_exit else handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - it is overridden
         """Begin to end. It runs between any two steps of the event loop, so it only leaves marks."""

@@ -49,7 +49,11 @@ def supervise(settings: Settings, listener: socket.socket) -> int:
         # The options of the command come again, and this one last.
         command = [sys.executable, *sys.orig_argv[1:], "--inherit", str(listener.fileno())]
         supervisor = Supervisor(command, environment, listener, settings.workers, settings.grace_period)
-        return asyncio.run(supervisor.run())
+        code = asyncio.run(supervisor.run())
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            # It ends now, and an echo of what it was told by may still be on its way.
+            signal.signal(sig, signal.SIG_IGN)
+        return code
 
 
 def work(settings: Settings, listener: socket.socket, *, demo: bool) -> bool:

@@ -7,14 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from gateway import pipes
 from gateway.stop_signals import ECHO, StopSignals
+from tests.clients import http_client
+from tests.databases import settings_for
 from tests.postgres import free_port
+from tests.servers import Process, Server
+from tests.servers import serving as served
 from tests.waiting import until
 
 
@@ -78,6 +82,73 @@ async def test_a_signal_that_comes_twice_at_once_drains(tmp_path: Path, sig: sig
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 30) == 0
     assert "Application shutdown complete" in log.read_text()
+
+
+ROOT = Path(__file__).parents[1]
+UV = ("uv", "run", "--no-sync", "--project", str(ROOT))
+TIMEOUT = ("timeout", "600")
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "workers", "sig"),
+    [
+        (UV, 1, signal.SIGTERM),
+        (UV, 1, signal.SIGINT),
+        (UV, 2, signal.SIGTERM),
+        (TIMEOUT, 1, signal.SIGTERM),
+        (TIMEOUT, 2, signal.SIGTERM),
+    ],
+    ids=lambda one: one[0] if isinstance(one, tuple) else one,
+)
+async def test_a_signal_to_the_whole_group_drains_and_loses_nothing(
+    postgres_url: str, tmp_path: Path, wrapper: tuple[str, ...], workers: int, sig: signal.Signals
+) -> None:
+    # A session of its own, as a supervisor makes one: the wrapper leads it, and passes the signal on.
+    gateway = Process(postgres_url, tmp_path, prefix=("setsid", *wrapper), workers=workers, grace_period=6)
+    await gateway.start()
+    try:
+        async with http_client(gateway.base) as http:
+            server = Server(gateway.base, http)
+            ada = await server.user("ada")
+            async with ada.socket(since="latest") as one, ada.socket(since="latest") as other:
+                await one.next("live")
+                await other.next("live")
+                for number in range(5):
+                    await server.service.notify("ada", str(number))
+                os.killpg(gateway.pid, sig)
+                assert [await one.closed(), await other.closed()] == [(1012, "restart")] * 2
+        assert await gateway.ended() == 0, gateway.log.read_text()
+    finally:
+        if gateway.runs:
+            os.killpg(gateway.pid, signal.SIGKILL)
+            await gateway.ended()
+    async with served(settings_for(postgres_url)) as again:
+        items = (await (await again.user("ada")).inbox())["items"]
+    assert [item["title"] for item in items] == ["4", "3", "2", "1", "0"]
+
+
+async def test_a_job_in_the_background_of_a_script_outlives_a_ctrl_c_with_its_workers(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    script = ("sh", "-c", '"$@" & echo $! > job; wait $!', "sh")
+    gateway = Process(postgres_url, tmp_path, prefix=("setsid", *script), workers=2, grace_period=6)
+    await gateway.start()
+    job = int((tmp_path / "job").read_text())
+    try:
+        # A shell lets its background jobs ignore SIGINT. The shell itself ends by it.
+        os.killpg(gateway.pid, signal.SIGINT)
+        await gateway.ended()
+        async with http_client(gateway.base) as http:
+            server = Server(gateway.base, http)
+            await server.service.notify("ada", "still here")
+            async with (await server.user("ada")).socket() as socket:
+                await socket.next("live")
+                os.kill(job, signal.SIGTERM)
+                assert await socket.closed() == (1012, "restart")
+        await until(lambda: not Path(f"/proc/{job}").exists(), "it has ended", within=30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(job, signal.SIGKILL)
 
 
 # --- where a command prints to ------------------------------------------------------------------------------
