@@ -107,8 +107,8 @@ article + article { border-block-start: 1px solid var(--_line); }
 .item.new .body { color: color-mix(in oklab, var(--_text) 82%, var(--_muted)); }
 .item.fresh { animation: arrive 1.6s ease-out; }
 @keyframes arrive { from { background: color-mix(in oklab, var(--_accent) 22%, var(--_surface)); } }
-.top { display: flex; align-items: baseline; gap: 12px; }
-.top .title { flex: 1; }
+.top { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 12px; }
+.top .title { flex: 1 14em; }
 time { flex: none; color: var(--_muted); font-size: .8333em; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .item .body { display: -webkit-box; margin-block-start: 2px; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: var(--notification-lines, 3); }
 .item.unfolded .title, .item.unfolded .body { -webkit-line-clamp: none; }
@@ -133,7 +133,6 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
   .menu svg { stroke-width: 3; }
   .actions:not(:popover-open) { display: none; }
 }
-@media (max-width: 520px) { .top { display: block; } }
 .actions:popover-open { position: fixed; inset: auto 0 0; flex-direction: column; width: min(100%, 480px); margin-inline: auto; padding: 8px 8px max(8px, env(safe-area-inset-bottom)); border: 0; border-radius: 16px 16px 0 0; opacity: 1; cursor: default; }
 .actions:popover-open button { display: flex; justify-content: start; gap: 14px; min-height: 52px; padding: 0 14px; color: var(--_text); font-size: 1em; }
 .actions:popover-open button::after { content: attr(title); }
@@ -194,7 +193,7 @@ notification-inbox { flex: 1; border-radius: 0; --notification-surface: var(--_r
 .settings { display: flex; align-items: center; gap: 8px; min-height: 46px; padding-block: 5px; padding-inline: 20px 12px; border-block-start: 1px solid var(--_line); color: var(--_muted); font-size: .8667em; }
 .settings span { flex: 1; }
 .settings button { margin-inline-start: auto; }
-.settings a { color: var(--_accent); font-weight: 550; text-decoration: none; }
+.settings a { color: var(--_accent); font-size: .875em; font-weight: 550; text-decoration: none; }
 @media (max-width: 520px) { .popover { inset-inline: 8px !important; width: auto; height: 100dvh; } }
 @media (forced-colors: active) { .badge, .popover { border: 1px solid; } }
 `);
