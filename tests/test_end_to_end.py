@@ -679,11 +679,11 @@ async def _more_than(tab: Tab, count: int) -> bool:
 COVERED = """() => {
   const rows = [...document.querySelector('#list').shadowRoot.querySelectorAll('article')];
   return rows.flatMap((row) => {
-    const buttons = row.querySelector('[part=actions]').getBoundingClientRect();
+    const buttons = row.querySelector('.menu').getBoundingClientRect();
     const texts = [...row.querySelectorAll('.top, [part=body], [part=meta] > *')];
     return texts.filter((text) => {
-      const { right, bottom } = text.getBoundingClientRect();
-      return right > buttons.left && bottom > buttons.top;
+      const { right, top, bottom } = text.getBoundingClientRect();
+      return right > buttons.left && bottom > buttons.top && top < buttons.bottom;
     }).map((text) => text.textContent);
   });
 }"""
@@ -831,9 +831,11 @@ async def test_thirty_hostile_texts_are_text_in_the_page_of_an_application_witho
 def as_sent() -> list[list[Any]]:
     """Return what the rows must show of the hostile ones, oldest first."""
     protocols = ["https:", "https:", "http:", "http:"]
+    # Of an address elsewhere the host is shown, and nothing of one within the site.
+    hosts = ["example.com", "example.com"]
     return [
-        [text, text, {text: [text]}, protocol, url]
-        for text, protocol, url in zip_longest(TEXTS, protocols, TAKEN_URLS)
+        [text, text, {text: [text]}, protocol, host]
+        for text, protocol, host in zip_longest(TEXTS, protocols, hosts)
     ]
 
 
