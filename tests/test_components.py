@@ -1187,12 +1187,16 @@ async def test_rows_stand_below_the_day_on_which_they_came(stage: Stage) -> None
     await page.evaluate("client.arrive(item(6, { created_at: at(0) }))")
     expected = [days[0], "Title 6", "Title 5", "Title 4", days[2], "Title 2", days[3], "Title 1"]
     assert await in_order(page) == expected
+    # One that belongs between two days takes the heading of neither.
+    await page.evaluate("client.arrive(item(2.5, { created_at: at(0) }))")
+    expected.insert(4, "Title 2.5")
+    assert await in_order(page) == expected
     # One that was sent earlier than its neighbours stands below its own day.
     await page.evaluate("client.arrive(item(7, { created_at: at(1) }))")
     assert await in_order(page) == [days[1], "Title 7", *expected]
     await rows(page).nth(0).focus()
     await page.keyboard.press("End")
-    for _ in range(5):
+    for _ in range(6):
         await page.keyboard.press("ArrowUp")
     await expect(rows(page).nth(0)).to_be_focused()
     await page.evaluate("client.delete(['id-7', 'id-1'])")

@@ -349,3 +349,21 @@ async def test_what_is_done_in_one_tab_is_done_in_the_other(
         await press(one.button("Sign out"), way)
         await other.is_signed_out()
     assert troubles == []
+
+
+async def test_a_link_within_the_site_is_followed_in_the_same_tab_and_read_all_the_same(
+    server: LocalServer, browser: Browser
+) -> None:
+    await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
+    ada = await server.user("ada")
+    ids = [(await server.service.notify("ada", f"Title {n}", url="/docs"))["id"] for n in (1, 2)]
+    troubles: list[str] = []
+    async with profile_of(browser, troubles, **DESKTOP) as profile:
+        leader = await profile.signed_in(server.base)
+        follower = await profile.duplicate(leader)
+        # The one tells the gateway by its connection, the other by a request that outlives the page.
+        for tab, title, item_id in ((follower, "Title 1", ids[0]), (leader, "Title 2", ids[1])):
+            await tab.page.locator("#list").get_by_role("link", name=title).click()
+            await tab.page.wait_for_url("**/docs")
+            await until_kept(ada, item_id, read=True)
+        assert len(profile.context.pages) == 2

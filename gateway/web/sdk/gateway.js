@@ -138,6 +138,8 @@ export class Gateway {
     const late = AbortSignal.timeout(REQUEST_TIME);
     const response = await this.#platform.fetch(new URL(path, this.url), {
       method, headers, body: body && JSON.stringify(body), cache: 'no-store',
+      // What a click on a link says outlives the page that the link leaves.
+      keepalive: Boolean(body),
       signal: signal ? AbortSignal.any([signal, late]) : late,
     }).catch(() => {
       throw new Failed('unreachable', 'The gateway cannot be reached.');
