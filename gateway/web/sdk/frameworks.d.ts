@@ -9,6 +9,10 @@ export interface NotificationElementAttributes {
   client?: NotificationClient | null;
   /** Texts that replace the English ones, by their names. */
   texts?: Partial<Texts>;
+  /** Labels of categories, by their names. */
+  categoryLabels?: Record<string, string>;
+  /** The same, as a JSON object. */
+  'category-labels'?: string;
   /** A BCP 47 language tag. Default: the nearest `lang`, else English. */
   locale?: string;
   /** Default: the `color-scheme` of the page around it. */
@@ -21,6 +25,8 @@ type Flag = true | '';
 export interface NotificationInboxAttributes<Off = never> extends NotificationElementAttributes {
   /** Show the `data` of a notification, to be opened. */
   'show-data'?: Flag | Off;
+  /** Switch off the keys of one letter. */
+  'no-shortcuts'?: Flag | Off;
 }
 
 export interface NotificationBellAttributes<Off = never> extends NotificationInboxAttributes<Off> {
@@ -28,15 +34,19 @@ export interface NotificationBellAttributes<Off = never> extends NotificationInb
   open?: boolean;
   /** Put the number of unread notifications before the title of the page. */
   'count-in-title'?: Flag | Off;
+  /** The address of your page with the whole inbox. */
+  'see-all'?: string;
 }
 
-export interface NotificationToastsAttributes extends NotificationElementAttributes {
+export interface NotificationToastsAttributes<Off = never> extends NotificationElementAttributes {
   /** How many toasts are shown at once. */
   max?: number | `${number}`;
   /** The lowest priority that gets a toast. Default: `normal`. */
   'min-priority'?: NonNullable<Item['priority']>;
   /** The address of a sound. */
   sound?: string;
+  /** Show toasts beside an inbox that is in view, too. */
+  always?: Flag | Off;
 }
 
 type Opened = (event: NotificationOpenEvent) => void;
@@ -47,7 +57,7 @@ type ReactProps<T, A> = import('react').DetailedHTMLProps<import('react').HTMLAt
 interface ReactElements {
   'notification-bell': ReactProps<NotificationBell, NotificationBellAttributes<false>>;
   'notification-inbox': ReactProps<NotificationInbox, NotificationInboxAttributes<false>>;
-  'notification-toasts': ReactProps<NotificationToasts, NotificationToastsAttributes>;
+  'notification-toasts': ReactProps<NotificationToasts, NotificationToastsAttributes<false>>;
 }
 
 // Vue's compiler looks for what a template writes as `show-data` under `showData`.
