@@ -252,7 +252,7 @@ async def test_a_sign_in_does_not_fail_for_what_the_driver_of_its_counter_raises
     monkeypatch.setattr(shared._redis, "incr", choke)
     with structlog.testing.capture_logs() as logged:
         assert await shared.incr("key", 60) == 1
-    assert [one["error"] for one in logged] == ["TypeError"]
+    assert [one["reason"] for one in logged] == ["TypeError"]
     await shared.close()
 
 

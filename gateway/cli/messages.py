@@ -106,7 +106,7 @@ def send(
         raise typer.BadParameter(
             "GATEWAY_KEY or --key: an API key is needed. Make one: gateway key add SERVICE"
         )
-    print_json(client.send(server or DEFAULT_URL, key, {"to": sub, "title": title} | given))
+    print_json(client.send(_url(server), key, {"to": sub, "title": title} | given))
 
 
 def tail(
@@ -139,10 +139,15 @@ def tail(
             )
     else:
         name = _checked_sub(sub)
-        server = server or _own_address()
+        server = _own_address() if server is None else server
         secret, renew = _mint(name), lambda: asyncio.to_thread(_mint, name)
-    messages = client.tail(server or DEFAULT_URL, secret, _show, note, renew)
+    messages = client.tail(_url(server), secret, _show, note, renew)
     asyncio.run(pipes.while_read(messages))
+
+
+def _url(server: str | None) -> str:
+    """Return where the gateway is. An empty address is none, and refused as such."""
+    return DEFAULT_URL if server is None else server
 
 
 def _checked_sub(sub: str) -> str:

@@ -11,8 +11,6 @@ export interface NotificationElementAttributes {
   texts?: Partial<Texts>;
   /** Labels of categories, by their names. */
   categoryLabels?: Record<string, string>;
-  /** The same, as a JSON object. */
-  'category-labels'?: string;
   /** A BCP 47 language tag. Default: the nearest `lang`, else English. */
   locale?: string;
   /** Default: the `color-scheme` of the page around it. */
@@ -25,6 +23,8 @@ type Flag = true | '';
 export interface NotificationInboxAttributes<Off = never> extends NotificationElementAttributes {
   /** Show the `data` of a notification, to be opened. */
   'show-data'?: Flag | Off;
+  /** Labels of categories, as a JSON object by their names. */
+  'category-labels'?: string;
   /** Switch off the keys of one letter. */
   'no-shortcuts'?: Flag | Off;
 }
