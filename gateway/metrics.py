@@ -80,21 +80,15 @@ class Metrics:
             by: {code: closes.labels(by, str(code)) for code in (*codes, "other")}
             for by, codes in (("gateway", tuple(map(int, Close))), ("client", CLIENT_CODES))
         }
-        self._requests = self._counter(
-            "requests",
-            "Requests and handshakes that the application has answered.",
+        self._request_seconds = self._histogram(
+            "request_seconds",
+            "From the head of a request to the head of its answer; of a handshake, too.",
+            _SECONDS,
             "route",
             "method",
             "status",
         )
-        self._request_seconds = self._histogram(
-            "request_seconds",
-            "From the head of a request to the head of its answer.",
-            _SECONDS,
-            "route",
-            "method",
-        )
-        self._answers: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self._answers: dict[tuple[str, str, int], Callable[[float], None]] = {}
         self._logins = self._counter("logins", "Answers of the token endpoint.", "grant", "outcome")
         self._refusals = self._counter("refusals", "Requests and sockets refused.", "status", "code")
         self._last = Now(ready=False, sockets=0, hints_sent=0, hints_received=0, hints_missed=0)
@@ -137,14 +131,11 @@ class Metrics:
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer. `route` is the template of a path, such as `/v1/users/{sub}`, or empty."""
-        try:
-            count, observe = self._answers[route, method, status]
-        except KeyError:
+        observe = self._answers.get((route, method, status))
+        if observe is None:
             known = method if method in METHODS else "other"
-            count = self._requests.labels(route or "none", known, str(status)).inc
-            observe = self._request_seconds.labels(route or "none", known).observe
-            self._answers[route, method, status] = count, observe
-        count()
+            observe = self._request_seconds.labels(route or "none", known, str(status)).observe
+            self._answers[route, method, status] = observe
         observe(seconds)
 
     def login(self, grant: str, outcome: str) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import structlog
 from starlette.requests import HTTPConnection
 
-from gateway.api.dependencies import client_address, parts_of, socket_user
+from gateway.api.dependencies import Gateway, client_address, parts_of, socket_user
 from gateway.api.query import parameter
 from gateway.api.trail import record_close
 from gateway.beginning import Start
@@ -35,10 +35,11 @@ async def open_for(connection: HTTPConnection) -> Opening:
 
     Raises `Draining` before anything else, what `socket_user` raises, `RateLimited` and `Invalid`.
     """
-    if parts_of(connection).drain.began:
+    parts = parts_of(connection)
+    if parts.drain.began:
         raise Draining(retry_after=RETRY_AFTER)
     user = await socket_user(connection)
-    parts_of(connection).throttle.socket_commands.take(user.id)
+    parts.throttle.socket_commands.take(user.id)
     return Opening(user, _start(parameter(connection, "since"), parameter(connection, "epoch")))
 
 
@@ -73,9 +74,8 @@ def _number(digits: str) -> int:
     return int(digits) if len(digits) < len(str(MAX_SEQ)) else MAX_SEQ
 
 
-def connect(connection: HTTPConnection, socket: Socket, opening: Opening) -> Connection:
+def connect(parts: Gateway, socket: Socket, opening: Opening) -> Connection:
     """Return the loop that serves the client."""
-    parts = parts_of(connection)
     return Connection(
         socket,
         *opening,

@@ -20,17 +20,18 @@ router = APIRouter()
 
 PATH = "/v1/ws"
 
+ACCEPTED = int(HTTPStatus.SWITCHING_PROTOCOLS)
+
 
 async def open_socket(websocket: WebSocket, opening: Annotated[Opening, Depends(open_for)]) -> None:
     """Accept a client that is authorised, anybody else never gets here, and hand its socket over.
 
     No database connection is held while it is open.
     """
-    socket = socket_of(websocket.scope)
+    parts, socket = parts_of(websocket), socket_of(websocket.scope)
     socket.accept(offered_subprotocol(websocket))
-    seconds = perf_counter() - websocket.scope[BEGUN_AT]
-    parts_of(websocket).metrics.answered(PATH, "GET", HTTPStatus.SWITCHING_PROTOCOLS, seconds)
-    connection = connect(websocket, socket, opening)
+    parts.metrics.answered(PATH, "GET", ACCEPTED, perf_counter() - websocket.scope[BEGUN_AT])
+    connection = connect(parts, socket, opening)
     socket.hand_over(
         partial(serve, connection, socket), told_of(websocket, PATH, opening.user), connection.count_frame
     )

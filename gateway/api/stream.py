@@ -51,7 +51,7 @@ class _EventStream(Response):
         stream = await begin_stream(scope, send, self.raw_headers)
         if stream is not None:
             parts = parts_of(self._request)
-            connection = connect(self._request, stream, self._opening)
+            connection = connect(parts, stream, self._opening)
             stream.hand_over(
                 partial(_serve, connection, stream, parts.metrics),
                 told_of(self._request, STREAM_PATH, self._opening.user),
