@@ -21,10 +21,11 @@ from gateway.hub import Hub
 from gateway.inbox import Delivered, Mark, ReadUpTo, Seen
 from gateway.log import Entry
 from gateway.metrics import Metrics
+from gateway.principals import User, inbox_user
 from gateway.protocol import BadCommand, Close, Command, CommandType, Counts
 from gateway.settings import Settings
 from gateway.tail import Tail
-from gateway.tokens import Tokens, User, inbox_user
+from gateway.tokens import Tokens
 from gateway.wire import Message
 from gateway.writer import Change, Writer
 

@@ -21,12 +21,13 @@ from gateway.errors import Disconnected
 from gateway.hub import Hub
 from gateway.log import Post
 from gateway.metrics import Metrics
+from gateway.principals import User
 from gateway.protocol import Close, Content
 from gateway.relay import Relay
 from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.throttle import Throttle
-from gateway.tokens import Tokens, User
+from gateway.tokens import Tokens
 from gateway.wire import Message
 from gateway.writer import Accepted, Committed, Submission, Writer
 from tests.waiting import until

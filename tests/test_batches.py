@@ -17,8 +17,8 @@ from gateway.api.batch_body import _WINDOW, MAX_ITEM, _Values, split_array, spli
 from gateway.api.notification import Digest, Notification
 from gateway.errors import GatewayError, Invalid, PayloadTooLarge
 from gateway.intake import Intake
+from gateway.principals import Service as Caller
 from gateway.throttle import LARGE_BODIES, Throttle
-from gateway.tokens import Service as Caller
 from gateway.writer import MAX_ITEMS
 from tests.clients import Service
 from tests.databases import settings_for

@@ -22,9 +22,9 @@ from gateway.database import Database, open_database
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
 from gateway.issuers import Visitor
 from gateway.models import metadata, sessions, spent_refresh_tokens
+from gateway.principals import User as TokenUser
 from gateway.refresh_tokens import RETRY, Refreshed
 from gateway.tokens import Tokens, digest
-from gateway.tokens import User as TokenUser
 from tests.checker import Json
 from tests.clients import Service, Socket, User, open_socket
 from tests.databases import settings_for

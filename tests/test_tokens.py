@@ -16,8 +16,9 @@ from gateway.accounts import new_session
 from gateway.database import Database
 from gateway.errors import InsufficientScope, InvalidToken, TokenExpired, TokenRevoked, Unauthorized
 from gateway.jws import MAX_TOKEN
+from gateway.principals import Service, User, inbox_user
 from gateway.settings import Settings, SettingsError
-from gateway.tokens import Service, Tokens, User, digest, inbox_user
+from gateway.tokens import Tokens, digest
 from tests.databases import API_KEY, KEY_ID, settings_for
 
 NOW = 1_800_000_000

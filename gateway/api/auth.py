@@ -29,7 +29,8 @@ from gateway.audit import Event
 from gateway.endings import TOO_MANY
 from gateway.errors import InvalidToken, NotFound, OAuthError, Overloaded, RateLimited, Unauthorized
 from gateway.logins import Attempt
-from gateway.tokens import INBOX, OWN_CLIENT, digest
+from gateway.principals import INBOX
+from gateway.tokens import OWN_CLIENT, digest
 
 TICKET_TTL = 30
 """How long a ticket waits to be used, in seconds."""

@@ -17,8 +17,8 @@ from gateway.api.validation import as_invalid
 from gateway.errors import Invalid, PayloadTooLarge, RateLimited
 from gateway.intake import SMALL_BODY, Intake
 from gateway.log import Post
+from gateway.principals import Service
 from gateway.throttle import Throttle, items_of
-from gateway.tokens import Service
 from gateway.writer import MAX_ITEMS
 
 MAX_POSTS = 1000

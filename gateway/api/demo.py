@@ -19,7 +19,7 @@ from gateway.api.notification import Notification
 from gateway.api.notifications import post_notification
 from gateway.api.oauth import NO_STORE, Form
 from gateway.errors import InsufficientScope
-from gateway.tokens import Service
+from gateway.principals import Service
 
 DEMO = "demo"
 """The user and the service that the demo is made of."""

@@ -35,13 +35,14 @@ from gateway.metrics import Metrics
 from gateway.networks import network_of
 from gateway.origins import log_refused, own_origin, read_origin
 from gateway.passwords import Passwords
+from gateway.principals import INBOX, Principal, Service, User, inbox_user
 from gateway.readiness import Readiness
 from gateway.reconciler import Reconciler
 from gateway.services import KEY_PREFIX
 from gateway.settings import Settings
 from gateway.tail import Tail
 from gateway.throttle import Throttle
-from gateway.tokens import INBOX, Principal, Service, Tokens, User, inbox_user
+from gateway.tokens import Tokens
 from gateway.wording import in_words
 from gateway.writer import Writer
 

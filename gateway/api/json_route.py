@@ -13,7 +13,7 @@ from gateway.api.dependencies import counted_caller
 from gateway.api.validation import as_invalid
 from gateway.errors import Invalid
 from gateway.intake import SMALL_BODY
-from gateway.tokens import User
+from gateway.principals import User
 
 
 class Body(BaseModel):

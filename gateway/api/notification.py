@@ -12,9 +12,9 @@ from gateway.accounts import check_sub
 from gateway.api.dependencies import Sub
 from gateway.api.json_route import Body
 from gateway.log import Post
+from gateway.principals import Service
 from gateway.protocol import Content, dumps, is_link
 from gateway.recipients import check_recipient
-from gateway.tokens import Service
 from gateway.wording import in_words
 
 if sys.version_info >= (3, 14):

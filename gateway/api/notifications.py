@@ -16,9 +16,9 @@ from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.validation import as_invalid
 from gateway.errors import Invalid, NotFound
 from gateway.idempotency import Claim
+from gateway.principals import Service
 from gateway.protocol import ID_PATTERN, dumps, is_id, safe_url, timestamp
 from gateway.sent import find_sent
-from gateway.tokens import Service
 from gateway.writer import Accepted, Submission
 
 MAX_KEY = 255

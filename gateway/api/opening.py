@@ -12,8 +12,8 @@ from gateway.api.trail import record_close
 from gateway.beginning import Start
 from gateway.connection import Connection, Socket
 from gateway.errors import Draining, GatewayError, Invalid
+from gateway.principals import User
 from gateway.protocol import MAX_SEQ, Close
-from gateway.tokens import User
 
 logger = structlog.get_logger()
 

@@ -10,8 +10,8 @@ from gateway.api.dependencies import client_address
 from gateway.api.query import parameter
 from gateway.audit import Event
 from gateway.errors import GatewayError, InsufficientScope, OriginNotAllowed, Unauthorized
+from gateway.principals import User
 from gateway.protocol import Close
-from gateway.tokens import User
 
 _RECORDED = (Unauthorized, InsufficientScope, OriginNotAllowed)
 

@@ -30,9 +30,9 @@ from gateway.endings import TOO_MANY
 from gateway.errors import InsufficientScope, Invalid, NotFound, TokenRevoked, UserDisabled
 from gateway.hasher_queue import Turn
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
+from gateway.principals import INBOX, Service
 from gateway.protocol import timestamp
 from gateway.signing import MAX_TTL
-from gateway.tokens import INBOX, Service
 
 router = APIRouter(prefix="/v1/users", route_class=ManagementRoute, tags=["users"])
 

@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from gateway.api.dependencies import Parts
 from gateway.headers import is_known
+from gateway.principals import INBOX
 from gateway.protocol import dumps
 from gateway.services import SERVICE_SCOPES
-from gateway.tokens import INBOX
 
 router = APIRouter(prefix="/.well-known", tags=["auth"])
 

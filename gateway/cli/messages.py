@@ -40,8 +40,9 @@ def _mint(sub: str, ttl: int | None = None) -> str:
     from gateway.database import Database
     from gateway.endings import TOO_MANY
     from gateway.errors import UserDisabled
+    from gateway.principals import INBOX
     from gateway.settings import Settings
-    from gateway.tokens import INBOX, OWN_CLIENT, Tokens
+    from gateway.tokens import OWN_CLIENT, Tokens
 
     async def issue(settings: Settings, database: Database) -> str:
         tokens = Tokens(settings, database, on_ended=lambda _: None)
