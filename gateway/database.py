@@ -182,6 +182,7 @@ def _state(error: DBAPIError) -> str:
 def _raise_unavailable(error: DBAPIError, *, committing: bool = True) -> None:
     """Raise `Unavailable` for a driver's error where trying again later may help; else do nothing.
 
+    Whoever raises the error itself does so `from None`: what Postgres says of a row holds its content.
     What was not `committing` yet when its connection was lost has left nothing.
     """
     if _passes(error):
@@ -231,7 +232,7 @@ class SqliteDatabase:
             return await self.read(work, *args, **kwargs)
         except DBAPIError as error:
             _raise_unavailable(error)
-            raise
+            raise error from None
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -263,7 +264,7 @@ class SqliteDatabase:
             if _passes(error):
                 self._outage.note(error, writes=engine is self._writer)
             _raise_unavailable(error)
-            raise
+            raise error from None
         except sqlite3.OperationalError as error:
             self._outage.note(error, writes=engine is self._writer)
             raise Unavailable("The database cannot be used now.") from error
@@ -355,7 +356,7 @@ class PostgresDatabase:
                 committing = True
         except DBAPIError as error:
             _raise_unavailable(error, committing=committing)
-            raise
+            raise error from None
         except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise Unavailable("The database cannot be reached now.") from error
         return result
@@ -374,7 +375,7 @@ class PostgresDatabase:
                     await connection.invalidate()
         except DBAPIError as error:
             _raise_unavailable(error)
-            raise
+            raise error from None
         except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise Unavailable("The database cannot be reached now.") from error
 

@@ -191,7 +191,7 @@ def test_every_command_says_so_alike(tmp_path: Path, command: list[str]) -> None
 def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
     tmp_path: Path, setting: str, value: str
 ) -> None:
-    done = run(tmp_path, "serve", **{setting: value})
+    done = run(tmp_path, "serve", **{"port": str(free_port()), setting: value})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"gateway: GATEWAY_{setting.upper()}: ")

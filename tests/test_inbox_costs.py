@@ -151,6 +151,9 @@ CALLS: dict[str, Call] = {
 }
 
 
+MOVES = {name for name in CALLS if "the mark" in name}
+
+
 def measure(connection: Connection, state: str) -> dict[str, list[int]]:
     """Return what each call costs in a small inbox and in a large one, which are in the same tables."""
     inboxes = [(fill(connection, f"{size} items", size, state), size) for size in (SMALL, LARGE)]
@@ -172,7 +175,9 @@ async def test_no_call_costs_more_in_an_inbox_that_is_sixteen_times_as_large(
 ) -> None:
     monkeypatch.setattr(inbox, "WINDOW", SMALL // 2)
     costs = await database.write(measure, state)
-    assert all(small > 0 for small, _ in costs.values())
+    # A mark that moves where nothing is unread is one UPDATE on Postgres, and reads nothing besides.
+    moves = set() if isinstance(database, SqliteDatabase) or state == "unread" else MOVES
+    assert {name for name, (small, _) in costs.items() if small == 0} <= moves
     # An index range may begin within a block here and at the start of one there.
     spare = 0 if isinstance(database, SqliteDatabase) else 4
     dearer = {name: cost for name, cost in costs.items() if cost[1] > 1.3 * cost[0] + spare}

@@ -295,7 +295,7 @@ async def test_a_body_of_the_management_has_16_kib(server: LocalServer, path: st
 async def test_too_many_ids_are_one_error_whatever_they_are(server: LocalServer) -> None:
     answer = await (await server.user()).post(READ, json={"ids": ["no"] * (MAX_IDS + 1)})
     assert answer.status_code == 422
-    assert answer.json()["errors"] == [{"field": "ids", "message": "at most 1,000 ids"}]
+    assert answer.json()["errors"] == [{"field": "ids", "message": "it must have at most 1,000 ids"}]
 
 
 @pytest.mark.parametrize("valid", [True, False])

@@ -54,6 +54,8 @@ class JsonRoute(APIRoute):
                     await check_json(bounded)
                 return await handler(bounded)
             except RequestValidationError as error:
+                # A frame of FastAPI keeps the error that would keep it, and the body, in turn.
+                error.__traceback__ = None
                 raise as_invalid(error.errors(), members=members) from None
             finally:
                 bounded.release()

@@ -16,6 +16,11 @@ from gateway.web.static import serve
 
 PATH = "/errors"
 
+_HEADING = re.compile(r"(#+) (.*)")
+_CODE_ROW = re.compile(r"<tr><td><code>(\w+)</code></td>")
+_LINK = re.compile(r"\[([^\[\]]+)\]\([^()]*\)")
+_CODE = re.compile(r"`([^`]+)`")
+
 _STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -55,15 +60,18 @@ def page(markdown: str) -> str:
 
 
 def _blocks(markdown: str) -> Iterator[str]:
-    for part in re.split(r"^(```.*?^```)$", markdown, flags=re.MULTILINE | re.DOTALL):
-        yield from [part] if part.startswith("```") else filter(None, map(str.strip, part.split("\n\n")))
+    for number, part in enumerate(markdown.split("\n```")):
+        if number % 2:
+            yield f"```{part}"
+        else:
+            yield from filter(None, map(str.strip, part.split("\n\n")))
 
 
 def _block(block: str) -> str:
     if block.startswith("```"):
-        code = block.partition("\n")[2].removesuffix("```")
+        code = block.partition("\n")[2]
         return f"<pre>{html.escape(code)}</pre>"
-    if heading := re.fullmatch(r"(#+) (.*)", block):
+    if heading := _HEADING.fullmatch(block):
         level = len(heading[1])
         return f"<h{level}>{_inline(heading[2])}</h{level}>"
     if block.startswith("| "):
@@ -91,13 +99,13 @@ def _anchor(body: str) -> str:
         seen.add(row[1])
         return f'<tr id="{row[1]}"><td><code>{row[1]}</code></td>'
 
-    return re.sub(r"<tr><td><code>(\w+)</code></td>", anchored, body)
+    return _CODE_ROW.sub(anchored, body)
 
 
 def _inline(text: str) -> str:
     """Return a text with its code. Of a link its words remain: the other pages are not served."""
-    words = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(words, quote=False))
+    words = _LINK.sub(r"\1", text)
+    return _CODE.sub(r"<code>\1</code>", html.escape(words, quote=False))
 
 
 router = APIRouter()
