@@ -16,6 +16,9 @@ MAX_HEAD = 64 * 1024
 MAX_TARGET = 10 * 1024
 """Most bytes of a request target, which may hold a token: decoding one costs more than all else of a head."""
 
+MAX_PATH = 4 * 1024
+"""Most bytes of its path, which has room for a `sub` of 255 characters, each of four bytes, all encoded."""
+
 MAX_PARAMETERS = 100
 """Most parameters of a query: each is decoded by itself, for whoever sends it."""
 
@@ -115,6 +118,8 @@ def check_target(target: bytes) -> None:
         raise Refused(
             HTTPStatus.REQUEST_URI_TOO_LONG, f"The request target is over {MAX_TARGET // 1024} KiB."
         )
+    if len(target.partition(b"?")[0]) > MAX_PATH:
+        raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"The path is over {MAX_PATH // 1024} KiB.")
     if target.count(b"&") >= MAX_PARAMETERS:
         raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"The query has over {MAX_PARAMETERS} parameters.")
 

@@ -161,9 +161,11 @@ class PipeliningProtocol(HttpToolsProtocol):
             self._admitted = False
             return True
         if not self._queued:
-            address = self.client[0] if self.client else ""
-            self._queued = not self._turnstile.passes(address, self._enter)
+            self._queued = not self._turnstile.passes(self._address(), self._enter)
         return not self._queued
+
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
 
     def _enter(self) -> None:
         """Go on: it may begin now."""
@@ -183,7 +185,7 @@ class PipeliningProtocol(HttpToolsProtocol):
         """Count what is held of requests that have not begun, and refuse them where all hold too much."""
         held = len(self._unparsed) + (0 if self._head is None else self._head.size)
         more, self._held_bytes = held - self._held_bytes, held
-        if not self._turnstile.hold(more):
+        if more and not self._turnstile.hold(self._address(), more):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much of unfinished requests is on its way.")
 
     def _hold(self) -> None:

@@ -29,6 +29,9 @@ from gateway.websocket import GatewayWebSocket
 
 logger = structlog.get_logger()
 
+ACCEPTED = 8
+"""How many connections are accepted in one pass of the event loop."""
+
 
 def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
     """Return a socket that listens where the settings say, or the one that a worker has inherited.
@@ -81,11 +84,20 @@ def serve(
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=handles_of(listener))
     except SystemExit:
         # That is how uvicorn ends where the application cannot start; it has logged why.
         return False
     return server.ended_well
+
+
+def handles_of(listener: socket.socket) -> list[socket.socket]:
+    """Return the listener several times: uvloop accepts one connection of each in a pass of the loop.
+
+    With one, passes that take long would fill the queue of the kernel with connections of one client, and no
+    other would get in. Whoever serves closes them all.
+    """
+    return [listener, *(listener.dup() for _ in range(ACCEPTED - 1))]
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

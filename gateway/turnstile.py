@@ -2,23 +2,31 @@
 
 A connection gives others their turn between its own requests (`pipelining`). But when hundreds of them have
 one ready in the same moment, the loop would begin all of these before it looks at anything else. So a few
-begin in a pass; the others wait, in turns by address. What unfinished requests take in memory is bounded
-here, too, for all connections together.
+begin in a pass, and fewer where they take long; the others wait, in turns by network. What unfinished
+requests take in memory is bounded here, too, for all connections together.
 """
 
 import asyncio
 from collections.abc import Callable
+from time import perf_counter
 
 from gateway.fair_queue import FairQueue
+from gateway.networks import network_of
 
 TURNSTILE = "gateway.turnstile"
 """The key of the lifespan's state that has the `Turnstile`."""
 
 PER_PASS = 16
-"""How many requests begin in one pass of the event loop; each may take a millisecond."""
+"""How many requests begin in one pass of the event loop at most."""
+
+PASS = 0.005
+"""How long a pass may take before fewer begin in the next, in seconds."""
 
 MAX_HELD = 64 * 1024 * 1024
-"""Most bytes of requests that have begun to arrive, and have not begun, of all connections together."""
+"""Most bytes of requests that have begun to arrive, and have not begun, of all connections together.
+
+One network has at most as many as are left for all others.
+"""
 
 _NO_LIMIT = 2**60
 
@@ -28,31 +36,46 @@ class Turnstile:
 
     def __init__(self) -> None:
         self._begun = 0
+        self._per_pass = PER_PASS
+        self._pass_began_at = 0.0
         self._held_bytes = 0
+        self._held: dict[str, int] = {}
         self._waiting: FairQueue[Callable[[], None]] = FairQueue(_NO_LIMIT)
 
     def passes(self, address: str, go_on: Callable[[], None]) -> bool:
         """Return whether a request may begin now; else `go_on` is called when it may."""
-        if self._begun >= PER_PASS or self._waiting:
-            self._waiting.put(address, 1, go_on)
+        if self._begun >= self._per_pass or self._waiting:
+            self._waiting.put(network_of(address), 1, go_on)
             return False
         if not self._begun:
-            asyncio.get_running_loop().call_soon(self._next_pass)
+            self._begin_pass()
         self._begun += 1
         return True
+
+    def _begin_pass(self) -> None:
+        self._pass_began_at = perf_counter()
+        asyncio.get_running_loop().call_soon(self._next_pass)
 
     def _next_pass(self) -> None:
         self._begun = 0
         if not self._waiting:
+            self._per_pass = PER_PASS
             return
+        # What began in the pass before runs in this one: several passes in a row tell what they cost.
+        took = perf_counter() - self._pass_began_at
+        self._per_pass = max(1, self._per_pass // 2) if took > PASS else min(PER_PASS, self._per_pass * 2)
+        self._begin_pass()
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._next_pass)
-        for go_on in self._waiting.take(PER_PASS):
+        for go_on in self._waiting.take(self._per_pass):
             self._begun += 1
             # By the loop, so that one that fails takes no other along.
             loop.call_soon(go_on)
 
-    def hold(self, size: int) -> bool:
+    def hold(self, address: str, size: int) -> bool:
         """Count more or fewer bytes of unfinished requests, and return whether there is room for them."""
+        network = network_of(address)
         self._held_bytes += size
-        return size <= 0 or self._held_bytes <= MAX_HELD
+        held = self._held[network] = self._held.get(network, 0) + size
+        if not held:
+            del self._held[network]
+        return size <= 0 or held + self._held_bytes <= MAX_HELD

@@ -14,6 +14,7 @@ from gateway.framing import (
     MAX_FIELDS,
     MAX_HEAD,
     MAX_PARAMETERS,
+    MAX_PATH,
     MAX_TARGET,
     MAX_TRAILERS,
     PORTION,
@@ -550,8 +551,16 @@ async def test_a_connection_that_is_closed_does_not_wait_for_a_client_that_reads
 
 
 @pytest.mark.parametrize("extra", [0, 1])
+async def test_a_path_has_4_kib(server: LocalServer, extra: int) -> None:
+    path = b"/%2F" + b"%" * (MAX_PATH - 4 + extra)
+    async with connected(server) as wire:
+        await wire.send(b"GET " + path + b"?a=b HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        assert (await wire.answer())[0] == (414 if extra else 404)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
 async def test_a_target_has_10_kib(server: LocalServer, extra: int) -> None:
-    target = b"/%2F" + b"%" * (MAX_TARGET - 4 + extra)
+    target = b"/%2F?" + b"%" * (MAX_TARGET - 5 + extra)
     async with connected(server) as wire:
         await wire.send(b"GET " + target + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
         assert (await wire.answer())[0] == (414 if extra else 404)

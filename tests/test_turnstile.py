@@ -1,12 +1,15 @@
 """How many requests begin in one pass of the event loop, and what unfinished ones may take in all."""
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 from functools import partial
 
 import pytest
+import uvloop
 
 from gateway import turnstile
+from gateway.serving import handles_of
 from gateway.turnstile import PER_PASS, TURNSTILE, Turnstile
 from tests.servers import LocalServer
 from tests.waiting import until
@@ -49,6 +52,85 @@ async def test_addresses_take_turns() -> None:
     gate.passes("one", lambda: begun.append("one"))
     await until(lambda: begun, "the next pass has come")
     assert begun.index("one") <= 1
+
+
+async def test_the_addresses_of_one_network_have_one_turn() -> None:
+    gate, begun = Turnstile(), list[str]()
+    for number in range(400):
+        gate.passes(f"2001:db8::{number:x}", partial(begun.append, f"many {number}"))
+    gate.passes("2001:db8:1::1", lambda: begun.append("one"))
+    await until(lambda: begun, "the next pass has come")
+    assert begun.index("one") <= 1
+
+
+async def test_fewer_begin_in_a_pass_where_those_before_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(turnstile, "perf_counter", lambda: now)
+    gate, each = Turnstile(), list[int]()
+
+    def take_long() -> None:
+        nonlocal now
+        each[-1] += 1
+        now += 2 * turnstile.PASS
+
+    for _ in range(200):
+        gate.passes("a", take_long)
+    while sum(each) < 200 - PER_PASS:
+        each.append(0)
+        await asyncio.sleep(0)
+    started = [one for one in each if one]
+    # What the first ones cost is known when the next have begun.
+    assert started[:5] == [PER_PASS, PER_PASS, PER_PASS // 2, PER_PASS // 4, PER_PASS // 8], started
+    assert set(started[5:]) == {1}
+    # And as many as before, when nothing waits any more.
+    await asyncio.sleep(0)
+    assert [gate.passes("a", take_long) for _ in range(PER_PASS + 1)] == [True] * PER_PASS + [False]
+
+
+async def test_one_network_holds_no_more_than_is_left_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile, "MAX_HELD", 100)
+    gate = Turnstile()
+    assert [gate.hold("2001:db8::1", 20), gate.hold("2001:db8::2", 30), gate.hold("2001:db8::3", 1)] == [
+        True,
+        True,
+        False,
+    ]
+    assert gate.hold("192.0.2.1", 20)
+    assert gate.hold("192.0.2.2", 5)
+    gate.hold("2001:db8::1", -51)
+    assert gate.hold("192.0.2.3", 30)
+
+
+def test_a_process_accepts_several_connections_in_a_pass() -> None:
+    async def passes_for(handles: list[socket.socket], number: int) -> int:
+        accepted = 0
+
+        class Taken(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                nonlocal accepted
+                accepted += 1
+                transport.abort()  # type: ignore[attr-defined]
+
+        loop = asyncio.get_running_loop()
+        clients = [socket.create_connection(handles[0].getsockname()) for _ in range(number)]
+        servers = [await loop.create_server(Taken, sock=one, backlog=2048) for one in handles]
+        passes = 0
+        while accepted < number:
+            passes += 1
+            await asyncio.sleep(0)
+        for server in servers:
+            server.close()
+        for client in clients:
+            client.close()
+        return passes
+
+    def counted(number: int, *, several: bool) -> int:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        handles = handles_of(listener) if several else [listener]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(passes_for(handles, number))
+
+    assert counted(160, several=True) < counted(160, several=False) / 4
 
 
 async def test_one_that_fails_to_begin_takes_no_other_along() -> None:
@@ -97,7 +179,7 @@ async def test_who_hangs_up_while_it_waits_is_no_failure(
 async def test_unfinished_heads_of_all_connections_have_a_bound_and_those_before_it_go_on(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turnstile, "MAX_HELD", 100_000)
+    monkeypatch.setattr(turnstile, "MAX_HELD", 200_000)
     head = REQUEST[:-2] + b"X-Long: " + b"x" * 40_000
     async with AsyncExitStack() as stack:
         first, second, third = [await connected(server, stack) for _ in range(3)]
