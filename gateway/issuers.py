@@ -23,7 +23,7 @@ from sqlalchemy import Connection, select, update
 from gateway import accounts, endings
 from gateway.accounts import SESSIONS_PER_USER, Session, check_sub
 from gateway.errors import ForeignSubject, InvalidToken, TokenExpired, TokenRevoked
-from gateway.jws import LEEWAY, Token, are_timely, is_meant_for, verify
+from gateway.jws import LEEWAY, Token, are_timely, is_meant_for, is_of_another_kind, verify
 from gateway.models import sessions, users
 from gateway.reasons import environment_fault, reason
 from gateway.signing import MAX_TTL
@@ -116,6 +116,8 @@ class Issuers:
         trusted, claims = source.trusted, token.claims
         if token.type not in _TYPES and not (trusted.without_typ and "typ" not in token.header):
             raise InvalidToken(why="typ")
+        if is_of_another_kind(token):
+            raise InvalidToken(why="no_access_token")
         key = await source.find(token.header["kid"])
         verify(token, key.key, key.algorithms)
         now = self._clock()

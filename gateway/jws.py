@@ -66,6 +66,14 @@ _NONE = (
 )
 
 
+_OF_OTHER_TOKENS = frozenset({"at_hash", "c_hash", "events", "nonce"})
+
+
+def is_of_another_kind(token: Token) -> bool:
+    """Whether it is an ID token or a logout token whose `typ` does not tell (RFC 8725, section 3.11)."""
+    return token.type != "at+jwt" and not _OF_OTHER_TOKENS.isdisjoint(token.claims)
+
+
 def verify(token: Token, key: Any, algorithms: Collection[str]) -> None:
     """Raise `InvalidToken` unless this key has signed the token by one of these algorithms.
 

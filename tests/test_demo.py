@@ -183,6 +183,11 @@ async def test_a_code_opens_no_socket_and_a_ticket_begins_no_session(demo: Demo)
     assert (stream.status_code, stream.json()["code"]) == (403, "insufficient_scope")
 
 
+async def test_a_form_that_is_none_is_the_error_of_a_form(demo: Demo) -> None:
+    answer = await demo.server.http.post(FORM_PATH, json={"code": "x"})
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
 async def test_without_a_demo_no_code_is_taken(start_server: StartServer) -> None:
     server = await start_server()
     assert (await server.http.post(FORM_PATH, data={"code": "x" * 43})).status_code == 404

@@ -724,6 +724,20 @@ async def test_a_token_without_typ_is_taken_of_the_issuer_that_is_set_so(
     assert await outcome(server, acme.token(head={"typ": ...})) == "401 invalid_token"
 
 
+@pytest.mark.parametrize("claim", ["nonce", "at_hash", "c_hash", "events"])
+async def test_an_id_token_or_a_logout_token_is_no_access_token(
+    start_server: StartServer, issuer: Issuer, trail: Trail, claim: str
+) -> None:
+    """They may have the same audience, and `typ` tells them apart only where access tokens have one."""
+    settings = {"trusted_issuers": json.dumps([issuer.trusted(without_typ=True)])}
+    server = await with_keys(start_server, settings, issuer)
+    claims: dict[str, Any] = {claim: "x"}
+    for head in ({"typ": ...}, {"typ": "JWT"}):
+        assert await outcome(server, issuer.token(head=head, **claims)) == "401 invalid_token"
+        assert trail.last(Event.REFUSED)["why"] == "no_access_token"
+    assert await outcome(server, issuer.token(head={"typ": "at+jwt"}, **claims)) == "200"
+
+
 async def test_the_audit_log_says_why_a_token_is_refused_and_its_client_is_not_told(
     start_server: StartServer, issuer: Issuer, trail: Trail
 ) -> None:

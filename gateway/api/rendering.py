@@ -42,7 +42,8 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
     record_refusal(connection, known)
     parts_of(connection).metrics.refused(*_counted(known))
     if isinstance(connection, Request):
-        return oauth.refusal_of(known) if oauth.serves(connection) else _refusal(connection, known)
+        as_oauth = oauth.serves(connection) or isinstance(known, OAuthError)
+        return oauth.refusal_of(known) if as_oauth else _refusal(connection, known)
     if isinstance(known, OriginNotAllowed | RateLimited | Invalid | Draining):
         await connection.send_denial_response(_refusal(connection, known))
     elif connection.application_state is WebSocketState.CONNECTING:
