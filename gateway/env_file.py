@@ -2,25 +2,31 @@
 
 import codecs
 import os
+import re
 from io import StringIO
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from gateway.spelling import PREFIX
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def load(path: str = ".env") -> None:
     """Put the settings of the file into the environment, where that has none of the name.
 
-    Raises `SettingsError` for a file that cannot be read, or is not UTF-8.
+    Raises `SettingsError` for a file that cannot be read, is not UTF-8, or has a line that is no setting.
     """
     file = Path(path)
     try:
         given = file.read_bytes() if file.exists() and not file.is_dir() else b""
     except OSError as error:
         raise _wrong(f"{path}: it cannot be read: {error.strerror}") from None
-    for name, value in dotenv_values(stream=StringIO(_text(path, given))).items():
+    text = _text(path, given)
+    _check_lines(path, text)
+    for name, value in dotenv_values(stream=StringIO(text)).items():
         if name.startswith(PREFIX) and value is not None:
             os.environ.setdefault(name, value)
 
@@ -36,6 +42,17 @@ def _text(path: str, given: bytes) -> str:
     if "\0" in text:
         raise _wrong(f"{path}: it holds null characters: save it as UTF-8")
     return text
+
+
+def _check_lines(path: str, text: str) -> None:
+    """Raise `SettingsError` for the first line that the library would leave out. It may hold a secret."""
+    for binding in parse_stream(StringIO(text)):
+        valueless = (binding.key or "").startswith(PREFIX) and binding.value is None
+        if binding.error or valueless:
+            original = binding.original.string
+            blank = len(original) - len(original.lstrip())
+            line = binding.original.line + len(_LINE_END.findall(original[:blank]))
+            raise _wrong(f"{path}: line {line}: it must be NAME=VALUE")
 
 
 def _wrong(what: str) -> Exception:

@@ -6,12 +6,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import structlog
+from dotenv.parser import parse_stream
 
 from gateway import __version__, cli, client, issuers
 from gateway import app as app_module
@@ -276,6 +278,52 @@ def test_a_file_of_settings_that_is_no_utf_8_is_one_line(
     code, text = here(command)
     assert (code, text.count("\n")) == (2, 1)
     assert text.startswith(f"gateway: {said}")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("A=1\nGATEWAY_PORT 8001\n", 2),
+        ("A=1\r\n\r\n\r\nGATEWAY_JWT_SECRET 'secret-of-mine'\r\n", 4),
+        ('# mine\nGATEWAY_JWT_SECRET="secret-of-mine\nGATEWAY_PORT=8001\n', 2),
+        ("GATEWAY_JWT_SECRET='secret-of-mine\nGATEWAY_ISSUER='me'\n", 1),
+        ('GATEWAY_PORT="8001" secret-of-mine\n', 1),
+        ("GATEWAY_PORT: 8001\n", 1),
+        ("GATEWAY_PORT:8001\n", 1),
+        ("\n  \nGATEWAY_PORT\n", 3),
+        ("export GATEWAY_PORT # secret-of-mine\n", 1),
+        ("=secret-of-mine", 1),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "migrate", "tail"])
+def test_a_line_of_the_file_that_is_no_setting_is_named_and_not_shown(
+    here: Here, command: str, content: str, line: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(".env").write_text(content, newline="")
+    assert here(command) == (2, f"gateway: .env: line {line}: it must be NAME=VALUE\n")
+    assert not caplog.records
+
+
+def test_a_file_of_settings_may_have_comments_blank_lines_and_names_of_others(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GATEWAY_ISSUER", "GATEWAY_AUDIENCE", "GATEWAY_ALOWED_ORIGINS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)  # and again once the test is over
+    Path(".env").write_text(
+        "# mine\n\nOF_ANOTHER\nexport GATEWAY_ISSUER = 'me' # not you\n"
+        'GATEWAY_AUDIENCE="two\nlines of ${GATEWAY_ISSUER}"\nGATEWAY_ALOWED_ORIGINS=\n'
+    )
+    code, said = here("check")
+    assert (code, "GATEWAY_ALOWED_ORIGINS is no setting" in said) == (0, True)
+    assert (os.environ["GATEWAY_ISSUER"], os.environ["GATEWAY_AUDIENCE"]) == ("me", "two\nlines of me")
+
+
+def test_the_parser_of_the_library_says_which_line_is_broken() -> None:
+    # `dotenv.parser` is not what python-dotenv documents: its version is bounded in pyproject.toml.
+    good, broken = parse_stream(StringIO("A=1\nB 2\n"))
+    assert (good.key, good.value, good.error, good.original) == ("A", "1", False, ("A=1\n", 1))
+    assert (broken.key, broken.value, broken.error, broken.original) == (None, None, True, ("B 2\n", 2))
 
 
 def test_a_file_of_settings_that_cannot_be_read_is_one_line(
