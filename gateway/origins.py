@@ -35,6 +35,23 @@ def read_origin(text: str) -> str | None:
     return f"{scheme}://{host}" + ("" if port in {None, _DEFAULT_PORTS.get(scheme)} else f":{port}")
 
 
+def why_no_origin(text: str) -> str:
+    """Return what to do about a text for which `read_origin` returns None."""
+    shown = repr(text)
+    if "*" in text:
+        return f"{shown}: there is no wildcard: name each origin"
+    if any(one in " \t\n;[]\"'" for one in _BRACKETED.sub("", text)):
+        return f"{shown}: separate origins by commas, without quotes or brackets"
+    if read_origin(text.rstrip("/")):
+        return f"{shown}: leave out the slash at the end"
+    if text != "null" and read_origin(f"https://{text.rstrip('/')}"):
+        return f"{shown}: begin with https://, or http://"
+    return f"{shown} is not an origin such as https://app.example.com"
+
+
+_BRACKETED = re.compile(r"://\[[0-9A-Fa-f:.]+\]")
+
+
 def own_origin(scheme: str, host: str) -> str | None:
     """Return the origin that a request reached: `scheme` as ASGI has it, `host` the header Host."""
     return read_origin(f"{'https' if scheme in {'https', 'wss'} else 'http'}://{host}")

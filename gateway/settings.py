@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.addresses import path_of, read_database_url, read_public_url
 from gateway.durations import read_duration
-from gateway.origins import is_loopback, read_origin
+from gateway.origins import is_loopback, read_origin, why_no_origin
 from gateway.redis_url import check_redis_url
 from gateway.trusted_issuer import TrustedIssuer
 from gateway.wording import in_words, rule, unknown_member
@@ -310,7 +310,7 @@ class Settings(BaseSettings):
         origins = {origin: read_origin(origin) for origin in value}
         for origin, read in origins.items():
             if read is None:
-                raise ValueError(f"{origin!r} is not an origin such as https://app.example.com")
+                raise ValueError(why_no_origin(origin))
         return tuple(read for read in origins.values() if read is not None)
 
     @field_validator("database_url")

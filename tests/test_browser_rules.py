@@ -1,6 +1,7 @@
 """What pages of other origins may do, and what a browser is told with each answer."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,27 @@ APP = "https://app.example.com"
 )
 def test_an_origin_is_read_as_browsers_write_it(text: str, origin: str | None) -> None:
     assert read_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (f"{APP}/", f"'{APP}/': leave out the slash at the end"),
+        ("*", "'*': there is no wildcard: name each origin"),
+        ("https://*.example.com", "'https://*.example.com': there is no wildcard: name each origin"),
+        (f"{APP} https://b.example", f"'{APP} https://b.example': separate origins by commas"),
+        (f'["{APP}", "https://b.example"]', f"'[\"{APP}\"': separate origins by commas"),
+        ("http://[::1]:80/", "'http://[::1]:80/': leave out the slash at the end"),
+        ("app.example.com", "'app.example.com': begin with https://, or http://"),
+        ("localhost:5173", "'localhost:5173': begin with https://, or http://"),
+        (f"{APP}/page", f"'{APP}/page' is not an origin such as"),
+        ("app.example.com/", "'app.example.com/': begin with https://, or http://"),
+        ("null", "'null' is not an origin such as"),
+    ],
+)
+def test_what_is_no_origin_is_told_what_to_do(listed: str, said: str) -> None:
+    with pytest.raises(SettingsError, match="^GATEWAY_ALLOWED_ORIGINS: " + re.escape(said)):
+        load_settings(allowed_origins=f"https://other.example,{listed}")
 
 
 @pytest.mark.parametrize(
