@@ -500,6 +500,23 @@ for (const [given, said] of [
   });
 }
 
+for (const [failed, said] of [
+  [new SyntaxError('secret'), /what it read is no JSON, such as a page of HTML: .*address that it asks, and answer\.ok/],
+  [new TypeError('secret'), /the address that it asks could not be reached/],
+  [new RangeError('secret'), /failed: RangeError\. It is asked again/], ['secret', /failed: it threw/], [null, /failed: it threw/],
+  [Object.assign(new Error('secret'), { name: 'eyJ.secret.x' }), /failed: it threw/],
+]) {
+  test(`of a getToken that fails with ${failed?.name ?? failed} the console has ${said}`, async () => {
+    const texts = [];
+    const console = { warn: (text) => texts.push(text) };
+    const tab = await new World().serve().tab({ getToken: () => Promise.reject(failed), platform: { console } }).start();
+    await tab.world.clock.pass(60_000);
+    assert.deepEqual([tab.client.state, tab.client.problem.code, texts.length], ['offline', 'no_token', 1]);
+    assert.match(texts[0], said);
+    assert.doesNotMatch(JSON.stringify([texts, tab.events]), /secret/);
+  });
+}
+
 test('a client that is given nothing is signed out, and the developer is told where that may be a mistake', async () => {
   for (const [given, expected] of [[null, 0], [undefined, 1]]) {
     const texts = [];

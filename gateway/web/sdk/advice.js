@@ -21,6 +21,18 @@ const NO_TOKENS = [
 /** @type {[RegExp, string, string]} */
 const OTHER = [/./, 'a text that is no token', 'check the address that it asks; look at answer.ok'];
 
+/** @type {Record<string, string>} */
+const FAILURES = {
+  SyntaxError: 'what it read is no JSON, such as a page of HTML: check the address that it asks, and answer.ok',
+  TypeError: 'the address that it asks could not be reached, or its code has a mistake',
+};
+
+/** Say how getToken has failed, by the name of its error: the text of one may hold a token. @param {any} error */
+export function failedToken(error) {
+  const name = /^\w{1,32}$/.exec(error?.name ?? '')?.[0] ?? 'it threw, or its promise was rejected';
+  return `getToken failed: ${FAILURES[name] ?? name}. It is asked again.`;
+}
+
 /** Say what getToken has returned instead of a token. @param {unknown} given @param {unknown} token */
 export function noToken(given, token) {
   const [, what, todo] = typeof token === 'string' ? NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER

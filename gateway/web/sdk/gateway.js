@@ -1,7 +1,7 @@
 // Calls to the gateway in the name of the user. The token is held here and nowhere else: it goes into a header or a
 // subprotocol, never into a URL, a storage, a message to another tab or an error.
 
-import { advise, noToken } from './advice.js';
+import { advise, failedToken, noToken } from './advice.js';
 import { Backoff } from './backoff.js';
 /** @import { Ended, Options, Platform } from './types.d.ts' */
 
@@ -81,9 +81,8 @@ export class Gateway {
     let given;
     try {
       given = await this.#getToken(why);
-    } catch {
-      // What the application says of it may hold anything, a token too.
-      throw this.#noToken('getToken failed: it threw, or its promise was rejected. It is asked again.');
+    } catch (error) {
+      throw this.#noToken(failedToken(error));
     }
     if (given === undefined) this.advise('getToken returned undefined, which is taken for null: nobody is signed in.');
     if ((given ?? null) === null) throw new SignedOut('missing_token');
