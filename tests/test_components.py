@@ -142,6 +142,16 @@ async def test_each_state_of_the_inbox_is_said_in_words(stage: Stage, state: str
     await expect(page.locator("notification-inbox")).to_contain_text(words)
 
 
+async def test_a_client_that_has_stopped_before_it_read_anything_promises_no_rows(stage: Stage) -> None:
+    page = await stage(inbox("[]", "{ epoch: null, state: 'connecting' }"))
+    bones = page.locator("notification-inbox .bone")
+    await expect(bones).to_have_count(4)
+    await page.evaluate("client.become('stopped', { problem: { code: 'api_key', detail: 'A key.' } })")
+    await expect(page.locator("notification-inbox")).to_contain_text("A key.")
+    await expect(bones).to_have_count(0)
+    await expect(page.locator("notification-inbox")).not_to_contain_text("Loading")
+
+
 async def test_what_cannot_be_loaded_can_be_tried_again(stage: Stage) -> None:
     page = await stage(inbox("many(3, () => ({ archived_at: '2026-11-20T00:00:00Z' }))", "{ refuse: true }"))
     await page.get_by_role("tab", name="Archived").click()

@@ -465,7 +465,11 @@ def test_a_misspelt_setting_is_told_its_name(
     [
         "getToken: a function that returns an access token",
         "getToken returned ${what}, not a token: ${todo}.",
-        "getToken failed: it threw, or its promise was rejected. It is asked again.",
+        "what it read is no JSON, such as a page of HTML: check the address that it asks, and answer.ok",
+        "the address that it asks could not be reached",
+        "it threw, or its promise was rejected",
+        "getToken returned an API key: it must never reach a browser. Mint a token for the user.",
+        "the token may not read an inbox: mint it for a user, with the scope inbox.",
         "getToken returned undefined, which is taken for null: nobody is signed in.",
         "refused the token that getToken returned, and it returned that one again",
     ],

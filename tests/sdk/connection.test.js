@@ -517,6 +517,32 @@ for (const [failed, said] of [
   });
 }
 
+for (const give of [(key) => key, (key) => ({ token: ` ${key}\n` })]) {
+  test(`an API key is never sent, and stops the client until it is told to try again: ${give}`, async () => {
+    const texts = [];
+    const console = { warn: (text) => texts.push(text) };
+    const tab = await new World().serve().tab({ getToken: () => give('ngk_secret'), platform: { console } }).start();
+    await tab.world.clock.pass(60_000);
+    assert.deepEqual([tab.client.state, tab.client.problem.code, tab.asked.length], ['stopped', 'api_key', 1]);
+    assert.deepEqual([tab.world.requests.length, tab.world.sockets.length], [0, 0]);
+    assert.deepEqual(texts, [
+      'Notifications: getToken returned an API key: it must never reach a browser. Mint a token for the user.']);
+    assert.doesNotMatch(JSON.stringify([texts, tab.events]), /ngk_/);
+    tab.getToken = () => tokenOf('ada');
+    tab.client.retry();
+    await settle();
+    assert.equal(tab.client.state, 'live');
+  });
+}
+
+test('an API key in the place of a token that was refused is never sent', async () => {
+  const { world, tab } = await liveTab();
+  tab.getToken = () => 'ngk_secret';
+  world.socket.end(4001, 'token_expired');
+  await world.clock.pass(60_000);
+  assert.deepEqual([tab.client.state, tab.client.problem.code, world.sockets.length], ['stopped', 'api_key', 1]);
+});
+
 test('a client that is given nothing is signed out, and the developer is told where that may be a mistake', async () => {
   for (const [given, expected] of [[null, 0], [undefined, 1]]) {
     const texts = [];

@@ -15,11 +15,14 @@ const BLOCKED_TIME = 300_000; // ms for which a network is taken to let no WebSo
 const FLUSH_DELAY = 200; // ms; for this long, acknowledgements are gathered.
 // Not a close code: the client itself ended it, to begin anew at once.
 const AGAIN = 0;
+// Nor is this: what getToken gave is never sent.
+const API_KEY = 1;
 
 const LOST = 'The connection was lost. Nothing sent meanwhile is lost.';
 
 /** @type {Record<number, [string, string]>} */
 const STOPS = {
+  [API_KEY]: ['api_key', 'The application gave an API key instead of a token.'],
   1000: ['closed', 'The gateway has ended the connection.'],
   4003: ['insufficient_scope', 'This account may not read an inbox.'],
   4009: ['too_many_sockets', 'This inbox is open in too many places. Close one of them, then try again.'],
@@ -253,6 +256,7 @@ export class Connection {
     const { code = 1006, opened, stream, detail, retryAfter = 0, why = 'unreachable' } = ended;
     if (code === AGAIN) return;
     if (code in STOPS) {
+      if (code === 4003) this.#gateway.advise('the token may not read an inbox: mint it for a user, with the scope inbox.');
       await this.#rest(STOPS[code], signal);
     } else if (!opened && !stream && await this.#isBlocked()) {
       this.#blockedUntil = this.#platform.now() + BLOCKED_TIME;
@@ -290,5 +294,5 @@ export class Connection {
 function endOf(error) {
   if (!(error instanceof Failed) || error instanceof SignedOut) throw error;
   const { message, status, retryAfter, code: why } = error;
-  return { code: status === 403 ? 4003 : 1006, opened: true, detail: message, retryAfter, why, status };
+  return { code: why === 'api_key' ? API_KEY : status === 403 ? 4003 : 1006, opened: true, detail: message, retryAfter, why, status };
 }

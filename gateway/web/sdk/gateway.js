@@ -88,6 +88,10 @@ export class Gateway {
     if ((given ?? null) === null) throw new SignedOut('missing_token');
     const read = typeof given === 'object' ? given.token ?? given.access_token : given;
     const token = typeof read === 'string' ? read.trim() : '';
+    if (token.startsWith('ngk_')) {
+      this.advise('getToken returned an API key: it must never reach a browser. Mint a token for the user.');
+      throw new Failed('api_key', 'The application gave an API key instead of a token.');
+    }
     if (!TOKEN.test(token)) throw this.#noToken(noToken(given, typeof read === 'string' ? token : read));
     const holder = holderOf(token);
     if (why !== 'start' && holder !== this.holder) throw new SignedOut('user_changed');

@@ -325,7 +325,7 @@ export class NotificationInbox extends NotificationElement {
     const isEmpty = this.#feed.size === 0;
     if (this.#failed) return isEmpty ? 'failed' : 'failedMore';
     if (!isEmpty) return this.#reading ? 'more' : 'nothing';
-    return this.#view.isRead ? 'empty' : 'loading';
+    return this.#view.isRead ? 'empty' : this.client.state === 'stopped' ? 'nothing' : 'loading';
   }
 
   #tryAgain() {
