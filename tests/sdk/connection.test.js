@@ -552,15 +552,27 @@ test('a client that is given nothing is signed out, and the developer is told wh
   }
 });
 
-test('what answers and is not a gateway is told from one that is away', async () => {
-  const world = new World().serve();
-  const texts = [];
-  world.answers['GET /v1/inbox'] = () => new Response('<html>');
-  const tab = await world.tab({ platform: { console: { warn: (text) => texts.push(text) } } }).start();
-  await world.clock.pass(60_000);
-  assert.deepEqual([tab.client.state, tab.client.problem.code], ['offline', 'not_a_gateway']);
-  assert.deepEqual(texts, ['Notifications: https://gateway.test/ is not a gateway: set url to the address of one.']);
-});
+for (const [what, answer] of Object.entries({
+  'a page': () => new Response('<html>'), 'an empty inbox': () => Response.json({}),
+  'a page of 404': () => new Response('<html>', { status: 404 }),
+  'a 404 of another API': () => Response.json({ detail: 'Not Found' }, { status: 404 }),
+  'a 404 of the gateway at another path': () => problem(404, 'not_found'),
+})) {
+  test(`${what} is told from a gateway that is away, each time`, async () => {
+    const world = new World().serve();
+    const texts = [];
+    world.answers['GET /v1/inbox'] = answer;
+    const tab = await world.tab({ platform: { console: { warn: (text) => texts.push(text) } } }).start();
+    await world.clock.pass(60_000);
+    tab.client.retry();
+    await world.clock.pass(60_000);
+    assert.equal(tab.client.state, 'offline');
+    for (const { problem: told } of tab.of('state').filter(({ state }) => state === 'offline')) {
+      assert.deepEqual(told, { code: 'not_a_gateway', detail: 'What answers there is not the gateway.' });
+    }
+    assert.deepEqual(texts, ['Notifications: https://gateway.test/ is not a gateway: set url to the address of one.']);
+  });
+}
 
 test('with tickets the token is in a header only', async () => {
   const { world, tab } = await liveTab({ carrier: 'ticket' });

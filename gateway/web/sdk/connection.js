@@ -18,6 +18,12 @@ const AGAIN = 0;
 // Nor is this: what getToken gave is never sent.
 const API_KEY = 1;
 
+// Of what is set up wrongly, in words for the user.
+/** @type {Record<string, string>} */
+export const WRONG = {
+  not_a_gateway: 'What answers there is not the gateway.',
+  origin_not_allowed: 'The gateway does not answer to pages of this address.',
+};
 const LOST = 'The connection was lost. Nothing sent meanwhile is lost.';
 
 /** @type {Record<number, [string, string]>} */
@@ -265,7 +271,8 @@ export class Connection {
       const first = this.#backoff.failures === 0 && !this.#platform.isOffline();
       const ms = Math.max(this.#backoff.next(), retryAfter);
       // Only what was never connected can be set up wrongly.
-      const problem = { code: this.#wasLive ? why : await this.#gateway.explain(ended), detail: detail ?? LOST };
+      const known = this.#wasLive ? why : await this.#gateway.explain(ended);
+      const problem = { code: known, detail: WRONG[known] ?? detail ?? LOST };
       const retryAt = this.#platform.now() + ms;
       // A gateway that restarts is back at once, as a rule: the first failure is not worth an alarm.
       this.#on.status(first ? { state: 'connecting' } : { state: 'offline', problem, retryAt });

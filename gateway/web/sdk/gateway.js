@@ -37,7 +37,7 @@ export async function failure(response) {
   const { code, detail } = await response.json().catch(() => ({}));
   const seconds = Number(response.headers.get('Retry-After')) || 0;
   const words = detail ?? `The gateway answered ${response.status}.`;
-  return new Failed(code ?? 'failed', words, response.status, seconds * 1_000);
+  return new Failed(code ?? (response.status === 404 ? 'not_a_gateway' : 'failed'), words, response.status, seconds * 1_000);
 }
 
 /** Whom a token names, to tell users apart on this machine. What it proves, only the gateway can say. */
@@ -180,7 +180,10 @@ export class Gateway {
     const page = globalThis.location?.origin;
     const { href, origin } = this.url;
     if (why !== 'unreachable') {
-      if (why === 'not_a_gateway' || status === 404) this.advise(`${href} is not a gateway: set url to the address of one.`);
+      if (why === 'not_a_gateway' || status === 404) {
+        this.advise(`${href} is not a gateway: set url to the address of one.`);
+        return 'not_a_gateway';
+      }
     } else if (page && !await this.answers()) {
       if (page !== origin && await this.answers('sdk/package.json')) {
         this.advise(`${origin} does not answer to pages of ${page}: add ${page} to its GATEWAY_ALLOWED_ORIGINS.`);

@@ -5,7 +5,7 @@
 // as requests of its own else; what they change is shown at once, and taken back where it is refused.
 
 import { Commands } from './commands.js';
-import { Connection } from './connection.js';
+import { Connection, WRONG } from './connection.js';
 import { isTold } from './envelope.js';
 import { Failed, Gateway, SignedOut } from './gateway.js';
 import { browser, home } from './platform.js';
@@ -383,7 +383,7 @@ export class NotificationClient extends EventTarget {
     try {
       return await this.#inbox.reading(async () => {
         const page = await this.#gateway.call('GET', `v1/inbox?${query}`, { signal });
-        if (!page.epoch) throw new Failed('not_a_gateway', 'What answers there is not the gateway.');
+        if (!page.epoch) throw new Failed('not_a_gateway', WRONG.not_a_gateway);
         return page;
       });
     } finally {
