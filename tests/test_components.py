@@ -195,6 +195,49 @@ async def test_an_inbox_shows_what_comes_and_a_reset_begins_it_anew(stage: Stage
     await expect(page.locator("notification-inbox")).to_contain_text("You are signed out")
 
 
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [
+        ("undefined", ["<notification-bell> has no client: set its property client."]),
+        (
+            "new FakeClient([], { state: 'idle', epoch: null })",
+            ["the client was never started: call client.start()."],
+        ),
+        ("new FakeClient([], { state: 'connecting', epoch: null })", []),
+        ("new FakeClient(many(1), { state: 'idle' })", []),
+        ("null", []),
+    ],
+)
+async def test_an_element_without_a_client_that_was_started_is_told_in_the_console_once(
+    stage: Stage, client: str, expected: list[str]
+) -> None:
+    page = await stage(clock=True)
+    said: list[str] = []
+    page.on("console", lambda one: said.append(one.text) if one.type == "warning" else None)
+    await page.evaluate(
+        f"() => {{ show('notification-bell', {client}); show('notification-bell', window.client); }}"
+    )
+    await page.clock.run_for(3_000)
+    await page.evaluate(
+        "document.querySelectorAll('notification-bell').forEach((one) => document.body.append(one))"
+    )
+    await page.clock.run_for(3_000)
+    assert said == [f"Notifications: {text}" for text in expected]
+
+
+async def test_a_client_that_is_given_and_started_within_a_moment_is_no_mistake(stage: Stage) -> None:
+    page = await stage(clock=True)
+    said: list[str] = []
+    page.on("console", lambda one: said.append(one.text))
+    await page.evaluate("() => show('notification-inbox', undefined)")
+    await page.clock.run_for(1_000)
+    await page.evaluate("element.client = window.client = new FakeClient([], { state: 'idle', epoch: null })")
+    await page.clock.run_for(1_000)
+    await page.evaluate("client.become('connecting')")
+    await page.clock.run_for(5_000)
+    assert said == []
+
+
 async def test_another_client_takes_the_place_of_the_first_one(stage: Stage) -> None:
     page = await stage(inbox("many(2)"))
     await page.evaluate("window.first = client; element.client = window.client = new FakeClient([item(9)])")

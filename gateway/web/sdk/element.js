@@ -3,6 +3,9 @@
 import { TOKENS } from './theme.js';
 import { Words } from './texts.js';
 
+const GRACE = 2_000; // ms in which a page gives an element its client, and starts it
+const said = new Set();
+
 /** Return the object that an attribute holds as JSON; nothing of one that is not right. */
 function parsed(json) {
   try {
@@ -27,7 +30,8 @@ export class NotificationElement extends Base {
   static sheets = [];
   /** What is done with the events of the client, by their types. @type {Record<string, (detail: any) => void>} */
   handlers = {};
-  #client = null;
+  // Undefined until the page has given one, or null for nobody.
+  #client;
   #texts = {};
   #labels = null;
   #words = null;
@@ -39,7 +43,7 @@ export class NotificationElement extends Base {
   }
 
   /** The client whose notifications are shown. @type {import('./notifications.js').NotificationClient | null} */
-  get client() { return this.#client; }
+  get client() { return this.#client ?? null; }
 
   set client(client) {
     if (client === this.#client) return;
@@ -105,8 +109,18 @@ export class NotificationElement extends Base {
     for (const [type, handler] of Object.entries(this.handlers)) {
       this.#client?.addEventListener(type, ({ detail }) => handler(detail), { signal });
     }
+    setTimeout(() => signal.aborted || this.#advise(), GRACE);
     this.begin?.(signal);
     this.#show();
+  }
+
+  /** Tell the developer, once, why nothing comes. */
+  #advise() {
+    const client = this.#client;
+    const text = client === undefined ? `<${this.localName}> has no client: set its property client.`
+      : client?.state === 'idle' && !client.epoch && 'the client was never started: call client.start().';
+    if (text && !said.has(text)) console.warn(`Notifications: ${text}`);
+    said.add(text);
   }
 
   #reword() {
