@@ -772,6 +772,16 @@ async def test_the_bell_and_one_toast_tell_of_what_comes_while_another_view_is_s
     await expect(toast).to_have_count(0)
 
 
+BELOW_A_TOAST = """() => {
+  const { top, left, right } = document.querySelector('#toasts').shadowRoot.querySelector('.toast').getBoundingClientRect();
+  return [...document.querySelectorAll('#send-form :is(button, input, select, textarea)')].filter((one) => {
+    const box = one.getBoundingClientRect();
+    return box.bottom > top && box.right > left && box.left < right;
+  }).map((one) => one.outerHTML);
+}"""
+"""Returns the controls of the form that a toast covers, or that stand below one."""
+
+
 async def test_the_form_of_a_demo_posts_to_the_one_who_is_signed_in(sqlite_url: str, tabs: OpenTab) -> None:
     settings = settings_for(sqlite_url)
     password = re.findall(r"demo / (\S+)", await prepare(settings, 8000, demo=True))[0]
@@ -782,15 +792,40 @@ async def test_the_form_of_a_demo_posts_to_the_one_who_is_signed_in(sqlite_url: 
         await tab.page.get_by_role("link", name="Send").click()
         await tab.page.get_by_label("Title").fill("To <b>myself</b>")
         await tab.page.get_by_label("Link").fill("javascript:alert(1)")
+        link, wrong = tab.page.get_by_label("Link"), tab.page.locator("#send-form .wrong:not(#sent)")
         await tab.button("Send").click()
-        await expect(tab.page.locator("#sent")).to_contain_text("url")
-        await tab.page.get_by_label("Link").fill("/orders/7")
+        await expect(tab.page.locator("#sent")).to_have_text("Not sent.")
+        await expect(wrong).to_contain_text("Link: it must be")
+        await expect(wrong).to_have_css("color", "rgb(194, 38, 46)")
+        await expect(link).to_have_accessible_description(re.compile("Link: it must be"))
+        await expect(link).to_have_attribute("aria-invalid", "true")
+        await expect(link).to_be_focused()
+        await tab.page.get_by_label("Body").fill("A body.")
+        await expect(wrong).to_have_count(1)
+        await link.fill("javascript:alert(2)")
+        await expect(wrong).to_have_count(0)
+        await expect(link).not_to_have_attribute("aria-invalid", "true")
+        await expect(tab.page.locator("#sent")).to_be_empty()
+        await tab.button("Send").click()
+        await expect(wrong).to_have_count(1)
+        await link.evaluate("(one) => { one.value = '/orders/7'; }")
         await tab.button("Send").click()
         await expect(tab.page.locator("#sent")).to_have_text("Sent.")
+        await expect(wrong).to_have_count(0)
         await expect(tab.page.locator("notification-toasts bdi")).to_have_text("To <b>myself</b>")
+        for width, height in ((390, 844), (360, 640), (844, 390), (667, 375), (900, 500)):
+            await tab.page.set_viewport_size({"width": width, "height": height})
+            await tab.page.evaluate("document.querySelector('#toasts').clear()")
+            await tab.button("Send").click()
+            await expect(tab.page.locator("notification-toasts bdi")).to_have_text("To <b>myself</b>")
+            assert await tab.page.evaluate(BELOW_A_TOAST) == [], (width, height)
+            toast = await tab.page.locator("notification-toasts .toast").bounding_box()
+            assert toast is not None
+            assert toast["y"] + toast["height"] > height - 40, (width, height)
+        await tab.page.set_viewport_size({"width": 1280, "height": 900})
         await tab.page.get_by_role("link", name="Inbox", exact=True).click()
         await tab.button("Send a sample").click()
-        await expect(tab.rows).to_have_count(2)
+        await expect(tab.rows).to_have_count(7)
         await tab.context.close()
         await server.sockets(0)
 

@@ -31,20 +31,56 @@ const sample = () => SAMPLES[next++ % SAMPLES.length];
 const post = (fields) => call('POST', '/demo/notifications', { to: 'demo', ...fields });
 
 function fill(form, fields) {
+  clearAll(form);
   form.reset();
   for (const [name, value] of Object.entries(fields)) if (form.elements[name]) form.elements[name].value = value;
+}
+
+/** Say what became of it. */
+function say(text, isWrong = false) {
+  $('sent').textContent = text;
+  $('sent').classList.toggle('wrong', isWrong);
+}
+
+/** Take back what is said of a field. */
+function clear(input) {
+  if (!input.hasAttribute('aria-invalid')) return;
+  input.removeAttribute('aria-invalid');
+  input.removeAttribute('aria-describedby');
+  $(`${input.id}-wrong`).remove();
+}
+
+function clearAll(form) {
+  for (const input of form.elements) clear(input);
+  say('');
+}
+
+/** Say at a field what is wrong with it, by its label. Return the field, or nothing where the form has none of the name. */
+function mark(form, { field, message }) {
+  const input = form.elements.namedItem(field);
+  if (!input || input.hasAttribute('aria-invalid')) return input;
+  const id = `${input.id}-wrong`;
+  const textContent = `${input.labels[0].firstChild.textContent.trim()}: ${message}`;
+  input.after(Object.assign(document.createElement('p'), { id, className: 'wrong', textContent }));
+  input.setAttribute('aria-invalid', 'true');
+  input.setAttribute('aria-describedby', id);
+  return input;
 }
 
 async function onSend(event) {
   event.preventDefault();
   const form = event.target;
   const given = [...new FormData(form)].filter(([, value]) => value);
-  $('sent').textContent = '';
+  clearAll(form);
   try {
     await post(Object.fromEntries(given));
-    $('sent').textContent = 'Sent.';
+    say('Sent.');
+    // Above the toast that comes.
+    event.submitter?.scrollIntoView({ block: 'nearest' });
   } catch (error) {
-    $('sent').textContent = error.message;
+    const marked = error.errors?.map((one) => mark(form, one)) ?? [];
+    say(marked.length && marked.every(Boolean) ? 'Not sent.' : error.message, true);
+    marked.find(Boolean)?.focus();
   }
 }
 
@@ -58,6 +94,10 @@ export function beginDemo() {
   offer.dataset.sample = '';
   $('list').append(offer);
   $('send-form').addEventListener('submit', onSend);
+  $('send-form').addEventListener('input', ({ target }) => {
+    clear(target);
+    say('');
+  });
   $('fill').addEventListener('click', () => fill($('send-form'), sample()));
   for (const button of document.querySelectorAll('[data-sample]')) {
     button.addEventListener('click', () => post(sample()).catch((error) => console.warn(error.message)));

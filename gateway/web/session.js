@@ -15,11 +15,11 @@ export const REASONS = {
 /** The session is over: only signing in again helps. The message is for the user. */
 export class SignedOut extends Error {}
 
-/** A request failed. The message is for the user; status 0 means that no answer came. */
+/** A request failed. The message is for the user; status 0 means that no answer came; `errors` are those of fields. */
 export class Failed extends Error {
-  constructor(message, status = 0, code = '') {
+  constructor(message, status = 0, code = '', errors = []) {
     super(message);
-    Object.assign(this, { status, code });
+    Object.assign(this, { status, code, errors });
   }
 }
 
@@ -100,7 +100,7 @@ async function send(path, options) {
   const answer = await response.json().catch(() => ({})); // Some good answers have no body.
   if (response.ok) return answer;
   const words = answer.detail ?? answer.error_description ?? `The gateway answered ${response.status}.`;
-  throw new Failed(words, response.status, answer.code ?? answer.error);
+  throw new Failed(words, response.status, answer.code ?? answer.error, answer.errors);
 }
 
 const form = (path, fields, options) => send(path, { method: 'POST', body: new URLSearchParams(fields), ...options });
