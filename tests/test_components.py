@@ -723,25 +723,65 @@ async def test_rows_do_not_move_under_a_pointer_and_a_button_tells_what_has_come
     third = page.locator("[data-id=id-3]")
     await point_at(page, third)
     before = await place(third)
-    await page.evaluate("client.arrive(item(6)); client.arrive(item(7))")
-    await expect(rows(page)).to_have_count(7)
+    await page.evaluate("[6, 7, 8].forEach((number) => client.arrive(item(number)))")
+    await expect(rows(page)).to_have_count(8)
     assert await place(third) == before
     # What is removed elsewhere moves nothing either: above it, or itself.
     await page.evaluate("client.archive('id-5')")
-    await expect(rows(page)).to_have_count(6)
+    await expect(rows(page)).to_have_count(7)
     assert await place(third) == before
     second = await place(page.locator("[data-id=id-2]"))
     await page.evaluate("client.archive('id-3')")
-    await expect(rows(page)).to_have_count(5)
+    await expect(rows(page)).to_have_count(6)
     assert await place(page.locator("[data-id=id-2]")) == second
     assert await calls(page, "seen") == [["seen", 5]]
-    await button(page, "2 new").click()
-    await expect(button(page, "2 new")).to_be_hidden()
+    await button(page, "3 new").press("Enter")
+    await expect(button(page, "3 new")).to_be_hidden()
     top = await page.evaluate(
         "() => element.shadowRoot.querySelector('[part=day]').getBoundingClientRect().bottom"
     )
-    assert (await place(page.locator("[data-id=id-7]")))[1] == top
-    assert await calls(page, "seen") == [["seen", 5], ["seen", 9]]
+    assert (await place(page.locator("[data-id=id-8]")))[1] == top
+    assert await calls(page, "seen") == [["seen", 5], ["seen", 10]]
+
+
+GAP = """() => element.shadowRoot.querySelector('[role=feed]').getBoundingClientRect().top
+  - element.shadowRoot.querySelector('[role=tabpanel]').getBoundingClientRect().top"""
+"""Returns how many pixels of nothing stand above the list."""
+
+
+async def test_what_the_user_takes_away_leaves_no_hole_and_comes_back_in_sight_and_not_as_new(
+    stage: Stage,
+) -> None:
+    page = await stage(inbox("many(5)"))
+    await rows(page).nth(0).focus()
+    await point_at(page, page.locator("[data-id=id-3]"))
+    await page.keyboard.press("e")
+    await titles(page, *[f"Title {number}" for number in (4, 3, 2, 1)])
+    assert await page.evaluate(GAP) == 0
+    await page.keyboard.press("z")
+    await titles(page, *[f"Title {number}" for number in (5, 4, 3, 2, 1)])
+    assert await page.evaluate(GAP) == 0
+    await expect(page.locator("notification-inbox .newer")).to_be_hidden()
+
+
+async def test_only_what_is_new_and_out_of_sight_is_counted(stage: Stage) -> None:
+    page = await stage(inbox("many(30)"))
+    await page.evaluate("element.style.height = '500px'")
+    newer = page.locator("notification-inbox .newer")
+    await rows(page).nth(0).focus()
+    await page.keyboard.press("e")
+    await expect(rows(page)).to_have_count(29)
+    await page.mouse.move(1, 1)
+    await rows(page).nth(15).scroll_into_view_if_needed()
+    await page.keyboard.press("z")
+    await expect(rows(page)).to_have_count(30)
+    await expect(newer).to_be_hidden()
+    await page.evaluate("client.arrive(item(31)); client.arrive(item(32))")
+    await expect(newer).to_have_text("2 new")
+    await page.evaluate("client.archive('id-31')")
+    await expect(newer).to_have_text("1 new")
+    await page.evaluate("client.archive('id-32')")
+    await expect(newer).to_be_hidden()
 
 
 async def test_what_has_come_is_shown_when_the_pointer_leaves_or_has_rested(stage: Stage) -> None:

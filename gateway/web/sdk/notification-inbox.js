@@ -39,7 +39,7 @@ export class NotificationInbox extends NotificationElement {
   /** @type {AbortController | null} */
   #unsteady = null;
   #unfolded = new Set(); // ids
-  #removing = new Set(); // ids of what the user takes from the list
+  #own = new Set(); // ids of what the user takes from the list, or has back
   /** Where a press, or the first of several clicks, began. @type {{ target?: Element, menu?: Element | null, x?: number, y?: number }} */
   #press = {};
   #clicked = null;
@@ -213,8 +213,8 @@ export class NotificationInbox extends NotificationElement {
         const made = this.#put(put);
         for (const row of made) row.element.classList.toggle('fresh', row.item.created_seq > newest);
         return made;
-      }, ({ dataset }) => this.#removing.has(dataset.id));
-      for (const { id } of drop) this.#removing.delete(id);
+      }, ({ dataset }) => this.#own.has(dataset.id));
+      for (const { id } of [...put, ...drop]) this.#own.delete(id);
     }
     this.refresh();
     if (this.#view?.isWhole) this.#watchEnd();
@@ -428,13 +428,16 @@ export class NotificationInbox extends NotificationElement {
     const { item } = row;
     if (action === 'unfold') this.#unfold(row, !row.isUnfolded);
     else if (action === 'menu') row.openMenu();
-    else this.#removing.add(item.id);
+    else this.#own.add(item.id);
     if (action !== 'menu' && (action !== 'delete' || row.asked)) row.closeMenu();
     if (action === 'read') this.#try(item.read_at ? client.unreadAgain(item.id) : client.read(item.id));
     if (action === 'archive') {
       const archived = !item.archived_at;
       this.#try(client.archive(item.id, archived), words.say(archived ? 'archivedNow' : 'unarchivedNow'),
-        () => this.#try(client.archive(item.id, !archived)));
+        () => {
+          this.#own.add(item.id);
+          this.#try(client.archive(item.id, !archived));
+        });
     }
     if (action === 'delete') this.#delete(row);
   }
@@ -444,7 +447,7 @@ export class NotificationInbox extends NotificationElement {
       this.#try(this.client.delete(row.item.id), this.words.say('deletedNow'));
       return;
     }
-    this.#removing.clear();
+    this.#own.clear();
     row.ask(true);
     this.#askNoMore(row);
   }

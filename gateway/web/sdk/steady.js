@@ -16,7 +16,8 @@ export class Steady {
   #released;
   #pressed = null;
   #shift = 0; // px by which the list is moved
-  #count = 0; // rows out of sight
+  #news = []; // rows out of sight that were never here before
+  #newest = 0; // created_seq
   #resting;
   #lifting;
 
@@ -40,12 +41,14 @@ export class Steady {
   }
 
   /** Whether rows are out of sight, or not where they belong. */
-  get holds() { return this.#shift !== 0 || this.#count > 0; }
+  get holds() { return this.#shift !== 0 || this.#news.length > 0; }
 
   /** Watch what scrolls: the list itself, or the page around it. @param {AbortSignal} signal */
   watch(signal) {
-    addEventListener('scroll', () => this.#count && !this.#shift && !this.#isAway() && this.#settle(),
-      { signal, passive: true, capture: true });
+    addEventListener('scroll', () => {
+      if (this.#shift > 0 && !this.#isAway()) this.release();
+      else if (this.#news.length && !this.#shift && !this.#isAway()) this.#settle();
+    }, { signal, passive: true, capture: true });
   }
 
   /** Whether the top of the list is out of sight. */
@@ -53,15 +56,16 @@ export class Steady {
 
   /** Hold another list. */
   take(feed) {
-    this.#count = 0;
+    this.#news = [];
+    this.#newest = 0;
     this.element.hidden = true;
     this.#leave();
     this.#feed = feed;
   }
 
   /**
-   * Change the list. `act` returns the rows that are new; `isOwn` tells whether the user removes the row that is
-   * pointed at: then the next one takes its place.
+   * Change the list. `act` returns the rows that are made; `isOwn` tells whether the user removes a row, whose place the
+   * next one takes, or has it back, in sight.
    */
   change(act, isOwn) {
     const row = this.#pressed ?? this.#feed.pointed;
@@ -69,26 +73,32 @@ export class Steady {
     const tops = new Map([row, next].map((one) => [one, topOf(one)]));
     const first = this.#feed.first;
     const isAway = this.#isAway();
+    this.#newest = Math.max(this.#newest, first?.row.item.created_seq ?? 0);
     const made = act();
-    const kept = row?.isConnected ? row : next?.isConnected && !isOwn(row) ? next : null;
+    const isBack = made.some(({ element }) => isOwn(element));
+    const kept = isBack ? null : row?.isConnected ? row : next?.isConnected && !isOwn(row) ? next : null;
     const isAbove = (one) => ({ element }) => element.compareDocumentPosition(one) & Node.DOCUMENT_POSITION_FOLLOWING;
-    if (isAway && first?.isConnected) this.#tell(made.filter(isAbove(first)).length);
+    const news = made.filter(({ item }) => item.created_seq > this.#newest);
+    this.#tell(isAway && first?.isConnected ? news.filter(isAbove(first)) : []);
     if (!kept) return;
     const above = made.filter(isAbove(kept));
     // Until a row is drawn, its height is only estimated.
     for (const { element } of above) element.classList.add('held');
     const moved = tops.get(kept) - topOf(kept);
     if (!moved) return;
-    this.#shift += moved;
+    // At the top there is nothing to show in the place of what has gone.
+    this.#shift = isAway ? this.#shift + moved : Math.min(this.#shift + moved, 0);
     this.#feed.element.style.setProperty('margin-block-start', `${this.#shift}px`);
-    if (!isAway) this.#tell(above.length);
+    if (!isAway && this.#shift) this.#tell(news.filter(isAbove(kept)));
+    else if (!isAway) this.#settle();
     if (!this.#resting) this.#rest();
   }
 
   #tell(more) {
-    this.#count += more;
-    this.element.hidden = !this.#count;
-    write(this.button, this.#words.say('newer', { count: this.#count }));
+    this.#news = [...this.#news, ...more].filter(({ element }) => element.isConnected);
+    const { length: count } = this.#news;
+    this.element.hidden = !count;
+    write(this.button, this.#words.say('newer', { count }));
   }
 
   #goToTop() {
@@ -100,7 +110,8 @@ export class Steady {
 
   /** All of it is in sight. */
   #settle() {
-    this.#tell(-this.#count);
+    this.#news = [];
+    this.#tell([]);
     this.#released();
   }
 
