@@ -372,6 +372,18 @@ async def test_a_page_of_an_origin_on_the_list_calls_the_api_and_opens_sockets_a
 # --- signing in and out -------------------------------------------------------------------------------------
 
 
+async def test_after_the_sign_in_a_low_window_is_at_its_top(server: LocalServer, tabs: OpenTab) -> None:
+    await add_user(server)
+    for number in range(3):
+        await server.service.notify("ada", f"Title {number}")
+    tab = await tabs(server, viewport={"width": 844, "height": 240})
+    await expect(tab.page.get_by_text("Whoever runs this gateway makes the accounts")).to_be_visible()
+    await tab.sign_in()
+    await tab.is_live()
+    await expect(tab.rows).to_have_count(3)
+    assert await tab.page.evaluate("scrollY") == 0
+
+
 async def test_a_wrong_password_is_answered_with_words(server: LocalServer, tabs: OpenTab) -> None:
     await add_user(server)
     tab = await tabs(server)

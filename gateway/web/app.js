@@ -89,7 +89,8 @@ function enter() {
   $('sign-in').hidden = true;
   $('app').hidden = false;
   showView();
-  $('list').focus();
+  // On a low screen the header would be scrolled away.
+  $('list').focus({ preventScroll: true });
 }
 
 /** Forget everything of this user, and show the sign-in with the reason where there is one. */
@@ -121,6 +122,7 @@ async function onSignIn(event) {
     await signIn(username.value, password.value);
     password.value = '';
     enter();
+    scrollTo(0, 0);
   } catch (error) {
     showError(error.message);
     password.select();
@@ -138,7 +140,8 @@ function takeCode() {
   if (!code) return false;
   history.replaceState(null, '', location.pathname);
   if (client) showView();
-  else signInByCode(code).then(enter, (error) => leave(`${error.message} The password stands in the terminal.`));
+  else signInByCode(code).then(enter, (error) => leave(error.status === 0 ? error.message
+    : 'This link was used or is too old. Use the password that the terminal shows, or start the demo again.'));
   return true;
 }
 

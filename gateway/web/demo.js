@@ -88,6 +88,7 @@ async function onSend(event) {
 export function beginDemo() {
   const offered = [...document.querySelectorAll('.demo'), $('send-link'), $('sign-in-hint')];
   for (const element of offered) element.hidden = false;
+  document.querySelector('[data-account]').hidden = true;
   $('username').value = 'demo';
   const offer = document.createElement('button');
   Object.assign(offer, { textContent: 'Send a sample', slot: 'empty-action' });

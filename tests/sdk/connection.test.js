@@ -543,6 +543,13 @@ test('an API key in the place of a token that was refused is never sent', async 
   assert.deepEqual([tab.client.state, tab.client.problem.code, world.sockets.length], ['stopped', 'api_key', 1]);
 });
 
+test('a client without getToken is told that it is required', () => {
+  const { constructor: Client } = new World().tab().client;
+  for (const options of [[], [{}], [{ getToken: 'token' }]]) {
+    assert.throws(() => new Client(...options), { name: 'TypeError', message: /^getToken: .* is required$/ });
+  }
+});
+
 test('a client that is given nothing is signed out, and the developer is told where that may be a mistake', async () => {
   for (const [given, expected] of [[null, 0], [undefined, 1]]) {
     const texts = [];

@@ -48,9 +48,9 @@ export class NotificationClient extends EventTarget {
   /** @param {Options} options */
   constructor({
     getToken, url = home(), carrier = 'subprotocol', transport = 'auto', share = true, pageSize = 50, platform,
-  }) {
+  } = /** @type {any} */ ({})) {
     super();
-    if (typeof getToken !== 'function') throw new TypeError('getToken: a function that returns an access token');
+    if (typeof getToken !== 'function') throw new TypeError('getToken: a function that returns an access token is required');
     const base = new URL(url, globalThis.location?.href);
     base.pathname = base.pathname.replace(/\/*$/, '/');
     this.#options = { carrier, transport, share, pageSize };
