@@ -8,22 +8,29 @@ from gateway.terminal import cut
 EVERYBODY = "*"
 """The one `sub` that is never a recipient: a sender who writes it means every user."""
 
-AUDIENCES = frozenset({"all", "All", "ALL", "everyone", "Everyone", "EVERYONE", "@all", "@everyone"})
-"""Names that a sender probably means every user by: only a user who exists already can have one."""
+AUDIENCES = frozenset({"all", "everyone", "@all", "@everyone"})
+"""Names that a sender probably means every user by, in any case: only a user who exists can have one."""
+
+_LONGEST = 16
+"""Longest `sub`, in characters, that is compared with them: spaces around a name are no other name."""
 
 NO_AUDIENCE = "it does not stand for every user: name each recipient, up to 1,000 in one post"
 
 
 def check_recipient(sub: str) -> str:
     """Return the `sub`. Raises ValueError for the one that is never a recipient."""
-    if sub == EVERYBODY:
+    if len(sub) <= _LONGEST and sub.strip() == EVERYBODY:
         raise ValueError(NO_AUDIENCE)
     return sub
 
 
 def never_made(subs: Collection[str], *, creates_users: bool) -> Collection[str]:
     """Return those of the recipients that a post does not create."""
-    return AUDIENCES.intersection(subs) if creates_users else subs
+    return {sub for sub in subs if _is_audience(sub)} if creates_users else subs
+
+
+def _is_audience(sub: str) -> bool:
+    return len(sub) <= _LONGEST and sub.strip().casefold() in AUDIENCES
 
 
 def refusal(strangers: Collection[str]) -> Invalid | None:
@@ -34,11 +41,11 @@ def refusal(strangers: Collection[str]) -> Invalid | None:
     if len(strangers) > 1:
         return Invalid(f"{len(strangers):,} recipients are not known to the gateway.", errors=errors)
     (sub,) = strangers
-    if sub in AUDIENCES:
+    if _is_audience(sub):
         return Invalid(f"to: {errors[0]['message']}", errors=errors)
     return Invalid("A recipient is not known to the gateway.", errors=errors)
 
 
 def _rule(sub: str) -> str:
     there_is_none = f"There is no user '{cut(sub, MAX_FIELD)}'."
-    return f"There is no user '{sub}', and {NO_AUDIENCE}" if sub in AUDIENCES else there_is_none
+    return f"There is no user '{sub}', and {NO_AUDIENCE}" if _is_audience(sub) else there_is_none

@@ -255,7 +255,7 @@ async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> Non
         answer = await server.service.post("/v1/notifications", json=post | {"to": to})
         found = check_problem(answer, 422, "validation_error")
         assert found["errors"] == [{"field": field, "message": rule}]
-    for to in ("all", "everyone", "Everyone", ["ada", "@all"]):
+    for to in ("all", "everyone", "EVERYone", " all ", ["ada", "@all"]):
         answer = await server.service.post("/v1/notifications", json=post | {"to": to})
         found = check_problem(answer, 422, "validation_error")
         name = to if isinstance(to, str) else to[-1]
@@ -266,7 +266,7 @@ async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> Non
     )
     assert check_problem(answer, 422, "validation_error")["errors"] == [{"field": "1.to", "message": rule}]
     users = (await server.service.get("/v1/users")).json()["items"]
-    assert not {one["sub"] for one in users} & {"*", "all", "everyone", "Everyone", "@all", "ada"}
+    assert not {one["sub"] for one in users} & {"*", "all", "everyone", "EVERYone", " all ", "@all", "ada"}
 
 
 async def test_a_user_who_is_called_all_has_an_inbox_like_any_other(server: LocalServer) -> None:
