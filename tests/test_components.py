@@ -906,7 +906,7 @@ async def test_the_bell_counts_what_was_not_seen_and_opening_it_is_seeing(stage:
     assert await calls(page, "seen") == [["seen", 109]]
     await page.evaluate("client.arrive(item(200))")
     await until(lambda: page.evaluate("client.seenUpTo === 200"), "what comes while it is open is seen")
-    await button(page, "Dismiss").click()
+    await button(page, "Close").click()
     await page.evaluate("client.arrive(item(201))")
     await expect(badge).to_have_text("1")
 

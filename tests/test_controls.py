@@ -223,7 +223,7 @@ async def test_the_bell_and_each_control_of_its_popover_do_what_they_say(
         await act_on(popover, "Delete", "Title 3", way)
         await act_on(popover, "Press again to delete", "Title 3", way)
         await until_kept(ada, ids[2])
-        await press(popover.get_by_role("button", name="Dismiss"), way)
+        await press(popover.get_by_role("button", name="Close"), way)
         await expect(popover).to_be_hidden()
 
         bell = tab.page.locator("#bell").get_by_role("button", name="Notifications")

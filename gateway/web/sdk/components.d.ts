@@ -11,7 +11,7 @@ export type Plural = { other: string } & Partial<Record<'zero' | 'one' | 'two' |
 export interface Texts {
   notifications: string; all: string; unread: string; archived: string; category: string; anyCategory: string; general: string;
   markRead: string; markUnread: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
-  markAllRead: string; undo: string; dismiss: string; moreActions: string; showAll: string; showArchived: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
+  markAllRead: string; undo: string; dismiss: string; close: string; moreActions: string; showAll: string; showArchived: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
   low: string; high: string; urgent: string; justNow: string; loading: string;
   emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptyArchived: string; emptyArchivedMore: string;
   offline: string; unavailable: string;

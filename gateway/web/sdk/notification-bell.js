@@ -54,7 +54,7 @@ export class NotificationBell extends NotificationElement {
       make('slot', { name: 'icon' }, icon('bell')), parts.badge);
     parts.inbox = make('notification-inbox', { part: 'inbox', exportparts: PARTS });
     const close = { slot: 'actions', click: () => { this.open = false; } };
-    parts.inbox.append(iconButton('close', words.say('dismiss'), close));
+    parts.inbox.append(iconButton('close', words.say('close'), close));
     parts.said = make('span', { role: 'status' });
     parts.system = make('button', { type: 'button', className: 'link', click: () => this.#toggleSystem() });
     parts.all = make('a', { part: 'all', textContent: words.say('seeAll'), click: () => { this.open = false; } });

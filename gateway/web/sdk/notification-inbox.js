@@ -397,7 +397,7 @@ export class NotificationInbox extends NotificationElement {
       beforetoggle: ({ newState }) => newState === 'closed' && help.matches(':focus-within') && from?.focus(),
       toggle: ({ newState }) => newState === 'closed' && help.remove() },
       make('h3', { textContent: words.say('shortcuts') }), make('dl', {}, ...keys),
-      iconButton('close', words.say('dismiss'), { click: () => help.hidePopover() }));
+      iconButton('close', words.say('close'), { click: () => help.hidePopover() }));
     this.shadowRoot.append(help);
     help.showPopover();
     help.focus();

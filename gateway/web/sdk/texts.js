@@ -19,6 +19,7 @@ export const TEXTS = {
   markAllRead: 'Mark all read',
   undo: 'Undo',
   dismiss: 'Dismiss',
+  close: 'Close',
   moreActions: 'More actions',
   showAll: 'Show all',
   showArchived: 'Show archived',
