@@ -785,7 +785,8 @@ async def test_the_bell_and_one_toast_tell_of_what_comes_while_another_view_is_s
 
 
 BELOW_A_TOAST = """() => {
-  const { top, left, right } = document.querySelector('#toasts').shadowRoot.querySelector('.toast').getBoundingClientRect();
+  const toast = document.querySelector('#toasts').shadowRoot.querySelector('.toast');
+  const { top, left, right } = toast.getBoundingClientRect();
   return [...document.querySelectorAll('#send-form :is(button, input, select, textarea)')].filter((one) => {
     const box = one.getBoundingClientRect();
     return box.bottom > top && box.right > left && box.left < right;

@@ -286,7 +286,8 @@ async def test_the_demo_is_entered_by_its_link_and_its_form_is_free_of_toasts(
         assert await tab.page.evaluate(OUTLINE) == "none"
         other = await profile.open(f"{server.base}/#code={code}")
         await expect(other.page.get_by_role("alert")).to_have_text(
-            "This link was used or is too old. Use the password that the terminal shows, or start the demo again."
+            "This link was used or is too old. "
+            "Use the password that the terminal shows, or start the demo again."
         )
         await expect(other.page.get_by_text("Whoever runs this gateway")).to_be_hidden()
         await other.page.close()
