@@ -213,7 +213,7 @@ export class NotificationInbox extends NotificationElement {
         const made = this.#put(put);
         for (const row of made) row.element.classList.toggle('fresh', row.item.created_seq > newest);
         return made;
-      }, ({ dataset }) => this.#own.has(dataset.id));
+      }, ({ dataset }) => this.#own.has(dataset.id), drop.some(({ id }) => this.#own.has(id)));
       for (const { id } of [...put, ...drop]) this.#own.delete(id);
     }
     this.refresh();

@@ -65,9 +65,9 @@ export class Steady {
 
   /**
    * Change the list. `act` returns the rows that are made; `isOwn` tells whether the user removes a row, whose place the
-   * next one takes, or has it back, in sight.
+   * next one takes, or has it back, in sight; `mine` whether the user has removed any.
    */
-  change(act, isOwn) {
+  change(act, isOwn, mine) {
     const row = this.#pressed ?? this.#feed.pointed;
     const next = row?.nextElementSibling;
     const tops = new Map([row, next].map((one) => [one, topOf(one)]));
@@ -86,8 +86,9 @@ export class Steady {
     for (const { element } of above) element.classList.add('held');
     const moved = tops.get(kept) - topOf(kept);
     if (!moved) return;
-    // At the top there is nothing to show in the place of what has gone.
-    this.#shift = isAway ? this.#shift + moved : Math.min(this.#shift + moved, 0);
+    this.#shift += moved;
+    // At the top nothing can be shown in the place of what the user has removed.
+    if (mine && !isAway && this.#shift > 0) this.#shift = 0;
     this.#feed.element.style.setProperty('margin-block-start', `${this.#shift}px`);
     if (!isAway && this.#shift) this.#tell(news.filter(isAbove(kept)));
     else if (!isAway) this.#settle();
