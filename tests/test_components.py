@@ -1487,6 +1487,8 @@ async def test_what_an_inbox_in_view_shows_gets_no_toast_and_is_read_out(stage: 
     await expect(toasts).to_have_count(1)
     await page.evaluate("list.hidden = true; client.arrive(item(6, { priority: 'urgent' }))")
     await expect(toasts).to_have_count(2)
+    # What is hidden and shown again between two frames was never out of view.
+    await page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     await page.evaluate("list.shadowRoot.querySelector('[data-tab=all]').click(); list.hidden = false")
     await expect(toasts).to_have_count(0)
     await page.evaluate("element.setAttribute('always', ''); client.arrive(item(7))")
