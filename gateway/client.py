@@ -144,7 +144,7 @@ class _Follower:
         except (InvalidURI, InvalidHandshake, ValueError) as error:
             raise ClientError(f"{self._server}: this is not a gateway ({reason(error)})") from None
         except (OSError, TimeoutError) as error:
-            return reason(error)
+            return f"{self._server}: {reason(error)}. GATEWAY_URL or --server says where the gateway is"
 
     def _connect(self, token: str) -> connect:
         return connect(

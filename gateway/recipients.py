@@ -14,13 +14,14 @@ AUDIENCES = frozenset({"all", "everyone", "@all", "@everyone"})
 _LONGEST = 16
 """Longest `sub`, in characters, that is compared with them: spaces around a name are no other name."""
 
-NO_AUDIENCE = "it does not stand for every user: name each recipient, up to 1,000 in one post"
+_EACH = "name each recipient, up to 1,000 in one post"
+NO_AUDIENCE = f"it does not stand for every user: {_EACH}"
 
 
 def check_recipient(sub: str) -> str:
     """Return the `sub`. Raises ValueError for the one that is never a recipient."""
     if len(sub) <= _LONGEST and sub.strip() == EVERYBODY:
-        raise ValueError(NO_AUDIENCE)
+        raise ValueError(f"'*' stands for nobody: {_EACH}")
     return sub
 
 

@@ -1,5 +1,6 @@
 """What `gateway serve` does: the schema, the demo, and uvicorn with the options this gateway needs."""
 
+import errno
 import gc
 import json
 import secrets
@@ -32,6 +33,8 @@ logger = structlog.get_logger()
 ACCEPTED = 8
 """How many connections are accepted in one pass of the event loop."""
 
+_LAST_PORT = 65535
+
 
 def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
     """Return a socket that listens where the settings say, or the one that a worker has inherited.
@@ -48,6 +51,7 @@ def check_host(settings: Settings) -> None:
 
 def _listen(settings: Settings, port: int) -> socket.socket:
     host = settings.host.strip("[]")
+    way_out = ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         # Encoded first: where Python cannot do it, it leaves its socket open.
@@ -58,10 +62,13 @@ def _listen(settings: Settings, port: int) -> socket.socket:
     except OSError as error:
         # Python's own text says the address once more, in words of its own.
         why = str(error.strerror).partition(" (while")[0]
+        if error.errno == errno.EADDRINUSE:
+            other = port + 1 if port < _LAST_PORT else port - 1
+            way_out = f": stop what listens there, or take another port: --port {other}"
     except UnicodeError:
         why = "it is no name of a host"
     where = f"{settings.host}:{settings.port}"
-    raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why})")
+    raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why}){way_out}")
 
 
 def serve(

@@ -201,6 +201,30 @@ def test_a_server_that_is_away_is_said_in_words_of_the_system() -> None:
         client.send(server, "k", {})
 
 
+async def test_a_tail_of_a_server_that_is_away_says_where_it_looked() -> None:
+    server = f"http://127.0.0.1:{free_port()}"
+    notes: list[str] = []
+    tail = asyncio.create_task(client.tail(server, "t", lambda _: None, notes.append))
+    await until(lambda: notes, "it was tried")
+    tail.cancel()
+    await asyncio.gather(tail, return_exceptions=True)
+    way_out = "GATEWAY_URL or --server says where the gateway is; connecting again"
+    assert notes == [f"{server}: Connection refused. {way_out}"]
+
+
+def test_a_port_that_is_taken_says_what_to_do(here: Here) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, said = here("serve", port=str(port))
+    where = f"127.0.0.1:{port} (Address already in use)"
+    other_port = port + 1 if port < 65535 else port - 1
+    way_out = f"stop what listens there, or take another port: --port {other_port}"
+    assert (code, said) == (
+        2,
+        f"gateway: GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where}: {way_out}\n",
+    )
+
+
 # --- Redis --------------------------------------------------------------------------------------------------
 
 

@@ -669,7 +669,9 @@ async def test_gateway_check_reaches_each_issuer_and_says_so(
     lines = capsys.readouterr().out.splitlines()
     good = f"issuer: {issuer.name}: usable keys at {issuer.url}: 3"
     assert lines.count(good) == 2
-    assert lines[-1].startswith(f"issuer: https://down.example: usable keys at {down.url}: 0 (ConnectError")
+    assert lines[-1].startswith(
+        f"issuer: https://down.example: the keys at {down.url} cannot be had: ConnectError"
+    )
 
 
 # --- whose a sub is -----------------------------------------------------------------------------------------

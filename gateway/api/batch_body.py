@@ -80,7 +80,8 @@ def split_array(body: bytes, place: Place | None = None) -> Iterator[str]:
         raise Invalid.field("body", "it is not UTF-8") from None
     at = _skip(text, 0)
     if text[at : at + 1] != "[":
-        raise Invalid.field("body", "it is not a JSON array")
+        bare = ": send the array itself, such as [{…}, {…}]" if text[at : at + 1] == "{" else ""
+        raise Invalid.field("body", f"it is not a JSON array{bare}")
     at = _skip(text, at + 1)
     values = _Values(text, place)
     if text[at : at + 1] != "]":

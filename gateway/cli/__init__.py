@@ -342,10 +342,11 @@ async def _reached(trusted: "TrustedIssuer") -> bool:
     from gateway import issuers
 
     try:
-        number, problem = await issuers.reach(trusted), ""
+        number = await issuers.reach(trusted)
     except issuers.FetchError as error:
-        number, problem = 0, f" ({shown(str(error))})"
-    print(f"issuer: {trusted.issuer}: usable keys at {trusted.jwks_url}: {number}{problem}")
+        print(f"issuer: {trusted.issuer}: the keys at {trusted.jwks_url} cannot be had: {shown(str(error))}")
+        return False
+    print(f"issuer: {trusted.issuer}: usable keys at {trusted.jwks_url}: {number}")
     return number > 0
 
 

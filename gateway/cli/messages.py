@@ -11,6 +11,15 @@ from gateway import pipes
 from gateway.cli.options import CreateOption, SubArgument, note, print_json
 from gateway.terminal import json_line
 
+
+class MissingSecretError(typer.BadParameter):
+    """Nothing was given where a key or a token is needed, so that no value is invalid."""
+
+    def format_message(self) -> str:
+        """Return the text alone."""
+        return self.message
+
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 MAX_TTL = 86_400
@@ -104,7 +113,7 @@ def send(
             raise typer.BadParameter("--data: it must be a JSON object") from None
     key = _secret(key, "GATEWAY_KEY or --key")
     if not key:
-        raise typer.BadParameter(
+        raise MissingSecretError(
             "GATEWAY_KEY or --key: an API key is needed. Make one: gateway key add SERVICE"
         )
     print_json(client.send(_url(server), key, {"to": sub, "title": title} | given))
@@ -135,7 +144,7 @@ def tail(
     if sub is None:
         secret, renew = _secret(token, "GATEWAY_TOKEN or --token"), None
         if not secret:
-            raise typer.BadParameter(
+            raise MissingSecretError(
                 "a user is needed: gateway tail SUB on the machine of the gateway, elsewhere GATEWAY_TOKEN"
             )
     else:
