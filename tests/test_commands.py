@@ -176,6 +176,13 @@ async def test_tail_of_a_user_needs_no_token_on_the_machine_of_the_gateway(
     assert lines[1]["notification"]["title"] == "Lunch is ready"
 
 
+def test_tail_of_a_user_who_is_not_there_makes_none(sqlite_url: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "tail", "nobody", database_url=sqlite_url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no such user: 'nobody'" in done.stderr
+    assert "nobody" not in run(tmp_path, "user", "list", database_url=sqlite_url).stdout
+
+
 async def test_tail_tells_a_person_what_to_do(start_server: StartServer, subtests: pytest.Subtests) -> None:
     server = await start_server(max_sockets_per_user=1)
     ada = await server.user()

@@ -38,11 +38,11 @@ def token(
         from gateway.cli.database import make_file
 
         make_file()
-    print(_mint(sub, ttl))
+    print(_mint(sub, ttl, create_user=True))
 
 
-def _mint(sub: str, ttl: int | None = None) -> str:
-    """Return a new access token of a user, who is created if need be. Raises `UserDisabled`."""
+def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str:
+    """Return a new access token of a user. Raises `NotFound` where there is none, and `UserDisabled`."""
     from gateway import accounts, audit
     from gateway.audit import Event
     from gateway.cli.database import now_ms, record, record_ended, with_database
@@ -59,7 +59,10 @@ def _mint(sub: str, ttl: int | None = None) -> str:
         now = now_ms()
         expires_at = now // 1000 + (ttl or settings.access_token_ttl)
         session = accounts.new_session(expires_at * 1000)
-        await database.write(accounts.add_missing_users, [sub], now)
+        if create_user:
+            await database.write(accounts.add_missing_users, [sub], now)
+        else:
+            await database.read(accounts.get_user, sub)
         started = await database.write(
             accounts.start_user_session, sub, session, now, limit=settings.session_limit
         )
@@ -136,8 +139,8 @@ def tail(
 ) -> None:
     """Print the messages of a user's socket as they come. Example: gateway tail ada.
 
-    On the machine of the gateway a SUB is enough: the token is minted, as `gateway token` does, and anew when
-    it has expired. Elsewhere it takes GATEWAY_TOKEN.
+    On the machine of the gateway a SUB is enough, of a user who exists: the token is minted, as `gateway
+    token` does, and anew when it has expired. Elsewhere it takes GATEWAY_TOKEN.
     """
     from gateway import client
 
