@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway.database import Database, open_database
 from tests.databases import (
@@ -46,6 +47,24 @@ def no_settings_of_this_machine() -> Iterator[None]:
             if name.startswith("GATEWAY_") and not name.startswith("GATEWAY_TEST_"):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loggers_that_are_not_kept() -> Iterator[None]:
+    """Let no logger keep what a command that runs within a test has set for the console."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        kept = {"cache_logger_on_first_use": False}
+        patch.setattr(structlog, "configure", lambda **options: configure(**options | kept))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Undo what a command that ran within a test has set for the console."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
