@@ -34,6 +34,11 @@ def _hash(password: str, sub: str) -> str:
         raise SettingsError(f"the password: {error}") from None
 
 
+_PasswordStdinOption = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin.")
+]
+
+
 def _first_line() -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
@@ -49,9 +54,7 @@ def _ask_password(sub: str) -> str:
 @app.command("add")
 def add(
     sub: SubArgument,
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin.")
-    ] = False,
+    password_stdin: _PasswordStdinOption = False,
     create: CreateOption = False,
 ) -> None:
     """Create a user. Example: echo "$PASSWORD" | gateway user add ada --password-stdin."""
@@ -72,9 +75,7 @@ def add(
 @app.command("password")
 def set_password(
     sub: SubArgument,
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin.")
-    ] = False,
+    password_stdin: _PasswordStdinOption = False,
 ) -> None:
     """Set a user's password, which ends every session. Example: gateway user password ada.
 
