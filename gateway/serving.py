@@ -103,7 +103,10 @@ def handles_of(listener: socket.socket) -> list[socket.socket]:
 
     With one, passes that take long would fill the queue of the kernel with connections of one client, and no
     other would get in. Whoever serves closes them all.
+
+    All processes share how it accepts. `dup` would have it wait for a connection, and with it whoever serves.
     """
+    listener.setblocking(False)
     return [listener, *(listener.dup() for _ in range(ACCEPTED - 1))]
 
 

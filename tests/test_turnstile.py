@@ -1,8 +1,9 @@
 """How many requests begin in one pass of the event loop, and what unfinished ones may take in all."""
 
 import asyncio
+import os
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 
 import pytest
@@ -99,6 +100,17 @@ async def test_one_network_holds_no_more_than_is_left_for_others(monkeypatch: py
     assert gate.hold("192.0.2.2", 5)
     gate.hold("2001:db8::1", -51)
     assert gate.hold("192.0.2.3", 30)
+
+
+def test_a_worker_that_begins_makes_no_other_wait_for_connections() -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        # A worker has a listener of its own for the file that all share.
+        inherited = stack.enter_context(socket.socket(fileno=os.dup(listener.fileno())))
+        for one in (listener, inherited):
+            for handle in handles_of(one):
+                stack.enter_context(handle)
+            assert not os.get_blocking(listener.fileno())
 
 
 def test_a_process_accepts_several_connections_in_a_pass() -> None:
