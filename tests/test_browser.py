@@ -765,11 +765,7 @@ async def test_the_bell_and_one_toast_tell_of_what_comes_while_another_view_is_s
 ) -> None:
     await add_user(server)
     tab = await signed_in(server, tabs)
-    # Until a frame has been drawn, what comes is taken to be before the eyes.
-    await tab.page.evaluate(
-        "document.querySelector('#view-inbox').hidden = true;"
-        "new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
-    )
+    await tab.page.locator("#view-inbox").evaluate("(one) => { one.hidden = true; }")
     await server.service.notify("ada", "Deploy failed", priority="urgent")
     toast = tab.page.locator("notification-toasts .toast")
     await expect(toast).to_have_count(1)

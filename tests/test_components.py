@@ -1495,6 +1495,17 @@ async def test_what_an_inbox_in_view_shows_gets_no_toast_and_is_read_out(stage: 
     await expect(toasts).to_have_count(1)
 
 
+async def test_a_list_is_out_of_view_from_the_moment_it_is_hidden(stage: Stage) -> None:
+    page = await stage(TOASTS_BESIDE)
+    await page.evaluate("client.arrive(item(4))")
+    await until(lambda: calls(page, "seen"), "what is in view is seen")
+    seen = await calls(page, "seen")
+    # The browser tells of it with its next frame, which a busy machine draws late.
+    await page.evaluate("list.hidden = true; client.arrive(item(5, { priority: 'urgent' }))")
+    await expect(page.locator(".toast")).to_have_count(1)
+    assert await calls(page, "seen") == seen
+
+
 async def test_a_toast_that_cannot_be_marked_read_says_so(stage: Stage) -> None:
     page = await stage(TOASTS.replace("/x", "/#x"))
     await page.evaluate("client.refuse = true")

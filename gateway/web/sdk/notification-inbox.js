@@ -45,7 +45,6 @@ export class NotificationInbox extends NotificationElement {
   #clicked = null;
   #reading = null;
   #failed = false;
-  #isInView = false;
   #parts = {};
   #nearEnd;
 
@@ -72,8 +71,7 @@ export class NotificationInbox extends NotificationElement {
     this.#nearEnd = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#readMore(),
       { rootMargin: '600px', scrollMargin: '600px' });
     const watching = new IntersectionObserver((entries) => {
-      this.#isInView = entries.at(-1).isIntersecting;
-      if (this.#isInView) inView.set(this, (sub, item) => this.#shows(sub, item));
+      if (entries.at(-1).isIntersecting) inView.set(this, (sub, item) => this.#shows(sub, item));
       else inView.delete(this);
       views.dispatchEvent(new Event('change'));
       this.#markSeen();
@@ -230,17 +228,18 @@ export class NotificationInbox extends NotificationElement {
   /** What stands in view has been seen, where somebody looks. */
   #markSeen() {
     const { client } = this;
-    const isShown = this.#isInView && !this.#steady?.holds;
-    if (client?.unseen && client.state === 'live' && isShown && document.visibilityState === 'visible') {
-      client.seen().catch(() => {});
-    }
+    if (client?.unseen && client.state === 'live' && inView.has(this) && this.#isDrawn()
+      && !this.#steady?.holds && document.visibilityState === 'visible') client.seen().catch(() => {});
   }
 
   /** Whether what comes for a user is shown here, in the list that is chosen. */
   #shows(sub, item) {
-    return this.#isSignedIn() && this.client.sub === sub && this.#tab !== 'archived'
+    return this.#isDrawn() && this.#isSignedIn() && this.client.sub === sub && this.#tab !== 'archived'
       && (!this.#category || this.#category === item?.category);
   }
+
+  /** Whether it has a place in the page. What watches it hears a frame later that it is hidden. */
+  #isDrawn() { return this.getClientRects().length; }
 
   #isSignedIn() { return this.client && this.client.state !== 'signedout'; }
 
