@@ -1352,6 +1352,7 @@ async def test_keys_of_one_letter_work_in_the_list_and_never_where_somebody_type
         + ".append(Object.assign(document.createElement('input'), { slot: 'footer', ariaLabel: 'Search' }))"
     )
     press = page.keyboard.press
+    await expect(rows(page)).to_have_count(4)
     await page.evaluate("element.focus()")
     await press("j")
     await press("j")
