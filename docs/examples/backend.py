@@ -10,13 +10,17 @@ from fastapi.responses import HTMLResponse
 
 URL, KEY = os.environ["GATEWAY_URL"], os.environ["GATEWAY_KEY"]
 PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Shop</title>
-<h1>Shop</h1><notification-bell></notification-bell><button id="order">Order</button>
+<link rel="icon" href="data:,">
+<h1>Shop</h1><notification-bell></notification-bell><button id="order">Order</button> <output></output>
 <script type="module">
   import {{ NotificationClient }} from '{URL}/sdk/components.js';
-  const getToken = () => fetch('/token').then((answer) => (answer.status === 401 ? null : answer.json()));
+  const getToken = () => fetch('/token');
   const client = document.querySelector('notification-bell').client = new NotificationClient({{ getToken }});
   client.start();
-  document.querySelector('#order').onclick = () => fetch('/orders', {{ method: 'POST' }});
+  document.querySelector('#order').onclick = async () => {{
+    const answer = await fetch('/orders', {{ method: 'POST' }});
+    document.querySelector('output').textContent = answer.ok ? 'Ordered.' : (await answer.json()).detail;
+  }};
 </script>"""
 app = FastAPI()
 gateway = httpx.AsyncClient(base_url=URL, headers={"Authorization": f"Bearer {KEY}"}, timeout=5)
@@ -24,7 +28,10 @@ gateway = httpx.AsyncClient(base_url=URL, headers={"Authorization": f"Bearer {KE
 
 async def call(path: str, body: dict[str, object]) -> dict[str, object]:
     """Post to the gateway, and return its answer; 502 with its `code: detail` where it refuses."""
-    answer = await gateway.post(path, json=body)
+    try:
+        answer = await gateway.post(path, json=body)
+    except httpx.TransportError as error:
+        raise HTTPException(502, f"the gateway cannot be reached at {URL}") from error
     if answer.is_error:
         raise HTTPException(502, "{code}: {detail}".format_map(answer.json()))
     return answer.json()

@@ -484,7 +484,8 @@ for (const [name, wrap] of Object.entries({
 for (const [given, said] of [
   ['<!doctype html><title>secret</title>', /a page of HTML/], ['{"token": "secret"}', /JSON as a text.*answer\.json\(\)/],
   ['"secret"', /JSON as a text/], ['Internal secret Error', /a text that is no token/], [' \n', /an empty text/],
-  [new Response('secret'), /a Response.*answer\.text\(\)/], [{ jwt: 'secret' }, /type object without a token/],
+  [new Response('secret', { status: 502 }), /the path that getToken asks has answered 502: look at its answer/],
+  [{ jwt: 'secret' }, /type object without a token.* look at what the path that it asks has answered/],
   [true, /type boolean/],
 ]) {
   test(`${said} is said once of what is no token, and the user is not signed out`, async () => {
@@ -499,6 +500,29 @@ for (const [given, said] of [
     assert.doesNotMatch(JSON.stringify([texts, tab.events]), /secret/);
   });
 }
+
+for (const [kind, wrap] of Object.entries({
+  'the token': (token) => token, 'JSON of the token': JSON.stringify, 'JSON of an object': (token) => JSON.stringify({ access_token: token }),
+})) {
+  test(`getToken may return the response of its path, with ${kind}`, async () => {
+    const getToken = async () => new Response(wrap(tokenOf('ada')));
+    const { world, client } = await liveTab({ getToken, platform: { console: { warn: assert.fail } } });
+    assert.deepEqual([client.state, world.socket.token], ['live', tokenOf('ada')]);
+  });
+}
+
+test('a response with 401 means that nobody is signed in', async () => {
+  const getToken = () => new Response('{"detail": "secret"}', { status: 401 });
+  const tab = await new World().serve().tab({ getToken, platform: { console: { warn: assert.fail } } }).start();
+  assert.deepEqual([tab.client.state, tab.client.problem.code], ['signedout', 'missing_token']);
+});
+
+test('a page of HTML as a response is said to be one', async () => {
+  const texts = [];
+  const console = { warn: (text) => texts.push(text) };
+  await new World().serve().tab({ getToken: () => new Response('<!doctype html>'), platform: { console } }).start();
+  assert.match(texts.join(), /a page of HTML/);
+});
 
 for (const [failed, said] of [
   [new SyntaxError('secret'), /what it read is no JSON, such as a page of HTML: .*address that it asks, and answer\.ok/],

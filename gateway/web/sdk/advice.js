@@ -36,8 +36,7 @@ export function failedToken(error) {
 /** Say what getToken has returned instead of a token. @param {unknown} given @param {unknown} token */
 export function noToken(given, token) {
   const [, what, todo] = typeof token === 'string' ? NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER
-    : typeof Response === 'function' && given instanceof Response
-      ? [0, 'a Response', 'return answer.text(), or answer.json()']
-      : [0, `a value of type ${typeof given} without a token`, 'return a string, { token } or { access_token }'];
+    : [0, `a value of type ${typeof given} without a token`,
+      'return a string, { token }, { access_token } or the Response of fetch, and look at what the path that it asks has answered'];
   return `getToken returned ${what}, not a token: ${todo}.`;
 }

@@ -40,6 +40,18 @@ export async function failure(response) {
   return new Failed(code ?? (response.status === 404 ? 'not_a_gateway' : 'failed'), words, response.status, seconds * 1_000);
 }
 
+/** @param {any} given */
+const isAnswer = (given) => typeof Response === 'function' && given instanceof Response;
+
+/** Take a body for JSON, or for the token itself. @param {string} text */
+function readToken(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
 /** Whom a token names, to tell users apart on this machine. What it proves, only the gateway can say. */
 function holderOf(token) {
   try {
@@ -81,8 +93,13 @@ export class Gateway {
     let given;
     try {
       given = await this.#getToken(why);
+      if (isAnswer(given) && given.ok) given = readToken(await given.text());
     } catch (error) {
       throw this.#noToken(failedToken(error));
+    }
+    if (isAnswer(given)) {
+      if (given.status !== 401) throw this.#noToken(`the path that getToken asks has answered ${given.status}: look at its answer.`);
+      given = null;
     }
     if (given === undefined) this.advise('getToken returned undefined, which is taken for null: nobody is signed in.');
     if ((given ?? null) === null) throw new SignedOut('missing_token');
@@ -145,7 +162,7 @@ export class Gateway {
       keepalive: Boolean(body),
       signal: signal ? AbortSignal.any([signal, late]) : late,
     }).catch(() => {
-      throw new Failed('unreachable', 'The gateway cannot be reached.');
+      throw new Failed('unreachable', 'There is no connection.');
     });
     if (response.status === 401) {
       const { code } = await failure(response);

@@ -44,12 +44,12 @@ export type Token = string | { readonly token: string } | { readonly access_toke
 
 export interface Options {
   /**
-   * Return an access token with the scope `inbox`, as a string or in an object as token endpoints answer, or null when
-   * nobody is signed in. It is asked at the start, when the
-   * token is about to end, and when it was refused; a rejected promise means: try again later.
+   * Return an access token with the scope `inbox`: as a string, in an object as token endpoints answer, or as the Response
+   * of `fetch`, whose 401 means that nobody is signed in, as null does. It is asked at the start, when the token is about
+   * to end, and when it was refused; a rejected promise, or another status, means: try again later.
    */
-  getToken: (why: 'start' | 'expiring' | 'rejected') => Token | null | Promise<Token | null>;
-  /** The gateway. Default: where this module came from. */
+  getToken: (why: 'start' | 'expiring' | 'rejected') => Token | Response | null | Promise<Token | Response | null>;
+  /** The gateway. Required with a bundler; the default is where this module was loaded from. */
   url?: string | URL;
   /** How the token goes to the connection. Default: `subprotocol`. */
   carrier?: 'subprotocol' | 'ticket';

@@ -33,6 +33,6 @@ function storage() {
 /** The gateway is where this module came from: above `/sdk/`. */
 export function home() {
   const found = /^(.*\/)sdk\/(?:[^/]+\/)?[^/]+$/.exec(import.meta.url);
-  if (!found) throw new TypeError('url: the address of the gateway is needed');
+  if (!found) throw new TypeError('NotificationClient: set url to the address of the gateway; without a bundler it is known');
   return found[1];
 }
