@@ -336,3 +336,20 @@ async def test_a_page_whose_gateway_is_away_is_told_so_in_its_console_once(
     assert len(said) == 1
     assert f"{base}/ cannot be reached: start the gateway, or set url to its address." in said[0]
     await page.close()
+
+
+async def test_an_element_that_nobody_has_defined_is_told_to_the_developer(
+    server: LocalServer, browser: Browser, site: str
+) -> None:
+    page = await browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda one: said.append(one.text) if one.type == "warning" else None)
+    await page.expose_function("getToken", minting(server.service))
+    await page.goto(site)
+    await page.evaluate("document.body.append(document.createElement('notification-inbox'))")
+    await page.evaluate(START, [server.base, {}])
+    await until(lambda: said, "it is told")
+    assert said == [
+        "Notifications: <notification-inbox> is not defined: import sdk/components, not sdk/notifications."
+    ]
+    await page.close()

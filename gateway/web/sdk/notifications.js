@@ -14,6 +14,9 @@ import { Replica } from './replica.js';
 import { Tabs } from './tabs.js';
 /** @import { Envelope, Filter, Message, Options, Page, Platform, Status, View } from './types.d.ts' */
 
+const UNDEFINED_ELEMENTS = ['bell', 'inbox', 'toasts'].map((name) => `notification-${name}:not(:defined)`).join();
+const DEFINED_WITHIN = 3_000; // ms from the start of a client
+
 export class NotificationClient extends EventTarget {
   #options;
   /** @type {Platform} */
@@ -95,7 +98,18 @@ export class NotificationClient extends EventTarget {
     const running = new AbortController();
     this.#running = running;
     this.#become({ state: 'connecting' });
+    this.#lookForElements();
     this.#begin(running.signal).catch((error) => this.#fail(running, error));
+  }
+
+  /** Tell the developer where elements stand on the page that nobody has defined: they show nothing. */
+  #lookForElements() {
+    const { document } = globalThis;
+    if (!document) return;
+    setTimeout(() => {
+      const found = document.querySelector(UNDEFINED_ELEMENTS);
+      if (found) this.#gateway.advise(`<${found.localName}> is not defined: import sdk/components, not sdk/notifications.`);
+    }, DEFINED_WITHIN);
   }
 
   /** @param {AbortSignal} signal */
