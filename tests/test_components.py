@@ -951,7 +951,7 @@ async def test_the_system_notifies_after_a_click_and_only_while_nobody_looks(sta
     await page.evaluate("look('hidden'); client.arrive(item(20)); look('visible')")
     await button(page, "Notifications, 13 new").click()
     assert await page.evaluate("[asked, raised]") == [0, []]
-    await button(page, "Notify me on this device").click()
+    await button(page, "Turn on").click()
     await expect(page.get_by_text("Notifications on this device are on")).to_be_visible()
     assert await page.evaluate("asked") == 1
     await page.evaluate(
@@ -998,8 +998,8 @@ async def test_the_row_says_that_the_system_notifies_while_the_page_is_open(stag
     page = await stage(BELL, before=A_SYSTEM)
     await button(page, "Notifications, 12 new").click()
     settings = page.locator("notification-bell [part=settings]")
-    await expect(settings).to_contain_text("While this page is open")
-    await button(page, "Notify me on this device").click()
+    await expect(settings).to_contain_text("Get notifications on this device while this page is open")
+    await button(page, "Turn on").click()
     await expect(settings).to_contain_text("Notifications on this device are on while this page is open")
 
 

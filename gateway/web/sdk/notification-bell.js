@@ -134,7 +134,7 @@ export class NotificationBell extends NotificationElement {
   #showSystem() {
     const { words } = this;
     const { settings, said, system, all } = this.#parts;
-    const state = systemState();
+    const state = this.client?.state === 'signedout' ? 'none' : systemState();
     const address = this.getAttribute('see-all');
     all.hidden = address === null;
     all.href = address ?? '';

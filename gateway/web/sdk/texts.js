@@ -64,9 +64,9 @@ export const TEXTS = {
   bellNew: { one: 'Notifications, {count} new', other: 'Notifications, {count} new' },
   arrived: { one: '{count} notification while you were away', other: '{count} notifications while you were away' },
   more: { one: '{count} more notification', other: '{count} more notifications' },
-  systemAsk: 'Notify me on this device',
+  systemAsk: 'Turn on',
   systemOn: 'Notifications on this device are on while this page is open',
-  systemHow: 'While this page is open',
+  systemHow: 'Get notifications on this device while this page is open',
   systemOff: 'Turn off',
   systemDenied: 'Your browser blocks notifications of this site.',
 };
