@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_json
 
 from gateway.accounts import check_sub
@@ -79,6 +79,14 @@ Recipients = Annotated[
 
 class Notification(Body):
     """What a backend service says to its users."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"to": "ada", "title": "Your parcel is on its way", "category": "orders", "url": "/orders/7"}
+            ]
+        }
+    )
 
     to: Annotated[Recipients, Field(description="A user, or up to 1,000 of them.")]
     title: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_text)]
