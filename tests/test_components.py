@@ -1466,6 +1466,10 @@ async def test_an_empty_list_leads_on(stage: Stage) -> None:
     )
     await expect(page.get_by_role("link", name="Go shopping")).to_be_visible()
     await expect(button(page, "Show archived")).to_be_hidden()
+    # Where another tab has something, the page's own offer is of no use.
+    await page.get_by_role("tab", name="Unread").click()
+    await expect(button(page, "Show all")).to_be_visible()
+    await expect(page.get_by_role("link", name="Go shopping")).to_be_hidden()
 
 
 TOASTS_BESIDE = """() => {

@@ -23,10 +23,10 @@ function again(words, tryAgain) {
   return make('button', { type: 'button', textContent: words.say('tryAgain'), click: tryAgain });
 }
 
-/** What can be done where nothing is shown: a page may offer something else. */
-function next(words, name, act) {
-  return make('slot', { name: 'empty-action' },
-    make('button', { type: 'button', textContent: words.say(name), click: act }));
+/** What can be done where nothing is shown. In an inbox that is empty a page may offer something else. */
+function next(words, tab, name, act) {
+  const button = make('button', { type: 'button', textContent: words.say(name), click: act });
+  return tab === 'all' ? make('slot', { name: 'empty-action' }, button) : button;
 }
 
 /**
@@ -39,7 +39,7 @@ export const STATES = {
   loading: (words) => [make('p', { className: 'unseen', role: 'status', textContent: words.say('loading') }),
     ...Array.from({ length: 4 }, bone)],
   empty: (words, tab, other, tryAgain, choose) => [message(words, { ...EMPTY[tab], slot: 'empty' },
-    next(words, other === 'all' ? 'showAll' : 'showArchived', () => choose(other)))],
+    next(words, tab, other === 'all' ? 'showAll' : 'showArchived', () => choose(other)))],
   signedOut: (words) => [message(words, { sign: 'lock', text: 'signedOut', slot: 'signed-out' })],
   failed: (words, tab, other, tryAgain) => [
     message(words, { sign: 'cloud', text: 'failedToLoad', slot: 'failed', more: '', role: 'alert' },
