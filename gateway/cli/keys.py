@@ -51,7 +51,9 @@ def list_keys(service: ServiceArgument) -> None:
 
 
 @app.command("delete")
-def delete(service: ServiceArgument, key_id: Annotated[str, typer.Argument(help="The key's id.")]) -> None:
+def delete(
+    service: ServiceArgument, key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id.")]
+) -> None:
     """Delete an API key; it stops working within a second."""
     from sqlalchemy import Connection
 

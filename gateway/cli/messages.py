@@ -85,7 +85,7 @@ _ServerOption = Annotated[
 
 def send(
     sub: SubArgument,
-    title: Annotated[str, typer.Argument(help="What it says.")],
+    title: Annotated[str, typer.Argument(metavar="TITLE", help="What it says.")],
     body: Annotated[str | None, typer.Option(help="More text.")] = None,
     category: Annotated[str | None, typer.Option(help="What kind of notification it is.")] = None,
     priority: Annotated[str | None, typer.Option(help="low, normal, high or urgent.")] = None,
@@ -125,7 +125,7 @@ def send(
 def tail(
     sub: Annotated[
         str | None,
-        typer.Argument(metavar="[SUB]", help="The user, where this is the machine of the gateway."),
+        typer.Argument(metavar="SUB", help="The user, where this is the machine of the gateway."),
     ] = None,
     token: Annotated[
         str,

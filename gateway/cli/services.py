@@ -17,6 +17,9 @@ def _check_name(value: str) -> str:
     return check_name(value)
 
 
+_SCOPES = "notify: post. tokens:mint: give users tokens. admin: manage users and sessions. May be repeated."
+
+
 def _scope(value: list[str]) -> list[str]:
     from gateway.services import SERVICE_SCOPES
 
@@ -39,10 +42,10 @@ def _service(row: Any) -> dict[str, Any]:
 
 @app.command("add")
 def add(
-    name: Annotated[str, typer.Argument(help="A name for people.", callback=checked(_check_name))],
-    scope: Annotated[
-        list[str], typer.Option(help="notify, tokens:mint or admin; may be repeated.", callback=_scope)
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name for people.", callback=checked(_check_name))
     ],
+    scope: Annotated[list[str], typer.Option(help=_SCOPES, callback=_scope)],
     with_key: Annotated[
         bool, typer.Option("--with-key", help="Make an API key of it, too, and print it once.")
     ] = False,
