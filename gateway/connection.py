@@ -76,6 +76,7 @@ class Connection:
         "_spent_at",
         "_standing",
         "_start",
+        "_unacknowledged",
         "_tail",
         "_tokens",
         "_user",
@@ -124,6 +125,7 @@ class Connection:
         self._sent_at = time.monotonic()
         self._sending_since: float | None = None
         self._acknowledged = 0
+        self._unacknowledged = 0
         self._spent = 0.0
         self._spent_at = self._sent_at
 
@@ -293,6 +295,7 @@ class Connection:
 
     async def _send(self, message: Message) -> None:
         self._sent_at = now = time.monotonic()
+        self._unacknowledged += 1
         if self._sending_since is None:
             self._sending_since = now
         try:
@@ -360,8 +363,9 @@ class Connection:
         if seq > self._head:
             raise BadCommand("invalid_field", "seq: not beyond the end of the log.", command.ref)
         if command.ref is None:
-            if seq > self._acknowledged:
+            if seq > self._acknowledged and self._unacknowledged:
                 # A client that acknowledges every message does as it should: that is not counted.
+                self._unacknowledged -= 1
                 self._spent = max(self._spent - 1, 0)
                 self._commands.charge(self._user.id, -1)
                 self._acknowledged = seq

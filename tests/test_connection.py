@@ -319,6 +319,7 @@ async def test_too_many_commands_close_the_socket_and_acknowledgements_do_not_co
     async with engine.connected(user, Start(latest=True)) as (wire, _):
         await wire.has("live")
         await engine.store(*[engine.post() for _ in range(400)])
+        await wire.has("notification", 400)
         for seq in range(1, 401):
             wire.say(type="ack", seq=seq)
         wire.say(type="ping", ref="still here")
@@ -333,7 +334,7 @@ async def test_all_sockets_of_a_user_share_a_budget_of_commands_that_outlives_th
     engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
     user, other = await engine.user(), await engine.user("bob")
     await engine.store(*[engine.post("ada", "bob") for _ in range(30)])
-    async with engine.connected(user, Start(latest=True)) as (one, _):
+    async with engine.connected(user, Start(0)) as (one, _):
         await one.has("live")
         for seq in range(1, 31):
             one.say(type="ack", seq=seq)
@@ -354,6 +355,18 @@ async def test_all_sockets_of_a_user_share_a_budget_of_commands_that_outlives_th
     async with engine.connected(other, Start(latest=True)) as (wire, _):
         wire.say(type="ping", ref="of somebody else")
         await wire.has("ok")
+
+
+async def test_only_what_a_socket_was_sent_is_acknowledged_for_nothing(engine: Engine) -> None:
+    engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
+    user = await engine.user()
+    await engine.store(*[engine.post() for _ in range(30)])
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        for seq in range(1, 31):
+            wire.say(type="ack", seq=seq)
+        await until(lambda: wire.closed, "it is closed")
+    assert wire.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
 
 
 @pytest.mark.parametrize(
