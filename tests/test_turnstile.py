@@ -55,10 +55,11 @@ async def test_addresses_take_turns() -> None:
     assert begun.index("one") <= 1
 
 
-async def test_the_addresses_of_one_network_have_one_turn() -> None:
+@pytest.mark.parametrize("address", ["2001:db8::{:x}", "2001:db8:0:{:x}::1"], ids=["a /64", "a /48"])
+async def test_the_addresses_of_one_network_have_one_turn(address: str) -> None:
     gate, begun = Turnstile(), list[str]()
     for number in range(400):
-        gate.passes(f"2001:db8::{number:x}", partial(begun.append, f"many {number}"))
+        gate.passes(address.format(number), partial(begun.append, f"many {number}"))
     gate.passes("2001:db8:1::1", lambda: begun.append("one"))
     await until(lambda: begun, "the next pass has come")
     assert begun.index("one") <= 1
@@ -74,6 +75,9 @@ async def test_fewer_begin_in_a_pass_where_those_before_took_long(monkeypatch: p
         each[-1] += 1
         now += 2 * turnstile.PASS
 
+    def take_none() -> None:
+        each[-1] += 1
+
     for _ in range(200):
         gate.passes("a", take_long)
     while sum(each) < 200 - PER_PASS:
@@ -83,22 +87,32 @@ async def test_fewer_begin_in_a_pass_where_those_before_took_long(monkeypatch: p
     # What the first ones cost is known when the next have begun.
     assert started[:5] == [PER_PASS, PER_PASS, PER_PASS // 2, PER_PASS // 4, PER_PASS // 8], started
     assert set(started[5:]) == {1}
-    # And as many as before, when nothing waits any more.
+    # What waits for the next pass is told by what this one costs, whether anything waits then or not.
     await asyncio.sleep(0)
-    assert [gate.passes("a", take_long) for _ in range(PER_PASS + 1)] == [True] * PER_PASS + [False]
+    assert [gate.passes("a", take_none), gate.passes("a", take_none)] == [True, False]
+    for _ in range(100):
+        gate.passes("a", take_none)
+    each[:] = [0]
+    while sum(each) < 101:
+        each.append(0)
+        await asyncio.sleep(0)
+    assert [one for one in each if one][:5] == [2, 4, 8, PER_PASS, PER_PASS]
 
 
-async def test_one_network_holds_no_more_than_is_left_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["2001:db8::{:x}", "2001:db8:0:{:x}::1"], ids=["a /64", "a /48"])
+async def test_one_network_holds_no_more_than_is_left_for_others(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
     monkeypatch.setattr(turnstile, "MAX_HELD", 100)
     gate = Turnstile()
-    assert [gate.hold("2001:db8::1", 20), gate.hold("2001:db8::2", 30), gate.hold("2001:db8::3", 1)] == [
-        True,
-        True,
-        False,
-    ]
+    each = [20, 30, 1]
+    held = [gate.hold(address.format(number), size) for number, size in enumerate(each)]
+    assert held == [True, True, False]
     assert gate.hold("192.0.2.1", 20)
     assert gate.hold("192.0.2.2", 5)
-    gate.hold("2001:db8::1", -51)
+    for number, size in enumerate(each):
+        gate.hold(address.format(number), -size)
+    assert not any(one.endswith("48") for one in gate._held)
     assert gate.hold("192.0.2.3", 30)
 
 
