@@ -22,11 +22,11 @@ MAX_PATH = 4 * 1024
 MAX_PARAMETERS = 100
 """Most parameters of a query: each is decoded by itself, for whoever sends it."""
 
-MAX_LISTS = {b"connection": 256, b"sec-websocket-protocol": 10 * 1024}
-"""Most bytes of the header fields of a WebSocket handshake that are taken apart item by item."""
+MAX_LISTS = {b"connection": 256, b"upgrade": 256, b"sec-websocket-protocol": 10 * 1024}
+"""Most bytes of a list of a WebSocket handshake, all its fields together: each item is read by itself."""
 
 MAX_LIST_ITEMS = 16
-"""Most items of such a field."""
+"""Most items of such a list."""
 
 MAX_FIELDS = 100
 """Most header fields of a request."""
@@ -126,9 +126,12 @@ def check_target(target: bytes) -> None:
 
 def check_lists(headers: list[Header]) -> None:
     """Raise `Refused` for a handshake with a list that is too long, before it is taken apart."""
+    lists = dict.fromkeys(MAX_LISTS, b"")
     for name, value in headers:
-        if name in MAX_LISTS and (len(value) > MAX_LISTS[name] or value.count(b",") >= MAX_LIST_ITEMS):
-            raise too_large(f"The header {name.decode().title()} has too many items, or is too long.")
+        if name in MAX_LISTS:
+            whole = lists[name] = b"%b,%b" % (lists[name], value)
+            if len(whole) - 1 > MAX_LISTS[name] or whole.count(b",") > MAX_LIST_ITEMS:
+                raise too_large(f"The header {name.decode().title()} has too many items, or is too long.")
 
 
 def end_of_line_ends(data: bytes, at: int) -> int:

@@ -191,10 +191,12 @@ class GatewayHttp(PipeliningProtocol):
         return b"?".join(filter(None, (parsed.path or b"/", parsed.query))).decode("ascii")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a field."""
+        """Keep a field. Cookies are dropped: the gateway has none, and reading them takes quadratic time."""
         if len(self.headers) == MAX_FIELDS:
             raise too_large("The head, or the trailer, has over 100 fields.")
-        self.headers.append((name.lower(), value))
+        name = name.lower()
+        if name != b"cookie":
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless it is ambiguous, or begins when `_parse` feeds it again.

@@ -112,6 +112,42 @@ async def test_many_upgrades_behind_each_other_are_all_answered(server: LocalSer
         assert (await peer.rest()).count(b"HTTP/1.1 200 ") == 201
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Upgrade: " + b"a," * 20_000 + b"\r\n",
+        b"Upgrade: a, b, c\r\n" * 6,
+        b"Connection: " + b"a," * 20 + b"\r\n",
+        b"Connection: a\r\n" * 17,
+        b"Sec-WebSocket-Protocol: a,b\r\n" * 9,
+    ],
+    ids=["one Upgrade", "many Upgrades", "one Connection", "many Connections", "many protocols"],
+)
+async def test_lists_of_a_handshake_are_bounded_whatever_fields_they_stand_in(
+    server: LocalServer, field: bytes
+) -> None:
+    head = HANDSHAKE % (b"", b"")
+    async with peer_of(server) as peer:
+        # The last field of the name is the one that uvicorn looks at.
+        await peer.say(head.replace(b"Upgrade: websocket", field + b"Upgrade: websocket"))
+        assert (await peer.rest()).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_cookies_are_not_read(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def parse(text: str) -> dict[str, str]:
+        read.append(text)
+        return {}
+
+    monkeypatch.setattr("starlette.requests.cookie_parser", parse)
+    head = b'GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: a="%b"\r\n\r\n'
+    async with peer_of(server) as peer:
+        await peer.say(head % (b"\\" * 60_000))
+        assert (await peer.rest()).startswith(b"HTTP/1.1 200 ")
+    assert read == []
+
+
 async def test_a_tunnel_is_refused(server: LocalServer) -> None:
     async with peer_of(server) as peer:
         await peer.say(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\nhello")
