@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 import structlog
 
-from gateway.networks import FACTORS, networks_of
+from gateway.networks import FACTORS, networks_of, unmapped
 
 CONNECTIONS = "gateway.connections"
 """The key of the lifespan's state that has the `Connections`."""
@@ -104,11 +104,9 @@ class Connections:
 
     def _find_place(self, host: str) -> Place:
         try:
-            address = ip_address(host.partition("%")[0])
+            address = ip_address(unmapped(host.partition("%")[0]))
         except ValueError:  # a Unix socket
             return ()
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
         return () if any(address in network for network in self._exempt) else networks_of(host)
 
     def _refuse(self, status: HTTPStatus, detail: str, event: str, **facts: object) -> Full:

@@ -29,6 +29,7 @@ from gateway.connections import CONNECTIONS, Full, Place
 from gateway.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
 from gateway.headers import bare_problem
 from gateway.mount import unmounted
+from gateway.networks import unmapped
 from gateway.pipelining import PipeliningProtocol
 from gateway.stream import GatewayStream
 from gateway.turnstile import TURNSTILE
@@ -71,6 +72,8 @@ class GatewayHttp(PipeliningProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request, where there is room for the connection."""
         super().connection_made(transport)  # type: ignore[arg-type]
+        if self.client is not None:
+            self.client = (unmapped(self.client[0]), self.client[1])
         try:
             self._place = self.app_state[CONNECTIONS].enter(self.client[0] if self.client else "")
         except Full as full:
@@ -175,6 +178,7 @@ class GatewayHttp(PipeliningProtocol):
             websocket = GatewayWebSocket(self.config, self.server_state, self.app_state)
             websocket.place = self._take_place()
             websocket.connection_made(self.transport)
+            websocket.client = self.client
             self.transport.set_protocol(websocket)
             self.flow.resume_reading()
             # It holds this object, and this object it: finding such circles costs the collector dear.

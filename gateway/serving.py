@@ -17,7 +17,7 @@ from gateway import __version__, accounts, open_files, schema, services
 from gateway.api.demo import CODE_SCOPE, CODE_TTL, DEMO
 from gateway.app import create_app
 from gateway.database import open_database
-from gateway.forwarded import ForwardedProto
+from gateway.forwarded import Forwarded
 from gateway.headers import EVERYWHERE
 from gateway.http import http_protocol
 from gateway.passwords import hash_password
@@ -135,13 +135,13 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 class _Config(uvicorn.Config):
-    """Options under which a proxy that is believed may write its scheme in any way."""
+    """Options under which a proxy that is believed may write scheme and addresses in any way."""
 
     def load(self) -> None:
         """Load the application."""
         super().load()
         if self.proxy_headers:
-            self.loaded_app = ForwardedProto(self.loaded_app)
+            self.loaded_app = Forwarded(self.loaded_app)
 
 
 async def prepare(settings: Settings, port: int, *, demo: bool) -> str:

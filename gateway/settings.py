@@ -4,7 +4,6 @@ import json
 import re
 from enum import StrEnum
 from functools import cached_property
-from ipaddress import ip_network
 from typing import Annotated, Any
 
 from limits import parse_many
@@ -19,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.addresses import path_of, read_database_url, read_public_url
 from gateway.durations import read_duration
+from gateway.networks import unmapped_network
 from gateway.origins import is_loopback, read_origin, why_no_origin
 from gateway.redis_url import check_redis_url
 from gateway.trusted_issuer import TrustedIssuer
@@ -272,12 +272,13 @@ class Settings(BaseSettings):
     @field_validator("forwarded_allow_ips")
     @classmethod
     def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        networks = []
         for network in value:
             try:
-                ip_network(network)
+                networks.append(unmapped_network(network))
             except ValueError:
                 raise ValueError(f"{network!r} is neither an address nor a network") from None
-        return value
+        return tuple(networks)
 
     @field_validator("trusted_issuers", mode="before")
     @classmethod
