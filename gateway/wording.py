@@ -34,14 +34,14 @@ def rule(error: Mapping[str, Any]) -> str:
     return _OTHERWISE if say is None else say(error.get("ctx") or {})
 
 
-def unknown_member(name: str, known: Collection[str]) -> str:
-    """Return what to say of a member that is not among the `known` ones."""
+def unknown_member(name: str, known: Collection[str], *, kind: str = "member") -> str:
+    """Return what to say of a member, or of another `kind` of name, that is not among the `known` ones."""
     near = nearest(name, known)
     if near is not None:
-        return f"there is no such member: did you mean {near}?"
+        return f"there is no such {kind}: did you mean {near}?"
     if known:
-        return f"there is no such member, only {', '.join(sorted(known))}"
-    return "there is no such member: leave it out"
+        return f"there is no such {kind}, only {', '.join(sorted(known))}"
+    return f"there is no such {kind}: leave it out"
 
 
 def _fixed(words: str) -> Callable[[Mapping[str, Any]], str]:

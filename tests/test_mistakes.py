@@ -241,6 +241,32 @@ BY_A_USER: dict[str, Mistake] = {
             422,
             ("category: it must have at least 1 character",),
         ),
+        (
+            "a category of words as a filter",
+            "/v1/inbox?category=My%20X",
+            422,
+            ("category: it must have only small letters, digits, . _ -",),
+        ),
+        (
+            "a parameter by another name",
+            "/v1/inbox?catgeory=x",
+            422,
+            ("catgeory: there is no such parameter: did you mean category?",),
+        ),
+        (
+            "a parameter in another case",
+            "/v1/inbox?Unread=true",
+            422,
+            ("Unread: there is no such parameter: did you mean unread?",),
+        ),
+        (
+            "a parameter of another gateway",
+            "/v1/inbox/changes?page=2",
+            422,
+            ("page: there is no such parameter, only epoch, limit, since",),
+        ),
+        ("a limit given twice", "/v1/inbox?limit=10&limit=20", 422, ("limit: it comes more than once",)),
+        ("a value without a name", "/v1/inbox?=1", 422, ("query: there is no such parameter, only",)),
         ("no position", "/v1/inbox/changes?since=x", 422, ("since: it must be a whole number",)),
         (
             "an item of another",

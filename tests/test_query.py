@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 
 from gateway.api.dependencies import MAX_ADDRESS, client_address
 from gateway.api.query import parameter
 from gateway.audit import Event
+from gateway.errors import MAX_DETAIL, MAX_ERRORS, MAX_FIELD
 from gateway.headers import MAX_VALIDATORS, MAX_VALIDATORS_LENGTH, is_known
 from tests.clients import open_socket
 from tests.servers import LocalServer
@@ -38,6 +41,45 @@ def connection(query: bytes = b"", **scope: Any) -> HTTPConnection:
 )
 def test_a_parameter_is_what_a_whole_reading_of_the_query_says(query: bytes) -> None:
     assert parameter(connection(query), "since") == QueryParams(query).get("since")
+
+
+async def test_each_route_with_parameters_refuses_unknown_and_repeated_ones(server: LocalServer) -> None:
+    ada = await server.user()
+    client_id = (await server.service.get("/v1/services")).json()["items"][0]["client_id"]
+    by_a_user = {"/v1/inbox", "/v1/inbox/changes"}
+    by_a_service = {"/v1/users", "/v1/services", "/v1/services/{client_id}/keys"}
+    app = server.uvicorn.config.app
+    assert isinstance(app, FastAPI)
+    solved = {
+        route.path for route in app.routes if isinstance(route, APIRoute) and route.dependant.query_params
+    }
+    assert solved == by_a_user | by_a_service
+    for path in sorted(solved):
+        caller = ada if path in by_a_user else server.service
+        at = path.format(client_id=client_id)
+        assert (await caller.get(f"{at}?limit=1")).status_code == 200
+        answer = await caller.get(f"{at}?limti=1")
+        assert answer.status_code == 422
+        assert answer.json()["errors"] == [
+            {"field": "limti", "message": "there is no such parameter: did you mean limit?"}
+        ]
+        answer = await caller.get(f"{at}?limit=1&limit=1")
+        assert answer.json()["errors"] == [
+            {"field": "limit", "message": "it comes more than once: give it once"}
+        ]
+        assert (await server.stranger.get(f"{at}?limti=1")).status_code == 401
+        other = server.service if caller is ada else ada
+        assert (await other.get(f"{at}?limti=1")).status_code == 403
+
+
+async def test_many_unknown_parameters_get_a_bounded_answer(server: LocalServer) -> None:
+    ada = await server.user()
+    query = "&".join(f"{'x' * 100}{number}%0A=secret" for number in range(50))
+    answer = await ada.get(f"/v1/inbox?{query}")
+    errors = answer.json()["errors"]
+    assert (answer.status_code, len(errors), "secret" in answer.text) == (422, MAX_ERRORS, False)
+    assert all(len(error["field"]) <= MAX_FIELD and error["field"].isprintable() for error in errors)
+    assert len(answer.json()["detail"]) <= MAX_DETAIL
 
 
 async def test_who_opens_a_socket_has_no_more_decoded_than_is_needed(

@@ -12,6 +12,7 @@ from gateway.accounts import Record
 from gateway.api.dependencies import BODY, Admin, KeyCursor, Limit, NumberCursor, Parts, problems
 from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
+from gateway.api.query import KnownQuery
 from gateway.api.trail import Source
 from gateway.audit import Event
 from gateway.endings import PAGE
@@ -111,7 +112,9 @@ async def create(
 
 
 @router.get("", summary="List the services", responses=problems())
-async def list_services(parts: Parts, _: Admin, cursor: NumberCursor = 0, limit: Limit = 50) -> ServicePage:
+async def list_services(
+    parts: Parts, _: Admin, _known: KnownQuery, cursor: NumberCursor = 0, limit: Limit = 50
+) -> ServicePage:
     """Return a page of services, the oldest first."""
     rows = await parts.database.read(services.list_services, cursor, limit + 1)
     further = str(rows[limit - 1].id) if len(rows) > limit else None
@@ -163,7 +166,12 @@ async def create_key(
 
 @router.get("/{client_id}/keys", summary="List the keys", responses=problems(404))
 async def list_keys(
-    parts: Parts, _: Admin, client_id: ClientId, cursor: KeyCursor = "", limit: Limit = 50
+    parts: Parts,
+    _: Admin,
+    _known: KnownQuery,
+    client_id: ClientId,
+    cursor: KeyCursor = "",
+    limit: Limit = 50,
 ) -> KeyPage:
     """Return a page of the keys of a service."""
     rows = await parts.database.read(services.list_keys, client_id, cursor, limit + 1)

@@ -24,6 +24,7 @@ from gateway.api.dependencies import (
 )
 from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
+from gateway.api.query import KnownQuery
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.audit import Event
 from gateway.endings import TOO_MANY
@@ -127,7 +128,9 @@ async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, resp
 
 
 @router.get("", summary="List the users", responses=problems())
-async def list_users(parts: Parts, _: Admin, cursor: NumberCursor = 0, limit: Limit = 50) -> UserPage:
+async def list_users(
+    parts: Parts, _: Admin, _known: KnownQuery, cursor: NumberCursor = 0, limit: Limit = 50
+) -> UserPage:
     """Return a page of users, the oldest first."""
     rows = await parts.database.read(accounts.list_users, cursor, limit + 1)
     further = str(rows[limit - 1].id) if len(rows) > limit else None
