@@ -8,7 +8,7 @@ from gateway.terminal import cut
 EVERYBODY = "*"
 """The one `sub` that is never a recipient: a sender who writes it means every user."""
 
-AUDIENCES = frozenset({"all", "everyone", "@all", "@everyone"})
+AUDIENCES = frozenset({"all", "everyone", "everybody", "broadcast", "@all", "@everyone", "@here"})
 """Names that a sender probably means every user by, in any case: only a user who exists can have one."""
 
 _LONGEST = 16
@@ -20,9 +20,20 @@ NO_AUDIENCE = f"it does not stand for every user: {_EACH}"
 
 def check_recipient(sub: str) -> str:
     """Return the `sub`. Raises ValueError for the one that is never a recipient."""
-    if len(sub) <= _LONGEST and sub.strip() == EVERYBODY:
+    if is_nobody(sub):
         raise ValueError(f"'*' stands for nobody: {_EACH}")
     return sub
+
+
+def check_new(sub: str) -> None:
+    """Raise `Invalid` for a user to be made whom no post could ever reach."""
+    if is_nobody(sub):
+        raise Invalid.field("sub", "nobody can be called '*', for no post reaches it: choose another id")
+
+
+def is_nobody(sub: str) -> bool:
+    """Whether no post reaches a user of this name."""
+    return len(sub) <= _LONGEST and sub.strip() == EVERYBODY
 
 
 def never_made(subs: Collection[str], *, creates_users: bool) -> Collection[str]:

@@ -421,6 +421,8 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     ),
     "tail": (2, ("gateway: a user is needed: gateway tail SUB", "GATEWAY_TOKEN")),
     "user add bob": (1, ("There is a user with this sub already", "gateway user password")),
+    "user add *": (1, ("sub: nobody can be called '*', for no post reaches it: choose another id",)),
+    "token *": (1, ("sub: nobody can be called '*', for no post reaches it: choose another id",)),
     "user password eve --password-stdin": (2, ("the password: it must have 12 to 256 characters",)),
     "user disable eve": (1, ("There is no such user: 'eve'", "gateway user list")),
     "token bob": (1, ("The user is disabled: enable the user first", "gateway user enable")),

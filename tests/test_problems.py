@@ -4,11 +4,12 @@ import asyncio
 import itertools
 import re
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 from sqlalchemy import Connection, text
 
+from gateway import accounts
 from gateway.errors import Invalid
 from gateway.services import new_key
 from tests.checker import Json
@@ -256,7 +257,8 @@ async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> Non
         answer = await server.service.post("/v1/notifications", json=post | {"to": to})
         found = check_problem(answer, 422, "validation_error")
         assert found["errors"] == [{"field": field, "message": star}]
-    for to in ("all", "everyone", "EVERYone", " all ", ["ada", "@all"]):
+    named = ("all", "everyone", "EVERYone", "Everybody", "broadcast", "@here", " all ", ["ada", "@all"])
+    for to in named:
         answer = await server.service.post("/v1/notifications", json=post | {"to": to})
         found = check_problem(answer, 422, "validation_error")
         name = to if isinstance(to, str) else to[-1]
@@ -266,8 +268,27 @@ async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> Non
         "/v1/notifications/batch", json=[post | {"to": "ada"}, post | {"to": "*"}]
     )
     assert check_problem(answer, 422, "validation_error")["errors"] == [{"field": "1.to", "message": star}]
+    assert await _subs(server) == []
+
+
+async def test_nobody_is_made_whom_no_post_reaches(server: LocalServer) -> None:
+    rule = "nobody can be called '*', for no post reaches it: choose another id"
+    for sub in ("*", " * "):
+        for path, body in (("/v1/users", {"sub": sub}), (f"/v1/users/{quote(sub)}/tokens", {})):
+            answer = await server.service.post(path, json=body)
+            found = check_problem(answer, 422, "validation_error")
+            assert found["errors"] == [{"field": "sub", "message": rule}]
+    assert await _subs(server) == []
+
+
+async def test_a_user_who_was_called_a_star_before_still_signs_in(server: LocalServer) -> None:
+    await server.parts.database.write(accounts.add_missing_users, ["*"], 0)
+    assert (await (await server.user("*")).inbox())["unread"] == 0
+
+
+async def _subs(server: LocalServer) -> list[str]:
     users = (await server.service.get("/v1/users")).json()["items"]
-    assert not {one["sub"] for one in users} & {"*", "all", "everyone", "EVERYone", " all ", "@all", "ada"}
+    return [one["sub"] for one in users]
 
 
 async def test_a_user_who_is_called_all_has_an_inbox_like_any_other(server: LocalServer) -> None:

@@ -33,6 +33,7 @@ from gateway.hasher_queue import Turn
 from gateway.passwords import MAX_LENGTH, MIN_LENGTH
 from gateway.principals import INBOX, Service
 from gateway.protocol import timestamp
+from gateway.recipients import check_new, is_nobody
 from gateway.signing import MAX_TTL
 
 router = APIRouter(prefix="/v1/users", route_class=ManagementRoute, tags=["users"])
@@ -114,6 +115,7 @@ async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, resp
 
     Passwords that are common, or little more than the `sub`, are refused.
     """
+    check_new(body.sub)
     hashed = await _hash(parts, body.password, body.sub, admin)
     row = await parts.database.write(accounts.add_user, body.sub, hashed, _now_ms())
     audit.record(
@@ -252,6 +254,8 @@ def _start_session(
         service = services.keep_service(connection, client_id)
     except NotFound:
         raise TokenRevoked from None
+    if is_nobody(sub) and accounts.find_user(connection, sub) is None:
+        check_new(sub)
     accounts.add_missing_users(connection, [sub], now_ms)
     started = accounts.start_user_session(connection, sub, session, now_ms, minted_by=service.id, limit=limit)
     if started is None:

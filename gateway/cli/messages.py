@@ -34,10 +34,13 @@ def token(
     create: CreateOption = False,
 ) -> None:
     """Print an access token of a user, who is created if need be. Example: gateway token ada --ttl 3600."""
+    from gateway.recipients import check_new
+
     if create:
         from gateway.cli.database import make_file
 
         make_file()
+    check_new(sub)
     print(_mint(sub, ttl, create_user=True))
 
 

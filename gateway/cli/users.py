@@ -61,7 +61,9 @@ def add(
     from gateway import accounts, audit
     from gateway.audit import Event
     from gateway.cli.database import make_file, manage, now_ms, record
+    from gateway.recipients import check_new
 
+    check_new(sub)
     hashed = _hash(_first_line(), sub) if password_stdin else None
 
     def done(_: object) -> None:
