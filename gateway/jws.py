@@ -45,9 +45,11 @@ def read(text: str) -> Token:
 
     A `crit` names an extension that must be understood, and none is (RFC 7515, section 4.1.11).
     """
-    match = _PARTS.fullmatch(text) if len(text) <= MAX_TOKEN else None
+    if len(text) > MAX_TOKEN:
+        raise InvalidToken(_TOO_LONG, why="too_long")
+    match = _PARTS.fullmatch(text)
     if match is None:
-        raise InvalidToken(_NONE, why="malformed" if len(text) <= MAX_TOKEN else "too_long")
+        raise InvalidToken(_NONE, why="malformed")
     header, claims = _object(match[1]), _object(match[2])
     for name, value in (
         ("typ", header.get("typ", "")),
@@ -63,6 +65,11 @@ def read(text: str) -> Token:
 
 _NONE = (
     "This is no access token (three parts, with dots between them) and no API key (ngk_…): send one of them."
+)
+
+_TOO_LONG = (
+    f"The token is too long: it must have at most {MAX_TOKEN:,} characters. "
+    "Have its issuer leave out what it need not say, such as groups."
 )
 
 

@@ -771,6 +771,7 @@ async def test_the_audit_log_says_why_a_token_is_refused_and_its_client_is_not_t
         assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token"), why
         assert trail.last(Event.REFUSED)["why"] == why
         assert answer.json().keys() == {"type", "title", "status", "detail", "code"}
+        assert ("at most 8,192 characters" in answer.json()["detail"]) is (why == "too_long")
 
 
 async def test_of_two_prefixes_that_overlap_the_longer_decides_whose_a_sub_is(

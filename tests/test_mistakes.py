@@ -333,6 +333,14 @@ BY_A_STRANGER: dict[str, Mistake] = {
             401,
             ("The API key", "it was deleted", "key add SERVICE"),
         ),
+        (
+            "a token with many groups",
+            "/v1/inbox/seen",
+            f"Bearer {'secret' * 2000}.x.y",
+            {},
+            401,
+            ("The token is too long: it must have at most 8,192 characters", "groups"),
+        ),
         ("a secret", POSTS, "Bearer s3cret", post(), 401, ("no access token", "no API key (ngk_…)")),
         (
             "a cut token",
