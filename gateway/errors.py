@@ -247,6 +247,7 @@ class IdempotencyKeyReused(Invalid):
 
     code = "idempotency_key_reused"
     title = "The Idempotency-Key was used with another body"
+    advice = "use a new key for new content, or repeat the first body to get its answer again"
 
 
 class Unavailable(GatewayError):

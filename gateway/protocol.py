@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.wire import Message
-from gateway.wording import in_words
+from gateway.wording import in_words, nearest
 
 SUBPROTOCOL = "notify.v1"
 MAX_FRAME = 16 * 1024
@@ -324,8 +324,9 @@ def decode_command(text: str) -> Command:
     try:
         kind = CommandType(str(message.get("type")))
     except ValueError:
-        names = ", ".join(CommandType)
-        raise BadCommand("unknown_command", f"type: one of {names}.", ref) from None
+        near = nearest(str(message.get("type")), tuple(CommandType))
+        hint = "" if near is None else f" Did you mean {near}?"
+        raise BadCommand("unknown_command", f"type: one of {', '.join(CommandType)}.{hint}", ref) from None
     return _COMMANDS[kind](kind, message, ref)
 
 

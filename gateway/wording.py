@@ -1,5 +1,6 @@
 """The words for a rule that a value breaks. They are never a library's, and never show the value."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -31,7 +32,22 @@ def nearest(name: str, known: Collection[str], likeness: float = 0.6) -> str | N
 def rule(error: Mapping[str, Any]) -> str:
     """Return the rule that an error of pydantic reports, in our words."""
     say = _RULES.get(error["type"])
-    return _OTHERWISE if say is None else say(error.get("ctx") or {})
+    if say is None:
+        return _OTHERWISE
+    context = error.get("ctx") or {}
+    return f"{say(context)}{_hint(error.get('input'), context.get('expected'))}"
+
+
+def _hint(given: object, expected: object) -> str:
+    """Return which of the values that are expected is probably meant, as the end of the rule."""
+    if not (isinstance(given, str) and isinstance(expected, str)):
+        return ""
+    near = nearest(given, _QUOTED.findall(expected))
+    return "" if near is None else f": did you mean '{near}'?"
+
+
+_QUOTED = re.compile("'([^']*)'")
+"""One of the values as pydantic lists them: `'low', 'normal' or 'high'`."""
 
 
 def unknown_member(name: str, known: Collection[str], *, kind: str = "member") -> str:

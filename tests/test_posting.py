@@ -340,6 +340,7 @@ async def test_the_same_key_with_another_body_is_422(server: LocalServer) -> Non
         answer = await server.service.post("/v1/notifications", json=body, headers=headers)
         assert answer.status_code == 422
         assert answer.json()["code"] == "idempotency_key_reused"
+        assert "use a new key for new content" in answer.json()["detail"]
     assert (await (await server.user()).inbox())["seq"] == 1
 
 

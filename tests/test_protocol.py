@@ -168,6 +168,15 @@ def test_what_is_not_a_command_is_refused_with_its_ref(text: str, code: str, ref
     assert (caught.value.code, caught.value.ref) == (code, ref)
 
 
+@pytest.mark.parametrize(
+    ("given", "hint"), [("arhcive", " Did you mean archive?"), ("PING", " Did you mean ping?"), ("hello", "")]
+)
+def test_a_misspelt_command_is_told_the_one_that_is_meant(given: str, hint: str) -> None:
+    with pytest.raises(BadCommand) as caught:
+        decode_command(json.dumps({"type": given}))
+    assert caught.value.detail == f"type: one of {', '.join(CommandType)}.{hint}"
+
+
 @given(items)
 def test_an_item_has_exactly_the_fields_of_the_contract(item: Item) -> None:
     sent = json.loads(protocol.encode_item(item))

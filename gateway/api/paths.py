@@ -1,6 +1,6 @@
 """The paths of the API, for whoever asked for one that does not exist."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from starlette.requests import HTTPConnection
 from starlette.routing import Route, WebSocketRoute
@@ -41,9 +41,45 @@ def _meant(connection: HTTPConnection) -> str | None:
         for route in routes:
             if route.path_regex.match(candidate):
                 return prefix + route.path
+    asked = path.removeprefix(prefix)
     plain = {route.path for route in routes if "{" not in route.path}
-    near = nearest(path.removeprefix(prefix), plain, likeness=0.85)
+    near = nearest(asked, plain, _LIKENESS) or _nearest_template(asked, {one.path for one in routes} - plain)
     return None if near is None else prefix + near
+
+
+_LIKENESS = 0.85
+"""How alike two paths must be for one to be meant by the other."""
+
+
+def _nearest_template(asked: str, templates: Collection[str]) -> str | None:
+    """Return the template that a path is probably meant to fill, whatever stands for its parameters."""
+    given = asked.split("/")
+    for template in sorted(templates):
+        parts = template.split("/")
+        if len(parts) == len(given):
+            shape = [part if part.startswith("{") else one for part, one in zip(parts, given, strict=True)]
+            if nearest("/".join(shape), [template], _LIKENESS):
+                return template
+    return None
+
+
+def explain_method(connection: HTTPConnection, methods: str) -> str:
+    """Return what to say of a method that the path does not take, with the path that may be meant.
+
+    `/v1/notifications/batchs` is a path that takes GET, for it could be that of a notification.
+    """
+    path, prefix = str(connection.scope["path"]), str(connection.scope.get("root_path", ""))
+    method = connection.scope.get("method")
+    plain = {
+        route.path: route.methods or set()
+        for route in connection.app.routes
+        if isinstance(route, Route) and route.path.startswith("/v1/") and "{" not in route.path
+    }
+    taking = [one for one, takes in plain.items() if method in takes]
+    asked = path.removeprefix(prefix)
+    near = None if asked in plain else nearest(asked, taking, _LIKENESS)
+    hint = "" if near is None else f" Did you mean {prefix}{near}?"
+    return f"This path takes another method: {methods}.{hint}"
 
 
 def _candidates(path: str) -> Iterator[str]:

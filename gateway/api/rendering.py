@@ -106,7 +106,7 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
     headers, detail, kind = dict(refused.headers or {}), str(refused.detail), _type(connection, code)
     if refused.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = methods = ", ".join(paths.allowed(connection))
-        detail = f"This path takes another method: {methods}."
+        detail = paths.explain_method(connection, methods)
     elif refused.status_code == HTTPStatus.NOT_FOUND:
         detail = paths.explain(connection)
     else:

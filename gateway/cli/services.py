@@ -22,10 +22,13 @@ _SCOPES = "notify: post. tokens:mint: give users tokens. admin: manage users and
 
 def _scope(value: list[str]) -> list[str]:
     from gateway.services import SERVICE_SCOPES
+    from gateway.wording import nearest
 
     for scope in value:
         if scope not in SERVICE_SCOPES:
-            raise typer.BadParameter(f"{scope}: it must be one of {', '.join(SERVICE_SCOPES)}")
+            near = nearest(scope, SERVICE_SCOPES)
+            hint = "" if near is None else f": did you mean {near}?"
+            raise typer.BadParameter(f"{scope}: it must be one of {', '.join(SERVICE_SCOPES)}{hint}")
     return value
 
 
