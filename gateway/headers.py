@@ -165,7 +165,10 @@ def _log_preflight(scope: Scope) -> None:
     asked = dict(scope["headers"])
     if b"origin" in asked and b"access-control-request-method" in asked:
         host = asked.get(b"host", b"").decode("latin-1")
-        log_refused(read_origin(asked[b"origin"].decode("latin-1")), own_origin(scope["scheme"], host))
+        origin, own = read_origin(asked[b"origin"].decode("latin-1")), own_origin(scope["scheme"], host)
+        # A page of the gateway itself needs no leave, and is refused nothing.
+        if origin is None or origin != own:
+            log_refused(origin, own)
 
 
 class Cors(CORSMiddleware):

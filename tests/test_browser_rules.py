@@ -259,6 +259,7 @@ async def test_an_origin_that_is_refused_is_logged_once(
         for _ in range(3):
             await server.http.options("/v1/inbox", headers={"Origin": "https://shop.example", **PREFLIGHT})
             await server.http.options("/v1/inbox", headers={"Origin": APP, **PREFLIGHT})
+            await server.http.options("/v1/inbox", headers={"Origin": server.base, **PREFLIGHT})
         socket = {"Origin": "https://other.example", "Connection": "Upgrade", "Upgrade": "websocket"}
         key = {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
         for _ in range(2):
