@@ -352,6 +352,9 @@ async def test_a_repetition_that_means_the_same_is_the_same_whatever_its_order(s
     again = await server.service.post("/v1/notifications", json=same, headers=key)
     assert again.status_code == 201
     assert again.json() == first.json()
+    floats = same | {"data": {"a": 1.0, "b": {"c": 2.0, "d": [3.0, 4]}}}
+    again = await server.service.post("/v1/notifications", json=floats, headers=key)
+    assert again.json() == first.json()
     other = asked | {"data": {"a": 1, "b": {"c": 2, "d": [4, 3]}}}
     refused = await server.service.post("/v1/notifications", json=other, headers=key)
     assert refused.json()["code"] == "idempotency_key_reused"

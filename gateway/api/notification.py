@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from typing import Annotated, Any, Literal
 
@@ -117,10 +118,20 @@ def to_post(notification: Notification, service: Service, now: int) -> Post:
     return Post(content, service.id, tuple(dict.fromkeys(notification.to)))
 
 
+_IS_FLOAT = re.compile(r"[0-9](\.0[,}\]]|e[+-]?[0-9])")
+"""Finds what may be a whole number that is written as a float, and little else."""
+
+
+def _number(text: str) -> int | float:
+    """Return a number as an integer where it is whole: JSON does not tell 1.0 from 1."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
 class Digest:
     """The SHA-256 of what was asked: of a JSON array that says whether it was a batch, and has the posts.
 
-    It is of what they mean: the order of members and of recipients says nothing.
+    It is of what they mean: the order of members and of recipients says nothing, nor does 1.0 for 1.
     """
 
     def __init__(self, begin: bytes) -> None:
@@ -129,7 +140,11 @@ class Digest:
     def add(self, notification: Notification) -> None:
         """Add a notification."""
         asked = notification.model_dump() | {"to": sorted(set(notification.to))}
-        self._hash.update(b"," + json.dumps(asked, sort_keys=True, separators=(",", ":")).encode())
+        text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+        if _IS_FLOAT.search(text):
+            plain = json.loads(text, parse_float=_number)
+            text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        self._hash.update(b"," + text.encode())
 
     def value(self) -> bytes:
         """Return the hash. Nothing can be added then."""
