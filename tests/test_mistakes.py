@@ -444,7 +444,7 @@ async def socket_mistakes(server: LocalServer, subtests: pytest.Subtests) -> Non
 
 COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "sned ada Hello": (2, ("No such command 'sned'", "send", "--help")),
-    "send ada": (2, ("Missing argument 'title'", "gateway send --help")),
+    "send ada": (2, ("Missing argument 'TITLE'", "gateway send --help")),
     "send ada Hello --titel x": (2, ("No such option", "--titel", "--help")),
     "send ada Hello": (2, ("gateway: GATEWAY_KEY or --key: an API key is needed", "gateway key add SERVICE")),
     "send ada Hello --key ngk_x": (1, ("http://127.0.0.1:1: Connection refused", "GATEWAY_URL")),
