@@ -18,16 +18,16 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, false, func, select, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from gateway import sqlite_file
+from gateway import sqlite_file, sqlstates
 from gateway.errors import Unavailable
 from gateway.models import users
 from gateway.outage import DatabaseOutage
-from gateway.postgres import READ_ONLY, Pools
+from gateway.postgres import Pools
 from gateway.priority_thread import PriorityThread
 from gateway.settings import Settings, SettingsError
 from gateway.sqlite import driver_of, open_engine
@@ -153,26 +153,16 @@ RETRY_FOR = 2.0
 
 _FIRST_PAUSE = 0.01
 
-# asyncpg's errors arrive untyped, so these are told by their SQLSTATE: no connection, read-only, a password
-# or a database that is not known now, rolled back for another's sake, no right, out of room, locked, shutting
-# down, a failing disk (PostgreSQL's manual, appendix A).
-_PASSING_STATES = ("08", READ_ONLY, "28", "3D", "40", "42501", "53", "55P03", "57", "58")
-
-# With these Postgres has rolled the transaction back, whatever it was doing: a serialisation failure, a
-# deadlock, a lock that was not to be had.
-_ROLLED_BACK_STATES = ("40001", "40P01", "55P03")
-
 
 def _passes(error: DBAPIError) -> bool:
     """Whether trying again later may help."""
-    passing = isinstance(error, OperationalError | InterfaceError) or _state(error).startswith(
-        _PASSING_STATES
-    )
-    return passing or _has_lost(error)
+    # Internal is what asyncpg itself raises, as where no host is what `target_session_attrs` asks for.
+    known = isinstance(error, OperationalError | InterfaceError | InternalError)
+    return known or sqlstates.passes(_state(error)) or _has_lost(error)
 
 
 def _has_lost(error: DBAPIError) -> bool:
-    return error.connection_invalidated or _state(error).startswith(("08", "57P"))
+    return error.connection_invalidated or sqlstates.is_lost(_state(error))
 
 
 def _state(error: DBAPIError) -> str:
@@ -186,7 +176,7 @@ def _raise_unavailable(error: DBAPIError, *, committing: bool = True) -> None:
     What was not `committing` yet when its connection was lost has left nothing.
     """
     if _passes(error):
-        retryable = _state(error) in _ROLLED_BACK_STATES or (_has_lost(error) and not committing)
+        retryable = sqlstates.is_rolled_back(_state(error)) or (_has_lost(error) and not committing)
         raise Unavailable("The database cannot be used now.", retryable=retryable) from error
 
 
@@ -324,6 +314,7 @@ class PostgresDatabase:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        writes = engine is self._engine or engine is self._spare
         deadline = time.monotonic() + RETRY_FOR
         pause = _FIRST_PAUSE
         while True:
@@ -333,10 +324,10 @@ class PostgresDatabase:
                 if not error.retryable or time.monotonic() + pause > deadline:
                     # That all connections are taken is no outage.
                     if not isinstance(error.__cause__, PoolTimeoutError):
-                        self._outage.note(error.__cause__ or error)
+                        self._outage.note(error.__cause__ or error, writes=writes)
                     raise
             else:
-                self._outage.over(wrote=engine is self._engine or engine is self._spare)
+                self._outage.over(wrote=writes)
                 return result
             # Two that met in a deadlock must not meet again: no two wait equally long.
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - nobody gains by guessing it

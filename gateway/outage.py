@@ -5,18 +5,13 @@ from collections.abc import Callable
 
 import structlog
 
+from gateway import sqlstates
 from gateway.reasons import reason
 
 logger = structlog.get_logger()
 
 QUIET = 5.0
 """For how long after one outage the next is logged only if it lasts, in seconds: a server may flap."""
-
-_TAKES_NO_WRITES = ("25006", "53100")
-"""SQLSTATEs of a Postgres that answers, and stores nothing: read-only, out of room."""
-
-_UNREACHABLE = ("08", "28", "3D", "53", "57P", "58")
-"""Classes of SQLSTATEs of a Postgres that is of no use: not there, not letting us in, ending."""
 
 
 class Outage:
@@ -65,14 +60,14 @@ class DatabaseOutage:
         )
 
     def note(self, error: BaseException, *, writes: bool = False) -> None:
-        """Note why a unit of work has failed; of SQLite, whether it was to write. A deadlock is no outage."""
+        """Note why a unit of work has failed, and whether it was to write. A deadlock is no outage."""
         state = getattr(getattr(error, "orig", error), "sqlstate", None)
         if state is None:
             is_sqlite = hasattr(getattr(error, "orig", error), "sqlite_errorname")
             (self._refuses if is_sqlite and writes else self._away).begin(error)
-        elif state in _TAKES_NO_WRITES:
+        elif sqlstates.stores_nothing(state, writes=writes):
             self._refuses.begin(error)
-        elif state.startswith(_UNREACHABLE):
+        elif sqlstates.is_of_no_use(state):
             self._away.begin(error)
 
     def over(self, *, wrote: bool) -> None:

@@ -9,11 +9,10 @@ from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from gateway.sqlstates import READ_ONLY
+
 SPARE = 2
 """How many connections there are beyond the pool, for work that must not wait for it."""
-
-READ_ONLY = "25006"
-"""The SQLSTATE of a write in a session that takes none."""
 
 LEAST_AGE = 1.0
 """How often connections are closed at most because they take no writes, in seconds."""

@@ -38,7 +38,7 @@ def _words(error: BaseException) -> str | None:
         # The name of a class of asyncpg is that of the condition in PostgreSQL's manual, appendix A.
         condition = _CAMEL.sub(" ", type(error).__name__.removesuffix("Error").replace("SQL", "Sql")).lower()
         return f"{condition} (SQLSTATE {sqlstate})"
-    return getattr(error, "sqlite_errorname", None)
+    return _NAMED.get(type(error).__name__) or getattr(error, "sqlite_errorname", None)
 
 
 def _number(error: OSError) -> int | None:
@@ -48,6 +48,7 @@ def _number(error: OSError) -> int | None:
     return error.errno
 
 
+_NAMED = {"TargetServerAttributeNotMatched": "no host is what target_session_attrs asks for"}
 _NUMBER = re.compile(r"\[Errno ([0-9]{1,4})\]")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 

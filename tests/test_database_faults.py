@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from itertools import count
 
+import asyncpg
 import pytest
+import structlog
 from alembic import command
 from sqlalchemy import Connection, func, insert, select, text, update
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
 from gateway import accounts, positions, schema
@@ -88,6 +91,38 @@ async def test_a_failure_that_will_not_pass_is_not_run_again(postgres_url: str) 
         with pytest.raises(Unavailable):
             await database.write(work)
         assert work.number == 1
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["08006", "28P01", "3D000", "42501", "53300", "55000", "55006", "57P03", "58030", "F0000", "XX000"],
+)
+async def test_a_server_that_is_of_no_use_is_unavailable_whatever_it_answers(
+    postgres_url: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "RETRY_FOR", 0)
+    async with open_database(settings_for(postgres_url)) as database:
+        for use in (database.read, database.glance, database.write):
+            with pytest.raises(Unavailable):
+                await use(raising(state))
+
+
+@pytest.mark.parametrize("state", ["22012", "23505", "42P01", "P0001"])
+async def test_a_fault_of_a_statement_is_not_taken_for_one_of_the_server(
+    postgres_url: str, state: str
+) -> None:
+    async with open_database(settings_for(postgres_url)) as database:
+        with pytest.raises(DBAPIError):
+            await database.write(raising(state))
+
+
+async def test_a_server_that_is_not_what_the_url_asks_for_is_unavailable(postgres_url: str) -> None:
+    async with open_database(settings_for(f"{postgres_url}?target_session_attrs=standby")) as database:
+        with structlog.testing.capture_logs() as events, pytest.raises(Unavailable):
+            await database.read(stored)
+    assert [(one["event"], one["reason"]) for one in events] == [
+        ("the database is away", "no host is what target_session_attrs asks for")
+    ]
 
 
 AT_COMMIT = """
@@ -325,6 +360,51 @@ async def test_connections_of_postgres_that_are_terminated_under_load_cost_nothi
             await load.answers(10)
             await end_every_connection(postgres, postgres_url)
         await load.answers(10)
+
+
+NOT_LET_IN = {
+    "55000": ("{name} ALLOW_CONNECTIONS false", "{name} ALLOW_CONNECTIONS true"),
+    "3D000": ("{name} RENAME TO {name}_away", "{name}_away RENAME TO {name}"),
+}
+
+
+@pytest.mark.parametrize("state", NOT_LET_IN)
+async def test_a_postgres_that_lets_nobody_in_is_an_outage_that_ends_by_itself(
+    postgres: Postgres, postgres_url: str, state: str
+) -> None:
+    name = make_url(postgres_url).database
+    shut, let_in = (f"ALTER DATABASE {how.format(name=name)}" for how in NOT_LET_IN[state])
+    async with serving(settings_for(postgres_url)) as server:
+        server.expected.append("not ready")
+
+        async def posts(status: int) -> bool:
+            answer = await server.service.post("/v1/notifications", json={"to": "ada", "title": "x"})
+            assert answer.status_code in {201, 503}, answer.text
+            return answer.status_code == status
+
+        async def readyz(status: int) -> bool:
+            return (await server.http.get("/readyz")).status_code == status
+
+        assert await posts(201)
+        with structlog.testing.capture_logs() as events:
+            for attempt in range(100):
+                # A rename waits for nobody: somebody may have connected since.
+                await end_every_connection(postgres, postgres_url)
+                try:
+                    await postgres.execute(shut)
+                    break
+                except asyncpg.ObjectInUseError:
+                    assert attempt < 99
+            await end_every_connection(postgres, postgres_url)
+            await until(lambda: posts(503), "a post is refused", within=30)
+            await until(lambda: readyz(503), "readyz says so", within=30)
+            await postgres.execute(let_in)
+            await until(lambda: posts(201), "a post is taken", within=30)
+            await until(lambda: readyz(200), "readyz is well again", within=30)
+    logged = [one for one in events if one["event"].startswith("the database is")]
+    assert [one["event"] for one in logged][:2] == ["the database is away", "the database is back"]
+    assert f"(SQLSTATE {state})" in logged[0]["reason"]
+    assert [one for one in events if one["log_level"] in {"error", "critical"}] == []
 
 
 async def test_a_postgres_that_turns_read_only_costs_nothing_that_was_answered(

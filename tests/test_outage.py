@@ -142,8 +142,15 @@ class Refused(Exception):
         (Refused("53300"), "the database is away"),
         (Refused("53100"), "the database takes no writes"),
         (Refused("25006"), "the database takes no writes"),
+        (Refused("55000"), "the database is away"),
+        (Refused("55006"), "the database is away"),
+        (Refused("42501"), "the database is away"),
+        (Refused("25P03"), "the database is away"),
+        (Refused("F0000"), "the database is away"),
+        (Refused("XX000"), "the database is away"),
         (Refused("40P01"), None),
         (Refused("55P03"), None),
+        (Refused("57014"), None),
     ],
     ids=lambda one: getattr(one, "sqlstate", one),
 )
@@ -152,6 +159,12 @@ def test_what_passes_at_once_is_no_outage(error: Exception, event: str | None) -
         DatabaseOutage("x").note(DBAPIError("SELECT 1", None, error))
     assert [one["event"] for one in events] == ([] if event is None else [event])
     assert "secret" not in str(events)
+
+
+def test_a_write_that_its_user_has_no_right_to_is_no_server_that_is_away() -> None:
+    with structlog.testing.capture_logs() as events:
+        DatabaseOutage("x").note(DBAPIError("SELECT 1", None, Refused("42501")), writes=True)
+    assert [one["event"] for one in events] == ["the database takes no writes"]
 
 
 async def test_the_redis_of_the_rate_limits_is_said_to_be_away_once_and_back_once() -> None:

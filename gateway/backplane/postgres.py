@@ -28,7 +28,13 @@ _NOTIFY = "SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message"
 class PostgresBackplane(Link):
     """Tells everybody everything: who has no socket of a user takes no notice."""
 
-    failures = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+    failures = (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+        TimeoutError,
+    )
 
     def __init__(self, database_url: str, *, check_interval: float = CHECK_INTERVAL) -> None:
         super().__init__(
