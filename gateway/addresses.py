@@ -1,29 +1,10 @@
-"""Addresses that the settings name: the URL of the database, and the URL of the gateway itself."""
+"""The URL that clients reach the gateway at, which the settings name."""
 
 import re
 from urllib.parse import urlsplit
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 # No segment is `.` or `..`: clients take those away.
 _MOUNT = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*")
-
-
-def read_database_url(text: str) -> str:
-    """Return the URL of a database as SQLAlchemy takes it. Raises ValueError, whose text is the rule."""
-    # Hosters write it so, and it is what libpq takes as well.
-    if text.startswith("postgres://"):
-        text = text.replace("postgres://", "postgresql://", 1)
-    if not text.startswith(("sqlite:///", "postgresql://")):
-        raise ValueError("it must begin with sqlite:/// or postgresql://")
-    try:
-        database = make_url(text).database
-    except (ArgumentError, ValueError):
-        raise ValueError("it is not a URL such as postgresql://user:password@host:5432/name") from None
-    if not database or database == ":memory:":
-        raise ValueError("it must name a database: a file that outlives the process, or one of the server")
-    return text
 
 
 def read_public_url(text: str) -> str:

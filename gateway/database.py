@@ -29,7 +29,7 @@ from gateway.models import users
 from gateway.outage import DatabaseOutage
 from gateway.postgres import Pools
 from gateway.priority_thread import PriorityThread
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings
 from gateway.sqlite import driver_of, open_engine
 from gateway.sqlite_file import Opening
 
@@ -42,9 +42,6 @@ BUSY_TIMEOUT = 5.0
 SQLITE_READERS = 4
 
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-
-# What the query of a URL of Postgres may say: those parameters of asyncpg that are texts.
-_PARAMETERS = {"host", "passfile", "port", "service", "servicefile", "ssl", "sslmode", "target_session_attrs"}
 
 
 class Database(Protocol):
@@ -102,15 +99,6 @@ def takes_writes(connection: Connection) -> bool:
     return True
 
 
-def check_parameters(url: URL) -> None:
-    """Raise `SettingsError` for a parameter of a URL that is not known."""
-    # With `uri` the rest is SQLite's own (https://www.sqlite.org/uri.html).
-    known = url.query.keys() if "uri" in url.query else set()
-    is_sqlite = url.get_backend_name() == "sqlite"
-    for name in sorted(url.query.keys() - (known if is_sqlite else _PARAMETERS)):
-        raise SettingsError(f"GATEWAY_DATABASE_URL: the parameter {name!r} is not known")
-
-
 def name_of(url: URL) -> str:
     """Return the URL of a database without its password; a file with its whole path."""
     if url.get_backend_name() == "sqlite":
@@ -136,7 +124,6 @@ async def open_database(
     """
     url = make_url(settings.database_url)
     is_sqlite = url.get_backend_name() == "sqlite"
-    check_parameters(url)
     if is_sqlite:
         with closing(SqliteDatabase(url, opening)) as sqlite:
             yield sqlite

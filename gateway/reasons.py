@@ -25,6 +25,22 @@ def reason(error: BaseException) -> str:
     return type(error).__name__
 
 
+def answer(error: BaseException) -> str:
+    """Return why a database cannot be used, in one line: what it says itself, which knows no secret of ours.
+
+    What its driver makes of a wrong variable is said by the names of those that there are.
+    """
+    said = str(getattr(error, "orig", error)).partition("\n")[0]
+    spoken = getattr(error, "orig", None) is not None and " at 0x" not in said
+    if spoken and not any(type(one).__name__ in _NAMED for one in _chain(error)):
+        return said
+    found = reason(error)
+    if found != type(error).__name__:
+        return found
+    names = sorted(name for name in os.environ if name.startswith("PG"))
+    return f"its driver cannot use the URL or the environment: look at {', '.join(names) or 'the URL'}"
+
+
 def _words(error: BaseException) -> str | None:
     """Return what an exception says by itself, whatever it was raised from."""
     if isinstance(error, ssl.SSLCertVerificationError):

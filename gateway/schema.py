@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from gateway.database import Database, takes_writes
 from gateway.postgres import unfitness
+from gateway.reasons import answer
 from gateway.settings import SettingsError
 
 _LOCK = 0x676174657761
@@ -64,7 +65,7 @@ async def is_pending(database: Database, *, writes: bool = False) -> bool:
         if writes and not (is_waiting or why):
             await database.write(takes_writes)
     except Exception as error:
-        raise SettingsError(f"{_UNUSABLE} ({_reason(error)})") from error
+        raise SettingsError(f"{_UNUSABLE} ({answer(error.__cause__ or error)})") from error
     if why is not None:
         raise SettingsError(f"{_UNUSABLE} ({why})")
     return is_waiting
@@ -78,12 +79,6 @@ def _look(connection: Connection, *, writes: bool) -> tuple[bool, str | None]:
     if connection.dialect.name != "postgresql":
         return is_waiting, None
     return is_waiting, unfitness(connection, creates=is_waiting, writes=writes)
-
-
-def _reason(error: Exception) -> str:
-    """Return what a database or its driver says, in one line: neither knows a secret of ours."""
-    cause = error.__cause__ or error
-    return str(getattr(cause, "orig", None) or cause).partition("\n")[0]
 
 
 def _config() -> Config:

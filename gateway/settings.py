@@ -16,7 +16,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gateway.addresses import path_of, read_database_url, read_public_url
+from gateway.addresses import path_of, read_public_url
+from gateway.database_url import read_database_url
 from gateway.durations import read_duration
 from gateway.networks import unmapped_network
 from gateway.origins import is_loopback, read_origin, why_no_origin

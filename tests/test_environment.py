@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
 import structlog
 from dotenv.parser import parse_stream
+from sqlalchemy.engine import make_url
 
 from gateway import __version__, cli, client, issuers
 from gateway import app as app_module
 from gateway.client import ClientError
 from gateway.counters import Shared
+from gateway.database import name_of
 from gateway.errors import Unavailable
 from gateway.reasons import reason
 from gateway.redis_url import check_redis_url
@@ -223,6 +226,82 @@ def test_a_port_that_is_taken_says_what_to_do(here: Here) -> None:
         2,
         f"gateway: GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where}: {way_out}\n",
     )
+
+
+# --- Postgres -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:secret@of-mine@127.0.0.1:1/x", "write @ as %40"),
+        ("postgres://u:of-mine@host-mine/x@127.0.0.1/x", "write @ as %40"),
+        ("postgresql://u:secret/of-mine@more@127.0.0.1:1/x", "write @ as %40"),
+        ("postgresql://u:secret@127.0.0.1/x?passfile=/of@mine", "write @ as %40"),
+        ("postgresql://u:%ECof-mine@127.0.0.1/x", "% as %25"),
+        ("postgresql://u:of-mine@127.0.0.1:1/x?port=mine", "its port must be a number from 1 to 65,535"),
+        ("postgresql://u:of-mine@127.0.0.1:1/x?port=5432,70000", "its port must be a number"),
+        ("postgresql://u:of-mine@127.0.0.1:70000/x", "its port must be a number from 1 to 65,535"),
+        ("postgresql://u:of-mine@127.0.0.1:1/x?target_session_attrs=x", "any, primary, standby, "),
+        ("postgresql://u:of-mine@127.0.0.1:1/x?sslmode=x", "'sslmode' must be one of disable, allow, "),
+        ("postgresql://u:of-mine@/x?host=h1:1&host=h2", "write ?host=one:5432&host=two:5432"),
+        ("postgresql://u:of-mine@127.0.0.1:1/x?password=of-mine", "'password' is not known"),
+        ("postgresql://u:of-mine%00@127.0.0.1:1/x", "it must hold no null character (%00)"),
+        ("sqlite:///a%00b", "it must hold no null character (%00)"),
+    ],
+)
+@pytest.mark.parametrize("command", [["check"], ["user", "list"]], ids=["check", "list"])
+def test_a_url_of_a_database_that_its_driver_would_choke_on_is_one_line(
+    here: Here, command: list[str], url: str, said: str
+) -> None:
+    code, text = here(*command, database_url=url)
+    assert (code, text.count("\n")) == (2, 1)
+    assert text.startswith("gateway: GATEWAY_DATABASE_URL: ")
+    assert said in text
+    assert "mine" not in text
+
+
+@pytest.mark.parametrize("password", ["se/cret", "se:cret", "se#cret", "se?cret", "se cret", "se%2Fcret"])
+def test_a_password_is_given_to_each_driver_encoded_and_never_shown(password: str) -> None:
+    url = load_settings(database_url=f"postgresql://u:{password}@127.0.0.1:1/x?sslmode=require").database_url
+    assert unquote(urlsplit(url).password or "") == unquote(password)
+    assert (urlsplit(url).hostname, urlsplit(url).port, urlsplit(url).path) == ("127.0.0.1", 1, "/x")
+    assert name_of(make_url(url)) == "postgresql://u:***@127.0.0.1:1/x?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@server:p@127.0.0.1:5432/x",
+        "postgresql:///x?host=/run/postgresql&port=5433",
+        "postgresql://u:p@/x?host=one:5432&host=two:5432&target_session_attrs=primary",
+        "postgresql://u:p@[::1]:5432/x",
+    ],
+)
+def test_a_url_of_postgres_that_is_good_is_taken(url: str) -> None:
+    assert make_url(load_settings(database_url=url).database_url) == make_url(url)
+
+
+@pytest.mark.parametrize(("name", "value"), [("PGPORT", "abc"), ("PGTARGETSESSIONATTRS", "x")])
+def test_a_variable_that_the_driver_of_postgres_cannot_use_is_named_in_one_line(
+    here: Here, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.database.RETRY_FOR", 0)
+    monkeypatch.setenv(name, value)
+    code, text = here("check", database_url="postgresql://u:of-mine@127.0.0.1/x")
+    (line,) = [one for one in text.splitlines() if one.startswith("gateway: ")]
+    why = f"its driver cannot use the URL or the environment: look at {name}"
+    assert (code, line) == (2, f"gateway: GATEWAY_DATABASE_URL: the database cannot be used ({why})")
+    assert "of-mine" not in text
+
+
+def test_a_postgres_that_is_away_is_said_in_words_of_the_system(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.database.RETRY_FOR", 0)
+    code, text = here("check", database_url=f"postgresql://u@127.0.0.1:{free_port()}/x")
+    assert code == 2
+    assert text.endswith("the database cannot be used (Connection refused)\n")
 
 
 # --- Redis --------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from gateway import __version__, env_file, pipes, spelling
 from gateway.cli import keys, messages, services, users
 from gateway.cli.options import note
 from gateway.errors import GatewayError, NotFound
+from gateway.reasons import answer
 from gateway.terminal import counted, shown
 from gateway.wording import rule
 
@@ -105,7 +106,7 @@ def _explain(error: Exception) -> str:
         listing = f"gateway {kind} list{' SERVICE' if kind == 'key' else ''}"
         return f"{error.detail.removesuffix('.')}: {error.name!r}. To see them: {listing}"
     cause = error.__cause__
-    return f"{error} ({getattr(cause, 'orig', cause)})" if cause else str(error)
+    return f"{error} ({answer(cause)})" if cause else str(error)
 
 
 def _missing(module: str) -> str:
@@ -324,12 +325,11 @@ async def _database_lines(settings: "Settings") -> list[str]:
     from sqlalchemy.engine import make_url
 
     from gateway import schema, sqlite_file
-    from gateway.database import check_parameters, name_of, open_database
+    from gateway.database import name_of, open_database
     from gateway.sqlite_file import Opening
 
     url = make_url(settings.database_url)
     name = shown(name_of(url), LONGEST_MESSAGE)
-    check_parameters(url)
     if sqlite_file.is_missing(url):
         return [f"database: {name}: not there yet: serve or migrate makes it"]
     async with open_database(settings, Opening.LOOK) as database:
