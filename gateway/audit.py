@@ -147,6 +147,15 @@ def _line(event: Event, fields: Mapping[str, Value]) -> str:
     return json.dumps(line, separators=(",", ":"))
 
 
+def _is_line(given: bytes) -> bool:
+    """Whether a line is one of an audit log, of whatever version."""
+    try:
+        line = json.loads(given)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(line, dict) and all(isinstance(line.get(name), str) for name in ("time", "event"))
+
+
 def user(sub: str) -> str:
     """Return how the log names a user."""
     return f"user:{sub}"
@@ -169,11 +178,11 @@ def written_to(path: str | None, *, as_json: bool = False) -> Iterator[None]:
     On a console where the log is written `as_json`, each line has the fields that its other lines have.
 
     The file is opened anew when it was moved, so it can be rotated. Raises `SettingsError` for one that
-    cannot be written, or kept from others (`PrivateFile`).
+    cannot be written, or kept from others, or is no audit log (`PrivateFile`).
     """
     target: logging.Handler
     with _naming_the_setting():
-        target = PrivateFile(path, encoding="ascii") if path else logging.StreamHandler()
+        target = PrivateFile(path, _is_line, encoding="ascii") if path else logging.StreamHandler()
     if as_json and not path:
         target.setFormatter(_AsOthers())
     handler = _Background(target)
@@ -196,7 +205,7 @@ def check(path: str) -> str:
     Raises `SettingsError` as `written_to` does.
     """
     with _naming_the_setting():
-        return look_at(path)
+        return look_at(path, _is_line)
 
 
 @contextmanager

@@ -3,24 +3,36 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from tempfile import TemporaryFile
 
+LONGEST_LINE = 65_536
+"""How many bytes of a file are read to know its first line."""
+
 
 class PrivateFile(WatchedFileHandler):
     """Writes lines to a file that only its owner may read; it is opened anew when it was moved.
+
+    A wrong path costs its file nothing: one that is there is used where it is empty, or `is_ours` knows its
+    first line. Any other is refused with `PermissionError`, before its mode or its content is changed.
 
     One that others may read, and that is ours, is taken from them. One that others could read all the same is
     refused with `PermissionError`: because it is theirs, because a link leads to it, or because its folder
     lets them put another in its place.
     """
 
+    def __init__(self, path: str, is_ours: Callable[[bytes], bool], *, encoding: str) -> None:
+        self._is_ours = is_ours
+        super().__init__(path, encoding=encoding)
+
     def _open(self) -> TextIOWrapper:
         _refuse_open_folder(self.baseFilename)
         file = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
+            _refuse_foreign(file, self.baseFilename, self._is_ours)
             if _others_mode(file, self.baseFilename):
                 os.fchmod(file, 0o600)
         except OSError:
@@ -29,7 +41,7 @@ class PrivateFile(WatchedFileHandler):
         return os.fdopen(file, "a", encoding=self.encoding)
 
 
-def look_at(path: str) -> str:
+def look_at(path: str, is_ours: Callable[[bytes], bool]) -> str:
     """Return in a few words what `PrivateFile` would do to the file. One that is not there is not made.
 
     Raises `OSError` where it could not be written, or not kept from others.
@@ -42,10 +54,25 @@ def look_at(path: str) -> str:
         TemporaryFile(dir=Path(path).parent).close()
         return "can be made"
     try:
+        _refuse_foreign(file, path, is_ours)
         mode = _others_mode(file, path)
     finally:
         os.close(file)
     return f"can be written; its mode {mode:o} becomes 600" if mode else "can be written"
+
+
+def _refuse_foreign(file: int, path: str, is_ours: Callable[[bytes], bool]) -> None:
+    """Raise `PermissionError` for an open regular file that has something in it, and not a line of ours."""
+    about = os.fstat(file)
+    if not stat.S_ISREG(about.st_mode) or about.st_size == 0:
+        return
+    # Opened for reading apart from writing: a pipe that is opened for both has a reader that never reads.
+    with Path(path).open("rb") as beside:
+        line = beside.readline(LONGEST_LINE)
+        if not os.path.samestat(about, os.fstat(beside.fileno())) or not is_ours(line):
+            raise PermissionError(
+                errno.EPERM, "it is there, and is no audit log: name one, or a file that is not there yet"
+            )
 
 
 def _others_mode(file: int, path: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from passlib.hash import argon2
 
-from gateway import accounts, audit, sampling
+from gateway import accounts, audit, cli, sampling
 from gateway.audit import Event
 from gateway.sampling import FIRST, Sampler
 from gateway.settings import SettingsError
@@ -177,6 +177,49 @@ def refused(path: Path) -> str:
     assert str(checked.value) == str(opened.value)
     assert str(checked.value).startswith("GATEWAY_AUDIT_LOG: ")
     return str(checked.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"root:x:0:0:root:/root:/bin/sh\n",
+        b"\n",
+        b"\xff\0" * 50_000,
+        b'{"time": "2026-01-01T00:00:00Z", "level": "info"}\n',
+        b'{"time": 1, "event": "login"}\n',
+        b'["time", "event"]\n',
+        b"[" * 100_000,
+    ],
+    ids=["passwd", "blank line", "binary", "log of another", "number", "array", "brackets"],
+)
+def test_a_file_that_is_no_audit_log_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "of-another"
+    file.write_bytes(content)
+    file.chmod(0o644)
+    assert "it is there, and is no audit log: name one, or a file that is not there yet" in refused(file)
+    assert file.read_bytes() == content
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+
+def test_a_command_leaves_a_file_that_is_no_audit_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("of-another").write_text("mine\n")
+    monkeypatch.setenv("GATEWAY_AUDIT_LOG", "of-another")
+    assert cli.run(["user", "add", "ada", "--create"]) == 2
+    said = capsys.readouterr().err
+    assert (said.count("\n"), "GATEWAY_AUDIT_LOG: " in said) == (1, True)
+    assert Path("of-another").read_text() == "mine\n"
+
+
+def test_a_file_that_is_put_in_its_place_and_is_no_audit_log_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "audit.log"
+    with audit.written_to(str(file)):
+        file.rename(tmp_path / "audit.log.1")
+        file.write_text("mine\n")
+        audit.record(Event.LOGIN, actor="user:ada")
+    assert file.read_text() == "mine\n"
 
 
 def test_a_link_to_a_file_is_refused(tmp_path: Path) -> None:

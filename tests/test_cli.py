@@ -163,9 +163,10 @@ def test_check_makes_no_audit_log_and_takes_no_port(tmp_path: Path) -> None:
         done = run(tmp_path, "check", audit_log="audit.log", port=port)
     assert (done.returncode, done.stderr) == (0, "")
     assert not (tmp_path / "audit.log").exists()
-    (tmp_path / "audit.log").write_text("what was there\n")
+    there = '{"time":"2026-01-01T00:00:00.000Z","event":"login"}\n'
+    (tmp_path / "audit.log").write_text(there)
     assert run(tmp_path, "check", audit_log="audit.log").returncode == 0
-    assert (tmp_path / "audit.log").read_text() == "what was there\n"
+    assert (tmp_path / "audit.log").read_text() == there
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["user", "list"], ["token", "ada"]])
