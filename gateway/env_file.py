@@ -21,14 +21,19 @@ def load(path: str = ".env") -> None:
     """
     file = Path(path)
     try:
-        given = file.read_bytes() if file.exists() and not file.is_dir() else b""
+        # A folder is where some keep an environment of Python. A pipe would be waited for.
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise _wrong(f"{path}: it is no regular file: put NAME=VALUE lines into one")
+        given = file.read_bytes() if file.is_file() else b""
     except OSError as error:
         raise _wrong(f"{path}: it cannot be read: {error.strerror}") from None
     text = _text(path, given)
     _check_lines(path, text)
+    # Settings are read in any case: one of the environment wins over one of the file, however it is written.
+    there = {name.upper() for name in os.environ}
     for name, value in dotenv_values(stream=StringIO(text)).items():
-        if name.startswith(PREFIX) and value is not None:
-            os.environ.setdefault(name, value)
+        if name.upper().startswith(PREFIX) and value is not None and name.upper() not in there:
+            os.environ[name] = value
 
 
 def _text(path: str, given: bytes) -> str:
@@ -47,7 +52,7 @@ def _text(path: str, given: bytes) -> str:
 def _check_lines(path: str, text: str) -> None:
     """Raise `SettingsError` for the first line that the library would leave out. It may hold a secret."""
     for binding in parse_stream(StringIO(text)):
-        valueless = (binding.key or "").startswith(PREFIX) and binding.value is None
+        valueless = binding.key is not None and binding.value is None
         if binding.error or valueless:
             original = binding.original.string
             blank = len(original) - len(original.lstrip())

@@ -387,7 +387,8 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
+        # A member that is not known may be a misspelt one that is missed, and its name says more.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         extra = first["type"] == "extra_forbidden"
         message = unknown_member(str(first["loc"][-1]), TrustedIssuer.model_fields) if extra else rule(first)
         if not first["loc"]:  # a rule for several settings, which names them itself

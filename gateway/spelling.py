@@ -28,12 +28,14 @@ def misspelt() -> Iterator[str]:
     # It takes longer to load than most commands take to run.
     from gateway.settings import Settings
 
-    known = {f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, *_OF_CLIENTS)}
+    known = {name.upper() for name in (*Settings.model_fields, *_OF_CLIENTS)}
     for name, value in sorted(os.environ.items()):
-        if not name.startswith(PREFIX) or name in known or _INJECTED.fullmatch(name):
+        # Settings are read in any case. What all of them begin with makes no two of them alike.
+        bare = name.upper().removeprefix(PREFIX)
+        if bare in {name.upper(), *known} or _INJECTED.fullmatch(name):
             continue
         if name.endswith("_PORT") and _INJECTED_ADDRESS.fullmatch(value):
             continue
-        near = nearest(name, known)
-        hint = f": did you mean {near}?" if near else ""
+        near = nearest(bare, known)
+        hint = f": did you mean {PREFIX}{near}?" if near else ""
         yield f"{name} is no setting{hint}"

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gateway.origins import is_loopback
 from gateway.wording import in_words
 
+_RULE = "it must be a URL such as https://login.example.com/jwks.json"
+
 
 class TrustedIssuer(BaseModel):
     """Somebody else whose tokens name users here.
@@ -32,9 +34,19 @@ class TrustedIssuer(BaseModel):
     @field_validator("jwks_url")
     @classmethod
     def _check_jwks_url(cls, value: str) -> str:
-        url = urlsplit(value)
+        try:
+            url = urlsplit(value)
+            port = url.port
+        except ValueError:
+            raise ValueError(_RULE) from None
         if url.scheme == "http" and not is_loopback(url.hostname or ""):
             raise ValueError("it must be https: only on a loopback address may it be http")
-        if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc or url.fragment:
-            raise ValueError("it must be a URL such as https://login.example.com/jwks.json")
+        strange = "@" in url.netloc or url.fragment or port == 0
+        if url.scheme not in {"http", "https"} or not url.hostname or strange:
+            raise ValueError(_RULE)
         return value
+
+    @property
+    def shown_url(self) -> str:
+        """Where the keys are, without the query, which may hold a secret."""
+        return self.jwks_url.partition("?")[0]

@@ -1,6 +1,7 @@
 """What the environment may hold: none of it ends the gateway, is a traceback, or shows a secret."""
 
 import asyncio
+import json
 import os
 import socket
 import threading
@@ -396,6 +397,8 @@ def test_a_file_of_settings_that_is_no_utf_8_is_one_line(
         ("\n  \nGATEWAY_PORT\n", 3),
         ("export GATEWAY_PORT # secret-of-mine\n", 1),
         ("=secret-of-mine", 1),
+        ("A=1\nFOO\n", 2),
+        ('{"GATEWAY_PORT":1}\n', 1),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "migrate", "tail"])
@@ -414,12 +417,24 @@ def test_a_file_of_settings_may_have_comments_blank_lines_and_names_of_others(
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)  # and again once the test is over
     Path(".env").write_text(
-        "# mine\n\nOF_ANOTHER\nexport GATEWAY_ISSUER = 'me' # not you\n"
+        "# mine\n\nOF_ANOTHER=1\nexport GATEWAY_ISSUER = 'me' # not you\n"
         'GATEWAY_AUDIENCE="two\nlines of ${GATEWAY_ISSUER}"\nGATEWAY_ALOWED_ORIGINS=\n'
     )
     code, said = here("check")
     assert (code, "GATEWAY_ALOWED_ORIGINS is no setting" in said) == (0, True)
     assert (os.environ["GATEWAY_ISSUER"], os.environ["GATEWAY_AUDIENCE"]) == ("me", "two\nlines of me")
+
+
+def test_a_pipe_is_no_file_of_settings_and_nobody_waits_for_it(here: Here) -> None:
+    os.mkfifo(".env")
+    said = "gateway: .env: it is no regular file: put NAME=VALUE lines into one\n"
+    # Whoever would read it is let go by this: a test that fails does not hang.
+    writer = threading.Timer(20, lambda: Path(".env").write_text(""))
+    writer.start()
+    try:
+        assert here("check") == (2, said)
+    finally:
+        writer.cancel()
 
 
 def test_the_parser_of_the_library_says_which_line_is_broken() -> None:
@@ -519,6 +534,58 @@ def test_a_misspelt_setting_is_warned_of_and_its_value_not_shown(here: Here) -> 
     assert "gateway: GATEWAY_ALOWED_ORIGINS is no setting: did you mean GATEWAY_ALLOWED_ORIGINS?\n" in said
     assert "did you mean GATEWAY_METRICS_TOKEN?" in said
     assert said.count("is no setting") == 2
+    assert "secret-of-mine" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("GATEWAY_FOO", ""),
+        ("gateway_prot", ": did you mean GATEWAY_PORT?"),
+        ("Gateway_Heartbeet", ": did you mean GATEWAY_HEARTBEAT?"),
+    ],
+)
+@pytest.mark.parametrize("from_file", [False, True], ids=["environment", "file"])
+def test_a_name_that_is_no_setting_is_warned_of_in_any_case_and_only_what_is_near_is_offered(
+    here: Here, name: str, hint: str, from_file: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    if from_file:
+        monkeypatch.delenv(name)
+        Path(".env").write_text(f"{name}=1\n")
+    code, said = here("check")
+    assert (code, f"gateway: {name} is no setting{hint}\n" in said) == (0, True)
+
+
+def test_a_setting_of_the_environment_wins_over_one_of_the_file_in_another_case(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_ISSUER", "of-the-environment")
+    Path(".env").write_text("gateway_issuer=of-the-file\n")
+    assert here("check")[0] == 0
+    assert load_settings().issuer == "of-the-environment"
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"jwk_url": ELSEWHERE}, "0.jwk_url: there is no such member: did you mean jwks_url?"),
+        ({"jwks_url": "https://[::1"}, "0.jwks_url: it must be a URL such as https://login.example.com/"),
+        ({"jwks_url": "https://h:99999/x"}, "0.jwks_url: it must be a URL such as https://login.example"),
+        ({"jwks_url": "https://h:x/x"}, "0.jwks_url: it must be a URL such as https://login.example.com/"),
+    ],
+)
+def test_an_issuer_that_is_written_wrong_is_one_line(here: Here, members: dict[str, str], said: str) -> None:
+    code, text = here("check", trusted_issuers=json.dumps([{"issuer": "a", "audience": "b"} | members]))
+    assert (code, text.count("\n")) == (2, 1)
+    assert text.startswith(f"gateway: GATEWAY_TRUSTED_ISSUERS: {said}")
+
+
+def test_check_shows_the_address_of_keys_without_its_query(here: Here) -> None:
+    url = f"http://127.0.0.1:{free_port()}/jwks.json"
+    issuer = {"issuer": "a", "audience": "b", "jwks_url": f"{url}?key=secret-of-mine"}
+    code, said = here("check", trusted_issuers=json.dumps([issuer]))
+    assert (code, f"the keys at {url} cannot be had" in said) == (1, True)
     assert "secret-of-mine" not in said
 
 

@@ -345,9 +345,9 @@ async def _reached(trusted: "TrustedIssuer") -> bool:
     try:
         number = await issuers.reach(trusted)
     except issuers.FetchError as error:
-        print(f"issuer: {trusted.issuer}: the keys at {trusted.jwks_url} cannot be had: {shown(str(error))}")
+        print(f"issuer: {trusted.issuer}: the keys at {trusted.shown_url} cannot be had: {shown(str(error))}")
         return False
-    print(f"issuer: {trusted.issuer}: usable keys at {trusted.jwks_url}: {number}")
+    print(f"issuer: {trusted.issuer}: usable keys at {trusted.shown_url}: {number}")
     return number > 0
 
 
