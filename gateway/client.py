@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -16,7 +17,7 @@ from websockets.typing import Subprotocol
 
 from gateway.origins import is_loopback
 from gateway.protocol import SUBPROTOCOL, Close
-from gateway.reasons import environment_fault, reason
+from gateway.reasons import environment_fault, is_host, reason, wrong_variable
 
 LONGEST_PAUSE = 30.0
 """The longest pause between two attempts to connect, in seconds."""
@@ -42,11 +43,10 @@ def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
             response = http.post(f"{server}/v1/notifications", json=notification, headers=headers)
         answer = response.json()
     except ValueError:
-        raise ClientError(f"{server}: this is not a gateway") from None
+        raise ClientError(f"{server}: {_or_environment(server, 'this is not a gateway')}") from None
     except Exception as error:  # noqa: BLE001 - its text may hold the key
-        raise ClientError(
-            f"{server}: {reason(error)}. GATEWAY_URL or --server says where the gateway is"
-        ) from None
+        what = f"{reason(error)}. GATEWAY_URL or --server says where the gateway is"
+        raise ClientError(f"{server}: {_or_environment(server, what)}") from None
     if not isinstance(answer, dict):
         raise ClientError(f"{server}: this is not a gateway")
     if not response.is_success:
@@ -64,9 +64,25 @@ def _address(server: str) -> str:
         raise ClientError(f"GATEWAY_URL or --server: {example}") from None
     if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
         raise ClientError(f"GATEWAY_URL or --server: {example}")
+    if url.netloc.isascii() and not is_host(url.hostname):
+        raise ClientError("GATEWAY_URL or --server: its host is no valid host name")
     if url.query or url.fragment or not url.netloc.isascii() or not server.strip().isprintable():
         raise ClientError(f"GATEWAY_URL or --server: {example}")
     return url.geturl().rstrip("/")
+
+
+def _or_environment(server: str, what: str) -> str:
+    """Return what went wrong, or which variable of the environment is wrong where one may be at fault."""
+    return environment_fault() if _may_be_proxied(server) and wrong_variable() else what
+
+
+def _check_tls(server: str) -> None:
+    """Raise `ClientError` where the environment lets no TLS begin: connecting again would not help."""
+    try:
+        if server.startswith("https:"):
+            ssl.create_default_context()
+    except OSError:
+        raise ClientError(f"{server}: {environment_fault()}") from None
 
 
 def _may_be_proxied(server: str) -> bool:
@@ -106,7 +122,9 @@ async def tail(
     Each reconnect is noted. Messages and notes hold text of others: print them with `terminal`. `renew`
     returns a new token where one has expired. Raises `ClientError` with the reason then.
     """
-    follower, failures = _Follower(_address(server), show), 0
+    server = _address(server)
+    _check_tls(server)
+    follower, failures = _Follower(server, show), 0
     while True:
         shown, why = follower.shown, await follower.follow(token)
         if why == _EXPIRED and renew is not None:
@@ -142,7 +160,8 @@ class _Follower:
         except (InvalidProxy, ImportError):
             raise ClientError(f"{self._server}: {environment_fault()}") from None
         except (InvalidURI, InvalidHandshake, ValueError) as error:
-            raise ClientError(f"{self._server}: this is not a gateway ({reason(error)})") from None
+            what = _or_environment(self._server, f"this is not a gateway ({reason(error)})")
+            raise ClientError(f"{self._server}: {what}") from None
         except (OSError, TimeoutError) as error:
             return f"{self._server}: {reason(error)}. GATEWAY_URL or --server says where the gateway is"
 

@@ -1,4 +1,4 @@
-"""Where a command prints to: a pipe that is closed, and an encoding that lacks letters."""
+"""Standard streams of a command: closed ones, a pipe whose reader leaves, an encoding that lacks letters."""
 
 import asyncio
 import codecs
@@ -27,6 +27,22 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(_ESCAPES, _escape)
+
+
+def open_closed() -> None:
+    """Open /dev/null in the place of each standard stream that is closed, before any other file is opened.
+
+    The first file that is opened gets the lowest free number: the database would be written to as stdout.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        number = os.open(os.devnull, os.O_RDWR)
+        # Workers inherit it, for which their numbers would be free otherwise.
+        os.set_inheritable(number, True)
+        stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - it is open to the end
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def escape_foreign_letters() -> None:

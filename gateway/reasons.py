@@ -10,8 +10,17 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
-ENVIRONMENT = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
+ENVIRONMENT = (
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "ssl_cert_file",
+    "ssl_cert_dir",
+    "sslkeylogfile",
+)
 """The variables of the environment that a library reads to reach a server."""
 
 
@@ -70,10 +79,55 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def environment_fault() -> str:
-    """Return what to say where no client could be made from the environment, and which variables it has."""
+    """Return what to say where no client could be made from the environment, and which variable is wrong."""
     names = [name for name in os.environ if name.lower() in ENVIRONMENT]
-    given = ", ".join(sorted(names)) or "its proxy or certificates"
+    given = wrong_variable() or ", ".join(sorted(names)) or "its proxy or certificates"
     return f"the environment cannot be used: look at {given}"
+
+
+def wrong_variable() -> str | None:
+    """Return the name of a variable that no library can use, and its rule; None where there is none."""
+    for name, value in sorted(os.environ.items()):
+        kind = name.lower()
+        if kind in _PROXIES and value and not _is_proxy(value):
+            return f"{name}: it must be a URL such as http://proxy.example.com:3128"
+        if name == "SSLKEYLOGFILE" and value and (fault := _unwritable(value)):
+            return f"{name}: the file cannot be written to: {fault}"
+    return None
+
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy", "socks_proxy")
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LONGEST_HOST = 253
+
+
+def is_host(host: str) -> bool:
+    """Whether this is an IP address or a host name that can be looked up (RFC 1123, section 2.1)."""
+    if ":" in host:
+        return True  # an address in brackets, which the parser of URLs has checked
+    name = host.removesuffix(".")
+    return len(name) <= _LONGEST_HOST and all(_LABEL.fullmatch(label) for label in name.split("."))
+
+
+def _is_proxy(value: str) -> bool:
+    try:
+        url = urlsplit(value if "://" in value else f"http://{value}")
+        _ = url.port
+    except ValueError:
+        return False
+    host = url.hostname or ""
+    return bool(host) and (not host.isascii() or is_host(host))
+
+
+def _unwritable(path: str) -> str | None:
+    """Return why a file cannot be appended to. One that is not there is not made."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+    except FileNotFoundError as error:
+        return None if os.access(os.path.dirname(path) or ".", os.W_OK) else error.strerror  # noqa: PTH120
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

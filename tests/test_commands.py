@@ -86,7 +86,7 @@ async def test_a_password_from_the_command_line_signs_in_and_ends_what_was_open(
     set_settings(monkeypatch, database_url, tmp_path)
     bob = await server.user("bob")
     assert (await bob.get("/v1/inbox")).status_code == 200
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{PASSWORD}\nnot this\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{PASSWORD}\nnot this\n".encode())))
     assert await asyncio.to_thread(cli.run, ["user", "password", "bob"]) == 0
     assert capsys.readouterr().out == "Set the password of bob. Sessions ended: 1.\n"
 
@@ -106,7 +106,7 @@ def test_a_person_types_a_password_twice(
     set_settings(monkeypatch, sqlite_url, tmp_path)
     assert cli.run(["user", "add", "bob"]) == 0
     typed: list[str] = []
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(getpass, "getpass", lambda _: typed.pop(0))
     typed += [PASSWORD, "another"]

@@ -109,6 +109,29 @@ def test_a_tail_says_in_one_line_that_the_environment_is_wrong(
     assert "secret-of-mine" not in said
 
 
+@pytest.mark.parametrize("value", ["http://h:abc", "http://[::1", "http://x..y", "http://h:99999"])
+@pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
+def test_a_wrong_proxy_names_its_variable_and_the_rule(
+    here: Here, command: list[str], value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    code, said = here(*command, url="https://gateway.invalid", key="k" * 20, token="t" * 20)
+    assert (code, said.count("\n")) == (1, 1)
+    assert "HTTPS_PROXY: it must be a URL such as http://proxy.example.com:3128" in said
+
+
+@pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
+def test_a_log_of_tls_keys_that_cannot_be_written_names_its_variable(
+    here: Here, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
+    monkeypatch.setenv("SSL_CERT_DIR", "/etc/ssl/certs")
+    code, said = here(*command, url="https://127.0.0.1:1", key="k" * 20, token="t" * 20)
+    assert (code, said.count("\n")) == (1, 1)
+    assert "SSLKEYLOGFILE: the file cannot be written to: No such file or directory" in said
+    assert "SSL_CERT_DIR" not in said
+
+
 # --- addresses ----------------------------------------------------------------------------------------------
 
 
@@ -135,6 +158,13 @@ def test_what_is_no_address_is_one_line_that_names_the_setting(
     assert (code, said.count("\n")) == (1, 1)
     assert said.startswith("gateway: GATEWAY_URL or --server: it must be a URL such as")
     assert "secret-of-mine" not in said
+
+
+@pytest.mark.parametrize("server", ["http://x..y", "http://-x", "http://" + "x" * 64, "http://a b"])
+@pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
+def test_a_host_that_can_be_no_name_is_said_to_be_none(here: Here, command: list[str], server: str) -> None:
+    code, said = here(*command, "--server", server, key="k" * 20, token="t" * 20)
+    assert (code, said) == (1, "gateway: GATEWAY_URL or --server: its host is no valid host name\n")
 
 
 @pytest.mark.parametrize("server", ["HTTP://127.0.0.1:8000/", "http://[::1]:8000", "https://host/notify/"])
@@ -506,6 +536,21 @@ async def test_a_background_look_that_fails_says_so_once_and_tries_again() -> No
 )
 def test_a_title_may_begin_with_a_hyphen(given: list[str], understood: list[str]) -> None:
     assert cli._titles_last(given) == understood
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["send", "ada", "-title"], ["user", "add", "-ada"], ["service", "add", "-shop"], ["tail", "-a"]],
+)
+def test_an_argument_taken_for_an_option_is_told_of_the_two_hyphens(here: Here, command: list[str]) -> None:
+    code, said = here(*command)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "No such option" in said
+    assert said.endswith(" --help). Put -- before an argument that begins with a hyphen\n")
+
+
+def test_a_command_without_arguments_is_told_of_no_hyphens(here: Here) -> None:
+    assert "hyphen" not in here("migrate", "-x")[1]
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])

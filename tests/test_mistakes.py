@@ -503,7 +503,7 @@ def test_a_mistake_of_a_command_is_one_line_that_says_what_to_do(
 ) -> None:
     code, said = COMMANDS[command]
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("short\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"short\n")))
     if "--server" not in command:
         monkeypatch.setenv("GATEWAY_URL", "http://127.0.0.1:1")
     assert cli.run(command.split()) == code

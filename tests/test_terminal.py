@@ -119,7 +119,7 @@ def test_a_secret_may_come_by_stdin_so_that_no_argument_holds_it(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(client, "tail", tail)
     monkeypatch.setattr(client, "send", send)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("the-secret\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the-secret\n")))
     assert cli.run([*command, "-"]) == 0
     assert used == ["the-secret"]
 

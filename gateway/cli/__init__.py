@@ -41,6 +41,7 @@ app = typer.Typer(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for a wrong setting or argument, 1 for what failed."""
+    pipes.open_closed()
     pipes.escape_foreign_letters()
     try:
         env_file.load()
@@ -146,7 +147,14 @@ def _fail_usage(error: typer.TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         return 2
     hint = f" (see {context.command_path} --help)" if context else ""
+    if type(error).__name__ == "NoSuchOption" and _takes_arguments(context):
+        hint += ". Put -- before an argument that begins with a hyphen"
     return _fail(text + hint, getattr(error, "exit_code", 1))
+
+
+def _takes_arguments(context: Any) -> bool:
+    """Whether the command of a context has arguments, and is no group of commands."""
+    return context is not None and any(one.param_type_name == "argument" for one in context.command.params)
 
 
 def _print_version(wanted: bool) -> None:

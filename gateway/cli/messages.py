@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from gateway import pipes
 from gateway.cli.options import CreateOption, SubArgument, note, print_json
+from gateway.cli.stdin import first_line
 from gateway.terminal import json_line
 
 
@@ -189,7 +189,7 @@ def _secret(given: str, name: str) -> str:
 
     A library would refuse a header with a line break in it, and show the whole of it.
     """
-    secret = (sys.stdin.readline() if given == "-" else given).strip()
+    secret = (first_line(name) if given == "-" else given).strip()
     if not all("!" <= one <= "~" for one in secret):
         raise typer.BadParameter(f"{name}: it holds a space, a line break or a letter beyond ASCII")
     return secret

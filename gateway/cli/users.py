@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.options import CreateOption, SubArgument, group, print_json
+from gateway.cli.stdin import first_line
 from gateway.terminal import escape
 
 app = group("Manage users: those who receive notifications.")
@@ -39,10 +40,6 @@ _PasswordStdinOption = Annotated[
 ]
 
 
-def _first_line() -> str:
-    return sys.stdin.readline().rstrip("\r\n")
-
-
 def _ask_password(sub: str) -> str:
     """Return a password that a person types twice, unseen."""
     first = getpass.getpass(f"New password of {escape(sub)}: ")
@@ -64,7 +61,7 @@ def add(
     from gateway.recipients import check_new
 
     check_new(sub)
-    hashed = _hash(_first_line(), sub) if password_stdin else None
+    hashed = _hash(first_line("the password"), sub) if password_stdin else None
 
     def done(_: object) -> None:
         record(Event.USER_CREATED, audit.user(sub), password="none" if hashed is None else "set")
@@ -88,7 +85,7 @@ def set_password(
     from gateway.cli.database import manage, now_ms, record, record_ended
 
     asked = sys.stdin.isatty() and not password_stdin
-    changes = {"password_hash": _hash(_ask_password(sub) if asked else _first_line(), sub)}
+    changes = {"password_hash": _hash(_ask_password(sub) if asked else first_line("the password"), sub)}
 
     def done(result: tuple[Any, list[str]]) -> None:
         row, ended = result
