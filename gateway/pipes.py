@@ -21,6 +21,10 @@ class ReaderGoneError(Exception):
     """Nobody reads what is printed any more. It is no `OSError`, as those of a connection are."""
 
 
+class CannotPrintError(Exception):
+    """What is printed cannot be written: a disk is full. It is no `OSError` either."""
+
+
 def _escape(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - nothing here decodes
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end

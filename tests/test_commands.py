@@ -176,6 +176,15 @@ async def test_tail_of_a_user_needs_no_token_on_the_machine_of_the_gateway(
     assert lines[1]["notification"]["title"] == "Lunch is ready"
 
 
+async def test_tail_ends_where_what_it_prints_cannot_be_written(server: LocalServer) -> None:
+    tail = f"exec {sys.executable} -m gateway tail --token - --server {server.base} >/dev/full"
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec("sh", "-c", tail, stdin=pipe, stderr=pipe)
+    token = await server.service.mint("ada")
+    _, said = await asyncio.wait_for(process.communicate(token.encode()), 30)
+    assert (process.returncode, said.decode()) == (1, "gateway: stdout: No space left on device\n")
+
+
 def test_tail_of_a_user_who_is_not_there_makes_none(sqlite_url: str, tmp_path: Path) -> None:
     done = run(tmp_path, "tail", "nobody", database_url=sqlite_url)
     assert (done.returncode, done.stdout) == (1, "")

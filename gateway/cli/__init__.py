@@ -53,6 +53,9 @@ def run(arguments: list[str] | None = None) -> int:
     except (BrokenPipeError, pipes.ReaderGoneError):
         pipes.close_stdout()
         return pipes.CLOSED
+    except pipes.CannotPrintError as error:
+        pipes.close_stdout()
+        return _fail(f"stdout: {error}", 1)
     except typer.TyperException as error:
         return _fail_usage(error)
     except KeyboardInterrupt:

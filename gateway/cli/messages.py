@@ -200,3 +200,5 @@ def _show(message: dict[str, Any]) -> None:
         print(json_line(message), flush=True)
     except BrokenPipeError:
         raise pipes.ReaderGoneError from None
+    except OSError as error:
+        raise pipes.CannotPrintError(error.strerror) from None
