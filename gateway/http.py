@@ -41,6 +41,9 @@ STREAM_PATH = "/v1/stream"
 RETRY_AFTER = 5
 """After how many seconds a client may try again whose connection was refused."""
 
+FIRST_REQUEST = 1.0
+"""How long a process that ends waits for a request on a connection that was just made, in seconds."""
+
 _EXTENSION = "gateway.stream"
 
 
@@ -93,6 +96,18 @@ class GatewayHttp(PipeliningProtocol):
         """Return the place of the connection, for the protocol that counts its end."""
         place, self._place = self._place, None
         return place
+
+    def shutdown(self) -> None:
+        """End it: behind the answer to what was asked, which may be on its way, or wait for its turn."""
+        if self.cycle is None or self._unparsed:
+            self.loop.call_later(FIRST_REQUEST, self._end_unasked)
+        else:
+            super().shutdown()
+
+    def _end_unasked(self) -> None:
+        """End it, unless it is asked something now: then it ends behind the answer."""
+        if not self._unparsed:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """Wait for the client to read, but not for ever: it holds the answer, and what it has asked since."""

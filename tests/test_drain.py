@@ -8,16 +8,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
 from gateway.drain import RATE, SPREAD, Drain
+from gateway.http import GatewayHttp
 from gateway.hub import Hub
 from gateway.protocol import Close
-from tests.databases import API_KEY
-from tests.servers import Process, process
+from tests.databases import API_KEY, settings_for
+from tests.servers import LocalServer, Process, process, serving
 from tests.waiting import until
 
 
@@ -197,3 +199,36 @@ async def test_a_database_that_hangs_does_not_hold_up_the_end(sqlite_url: str, t
             assert time.monotonic() - told_at < 3
             with pytest.raises(httpx.TransportError):
                 await post
+
+
+async def raw(server: LocalServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, GatewayHttp]:
+    """Connect, and return what serves the connection, too."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.base.rpartition(":")[2]))
+    connections = server.uvicorn.server_state.connections
+    await until(lambda: connections, "it is accepted")
+    (served,) = connections
+    return reader, writer, cast("GatewayHttp", served)
+
+
+async def test_what_is_asked_on_a_connection_just_made_is_answered_by_a_process_that_ends(
+    sqlite_url: str,
+) -> None:
+    async with serving(settings_for(sqlite_url)) as server:
+        reader, writer, served = await raw(server)
+        served.shutdown()
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_connection_on_which_nothing_is_asked_holds_up_no_end(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.http.FIRST_REQUEST", 0.05)
+    async with serving(settings_for(sqlite_url)) as server:
+        reader, writer, served = await raw(server)
+        served.shutdown()
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await writer.wait_closed()
