@@ -288,7 +288,7 @@ def test_what_is_no_key_set_is_no_key_set(text: bytes) -> None:
 async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
     start_server: StartServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuers, "PAUSE", 0.4)
+    monkeypatch.setattr(issuers, "PAUSE", 3)
     server = await start_server(**settings_of(issuer))
     assert await outcome(server, issuer.token()) == "200"
     [source] = sources(server)
@@ -298,7 +298,7 @@ async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
     # Within the pause nobody asks, and nobody waits.
     began = time.monotonic()
     assert await outcome(server, rotated) == "401 invalid_token"
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 3
     assert issuer.requests == 1
     await until(lambda: source._open, "the pause is over")
     # Then many ask at once: one fetch, and all have the answer of it.
