@@ -3,7 +3,7 @@
 - From the connection, or the first byte of a further request, to the end of the head: `head_timeout`. Then
   the connection is closed without a word. A WebSocket handshake is a head.
 - From there to the end of the body: `body_timeout`. Then 408 where nothing was answered yet, and the close.
-- An answer of which nothing is read for `body_timeout` is cut off.
+- An answer of which no slice (`slices`) is read in `body_timeout` is cut off.
 - What breaks a bound, or HTTP, is answered with a problem and the close.
 - A connection for which there is no room (`connections`) is answered with 429 or 503, and closed at once.
 - A stream of events has no deadline: it is handed over (`stream.py`).
@@ -31,6 +31,7 @@ from gateway.headers import bare_problem
 from gateway.mount import unmounted
 from gateway.networks import unmapped
 from gateway.pipelining import PipeliningProtocol
+from gateway.slices import SLICE_BYTES
 from gateway.stream import GatewayStream
 from gateway.turnstile import TURNSTILE
 from gateway.websocket import GatewayWebSocket
@@ -43,6 +44,9 @@ RETRY_AFTER = 5
 
 FIRST_REQUEST = 1.0
 """How long a process that ends waits for a request on a connection that was just made, in seconds."""
+
+HIGH_WATER_BYTES = 16_384
+"""How much of small answers may wait for a client that does not read before its next request waits, too."""
 
 _EXTENSION = "gateway.stream"
 
@@ -77,6 +81,7 @@ class GatewayHttp(PipeliningProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         if self.client is not None:
             self.client = (unmapped(self.client[0]), self.client[1])
+        self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
         try:
             self._place = self.app_state[CONNECTIONS].enter(self.client[0] if self.client else "")
         except Full as full:
@@ -112,7 +117,18 @@ class GatewayHttp(PipeliningProtocol):
     def pause_writing(self) -> None:
         """Wait for the client to read, but not for ever: it holds the answer, and what it has asked since."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(self.body_timeout, self.transport.abort)
+        self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(self.body_timeout, self._look_whether_it_reads, unread)
+
+    def _look_whether_it_reads(self, before: int) -> None:
+        """Cut off a client that has not taken a slice, or all that was left, since it was looked before."""
+        if self.transport.get_write_buffer_size() > before - SLICE_BYTES:
+            self.transport.abort()
+        else:
+            self._expect_reading()
 
     def resume_writing(self) -> None:
         """Go on: it has read."""
@@ -192,6 +208,7 @@ class GatewayHttp(PipeliningProtocol):
             request = Request(self._target(), headers, self.scope["method"], protocol)
             websocket = GatewayWebSocket(self.config, self.server_state, self.app_state)
             websocket.place = self._take_place()
+            self.transport.set_write_buffer_limits()
             websocket.connection_made(self.transport)
             websocket.client = self.client
             self.transport.set_protocol(websocket)
@@ -249,6 +266,7 @@ class GatewayHttp(PipeliningProtocol):
         dropped = self._stop_taking()
         self.connections.discard(self)
         stream = GatewayStream(self.transport, self.server_state, self.app_state, self._take_place())
+        self.transport.set_write_buffer_limits()
         self.transport.set_protocol(stream)
         if self.flow.write_paused:
             stream.pause_writing()

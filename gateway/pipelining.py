@@ -36,6 +36,9 @@ CHUNKED = -1
 LINGER = 5.0
 """How long a connection that was refused, or has ended, waits for its client to read that, in seconds."""
 
+LINGER_BYTES = 8192
+"""How much a client must read of what is left in that time to be waited for again: 1.6 KB a second."""
+
 
 class PipeliningProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, which parses one request at a time.
@@ -113,8 +116,13 @@ class PipeliningProtocol(HttpToolsProtocol):
             self._close()
 
     def timeout_keep_alive_handler(self) -> None:
-        """End a connection on which no further request comes."""
-        self._close()
+        """End a connection on which no further request comes, unless its client still reads an answer."""
+        if self.flow.write_paused:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._close()
 
     # --- from bytes to a request ----------------------------------------------------------------------------
 
@@ -339,7 +347,19 @@ class PipeliningProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         if self._lingering is None:
-            self._lingering = self.loop.call_later(LINGER, self.transport.abort)
+            self._expect_end()
+
+    def _expect_end(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._lingering = self.loop.call_later(LINGER, self._look_whether_it_ends, unread)
+
+    def _look_whether_it_ends(self, before: int) -> None:
+        """Cut the connection off, unless its client goes on reading what is left."""
+        unread = self.transport.get_write_buffer_size()
+        if unread and unread <= before - LINGER_BYTES:
+            self._expect_end()
+        else:
+            self.transport.abort()
 
     def _drop(self, size: int) -> None:
         self._dropped_bytes += size

@@ -7,6 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 import uvicorn
@@ -33,6 +34,9 @@ logger = structlog.get_logger()
 ACCEPTED = 8
 """How many connections are accepted in one pass of the event loop."""
 
+UNSENT_BYTES = 16_384
+"""How many bytes that are not sent yet the kernel holds for a connection before it takes no more."""
+
 _LAST_PORT = 65535
 
 
@@ -41,7 +45,20 @@ def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
 
     Raises `SettingsError` where it cannot.
     """
-    return _listen(settings, settings.port) if inherited is None else socket.socket(fileno=inherited)
+    listener = _listen(settings, settings.port) if inherited is None else socket.socket(fileno=inherited)
+    _hold_little_unsent(listener)
+    return listener
+
+
+def _hold_little_unsent(listener: socket.socket) -> None:
+    """Have the kernel take little more of an answer than its client reads, on each connection of a listener.
+
+    It would take megabytes of each otherwise, and when it has no room for more, no connection of the machine
+    gets on. A system that cannot do it serves nevertheless.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with suppress(OSError):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def check_host(settings: Settings) -> None:

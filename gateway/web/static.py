@@ -6,7 +6,7 @@ from hashlib import sha256
 from fastapi import Request, Response
 
 from gateway.headers import is_known
-from gateway.slices import SlicedResponse
+from gateway.slices import SharedResponse
 
 FOR_EVER = "public, max-age=31536000, immutable"
 """The `Cache-Control` of a file whose path names its version."""
@@ -29,6 +29,6 @@ def serve(
     async def endpoint(request: Request) -> Response:
         if is_known(request.headers.get("if-none-match", ""), etag):
             return Response(status_code=304, headers=headers)
-        return SlicedResponse(content, headers=headers)
+        return SharedResponse(content, headers=headers)
 
     return endpoint
