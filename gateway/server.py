@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
+from gateway.acceptor import Acceptor
 from gateway.api.dependencies import Gateway
 from gateway.settings import Settings
 from gateway.stop_signals import StopSignals, is_ignored
@@ -88,9 +89,15 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets)
+        """Start, accept from these listeners, and say so."""
+        await super().startup([])
+        self.servers = [cast("asyncio.Server", Acceptor(one, self._protocol)) for one in sockets or ()]
         self._on_started()
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection."""
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop: not before the sockets are closed. HTTP is served until then."""

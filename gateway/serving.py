@@ -31,8 +31,8 @@ from gateway.websocket import GatewayWebSocket
 
 logger = structlog.get_logger()
 
-ACCEPTED = 8
-"""How many connections are accepted in one pass of the event loop."""
+BACKLOG = 4096
+"""How many new connections may wait in the kernel; it may allow fewer (`net.core.somaxconn`)."""
 
 UNSENT_BYTES = 16_384
 """How many bytes that are not sent yet the kernel holds for a connection before it takes no more."""
@@ -75,7 +75,7 @@ def _listen(settings: Settings, port: int) -> socket.socket:
         address = (host.encode("idna").decode(), port)
         # `::` is every address of this machine, those of IPv4 too, wherever the system allows it.
         both = host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=both)
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         # Python's own text says the address once more, in words of its own.
         why = str(error.strerror).partition(" (while")[0]
@@ -108,23 +108,11 @@ def serve(
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
     try:
-        server.run(sockets=handles_of(listener))
+        server.run(sockets=[listener])
     except SystemExit:
         # That is how uvicorn ends where the application cannot start; it has logged why.
         return False
     return server.ended_well
-
-
-def handles_of(listener: socket.socket) -> list[socket.socket]:
-    """Return the listener several times: uvloop accepts one connection of each in a pass of the loop.
-
-    With one, passes that take long would fill the queue of the kernel with connections of one client, and no
-    other would get in. Whoever serves closes them all.
-
-    All processes share how it accepts. `dup` would have it wait for a connection, and with it whoever serves.
-    """
-    listener.setblocking(False)
-    return [listener, *(listener.dup() for _ in range(ACCEPTED - 1))]
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

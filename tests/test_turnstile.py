@@ -1,16 +1,12 @@
 """How many requests begin in one pass of the event loop, and what unfinished ones may take in all."""
 
 import asyncio
-import os
-import socket
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from functools import partial
 
 import pytest
-import uvloop
 
 from gateway import turnstile
-from gateway.serving import handles_of
 from gateway.turnstile import PER_PASS, TURNSTILE, Turnstile
 from tests.servers import LocalServer
 from tests.waiting import until
@@ -114,49 +110,6 @@ async def test_one_network_holds_no_more_than_is_left_for_others(
         gate.hold(address.format(number), -size)
     assert not any(one.endswith("48") for one in gate._held)
     assert gate.hold("192.0.2.3", 30)
-
-
-def test_a_worker_that_begins_makes_no_other_wait_for_connections() -> None:
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        # A worker has a listener of its own for the file that all share.
-        inherited = stack.enter_context(socket.socket(fileno=os.dup(listener.fileno())))
-        for one in (listener, inherited):
-            for handle in handles_of(one):
-                stack.enter_context(handle)
-            assert not os.get_blocking(listener.fileno())
-
-
-def test_a_process_accepts_several_connections_in_a_pass() -> None:
-    async def passes_for(handles: list[socket.socket], number: int) -> int:
-        accepted = 0
-
-        class Taken(asyncio.Protocol):
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                nonlocal accepted
-                accepted += 1
-                transport.abort()  # type: ignore[attr-defined]
-
-        loop = asyncio.get_running_loop()
-        clients = [socket.create_connection(handles[0].getsockname()) for _ in range(number)]
-        servers = [await loop.create_server(Taken, sock=one, backlog=2048) for one in handles]
-        passes = 0
-        while accepted < number:
-            passes += 1
-            await asyncio.sleep(0)
-        for server in servers:
-            server.close()
-        for client in clients:
-            client.close()
-        return passes
-
-    def counted(number: int, *, several: bool) -> int:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-        handles = handles_of(listener) if several else [listener]
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(passes_for(handles, number))
-
-    assert counted(160, several=True) < counted(160, several=False) / 4
 
 
 async def test_one_that_fails_to_begin_takes_no_other_along() -> None:
