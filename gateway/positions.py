@@ -40,11 +40,12 @@ def _select_positions(dialect: str) -> Select[Any]:
     """Lock the wanted users, or none of them while one of the `subs` is missing.
 
     Whoever makes users waits for those who make the same ones, and must hold no lock of a user meanwhile.
+    On Postgres a user who is named by `subs` and by `ids` is returned twice.
     """
     named = select(users.c.id).where(users.c.sub.in_(one_column(dialect, "subs", String()))).cte("named")
     complete = select(func.count()).select_from(named).scalar_subquery() == bindparam("number")
     wanted = select(named.c.id).union_all(one_column(dialect, "ids", BigInteger()))
-    return (
+    locked = (
         select(
             users.c.sub,
             users.c.id,
@@ -54,11 +55,16 @@ def _select_positions(dialect: str) -> Select[Any]:
             users.c.seen_seq,
             users.c.delivered_seq,
         )
-        .where(users.c.id.in_(wanted), complete)
         # In one order everywhere, so that two writers never wait for each other in a circle.
         .order_by(users.c.id)
         .with_for_update(of=users)
     )
+    if dialect == "sqlite":
+        return locked.where(users.c.id.in_(wanted), complete)
+    # A row that has changed during the wait for its lock Postgres checks once more. It goes through a whole
+    # union for each such row, and may drop one that is in it; an array it evaluates once.
+    each = func.unnest(func.array(wanted.scalar_subquery())).column_valued("wanted")
+    return locked.where(users.c.id == each, complete)
 
 
 class Positions:
