@@ -6,7 +6,8 @@ printable ASCII is escaped, so that no value can begin a line of its own or pain
 
 What anybody can cause without a right to anything is sampled (`SAMPLED`): a caller who is refused over and
 over has a line for each of the first 20 refusals of a minute, and then one whenever their number has doubled.
-Such a line has a `number`, which is how many it stands for; all lines together say how many there were.
+Such a line has a `number`, which is how many it stands for; all lines together say how many there were. The
+lines of a wider network, and of all callers (`ALL_CALLERS`), are bounded alike: one beyond is about it all.
 """
 
 import json
@@ -18,14 +19,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 from gateway.logs import request_id
+from gateway.networks import FACTORS, networks_of
 from gateway.private_file import PrivateFile, look_at
 from gateway.protocol import timestamp
-from gateway.sampling import Sampler
+from gateway.sampling import FIRST, Group, Sampler
 from gateway.settings import SettingsError
 from gateway.terminal import cut
 
@@ -40,6 +40,9 @@ WAITING = 10_000
 
 PATIENCE = 2.0
 """How long the end of the process waits for the lines that are not written yet, in seconds."""
+
+ALL_CALLERS = 500
+"""How many lines of one kind all callers together cause in a minute, before only a doubled number has one."""
 
 logger = logging.getLogger("gateway.audit")
 
@@ -100,7 +103,7 @@ def record(
         return
     fields = details | {"actor": actor, "subject": subject, "source": source, "request_id": request_id()}
     if event in SAMPLED:
-        number = _sampler.take(_kind(event, actor, source, details))
+        number = _sampler.take(*_kinds(event, actor, source, details))
         if not number:
             return
         if number > 1:
@@ -113,9 +116,16 @@ def tell_rest() -> None:
     _sampler.tell_rest()
 
 
-def _kind(event: Event, actor: str | None, source: str | None, details: Mapping[str, Value]) -> Kind:
+def _kinds(
+    event: Event, actor: str | None, source: str | None, details: Mapping[str, Value]
+) -> tuple[Kind, list[Group[Kind]]]:
+    """Return the kind of an event, and the groups it is in: wider networks, and all callers."""
     reasons = tuple((name, details[name]) for name in ("code", "status", "why") if name in details)
-    return Kind(event, actor and cut(actor, LONGEST), source and _network_of(source), reasons)
+    networks = networks_of(source) if source else (None,)
+    kind, *wider = (Kind(event, None, network, reasons) for network in networks)
+    groups = [(group, FIRST * factor) for group, factor in zip(wider, FACTORS[1:], strict=False)]
+    groups.append((Kind(event, None, None, reasons), ALL_CALLERS))
+    return kind._replace(actor=actor and cut(actor, LONGEST)), groups
 
 
 def _write_rest(kind: Kind, number: int) -> None:
@@ -123,18 +133,6 @@ def _write_rest(kind: Kind, number: int) -> None:
 
 
 _sampler = Sampler(_write_rest)
-
-
-@lru_cache(maxsize=1024)
-def _network_of(source: str) -> str:
-    """Return what stands for an address: a client can use any of its /64 network in IPv6."""
-    try:
-        address = ip_address(source.partition("%")[0])
-    except ValueError:
-        return cut(source, LONGEST)
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
-        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return source
 
 
 def _write(event: Event, fields: Mapping[str, Value]) -> None:

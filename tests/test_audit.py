@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from passlib.hash import argon2
 
 from gateway import accounts, audit, cli, sampling
-from gateway.audit import Event
+from gateway.audit import ALL_CALLERS, Event
 from gateway.sampling import FIRST, Sampler
 from gateway.settings import SettingsError
 from tests.checker import Json
@@ -309,6 +310,25 @@ def test_a_sampler_holds_so_many_kinds_and_loses_no_number(monkeypatch: pytest.M
     assert told + sum(number for _, number in rest) == 100 * (FIRST + 1)
 
 
+def test_lines_of_a_group_are_bounded_and_lose_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MAX_KINDS", 10)
+    clock = Clock()
+    rest: list[tuple[str, int]] = []
+    sampler = Sampler[str](lambda kind, number: rest.append((kind, number)), clock)
+    own = []
+    for minute in range(2):
+        for number in range(4000):
+            clock.now = minute * 60 + number / 100
+            kind = str(number % 200)
+            told = sampler.take(kind, [("tens" + kind[:-1], 2 * FIRST), ("all", 4 * FIRST)])
+            own += [told] if told else []
+    sampler.tell_rest(everything=True)
+    assert sum(own) + sum(number for _, number in rest) == 2 * 4000
+    # In each minute the first, each doubling, and the rest; then what is told at the end.
+    assert len(own) + len(rest) <= 2 * (4 * FIRST + 8) + 4 * FIRST
+    assert {kind for kind, _ in rest} >= {"all"}
+
+
 def test_a_flood_of_refusals_is_a_few_lines_that_say_how_many(tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
     with audit.written_to(str(file)):
@@ -332,6 +352,47 @@ def test_a_flood_of_refusals_is_a_few_lines_that_say_how_many(tmp_path: Path) ->
     from_v6 = [line for line in sampled if line["source"].startswith("2001:db8::")]
     assert sum(line.get("number", 1) for line in from_v6) == 5000
     assert {line["code"] for line in from_v6} == {"invalid_token"}
+
+
+@pytest.mark.parametrize(
+    ("source", "bound"),
+    [
+        ("2001:db8:0:{0:x}::1", 4 * FIRST + 20),
+        ("2001:db8:0:{0:x}00::1", 16 * FIRST + 20),
+        ("2001:db8:{0:x}::1", ALL_CALLERS + 20),
+        ("198.18.{1}.{0}", ALL_CALLERS + 20),
+    ],
+    ids=["a /56", "a /48", "all networks", "all addresses"],
+)
+def test_a_flood_from_many_networks_is_a_few_lines_that_say_how_many(
+    trail: Trail, source: str, bound: int
+) -> None:
+    for number in range(12_000):
+        address = source.format(number % 250, number % 7)
+        audit.record(Event.REFUSED, actor=None, source=address, code="missing_token", status=401)
+    assert len(trail.lines) <= bound
+    others = ["192.0.2.1", "2001:db8:ffff::1"]
+    for other in others:
+        audit.record(Event.REFUSED, actor="user:ada", source=other, code="insufficient_scope", status=403)
+    audit._sampler.tell_rest(everything=True)
+    assert len(trail.lines) <= 2 * bound
+    lines = trail.of(Event.REFUSED)
+    assert sum(line.get("number", 1) for line in lines) == 12_000 + len(others)
+    assert [line["source"] for line in lines if line["code"] == "insufficient_scope"] == others
+    assert {line["status"] for line in lines if line["code"] == "missing_token"} == {401}
+
+
+def test_a_line_of_a_wider_network_says_which_and_one_of_all_callers_names_none(trail: Trail) -> None:
+    def last_of(sources: Iterator[str]) -> Json:
+        for source in sources:
+            audit.record(Event.LOGIN_FAILED, actor=None, source=source, why="unknown")
+        return next(line for line in reversed(trail.of(Event.LOGIN_FAILED)) if "number" in line)
+
+    once = {"event": "login_failed", "why": "unknown"}
+    in_56 = last_of(f"2001:db8:0:{number % 80:x}::1" for number in range(8 * FIRST))
+    assert in_56 == once | {"number": 4 * FIRST, "source": "2001:db8::/56"}
+    everybody = last_of(f"198.18.{number % 7}.{number % 250}" for number in range(2 * ALL_CALLERS))
+    assert everybody == once | {"number": ALL_CALLERS}
 
 
 async def test_a_flood_of_requests_without_a_token_leaves_a_few_lines(
