@@ -20,11 +20,10 @@ PAGE = 1000
 
 
 class Ending(NamedTuple):
-    """A session that has ended. Times are in ms; `expires_at` is when it would have expired."""
+    """A session that has ended. `ended_at` is in ms."""
 
     id: str
     ended_at: int
-    expires_at: int
 
 
 class Tally(NamedTuple):
@@ -80,7 +79,7 @@ def page(connection: Connection, second: int, moment_ms: int, after: str) -> lis
     """Return sessions that have ended within a second, beginning behind the one with this moment and id."""
     ended = sessions.c.ended_at
     found = (
-        select(sessions.c.id, ended, sessions.c.expires_at)
+        select(sessions.c.id, ended)
         .where(ended >= moment_ms, ended < (second + 1) * 1000)
         .where(tuple_(ended, sessions.c.id) > (moment_ms, after))
         .where(sessions.c.id.not_like(f"{MARK}%"))

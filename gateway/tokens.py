@@ -10,10 +10,8 @@ import hmac
 import json
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import jwt
@@ -35,23 +33,15 @@ from gateway.errors import (
 from gateway.issuers import Issuers
 from gateway.jws import MAX_TOKEN
 from gateway.principals import INBOX, Principal, Service, User
+from gateway.remembered import Known, Remembered
 from gateway.settings import Settings, UnknownRecipients
-from gateway.signing import MAX_TTL, Keyring
-
-REMEMBERED = 50_000
-"""How many verified tokens are remembered."""
-
-REMEMBERED_BYTES = 64 * 1024 * 1024
-"""How many bytes they may have: those of foreign issuers are of any length up to `MAX_TOKEN`."""
+from gateway.signing import Keyring
 
 RECHECK = 0.5
 """How long a service or an API key is believed without asking the database, in seconds."""
 
-KEY_KEPT = 60
-"""How long a deleted API key is kept in mind, in seconds: longer than any verification takes that read it."""
-
 FORGOTTEN = 10_000
-"""How many ended sessions one look forgets at most, once their tokens have expired."""
+"""How many ended sessions one look forgets at most, once their time is over."""
 
 OWN_CLIENT = "gateway"
 """The `client_id` of tokens that a user got by signing in here."""
@@ -59,15 +49,6 @@ OWN_CLIENT = "gateway"
 _HEADER = {"alg", "typ", "kid"}
 
 logger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A verified token: what it can be ended by (a session or an API key), and how long it is believed."""
-
-    principal: Principal
-    handle: str
-    until: float
 
 
 class Tokens:
@@ -94,10 +75,9 @@ class Tokens:
         self._jws = jwt.PyJWS()
         self._keys = Keyring(settings, database, clock)
         self.issuers = Issuers(settings.trusted_issuers, clock)
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._known_bytes = 0
-        # What has ended outranks what is remembered, so a verification that was reading the database
-        # meanwhile cannot bring a session back.
+        self._known = Remembered()
+        # What has ended is remembered no longer, and outranks what would be: a verification that was reading
+        # the database meanwhile cannot bring a session back.
         self._ended = Ended()
         self._finder = Finder(database)
         self._looked_at = clock()
@@ -146,7 +126,7 @@ class Tokens:
             raise
         if found.handle in self._ended:
             raise KeyRevoked if is_key else TokenRevoked
-        self._remember(token, found)
+        self._known.remember(token, found)
         return found.principal
 
     def is_ended(self, session: str) -> bool:
@@ -223,15 +203,19 @@ class Tokens:
     def drop(self, handles: Collection[str]) -> list[str]:
         """Do what `end` does, in this process alone, and return which of them it did not know of."""
         now = self._clock()
-        fresh = [handle for handle in handles if self._ended.add(handle, now, now + _life(handle))]
-        # As many as came may go, and some more: so there are never more than could still be shown.
+        fresh = [handle for handle in handles if self._ended.add(handle, now)]
+        for handle in fresh:
+            # What is known of a deleted key tells it from one that never was; it is asked for again anyhow.
+            if not services.is_key_id(handle):
+                self._known.forget_all_of(handle)
+        # As many as came may go, and some more: so there are never more than have ended of late.
         self._ended.forget(now, 2 * len(fresh))
         if fresh:
             self._on_ended(fresh)
         return fresh
 
     async def find_ended(self) -> None:
-        """Find the sessions that other processes have ended, and forget those whose tokens have all expired.
+        """Find the sessions that other processes have ended, and forget those that ended a while ago.
 
         A database that cannot be used now is no error: the next call looks from the same moment on.
         It is a range of one index: 0.3 ms of CPU on SQLite, 0.6 ms on Postgres, where nothing has ended.
@@ -241,9 +225,6 @@ class Tokens:
         try:
             async for page in self._finder.look(min(self._looked_at, now)):
                 self.drop([ending.id for ending in page])
-                for ending in page:
-                    # No token outlives its session.
-                    self._ended.shorten(ending.id, ending.expires_at / 1000)
             self._looked_at, self._blind = now, False
         except Unavailable:
             if not self._blind:
@@ -267,29 +248,22 @@ class Tokens:
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
-    def _extend(self, token: str, known: _Known, now: float) -> None:
+    def _extend(self, token: str, known: Known, now: float) -> None:
         """Let one caller ask the database about a service while the others go on for a moment."""
         expires_at = known.principal.expires_at
         until = now + RECHECK if expires_at is None else min(now + RECHECK, expires_at)
-        self._known[token] = _Known(known.principal, known.handle, until)
+        self._known[token] = Known(known.principal, known.handle, until)
 
-    def _remember(self, token: str, known: _Known) -> None:
-        if token not in self._known:
-            self._known_bytes += len(token)
-        self._known[token] = known
-        while len(self._known) > REMEMBERED or self._known_bytes > REMEMBERED_BYTES:
-            self._known_bytes -= len(self._known.popitem(last=False)[0])
-
-    async def _look_up_key(self, token: str) -> _Known:
+    async def _look_up_key(self, token: str) -> Known:
         key_id, secret = services.parse_key(token)
         row = await self._database.glance(services.find_key, key_id)
         if row is None or not hmac.compare_digest(row.secret_hash, digest(secret)):
             # A key that was deleted cannot be told from one that never was; what was known was revoked.
             raise KeyRevoked if token in self._known else InvalidKey(why="unknown_api_key")
         service = Service(row.service_id, row.client_id, frozenset(row.scopes.split()), None, None)
-        return _Known(service, key_id, self._clock() + RECHECK)
+        return Known(service, key_id, self._clock() + RECHECK)
 
-    async def _look_up_jwt(self, token: str) -> _Known:
+    async def _look_up_jwt(self, token: str) -> Known:
         read = jws.read(token)
         if self.issuers.claim(read):
             return await self._look_up_foreign(read)
@@ -305,13 +279,11 @@ class Tokens:
         scopes = frozenset(claims["scope"].split())
         sid, expires_at, client_id = claims["sid"], claims["exp"], claims["client_id"]
         if owner.user_id is not None:
-            return _Known(
-                User(owner.user_id, owner.name, sid, scopes, expires_at, client_id), sid, expires_at
-            )
+            return Known(User(owner.user_id, owner.name, sid, scopes, expires_at, client_id), sid, expires_at)
         service = Service(owner.service_id, owner.name, scopes, sid, expires_at)
-        return _Known(service, sid, min(now + RECHECK, expires_at))
+        return Known(service, sid, min(now + RECHECK, expires_at))
 
-    async def _look_up_foreign(self, token: jws.Token) -> _Known:
+    async def _look_up_foreign(self, token: jws.Token) -> Known:
         visitor = await self.issuers.verify(token)
         if visitor.session in self._ended:
             raise TokenRevoked
@@ -332,7 +304,7 @@ class Tokens:
             )
         scopes = frozenset({INBOX} if visitor.reads_inbox else ())
         user = User(user_id, visitor.sub, visitor.session, scopes, visitor.expires_at, visitor.issuer)
-        return _Known(user, visitor.session, visitor.expires_at)
+        return Known(user, visitor.session, visitor.expires_at)
 
     async def _verify_own(self, token: jws.Token) -> dict[str, Any]:
         """Return the claims of a token that is signed by us and well formed; it may have expired."""
@@ -354,11 +326,6 @@ class Tokens:
             return "times"
         texts = all(_is_text(claims.get(name)) for name in ("sub", "client_id", "jti", "sid"))
         return None if texts and isinstance(claims.get("scope"), str) else "claims"
-
-
-def _life(handle: str) -> int:
-    """Return how long a token can live, in seconds, of which nothing but its session or API key is known."""
-    return KEY_KEPT if services.is_key_id(handle) else MAX_TTL
 
 
 def digest(secret: str) -> bytes:

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, insert
 from gateway import accounts, endings, services
 from gateway.accounts import new_session
 from gateway.database import Database
-from gateway.ended import LOOK_BACK_SECONDS, SETTLE_SECONDS, SLOT_SECONDS, Ended, Finder
+from gateway.ended import ENDED_KEPT_SECONDS, LOOK_BACK_SECONDS, Ended, Finder
 from gateway.endings import PAGE
+from gateway.errors import TokenRevoked
 from gateway.models import sessions
 from gateway.signing import MAX_TTL
-from gateway.tokens import KEY_KEPT
 from tests.test_tokens import NOW, Desk, open_desk
 
 MANY = 10**6
@@ -22,36 +22,21 @@ MANY = 10**6
 # --- in memory ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("until", [1, SLOT_SECONDS, SETTLE_SECONDS, SETTLE_SECONDS + 1, 900, MAX_TTL])
-def test_a_handle_is_kept_until_its_moment_and_hardly_longer(until: int) -> None:
+def test_a_handle_is_kept_until_its_moment_and_hardly_longer() -> None:
     ended = Ended()
-    assert ended.add("s", NOW, NOW + until)
-    assert not ended.add("s", NOW, NOW + until)
-    for moment in (0, until / 2, until - 0.001):
-        ended.forget(NOW + moment, MANY)
-        assert "s" in ended
-    ended.forget(NOW + until + SLOT_SECONDS, MANY)
-    assert "s" not in ended
-    assert (len(ended), ended._waiting, ended._slots) == (0, {}, [])
-
-
-@pytest.mark.parametrize("sooner", [10, 500, 2000])
-def test_a_moment_can_be_brought_forward_and_not_put_off(sooner: int) -> None:
-    ended = Ended()
-    ended.add("s", NOW, NOW + MAX_TTL)
-    ended.shorten("s", NOW + sooner)
-    ended.shorten("s", NOW + MAX_TTL)
-    ended.shorten("never seen", NOW)
-    ended.forget(NOW + sooner - 0.001, MANY)
+    assert ended.add("s", NOW)
+    assert not ended.add("s", NOW + 1)
+    ended.forget(NOW + ENDED_KEPT_SECONDS - 0.001, MANY)
     assert "s" in ended
-    ended.forget(NOW + max(sooner, SETTLE_SECONDS) + SLOT_SECONDS, MANY)
+    ended.forget(NOW + ENDED_KEPT_SECONDS, MANY)
+    assert "s" not in ended
     assert len(ended) == 0
 
 
 def test_one_call_forgets_no_more_than_it_may_and_none_is_left_in_the_end() -> None:
     ended = Ended()
     for number in range(1000):
-        ended.add(str(number), NOW, NOW + 10)
+        ended.add(str(number), NOW)
     left = []
     while ended:
         ended.forget(NOW + 1000, 64)
@@ -59,13 +44,40 @@ def test_one_call_forgets_no_more_than_it_may_and_none_is_left_in_the_end() -> N
     assert left == [max(1000 - 64 * n, 0) for n in range(1, 17)]
 
 
-async def test_what_ends_without_a_pause_takes_the_place_of_what_has_expired(desk: Desk) -> None:
+@pytest.mark.parametrize("length", [16, 32], ids=["API keys", "sessions"])
+async def test_what_ends_without_a_pause_takes_the_place_of_what_ended_before(
+    desk: Desk, length: int
+) -> None:
     most = 0
-    for number in range(5000):
+    for number in range(1000):
         desk.clock.now += 1
-        desk.tokens.drop([f"{number:016x}"])  # as the ids of API keys are, which are kept for a minute
+        desk.tokens.drop([f"{number:0{length}x}"])
         most = max(most, len(desk.tokens._ended))
-    assert most <= KEY_KEPT + SETTLE_SECONDS + 2 * SLOT_SECONDS
+    assert most <= ENDED_KEPT_SECONDS
+
+
+async def test_a_token_is_refused_when_the_end_of_its_session_is_kept_in_memory_no_longer(
+    desk: Desk,
+) -> None:
+    session, other = await desk.session(), await desk.session()
+    tokens = [await desk.token(session=session, expires_at=NOW + MAX_TTL) for _ in range(2)]
+    lives = await desk.token(session=other, expires_at=NOW + MAX_TTL)
+    for token in (*tokens, lives):
+        await desk.tokens.verify(token)
+    ended = await desk.database.write(endings.end_sessions, sessions.c.id == session, NOW * 1000)
+    desk.tokens.end(ended)
+    assert list(desk.tokens._known) == [lives]
+    for _ in range(2):
+        for token in tokens:
+            assert desk.tokens.recall(token) is None
+            with pytest.raises(TokenRevoked):
+                await desk.tokens.verify(token)
+        desk.clock.now = NOW + ENDED_KEPT_SECONDS
+        await desk.tokens.load_keys()
+        assert not desk.tokens.is_ended(session)
+        # Nor is it known once its row is gone.
+        await desk.database.write(accounts.sweep, (NOW + MAX_TTL - 1) * 1000)
+    assert desk.tokens.recall(lives) is not None
 
 
 # --- in the database ----------------------------------------------------------------------------------------
@@ -194,26 +206,17 @@ async def test_the_mark_of_a_sign_out_is_no_session(database: Database) -> None:
     assert await found_by(Finder(database).look(NOW)) == ["s000000"]
 
 
-async def test_what_another_process_ends_is_kept_as_long_as_its_session_would_have_lasted(desk: Desk) -> None:
+async def test_what_another_process_ends_is_told_once_and_kept_for_its_time(desk: Desk) -> None:
     await desk.database.write(store, 1, NOW * 1000)
     desk.tokens.drop(["s000000"])  # a hint came first, and tells nothing but the name
     await desk.tokens.find_ended()
-    desk.clock.now = NOW + 899.9
+    desk.clock.now = NOW + ENDED_KEPT_SECONDS - 0.1
     await desk.tokens.find_ended()
     assert desk.tokens.is_ended("s000000")
     assert desk.ended == ["s000000"]
-    desk.clock.now = NOW + 900 + SLOT_SECONDS
+    desk.clock.now = NOW + ENDED_KEPT_SECONDS
     await desk.tokens.find_ended()
     assert not desk.tokens.is_ended("s000000")
-
-
-async def test_a_name_that_the_database_does_not_know_is_kept_as_long_as_any_token_could_live(
-    desk: Desk,
-) -> None:
-    desk.tokens.drop(["f" * 32])
-    desk.clock.now += MAX_TTL - 1
-    await desk.tokens.load_keys()
-    assert desk.tokens.is_ended("f" * 32)
 
 
 async def test_the_memory_of_verified_tokens_is_bounded_in_bytes_too(
@@ -221,12 +224,12 @@ async def test_the_memory_of_verified_tokens_is_bounded_in_bytes_too(
 ) -> None:
     session = await desk.session()
     tokens = [await desk.token(session=session) for _ in range(5)]
-    monkeypatch.setattr("gateway.tokens.REMEMBERED_BYTES", 2 * len(tokens[0]) + 10)
+    monkeypatch.setattr("gateway.remembered.MAX_TOKEN_BYTES", 2 * len(tokens[0]) + 10)
     for token in tokens:
         await desk.tokens.verify(token)
         await desk.tokens.verify(token)
     assert list(desk.tokens._known) == tokens[-2:]
-    assert desk.tokens._known_bytes == sum(map(len, tokens[-2:]))
+    assert desk.tokens._known.size == sum(map(len, tokens[-2:]))
 
 
 # --- the oldest ends ----------------------------------------------------------------------------------------
