@@ -1,9 +1,8 @@
 """Framing: where a request ends in what a connection sends (RFC 9112, section 6), and how large it may be.
 
 httptools parses all that it is given, however many requests that is. So a protocol that takes one request at
-a time has to know how much to give. A head ends at its first empty line, a body in chunks at one of its empty
-lines, and any other body after its length. httptools accepts no other line end than CRLF, so it never ends a
-request earlier.
+a time has to know how much to give. A head ends at its first empty line, and a body after its length, or
+where its chunks end (`chunked`). httptools accepts no other line end than CRLF: it never ends a head earlier.
 """
 
 import re
@@ -31,27 +30,12 @@ MAX_LIST_ITEMS = 16
 MAX_FIELDS = 100
 """Most header fields of a request."""
 
-MAX_TRAILERS = 16 * 1024
-"""Most bytes of chunk extensions and trailers: what a body in chunks has beside its data."""
-
-SLICE = 16 * 1024
-"""Most bytes of a body in chunks that are parsed in one turn of the event loop."""
-
-PORTION = 2 * 1024
-"""Most bytes of such a body that are parsed at once."""
-
-MAX_CHUNKS = 256
-"""After how many chunks a turn ends, if it has not reached its `SLICE`: each costs as much as 100 bytes."""
-
 EMPTY_LINE = b"\r\n\r\n"
 
 _LINE_ENDS = re.compile(rb"[\r\n]*")
 
 _GATHERED = 4096
 """How many bytes of a head in pieces are gathered before they are parsed."""
-
-_FRAME_PER_BYTE = 8
-"""Bytes of framing that each byte of a body may have: chunks of one byte have five."""
 
 _SINGLE = frozenset({b"host", b"authorization", b"content-type", b"idempotency-key"})
 """The fields of which two would be read differently by two programs in a row."""
@@ -174,34 +158,3 @@ class PartialHead:
         piece = bytes(head[self._parsed : end])
         self._parsed = end
         return piece, at + end - known
-
-
-class Chunks:
-    """A body in chunks, cut into portions of which only the last one can end it."""
-
-    def __init__(self) -> None:
-        self._edge = b""
-        self._spare = MAX_TRAILERS
-        self.data_bytes = 0
-        self.number = 0
-
-    def portion(self, data: bytes, at: int) -> bytes:
-        """Return what to parse next of `data`, from `at` on: up to an empty line, `PORTION` at most."""
-        # The empty line may have begun in the portion before.
-        found = (self._edge + data[at : at + 3]).find(EMPTY_LINE)
-        if found >= 0:
-            end = at - len(self._edge) + found + len(EMPTY_LINE)
-        else:
-            found = data.find(EMPTY_LINE, at, at + PORTION)
-            end = at + PORTION if found < 0 else found + len(EMPTY_LINE)
-        portion = data[at:end]
-        self._edge = (self._edge + portion[-3:])[-3:]
-        return portion
-
-    def count(self, portion: bytes) -> None:
-        """Count what was parsed; `data_bytes` says how much of it was the body. Raises `Refused`."""
-        frame_bytes = len(portion) - self.data_bytes
-        self._spare = min(self._spare + self.data_bytes * _FRAME_PER_BYTE - frame_bytes, MAX_TRAILERS)
-        self.data_bytes = 0
-        if self._spare < 0:
-            raise too_large("The chunk extensions and trailers are over 16 KiB.")

@@ -302,9 +302,9 @@ class GatewayHttp(PipeliningProtocol):
             self._timer = None
 
     def _too_late(self) -> None:
-        if self.flow.read_paused:
+        if self.flow.read_paused and (self._timed is not _Awaits.BODY or self._is_answering()):
             # It is we who do not read: the application has not taken what came, or still answers the
-            # request before.
+            # request before. A body that came after its answer has no such excuse.
             self._set_timer(self._timed)
         elif self._timed is _Awaits.BODY and not self.cycle.response_started:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time.")

@@ -2,25 +2,18 @@
 
 uvicorn parses all that it is sent, and keeps a parsed request at twenty times its size. Here the next request
 is parsed when the answer is complete and the client has read its answers; until then reading is paused. Each
-request, and each slice of a body in chunks, has a turn of the event loop of its own.
+request, and each step of a body in chunks, has a turn of its own, which the `turnstile` gives.
 """
 
 import asyncio
 from http import HTTPStatus
 
+import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.framing import (
-    EMPTY_LINE,
-    MAX_CHUNKS,
-    MAX_HEAD,
-    SLICE,
-    Chunks,
-    PartialHead,
-    Refused,
-    end_of_line_ends,
-)
+from gateway.chunked import ChunkedBody
+from gateway.framing import EMPTY_LINE, MAX_HEAD, PartialHead, Refused, end_of_line_ends
 from gateway.turnstile import Turnstile
 
 MAX_UNWANTED = 16 * 1024 * 1024
@@ -29,6 +22,9 @@ MAX_UNWANTED = 16 * 1024 * 1024
 A client that sends its whole body before it reads gets its answer so, and may go on with the connection. It
 would be reset otherwise, and lose the answer or its next request.
 """
+
+MAX_UNWANTED_CHUNKS = 4096
+"""Most chunks of such a body. What comes behind them is dropped unread, and the connection ends."""
 
 CHUNKED = -1
 """The length of a body that only its chunks tell."""
@@ -48,9 +44,10 @@ class PipeliningProtocol(HttpToolsProtocol):
 
     # On the class, so that a connection pays only for what it needs.
     _head: PartialHead | None = None
-    _chunks: Chunks | None = None
+    _chunks: ChunkedBody | None = None
     _body_left = 0
     _dropped_bytes = 0
+    _dropped_lines = 0
     _line_end_bytes = 0
     _unparsed = b""
     _unparsed_at = 0
@@ -140,31 +137,36 @@ class PipeliningProtocol(HttpToolsProtocol):
                 raise
 
     def _take(self, data: bytes, at: int) -> None:
-        size, turn_ends = len(data), at + SLICE
+        size, has_turn = len(data), False
         while at < size and not self._over:
-            if self._body_left:
-                if at >= turn_ends:
-                    self._wait(data, at)
-                    self.loop.call_soon(self._go_on)
-                    break
-                at = self._take_body(data, at)
-                if self._chunks is not None and self._chunks.number > MAX_CHUNKS:
-                    self._chunks.number = 0
-                    turn_ends = at
-            elif (
-                (cycle := self.cycle) is None or (cycle.response_complete and not self.flow.write_paused)
-            ) and self._may_begin():
-                at = self._take_head(data, at)
-            else:
+            if not (has_turn or self._may_go_on()):
                 self._wait(data, at)
+                break
+            if not self._body_left:
+                at = self._take_head(data, at)
+                # What came of its body in the same piece is decoded in the turn of the head.
+                has_turn = self._chunks is not None
+                continue
+            at, has_turn = self._take_body(data, at), False
+            if at < size and self._chunks is not None:
+                self._wait(data, at)
+                self._ask_for_turn()
                 break
         if not self._over:
             if self._held and not self._unparsed:
                 self._read_again()
             self._await()
 
+    def _may_go_on(self) -> bool:
+        """Return whether what has come may be parsed now: a body, or the next request."""
+        if self._body_left:
+            return self._chunks is None or self._may_begin()
+        return (
+            (cycle := self.cycle) is None or (cycle.response_complete and not self.flow.write_paused)
+        ) and self._may_begin()
+
     def _may_begin(self) -> bool:
-        """Return whether a request, or the next piece of its head, may be parsed in this pass of the loop."""
+        """Return whether a piece of a head, or a step of a body, may be parsed in this pass of the loop."""
         if self._admitted:
             self._admitted = False
             return True
@@ -172,11 +174,18 @@ class PipeliningProtocol(HttpToolsProtocol):
             self._queued = not self._turnstile.passes(self._address(), self._enter)
         return not self._queued
 
+    def _ask_for_turn(self) -> None:
+        """Have what waits go on in a later pass of the loop: this one has had its turn."""
+        if not self._queued:
+            self._queued = True
+            if self._turnstile.passes(self._address(), self._enter):
+                self.loop.call_soon(self._enter)
+
     def _address(self) -> str:
         return self.client[0] if self.client else ""
 
     def _enter(self) -> None:
-        """Go on: it may begin now."""
+        """Go on: this is its turn."""
         self._queued = False
         self._admitted = not self._over
         self._go_on()
@@ -252,7 +261,7 @@ class PipeliningProtocol(HttpToolsProtocol):
         return end
 
     def _take_body(self, data: bytes, at: int) -> int:
-        """Parse a portion of a body, and return where it ends."""
+        """Parse of a body what may be parsed at once, and return where that ends."""
         if self._chunks is not None:
             end = self._take_chunks(self._chunks, data, at)
         else:
@@ -263,32 +272,37 @@ class PipeliningProtocol(HttpToolsProtocol):
             self._drop_body(end - at)
         return end
 
-    def _take_chunks(self, chunks: Chunks, data: bytes, at: int) -> int:
-        portion = chunks.portion(data, at)
-        self._parse(portion)
-        if not self._over:
-            try:
-                chunks.count(portion)
-            except Refused as refused:
-                self._refuse(refused.status, refused.detail)
-        return at + len(portion)
+    def _take_chunks(self, chunks: ChunkedBody, data: bytes, at: int) -> int:
+        before = chunks.lines
+        try:
+            body, end = chunks.take(data, at)
+        except Refused as refused:
+            self._refuse(refused.status, refused.detail)
+            return len(data)
+        if body:
+            self.on_body(body)
+        if self.cycle.response_complete:
+            self._dropped_lines += chunks.lines - before
+        if chunks.whole:
+            # The parser waits for the body that it was not given.
+            self.parser = httptools.HttpRequestParser(self)
+            self.on_message_complete()
+        return end
 
     def _drop_body(self, size: int) -> None:
         """Count what was sent of a body after the answer, and hang up where it does not end."""
         self._dropped_bytes += size
-        if self._dropped_bytes > MAX_UNWANTED:
+        if self._dropped_bytes > MAX_UNWANTED or self._dropped_lines > MAX_UNWANTED_CHUNKS:
             self._hang_up()
         elif not self._body_left and not self._over:
-            self._dropped_bytes = 0
+            self._dropped_bytes = self._dropped_lines = 0
             self._await()
 
     # --- what the parser calls ------------------------------------------------------------------------------
 
     def _expect_chunks(self) -> None:
         """Take note that the body comes in chunks."""
-        self._body_left, self._chunks = CHUNKED, Chunks()
-        # Here come the trailers, which nobody wants. The application has the list of the head.
-        self.headers = []
+        self._body_left, self._chunks = CHUNKED, ChunkedBody()
 
     def on_body(self, body: bytes) -> None:
         """Keep it for the application, unless that has answered."""
@@ -298,9 +312,6 @@ class PipeliningProtocol(HttpToolsProtocol):
             if len(cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
             cycle.message_event.set()
-        if self._chunks is not None:
-            self._chunks.data_bytes += len(body)
-            self._chunks.number += 1
 
     def on_message_complete(self) -> None:
         """Take note that a body is whole; what would upgrade has not begun."""

@@ -9,17 +9,8 @@ from typing import Any, cast
 import pytest
 
 from gateway import pipelining
-from gateway.framing import (
-    MAX_CHUNKS,
-    MAX_FIELDS,
-    MAX_HEAD,
-    MAX_PARAMETERS,
-    MAX_PATH,
-    MAX_TARGET,
-    MAX_TRAILERS,
-    PORTION,
-    SLICE,
-)
+from gateway.chunked import MAX_CHUNKS, MAX_TRAILERS, SLICE, ChunkedBody
+from gateway.framing import MAX_FIELDS, MAX_HEAD, MAX_PARAMETERS, MAX_PATH, MAX_TARGET
 from gateway.http import GatewayHttp
 from tests.databases import API_KEY
 from tests.servers import LocalServer, StartServer
@@ -34,6 +25,7 @@ HEAD = (
 BODY = b'{"to":"ada","title":"Hello"}'
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+STRANGER = b"POST /v1/notifications HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET /nowhere HTTP/1.1\r\nHost: gateway\r\n\r\n"
 
 
@@ -418,27 +410,154 @@ async def test_the_end_of_a_body_is_found_where_it_comes_in_two_pieces(
         assert [(await wire.answer())[0] for _ in range(101)] == [200] * 101
 
 
-async def test_small_chunks_are_parsed_in_turns(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[int] = []
-    async with connected(server) as wire:
-        protocol = await protocol_of(server)
-        take, parse = protocol._take, protocol._parse
+class Steps:
+    """What the connection of a client took of a body in chunks, and in which turn of the event loop."""
+
+    def __init__(self, protocol: GatewayHttp, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.turns: list[list[tuple[int, int]]] = []
+        take, take_body = protocol._take, protocol._take_body
 
         def counted_take(data: bytes, at: int) -> None:
-            parsed.append(0)
+            self.turns.append([])
             take(data, at)
 
-        def counted_parse(piece: bytes) -> bool:
-            parsed[-1] += len(piece)
-            return parse(piece)
+        def counted_take_body(data: bytes, at: int) -> int:
+            chunks = protocol._chunks or ChunkedBody()
+            before = chunks.lines
+            end = take_body(data, at)
+            self.turns[-1].append((end - at, chunks.lines - before))
+            return end
 
         monkeypatch.setattr(protocol, "_take", counted_take)
-        monkeypatch.setattr(protocol, "_parse", counted_parse)
+        monkeypatch.setattr(protocol, "_take_body", counted_take_body)
+
+    @property
+    def all(self) -> list[tuple[int, int]]:
+        """The bytes and the lines of each step."""
+        return [step for turn in self.turns for step in turn]
+
+
+async def test_small_chunks_are_parsed_in_turns(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(server) as wire:
+        steps = Steps(await protocol_of(server), monkeypatch)
         await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * SLICE // 6) + b"0\r\n\r\n")
         assert (await wire.answer())[0] == 422
-    assert sum(parsed) > 7 * SLICE
-    assert max(parsed) <= 6 * MAX_CHUNKS + PORTION
-    assert len(parsed) >= 8 * SLICE // (6 * MAX_CHUNKS + PORTION)
+    assert sum(size for size, _ in steps.all) > 7 * SLICE
+    assert max(size for size, _ in steps.all) <= 6 * MAX_CHUNKS
+    assert max(map(len, steps.turns)) == 1
+
+
+@pytest.mark.parametrize("data", [b"\r\n", b"\r\n\r\n0\r\n\r\n", b"x"])
+async def test_the_data_of_a_chunk_cost_a_step_for_each_16_kib_whatever_they_are(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    size = 2 * SLICE // len(data) * len(data)
+    async with connected(server) as wire:
+        steps = Steps(await protocol_of(server), monkeypatch)
+        await wire.send(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, data * (size // len(data))))
+        assert (await wire.answer())[0] == 422
+    assert sum(lines for _, lines in steps.all) == 3
+    assert sum(size for size, _ in steps.all) > 2 * SLICE
+    # A step may also end with the piece that had come.
+    assert len(steps.all) <= 8
+
+
+async def test_each_step_of_a_body_in_chunks_takes_its_turn_among_all_connections(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(server) as wire:
+        protocol = await protocol_of(server)
+        steps, asked = Steps(protocol, monkeypatch), 0
+        passes = protocol._turnstile.passes
+
+        def counted(address: str, go_on: Any) -> bool:
+            nonlocal asked
+            asked += go_on == protocol._enter
+            return passes(address, go_on)
+
+        monkeypatch.setattr(protocol._turnstile, "passes", counted)
+        await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * SLICE // 6) + b"0\r\n\r\n")
+        assert (await wire.answer())[0] == 422
+    # The first step is taken in the turn of the head.
+    assert asked >= len(steps.all) > 8 * SLICE // (6 * MAX_CHUNKS)
+
+
+async def test_a_step_of_a_body_in_chunks_waits_while_others_have_the_pass(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(server) as wire:
+        await wire.send(CHUNKED)
+        protocol = await protocol_of(server)
+        await until(lambda: protocol._chunks, "the head")
+        waiting: list[Any] = []
+        monkeypatch.setattr(protocol._turnstile, "passes", lambda _, go_on: waiting.append(go_on))
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+        await wire.send(body)
+        await until(lambda: waiting, "it asks for a turn")
+        assert protocol._unparsed[protocol._unparsed_at :] == body
+        assert protocol.flow.read_paused
+        monkeypatch.undo()
+        waiting[0]()
+        assert (await wire.answer())[0] == 201
+        assert len(waiting) == 1
+
+
+async def test_a_body_that_nobody_wants_has_its_deadline_also_while_it_waits_for_its_turn(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(server) as wire:
+        await wire.send(STRANGER)
+        assert (await wire.answer())[0] == 401
+        protocol = await protocol_of(server)
+        monkeypatch.setattr(protocol._turnstile, "passes", lambda *_: False)
+        await wire.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        await until(lambda: protocol.flow.read_paused, "it waits")
+        protocol._too_late()
+        assert protocol.transport.is_closing()
+        assert protocol._unparsed == b""
+
+
+async def test_a_body_that_is_wanted_has_more_time_where_the_gateway_does_not_read(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(server) as wire:
+        await wire.send(CHUNKED)
+        protocol = await protocol_of(server)
+        await until(lambda: protocol._chunks, "the head")
+        waiting: list[Any] = []
+        monkeypatch.setattr(protocol._turnstile, "passes", lambda _, go_on: waiting.append(go_on))
+        await wire.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+        await until(lambda: waiting, "it asks for a turn")
+        protocol._too_late()
+        monkeypatch.undo()
+        waiting[0]()
+        assert (await wire.answer())[0] == 201
+
+
+async def test_a_body_in_chunks_that_nobody_wants_is_parsed_for_4096_chunks(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(server) as wire:
+        protocol = await protocol_of(server)
+        steps = Steps(protocol, monkeypatch)
+        await wire.send(STRANGER)
+        assert (await wire.answer())[0] == 401
+        await wire.send(b"1\r\na\r\n" * 200_000 + b"0\r\n\r\n")
+        assert await wire.ended()
+    lines = sum(lines for _, lines in steps.all)
+    assert pipelining.MAX_UNWANTED_CHUNKS < lines <= pipelining.MAX_UNWANTED_CHUNKS + MAX_CHUNKS
+
+
+async def test_a_body_of_4000_chunks_that_nobody_wants_leaves_the_connection_to_the_next_request(
+    server: LocalServer,
+) -> None:
+    async with connected(server) as wire:
+        for _ in range(2):
+            await wire.send(STRANGER)
+            assert (await wire.answer())[0] == 401
+            await wire.send(b"100\r\n" + b"x" * 256 + b"\r\n")
+            await wire.send((b"100\r\n" + b"x" * 256 + b"\r\n") * 3999 + b"0\r\n\r\n")
+        assert await wire.is_served()
 
 
 async def test_a_batch_of_many_megabytes_in_chunks_is_taken(server: LocalServer) -> None:
