@@ -5,8 +5,8 @@
 - A ping that is not answered closes with 4008, which tells the client to resume, not with 1011.
 - A closing handshake that is not answered is cut off, so that a stalled client holds no memory. After a close
   a client may send a few KiB more; then nothing more is read.
-- Frames are taken in turns (`turns.py`). One that is no whole message (a ping, a pong that answers no ping of
-  ours, a fragment) is counted like a command.
+- Frames are taken in turns among all connections (`turns.py`). Those that came before a refusal are dropped.
+  One that is no whole message (a ping, a pong that answers no ping of ours, a fragment) counts as a command.
 - The request comes parsed (`http.py`), and is not parsed again.
 - A refusal does not repeat what was sent, which may be a token. No frame and no header is ever logged.
 - Text that is not UTF-8 closes with 1007 and no more: uvicorn would log a traceback for each.
@@ -35,7 +35,7 @@ from gateway.errors import Disconnected
 from gateway.headers import bare_problem
 from gateway.logs import request_id
 from gateway.protocol import Close
-from gateway.turns import Turns
+from gateway.turns import SharedTurns
 from gateway.wire import Message
 
 LINGER = 2.0
@@ -70,7 +70,7 @@ class _Server(ServerProtocol):
         return Response(refused.value, refused.phrase, headers, body)
 
 
-class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
+class GatewayWebSocket(SharedTurns, WebSocketsSansIOProtocol):
     """What `GatewayHttp` hands a connection over to: give `handle_connect` the request.
 
     `place` is that of the connection, whose end is counted here.
@@ -80,6 +80,9 @@ class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
 
     slice_bytes = 1024
     """At most 170 frames: 1 to 2 ms."""
+
+    free_bytes = 64
+    """At most 10 frames, or the answer to a ping."""
 
     _early = b""
     _uncounted = 0
@@ -123,8 +126,8 @@ class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
 
     def _feed_early(self) -> None:
         early, self._early = self._early, b""
-        if early and not self.transport.is_closing():
-            self._parse(early)
+        self._uncounted -= len(early)
+        self.feed_first(early)
 
     def _parse(self, data: bytes) -> None:
         self.conn.receive_data(data)
@@ -299,13 +302,17 @@ class GatewayWebSocket(Turns, WebSocketsSansIOProtocol):
         self.conn.send_response(self.response)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.start_keepalive()
-        self._feed_early()
+        if self._early:
+            self._feed_early()
 
     async def send(self, message: Any) -> None:
         """Do as ASGI says, but a close does not wait for the client, and has the bounds of any other."""
         if message["type"] == "websocket.close" and self.handshake_complete:
             self.close_at_once(message.get("code", 1000), message.get("reason") or "")
-            self._feed_early()
+            if self.close_sent and (self._early or self._unfed):
+                # The answer to the close is not among these, and what follows may begin within a frame.
+                self._early = b""
+                self._stop_listening()
         else:
             await super().send(message)
 

@@ -14,6 +14,7 @@ from gateway import websocket
 from gateway.api import opening
 from gateway.errors import Unauthorized
 from gateway.protocol import MAX_FRAME
+from gateway.turnstile import Turnstile
 from gateway.websocket import LINGER, MAX_FRAGMENTS, MAX_UNCOUNTED, GatewayWebSocket
 from gateway.writer import Writer
 from tests.clients import RawSocket, User, raw_socket
@@ -284,18 +285,96 @@ async def test_a_flood_right_behind_the_handshake_ends_the_connection(
     await until_none(lambda: server.uvicorn.server_state.tasks, "tasks")
 
 
-@pytest.mark.parametrize("in_one_go", [True, False])
-async def test_who_is_refused_reads_4001_also_when_frames_came_behind_the_handshake(
-    server: LocalServer, monkeypatch: pytest.MonkeyPatch, *, in_one_go: bool
+class Parsed:
+    """The bytes of each slice of frames that is parsed, and how often a socket has asked for a turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slices: list[int] = []
+        self.asked = 0
+        parse, passes = GatewayWebSocket._parse, Turnstile.passes
+
+        def counted_parse(socket: GatewayWebSocket, data: bytes) -> None:
+            self.slices.append(len(data))
+            parse(socket, data)
+
+        def counted_passes(gate: Turnstile, address: str, go_on: Any) -> bool:
+            self.asked += isinstance(getattr(go_on, "__self__", None), GatewayWebSocket)
+            return passes(gate, address, go_on)
+
+        monkeypatch.setattr(GatewayWebSocket, "_parse", counted_parse)
+        monkeypatch.setattr(Turnstile, "passes", counted_passes)
+
+
+@pytest.mark.parametrize("size", [10, 600, MAX_UNCOUNTED])
+async def test_who_is_refused_reads_4001_and_no_frame_that_came_before_is_parsed(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(websocket, "LINGER", 1000)
-    frames = PING + frame(Opcode.CLOSE, CloseFrame(4001, "").serialize())
-    behind, later = (frames, b"") if in_one_go else (frames[:10], frames[10:])
-    async with handshake(server, None, behind) as (reader, writer):
+    monkeypatch.setattr(websocket, "LINGER", 0.2)
+    parsed = Parsed(monkeypatch)
+    frames = (PING * 100)[: 2 * size]
+    async with handshake(server, None, frames[:size]) as (reader, writer):
         await asyncio.wait_for(reader.readuntil(b"missing_token"), PATIENCE)
-        writer.write(later)
-        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        # The first of these may be the end of a frame.
+        writer.write(frames[size:])
+        await cut_off(reader)
     await gone(server)
+    assert parsed.slices == []
+
+
+async def test_who_is_accepted_has_the_frames_that_came_before_taken_in_turns(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = Parsed(monkeypatch)
+    frames = b"".join(command(type="ping", ref=str(number)) for number in range(70))
+    assert 2 * GatewayWebSocket.slice_bytes < len(frames) <= MAX_UNCOUNTED
+    async with handshake(server, await server.user(), frames) as (reader, _):
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b'"ref":"69"')
+    assert sum(parsed.slices) == len(frames)
+    assert max(parsed.slices) <= GatewayWebSocket.slice_bytes
+    assert parsed.asked >= len(parsed.slices)
+
+
+@pytest.mark.parametrize("after_a_close", [True, False])
+async def test_each_slice_of_frames_takes_its_turn_among_all_connections(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, *, after_a_close: bool
+) -> None:
+    async with handshake(server, None if after_a_close else await server.user(), b"") as (reader, writer):
+        await asyncio.wait_for(reader.readuntil(b"missing_token" if after_a_close else b'"live"'), PATIENCE)
+        parsed = Parsed(monkeypatch)
+        size = len(PONG) * (3 * GatewayWebSocket.slice_bytes // len(PONG))
+        writer.write(PONG * (size // len(PONG)) + frame(Opcode.CLOSE, CloseFrame(1000, "").serialize()))
+        await cut_off(reader)
+    assert sum(parsed.slices) > 2 * GatewayWebSocket.slice_bytes
+    assert parsed.asked >= len([one for one in parsed.slices if one > GatewayWebSocket.free_bytes])
+
+
+async def test_frames_wait_while_others_have_the_pass_and_the_answer_to_a_ping_does_not(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server(commands_per_second=1e6)
+    async with raw_socket(await server.user(), since="latest") as socket:
+        await server.sockets(1)
+        connection = connection_of(server)
+        waiting: list[Any] = []
+        monkeypatch.setattr(Turnstile, "passes", lambda _, __, go_on: waiting.append(go_on))
+        parsed: list[int] = []
+        parse = connection._parse
+
+        def counted(data: bytes) -> None:
+            parsed.append(len(data))
+            parse(data)
+
+        monkeypatch.setattr(connection, "_parse", counted)
+        await socket.send_bytes(PONG)
+        await until(lambda: parsed, "it has come")
+        assert (parsed, waiting) == ([len(PONG)], [])
+        await socket.send_bytes(command(type="ping", ref="x" * 60))
+        await until(lambda: waiting, "it asks for a turn")
+        assert parsed == [len(PONG)]
+        monkeypatch.undo()
+        waiting[0]()
+        assert await answers(socket, 1) == ["x" * 60]
 
 
 # --- after a close ------------------------------------------------------------------------------------------

@@ -224,6 +224,86 @@ async def test_whatever_the_sizes_and_the_pauses_nothing_is_lost_doubled_or_reor
         assert b"".join(fed.slices) == data
 
 
+class Gated(Fed):
+    """A protocol whose slices wait until the test lets one in."""
+
+    free_bytes = 10
+
+    def __init__(self, then: Callable[["Fed"], None] = lambda _: None) -> None:
+        super().__init__(then)
+        self.asked = 0
+        self.lets_in = False
+
+    def may_feed(self) -> bool:
+        self.asked += 1
+        return self.lets_in
+
+
+async def test_each_slice_asks_for_its_turn_and_none_is_fed_before() -> None:
+    fed = Gated()
+    data = random.randbytes(2 * SLICE + 1)
+    fed.receive(data)
+    for number in range(3):
+        assert (len(fed.slices), fed.asked, fed.hand.reads) == (number, number + 1, False)
+        await turns(3)
+        fed.enter()
+    assert b"".join(fed.slices) == data
+    assert fed.hand.reads
+    assert fed.asked == 3
+
+
+async def test_a_slice_that_comes_alone_waits_for_its_turn_too_unless_it_is_small() -> None:
+    fed = Gated()
+    fed.receive(b"x" * 10)
+    assert (fed.slices, fed.asked) == ([b"x" * 10], 0)
+    fed.receive(b"x" * 11)
+    fed.data_received(b"behind")
+    assert (len(fed.slices), fed.asked, fed.hand.reads) == (1, 1, False)
+    fed.enter()
+    assert fed.slices[1:] == [b"x" * 11 + b"behind"]
+    assert fed.hand.reads
+
+
+async def test_a_slice_that_may_be_fed_is_fed_in_the_next_turn_of_the_loop_and_not_in_this() -> None:
+    fed = Gated()
+    fed.lets_in = True
+    fed.receive(bytes(2 * SLICE))
+    assert (len(fed.slices), fed.asked) == (1, 2)
+    await turns(1)
+    assert len(fed.slices) == 2
+
+
+@pytest.mark.parametrize("how", ["take_unfed", "close", "lost", "pause_reading"])
+async def test_a_turn_that_comes_when_nothing_may_be_fed_feeds_nothing(how: str) -> None:
+    fed = Gated()
+    fed.receive(bytes(SLICE))
+    if how == "lost":
+        fed.connection_lost(None)
+    elif how == "close":
+        fed.transport.close()
+    else:
+        getattr(fed, how)()
+    fed.enter()
+    assert fed.slices == []
+    if how == "pause_reading":
+        fed.resume_reading()
+        assert fed.asked == 2
+        fed.enter()
+        assert fed.slices == [bytes(SLICE)]
+
+
+async def test_what_is_to_be_fed_first_is_fed_before_what_waits_in_turns() -> None:
+    fed = Fed()
+    fed.pause_reading()
+    fed.data_received(b"x" * (SLICE + 1))
+    data = random.randbytes(SLICE)
+    fed.feed_first(data)
+    fed.resume_reading()
+    assert fed.slices == []
+    await turns(5)
+    assert fed.slices == [data, b"x" * SLICE, b"x"]
+
+
 class Received(Turns):
     """A protocol on a real transport. It counts the turns of the loop, and notes in which it was fed."""
 
