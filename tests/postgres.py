@@ -3,9 +3,11 @@
 `GATEWAY_TEST_POSTGRES_URL` names a server to use instead. Its user must be allowed to create databases.
 """
 
+import errno
 import importlib.util
 import os
 import pwd
+import random
 import secrets
 import shutil
 import signal
@@ -288,8 +290,13 @@ def _initialise(binaries: Path, data: Path, log: Path, password: str) -> None:
 
 
 def free_port() -> int:
-    """Return a port of this machine on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+    """Return a port of this machine on which nothing listens now, on any address.
+
+    It is none of those that the system gives to clients, one of which may come before whoever is to listen.
+    """
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    for number in random.SystemRandom().sample(range(20_000, 32_000), 1_000):
+        with socket.socket(family) as probe, suppress(OSError):
+            probe.bind(("", number))
+            return number
+    raise OSError(errno.EADDRINUSE, "no port is free")
