@@ -6,8 +6,9 @@ the same for each byte, whatever they are.
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import NamedTuple
 
 from gateway.framing import MAX_FIELDS, Refused, too_large
 
@@ -34,26 +35,38 @@ _SIZE = rb"([0-9A-Fa-f]{1,16}+)"
 _EXTENSIONS = rb"(?:;" + _TOKEN + rb"++(?:=(?:" + _QUOTED + rb"|" + _TOKEN + rb"*+))?)*+"
 
 
-class _Line(NamedTuple):
-    """A kind of line: a pattern of it, one of a beginning of it, and where its text begins."""
-
-    whole: re.Pattern[bytes]
-    begun: re.Pattern[bytes]
-    text_at: int
-
-
 _WHOLE, _BEGUN = _SIZE + _EXTENSIONS + rb"\r\n", _SIZE + rb"(?:;" + _TEXT + rb")?\r?"
 
-_FIRST = _Line(re.compile(_WHOLE), re.compile(_BEGUN), 0)
+_first = re.compile(_WHOLE).match
+
+_first_begun = re.compile(_BEGUN).fullmatch
+
+_further = re.compile(rb"\r\n" + _WHOLE).match
+
+_further_begun = re.compile(rb"\r(?:\n(?:" + _BEGUN + rb")?)?").fullmatch
+
+_trailer = re.compile(rb"(?:" + _TOKEN + rb"++:" + _TEXT + rb")?\r\n").match
+
+_trailer_begun = re.compile(rb"(?:" + _TOKEN + rb"++(?::" + _TEXT + rb")?)?\r?").fullmatch
+
+_Match = Callable[..., re.Match[bytes] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A kind of line: what matches it, what matches a beginning of it, and where its text begins."""
+
+    whole: _Match
+    begun: _Match
+    text_at: int = 0
+
+
+_FIRST = _Line(_first, _first_begun)
 
 # It begins with the line end behind the data of the chunk before: one match does for both.
-_FURTHER = _Line(re.compile(rb"\r\n" + _WHOLE), re.compile(rb"\r(?:\n(?:" + _BEGUN + rb")?)?"), len(b"\r\n"))
+_FURTHER = _Line(_further, _further_begun, len(b"\r\n"))
 
-_TRAILER = _Line(
-    re.compile(rb"(?:" + _TOKEN + rb"++:" + _TEXT + rb")?\r\n"),
-    re.compile(rb"(?:" + _TOKEN + rb"++(?::" + _TEXT + rb")?)?\r?"),
-    0,
-)
+_TRAILER = _Line(_trailer, _trailer_begun)
 
 
 class ChunkedBody:
@@ -84,7 +97,7 @@ class ChunkedBody:
                 parts.append(part)
                 at += len(part)
                 self._left -= len(part)
-            elif not self._partial and (found := self._line.whole.match(data, at, end)):
+            elif not self._partial and (found := self._line.whole(data, at, end)):
                 at = found.end()
                 self._read(found)
             else:
@@ -99,12 +112,12 @@ class ChunkedBody:
         partial += data[at:end]
         found = partial.find(b"\r\n", max(known - 1, line.text_at))
         if found < 0:
-            if not known and not line.begun.fullmatch(partial):
+            if not known and not line.begun(partial):
                 raise _broken()
             return end
         text = bytes(partial[: found + 2])
         partial.clear()
-        whole = line.whole.fullmatch(text)
+        whole = line.whole(text)
         if whole is None:
             raise _broken()
         self._read(whole)
