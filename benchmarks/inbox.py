@@ -12,8 +12,8 @@ from benchmarks.client import HttpConnection, request
 from benchmarks.report import Figures
 from benchmarks.rounds import Load, Plan, latency, measured
 from benchmarks.subjects import Gateway, each, gateway
-from gateway.database import open_database
-from gateway.models import items, notifications, users
+from gateway.database.database import open_database
+from gateway.database.models import items, notifications, users
 from gateway.settings import load_settings
 
 FEW, MANY = 10_000, 1_000_000

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from gateway import __version__, accounts, schema, web
+from gateway import __version__, web
 from gateway.api import (
     auth,
     demo,
@@ -27,36 +27,38 @@ from gateway.api import (
 )
 from gateway.api.dependencies import Gateway
 from gateway.api.rendering import RENDERERS, not_found
+from gateway.api.routing import Routing
 from gateway.api.trail import tell_rest
+from gateway.auth import accounts
+from gateway.auth.limits.throttle import Throttle
+from gateway.auth.passwords import Passwords
+from gateway.auth.tokens import Tokens
 from gateway.backplane import Receiver, open_backplane
-from gateway.connections import CONNECTIONS, Connections
-from gateway.database import Database, open_database, takes_writes
-from gateway.drain import Drain
+from gateway.database import schema
+from gateway.database.database import Database, open_database, takes_writes
+from gateway.delivery.drain import Drain
+from gateway.delivery.hub import Hub
+from gateway.delivery.reconciler import Reconciler
+from gateway.delivery.relay import Relay
+from gateway.delivery.tail import Tail
 from gateway.errors import (
     Unavailable,
 )
-from gateway.headers import BrowserHeaders, Cors, problem_code
-from gateway.hub import Hub
-from gateway.memory import Memory
-from gateway.metrics import Metrics, Now
-from gateway.open_files import connections_within, soft_limit
-from gateway.passwords import Passwords
-from gateway.readiness import Readiness
-from gateway.reasons import reason
-from gateway.reconciler import Reconciler
-from gateway.relay import Relay
-from gateway.retention import Retention
-from gateway.routing import Routing
-from gateway.sampling import WINDOW
+from gateway.jobs.memory import Memory
+from gateway.jobs.retention import Retention
+from gateway.observability.metrics import Metrics, Now
+from gateway.observability.readiness import Readiness
+from gateway.observability.reasons import reason
+from gateway.observability.sampling import WINDOW
+from gateway.observability.telemetry import restore_query, traced, untraced
 from gateway.settings import Settings, UnknownRecipients
-from gateway.tail import Tail
-from gateway.telemetry import restore_query, traced, untraced
-from gateway.throttle import Throttle
-from gateway.tokens import Tokens
-from gateway.turnstile import TURNSTILE, Turnstile
+from gateway.store.writer import Committed, Writer
+from gateway.transport.connections import CONNECTIONS, Connections
+from gateway.transport.headers import BrowserHeaders, Cors, problem_code
+from gateway.transport.open_files import connections_within, soft_limit
+from gateway.transport.turnstile import TURNSTILE, Turnstile
+from gateway.transport.websocket import CLOSED
 from gateway.web import document, errors, reference
-from gateway.websocket import CLOSED
-from gateway.writer import Committed, Writer
 
 logger = structlog.get_logger()
 

@@ -5,8 +5,8 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection
 
-from gateway.database import open_database
-from gateway.models import metadata
+from gateway.database.database import open_database
+from gateway.database.models import metadata
 from gateway.settings import load_settings
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from time import monotonic
 from urllib.parse import urlencode
 
-from gateway.services import new_key
+from gateway.auth.services import new_key
 
 MIB = 1024 * 1024
 

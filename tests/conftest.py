@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.database import Database, open_database
+from gateway.database.database import Database, open_database
 from tests.databases import (
     open_connections,
     postgres_copy,

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway import services
-from gateway.jws import MAX_TOKEN
-from gateway.signing import SigningKey
+from gateway.auth import services
+from gateway.auth.jws import MAX_TOKEN
+from gateway.auth.signing import SigningKey
 from tests.databases import API_KEY
 
 ORDER = 2**252 + 27742317777372353535851937790883648493

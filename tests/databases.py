@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from gateway import schema, services
-from gateway.database import open_database
+from gateway.auth import services
+from gateway.auth.tokens import digest
+from gateway.database import schema
+from gateway.database.database import open_database
 from gateway.settings import Settings
-from gateway.tokens import digest
 from tests.postgres import Postgres, new_name
 
 POLLS_PER_SECOND = 1000

@@ -13,23 +13,23 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection as DatabaseConnection
 
-from gateway import accounts
-from gateway.beginning import Start
-from gateway.connection import Connection
-from gateway.database import Database
+from gateway.auth import accounts
+from gateway.auth.limits.throttle import Throttle
+from gateway.auth.principals import User
+from gateway.auth.tokens import Tokens
+from gateway.database.database import Database
+from gateway.delivery.beginning import Start
+from gateway.delivery.connection import Connection
+from gateway.delivery.hub import Hub
+from gateway.delivery.relay import Relay
+from gateway.delivery.tail import Tail
 from gateway.errors import Disconnected
-from gateway.hub import Hub
-from gateway.log import Post
-from gateway.metrics import Metrics
-from gateway.principals import User
+from gateway.observability.metrics import Metrics
 from gateway.protocol import Close, Content
-from gateway.relay import Relay
+from gateway.protocol.wire import Message
 from gateway.settings import Settings
-from gateway.tail import Tail
-from gateway.throttle import Throttle
-from gateway.tokens import Tokens
-from gateway.wire import Message
-from gateway.writer import Accepted, Committed, Submission, Writer
+from gateway.store.log import Post
+from gateway.store.writer import Accepted, Committed, Submission, Writer
 from tests.waiting import until
 
 P = ParamSpec("P")

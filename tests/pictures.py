@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy
 from playwright.async_api import Browser, Page, expect
 
-from gateway.models import notifications
-from gateway.serving import prepare
+from gateway.database.models import notifications
+from gateway.server.run import prepare
 from tests.browsers import launched
 from tests.databases import settings_for
 from tests.postgres import free_port

@@ -19,9 +19,9 @@ from fastapi import FastAPI
 
 from gateway.api.dependencies import Gateway
 from gateway.app import create_app
-from gateway.database import PostgresDatabase, SqliteDatabase
-from gateway.endings import Ending
-from gateway.serving import server_config
+from gateway.auth.endings import Ending
+from gateway.database.database import PostgresDatabase, SqliteDatabase
+from gateway.server.run import server_config
 from gateway.settings import Settings
 from tests.clients import Service, User, http_client
 from tests.databases import API_KEY, POLLS_PER_SECOND

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import httpx
 
-from gateway.stream import GatewayStream
+from gateway.transport.stream import GatewayStream
 from tests.checker import Connected, Json
 from tests.clients import Device, User
 from tests.servers import LocalServer

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from gateway import acceptor
-from gateway.acceptor import Acceptor
+from gateway.transport import acceptor
+from gateway.transport.acceptor import Acceptor
 from tests.waiting import until
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]

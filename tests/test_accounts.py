@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select
 
-from gateway import accounts, endings, services
-from gateway.accounts import check_sub, new_session
-from gateway.database import Database
+from gateway.auth import accounts, endings, services
+from gateway.auth.accounts import check_sub, new_session
+from gateway.auth.services import new_key, parse_key
+from gateway.database.database import Database
+from gateway.database.models import items, notifications, sessions, users
 from gateway.errors import Conflict, InvalidToken, NotFound
-from gateway.models import items, notifications, sessions, users
-from gateway.services import new_key, parse_key
 
 NOW = 1_800_000_000_000
 

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from passlib.hash import argon2
 
-from gateway import accounts, audit, cli, sampling
-from gateway.audit import ALL_CALLERS, Event
-from gateway.sampling import FIRST, Sampler
+from gateway import cli
+from gateway.auth import accounts
+from gateway.observability import audit, sampling
+from gateway.observability.audit import ALL_CALLERS, Event
+from gateway.observability.sampling import FIRST, Sampler
 from gateway.settings import SettingsError
 from tests.checker import Json
 from tests.clients import Service, open_socket

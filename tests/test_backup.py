@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from gateway import backup
 from gateway.cli import run
+from gateway.database import backup
 from tests.databases import settings_for
 from tests.servers import LocalServer, serving
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from gateway.api.batch import TURN, _Batch
 from gateway.api.batch_body import _WINDOW, MAX_ITEM, _Values, split_array, split_lines
 from gateway.api.notification import Digest, Notification
+from gateway.auth.limits.intake import Intake
+from gateway.auth.limits.throttle import LARGE_BODIES, Throttle
+from gateway.auth.principals import Service as Caller
 from gateway.errors import GatewayError, Invalid, PayloadTooLarge
-from gateway.intake import Intake
-from gateway.principals import Service as Caller
-from gateway.throttle import LARGE_BODIES, Throttle
-from gateway.writer import MAX_ITEMS
+from gateway.store.writer import MAX_ITEMS
 from tests.clients import Service
 from tests.databases import settings_for
 from tests.servers import LocalServer, StartServer

@@ -30,12 +30,12 @@ from playwright.async_api import (
 )
 from sqlalchemy import update
 
-from gateway.connection import Connection
-from gateway.hub import Subscriber
-from gateway.models import sessions
+from gateway.auth.refresh_tokens import RETRY
+from gateway.database.models import sessions
+from gateway.delivery.connection import Connection
+from gateway.delivery.hub import Subscriber
 from gateway.protocol import Close
-from gateway.refresh_tokens import RETRY
-from gateway.serving import prepare
+from gateway.server.run import prepare
 from tests.browsers import launched, violations
 from tests.clients import SUBPROTOCOL, User
 from tests.databases import settings_for

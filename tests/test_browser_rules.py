@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from gateway import models, origins
+from gateway import origins
+from gateway.database import models
 from gateway.origins import own_origin, read_origin
 from gateway.protocol import is_link, safe_url
 from gateway.settings import SettingsError, load_settings

@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import Connection, text
 from websockets.exceptions import WebSocketException
 
-from gateway.database import open_database
+from gateway.database.database import open_database
 from tests.checker import Json
 from tests.clients import Service, open_socket
 from tests.databases import API_KEY, settings_for

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.database import Database, PostgresDatabase, SqliteDatabase
+from gateway.database.database import Database, PostgresDatabase, SqliteDatabase
 from tests.clients import Socket
 from tests.databases import API_KEY
 from tests.servers import LocalServer

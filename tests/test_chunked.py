@@ -5,8 +5,8 @@ import random
 import httptools
 import pytest
 
-from gateway.chunked import MAX_CHUNKS, MAX_TRAILERS, SLICE, ChunkedBody
-from gateway.framing import MAX_FIELDS, Refused
+from gateway.transport.chunked import MAX_CHUNKS, MAX_TRAILERS, SLICE, ChunkedBody
+from gateway.transport.framing import MAX_FIELDS, Refused
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 

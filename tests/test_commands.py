@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway import cli, client
-from gateway.audit import Event
-from gateway.cli import messages
-from gateway.client import ClientError
+from gateway import cli
+from gateway.auth.signing import MAX_TTL
+from gateway.cli import client, messages
+from gateway.cli.client import ClientError
 from gateway.errors import TokenExpired
-from gateway.signing import MAX_TTL
+from gateway.observability.audit import Event
 from tests.servers import LocalServer, StartServer
 from tests.test_cli import run
 from tests.trail import Trail

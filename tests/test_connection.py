@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gateway.beginning import BATCH_BYTES, Start, begin
-from gateway.buckets import Buckets
-from gateway.database import Database
-from gateway.inbox import CHUNK, Mark, Seen
-from gateway.log import PAGE, read_after
+from gateway.auth.limits.buckets import Buckets
+from gateway.database.database import Database
+from gateway.delivery.beginning import BATCH_BYTES, Start, begin
 from gateway.protocol import REPLAY_LIMIT, Close
+from gateway.store.inbox import CHUNK, Mark, Seen
+from gateway.store.log import PAGE, read_after
 from tests.databases import settings_for
 from tests.engine import Engine, Gate
 from tests.waiting import until

@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from gateway import open_files
-from gateway.connections import CONNECTIONS, LOG_INTERVAL, Connections, Full
-from gateway.http import RETRY_AFTER
+from gateway.transport import open_files
+from gateway.transport.connections import CONNECTIONS, LOG_INTERVAL, Connections, Full
+from gateway.transport.http import RETRY_AFTER
 from tests.clients import http_client
 from tests.databases import settings_for
 from tests.servers import LocalServer, Process, Server, StartServer
@@ -112,7 +112,7 @@ def test_connections_leave_files_for_the_gateway_itself(limit: int, room: int) -
 @pytest.fixture
 def abroad(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take all of loopback but the address of the good clients for other machines."""
-    monkeypatch.setattr("gateway.connections.LOOPBACK", (ip_network("127.0.0.1/32"),))
+    monkeypatch.setattr("gateway.transport.connections.LOOPBACK", (ip_network("127.0.0.1/32"),))
 
 
 def connections_of(server: LocalServer) -> Connections:

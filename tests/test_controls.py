@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Locator, expect
 
-from gateway.serving import prepare
+from gateway.server.run import prepare
 from tests.browsers import launched
 from tests.clients import User
 from tests.databases import settings_for

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import Connection, func, select
 
-from gateway.models import notifications, sessions
+from gateway.database.models import notifications, sessions
 from gateway.protocol import MAX_FRAME
 from tests.clients import Caller, User
 from tests.corpus import Forger, Forgery

@@ -14,14 +14,15 @@ from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.util import await_only
 
-from gateway import accounts, idempotency, refresh_tokens
-from gateway import database as database_module
-from gateway import services as service_records
-from gateway.database import Database, background, is_background, open_database
+from gateway.auth import accounts, refresh_tokens
+from gateway.auth import services as service_records
+from gateway.database import database as database_module
+from gateway.database.database import Database, background, is_background, open_database
+from gateway.database.models import services
 from gateway.errors import Unavailable
-from gateway.models import services
-from gateway.retention import trim
-from gateway.writer import commit
+from gateway.jobs.retention import trim
+from gateway.store import idempotency
+from gateway.store.writer import commit
 from tests.databases import settings_for
 from tests.postgres import Postgres, free_port
 from tests.waiting import until

@@ -15,12 +15,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
-from gateway import accounts, positions, schema
-from gateway import database as database_module
+from gateway.auth import accounts
 from gateway.cli import run
-from gateway.database import Database, SqliteDatabase, open_database
+from gateway.database import database as database_module
+from gateway.database import schema
+from gateway.database.database import Database, SqliteDatabase, open_database
+from gateway.database.models import services, users
 from gateway.errors import Unavailable
-from gateway.models import services, users
+from gateway.store import positions
 from tests.checker import History, Post, judge
 from tests.clients import Device
 from tests.databases import add_service, settings_for

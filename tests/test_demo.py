@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.serving import prepare
+from gateway.server.run import prepare
 from tests.clients import User
 from tests.databases import settings_for
 from tests.servers import LocalServer, StartServer, process, serving
@@ -169,7 +169,7 @@ async def test_a_code_is_worth_nothing_after_ten_minutes(
     settings = settings_for(database_url)
     begun = time.time() - 601
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.serving.time", SimpleNamespace(time=lambda: begun))
+        patched.setattr("gateway.server.run.time", SimpleNamespace(time=lambda: begun))
         code = code_in(await prepare(settings, 8000, demo=True))
     async with serving(settings, demo=True) as server:
         assert (await server.http.post(FORM_PATH, data={"code": code})).status_code == 401

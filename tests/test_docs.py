@@ -17,17 +17,17 @@ from gateway import protocol
 from gateway.api.inbox import MAX_PAGE
 from gateway.api.oauth import ERRORS
 from gateway.app import create_app
-from gateway.audit import Event
+from gateway.auth.limits.throttle import LONG_ANSWERS, SOCKETS
 from gateway.cli import app, run
-from gateway.connection import COMMAND_BURST
+from gateway.delivery.connection import COMMAND_BURST
 from gateway.errors import GatewayError, OAuthError
-from gateway.inbox import CHUNK, PAGE_BYTES
+from gateway.observability.audit import Event
 from gateway.protocol import ADVICE, MAX_FRAME, CommandType, Content, Counts, Item
 from gateway.settings import Settings
-from gateway.slices import SLICE_BYTES
-from gateway.throttle import LONG_ANSWERS, SOCKETS
+from gateway.store.inbox import CHUNK, PAGE_BYTES
+from gateway.transport.slices import SLICE_BYTES
+from gateway.transport.websocket import LINGER, MAX_UNCOUNTED
 from gateway.web import errors as errors_page
-from gateway.websocket import LINGER, MAX_UNCOUNTED
 from tests.databases import settings_for
 from tests.servers import process
 

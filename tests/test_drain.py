@@ -14,10 +14,10 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from gateway.drain import RATE, SPREAD, Drain
-from gateway.http import GatewayHttp
-from gateway.hub import Hub
+from gateway.delivery.drain import RATE, SPREAD, Drain
+from gateway.delivery.hub import Hub
 from gateway.protocol import Close
+from gateway.transport.http import GatewayHttp
 from tests.databases import API_KEY, settings_for
 from tests.servers import LocalServer, Process, process, serving
 from tests.waiting import until
@@ -225,7 +225,7 @@ async def test_what_is_asked_on_a_connection_just_made_is_answered_by_a_process_
 async def test_a_connection_on_which_nothing_is_asked_holds_up_no_end(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.http.FIRST_REQUEST", 0.05)
+    monkeypatch.setattr("gateway.transport.http.FIRST_REQUEST", 0.05)
     async with serving(settings_for(sqlite_url)) as server:
         reader, writer, served = await raw(server)
         served.shutdown()

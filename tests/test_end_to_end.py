@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Response, expect
 
-from gateway.connection import Connection
+from gateway.delivery.connection import Connection
 from gateway.protocol import Close
 from tests.browsers import launched
 from tests.checker import Json

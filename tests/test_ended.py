@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert
 
-from gateway import accounts, endings, services
-from gateway.accounts import new_session
-from gateway.database import Database
-from gateway.ended import ENDED_KEPT_SECONDS, LOOK_BACK_SECONDS, Ended, Finder
-from gateway.endings import PAGE
+from gateway.auth import accounts, endings, services
+from gateway.auth.accounts import new_session
+from gateway.auth.ended import ENDED_KEPT_SECONDS, LOOK_BACK_SECONDS, Ended, Finder
+from gateway.auth.endings import PAGE
+from gateway.auth.signing import MAX_TTL
+from gateway.database.database import Database
+from gateway.database.models import sessions
 from gateway.errors import TokenRevoked
-from gateway.models import sessions
-from gateway.signing import MAX_TTL
 from tests.test_tokens import NOW, Desk, open_desk
 
 MANY = 10**6
@@ -224,7 +224,7 @@ async def test_the_memory_of_verified_tokens_is_bounded_in_bytes_too(
 ) -> None:
     session = await desk.session()
     tokens = [await desk.token(session=session) for _ in range(5)]
-    monkeypatch.setattr("gateway.remembered.MAX_TOKEN_BYTES", 2 * len(tokens[0]) + 10)
+    monkeypatch.setattr("gateway.auth.remembered.MAX_TOKEN_BYTES", 2 * len(tokens[0]) + 10)
     for token in tokens:
         await desk.tokens.verify(token)
         await desk.tokens.verify(token)

@@ -18,16 +18,18 @@ import structlog
 from dotenv.parser import parse_stream
 from sqlalchemy.engine import make_url
 
-from gateway import __version__, cli, client, issuers
+from gateway import __version__, cli
 from gateway import app as app_module
-from gateway.client import ClientError
-from gateway.counters import Shared
-from gateway.database import name_of
+from gateway.auth import issuers
+from gateway.auth.limits.counters import Shared
+from gateway.cli import client
+from gateway.cli.client import ClientError
+from gateway.database.database import name_of
 from gateway.errors import Unavailable
-from gateway.reasons import reason
-from gateway.redis_url import check_redis_url
+from gateway.observability.reasons import reason
 from gateway.settings import SettingsError, load_settings
-from gateway.trusted_issuer import TrustedIssuer
+from gateway.settings.redis_url import check_redis_url
+from gateway.settings.trusted_issuer import TrustedIssuer
 from tests.postgres import free_port
 from tests.waiting import until
 
@@ -317,7 +319,7 @@ def test_a_url_of_postgres_that_is_good_is_taken(url: str) -> None:
 def test_a_variable_that_the_driver_of_postgres_cannot_use_is_named_in_one_line(
     here: Here, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.database.RETRY_FOR", 0)
+    monkeypatch.setattr("gateway.database.database.RETRY_FOR", 0)
     monkeypatch.setenv(name, value)
     code, text = here("check", database_url="postgresql://u:of-mine@127.0.0.1/x")
     (line,) = [one for one in text.splitlines() if one.startswith("gateway: ")]
@@ -329,7 +331,7 @@ def test_a_variable_that_the_driver_of_postgres_cannot_use_is_named_in_one_line(
 def test_a_postgres_that_is_away_is_said_in_words_of_the_system(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.database.RETRY_FOR", 0)
+    monkeypatch.setattr("gateway.database.database.RETRY_FOR", 0)
     code, text = here("check", database_url=f"postgresql://u@127.0.0.1:{free_port()}/x")
     assert code == 2
     assert text.endswith("the database cannot be used (Connection refused)\n")

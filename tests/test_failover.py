@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from gateway import cli
 from gateway.backplane import Receiver
 from gateway.backplane.postgres import PostgresBackplane
-from gateway.database import PostgresDatabase, open_database, takes_writes
+from gateway.database.database import PostgresDatabase, open_database, takes_writes
 from gateway.errors import Unavailable
 from tests.databases import API_KEY, prepare, settings_for
 from tests.postgres import Postgres, new_name, own_postgres
@@ -62,7 +62,7 @@ async def test_the_first_refused_write_closes_all_connections_of_before(
 async def test_a_read_only_server_is_not_connected_to_with_every_write(
     postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.postgres.LEAST_AGE", 3600)
+    monkeypatch.setattr("gateway.database.postgres.LEAST_AGE", 3600)
     await postgres.execute(read_only(postgres, postgres_url))
     async with open_database(settings_for(postgres_url)) as database:
         assert isinstance(database, PostgresDatabase)

@@ -2,7 +2,7 @@
 
 import random
 
-from gateway.fair_queue import FairQueue
+from gateway.auth.limits.fair_queue import FairQueue
 
 
 def filled(*work: tuple[int, int, str]) -> FairQueue[str]:

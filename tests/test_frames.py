@@ -10,13 +10,13 @@ import pytest
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
 
-from gateway import websocket
 from gateway.api import opening
 from gateway.errors import Unauthorized
 from gateway.protocol import MAX_FRAME
-from gateway.turnstile import Turnstile
-from gateway.websocket import LINGER, MAX_FRAGMENTS, MAX_UNCOUNTED, GatewayWebSocket
-from gateway.writer import Writer
+from gateway.store.writer import Writer
+from gateway.transport import websocket
+from gateway.transport.turnstile import Turnstile
+from gateway.transport.websocket import LINGER, MAX_FRAGMENTS, MAX_UNCOUNTED, GatewayWebSocket
 from tests.clients import RawSocket, User, raw_socket
 from tests.servers import LocalServer, StartServer
 from tests.waiting import PATIENCE, until, until_none

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import pytest
 
-from gateway import hasher_queue
+from gateway.auth import hasher_queue
+from gateway.auth.hasher_queue import PER_ACCOUNT, PER_NETWORK, HasherQueue, Turn
+from gateway.auth.passwords import THREADS, Passwords
 from gateway.errors import Overloaded, RateLimited
-from gateway.hasher_queue import PER_ACCOUNT, PER_NETWORK, HasherQueue, Turn
 from gateway.networks import networks_of
-from gateway.passwords import THREADS, Passwords
 from tests.waiting import PATIENCE, until
 
 HOME, NEW = networks_of("192.0.2.1"), networks_of("198.51.100.7")

@@ -7,8 +7,9 @@ import structlog
 from sqlalchemy import Connection, text
 from websockets.exceptions import InvalidStatus
 
-from gateway import __version__, readiness
-from gateway.readiness import MAX_AGE, Check, Readiness
+from gateway import __version__
+from gateway.observability import readiness
+from gateway.observability.readiness import MAX_AGE, Check, Readiness
 from tests.postgres import free_port
 from tests.servers import LocalServer, StartServer
 from tests.waiting import until

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from gateway import hub as module
-from gateway.hub import CLOSED_PER_TURN, TICK, TURN, Hub
+from gateway.delivery import hub as module
+from gateway.delivery.hub import CLOSED_PER_TURN, TICK, TURN, Hub
 from gateway.protocol import Close
 from tests.waiting import until
 

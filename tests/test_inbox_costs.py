@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert, text, update
 
-from gateway import inbox, log
-from gateway.accounts import add_missing_users, get_user
-from gateway.beginning import Start, begin
-from gateway.database import Database, SqliteDatabase
-from gateway.inbox import Mark, Query, ReadUpTo, Seen
-from gateway.models import items, notifications, users
-from gateway.writer import commit
+from gateway.auth.accounts import add_missing_users, get_user
+from gateway.database.database import Database, SqliteDatabase
+from gateway.database.models import items, notifications, users
+from gateway.delivery.beginning import Start, begin
+from gateway.store import inbox, log
+from gateway.store.inbox import Mark, Query, ReadUpTo, Seen
+from gateway.store.writer import commit
 
 SMALL, LARGE = 400, 6_400
 """How many items two inboxes hold: one is sixteen times as large as the other."""

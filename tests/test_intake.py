@@ -12,13 +12,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway import intake as module
 from gateway.api import batch as batch_module
 from gateway.api import body as body_module
 from gateway.api.inbox import MAX_IDS, InboxRoute
+from gateway.auth.limits import intake as module
+from gateway.auth.limits.intake import MAX_HELD, MAX_HELD_BY_ALL, MAX_REST, SMALL_BODY, Intake
+from gateway.auth.limits.throttle import ITEMS_PER_KIB
 from gateway.errors import GatewayError, Overloaded, RateLimited
-from gateway.intake import MAX_HELD, MAX_HELD_BY_ALL, MAX_REST, SMALL_BODY, Intake
-from gateway.throttle import ITEMS_PER_KIB
 from tests.clients import Service
 from tests.databases import API_KEY
 from tests.servers import LocalServer, StartServer

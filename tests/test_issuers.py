@@ -15,13 +15,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway import accounts, cli, issuers, jws, services
-from gateway.audit import Event
+from gateway import cli
+from gateway.auth import accounts, issuers, jws, services
+from gateway.auth.issuers import FetchError, read_jwks
+from gateway.auth.signing import MAX_TTL
 from gateway.errors import InvalidToken
-from gateway.issuers import FetchError, read_jwks
+from gateway.observability.audit import Event
 from gateway.settings import SettingsError, load_settings
-from gateway.signing import MAX_TTL
-from gateway.trusted_issuer import TrustedIssuer
+from gateway.settings.trusted_issuer import TrustedIssuer
 from tests.clients import Caller, User, open_socket
 from tests.issuer import Issuer, Key, Reply, answer, new_key
 from tests.servers import LocalServer, StartServer, look_for_nothing

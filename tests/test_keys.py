@@ -18,13 +18,13 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection, select
 
-from gateway import signing
 from gateway.app import REFRESH
-from gateway.database import Database, open_database
+from gateway.auth import signing
+from gateway.auth.signing import Keyring
+from gateway.database.database import Database, open_database
+from gateway.database.models import signing_keys
 from gateway.errors import InvalidToken, Unavailable
-from gateway.models import signing_keys
 from gateway.settings import SettingsError, load_settings
-from gateway.signing import Keyring
 from tests.clients import User
 from tests.databases import settings_for
 from tests.servers import LocalServer, StartServer

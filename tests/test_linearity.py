@@ -31,23 +31,25 @@ import pytest
 from starlette.requests import HTTPConnection
 
 import gateway
-from gateway import audit, jws, logs, protocol, services
-from gateway.accounts import check_sub
+from gateway import protocol
 from gateway.api import inbox as inbox_api
 from gateway.api.batch_body import split_array, split_lines
 from gateway.api.body import read_json
 from gateway.api.opening import start_after
 from gateway.api.query import parameter
 from gateway.api.validation import as_invalid
-from gateway.audit import Event
+from gateway.auth import jws, services
+from gateway.auth.accounts import check_sub
+from gateway.auth.issuers import FetchError, read_jwks
+from gateway.auth.passwords import check_password
 from gateway.backplane import hints
 from gateway.errors import GatewayError
-from gateway.headers import is_known
-from gateway.issuers import FetchError, read_jwks
+from gateway.observability import audit, logs
+from gateway.observability.audit import Event
 from gateway.origins import read_origin
-from gateway.passwords import check_password
 from gateway.protocol import BadCommand
 from gateway.terminal import escape, shown
+from gateway.transport.headers import is_known
 from tests.clients import open_socket
 from tests.databases import API_KEY, settings_for
 from tests.servers import LocalServer, serving

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 import structlog
 
-from gateway import accounts, logs, services
+from gateway.auth import accounts, services
+from gateway.observability import logs
 from gateway.settings import LogFormat, load_settings
 from gateway.terminal import LONGEST
 

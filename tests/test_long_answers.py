@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from gateway import inbox, log
 from gateway.api.inbox import MAX_PAGE
-from gateway.database import Database
-from gateway.inbox import CHUNK, PAGE_BYTES, Mark, Query
+from gateway.auth.limits.throttle import LONG_ANSWERS, PAGE_READS
+from gateway.database.database import Database
 from gateway.protocol import Item
-from gateway.slices import SLICE_BYTES
-from gateway.throttle import LONG_ANSWERS, PAGE_READS
+from gateway.store import inbox, log
+from gateway.store.inbox import CHUNK, PAGE_BYTES, Mark, Query
+from gateway.transport.slices import SLICE_BYTES
 from tests.checker import Json
 from tests.clients import User
 from tests.databases import settings_for

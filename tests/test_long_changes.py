@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select
 
-from gateway import writer
-from gateway.database import Database
-from gateway.inbox import CHUNK, Mark, ReadUpTo, Seen
-from gateway.log import standing
-from gateway.models import UNREAD, items, users
+from gateway.database.database import Database
+from gateway.database.models import UNREAD, items, users
 from gateway.protocol import MAX_SEQ, Counts
-from gateway.shares import Shares
-from gateway.writer import Change, Committed
+from gateway.store import writer
+from gateway.store.inbox import CHUNK, Mark, ReadUpTo, Seen
+from gateway.store.log import standing
+from gateway.store.shares import Shares
+from gateway.store.writer import Change, Committed
 from tests.clients import User
 from tests.databases import settings_for
 from tests.engine import Engine, Gate

@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE, until
 
 PROGRAM = """
 import os
-from gateway.memory import Memory
+from gateway.jobs.memory import Memory
 
 def rss():
     with open("/proc/self/statm") as file:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from websockets.exceptions import InvalidStatus
 
 from gateway.errors import InvalidToken, MissingToken, NotFound
-from gateway.metrics import LOOK, Metrics, Now, mark_dead
+from gateway.observability.metrics import LOOK, Metrics, Now, mark_dead
 from gateway.settings import SettingsError, load_settings
 from tests.clients import User, open_socket, raw_socket
 from tests.databases import settings_for

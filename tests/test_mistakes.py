@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway import cli, web
-from gateway.services import new_key
+from gateway.auth.services import new_key
 from gateway.settings import SettingsError, load_settings
 from tests.clients import open_socket
 from tests.databases import settings_for

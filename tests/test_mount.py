@@ -10,8 +10,8 @@ import pytest
 from playwright.async_api import expect
 from websockets.exceptions import ConnectionClosed
 
-from gateway.addresses import read_public_url
-from gateway.mount import unmounted
+from gateway.settings.addresses import read_public_url
+from gateway.transport.mount import unmounted
 from tests.browsers import launched
 from tests.clients import Service, User, http_client, open_socket
 from tests.databases import API_KEY, settings_for

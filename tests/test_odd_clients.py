@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Invalid
-from gateway.writer import Writer
+from gateway.store.writer import Writer
 from tests.servers import LocalServer, StartServer, process
 from tests.waiting import until
 

@@ -13,11 +13,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from gateway import cli
-from gateway.counters import Shared
-from gateway.database import open_database, takes_writes
+from gateway.auth.limits.counters import Shared
+from gateway.database.database import open_database, takes_writes
 from gateway.errors import Unavailable
-from gateway.outage import QUIET, DatabaseOutage, Outage
-from gateway.redis_url import without_password
+from gateway.observability.outage import QUIET, DatabaseOutage, Outage
+from gateway.settings.redis_url import without_password
 from gateway.terminal import counted
 from tests.databases import settings_for
 from tests.postgres import Postgres, free_port

@@ -17,10 +17,9 @@ from passlib.hash import argon2
 from zxcvbn import matching
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-from gateway import hasher_queue, passwords
-from gateway.errors import Overloaded
-from gateway.hasher_queue import Turn
-from gateway.passwords import (
+from gateway.auth import hasher_queue, passwords
+from gateway.auth.hasher_queue import Turn
+from gateway.auth.passwords import (
     LEAST_BARE_GUESSES,
     MAX_LENGTH,
     MIN_LENGTH,
@@ -31,6 +30,7 @@ from gateway.passwords import (
     check_password,
     hash_password,
 )
+from gateway.errors import Overloaded
 
 GOOD = "correct horse battery"
 

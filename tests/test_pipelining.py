@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import pipelining
-from gateway.chunked import MAX_CHUNKS, MAX_TRAILERS, SLICE, ChunkedBody
-from gateway.framing import MAX_FIELDS, MAX_HEAD, MAX_PARAMETERS, MAX_PATH, MAX_TARGET
-from gateway.http import GatewayHttp
+from gateway.transport import pipelining
+from gateway.transport.chunked import MAX_CHUNKS, MAX_TRAILERS, SLICE, ChunkedBody
+from gateway.transport.framing import MAX_FIELDS, MAX_HEAD, MAX_PARAMETERS, MAX_PATH, MAX_TARGET
+from gateway.transport.http import GatewayHttp
 from tests.databases import API_KEY
 from tests.servers import LocalServer, StartServer
 from tests.waiting import PATIENCE, until, until_none

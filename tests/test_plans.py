@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, func, select
 
-from gateway import accounts, endings, services
-from gateway.accounts import new_session
-from gateway.database import SqliteDatabase, open_database
-from gateway.models import items
-from gateway.retention import Retention, trim
+from gateway.auth import accounts, endings, services
+from gateway.auth.accounts import new_session
+from gateway.database.database import SqliteDatabase, open_database
+from gateway.database.models import items
+from gateway.jobs.retention import Retention, trim
 from tests.clients import User
 from tests.databases import settings_for
 from tests.servers import LocalServer, serving

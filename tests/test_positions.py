@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from gateway import positions
-from gateway.database import Database, open_database
-from gateway.inbox import Mark
-from gateway.positions import Positions
+from gateway.database.database import Database, open_database
+from gateway.store import positions
+from gateway.store.inbox import Mark
+from gateway.store.positions import Positions
 from tests.databases import settings_for
 from tests.engine import Engine
 from tests.postgres import Postgres

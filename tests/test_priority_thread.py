@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.priority_thread import MAX_IN_A_ROW, PriorityThread
+from gateway.database.priority_thread import MAX_IN_A_ROW, PriorityThread
 
 
 @contextmanager

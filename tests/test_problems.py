@@ -9,9 +9,9 @@ from urllib.parse import quote, urlencode
 import pytest
 from sqlalchemy import Connection, text
 
-from gateway import accounts
+from gateway.auth import accounts
+from gateway.auth.services import new_key
 from gateway.errors import Invalid
-from gateway.services import new_key
 from tests.checker import Json
 from tests.clients import Service, User
 from tests.databases import settings_for

@@ -24,7 +24,7 @@ from gateway.protocol import (
     decode_command,
     timestamp,
 )
-from gateway.wire import Message
+from gateway.protocol.wire import Message
 
 # 123 is the code of the brace that a message begins with.
 SIZES = [19, 20, 123, 125, 126, 127, 123 * 257, 65_535, 65_536, 70_000]

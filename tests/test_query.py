@@ -10,9 +10,9 @@ from starlette.requests import HTTPConnection
 
 from gateway.api.dependencies import MAX_ADDRESS, client_address
 from gateway.api.query import parameter
-from gateway.audit import Event
 from gateway.errors import MAX_DETAIL, MAX_ERRORS, MAX_FIELD
-from gateway.headers import MAX_VALIDATORS, MAX_VALIDATORS_LENGTH, is_known
+from gateway.observability.audit import Event
+from gateway.transport.headers import MAX_VALIDATORS, MAX_VALIDATORS_LENGTH, is_known
 from tests.clients import open_socket
 from tests.servers import LocalServer
 from tests.trail import Trail

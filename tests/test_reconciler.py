@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway import news, reconciler
-from gateway.beginning import Start
+from gateway.delivery import reconciler
+from gateway.delivery.beginning import Start
+from gateway.delivery.reconciler import Reconciler
 from gateway.errors import Unavailable
-from gateway.inbox import Seen
-from gateway.reconciler import Reconciler
+from gateway.store import news
+from gateway.store.inbox import Seen
 from tests.engine import Engine, Gate
 from tests.waiting import until
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from playwright.async_api import expect
 
 from gateway import web
-from gateway.slices import SLICE_BYTES
+from gateway.transport.slices import SLICE_BYTES
 from gateway.web.reference import SWAGGER_VERSION
 from tests.browsers import launched
 from tests.databases import API_KEY

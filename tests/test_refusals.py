@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Connection
 from websockets.exceptions import InvalidStatus
 
-from gateway import services
+from gateway.auth import services
+from gateway.auth.limits.throttle import KEY_LOOKUPS
 from gateway.errors import InvalidToken
-from gateway.throttle import KEY_LOOKUPS
 from tests.clients import Caller, Service, User, open_socket
 from tests.issuer import Issuer, new_key
 from tests.servers import LocalServer, StartServer
@@ -164,7 +164,7 @@ async def test_forged_tokens_of_another_issuer_are_not_verified_beyond_the_budge
 
     async with issuer.serving():
         server = await start_server(trusted_issuers=[issuer.trusted()], **SCARCE)
-        monkeypatch.setattr("gateway.issuers.verify", refuse)
+        monkeypatch.setattr("gateway.auth.issuers.verify", refuse)
         answers = [await shown(server, issuer.token(sub="ada")) for _ in range(BURST + 2)]
     assert [answer.status_code for answer in answers] == [401] * BURST + [429] * 2
     assert len(verified) == BURST

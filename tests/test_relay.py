@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway import log, news, relay
-from gateway.beginning import Start
+from gateway.delivery import relay
+from gateway.delivery.beginning import Start
 from gateway.errors import Unavailable
-from gateway.inbox import Mark, Seen
+from gateway.store import log, news
+from gateway.store.inbox import Mark, Seen
 from tests.engine import Engine, Gate
 from tests.waiting import until
 

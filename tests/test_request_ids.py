@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, text
 
-from gateway.database import open_database
+from gateway.database.database import open_database
 from tests.clients import User, open_socket
 from tests.databases import settings_for
 from tests.servers import LocalServer, process, serving

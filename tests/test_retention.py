@@ -10,17 +10,18 @@ import pytest
 from sqlalchemy import Connection, delete, func, literal, select, update
 from sqlalchemy.util import await_only
 
-from gateway import accounts, idempotency
-from gateway import retention as retention_module
-from gateway.beginning import Start
+from gateway.auth import accounts
 from gateway.cli import run
-from gateway.database import LockingDatabase, open_database
+from gateway.database.database import LockingDatabase, open_database
+from gateway.database.models import idempotency_keys, items, notifications, sessions, tickets, users
+from gateway.delivery.beginning import Start
 from gateway.errors import Unavailable
-from gateway.idempotency import Claim
-from gateway.log import standing
-from gateway.models import idempotency_keys, items, notifications, sessions, tickets, users
-from gateway.retention import STEP, Retention, trim
-from gateway.writer import Submission, Writer
+from gateway.jobs import retention as retention_module
+from gateway.jobs.retention import STEP, Retention, trim
+from gateway.store import idempotency
+from gateway.store.idempotency import Claim
+from gateway.store.log import standing
+from gateway.store.writer import Submission, Writer
 from tests.clients import User
 from tests.databases import settings_for
 from tests.engine import Engine

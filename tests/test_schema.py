@@ -6,9 +6,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
 
-from gateway import schema
-from gateway.database import open_database
-from gateway.models import metadata
+from gateway.database import schema
+from gateway.database.database import open_database
+from gateway.database.models import metadata
 from tests.databases import settings_for
 
 EVERY_TABLE = set(metadata.tables)

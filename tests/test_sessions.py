@@ -15,16 +15,17 @@ import pytest
 from sqlalchemy import Connection, func, select
 from websockets.exceptions import ConnectionClosed
 
-from gateway import accounts, beginning, connection, issuers, refresh_tokens, services
-from gateway.accounts import NewTicket, new_session
-from gateway.audit import Event
-from gateway.database import Database, open_database
+from gateway.auth import accounts, issuers, refresh_tokens, services
+from gateway.auth.accounts import NewTicket, new_session
+from gateway.auth.issuers import Visitor
+from gateway.auth.principals import User as TokenUser
+from gateway.auth.refresh_tokens import RETRY, Refreshed
+from gateway.auth.tokens import Tokens, digest
+from gateway.database.database import Database, open_database
+from gateway.database.models import metadata, sessions, spent_refresh_tokens
+from gateway.delivery import beginning, connection
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
-from gateway.issuers import Visitor
-from gateway.models import metadata, sessions, spent_refresh_tokens
-from gateway.principals import User as TokenUser
-from gateway.refresh_tokens import RETRY, Refreshed
-from gateway.tokens import Tokens, digest
+from gateway.observability.audit import Event
 from tests.checker import Json
 from tests.clients import Service, Socket, User, open_socket
 from tests.databases import settings_for

@@ -10,8 +10,8 @@ from typing import cast
 
 import pytest
 
-from gateway.framing import MAX_HEAD
-from gateway.http import GatewayHttp
+from gateway.transport.framing import MAX_HEAD
+from gateway.transport.http import GatewayHttp
 from tests.databases import API_KEY
 from tests.servers import LocalServer, StartServer
 from tests.waiting import PATIENCE, until

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import Connection, update
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gateway.inbox import CHUNK
-from gateway.models import tickets, users
-from gateway.websocket import GatewayWebSocket
+from gateway.database.models import tickets, users
+from gateway.store.inbox import CHUNK
+from gateway.transport.websocket import GatewayWebSocket
 from tests.checker import Json
 from tests.clients import Device, Service, Socket, User, open_socket, raw_socket
 from tests.servers import LocalServer, StartServer

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from gateway import sqlite_file
-from gateway.database import open_database
+from gateway.database import sqlite_file
+from gateway.database.database import open_database
+from gateway.database.sqlite_file import Opening, prepare, served
 from gateway.settings import SettingsError
-from gateway.sqlite_file import Opening, prepare, served
 from tests.databases import settings_for
 
 COMMANDS = (["check"], ["migrate"], ["user", "list"], ["token", "ada"], ["serve", "--port", "0"])
@@ -156,7 +156,8 @@ def test_every_command_names_its_database(tmp_path: Path) -> None:
 def _holding(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Serve from the folder in a process of its own, until the block ends."""
     script = (
-        "import sys; from sqlalchemy.engine import make_url; from gateway.sqlite_file import served\n"
+        "import sys; from sqlalchemy.engine import make_url\n"
+        "from gateway.database.sqlite_file import served\n"
         "with served(make_url('sqlite:///gateway.db')): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import pipes
-from gateway.stop_signals import ECHO, StopSignals
+from gateway.cli import pipes
+from gateway.server.stop_signals import ECHO, StopSignals
 from tests.clients import http_client
 from tests.databases import settings_for
 from tests.postgres import free_port
@@ -186,7 +186,7 @@ def test_a_closed_pipe_is_neither_a_traceback_nor_a_line() -> None:
 
 def test_a_terminal_of_ascii_gets_json_that_is_still_json() -> None:
     code = (
-        "from gateway import pipes; from gateway.cli import options; pipes.escape_foreign_letters();"
+        "from gateway.cli import pipes; from gateway.cli import options; pipes.escape_foreign_letters();"
         "options.print_json({'title': 'Gr\\u00fc\\u00dfe \\U0001f600'})"
     )
     with _python(code, PYTHONIOENCODING="ascii") as process:

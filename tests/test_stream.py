@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.stream import RETRY
+from gateway.transport.stream import RETRY
 from tests.checker import History, Json, Post, judge
 from tests.clients import GONE, User
 from tests.servers import LocalServer, StartServer, process

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from gateway import protocol
-from gateway.log import Entry
+from gateway.delivery.tail import BURST_BYTES, Tail
 from gateway.protocol import Content, Counts, Item
-from gateway.tail import BURST_BYTES, Tail
+from gateway.store.log import Entry
 
 CONTENT = Content("00000000-0000-7000-8000-000000000001", "Hello", None, "default", "normal", None, None, 0)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from gateway import telemetry
 from gateway.app import create_app
+from gateway.observability import telemetry
 from gateway.settings import SettingsError
 from tests.clients import open_socket
 from tests.databases import API_KEY, settings_for

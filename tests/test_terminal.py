@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import cli, client
+from gateway import cli
+from gateway.cli import client
+from gateway.cli.client import ClientError
 from gateway.cli.messages import _show
 from gateway.cli.options import note
-from gateway.client import ClientError
 from gateway.terminal import cut, escape, json_line, shown
 from tests.servers import LocalServer
 from tests.waiting import until

@@ -14,12 +14,12 @@ import structlog
 from limits.aio.storage import Storage
 from websockets.exceptions import InvalidStatus
 
-from gateway.buckets import LOOKED_AT, MAX_KEYS, Buckets, NetworkBuckets
-from gateway.counters import RETRY_REDIS, Memory, Shared
+from gateway.auth.limits.buckets import LOOKED_AT, MAX_KEYS, Buckets, NetworkBuckets
+from gateway.auth.limits.counters import RETRY_REDIS, Memory, Shared
+from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY, Logins, delay_after
+from gateway.auth.passwords import MIN_LENGTH
 from gateway.errors import RateLimited
-from gateway.logins import _KNOWN, FREE_FAILURES, MAX_DELAY, Logins, delay_after
 from gateway.networks import network_of, networks_of
-from gateway.passwords import MIN_LENGTH
 from gateway.settings import Settings, SettingsError, load_settings
 from tests.clients import open_socket
 from tests.databases import settings_for
@@ -70,7 +70,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr("gateway.logins.asyncio.sleep", sleep)
+    monkeypatch.setattr("gateway.auth.limits.logins.asyncio.sleep", sleep)
     return waited
 
 
@@ -214,7 +214,7 @@ async def test_an_address_is_known_for_30_days_after_the_last_sign_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, day = time.time(), 86_400
-    monkeypatch.setattr("gateway.counters.time.time", lambda: now)
+    monkeypatch.setattr("gateway.auth.limits.counters.time.time", lambda: now)
     logins = logins_of(Memory())
     for _ in range(3):
         await (await logins.begin("ada", HOME)).succeeded()
@@ -743,7 +743,7 @@ async def test_an_address_sends_so_many_requests_to_the_oauth_endpoints(
 async def test_an_address_that_sends_wrong_secrets_is_refused_and_its_owner_elsewhere_is_not(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.throttle.CLIENT_FAILURES", 3)
+    monkeypatch.setattr("gateway.auth.limits.throttle.CLIENT_FAILURES", 3)
     server = await start_server(forwarded_allow_ips="127.0.0.1")
     made = (await server.service.post("/v1/services", json={"name": "x", "scopes": ["notify"]})).json()
     form = {"grant_type": "client_credentials", "client_id": made["client_id"]}
@@ -763,7 +763,7 @@ async def test_an_attempt_that_the_hasher_refuses_is_not_counted_as_a_failure(
     server = await start_server(login_limit="2/minute")
     await add_ada(server)
     with monkeypatch.context() as full:
-        full.setattr("gateway.hasher_queue.PER_NETWORK", 0)
+        full.setattr("gateway.auth.hasher_queue.PER_NETWORK", 0)
         for _ in range(5):
             check_oauth_refusal(await sign_in(server, PASSWORD), "hashes")
     assert (await sign_in(server, PASSWORD)).status_code == 200

@@ -11,14 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway import accounts, services, signing
-from gateway.accounts import new_session
-from gateway.database import Database
+from gateway.auth import accounts, services, signing
+from gateway.auth.accounts import new_session
+from gateway.auth.jws import MAX_TOKEN
+from gateway.auth.principals import Service, User, inbox_user
+from gateway.auth.tokens import Tokens, digest
+from gateway.database.database import Database
 from gateway.errors import InsufficientScope, InvalidToken, TokenExpired, TokenRevoked, Unauthorized
-from gateway.jws import MAX_TOKEN
-from gateway.principals import Service, User, inbox_user
 from gateway.settings import Settings, SettingsError
-from gateway.tokens import Tokens, digest
 from tests.databases import API_KEY, KEY_ID, settings_for
 
 NOW = 1_800_000_000
@@ -441,7 +441,7 @@ async def test_the_session_of_an_expired_token_can_still_be_named(desk: Desk) ->
 
 
 async def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.remembered.MAX_TOKENS", 3)
+    monkeypatch.setattr("gateway.auth.remembered.MAX_TOKENS", 3)
     session = await desk.session()
     for _ in range(5):
         await desk.tokens.verify(await desk.token(session=session))

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 import uvloop
 
-from gateway.turns import Turns
+from gateway.transport.turns import Turns
 from tests.waiting import until
 
 SLICE = Turns.slice_bytes

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from gateway import turnstile
-from gateway.turnstile import PER_PASS, TURNSTILE, Turnstile
+from gateway.transport import turnstile
+from gateway.transport.turnstile import PER_PASS, TURNSTILE, Turnstile
 from tests.servers import LocalServer
 from tests.waiting import until
 

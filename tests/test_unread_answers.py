@@ -9,12 +9,12 @@ from typing import Any, cast
 import pytest
 import uvloop
 
-from gateway import slices
-from gateway.http import HIGH_WATER_BYTES, GatewayHttp
-from gateway.pipelining import LINGER_BYTES
-from gateway.serving import UNSENT_BYTES, listen
+from gateway.server.run import UNSENT_BYTES, listen
 from gateway.settings import Settings
-from gateway.slices import SLICE_BYTES, SharedResponse
+from gateway.transport import slices
+from gateway.transport.http import HIGH_WATER_BYTES, GatewayHttp
+from gateway.transport.pipelining import LINGER_BYTES
+from gateway.transport.slices import SLICE_BYTES, SharedResponse
 from gateway.web.reference import SWAGGER_VERSION
 from tests.servers import LocalServer
 from tests.waiting import PATIENCE, until, until_none

@@ -11,8 +11,8 @@ from gateway.api.batch import MAX_POSTS
 from gateway.api.json_route import Body
 from gateway.app import create_app
 from gateway.settings import Settings, SettingsError, load_settings
-from gateway.trusted_issuer import TrustedIssuer
-from gateway.wording import LONGEST_NAME, PATTERNS, nearest, rule, unknown_member
+from gateway.settings.trusted_issuer import TrustedIssuer
+from gateway.settings.wording import LONGEST_NAME, PATTERNS, nearest, rule, unknown_member
 from tests.databases import settings_for
 
 FOREIGN = re.compile(

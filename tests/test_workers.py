@@ -16,9 +16,9 @@ import httpx
 import psutil
 import pytest
 
-from gateway import workers
-from gateway.stop_signals import ECHO, StopSignals
-from gateway.workers import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
+from gateway.server import supervisor as workers
+from gateway.server.stop_signals import ECHO, StopSignals
+from gateway.server.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
 from tests.clients import Service, http_client
 from tests.databases import API_KEY
 from tests.servers import Process, process

@@ -12,16 +12,16 @@ import pytest
 from sqlalchemy import Connection, func, select
 from sqlalchemy.engine import make_url
 
-from gateway.database import Database, open_database
+from gateway.auth.limits.fair_queue import FairQueue
+from gateway.database.database import Database, open_database
+from gateway.database.models import items, users
 from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound, Overloaded, Unavailable
-from gateway.fair_queue import FairQueue
-from gateway.idempotency import KEPT, Claim
-from gateway.inbox import CHUNK, Delivered, Mark, ReadUpTo, Seen, list_items
-from gateway.inbox import Query as PageQuery
-from gateway.log import Post, read_after, standing
-from gateway.models import items, users
 from gateway.protocol import LONG_CHANGE, Counts
-from gateway.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_WAITING, Accepted, Submission, Writer
+from gateway.store.idempotency import KEPT, Claim
+from gateway.store.inbox import CHUNK, Delivered, Mark, ReadUpTo, Seen, list_items
+from gateway.store.inbox import Query as PageQuery
+from gateway.store.log import Post, read_after, standing
+from gateway.store.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_WAITING, Accepted, Submission, Writer
 from tests.databases import settings_for
 from tests.engine import Engine, Gate
 from tests.postgres import Postgres

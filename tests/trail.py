@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway import audit
-from gateway.audit import Event
-from gateway.sampling import Sampler
+from gateway.observability import audit
+from gateway.observability.audit import Event
+from gateway.observability.sampling import Sampler
 from tests.checker import Json
 
 

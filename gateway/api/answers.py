@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.dependencies import Gateway, InboxUser, Parts
-from gateway.inbox import PAGE_BYTES
-from gateway.slices import SLICE_BYTES, SlicedResponse
+from gateway.store.inbox import PAGE_BYTES
+from gateway.transport.slices import SLICE_BYTES, SlicedResponse
 
 
 class _Page(Protocol):

@@ -8,8 +8,6 @@ from typing import ClassVar
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from gateway import accounts, audit, refresh_tokens, services
-from gateway.accounts import Record, Session, check_sub, new_session
 from gateway.api.dependencies import Gateway, InboxUser, Parts, client_address, problems
 from gateway.api.json_route import JsonRoute
 from gateway.api.oauth import (
@@ -25,12 +23,15 @@ from gateway.api.oauth import (
     refuse_client,
 )
 from gateway.api.trail import Source, record_sessions_ended
-from gateway.audit import Event
-from gateway.endings import TOO_MANY
+from gateway.auth import accounts, refresh_tokens, services
+from gateway.auth.accounts import Record, Session, check_sub, new_session
+from gateway.auth.endings import TOO_MANY
+from gateway.auth.limits.logins import Attempt
+from gateway.auth.principals import INBOX
+from gateway.auth.tokens import OWN_CLIENT, digest
 from gateway.errors import InvalidToken, NotFound, OAuthError, Overloaded, RateLimited, Unauthorized
-from gateway.logins import Attempt
-from gateway.principals import INBOX
-from gateway.tokens import OWN_CLIENT, digest
+from gateway.observability import audit
+from gateway.observability.audit import Event
 
 TICKET_TTL = 30
 """How long a ticket waits to be used, in seconds."""

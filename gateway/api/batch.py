@@ -14,12 +14,12 @@ from gateway.api.body import MAX_BODY, BoundedRequest, NotJson, read_json
 from gateway.api.json_route import check_members
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.validation import as_invalid
+from gateway.auth.limits.intake import SMALL_BODY, Intake
+from gateway.auth.limits.throttle import Throttle, items_of
+from gateway.auth.principals import Service
 from gateway.errors import Invalid, PayloadTooLarge, RateLimited
-from gateway.intake import SMALL_BODY, Intake
-from gateway.log import Post
-from gateway.principals import Service
-from gateway.throttle import Throttle, items_of
-from gateway.writer import MAX_ITEMS
+from gateway.store.log import Post
+from gateway.store.writer import MAX_ITEMS
 
 MAX_POSTS = 1000
 _NUMBER = f"it must be a list of 1 to {MAX_POSTS:,} notifications"

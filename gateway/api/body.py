@@ -8,9 +8,9 @@ from typing import Any, cast
 from fastapi import Request
 from pydantic_core import from_json
 
+from gateway.auth.limits.intake import SMALL_BODY
+from gateway.auth.limits.throttle import Throttle
 from gateway.errors import PayloadTooLarge, UnsupportedEncoding
-from gateway.intake import SMALL_BODY
-from gateway.throttle import Throttle
 
 MAX_BODY = 256 * 1024
 """Most bytes of a body, but for a batch: its items have this bound, and its service has slots for it."""

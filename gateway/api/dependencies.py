@@ -17,11 +17,19 @@ from fastapi.security.base import SecurityBase
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.requests import HTTPConnection
 
-from gateway.accounts import MAX_SUB, check_sub
 from gateway.api.query import parameter
+from gateway.auth.accounts import MAX_SUB, check_sub
+from gateway.auth.limits.throttle import Throttle
+from gateway.auth.passwords import Passwords
+from gateway.auth.principals import INBOX, Principal, Service, User, inbox_user
+from gateway.auth.services import KEY_PREFIX
+from gateway.auth.tokens import Tokens
 from gateway.backplane import Backplane
-from gateway.database import Database
-from gateway.drain import Drain
+from gateway.database.database import Database
+from gateway.delivery.drain import Drain
+from gateway.delivery.hub import Hub
+from gateway.delivery.reconciler import Reconciler
+from gateway.delivery.tail import Tail
 from gateway.errors import (
     BearerMissing,
     InsufficientScope,
@@ -30,21 +38,13 @@ from gateway.errors import (
     OriginNotAllowed,
     Unauthorized,
 )
-from gateway.hub import Hub
-from gateway.metrics import Metrics
 from gateway.networks import network_of
+from gateway.observability.metrics import Metrics
+from gateway.observability.readiness import Readiness
 from gateway.origins import log_refused, own_origin, read_origin
-from gateway.passwords import Passwords
-from gateway.principals import INBOX, Principal, Service, User, inbox_user
-from gateway.readiness import Readiness
-from gateway.reconciler import Reconciler
-from gateway.services import KEY_PREFIX
 from gateway.settings import Settings
-from gateway.tail import Tail
-from gateway.throttle import Throttle
-from gateway.tokens import Tokens
-from gateway.wording import in_words
-from gateway.writer import Writer
+from gateway.settings.wording import in_words
+from gateway.store.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,16 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
 
-from gateway import inbox, log
 from gateway.api.answers import Answer
 from gateway.api.dependencies import BODY, InboxUser, Parts, problems
 from gateway.api.json_route import Body, JsonRoute
 from gateway.api.notification import CATEGORY
 from gateway.api.query import KnownQuery
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
-from gateway.headers import is_known
-from gateway.inbox import Mark, ReadUpTo, Seen
 from gateway.protocol import ID_PATTERN, MAX_SEQ, Counts, Item, dumps, encode_item, is_id
+from gateway.store import inbox, log
+from gateway.store.inbox import Mark, ReadUpTo, Seen
+from gateway.transport.headers import is_known
 
 MAX_IDS = 1000
 

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from gateway.api.body import MAX_BODY, BoundedRequest, NotJson
 from gateway.api.dependencies import counted_caller
 from gateway.api.validation import as_invalid
+from gateway.auth.limits.intake import SMALL_BODY
+from gateway.auth.principals import User
 from gateway.errors import Invalid
-from gateway.intake import SMALL_BODY
-from gateway.principals import User
 
 
 class Body(BaseModel):

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_json
 
-from gateway.accounts import check_sub
 from gateway.api.dependencies import Sub
 from gateway.api.json_route import Body
-from gateway.log import Post
-from gateway.principals import Service
+from gateway.auth.accounts import check_sub
+from gateway.auth.principals import Service
 from gateway.protocol import Content, dumps, is_link
-from gateway.recipients import check_recipient
-from gateway.wording import in_words
+from gateway.settings.wording import in_words
+from gateway.store.log import Post
+from gateway.store.recipients import check_recipient
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7

@@ -14,12 +14,12 @@ from gateway.api.dependencies import BODY, NotificationReader, Parts, Poster, pa
 from gateway.api.json_route import JsonRoute, check_json
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.validation import as_invalid
+from gateway.auth.principals import Service
 from gateway.errors import Invalid, NotFound
-from gateway.idempotency import Claim
-from gateway.principals import Service
 from gateway.protocol import ID_PATTERN, dumps, is_id, safe_url, timestamp
-from gateway.sent import find_sent
-from gateway.writer import Accepted, Submission
+from gateway.store.idempotency import Claim
+from gateway.store.sent import find_sent
+from gateway.store.writer import Accepted, Submission
 
 MAX_KEY = 255
 

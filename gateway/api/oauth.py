@@ -11,12 +11,13 @@ from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
-from gateway import audit, services
-from gateway.accounts import Record
 from gateway.api.dependencies import Gateway, client_address, parts_of
-from gateway.audit import Event
+from gateway.auth import services
+from gateway.auth.accounts import Record
+from gateway.auth.tokens import digest
 from gateway.errors import GatewayError, OAuthError
-from gateway.tokens import digest
+from gateway.observability import audit
+from gateway.observability.audit import Event
 
 TOKEN_PATH, REVOKE_PATH = "/v1/auth/token", "/v1/auth/revoke"
 

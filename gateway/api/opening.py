@@ -9,10 +9,10 @@ from starlette.requests import HTTPConnection
 from gateway.api.dependencies import Gateway, client_address, parts_of, socket_user
 from gateway.api.query import parameter
 from gateway.api.trail import record_close
-from gateway.beginning import Start
-from gateway.connection import Connection, Socket
+from gateway.auth.principals import User
+from gateway.delivery.beginning import Start
+from gateway.delivery.connection import Connection, Socket
 from gateway.errors import Draining, GatewayError, Invalid
-from gateway.principals import User
 from gateway.protocol import MAX_SEQ, Close
 
 logger = structlog.get_logger()

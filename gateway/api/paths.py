@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from starlette.requests import HTTPConnection
 from starlette.routing import Route, WebSocketRoute
 
-from gateway.wording import nearest
+from gateway.settings.wording import nearest
 
 LONGEST_PATH = 200
 """Longest path, in characters, that is compared with those of the API."""

@@ -18,8 +18,8 @@ from gateway.api.dependencies import parts_of
 from gateway.api.trail import record_refusal
 from gateway.api.validation import as_invalid
 from gateway.errors import Draining, GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited
-from gateway.headers import API_POLICY, problem_code
-from gateway.logs import request_id
+from gateway.observability.logs import request_id
+from gateway.transport.headers import API_POLICY, problem_code
 
 logger = structlog.get_logger()
 

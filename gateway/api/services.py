@@ -7,19 +7,20 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from gateway import audit, services
-from gateway.accounts import Record
 from gateway.api.dependencies import BODY, Admin, KeyCursor, Limit, NumberCursor, Parts, problems
 from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
 from gateway.api.query import KnownQuery
 from gateway.api.trail import Source
-from gateway.audit import Event
-from gateway.endings import PAGE
+from gateway.auth import services
+from gateway.auth.accounts import Record
+from gateway.auth.endings import PAGE
+from gateway.auth.services import MAX_NAME, check_name
+from gateway.auth.tokens import digest
 from gateway.errors import NotFound
+from gateway.observability import audit
+from gateway.observability.audit import Event
 from gateway.protocol import timestamp
-from gateway.services import MAX_NAME, check_name
-from gateway.tokens import digest
 
 router = APIRouter(prefix="/v1/services", route_class=ManagementRoute, tags=["services"])
 

@@ -9,10 +9,10 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.dependencies import UserScheme, parts_of, problems
 from gateway.api.opening import MAX_EPOCH, Opening, connect, open_for, serve, start_after, told_of
-from gateway.connection import Connection
-from gateway.http import STREAM_PATH, begin_stream
-from gateway.metrics import Metrics
-from gateway.stream import GatewayStream
+from gateway.delivery.connection import Connection
+from gateway.observability.metrics import Metrics
+from gateway.transport.http import STREAM_PATH, begin_stream
+from gateway.transport.stream import GatewayStream
 
 router = APIRouter(tags=["inbox"])
 

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from gateway import audit
 from gateway.api.dependencies import client_address
 from gateway.api.query import parameter
-from gateway.audit import Event
+from gateway.auth.principals import User
 from gateway.errors import GatewayError, InsufficientScope, OriginNotAllowed, Unauthorized
-from gateway.principals import User
+from gateway.observability import audit
+from gateway.observability.audit import Event
 from gateway.protocol import Close
 
 _RECORDED = (Unauthorized, InsufficientScope, OriginNotAllowed)

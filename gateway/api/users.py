@@ -8,8 +8,6 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
-from gateway import accounts, audit, services
-from gateway.accounts import Record, Session, new_session
 from gateway.api.dependencies import (
     BODY,
     Admin,
@@ -26,15 +24,18 @@ from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
 from gateway.api.query import KnownQuery
 from gateway.api.trail import Source, record_sessions_ended
-from gateway.audit import Event
-from gateway.endings import TOO_MANY
+from gateway.auth import accounts, services
+from gateway.auth.accounts import Record, Session, new_session
+from gateway.auth.endings import TOO_MANY
+from gateway.auth.hasher_queue import Turn
+from gateway.auth.passwords import MAX_LENGTH, MIN_LENGTH
+from gateway.auth.principals import INBOX, Service
+from gateway.auth.signing import MAX_TTL
 from gateway.errors import InsufficientScope, Invalid, NotFound, TokenRevoked, UserDisabled
-from gateway.hasher_queue import Turn
-from gateway.passwords import MAX_LENGTH, MIN_LENGTH
-from gateway.principals import INBOX, Service
+from gateway.observability import audit
+from gateway.observability.audit import Event
 from gateway.protocol import timestamp
-from gateway.recipients import check_new, is_nobody
-from gateway.signing import MAX_TTL
+from gateway.store.recipients import check_new, is_nobody
 
 router = APIRouter(prefix="/v1/users", route_class=ManagementRoute, tags=["users"])
 

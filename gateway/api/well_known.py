@@ -7,10 +7,10 @@ from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel
 
 from gateway.api.dependencies import Parts
-from gateway.headers import is_known
-from gateway.principals import INBOX
+from gateway.auth.principals import INBOX
+from gateway.auth.services import SERVICE_SCOPES
 from gateway.protocol import dumps
-from gateway.services import SERVICE_SCOPES
+from gateway.transport.headers import is_known
 
 router = APIRouter(prefix="/.well-known", tags=["auth"])
 

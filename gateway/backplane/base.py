@@ -1,7 +1,7 @@
 """What a backplane is: it tells the other processes that something is new. It carries hints, never data.
 
 A hint that is lost, doubled, late or out of order costs latency, never a notification: the log alone says
-what is new, and `gateway.reconciler` looks at it now and then (docs/architecture.md, "The backplane").
+what is new, and `reconciler` looks at it now and then (docs/architecture.md, "The backplane").
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -11,7 +11,7 @@ import structlog
 
 from gateway.backplane.base import Receiver
 from gateway.backplane.hints import Hints, Outbox, decode, opening
-from gateway.reasons import reason
+from gateway.observability.reasons import reason
 
 logger = structlog.get_logger()
 

@@ -19,7 +19,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from gateway.backplane.hints import PROBE, Hints, encode
 from gateway.backplane.link import CHECK_INTERVAL, Link
-from gateway.redis_url import without_password
+from gateway.settings.redis_url import without_password
 
 SHARDS = 4
 """How many channels the users are spread over.

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from gateway import __version__, env_file, pipes, spelling
-from gateway.cli import keys, messages, services, users
+from gateway import __version__
+from gateway.cli import keys, messages, pipes, services, users
 from gateway.cli.options import note
 from gateway.errors import GatewayError, NotFound
-from gateway.reasons import answer
+from gateway.observability.reasons import answer
+from gateway.settings import env_file, spelling
+from gateway.settings.wording import rule
 from gateway.terminal import counted, shown
-from gateway.wording import rule
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
-    from gateway.trusted_issuer import TrustedIssuer
+    from gateway.settings.trusted_issuer import TrustedIssuer
 
 LONGEST_MESSAGE = 2000
 """How many characters of what is wrong are printed: part of it may come from a server."""
@@ -71,7 +72,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _fail_known(error: Exception) -> int | None:
     """Say in one line what has failed, and return the exit code; None for a fault of the program."""
     # Loaded late: most commands need neither.
-    from gateway.client import ClientError
+    from gateway.cli.client import ClientError
     from gateway.settings import SettingsError
 
     if isinstance(error, SettingsError):
@@ -197,10 +198,12 @@ def serve(
     import structlog
     from sqlalchemy.engine import make_url
 
-    from gateway import audit, logs, serving, sqlite_file
+    from gateway.database import sqlite_file
+    from gateway.observability import audit, logs
     from gateway.origins import is_loopback
+    from gateway.server import run
+    from gateway.server.supervisor import supervise, work
     from gateway.settings import LogFormat, SettingsError, load_settings
-    from gateway.workers import supervise, work
 
     settings = load_settings(host=host, port=port, workers=workers)
     if demo and not is_loopback(settings.host):
@@ -213,25 +216,25 @@ def serve(
             say(line)
     # The port is taken first: a demo that cannot be served must not change the one that is.
     with (
-        serving.listen(settings, inherit) as listener,
+        run.listen(settings, inherit) as listener,
         sqlite_file.served(make_url(settings.database_url)),
         audit.written_to(settings.audit_log, as_json=as_json),
     ):
         if inherit is not None:
             raise typer.Exit(int(not work(settings, listener, demo=demo)))
-        demo_text = asyncio.run(serving.prepare(settings, listener.getsockname()[1], demo=demo))
+        demo_text = asyncio.run(run.prepare(settings, listener.getsockname()[1], demo=demo))
         if demo_text:
             print(demo_text, flush=True)
         if settings.workers > 1:
             raise typer.Exit(supervise(settings, listener))
-        raise typer.Exit(int(not serving.serve(settings, listener, demo=demo)))
+        raise typer.Exit(int(not run.serve(settings, listener, demo=demo)))
 
 
 @app.command()
 def migrate() -> None:
     """Bring the schema of the database up to date."""
-    from gateway import schema
     from gateway.cli.database import make_file, with_database
+    from gateway.database import schema
 
     make_file()
     with_database(lambda _, database: database.read(schema.pending))
@@ -248,7 +251,7 @@ def backup(
     """
     from sqlalchemy.engine import make_url
 
-    from gateway.backup import back_up
+    from gateway.database.backup import back_up
     from gateway.settings import load_settings
 
     settings = load_settings()
@@ -264,11 +267,11 @@ def backup_epoch() -> None:
     clients may have seen them before. What has ended or was deleted since the backup is there again: sessions
     are ended, so that everybody signs in anew; keys and services have to be deleted again.
     """
-    from gateway import accounts
-    from gateway.audit import Event
+    from gateway.auth import accounts
+    from gateway.auth.endings import end_some_sessions
     from gateway.cli.database import now_ms, record, with_database
-    from gateway.database import Database
-    from gateway.endings import end_some_sessions
+    from gateway.database.database import Database
+    from gateway.observability.audit import Event
     from gateway.settings import Settings
 
     async def renew(_: Settings, database: Database) -> tuple[int, int]:
@@ -290,16 +293,19 @@ def check() -> None:
     """Validate the settings, and reach every server they name. The port is not taken: a gateway may serve."""
     import asyncio
 
-    from gateway import audit, issuers, logs, open_files, serving
+    from gateway.auth import issuers
+    from gateway.auth.limits.throttle import Throttle
     from gateway.backplane import open_backplane, reach
-    from gateway.redis_url import without_password
+    from gateway.observability import audit, logs
+    from gateway.server import run
     from gateway.settings import load_settings
-    from gateway.throttle import Throttle
+    from gateway.settings.redis_url import without_password
+    from gateway.transport import open_files
 
     settings = load_settings()
     for line in spelling.misspelt():
         note(line)
-    serving.check_host(settings)
+    run.check_host(settings)
     audit_log = None if settings.audit_log is None else audit.check(settings.audit_log)
 
     async def main() -> bool:
@@ -335,9 +341,9 @@ async def _database_lines(settings: "Settings") -> list[str]:
     """Reach the database, see that it can be written to, and say so; its file stays as it is."""
     from sqlalchemy.engine import make_url
 
-    from gateway import schema, sqlite_file
-    from gateway.database import name_of, open_database
-    from gateway.sqlite_file import Opening
+    from gateway.database import schema, sqlite_file
+    from gateway.database.database import name_of, open_database
+    from gateway.database.sqlite_file import Opening
 
     url = make_url(settings.database_url)
     name = shown(name_of(url), LONGEST_MESSAGE)
@@ -351,7 +357,7 @@ async def _database_lines(settings: "Settings") -> list[str]:
 
 async def _reached(trusted: "TrustedIssuer") -> bool:
     """Say whether the keys of an issuer can be had."""
-    from gateway import issuers
+    from gateway.auth import issuers
 
     try:
         number = await issuers.reach(trusted)

@@ -9,14 +9,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from gateway import audit, schema, sqlite_file
-from gateway.accounts import Record
-from gateway.audit import Event
+from gateway.auth.accounts import Record
 from gateway.cli.options import print_json
-from gateway.database import Database, name_of, open_database
+from gateway.database import schema, sqlite_file
+from gateway.database.database import Database, name_of, open_database
+from gateway.database.sqlite_file import Opening
 from gateway.errors import GatewayError
+from gateway.observability import audit
+from gateway.observability.audit import Event
 from gateway.settings import Settings, load_settings
-from gateway.sqlite_file import Opening
 from gateway.terminal import escape
 
 P = ParamSpec("P")

@@ -16,10 +16,11 @@ def add(service: ServiceArgument) -> None:
     """Create an API key of a service, and print it once. Example: gateway key add shop."""
     from sqlalchemy import Connection
 
-    from gateway import audit, services
-    from gateway.audit import Event
+    from gateway.auth import services
+    from gateway.auth.tokens import digest
     from gateway.cli.database import manage, now_ms, record
-    from gateway.tokens import digest
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
 
     key_id, secret, key = services.new_key()
 
@@ -40,7 +41,7 @@ def list_keys(service: ServiceArgument) -> None:
     """Print the keys of a service, without their secrets, one JSON object a line."""
     from sqlalchemy import Connection
 
-    from gateway import services
+    from gateway.auth import services
     from gateway.cli.database import print_pages
     from gateway.protocol import timestamp
 
@@ -57,9 +58,10 @@ def delete(
     """Delete an API key; it stops working within a second."""
     from sqlalchemy import Connection
 
-    from gateway import audit, services
-    from gateway.audit import Event
+    from gateway.auth import services
     from gateway.cli.database import manage, record
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
 
     def work(connection: Connection) -> str:
         client_id = services.identify(connection, service)
@@ -78,10 +80,10 @@ def rotate() -> None:
     """Sign with a new key in ten seconds; the old one verifies until its last token has expired."""
     import time
 
-    from gateway import signing
-    from gateway.audit import Event
+    from gateway.auth import signing
     from gateway.cli.database import now_ms, record, with_database
-    from gateway.database import Database
+    from gateway.database.database import Database
+    from gateway.observability.audit import Event
     from gateway.settings import Settings, SettingsError
 
     async def make(settings: Settings, database: Database) -> str:
@@ -99,7 +101,7 @@ def rotate() -> None:
 @signing_app.command("list")
 def list_signing_keys() -> None:
     """Print the keys that sign or still verify, one JSON object a line."""
-    from gateway import signing
+    from gateway.auth import signing
     from gateway.cli.database import now_ms, with_database
     from gateway.protocol import timestamp
 

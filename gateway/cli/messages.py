@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway import pipes
+from gateway.cli import pipes
 from gateway.cli.options import CreateOption, SubArgument, note, print_json
 from gateway.cli.stdin import first_line
 from gateway.terminal import json_line
@@ -34,7 +34,7 @@ def token(
     create: CreateOption = False,
 ) -> None:
     """Print an access token of a user, who is created if need be. Example: gateway token ada --ttl 3600."""
-    from gateway.recipients import check_new
+    from gateway.store.recipients import check_new
 
     if create:
         from gateway.cli.database import make_file
@@ -46,15 +46,16 @@ def token(
 
 def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str:
     """Return a new access token of a user. Raises `NotFound` where there is none, and `UserDisabled`."""
-    from gateway import accounts, audit
-    from gateway.audit import Event
+    from gateway.auth import accounts
+    from gateway.auth.endings import TOO_MANY
+    from gateway.auth.principals import INBOX
+    from gateway.auth.tokens import OWN_CLIENT, Tokens
     from gateway.cli.database import now_ms, record, record_ended, with_database
-    from gateway.database import Database
-    from gateway.endings import TOO_MANY
+    from gateway.database.database import Database
     from gateway.errors import UserDisabled
-    from gateway.principals import INBOX
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
     from gateway.settings import Settings
-    from gateway.tokens import OWN_CLIENT, Tokens
 
     async def issue(settings: Settings, database: Database) -> str:
         tokens = Tokens(settings, database, on_ended=lambda _: None)
@@ -108,7 +109,7 @@ def send(
 
     Example: gateway send ada "Lunch is ready" --priority high.
     """
-    from gateway import client
+    from gateway.cli import client
 
     fields = {"body": body, "category": category, "priority": priority, "url": url}
     given = {name: value for name, value in fields.items() if value is not None}
@@ -145,7 +146,7 @@ def tail(
     On the machine of the gateway a SUB is enough, of a user who exists: the token is minted, as `gateway
     token` does, and anew when it has expired. Elsewhere it takes GATEWAY_TOKEN.
     """
-    from gateway import client
+    from gateway.cli import client
 
     if sub is None:
         secret, renew = _secret(token, "GATEWAY_TOKEN or --token"), None
@@ -167,7 +168,7 @@ def _url(server: str | None) -> str:
 
 
 def _checked_sub(sub: str) -> str:
-    from gateway.accounts import check_sub
+    from gateway.auth.accounts import check_sub
 
     try:
         return check_sub(sub)

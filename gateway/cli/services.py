@@ -12,7 +12,7 @@ app = group("Manage services: those who post notifications.")
 
 
 def _check_name(value: str) -> str:
-    from gateway.services import check_name
+    from gateway.auth.services import check_name
 
     return check_name(value)
 
@@ -21,8 +21,8 @@ _SCOPES = "notify: post. tokens:mint: give users tokens. admin: manage users and
 
 
 def _scope(value: list[str]) -> list[str]:
-    from gateway.services import SERVICE_SCOPES
-    from gateway.wording import nearest
+    from gateway.auth.services import SERVICE_SCOPES
+    from gateway.settings.wording import nearest
 
     for scope in value:
         if scope not in SERVICE_SCOPES:
@@ -60,11 +60,12 @@ def add(
     """
     from sqlalchemy import Connection
 
-    from gateway import audit, services
-    from gateway.accounts import Record
-    from gateway.audit import Event
+    from gateway.auth import services
+    from gateway.auth.accounts import Record
+    from gateway.auth.tokens import digest
     from gateway.cli.database import make_file, manage, now_ms, record
-    from gateway.tokens import digest
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
 
     secret = secrets.token_urlsafe(32)
     key_id, key_secret, key = services.new_key()
@@ -89,7 +90,7 @@ def add(
 @app.command("list")
 def list_services() -> None:
     """Print the services, one JSON object a line."""
-    from gateway import services
+    from gateway.auth import services
     from gateway.cli.database import print_pages
 
     print_pages(services.list_services, "id", 0, _service)
@@ -100,11 +101,12 @@ def delete(
     client_id: Annotated[str, typer.Argument(metavar="CLIENT_ID", help="The service, as `list` shows it.")],
 ) -> None:
     """Delete a service and its keys; what it posted stays."""
-    from gateway import audit, services
-    from gateway.audit import Event
+    from gateway.auth import services
+    from gateway.auth.endings import PAGE as ENDED_AT_ONCE
     from gateway.cli.database import now_ms, record, with_database
-    from gateway.database import Database
-    from gateway.endings import PAGE as ENDED_AT_ONCE
+    from gateway.database.database import Database
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
     from gateway.settings import Settings
 
     async def erase(_settings: Settings, database: Database) -> None:

@@ -26,7 +26,7 @@ def _user(row: Any) -> dict[str, Any]:
 
 def _hash(password: str, sub: str) -> str:
     """Return the hash of a password. Raises `SettingsError` for one that nobody should be given."""
-    from gateway.passwords import hash_password
+    from gateway.auth.passwords import hash_password
     from gateway.settings import SettingsError
 
     try:
@@ -55,10 +55,11 @@ def add(
     create: CreateOption = False,
 ) -> None:
     """Create a user. Example: echo "$PASSWORD" | gateway user add ada --password-stdin."""
-    from gateway import accounts, audit
-    from gateway.audit import Event
+    from gateway.auth import accounts
     from gateway.cli.database import make_file, manage, now_ms, record
-    from gateway.recipients import check_new
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
+    from gateway.store.recipients import check_new
 
     check_new(sub)
     hashed = _hash(first_line("the password"), sub) if password_stdin else None
@@ -80,9 +81,10 @@ def set_password(
 
     A terminal is asked for it twice; where there is none, it is the first line of stdin.
     """
-    from gateway import accounts, audit
-    from gateway.audit import Event
+    from gateway.auth import accounts
     from gateway.cli.database import manage, now_ms, record, record_ended
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
 
     asked = sys.stdin.isatty() and not password_stdin
     changes = {"password_hash": _hash(_ask_password(sub) if asked else first_line("the password"), sub)}
@@ -99,7 +101,7 @@ def set_password(
 @app.command("list")
 def list_users() -> None:
     """Print the users, one JSON object a line."""
-    from gateway import accounts
+    from gateway.auth import accounts
     from gateway.cli.database import print_pages
 
     print_pages(accounts.list_users, "id", 0, _user)
@@ -108,9 +110,10 @@ def list_users() -> None:
 @app.command("disable")
 def disable(sub: SubArgument) -> None:
     """Let a user sign in no more, and end every session."""
-    from gateway import accounts, audit
-    from gateway.audit import Event
+    from gateway.auth import accounts
     from gateway.cli.database import manage, now_ms, record, record_ended
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
 
     def done(result: tuple[object, list[str]]) -> None:
         record(Event.USER_CHANGED, audit.user(sub), changed=["disabled"], disabled=True)
@@ -123,9 +126,10 @@ def disable(sub: SubArgument) -> None:
 @app.command("enable")
 def enable(sub: SubArgument) -> None:
     """Let a disabled user sign in again."""
-    from gateway import accounts, audit
-    from gateway.audit import Event
+    from gateway.auth import accounts
     from gateway.cli.database import manage, now_ms, record
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
 
     def done(_: object) -> None:
         record(Event.USER_CHANGED, audit.user(sub), changed=["disabled"], disabled=False)
@@ -137,7 +141,7 @@ def enable(sub: SubArgument) -> None:
 @app.command("logout")
 def log_out(sub: SubArgument) -> None:
     """End every session of a user: tokens stop working, and open sockets close."""
-    from gateway import accounts
+    from gateway.auth import accounts
     from gateway.cli.database import manage, now_ms, record_ended
 
     def done(ended: list[str]) -> None:
@@ -149,10 +153,11 @@ def log_out(sub: SubArgument) -> None:
 @app.command("delete")
 def delete(sub: SubArgument) -> None:
     """Erase a user and the inbox, for good."""
-    from gateway import accounts, audit
-    from gateway.audit import Event
+    from gateway.auth import accounts
     from gateway.cli.database import now_ms, record, record_ended, with_database
-    from gateway.database import Database
+    from gateway.database.database import Database
+    from gateway.observability import audit
+    from gateway.observability.audit import Event
     from gateway.settings import Settings
 
     async def erase(_settings: Settings, database: Database) -> None:

@@ -5,8 +5,8 @@ from hashlib import sha256
 
 from fastapi import Request, Response
 
-from gateway.headers import is_known
-from gateway.slices import SharedResponse
+from gateway.transport.headers import is_known
+from gateway.transport.slices import SharedResponse
 
 FOR_EVER = "public, max-age=31536000, immutable"
 """The `Cache-Control` of a file whose path names its version."""

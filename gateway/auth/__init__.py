@@ -1,0 +1,1 @@
+"""Who may: users, sessions, services, tokens, keys and issuers."""

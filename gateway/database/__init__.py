@@ -1,0 +1,1 @@
+"""The database: SQLite or Postgres, its tables, and the ways into it."""

@@ -1,0 +1,99 @@
+"""Where a client begins: what it asks for, and what the log says of it."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, select
+
+from gateway.database.models import items, notifications
+from gateway.database.rows import rows
+from gateway.protocol import Counts, dumps
+from gateway.store import inbox, log
+from gateway.store.log import ITEM_COLUMNS, Entry, to_item
+
+BATCH_BYTES = 512 * 1024
+"""How many bytes of entries a client is given at once: they are held until it has read them."""
+
+
+class Start(NamedTuple):
+    """Where a client begins: after `since`, or at the end (`latest`), or with its newest unread items.
+
+    `applied` says that it has applied all up to `since`, which is an acknowledgement.
+    """
+
+    since: int | None = None
+    epoch: str | None = None
+    latest: bool = False
+    applied: bool = False
+
+
+class Beginning(NamedTuple):
+    """What the log says of a start. `cursor` is None where it cannot be resumed from there.
+
+    Behind `entries` come those of `later`: the `created_seq` of their items, for `read_later`.
+    """
+
+    epoch: str
+    counts: Counts
+    cursor: int | None
+    entries: Sequence[Entry] = ()
+    later: Sequence[Sequence[int]] = ()
+
+
+def begin(connection: Connection, user_id: int, start: Start) -> Beginning | None:
+    """Find where a client begins, or None when the user is gone. A unit of work."""
+    found = log.standing(connection, user_id)
+    if found is None:
+        return None
+    epoch, counts = found
+    if start.since is not None:
+        same = start.epoch in {None, epoch}
+        resumes = same and log.resumable(counts, start.since)
+        return Beginning(epoch, counts, start.since if resumes else None)
+    if start.latest:
+        return Beginning(epoch, counts, counts.seq)
+    newest = inbox.newest_unread(connection, user_id) if counts.unread else ()
+    entries = log.replay(user_id, counts, newest, cursor=0)
+    first = log.fitting(entries, BATCH_BYTES)
+    return Beginning(epoch, counts, counts.seq, first, _batches(entries[len(first) :]))
+
+
+def _batches(entries: Sequence[Entry]) -> list[Sequence[int]]:
+    batches: list[Sequence[int]] = []
+    while entries:
+        batch = log.fitting(entries, BATCH_BYTES)
+        batches.append([item.created_seq for entry in batch for item in entry.items])
+        entries = entries[len(batch) :]
+    return batches
+
+
+def read_later(
+    connection: Connection, user_id: int, counts: Counts, numbers: Sequence[int]
+) -> Sequence[Entry]:
+    """Return the entries of a batch, as they were when the client began. A unit of work.
+
+    An item that has changed since is not among them: it follows with the number of its change.
+    """
+    found = connection.execute(
+        _select_numbered(connection.dialect.name),
+        {"rows": dumps([(user_id, number) for number in numbers]), "seq": counts.seq},
+    )
+    return log.replay(user_id, counts, (to_item(row) for row in found), cursor=0)
+
+
+@cache
+def _select_numbered(dialect: str) -> Select[Any]:
+    # With the user in each row SQLite begins with the rows; else it would walk the whole inbox.
+    wanted = rows(dialect, user_id=BigInteger(), created_seq=BigInteger())
+    return (
+        select(*ITEM_COLUMNS)
+        .join_from(
+            wanted,
+            items,
+            and_(items.c.user_id == wanted.c.user_id, items.c.created_seq == wanted.c.created_seq),
+        )
+        .join(notifications, items.c.notification_id == notifications.c.id)
+        .where(items.c.seq <= bindparam("seq"))
+        .order_by(items.c.seq, items.c.created_seq)
+    )

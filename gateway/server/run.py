@@ -1,0 +1,211 @@
+"""What `gateway serve` does: the schema, the demo, and uvicorn with the options this gateway needs."""
+
+import errno
+import gc
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import Connection
+
+from gateway import __version__
+from gateway.api.demo import CODE_SCOPE, CODE_TTL, DEMO
+from gateway.app import create_app
+from gateway.auth import accounts, services
+from gateway.auth.passwords import hash_password
+from gateway.auth.signing import Keyring
+from gateway.auth.tokens import digest
+from gateway.database import schema
+from gateway.database.database import open_database
+from gateway.protocol import MAX_FRAME
+from gateway.server.process import Server
+from gateway.settings import Settings, SettingsError
+from gateway.transport import open_files
+from gateway.transport.forwarded import Forwarded
+from gateway.transport.headers import EVERYWHERE
+from gateway.transport.http import http_protocol
+from gateway.transport.websocket import GatewayWebSocket
+
+logger = structlog.get_logger()
+
+BACKLOG = 4096
+"""How many new connections may wait in the kernel; it may allow fewer (`net.core.somaxconn`)."""
+
+UNSENT_BYTES = 16_384
+"""How many bytes that are not sent yet the kernel holds for a connection before it takes no more."""
+
+_LAST_PORT = 65535
+
+
+def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
+    """Return a socket that listens where the settings say, or the one that a worker has inherited.
+
+    Raises `SettingsError` where it cannot.
+    """
+    listener = _listen(settings, settings.port) if inherited is None else socket.socket(fileno=inherited)
+    _hold_little_unsent(listener)
+    return listener
+
+
+def _hold_little_unsent(listener: socket.socket) -> None:
+    """Have the kernel take little more of an answer than its client reads, on each connection of a listener.
+
+    It would take megabytes of each otherwise, and when it has no room for more, no connection of the machine
+    gets on. A system that cannot do it serves nevertheless.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with suppress(OSError):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+
+def check_host(settings: Settings) -> None:
+    """Raise `SettingsError` where nothing could listen at the host, whichever port is free there."""
+    _listen(settings, 0).close()
+
+
+def _listen(settings: Settings, port: int) -> socket.socket:
+    host = settings.host.strip("[]")
+    way_out = ""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        # Encoded first: where Python cannot do it, it leaves its socket open.
+        address = (host.encode("idna").decode(), port)
+        # `::` is every address of this machine, those of IPv4 too, wherever the system allows it.
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except OSError as error:
+        # Python's own text says the address once more, in words of its own.
+        why = str(error.strerror).partition(" (while")[0]
+        if error.errno == errno.EADDRINUSE:
+            other = port + 1 if port < _LAST_PORT else port - 1
+            way_out = f": stop what listens there, or take another port: --port {other}"
+    except UnicodeError:
+        why = "it is no name of a host"
+    where = f"{settings.host}:{settings.port}"
+    raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why}){way_out}")
+
+
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    started: Callable[[], None] = lambda: None,
+    *,
+    demo: bool = False,
+) -> bool:
+    """Serve until a signal ends it, and return whether it has begun and ended well."""
+    open_files.raise_limit()
+
+    def begun() -> None:
+        logger.info("serving", host=settings.host, port=listener.getsockname()[1], version=__version__)
+        started()
+
+    server = Server(server_config(create_app(settings, demo_mode=demo), settings), settings, begun)
+    # What is loaded now stays, and short-lived objects come by the thousand: collect seldom, and less.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        # That is how uvicorn ends where the application cannot start; it has logged why.
+        return False
+    return server.ended_well
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn is to serve the application."""
+    return _Config(
+        app,
+        host=settings.host.strip("[]"),
+        port=settings.port,
+        http=http_protocol(
+            head_timeout=settings.header_timeout, body_timeout=settings.body_timeout, mount=settings.mount
+        ),
+        ws=GatewayWebSocket,
+        ws_max_size=MAX_FRAME,
+        ws_per_message_deflate=False,
+        ws_ping_interval=settings.ping_interval,
+        ws_ping_timeout=settings.ping_timeout,
+        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]
+        access_log=settings.access_log,
+        log_config=None,
+        server_header=False,
+        headers=EVERYWHERE,
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+    )
+
+
+class _Config(uvicorn.Config):
+    """Options under which a proxy that is believed may write scheme and addresses in any way."""
+
+    def load(self) -> None:
+        """Load the application."""
+        super().load()
+        if self.proxy_headers:
+            self.loaded_app = Forwarded(self.loaded_app)
+
+
+async def prepare(settings: Settings, port: int, *, demo: bool) -> str:
+    """Bring the schema up to date; for a demo, make what it needs, and return what to tell people."""
+    async with open_database(settings) as database:
+        if await schema.is_pending(database):
+            await database.write(schema.upgrade)
+        # What is wrong with the keys stops the start here, in one line, and not the application.
+        await Keyring(settings, database, time.time).start()
+        if not demo:
+            return ""
+        password, (key_id, secret, key) = secrets.token_urlsafe(12), services.new_key()
+        hashed, now_ms = hash_password(password, "demo"), int(time.time() * 1000)
+        code = secrets.token_urlsafe(32)
+        await database.write(_make_demo, hashed, key_id, digest(secret), digest(code), now_ms)
+        return _demo_text(settings.host, port, password, key, code)
+
+
+def _make_demo(
+    connection: Connection,
+    password_hash: str,
+    key_id: str,
+    secret_hash: bytes,
+    code_hash: bytes,
+    now_ms: int,
+) -> None:
+    """Make the user and the service `demo`; a password, a key and a code of an earlier start end."""
+    accounts.add_missing_users(connection, ["demo"], now_ms)
+    changes = {"password_hash": password_hash, "disabled": False}
+    accounts.update_user(connection, "demo", changes, now_ms)
+    if services.find_service(connection, "demo") is None:
+        unusable = digest(secrets.token_urlsafe(32))
+        services.add_service(connection, "demo", ["notify"], unusable, now_ms, client_id="demo")
+    for key in services.list_keys(connection, "demo", "", 1000):
+        services.delete_key(connection, "demo", key.id)
+    services.add_key(connection, "demo", key_id, secret_hash, now_ms)
+    # The session of the code is one of its own: a ticket ends with its session, and this one gives no token.
+    expires_at = now_ms + CODE_TTL * 1000
+    session = accounts.new_session(expires_at)
+    accounts.start_user_session(connection, DEMO, session, now_ms)
+    accounts.withdraw_tickets(connection, CODE_SCOPE)
+    ticket = accounts.NewTicket(code_hash, session.id, CODE_SCOPE, expires_at, expires_at)
+    accounts.add_ticket(connection, ticket)
+
+
+def _demo_text(host: str, port: int, password: str, key: str, code: str) -> str:
+    host = host.strip("[]")
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    body = json.dumps({"to": "demo", "title": "Hello from curl", "body": "It arrived."})
+    return (
+        f"\n  The inbox:  {address}/#code={code}\n"
+        "              (signs you in: once, within ten minutes)\n"
+        f"  Sign in:    demo / {password}\n\n"
+        "  Post a notification:\n\n"
+        f"  curl -X POST {address}/v1/notifications \\\n"
+        f"    -H 'Authorization: Bearer {key}' \\\n"
+        "    -H 'Content-Type: application/json' \\\n"
+        f"    -d '{body}'\n"
+    )

@@ -1,0 +1,386 @@
+"""The log of each user: appending what was posted, and reading what comes after a position.
+
+Functions take a connection and never commit. Why each user has a counter row, and why its lock makes the
+numbers gapless and in commit order, is in docs/architecture.md.
+"""
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
+from sys import getsizeof
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    String,
+    Text,
+    bindparam,
+    insert,
+    select,
+)
+
+from gateway.database.indexes import BY_CHANGE
+from gateway.database.models import items, notifications, users
+from gateway.database.rows import rows
+from gateway.protocol import (
+    REPLAY_LIMIT,
+    Content,
+    Counts,
+    Item,
+    changed,
+    dumps,
+    encode_item,
+    notification,
+    read,
+)
+from gateway.protocol.wire import Message
+from gateway.store.positions import Positions
+
+PAGE = 100
+"""How many items one read of the log brings; a page never ends inside one bulk change."""
+
+PAGE_BYTES = 256 * 1024
+"""About how many bytes of items a page holds for a socket, whose client may read slowly."""
+
+STEP = 1000
+"""About how many items one statement inserts: on Postgres it is put together on the event loop."""
+
+
+class Post(NamedTuple):
+    """One notification and the distinct users it is for."""
+
+    content: Content
+    service_id: int
+    recipients: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Entry:
+    """What took one number of one user's log. Its message is encoded once, for all clients of the user.
+
+    `fresh` says that its one item is new to whoever reads on from the entry before. `up_to` is set where
+    the items are too many to be listed: all up to it were marked read. `committed_at` is when it was stored,
+    in seconds since 1970, or 0 where that is not known.
+    """
+
+    user_id: int
+    counts: Counts
+    items: Sequence[Item]
+    fresh: bool = False
+    up_to: int | None = None
+    committed_at: float = 0
+    _message: Message | None = field(default=None, repr=False)
+    _size: int = field(default=0, repr=False, compare=False)
+
+    @property
+    def message(self) -> Message:
+        """The message of this entry."""
+        if self._message is None:
+            self._message = self._encode()
+        return self._message
+
+    def _encode(self) -> Message:
+        if self.up_to is not None:
+            return read(self.up_to, self.counts.seq, self.counts)
+        encoded = [encode_item(item) for item in self.items]
+        if self.fresh:
+            return notification(encoded[0], self.counts.seq, self.counts)
+        return changed(encoded, self.counts.seq, self.counts)
+
+    @property
+    def size(self) -> int:
+        """The most bytes it can hold in memory: its items, and its message once that is encoded.
+
+        It never changes, so what is added to a budget for it can be taken back. Entries that share a content
+        each count it.
+        """
+        if not self._size:
+            self._size = _ENTRY_BYTES + sum(map(_memory_of, self.items))
+        return self._size
+
+
+_ENTRY_BYTES = 900
+"""The most bytes of an entry besides its items, with their list."""
+
+_ITEM_BYTES = 1300
+"""The most bytes of an item besides its texts: in memory, and what surrounds the texts in a frame."""
+
+
+def _memory_of(item: Item) -> int:
+    """Return the most bytes an item takes in memory and in a frame together."""
+    _, title, body, _, _, url, data, _ = item.content
+    size = _ITEM_BYTES + _memory_of_text(title)
+    # Most items lack some of these, and a call costs as much as all else here.
+    if body is not None:
+        size += _memory_of_text(body)
+    if url is not None:
+        size += _memory_of_text(url)
+    if data is not None:
+        size += _memory_of_text(data)
+    return size
+
+
+def _memory_of_text(text: str) -> int:
+    """Return the most bytes a text takes in memory and in a frame together.
+
+    In a frame a character takes up to four bytes in UTF-8, two where it is escaped by a letter, and six where
+    it is by its number, as only characters are that cannot be printed.
+    """
+    if text.isascii():
+        return (3 if text.isprintable() else 7) * len(text)
+    return getsizeof(text) + (4 if text.isprintable() else 6) * len(text)
+
+
+def size_of(item: Item) -> int:
+    """Return about how many bytes an item takes, encoded or in memory: half of them, or more.
+
+    The texts of a deleted item count, too: they are read with it.
+    """
+    content = item.content
+    texts = (content.title, content.body, content.url, content.data)
+    return _FRAME_OF_ITEM + sum(_size_of_text(text) for text in texts if text is not None)
+
+
+_FRAME_OF_ITEM = 400
+"""About how many bytes an item takes besides its texts."""
+
+
+def _size_of_text(text: str) -> int:
+    # Nearly all texts are such, and to know that takes no time. In others a character takes up to six bytes.
+    return len(text) if text.isascii() and text.isprintable() else len(dumps(text).encode())
+
+
+def fitting(entries: Iterable[Entry], size: int) -> list[Entry]:
+    """Return the first of these entries: as many as take at most `size` bytes in memory, and at least one."""
+    found: list[Entry] = []
+    for entry in entries:
+        size -= entry.size
+        if size < 0 and found:
+            break
+        found.append(entry)
+    return found
+
+
+class Page(NamedTuple):
+    """What follows a position, and where the log stands.
+
+    `more` says that another page follows, `cut` that this one would be longer if it might hold more bytes.
+    """
+
+    epoch: str
+    counts: Counts
+    entries: list[Entry]
+    more: bool
+    cut: bool = False
+
+
+# --- appending ----------------------------------------------------------------------------------------------
+
+
+def append(
+    connection: Connection, posts: Sequence[Post], positions: Positions, followed: Container[int]
+) -> list[Entry]:
+    """Store the posts and give each recipient's copy the next number of its log, in the order of `posts`.
+
+    Returns the entries of the users who are `followed`, by id.
+    """
+    keys = _insert_notifications(connection, posts)
+    entries: list[Entry] = []
+    statement = _insert_items(connection.dialect.name)
+    rows_of_items: list[tuple[int, int, int]] = []
+    for post in posts:
+        key = keys[post.content.id]
+        for sub in post.recipients:
+            position = positions.by_sub[sub]
+            position.seq += 1
+            position.unread += 1
+            position.unseen += 1
+            rows_of_items.append((position.user_id, position.seq, key))
+            if position.user_id in followed:
+                item = Item(post.content, position.seq, position.seq)
+                entries.append(Entry(position.user_id, position.counts(), (item,), fresh=True))
+        if len(rows_of_items) >= STEP:
+            connection.execute(statement, {"rows": dumps(rows_of_items)})
+            rows_of_items.clear()
+    if rows_of_items:
+        connection.execute(statement, {"rows": dumps(rows_of_items)})
+    return entries
+
+
+@cache
+def _insert_notification_rows(dialect: str) -> Any:
+    new = rows(
+        dialect,
+        uuid=String(),
+        service_id=BigInteger(),
+        title=Text(),
+        body=Text(),
+        category=String(),
+        priority=String(),
+        url=Text(),
+        data=Text(),
+        recipients=BigInteger(),
+        created_at=BigInteger(),
+    )
+    names = [column.name for column in new.c]
+    return (
+        insert(notifications)
+        .from_select(names, select(new))
+        .returning(notifications.c.uuid, notifications.c.id)
+    )
+
+
+def _insert_notifications(connection: Connection, posts: Sequence[Post]) -> dict[str, int]:
+    values = []
+    for content, service_id, recipients in posts:
+        uuid, title, body, category, priority, url, data, created_at = content
+        values.append(
+            (uuid, service_id, title, body, category, priority, url, data, len(recipients), created_at)
+        )
+    inserted = connection.execute(_insert_notification_rows(connection.dialect.name), {"rows": dumps(values)})
+    return {uuid: key for uuid, key in inserted}  # noqa: C416 - rows are not pairs to a type checker
+
+
+@cache
+def _insert_items(dialect: str) -> Any:
+    new = rows(dialect, user_id=BigInteger(), seq=BigInteger(), notification_id=BigInteger())
+    columns = ["user_id", "created_seq", "seq", "notification_id"]
+    return insert(items).from_select(
+        columns, select(new.c.user_id, new.c.seq, new.c.seq.label("last"), new.c.notification_id)
+    )
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+ITEM_COLUMNS = (
+    notifications.c.uuid,
+    notifications.c.title,
+    notifications.c.body,
+    notifications.c.category,
+    notifications.c.priority,
+    notifications.c.url,
+    notifications.c.data,
+    notifications.c.created_at,
+    items.c.created_seq,
+    items.c.seq,
+    items.c.read_at,
+    items.c.archived_at,
+    items.c.deleted_at,
+)
+_CONTENT = 8
+"""How many of the columns above are the content."""
+
+
+def to_item(row: Sequence[Any]) -> Item:
+    """Return the item that a row of `ITEM_COLUMNS` holds."""
+    return Item(Content(*row[:_CONTENT]), *row[_CONTENT:])
+
+
+def standing(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
+    """Return the epoch and the counts of a user, or None when the user is gone."""
+    row = connection.execute(_SELECT_STANDING, {"user_id": user_id}).one_or_none()
+    return None if row is None else (row.epoch, Counts(*row[1:]))
+
+
+_SELECT_STANDING = select(
+    users.c.epoch,
+    users.c.last_seq,
+    users.c.unread,
+    users.c.unseen,
+    users.c.seen_seq,
+    users.c.trimmed_seq,
+).where(users.c.id == bindparam("user_id"), users.c.sub.is_not(None))
+
+
+def resumable(counts: Counts, since: int) -> bool:
+    """Whether a client at `since` can be brought up to date from the log, and at once."""
+    return is_kept(counts, since) and counts.seq - REPLAY_LIMIT <= since
+
+
+def is_kept(counts: Counts, since: int) -> bool:
+    """Whether the log has all that comes after `since`: nothing of it was removed."""
+    return counts.trimmed <= since <= counts.seq
+
+
+def read_after(
+    connection: Connection, user_id: int, cursor: int, limit: int = PAGE, size: int = PAGE_BYTES
+) -> Page | None:
+    """Return what follows `cursor`, oldest change first, or None when the user is gone.
+
+    It ends with the change that brings it to `limit` items, and before one that brings it over `size` bytes,
+    unless that is the first. Little more than that is ever read.
+
+    The entries carry the unread and unseen counts of now: what they were at an old number is not kept.
+    """
+    found = standing(connection, user_id)
+    if found is None:
+        return None
+    epoch, counts = found
+    changes, cut = _changes_after(connection, user_id, cursor, limit, size)
+    entries = replay(user_id, counts, changes, cursor)
+    more = cut or (bool(changes) and len(changes) >= limit and changes[-1].seq < counts.seq)
+    return Page(epoch, counts, entries, more, cut)
+
+
+def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int | None) -> list[Entry]:
+    """Return an entry for each number of these items, which are in the order of their last change.
+
+    One item that entered after the cursor cannot have been sent before, so it is told as new. Where clients
+    with different cursors will get the entries (None), only one that entered with its number is new to all.
+    """
+    entries = []
+    for seq, items_of_seq in groupby(changes, key=lambda item: item.seq):
+        group = list(items_of_seq)
+        known_up_to = seq - 1 if cursor is None else cursor
+        new = len(group) == 1 and group[0].created_seq > known_up_to and group[0].deleted_at is None
+        entry = Entry(user_id, counts._replace(seq=seq), group, fresh=new)
+        if new:
+            # When it was posted is the nearest that is kept.
+            entry.committed_at = group[0].content.created_at / 1000
+        entries.append(entry)
+    return entries
+
+
+_SELECT_CHANGES = (
+    select(*ITEM_COLUMNS)
+    .join_from(items, notifications, items.c.notification_id == notifications.c.id)
+    .where(items.c.user_id == bindparam("user_id"))
+    .order_by(items.c.seq, items.c.created_seq)
+    .with_hint(items, BY_CHANGE, "sqlite")
+)
+_CHANGES_AFTER = _SELECT_CHANGES.where(items.c.seq > bindparam("cursor")).limit(bindparam("limit"))
+_REST_OF_CHANGE = _SELECT_CHANGES.where(
+    items.c.seq == bindparam("seq"), items.c.created_seq > bindparam("created_seq")
+)
+
+
+def _changes_after(
+    connection: Connection, user_id: int, cursor: int, limit: int, size: int
+) -> tuple[list[Item], bool]:
+    """Return the items of whole changes, and whether they are fewer than `limit` because of their size."""
+    found: list[Item] = []
+    while len(found) < limit:
+        asked = min(PAGE, limit - len(found))
+        step = _step_after(connection, user_id, cursor, asked)
+        for _, items_of_seq in groupby(step, key=lambda item: item.seq):
+            change = list(items_of_seq)
+            size -= sum(map(size_of, change))
+            if size < 0 and found:
+                return found, True
+            found += change
+        if len(step) < asked:
+            break
+        cursor = step[-1].seq
+    return found, False
+
+
+def _step_after(connection: Connection, user_id: int, cursor: int, limit: int) -> list[Item]:
+    parameters = {"user_id": user_id, "cursor": cursor, "limit": limit}
+    found = [to_item(row) for row in connection.execute(_CHANGES_AFTER, parameters)]
+    if len(found) == limit:
+        last = found[-1]
+        parameters = {"user_id": user_id, "seq": last.seq, "created_seq": last.created_seq}
+        found += [to_item(row) for row in connection.execute(_REST_OF_CHANGE, parameters)]
+    return found

@@ -1,0 +1,54 @@
+"""A notification as its sender sees it. Functions take a connection and never commit."""
+
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
+
+from gateway.database.models import items, notifications, users
+from gateway.protocol import Content
+from gateway.store.log import ITEM_COLUMNS
+
+
+class Sent(NamedTuple):
+    """A notification as its sender sees it: how many it was for, and how far it came."""
+
+    content: Content
+    service_id: int
+    recipients: int
+    delivered: int
+    seen: int
+    read: int
+
+
+def find_sent(connection: Connection, uuid: str) -> Sent | None:
+    """Return a notification with its counts.
+
+    Delivered: a client of the recipient has acknowledged it. Seen: the recipient's badge has shown it, or
+    it was read. A deleted item counts as what it was.
+    """
+    row = connection.execute(_SELECT_SENT, {"uuid": uuid}).one_or_none()
+    if row is None:
+        return None
+    *content, key, service_id, recipients = row
+    delivered, seen, read = connection.execute(_COUNT_SENT, {"key": key}).one()
+    return Sent(Content(*content), service_id, recipients, delivered, seen, read)
+
+
+_SELECT_SENT = select(
+    *ITEM_COLUMNS[:8], notifications.c.id, notifications.c.service_id, notifications.c.recipients
+).where(notifications.c.uuid == bindparam("uuid"))
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.count().filter(condition)
+
+
+_COUNT_SENT = (
+    select(
+        _count(items.c.created_seq <= users.c.delivered_seq),
+        _count(or_(items.c.created_seq <= users.c.seen_seq, items.c.read_at.is_not(None))),
+        _count(items.c.read_at.is_not(None)),
+    )
+    .join_from(items, users, items.c.user_id == users.c.id)
+    .where(items.c.notification_id == bindparam("key"))
+)

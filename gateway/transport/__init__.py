@@ -1,0 +1,1 @@
+"""What is on the wire: HTTP, the WebSocket and the stream, each bounded."""

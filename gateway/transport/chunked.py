@@ -1,0 +1,144 @@
+"""A body in chunks (RFC 9112, section 7.1), decoded in bounded steps.
+
+The HTTP parser does not stop at the end of a body, so what it is given would have to be cut there before, at
+each empty line that might be the end. This decoder searches for no line end in the data of a chunk: data cost
+the same for each byte, whatever they are.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from gateway.transport.framing import MAX_FIELDS, Refused, too_large
+
+SLICE = 16 * 1024
+"""Most bytes of a body in chunks that are decoded in one step."""
+
+MAX_CHUNKS = 256
+"""Most chunks of a step."""
+
+MAX_TRAILERS = 16 * 1024
+"""Most bytes of chunk extensions and trailers: what a body in chunks has beside its data."""
+
+_FRAME_PER_BYTE = 8
+"""Bytes of framing that each byte of a body may have: chunks of one byte have five."""
+
+_TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]*+"
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+
+_QUOTED = rb'"(?:[^\x00-\x08\x0a-\x1f\x7f"\\]|\\[^\x00-\x08\x0a-\x1f\x7f])*+"'
+
+_SIZE = rb"([0-9A-Fa-f]{1,16}+)"
+
+_EXTENSIONS = rb"(?:;" + _TOKEN + rb"++(?:=(?:" + _QUOTED + rb"|" + _TOKEN + rb"*+))?)*+"
+
+
+_WHOLE, _BEGUN = _SIZE + _EXTENSIONS + rb"\r\n", _SIZE + rb"(?:;" + _TEXT + rb")?\r?"
+
+_first = re.compile(_WHOLE).match
+
+_first_begun = re.compile(_BEGUN).fullmatch
+
+_further = re.compile(rb"\r\n" + _WHOLE).match
+
+_further_begun = re.compile(rb"\r(?:\n(?:" + _BEGUN + rb")?)?").fullmatch
+
+_trailer = re.compile(rb"(?:" + _TOKEN + rb"++:" + _TEXT + rb")?\r\n").match
+
+_trailer_begun = re.compile(rb"(?:" + _TOKEN + rb"++(?::" + _TEXT + rb")?)?\r?").fullmatch
+
+_Match = Callable[..., re.Match[bytes] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A kind of line: what matches it, what matches a beginning of it, and where its text begins."""
+
+    whole: _Match
+    begun: _Match
+    text_at: int = 0
+
+
+_FIRST = _Line(_first, _first_begun)
+
+# It begins with the line end behind the data of the chunk before: one match does for both.
+_FURTHER = _Line(_further, _further_begun, len(b"\r\n"))
+
+_TRAILER = _Line(_trailer, _trailer_begun)
+
+
+class ChunkedBody:
+    """A body that comes in chunks. It is `whole` once its trailers have ended, which are dropped.
+
+    `lines` says how many lines of framing it had so far: one for each chunk and each trailer.
+    """
+
+    def __init__(self) -> None:
+        self.whole = False
+        self.lines = 0
+        self._line = _FIRST
+        self._left = 0
+        self._partial = bytearray()
+        self._spare = MAX_TRAILERS
+        self._fields = 0
+
+    def take(self, data: bytes, at: int) -> tuple[bytes, int]:
+        """Decode a step of `data`, from `at` on: return what it has of the body, and where the step ends.
+
+        Raises `Refused` where the framing is broken, or too much of it beside the body.
+        """
+        began, end, lines_end = at, min(at + SLICE, len(data)), self.lines + MAX_CHUNKS
+        parts = []
+        while at < end and self.lines < lines_end and not self.whole:
+            if left := self._left:
+                part = data[at : min(at + left, end)]
+                parts.append(part)
+                at += len(part)
+                self._left -= len(part)
+            elif not self._partial and (found := self._line.whole(data, at, end)):
+                at = found.end()
+                self._read(found)
+            else:
+                at = self._take_partial(data, at, end)
+        body = b"".join(parts)
+        self._count(len(body), at - began - len(body))
+        return body, at
+
+    def _take_partial(self, data: bytes, at: int, end: int) -> int:
+        """Take a line that comes in pieces, and look at each once; return where it, or the piece, ends."""
+        line, partial, known = self._line, self._partial, len(self._partial)
+        partial += data[at:end]
+        found = partial.find(b"\r\n", max(known - 1, line.text_at))
+        if found < 0:
+            if not known and not line.begun(partial):
+                raise _broken()
+            return end
+        text = bytes(partial[: found + 2])
+        partial.clear()
+        whole = line.whole(text)
+        if whole is None:
+            raise _broken()
+        self._read(whole)
+        return at + len(text) - known
+
+    def _read(self, line: re.Match[bytes]) -> None:
+        self.lines += 1
+        if self._line is _TRAILER:
+            self.whole = line.end() - line.start() == len(b"\r\n")
+            self._fields += 1
+            if self._fields > MAX_FIELDS and not self.whole:
+                raise too_large("The head, or the trailer, has over 100 fields.")
+        else:
+            self._left = int(line[1], 16)
+            self._line = _FURTHER if self._left else _TRAILER
+
+    def _count(self, data_bytes: int, frame_bytes: int) -> None:
+        self._spare = min(self._spare + data_bytes * _FRAME_PER_BYTE - frame_bytes, MAX_TRAILERS)
+        if self._spare < 0:
+            raise too_large("The chunk extensions and trailers are over 16 KiB.")
+
+
+def _broken() -> Refused:
+    return Refused(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1 (RFC 9112).")

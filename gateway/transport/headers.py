@@ -1,0 +1,203 @@
+"""The headers of an answer: what a browser may do with it, which pages may read it, and the request id.
+
+What is the same for every answer, uvicorn adds (`EVERYWHERE`); the rest is `BrowserHeaders`'.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from http import HTTPStatus
+from time import perf_counter
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.observability.logs import REQUEST_ID, bind_request_id, new_request_id
+from gateway.origins import log_refused, own_origin, read_origin
+
+EVERYWHERE = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+]
+
+MAX_VALIDATORS, MAX_VALIDATORS_LENGTH = 16, 1024
+"""How many validators an `If-None-Match` may have, and how many characters, to be looked at."""
+
+Header = tuple[bytes, bytes]
+
+AS_GET = "gateway.as_get"
+"""Where the scope of a HEAD holds the one of the GET that it is served as."""
+
+BEGUN_AT = "gateway.begun_at"
+"""Where the scope of a handshake holds when it began: one that is accepted does not pass here again."""
+
+Count = Callable[[str, str, int, float], None]
+"""Called for each answer: the template of the path, the method, the status, and the time in seconds."""
+
+API_POLICY = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
+"""An answer of the API is no page: should a browser ever show one as such, it does nothing."""
+
+_POLICY: Header = next((name.lower().encode(), value.encode()) for name, value in API_POLICY.items())
+_NO_STORE: Header = (b"cache-control", b"no-store")
+_REVALIDATE: Header = (b"cache-control", b"private, no-cache")
+_HTTPS_ONLY: Header = (b"strict-transport-security", b"max-age=31536000")
+
+
+def problem_code(status: HTTPStatus) -> str:
+    """Return the code of a problem that the status says all of."""
+    return status.phrase.lower().replace(" ", "_")
+
+
+def is_known(if_none_match: str, etag: str) -> bool:
+    """Whether the client has what this tag names: weakly compared, as RFC 9110, section 13.1.2 has it.
+
+    A list that no cache makes is not looked at. The answer is then whole, which is never wrong.
+    """
+    if len(if_none_match) > MAX_VALIDATORS_LENGTH or if_none_match.count(",") >= MAX_VALIDATORS:
+        return False
+    opaque = etag.removeprefix("W/")
+    return any(tag.strip().removeprefix("W/") in {opaque, "*"} for tag in if_none_match.split(","))
+
+
+def bare_problem(
+    status: HTTPStatus, detail: str, *, retry_after: int | None = None
+) -> tuple[list[Header], bytes]:
+    """Return head and body of a problem (RFC 9457) for what never gets as far as the application."""
+    problem = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "code": problem_code(status),
+    }
+    body = json.dumps(problem).encode()
+    head = [
+        *((name.lower().encode(), value.encode()) for name, value in EVERYWHERE),
+        _POLICY,
+        (REQUEST_ID, new_request_id()),
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    if retry_after is not None:
+        head.append((b"retry-after", b"%d" % retry_after))
+    return head, body
+
+
+class BrowserHeaders:
+    """Adds a policy to every answer that has none, and keeps what is nobody else's out of caches.
+
+    Every answer also has the id of its request, which the log has too; so has that to a handshake.
+
+    Only an answer by https has `Strict-Transport-Security`: by http it would mean nothing (RFC 6797, 7.2).
+    """
+
+    def __init__(self, app: ASGIApp, count: Count) -> None:
+        self._app = app
+        self._count = count
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve it. No coroutine of its own: each layer of them costs every request."""
+        begun_at = perf_counter()
+        if scope["type"] == "lifespan":
+            return self._app(scope, receive, send)
+        request_id = (REQUEST_ID, bind_request_id(scope["headers"]))
+        if scope["type"] == "websocket":
+            scope[BEGUN_AT] = begun_at
+            return self._app(scope, receive, partial(self._answer_handshake, scope, send, request_id))
+        return self._serve(scope, receive, send, request_id, begun_at)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, request_id: Header, begun_at: float
+    ) -> None:
+        unanswered = True
+
+        async def answer(message: Message) -> None:
+            nonlocal unanswered
+            if message["type"] == "http.response.start":
+                unanswered = False
+                seconds = perf_counter() - begun_at
+                self._count(_route(scope), scope["method"], message["status"], seconds)
+                message["headers"] = _completed(scope, message["headers"], request_id)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except Exception:
+            # It is answered outside of this, by what answers for a fault of the program.
+            if unanswered:
+                seconds = perf_counter() - begun_at
+                self._count(_route(scope), scope["method"], HTTPStatus.INTERNAL_SERVER_ERROR, seconds)
+            raise
+
+    async def _answer_handshake(self, scope: Scope, send: Send, request_id: Header, message: Message) -> None:
+        if message["type"] in {"websocket.accept", "websocket.http.response.start"}:
+            status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
+            self._count(_route(scope), "GET", status, perf_counter() - scope[BEGUN_AT])
+            message["headers"] = [*message.get("headers", ()), request_id]
+        await send(message)
+
+
+def _completed(scope: Scope, given: Iterable[Header], request_id: Header) -> list[Header]:
+    """Return the headers of an answer with those that it lacks."""
+    headers: list[Header] = [*given, request_id]
+    names = {name for name, _ in headers}
+    method = scope["method"]
+    if method == "OPTIONS" and b"access-control-allow-origin" not in names:
+        _log_preflight(scope)
+    if b"content-security-policy" not in names:
+        headers.append(_POLICY)
+    if method in {"GET", "HEAD"} and b"cache-control" not in names:
+        headers.append(_REVALIDATE if b"etag" in names else _NO_STORE)
+    if scope["scheme"] == "https":
+        headers.append(_HTTPS_ONLY)
+    return headers
+
+
+def _route(scope: Scope) -> str:
+    """Return the template of the path, which has nothing that a client sent; empty where there is none."""
+    route = scope.get(AS_GET, scope).get("route")
+    return "" if route is None else str(route.path)
+
+
+def _log_preflight(scope: Scope) -> None:
+    """Log that a page asked whether it may call, and may not."""
+    asked = dict(scope["headers"])
+    if b"origin" in asked and b"access-control-request-method" in asked:
+        host = asked.get(b"host", b"").decode("latin-1")
+        origin, own = read_origin(asked[b"origin"].decode("latin-1")), own_origin(scope["scheme"], host)
+        # A page of the gateway itself needs no leave, and is refused nothing.
+        if origin is None or origin != own:
+            log_refused(origin, own)
+
+
+class Cors(CORSMiddleware):
+    """Lets the pages of some origins call the API (Fetch Standard, section 3.3).
+
+    A request that names no origin comes from no page, and is not looked at further. Credentials are not
+    allowed: the API has none that a browser would add by itself.
+    """
+
+    def __init__(self, app: ASGIApp, allow_origins: tuple[str, ...]) -> None:
+        super().__init__(
+            app,
+            allow_origins=allow_origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=[
+                "ETag",
+                "Link",
+                "Location",
+                "Retry-After",
+                "RateLimit",
+                "RateLimit-Policy",
+                "X-Request-ID",
+            ],
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it."""
+        if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)

@@ -1,0 +1,398 @@
+"""uvicorn's WebSocket protocol with what ASGI has no words for.
+
+- A close that does not wait for a client that has stopped reading: uvicorn's own waits until the client has
+  read what is buffered, and a stalled client never does.
+- A ping that is not answered closes with 4008, which tells the client to resume, not with 1011.
+- A closing handshake that is not answered is cut off, so that a stalled client holds no memory. After a close
+  a client may send a few KiB more; then nothing more is read.
+- Frames are taken in turns among all connections (`turns.py`). Those that came before a refusal are dropped.
+  One that is no whole message (a ping, a pong that answers no ping of ours, a fragment) counts as a command.
+- The request comes parsed (`http.py`), and is not parsed again.
+- A refusal does not repeat what was sent, which may be a token. No frame and no header is ever logged.
+- Text that is not UTF-8 closes with 1007 and no more: uvicorn would log a traceback for each.
+- Once a socket is accepted it is handed over: the frames of the framework that brought it, and the headers of
+  its request, are not held for as long as it lives, and a push does not go through them.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from http import HTTPStatus
+from typing import Any, cast
+
+from starlette.types import Scope
+from uvicorn import Config
+from uvicorn.protocols.utils import get_client_addr
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
+
+from gateway.errors import Disconnected
+from gateway.observability.logs import request_id
+from gateway.protocol import Close
+from gateway.protocol.wire import Message
+from gateway.transport.connections import CONNECTIONS, Place
+from gateway.transport.headers import bare_problem
+from gateway.transport.turns import SharedTurns
+
+LINGER = 2.0
+"""How long a client has to answer a close frame, in seconds."""
+
+MAX_UNCOUNTED = 4096
+"""How many bytes a client may send while its frames are not counted: before it is served, after a close."""
+
+MAX_FRAGMENTS = 64
+"""How many fragments of a message are kept apart."""
+
+_EXTENSION = "gateway.websocket"
+
+CLOSED = "gateway.closed"
+"""Where the state of the lifespan holds what is told of each end: `closed(code, by_client=…)`."""
+
+
+class _Server(ServerProtocol):
+    """The protocol itself, which says nothing of what its client has sent, and expects frames only."""
+
+    def parse(self) -> Generator[None]:
+        """Parse frames: the request never comes this way."""
+        return super(ServerProtocol, self).parse()
+
+    def reject(self, status: StatusLike, text: str) -> Response:  # noqa: ARG002 - it is overridden
+        """Refuse the handshake with a problem. The text of `websockets` quotes the header that is wrong."""
+        refused = HTTPStatus(status)
+        head, body = bare_problem(refused, "This is not a WebSocket handshake (RFC 6455, 4.2.1).")
+        headers = Headers((name.decode(), value.decode()) for name, value in head)
+        # What this end speaks, in case that is what was wrong (RFC 6455, section 4.4).
+        headers["Sec-WebSocket-Version"] = "13"
+        return Response(refused.value, refused.phrase, headers, body)
+
+
+class GatewayWebSocket(SharedTurns, WebSocketsSansIOProtocol):
+    """What `GatewayHttp` hands a connection over to: give `handle_connect` the request.
+
+    `place` is that of the connection, whose end is counted here.
+    """
+
+    place: Place | None = None
+
+    slice_bytes = 1024
+    """At most 170 frames: 1 to 2 ms."""
+
+    free_bytes = 64
+    """At most 10 frames, or the answer to a ping."""
+
+    _early = b""
+    _uncounted = 0
+    _late_pong = b""
+    _serve: Callable[[], Awaitable[None]] | None = None
+    _told: Callable[[int, str], None] | None = None
+    _count_frame: Callable[[], None] | None = None
+    _ending = False
+
+    def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        # uvicorn's would write each header and each frame into uvicorn's log, at the level debug.
+        self.conn.parser.close()
+        silent = logging.getLogger("websockets.server")
+        self.conn = _Server(max_size=config.ws_max_size, logger=silent)
+
+    # --- what arrives ---------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Take what came; what comes before the handshake is answered waits for that."""
+        if self._count_frame is None:
+            self._uncounted += len(data)
+            if self._uncounted > MAX_UNCOUNTED:
+                self._stop_listening()
+                return
+        if self.handshake_complete:
+            self._parse(data)
+        else:
+            self._early += data
+
+    def _stop_listening(self) -> None:
+        """Read no more from a client whose frames are not counted.
+
+        One that has been sent a close keeps its time to read that: a reset would take it away.
+        """
+        if self.close_sent:
+            self.take_unfed()
+            self.transport.pause_reading()
+        else:
+            self.transport.abort()
+
+    def _feed_early(self) -> None:
+        early, self._early = self._early, b""
+        self._uncounted -= len(early)
+        self.feed_first(early)
+
+    def _parse(self, data: bytes) -> None:
+        self.conn.receive_data(data)
+        if self.conn.parser_exc is None:
+            self.handle_events()
+        else:
+            self.handle_parser_exception()
+            self._cut_off_in_time()
+
+    def handle_events(self) -> None:
+        """Handle the frames that came. After a close only the answer to it is one."""
+        for event in self.conn.events_received():
+            frame = cast("Frame", event)
+            if not self.close_sent and self._is_counted(frame) and self._count_frame is not None:
+                self._count_frame()
+            if frame.opcode is Opcode.CLOSE:
+                self.handle_close(frame)
+            elif not self.close_sent:
+                self._handle_frame(frame)
+
+    def _is_counted(self, frame: Frame) -> bool:
+        """Return whether it is to be counted here: a whole message is counted by who receives it."""
+        if frame.opcode is Opcode.PONG:
+            return frame.data != self.pending_ping_payload
+        return frame.opcode is Opcode.PING or not frame.fin
+
+    def _handle_frame(self, frame: Frame) -> None:
+        match frame.opcode:
+            case Opcode.TEXT:
+                self.handle_text(frame)
+            case Opcode.BINARY:
+                self.handle_bytes(frame)
+            case Opcode.CONT:
+                self.handle_cont(frame)
+            case Opcode.PING:
+                self.handle_ping()
+            case Opcode.PONG:
+                self.handle_pong(frame)
+
+    def handle_cont(self, event: Frame) -> None:
+        """Add a fragment. Many small ones, of which each is an object, are joined meanwhile."""
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.frames = [b"".join(self.frames)]
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        """Answer; a client that does not read gets the answer to its newest ping only (RFC 6455, 5.5.3)."""
+        pongs = self.conn.data_to_send()
+        if self.writable.is_set():
+            self.transport.write(b"".join(pongs))
+        elif pongs:
+            self._late_pong = pongs[-1]
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        late, self._late_pong = self._late_pong, b""
+        if late and not self.close_sent:
+            self.transport.write(late)
+        super().resume_writing()
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand on a message, and feed no more until it is taken.
+
+        One that claims to be text and is none ends the connection (RFC 6455, section 8.1).
+        """
+        data, self.frames = b"".join(self.frames), []
+        message: dict[str, Any] = {"type": "websocket.receive", "bytes": data}
+        if self.curr_msg_data_type == "text":
+            try:
+                message = {"type": "websocket.receive", "text": data.decode()}
+            except UnicodeDecodeError:
+                self.close_at_once(Close.INVALID_DATA, "invalid_utf8")
+                return
+        self.queue.put_nowait(cast("Any", message))
+        self.pause_reading()
+
+    async def receive(self) -> Any:
+        """Return the next message, as ASGI does, and go on feeding when there is no other."""
+        message = await self.queue.get()
+        if self._held and self.queue.empty():
+            self.resume_reading()
+        return message
+
+    def handle_close(self, event: Frame) -> None:
+        """Answer a close, or take the answer to ours."""
+        if self.close_sent:
+            # `close_timer` goes on: an answer does not say that the client has read, too.
+            self.transport.close()
+        else:
+            super().handle_close(event)
+            self._cut_off_in_time()
+
+    def eof_received(self) -> None:
+        """End it: a client that sends no more has gone, as far as a WebSocket is concerned."""
+        self.transport.close()
+        self._cut_off_in_time()
+
+    def _cut_off_in_time(self) -> None:
+        """Have a transport that is closing end, though its client does not read what is buffered."""
+        if self.close_timer is None and self.transport.get_write_buffer_size():
+            self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End it, and hold nothing any more.
+
+        What is left holds itself in circles otherwise, and to find those is an eighth of what a socket costs.
+        """
+        if self.place is not None:
+            self.app_state[CONNECTIONS].leave(self.place)
+        super().connection_lost(exc)
+        self._count_end()
+        self.conn.parser.close()
+        self._told = self._count_frame = None
+
+    def _count_end(self) -> None:
+        """Say with which code it ended, and who began that, unless the handshake was refused."""
+        sent, received = self.conn.close_sent, self.conn.close_rcvd
+        if sent is not None:
+            code = received.code if received and self.conn.close_rcvd_then_sent else sent.code
+            self.app_state[CLOSED](code, by_client=bool(self.conn.close_rcvd_then_sent))
+        elif self.conn.state is not State.CONNECTING:
+            self.app_state[CLOSED](CloseCode.ABNORMAL_CLOSURE, by_client=True)
+
+    # --- the handshake --------------------------------------------------------------------------------------
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin the handshake, and let the application have this object."""
+        super().handle_connect(event)
+        scope = getattr(self, "scope", None)
+        if scope is not None:
+            extensions = cast("dict[str, Any]", scope["extensions"])
+            extensions[_EXTENSION] = self
+
+    async def run_asgi(self) -> None:
+        """Serve it: by the application, and then by whoever that has handed it over to."""
+        self.app = self._answer
+        await super().run_asgi()
+        self.app = self._serve = cast("Any", None)
+        # It holds this object, and this object it.
+        self._forget_handshake()
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.config.loaded_app(scope, receive, send)
+        if self.initial_response is not None:
+            # uvicorn takes a refusal before the upgrade for a failure, and would log it as one.
+            self.handshake_complete = True
+        if self._serve is not None:
+            self._forget_handshake()
+            if self._ending:
+                self.close_at_once(Close.RESTART, "restart")
+            else:
+                await self._serve()
+
+    def accept(self, subprotocol: str | None) -> None:
+        """Complete the handshake, as ASGI's `websocket.accept` does, and without the layers above it."""
+        self.queue.get_nowait()  # which is `websocket.connect`
+        self.handshake_complete = True
+        if self.disconnected or self.transport.is_closing():
+            return
+        if self.config.access_log:
+            self.logger.info(
+                '%s - "WebSocket %s" [accepted]', get_client_addr(self.scope), self.scope["path"]
+            )
+        headers = self.response.headers
+        del headers["Date"]
+        for name, value in self.default_headers:
+            headers[name.decode("latin-1")] = value.decode("latin-1")
+        if (bound := request_id()) is not None:
+            headers["X-Request-ID"] = bound
+        if subprotocol is not None:
+            headers["Sec-WebSocket-Protocol"] = subprotocol
+        self.conn.send_response(self.response)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.start_keepalive()
+        if self._early:
+            self._feed_early()
+
+    async def send(self, message: Any) -> None:
+        """Do as ASGI says, but a close does not wait for the client, and has the bounds of any other."""
+        if message["type"] == "websocket.close" and self.handshake_complete:
+            self.close_at_once(message.get("code", 1000), message.get("reason") or "")
+            if self.close_sent and (self._early or self._unfed):
+                # The answer to the close is not among these, and what follows may begin within a frame.
+                self._early = b""
+                self._stop_listening()
+        else:
+            await super().send(message)
+
+    def hand_over(
+        self,
+        serve: Callable[[], Awaitable[None]],
+        told: Callable[[int, str], None],
+        count_frame: Callable[[], None],
+    ) -> None:
+        """Have `serve` run when the application has returned; the socket ends when it does.
+
+        `told` is called with the code and the reason when this end closes it. `count_frame` is called for
+        each frame that is no whole message, and closes the socket if there are too many.
+        """
+        self._serve = serve
+        self._told = told
+        self._count_frame = count_frame
+
+    def _forget_handshake(self) -> None:
+        """Drop what only the handshake needed: among it the token."""
+        cast("dict[str, Any]", self.scope).clear()
+        self.request = self.response = cast("Any", None)
+
+    # --- what the connection calls --------------------------------------------------------------------------
+
+    async def send_message(self, message: Message) -> None:
+        """Write a message as a frame, waiting while the client does not read. Raises `Disconnected`."""
+        await self.writable.wait()
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            raise Disconnected
+        self.transport.write(message.frame)
+
+    async def receive_text(self) -> str | None:
+        """Return the next text message, or None for a binary one. Raises `Disconnected`."""
+        message = cast("dict[str, Any]", await self.receive())
+        if message["type"] == "websocket.disconnect":
+            raise Disconnected
+        return message.get("text")
+
+    def close_at_once(self, code: int, reason: str) -> None:
+        """Send a close frame behind what is buffered, and drop the client if it does not answer in time."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        self.stop_keepalive()
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        # Whoever waits to write learns now that there is nobody to write to.
+        self.disconnected = True
+        self.writable.set()
+        self._count_frame, self._uncounted = None, 0
+        self.resume_reading()
+        self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
+        if self._told is not None:
+            self._told(code, reason)
+
+    # --- what the server calls ------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Close with 1012 and wait for the answer, also when the handshake is still under way.
+
+        uvicorn would end the connection at once: what the client has sent meanwhile is then answered with a
+        reset, which takes the close frame with it, and a handshake with 500. Only one that was refused, or
+        closed for another reason, ends so.
+        """
+        self._ending = True
+        told = self.conn.close_sent
+        if self.close_sent and (told is None or told.code != Close.RESTART):
+            super().shutdown()
+        elif self.handshake_complete:
+            self.close_at_once(Close.RESTART, "restart")
+
+    def keepalive_timeout(self) -> None:
+        """End a connection whose peer has not answered a ping."""
+        self.pong_timer = None
+        self.pending_ping_payload = None
+        self.close_at_once(Close.TOO_SLOW, "ping_timeout")
+
+
+def socket_of(scope: Scope) -> GatewayWebSocket:
+    """Return the socket of this scope. Raises KeyError under another server."""
+    return cast("GatewayWebSocket", scope["extensions"][_EXTENSION])
