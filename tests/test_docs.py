@@ -287,10 +287,21 @@ def test_the_readme_has_the_two_commands() -> None:
     } <= set(typed)
 
 
-def test_the_layers_of_the_map_are_those_that_are_checked() -> None:
-    drawn = [row[0].strip("`") for row in table(section(text_of("docs/architecture.md"), "## The layers"))]
+def test_the_map_has_the_layers_that_are_checked_and_every_module() -> None:
+    house = section(text_of("docs/architecture.md"), "## The house")
+    layers, *packages = re.split(r"^### `([a-z/]+)`$", house, flags=re.MULTILINE)
     contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
-    assert drawn == contracts[0]["layers"]
+    checked = [name for row in contracts[0]["layers"] for name in row.split(" | ")]
+    assert [row[0].strip("`") for row in table(layers)] == checked
+    ordered = layers.partition("within")[2].partition("against")[0]
+    within = [f"gateway.{name}" for name in re.findall(r"`(\w+)`", ordered)]
+    assert within == [one["containers"][0] for one in contracts[1:]]
+    drawn = dict(zip(packages[::2], map(first_codes, packages[1::2]), strict=True))
+    for folder, names in drawn.items():
+        modules = {path.stem for path in (ROOT / "gateway" / folder).glob("*.py")}
+        assert names | {"__init__"} == modules | {"__init__"}, folder
+    folders = {str(path.parent.relative_to(ROOT / "gateway")) for path in (ROOT / "gateway").rglob("*.py")}
+    assert set(drawn) == folders - {"."}
 
 
 def test_every_test_that_the_docs_name_exists() -> None:
