@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from gateway.database.database import Database, open_database
-from tests.databases import (
+from tests.support.databases import (
     open_connections,
     postgres_copy,
     postgres_template,
@@ -19,12 +19,12 @@ from tests.databases import (
     sqlite_copy,
     sqlite_template,
 )
-from tests.engine import Engine
-from tests.load import ROW, TABLE, Judged, Load, Verdict
-from tests.postgres import Postgres, running_postgres
-from tests.servers import LocalServer, StartServer, serving
-from tests.trail import Trail, recording
-from tests.waiting import until
+from tests.support.engine import Engine
+from tests.support.load import ROW, TABLE, Judged, Load, Verdict
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.servers import LocalServer, StartServer, serving
+from tests.support.trail import Trail, recording
+from tests.support.waiting import until
 
 DATABASES = ("sqlite", "postgres")
 

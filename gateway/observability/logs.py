@@ -24,7 +24,7 @@ MEMBERS = 20
 TRACEBACK_HEAD, TRACEBACK_TAIL = 100, 200
 """How many lines of a traceback are logged, from its beginning and from its end."""
 
-# Each pattern takes linear time, which tests/test_linearity.py counts: what repeats is possessive, or stands
+# Each pattern takes linear time, which `test_linearity.py` counts: what repeats is possessive, or stands
 # where every text matches from there, so that no text is gone over from each of its positions. A value may
 # have been cut, so none of them needs the end of a secret to know it.
 _QUOTED = r"'(?:[^'\\\n]|\\.)*+'?|\"(?:[^\"\\\n]|\\.)*+\"?"

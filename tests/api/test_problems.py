@@ -1,0 +1,473 @@
+"""Errors are problems (RFC 9457), whatever part of the gateway makes them."""
+
+import asyncio
+import itertools
+import re
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from sqlalchemy import Connection, text
+
+from gateway.auth import accounts
+from gateway.auth.services import new_key
+from gateway.errors import Invalid
+from tests.support.checker import Json
+from tests.support.clients import Service, User
+from tests.support.databases import settings_for
+from tests.support.servers import LocalServer, StartServer, serving
+
+PROBLEM = {"type", "title", "status", "detail", "code"}
+
+
+def check_problem(answer: Any, status: int, code: str) -> Json:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: Json = answer.json()
+    assert set(body) - {"errors"} == PROBLEM
+    assert (body["status"], body["code"]) == (status, code)
+    assert isinstance(body["title"], str)
+    assert isinstance(body["detail"], str)
+    for error in body.get("errors", ()):
+        assert set(error) == {"field", "message"}
+    return body
+
+
+async def test_an_unknown_path_is_a_404_problem(server: LocalServer) -> None:
+    ada = await server.user()
+    for path in ("/v1/nowhere", "/v1", "/v1/inbox/", "//v1/inbox", "/v1/inbox/a/b", "/%00", "/v1/../secret"):
+        check_problem(await ada.get(path), 404, "not_found")
+
+
+async def test_a_wrong_method_is_a_405_problem_that_says_which_are_right(server: LocalServer) -> None:
+    for method, path, allowed in (
+        ("GET", "/v1/notifications", "POST"),
+        ("PUT", "/v1/inbox", "GET"),
+        ("DELETE", "/v1/users", "POST"),
+        ("POST", "/v1/inbox", "GET"),
+    ):
+        answer = await server.service.request(method, path)
+        check_problem(answer, 405, "method_not_allowed")
+        assert allowed in answer.headers["allow"]
+
+
+async def test_401_403_404_413_and_422_are_problems(server: LocalServer) -> None:
+    ada = await server.user()
+    check_problem(await server.stranger.get("/v1/inbox"), 401, "missing_token")
+    check_problem(await server.service.get("/v1/inbox"), 403, "insufficient_scope")
+    missing = "/v1/inbox/01936f00-0000-7000-8000-000000000001"
+    check_problem(await ada.get(missing), 404, "not_found")
+    headers = {"Content-Type": "application/json"}
+    too_large = await server.service.post("/v1/notifications", content=b" " * 300_000, headers=headers)
+    check_problem(too_large, 413, "payload_too_large")
+    invalid = await server.service.post("/v1/notifications", json={"to": "ada", "title": ""})
+    body = check_problem(invalid, 422, "validation_error")
+    assert [error["field"] for error in body["errors"]] == ["title"]
+
+
+async def test_a_body_of_another_type_is_a_problem(server: LocalServer) -> None:
+    good = b'{"to": "ada", "title": "x"}'
+    for path in ("/v1/notifications", "/v1/notifications/batch"):
+        for kind in ("text/plain", "application/xml", "nonsense"):
+            answer = await server.service.post(path, content=good, headers={"Content-Type": kind})
+            assert answer.status_code in {415, 422}, answer.text
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_field_that_is_wrong_is_named_with_what_is_expected_of_it(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
+    many = "it must be the id of a user, or a list of 1 to 1,000 of them"
+    post, no_object = {"title": "x"}, "it must be a JSON object"
+    cases: list[tuple[str, object, str, str]] = [
+        ("/v1/notifications", post | {"to": ""}, "to", "it must have 1 to 255 characters"),
+        ("/v1/notifications", post | {"to": 5}, "to", many),
+        ("/v1/notifications", post | {"to": []}, "to", many),
+        ("/v1/notifications", post | {"to": ["ada"] * 1001}, "to", many),
+        ("/v1/notifications", post | {"to": ["ada", ""]}, "to.1", "it must have at least 1 character"),
+        ("/v1/notifications", [post], "body", no_object),
+        ("/v1/notifications", post | {"to": "ada", "data": []}, "data", no_object),
+        ("/v1/notifications/batch", [5], "0", no_object),
+        ("/v1/users", [], "body", no_object),
+    ]
+    for path, body, field, message in cases:
+        with subtests.test(f"{path} {field}"):
+            answer = await server.service.post(path, json=body)
+            found = check_problem(answer, 422, "validation_error")
+            assert found["errors"] == [{"field": field, "message": message}]
+
+
+async def test_an_unknown_member_is_told_which_one_is_meant(server: LocalServer) -> None:
+    there_is_none = "there is no such member"
+    known = f"{there_is_none}, only disabled, password"
+    ada = await server.user()
+    cases: list[tuple[Service | User, str, str, Json, str, str]] = [
+        (server.service, "POST", "/v1/notifications", {"to": "ada", "titel": "x"}, "titel", "title"),
+        (server.service, "POST", "/v1/notifications", {"To": "ada", "title": "x"}, "To", "to"),
+        (server.service, "POST", "/v1/users", {"sub": "bob", "passwrd": "x"}, "passwrd", "password"),
+        (server.service, "POST", "/v1/users/ada/tokens", {"tll": 60}, "tll", "ttl"),
+        (ada, "POST", "/v1/inbox/read", {"upto": 1}, "upto", "up_to"),
+    ]
+    for caller, method, path, body, field, meant in cases:
+        answer = await caller.request(method, path, json=body)
+        found = check_problem(answer, 422, "validation_error")
+        message = f"{there_is_none}: did you mean {meant}?"
+        assert {"field": field, "message": message} in found["errors"]
+        assert f"{field}: {message}" in found["detail"]
+    answer = await server.service.patch("/v1/users/ada", json={"colour": "red"})
+    assert check_problem(answer, 422, "validation_error")["errors"] == [{"field": "colour", "message": known}]
+    answer = await server.service.patch("/v1/users/ada", json={"disabled" * 100: True})
+    assert check_problem(answer, 422, "validation_error")["errors"][0]["message"] == known
+
+
+async def test_an_error_in_lines_is_at_the_line_that_an_editor_shows(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
+    good = '{"to": "ada", "title": "x"}'
+    cases = [
+        (f'{good}\n\n\n{{"to": "ada"}}\n', "1.title", "line 4, title: it is required"),
+        (f"\r\n{good}\r\n7\r\n", "1", "line 3: it must be a JSON object"),
+        (f'{good}\n\n  {{"to": "ada",}}\n', "1", "1: it is not JSON at line 3, column 16: nothing follows"),
+        (f'{good}\n{{"to": "ädä" "title"}}\n', "1", "1: it is not JSON at line 2, column 14: a comma or }"),
+    ]
+    for lines, field, detail in cases:
+        with subtests.test(detail):
+            headers = {"Content-Type": "application/x-ndjson"}
+            answer = await server.service.post("/v1/notifications/batch", content=lines, headers=headers)
+            found = check_problem(answer, 422, "validation_error")
+            assert found["detail"].startswith(detail), found["detail"]
+            assert found["errors"][0]["field"] == field
+            assert re.search(r"line \d", found["errors"][0]["message"])
+
+
+async def test_a_body_that_is_no_json_is_told_where_it_breaks(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
+    one, many, no = "/v1/notifications", "/v1/notifications/batch", "it is not JSON at line"
+    cases = [
+        (
+            one,
+            '{"to": "ada",\n "title": \'x\'}',
+            f"body: {no} 2, column 11: a value",
+        ),
+        (
+            one,
+            '{"to": "ada", "title": "x"',
+            f"body: {no} 1, column 26: it ends within an object",
+        ),
+        (
+            many,
+            '[\n{"to": "ada", "title": "x"},\n{"to": "ada" "title"}]',
+            "1: it is not JSON at line 3, column 14",
+        ),
+        (
+            many,
+            '[\n{"to": "ada", "title": "x"},\n {"to": NaN}]',
+            "1: it is not JSON at line 3, column 9: a value",
+        ),
+        (
+            many,
+            '[\n{"to": "ada", "title": "x"}\n{}]',
+            "body: it is not JSON at line 3, column 1: a comma or ]",
+        ),
+        (many, "[]\n\n[]", f"body: {no} 3, column 1: something follows"),
+    ]
+    for path, written, detail in cases:
+        with subtests.test(detail):
+            headers = {"Content-Type": "application/json"}
+            answer = await server.service.post(path, content=written, headers=headers)
+            found = check_problem(answer, 422, "validation_error")
+            assert found["detail"].startswith(detail), found["detail"]
+
+
+async def test_a_path_that_is_nearly_one_is_told_which(server: LocalServer) -> None:
+    cases = {
+        "/notifications": "/v1/notifications",
+        "/api/v1/notifications": "/v1/notifications",
+        "//v1/inbox": "/v1/inbox",
+        "/v1/inbox/": "/v1/inbox",
+        "/v1/notification": "/v1/notifications",
+        "/users/ada/tokens": "/v1/users/{sub}/tokens",
+        "/ws": "/v1/ws",
+    }
+    for path, meant in cases.items():
+        answer = await server.service.get(path)
+        found = check_problem(answer, 404, "not_found")
+        assert found["detail"] == f"There is no such path: did you mean {meant}?"
+    found = check_problem(await server.service.get("/v1/nowhere"), 404, "not_found")
+    assert found["detail"] == "There is no such path. Those of the API begin with /v1."
+    found = check_problem(await server.service.get("/v1/notifications/batch"), 404, "not_found")
+    found = check_problem(await server.service.delete("/v1/inbox"), 405, "method_not_allowed")
+    assert found["detail"] == "This path takes another method: GET, HEAD."
+
+
+async def test_a_key_is_called_a_key(server: LocalServer, subtests: pytest.Subtests) -> None:
+    key = str(server.service.token)
+    ada, posts = await server.user(), "/v1/notifications"
+    no_bearer, bad_key = "The header Authorization", "The API key is not valid"
+    cases: list[tuple[str, str, str, str, str]] = [
+        (f"Bearer {key[:-1]}", posts, "invalid_token", bad_key, "mistyped"),
+        (
+            f"Bearer {new_key()[2]}",
+            posts,
+            "invalid_token",
+            bad_key,
+            "deleted",
+        ),
+        (
+            key,
+            posts,
+            "missing_token",
+            "The header Authorization",
+            "'Authorization: Bearer ngk_…'",
+        ),
+        ("Basic eDp5", "/v1/users", "missing_token", no_bearer, "'Authorization: Bearer …'"),
+        (
+            f"Token {key}",
+            "/v1/users",
+            "missing_token",
+            "The header Authorization",
+            "'Authorization: Bearer …'",
+        ),
+        (
+            "Bearer secret",
+            posts,
+            "invalid_token",
+            "The token is not valid",
+            "no API key (ngk_…)",
+        ),
+        (f"Bearer {ada.token}", posts, "insufficient_scope", "The token", "not a user"),
+    ]
+    for header, path, code, title, hint in cases:
+        with subtests.test(f"{code} {hint}"):
+            answer = await server.http.post(path, headers={"Authorization": header}, json={})
+            found = check_problem(answer, answer.status_code, code)
+            assert found["title"].startswith(title)
+            assert hint in found["detail"]
+            assert key not in answer.text
+    answer = await server.service.get("/v1/inbox")
+    assert "not the key or token of a service" in check_problem(answer, 403, "insufficient_scope")["detail"]
+
+
+async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> None:
+    post = {"title": "x"}
+    rule = "it does not stand for every user: name each recipient, up to 1,000 in one post"
+    star = "'*' stands for nobody: name each recipient, up to 1,000 in one post"
+    for to, field in (("*", "to"), (["ada", "*"], "to.1")):
+        answer = await server.service.post("/v1/notifications", json=post | {"to": to})
+        found = check_problem(answer, 422, "validation_error")
+        assert found["errors"] == [{"field": field, "message": star}]
+    named = ("all", "everyone", "EVERYone", "Everybody", "broadcast", "@here", " all ", ["ada", "@all"])
+    for to in named:
+        answer = await server.service.post("/v1/notifications", json=post | {"to": to})
+        found = check_problem(answer, 422, "validation_error")
+        name = to if isinstance(to, str) else to[-1]
+        assert found["errors"] == [{"field": "to", "message": f"There is no user '{name}', and {rule}"}]
+        assert found["detail"] == f"to: There is no user '{name}', and {rule}"
+    answer = await server.service.post(
+        "/v1/notifications/batch", json=[post | {"to": "ada"}, post | {"to": "*"}]
+    )
+    assert check_problem(answer, 422, "validation_error")["errors"] == [{"field": "1.to", "message": star}]
+    assert await _subs(server) == []
+
+
+async def test_nobody_is_made_whom_no_post_reaches(server: LocalServer) -> None:
+    rule = "nobody can be called '*', for no post reaches it: choose another id"
+    for sub in ("*", " * "):
+        for path, body in (("/v1/users", {"sub": sub}), (f"/v1/users/{quote(sub)}/tokens", {})):
+            answer = await server.service.post(path, json=body)
+            found = check_problem(answer, 422, "validation_error")
+            assert found["errors"] == [{"field": "sub", "message": rule}]
+    assert await _subs(server) == []
+
+
+async def test_a_user_who_was_called_a_star_before_still_signs_in(server: LocalServer) -> None:
+    await server.parts.database.write(accounts.add_missing_users, ["*"], 0)
+    assert (await (await server.user("*")).inbox())["unread"] == 0
+
+
+async def _subs(server: LocalServer) -> list[str]:
+    users = (await server.service.get("/v1/users")).json()["items"]
+    return [one["sub"] for one in users]
+
+
+async def test_a_user_who_is_called_all_has_an_inbox_like_any_other(server: LocalServer) -> None:
+    everyone = await server.user("all")
+    await server.service.notify("all")
+    assert (await everyone.inbox())["unread"] == 1
+
+
+async def test_the_type_of_a_problem_leads_to_its_code_in_the_page_of_errors(server: LocalServer) -> None:
+    page = await server.stranger.get("/errors")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    for path, code in (
+        ("/v1/inbox", "missing_token"),
+        ("/nowhere", "not_found"),
+        ("/v1/ws", "upgrade_required"),
+    ):
+        problem = (await server.stranger.get(path)).json()
+        assert (problem["code"], problem["type"]) == (code, f"/errors#{code}")
+        assert f'<tr id="{code}">' in page.text
+
+
+async def test_the_type_of_a_problem_is_a_url_where_the_public_one_is_known(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(public_url="https://example.com/notify/")
+    problem = (await server.stranger.get("/v1/inbox")).json()
+    assert problem["type"] == "https://example.com/notify/errors#missing_token"
+
+
+async def test_a_problem_tells_no_value_of_the_request(server: LocalServer) -> None:
+    secret = "a secret that must stay one"
+    requests: list[tuple[Service, str, str, Json]] = [
+        (server.service, "POST", "/v1/users", {"json": {"sub": "ada", "password": secret, "x": secret}}),
+        (server.service, "POST", "/v1/users", {"json": {"sub": "ada", "password": [secret]}}),
+        (Service(server.http, secret.replace(" ", "-")), "GET", "/v1/inbox", {}),
+        (server.service, "POST", "/v1/notifications", {"json": {"to": "ada", "title": [secret]}}),
+    ]
+    for caller, method, path, options in requests:
+        answer = await caller.request(method, path, **options)
+        assert answer.status_code >= 400
+        assert secret not in answer.text
+        assert secret.replace(" ", "-") not in answer.text
+
+
+LONG = '\U0001f511\x1b"' * 20_000
+"""What is long in JSON too: four bytes, six, or two for a character."""
+
+MOST = 16 * 1024
+"""How many bytes an error has at most, head and body each."""
+
+
+def hostile(path: str) -> list[Json]:
+    """Return requests whose path, query, headers and bodies are as long as they can be."""
+    unknown = {f"{LONG[:2000]}{number}": LONG[:100] for number in range(20)}
+    many = {f"{number:x}": number for number in range(20_000)}
+    filled = re.sub(r"\{[^}]+\}", "%1B" * 600, path)
+    return [
+        {"url": filled, "content": b""},
+        {"url": filled, "json": unknown},
+        {"url": filled, "json": many},
+        {"url": filled, "json": {LONG: 1}},
+        {"url": filled, "json": {LONG[:3000]: 1}},
+        {
+            "url": filled,
+            "json": {"to": LONG[:600], "ids": [LONG[:300]], "sub": LONG[:600], "scopes": [LONG[:600]]},
+        },
+        {"url": filled, "json": [unknown] * 5},
+        {"url": filled, "json": {"to": [LONG[:1000]] * 100, "title": LONG, "ids": [LONG[:300]] * 100}},
+        {"url": filled, "json": {"sub": LONG, "password": LONG, "name": LONG, "scopes": [LONG[:999]] * 50}},
+        {"url": filled, "content": b"{" + b'"' * 1000, "headers": {"Content-Type": "application/json"}},
+        {"url": filled, "data": {"grant_type": LONG, "scope": LONG}},
+        {"url": f"{filled}?{urlencode({LONG[:900]: 1})}&limit={'1' * 9000}&cursor={'%1B' * 5000}"},
+        {"url": f"{filled}?epoch={'e' * 9000}&since={'1' * 9000}&category={'c' * 9000}"},
+        {"url": filled, "headers": {"Idempotency-Key": "k" * 9000, "X-Request-ID": "i" * 9000}},
+        {"url": filled, "headers": {"Content-Type": "t" * 9000, "Last-Event-ID": "1" * 9000}},
+        {
+            "url": filled,
+            "headers": {"Authorization": "Bearer " + "e." * 9000, "Origin": "http://" + "o" * 9000},
+        },
+    ]
+
+
+def test_an_error_is_bounded_whoever_raises_it() -> None:
+    error = Invalid(LONG, errors=[{"field": LONG, "message": LONG}] * 1000)
+    assert [len(error.detail), len(str(error)), len(error.errors)] == [1000, 1000, 20]
+    assert {(len(one["field"]), len(one["message"])) for one in error.errors} == {(64, 200)}
+    assert error.detail.isprintable()
+
+
+async def refusal(caller: Service, method: str, options: Json) -> int:
+    """Send a request, and return the status of a refusal, whose size is looked at; else 0."""
+    headers = {**caller.headers, **options.get("headers", {})}
+    async with caller.http.stream(method, **{**options, "headers": headers}) as answer:
+        if answer.status_code < 400:
+            return 0
+        assert len(await answer.aread()) <= MOST, (method, options["url"][:50], answer.text[:200])
+        assert sum(len(name) + len(value) for name, value in answer.headers.raw) <= MOST
+        return answer.status_code
+
+
+async def test_no_error_is_longer_than_16_kib_whatever_is_sent_to_whatever_path(sqlite_url: str) -> None:
+    async with serving(settings_for(sqlite_url, unknown_recipients="reject")) as server:
+        ada = Service(server.http, (await server.user("ada")).token)
+        paths: dict[str, Json] = (await server.stranger.get("/openapi.json")).json()["paths"]
+        statuses: list[int] = []
+        for path, operations in {**paths, "/v1/ws": {"get": {}}, "/" + "n" * 4000: {"get": {}}}.items():
+            is_users = re.match("/v1/(inbox|stream|ws|auth/ticket)", path)
+            caller = ada if is_users else server.service
+            statuses.append(await refusal(caller, "PUT", hostile(path)[0]))
+            for method, options in itertools.product(operations, hostile(path)):
+                statuses.append(await refusal(caller, method.upper(), options))
+        assert {400, 404, 405, 413, 422, 426} <= set(statuses)
+        assert statuses.count(422) > 100
+
+
+async def test_a_member_that_no_body_has_is_named_in_short_and_too_many_are_not_looked_at(
+    server: LocalServer,
+) -> None:
+    ada = await server.user("ada")
+    for caller, method, path in (
+        (server.service, "POST", "/v1/notifications"),
+        (server.service, "POST", "/v1/users"),
+        (ada, "POST", "/v1/inbox/read"),
+    ):
+        answer = await caller.request(method, path, json={"x" * 10_000: 1})
+        fields = [one["field"] for one in check_problem(answer, 422, "validation_error")["errors"]]
+        assert "x" * 63 + "…" in fields
+        many = await caller.request(method, path, json=dict.fromkeys(map(str, range(21)), 1))
+        (error,) = check_problem(many, 422, "validation_error")["errors"]
+        assert (error["field"], "20 members" in error["message"]) == ("body", True)
+
+
+async def test_of_many_unknown_recipients_the_first_are_named_and_all_are_counted(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(unknown_recipients="reject")
+    names = [f"{number:04}" + "x" * 251 for number in range(1000)]
+    batch = [{"to": names, "title": "t"}] * 5
+    for path, body in (("/v1/notifications", batch[0]), ("/v1/notifications/batch", batch)):
+        answer = await server.service.post(path, json=body)
+        problem = check_problem(answer, 422, "validation_error")
+        assert problem["detail"] == "1,000 recipients are not known to the gateway."
+        assert [one["message"][:22] for one in problem["errors"]] == [
+            f"There is no user '{name[:4]}" for name in names[:20]
+        ]
+        assert len(answer.content) < MOST
+
+
+@pytest.fixture
+async def broken(server: LocalServer) -> LocalServer:
+    """A gateway whose database has lost a table: what nobody has foreseen."""
+
+    def drop(connection: Connection) -> None:
+        connection.execute(text("DROP TABLE items"))
+
+    # It is in the log, where it belongs.
+    server.expected += ["items", "could not be stored", "Exception in ASGI application"]
+    await server.user()
+    await server.parts.database.write(drop)
+    return server
+
+
+async def test_what_nobody_has_foreseen_is_a_problem_without_sql_or_a_trace(broken: LocalServer) -> None:
+    ada = await broken.user()
+    attempts = (
+        ada.get("/v1/inbox"),
+        broken.service.post("/v1/notifications", json={"to": "ada", "title": "x"}),
+        ada.post("/v1/inbox/read", json={"up_to": 1}),
+    )
+    for answer in await asyncio.gather(*attempts):
+        assert answer.status_code in {500, 503}
+        body = check_problem(answer, answer.status_code, answer.json()["code"])
+        for word in ("SELECT", "items", "Traceback", "sqlite", "asyncpg", "sqlalchemy"):
+            assert word not in str(body)
+    assert await broken.user() is not None
+
+
+async def test_head_and_options_are_no_failures(server: LocalServer) -> None:
+    for method in ("HEAD", "OPTIONS", "TRACE"):
+        for path in ("/v1/inbox", "/v1/notifications", "/v1/ws", "/nowhere"):
+            answer = await server.service.request(method, path)
+            assert 200 <= answer.status_code < 500

@@ -1,0 +1,144 @@
+"""What is read of a request whose caller is not known: a little of it, however much there is."""
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
+from starlette.requests import HTTPConnection
+
+from gateway.api.dependencies import MAX_ADDRESS, client_address
+from gateway.api.query import parameter
+from gateway.errors import MAX_DETAIL, MAX_ERRORS, MAX_FIELD
+from gateway.observability.audit import Event
+from gateway.transport.headers import MAX_VALIDATORS, MAX_VALIDATORS_LENGTH, is_known
+from tests.support.clients import open_socket
+from tests.support.servers import LocalServer
+from tests.support.trail import Trail
+
+
+def connection(query: bytes = b"", **scope: Any) -> HTTPConnection:
+    return HTTPConnection({"type": "http", "query_string": query, "headers": [], **scope})
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"",
+        b"since=1",
+        b"since=",
+        b"a=1&since=2",
+        b"since=1&since=2&a=3",
+        b"notsince=1",
+        b"a=since=1",
+        b"since=a=b&epoch=1",
+        b"since=a+b%20%C3%A9%FF%zz",
+        b"&&since=1&&",
+        b"since=\xc3\xa9",
+        b"Since=1",
+    ],
+)
+def test_a_parameter_is_what_a_whole_reading_of_the_query_says(query: bytes) -> None:
+    assert parameter(connection(query), "since") == QueryParams(query).get("since")
+
+
+async def test_each_route_with_parameters_refuses_unknown_and_repeated_ones(server: LocalServer) -> None:
+    ada = await server.user()
+    client_id = (await server.service.get("/v1/services")).json()["items"][0]["client_id"]
+    by_a_user = {"/v1/inbox", "/v1/inbox/changes"}
+    by_a_service = {"/v1/users", "/v1/services", "/v1/services/{client_id}/keys"}
+    app = server.uvicorn.config.app
+    assert isinstance(app, FastAPI)
+    solved = {
+        route.path for route in app.routes if isinstance(route, APIRoute) and route.dependant.query_params
+    }
+    assert solved == by_a_user | by_a_service
+    for path in sorted(solved):
+        caller = ada if path in by_a_user else server.service
+        at = path.format(client_id=client_id)
+        assert (await caller.get(f"{at}?limit=1")).status_code == 200
+        answer = await caller.get(f"{at}?limti=1")
+        assert answer.status_code == 422
+        assert answer.json()["errors"] == [
+            {"field": "limti", "message": "there is no such parameter: did you mean limit?"}
+        ]
+        answer = await caller.get(f"{at}?limit=1&limit=1")
+        assert answer.json()["errors"] == [
+            {"field": "limit", "message": "it comes more than once: give it once"}
+        ]
+        assert (await server.stranger.get(f"{at}?limti=1")).status_code == 401
+        other = server.service if caller is ada else ada
+        assert (await other.get(f"{at}?limti=1")).status_code == 403
+
+
+async def test_many_unknown_parameters_get_a_bounded_answer(server: LocalServer) -> None:
+    ada = await server.user()
+    query = "&".join(f"{'x' * 100}{number}%0A=secret" for number in range(50))
+    answer = await ada.get(f"/v1/inbox?{query}")
+    errors = answer.json()["errors"]
+    assert (answer.status_code, len(errors), "secret" in answer.text) == (422, MAX_ERRORS, False)
+    assert all(len(error["field"]) <= MAX_FIELD and error["field"].isprintable() for error in errors)
+    assert len(answer.json()["detail"]) <= MAX_DETAIL
+
+
+async def test_who_opens_a_socket_has_no_more_decoded_than_is_needed(
+    server: LocalServer, trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await server.user()
+    await server.service.notify("ada")
+    ticket = (await ada.post("/v1/auth/ticket")).json()["ticket"]
+
+    def decode(_: HTTPConnection) -> QueryParams:
+        raise AssertionError("the whole query is decoded")
+
+    def queried(**known: Any) -> dict[str, Any]:
+        return {f"%a{number}": "" for number in range(40)} | known | {f"%b{n}": "" for n in range(40)}
+
+    monkeypatch.setattr(HTTPConnection, "query_params", property(decode))
+    good, bad = queried(ticket=ticket, since=0), queried(ticket="none")
+    async with open_socket(server.base, **good) as socket:
+        assert [message["type"] for message in await socket.until("live")][1:-1] == ["notification"]
+    async with open_socket(server.base, **bad) as socket:
+        assert (await socket.closed())[0] == 4001
+    (refused,) = trail.of(Event.REFUSED)
+    assert refused["carrier"] == "ticket"
+
+
+@pytest.mark.parametrize(
+    ("if_none_match", "known"),
+    [
+        ("", False),
+        ('"a"', True),
+        ('W/"a"', True),
+        ('"b"', False),
+        ('"b", W/"a"', True),
+        ("*", True),
+        (", ".join(['"b"'] * (MAX_VALIDATORS - 1) + ['"a"']), True),
+        (", ".join(['"b"'] * MAX_VALIDATORS + ['"a"']), False),
+        ('"a"' + " " * (MAX_VALIDATORS_LENGTH - 3), True),
+        ('"a"' + " " * (MAX_VALIDATORS_LENGTH - 2), False),
+    ],
+)
+def test_a_list_of_validators_is_looked_at_where_a_cache_could_have_made_it(
+    if_none_match: str, known: bool
+) -> None:
+    for etag in ('"a"', 'W/"a"'):
+        assert is_known(if_none_match, etag) is known
+
+
+@pytest.mark.parametrize("path", ["/app.js", "/v1/inbox", "/.well-known/jwks.json"])
+async def test_every_answer_with_a_tag_is_whole_to_a_list_that_no_cache_makes(
+    server: LocalServer, path: str
+) -> None:
+    ada = await server.user()
+    etag = (await ada.get(path)).headers["etag"]
+    known = await ada.get(path, headers={"If-None-Match": etag})
+    assert known.status_code == 304
+    many = await ada.get(path, headers={"If-None-Match": ",".join([etag] * (MAX_VALIDATORS + 1))})
+    assert (many.status_code, many.headers["etag"]) == (200, etag)
+
+
+def test_an_address_is_as_long_as_one_can_be_whatever_a_proxy_passes_on() -> None:
+    assert client_address(connection(client=("2001:db8::1", 1))) == "2001:db8::1"
+    assert client_address(connection(client=("x" * 60_000, 1))) == "x" * MAX_ADDRESS

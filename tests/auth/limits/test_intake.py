@@ -1,0 +1,365 @@
+"""Larger bodies: counted to their caller while they are unfinished, parsed one at a time, and charged."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import pairwise
+from typing import Any, cast
+from unittest.mock import Mock
+
+import pytest
+
+from gateway.api import batch as batch_module
+from gateway.api import body as body_module
+from gateway.api.inbox import MAX_IDS, InboxRoute
+from gateway.auth.limits import intake as module
+from gateway.auth.limits.intake import MAX_HELD, MAX_HELD_BY_ALL, MAX_REST, SMALL_BODY, Intake
+from gateway.auth.limits.throttle import ITEMS_PER_KIB
+from gateway.errors import GatewayError, Overloaded, RateLimited
+from tests.support.clients import Service
+from tests.support.databases import API_KEY
+from tests.support.servers import LocalServer, StartServer
+from tests.support.waiting import PATIENCE, until
+
+JSON = {"Content-Type": "application/json"}
+KIB = 1024
+LARGEST = 256 * KIB
+READ = "/v1/inbox/read"
+
+
+def filled(value: Any, size: int) -> bytes:
+    """Return JSON of exactly this size."""
+    text = json.dumps(value).encode()
+    return text[:-1] + b" " * (size - len(text)) + text[-1:]
+
+
+POST = {"to": "ada", "title": "x"}
+
+
+class Unfinished:
+    """A request whose body goes on when the test says so."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def status(self) -> int:
+        async with asyncio.timeout(PATIENCE):
+            return int((await self._reader.readuntil(b"\r\n\r\n"))[9:12])
+
+
+@asynccontextmanager
+async def begun(
+    server: LocalServer, path: str, bearer: str | None, body: bytes, *, chunked: bool = False
+) -> AsyncIterator[Unfinished]:
+    """Send the head of a request, with the length of its body or in chunks, and nothing more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.base.rpartition(":")[2]))
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {bearer}\r\n"
+        f"Content-Type: application/json\r\n{framing}\r\n\r\n"
+    )
+    try:
+        one = Unfinished(reader, writer)
+        await one.send(head.encode())
+        yield one
+    finally:
+        writer.transport.abort()
+
+
+async def another(server: LocalServer) -> Service:
+    made = await server.service.post("/v1/services", json={"name": "other", "scopes": ["notify"]})
+    key = await server.service.post(f"/v1/services/{made.json()['client_id']}/keys")
+    return Service(server.http, key.json()["key"])
+
+
+# --- turns --------------------------------------------------------------------------------------------------
+
+
+async def test_between_two_turns_the_loop_has_looked_at_its_sockets_and_run_what_was_ready() -> None:
+    intake, loop = Intake(), asyncio.get_running_loop()
+    mine, theirs = socket.socketpair()
+    seen: list[str] = []
+
+    def hear() -> None:
+        seen.extend(["socket"] * len(theirs.recv(100)))
+
+    async def work() -> None:
+        await intake.turn(1)
+        seen.append("turn")
+        loop.call_soon(seen.append, "callback")
+        mine.send(b"x")
+
+    with mine, theirs:
+        loop.add_reader(theirs, hear)
+        try:
+            await asyncio.gather(*(work() for _ in range(40)))
+            await until(lambda: len(seen) == 120, "all is seen")
+        finally:
+            loop.remove_reader(theirs)
+    for number in range(40):
+        assert seen[3 * number] == "turn"
+        assert set(seen[3 * number : 3 * number + 3]) == {"turn", "callback", "socket"}
+
+
+async def test_callers_take_turns_so_that_forty_of_one_do_not_stand_before_one_of_another() -> None:
+    intake = Intake()
+    order: list[int] = []
+
+    async def work(caller: int) -> None:
+        await intake.turn(caller)
+        order.append(caller)
+
+    await asyncio.gather(*(work(caller) for caller in [1] * 40 + [-1, 2]))
+    assert order[:4] == [1, 1, -1, 2]
+    assert order[4:] == [1] * 38
+
+
+async def test_a_turn_that_nobody_waits_for_any_more_is_passed_over() -> None:
+    intake = Intake()
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        await intake.turn(1)
+        order.append(number)
+
+    tasks = [asyncio.create_task(work(number)) for number in range(4)]
+    await asyncio.sleep(0)
+    assert order == [0]
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    assert order == [0, 2, 3]
+    await until(lambda: not intake._taken, "the next need not wait")
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.02, 0.02), (3.0, MAX_REST)])
+def test_the_loop_is_left_to_others_for_as_long_as_a_turn_took(
+    monkeypatch: pytest.MonkeyPatch, took: float, rest: float
+) -> None:
+    monkeypatch.setattr(time, "perf_counter", lambda: 100.0 + took)
+    loop = Mock()
+    Intake()._rest(loop, 100.0)
+    assert loop.call_later.call_args.args[0] == pytest.approx(rest)
+
+
+async def test_larger_bodies_that_are_complete_in_the_same_moment_are_parsed_one_by_one(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is behind the JSON, validation and hashes, too: there is no wait within a turn."""
+    other, user = await another(server), await server.user()
+    turns: list[int] = []
+    parsed: list[int] = []
+    parse = body_module.read_json
+
+    def noted(text: bytes | str) -> Any:
+        if len(text) > SMALL_BODY:
+            parsed.append(len(turns))
+        return parse(text)
+
+    async def count() -> None:
+        while True:
+            turns.append(0)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(body_module, "read_json", noted)
+    monkeypatch.setattr(batch_module, "read_json", noted)
+    large, marks = filled(POST, LARGEST), filled({"up_to": 0}, 64 * KIB)
+    kinds = [("/v1/notifications", API_KEY, large), ("/v1/notifications", other.token, large)]
+    kinds += [
+        (READ, user.token, marks),
+        ("/v1/notifications/batch", other.token, b"[%b]" % filled(POST, 20 * KIB)),
+    ]
+    async with AsyncExitStack() as stack:
+        each = []
+        for path, bearer, body in kinds * 6:
+            one = await stack.enter_async_context(begun(server, path, bearer, body))
+            await one.send(body[:-1])
+            each.append((one, body[-1:]))
+        counting = asyncio.create_task(count())
+        for one, last in each:
+            await one.send(last)
+        assert {await one.status() for one, _ in each} == {200, 201}
+        counting.cancel()
+    assert len(parsed) == 24
+    assert all(later > earlier for earlier, later in pairwise(parsed))
+
+
+async def test_a_small_body_waits_for_no_turn(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.parts.throttle.intake, "turn", Mock(side_effect=AssertionError))
+    answer = await server.service.post("/v1/notifications", content=filled(POST, SMALL_BODY), headers=JSON)
+    assert answer.status_code == 201
+
+
+# --- what is here -------------------------------------------------------------------------------------------
+
+
+def test_what_one_caller_may_have_here_is_bounded_and_what_all_may_have_too() -> None:
+    intake = Intake()
+    for _ in range(MAX_HELD // LARGEST):
+        intake.hold(1, LARGEST)
+    with pytest.raises(RateLimited) as raised:
+        intake.hold(1, 1)
+    assert raised.value.headers["RateLimit-Policy"] == f'"bodies";q={MAX_HELD};w=1'
+    intake.hold(-1, LARGEST)
+    intake.release(1, LARGEST)
+    intake.hold(1, LARGEST)
+    with suppress(Overloaded):
+        for caller in range(2, 100_000):
+            intake.hold(caller, LARGEST)
+    assert MAX_HELD_BY_ALL - LARGEST < intake._held_by_all <= MAX_HELD_BY_ALL
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+@pytest.mark.parametrize("kind", ["post", "batch", "inbox"])
+async def test_unfinished_bodies_of_a_caller_have_a_bound_and_others_have_their_own(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch, kind: str, chunked: bool
+) -> None:
+    user, other, held = await server.user(), await another(server), server.parts.throttle.intake._held
+    path, bearer, theirs = {
+        "post": ("/v1/notifications", API_KEY, other.token),
+        "batch": ("/v1/notifications/batch", API_KEY, other.token),
+        "inbox": (READ, user.token, (await server.user("bob")).token),
+    }[kind]
+    size = InboxRoute.max_body if kind == "inbox" else LARGEST
+    body = filled({"up_to": 0} if kind == "inbox" else [POST] if kind == "batch" else POST, size)
+    first, rest = body[: SMALL_BODY + 1], body[SMALL_BODY + 1 :]
+    if chunked:
+        first, rest = (b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (first, rest))
+        rest += b"0\r\n\r\n"
+    monkeypatch.setattr(module, "MAX_HELD", 2 * size)
+    async with AsyncExitStack() as stack:
+
+        async def begin(bearer: str | None) -> Unfinished:
+            one = await stack.enter_async_context(begun(server, path, bearer, body, chunked=chunked))
+            await one.send(first)
+            return one
+
+        two = [await begin(bearer) for _ in range(2)]
+        await until(lambda: list(held.values()) == [2 * size], "both are held")
+        assert await (await begin(bearer)).status() == 429
+        allowed = await begin(theirs)
+        for one in (allowed, *two):
+            await one.send(rest)
+            assert await one.status() in {200, 201}
+        await until(lambda: not held, "nothing is held")
+        await begin(bearer)
+        await until(lambda: held, "one is held")
+    await until(lambda: not held, "who has gone holds nothing")
+
+
+async def test_a_body_in_small_pieces_takes_its_size_alone() -> None:
+    async def receive() -> dict[str, Any]:
+        pieces.append(b"xy")
+        return {"type": "http.request", "body": b"xy", "more_body": len(pieces) < 1000}
+
+    pieces: list[bytes] = []
+    request = body_module.BoundedRequest({"type": "http", "headers": []}, cast("Any", receive))
+    request.max_body = LARGEST
+    assert await request.body() == b"xy" * 1000
+    assert type(await request.body()) is bytes
+
+
+# --- how large they may be, and what they cost --------------------------------------------------------------
+
+
+async def test_a_body_of_the_inbox_has_64_kib_which_a_thousand_ids_on_lines_of_their_own_fit_into(
+    server: LocalServer,
+) -> None:
+    user = await server.user()
+    ids = [f"019a9b1c-0000-7000-8000-{number:012}" for number in range(MAX_IDS)]
+    text = json.dumps({"ids": ids}, indent=8).encode()
+    assert len(text) < InboxRoute.max_body == 64 * KIB
+    assert (await user.post(READ, content=text, headers=JSON)).status_code == 200
+    for size, status in ((64 * KIB, 200), (64 * KIB + 1, 413)):
+        answer = await user.post(READ, content=filled({"up_to": 0}, size), headers=JSON)
+        assert answer.status_code == status
+    assert answer.json()["detail"] == "The body is over 64 KiB."
+
+
+@pytest.mark.parametrize("path", ["/v1/users", "/v1/services"])
+async def test_a_body_of_the_management_has_16_kib(server: LocalServer, path: str) -> None:
+    known = {"sub": "ada"} if path == "/v1/users" else {"name": "a", "scopes": ["notify"]}
+    for size, status in ((16 * KIB, 201), (16 * KIB + 1, 413)):
+        answer = await server.service.post(path, content=filled(known, size), headers=JSON)
+        assert answer.status_code == status
+    assert answer.json()["detail"] == "The body is over 16 KiB."
+
+
+async def test_too_many_ids_are_one_error_whatever_they_are(server: LocalServer) -> None:
+    answer = await (await server.user()).post(READ, json={"ids": ["no"] * (MAX_IDS + 1)})
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": "ids", "message": "it must have at most 1,000 ids"}]
+
+
+@pytest.mark.parametrize("valid", [True, False])
+async def test_each_kib_of_a_post_beyond_16_counts_as_4_items(start_server: StartServer, valid: bool) -> None:
+    server = await start_server(items_per_second=500)
+    items = server.parts.throttle.items
+    items._clock = lambda: 0.0
+    post = POST if valid else POST | {"title": ""}
+    for size, cost in ((SMALL_BODY, 1), (32 * KIB, 1 + 16 * ITEMS_PER_KIB), (LARGEST, 1 + 240 * 4)):
+        items._levels.clear()
+        await server.service.post("/v1/notifications", content=filled(post, size), headers=JSON)
+        assert 2000 - items._levels[1][0] == cost
+    for _ in range(2):
+        await server.service.post("/v1/notifications", content=filled(post, LARGEST), headers=JSON)
+    last = await server.service.post("/v1/notifications", content=filled(post, LARGEST), headers=JSON)
+    assert last.status_code == 429
+
+
+@pytest.mark.parametrize(("distinct", "cost"), [(1, 1 + 240 * 4), (400, 1 + 240 * 4), (1000, 1000)])
+async def test_a_post_counts_as_its_recipients_where_those_are_more(
+    start_server: StartServer, distinct: int, cost: int
+) -> None:
+    server = await start_server(items_per_second=500)
+    items = server.parts.throttle.items
+    items._clock = lambda: 0.0
+    post = {"to": [f"user-{number % distinct}" for number in range(1000)], "title": "x"}
+    answer = await server.service.post("/v1/notifications", content=filled(post, LARGEST), headers=JSON)
+    assert answer.json()["recipients"] == distinct
+    assert 2000 - items._levels[1][0] == cost
+
+
+async def test_a_large_item_of_a_batch_counts_as_on_its_own(start_server: StartServer) -> None:
+    server = await start_server(items_per_second=500)
+    items = server.parts.throttle.items
+    items._clock = lambda: 0.0
+    body = b"[%b]" % filled(POST, 48 * KIB)
+    answer = await server.service.post("/v1/notifications/batch", content=body, headers=JSON)
+    assert answer.status_code == 201
+    assert 2000 - items._levels[1][0] == 32 * ITEMS_PER_KIB
+
+
+async def test_each_16_kib_of_a_users_body_count_as_a_request(start_server: StartServer) -> None:
+    server = await start_server(commands_per_second=1)
+    user = await server.user()
+    commands = server.parts.throttle.commands
+    commands._clock = lambda: 0.0
+    for size, cost in ((SMALL_BODY, 1), (SMALL_BODY + 1, 2), (64 * KIB, 4)):
+        commands._levels.clear()
+        answer = await user.post(READ, content=filled({"up_to": 0}, size), headers=JSON)
+        assert answer.status_code == 200
+        ((level, _),) = commands._levels.values()
+        assert 4 - level == cost
+
+
+async def test_who_is_in_debt_has_no_larger_body_parsed(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server(items_per_second=1)
+    throttle = server.parts.throttle
+    throttle.items.charge(1, 100)
+    monkeypatch.setattr(throttle, "begin_post", lambda _service: None)
+    monkeypatch.setattr(body_module, "read_json", Mock(side_effect=AssertionError))
+    answer = await server.service.post("/v1/notifications", content=filled(POST, LARGEST), headers=JSON)
+    assert answer.status_code == 429
+    assert not throttle.intake._held
+    with pytest.raises(GatewayError):
+        throttle.charge_body(1, LARGEST)

@@ -1,0 +1,442 @@
+"""The order of the steps of a connection, forced; and what a slow client costs."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from gateway.auth.limits.buckets import Buckets
+from gateway.database.database import Database
+from gateway.delivery.beginning import BATCH_BYTES, Start, begin
+from gateway.protocol import REPLAY_LIMIT, Close
+from gateway.store.inbox import CHUNK, Mark, Seen
+from gateway.store.log import PAGE, read_after
+from tests.support.databases import settings_for
+from tests.support.engine import Engine, Gate
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def engine(database: Database, database_url: str) -> AsyncIterator[Engine]:
+    engine = Engine(settings_for(database_url), database)
+    async with engine.writer.running():
+        yield engine
+
+
+async def test_what_is_committed_between_attaching_and_the_first_read_is_sent_once(engine: Engine) -> None:
+    user = await engine.user()
+    gate = engine.database.before_read = Gate()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await gate.reached()
+        await engine.store()
+        gate.let_go()
+        await wire.has("live")
+        await engine.store()
+        await wire.has("notification")
+    assert wire.types() == ["hello", "live", "notification"]
+    assert wire.sent[0]["seq"] == 1
+    assert wire.seqs() == [2]
+
+
+async def test_what_is_committed_after_the_first_read_took_its_snapshot_is_sent(engine: Engine) -> None:
+    user = await engine.user()
+    gate = engine.database.after_read = Gate()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await gate.reached()
+        await engine.store()
+        gate.let_go()
+        await wire.has("live")
+    assert wire.types() == ["hello", "notification", "live"]
+    assert wire.seqs() == [1]
+    assert wire.sent[-1]["seq"] == 1
+
+
+async def test_what_is_committed_while_the_hello_is_being_sent_is_sent_before_live(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, Start(since=0)) as (wire, _):
+        gate = wire.blocked = Gate()
+        await gate.reached()
+        await engine.store(engine.post(), engine.post())
+        wire.blocked = None
+        gate.let_go()
+        await wire.has("live")
+    assert wire.types() == ["hello", "notification", "notification", "live"]
+    assert wire.seqs() == [1, 2]
+
+
+async def test_what_is_committed_after_a_replay_read_the_log_is_sent_after_it(engine: Engine) -> None:
+    user = await engine.user()
+    await engine.store(engine.post(), engine.post())
+    first = engine.database.before_read = Gate()
+    async with engine.connected(user, Start(since=0)) as (wire, _):
+        await first.reached()
+        second = Gate()
+        first.let_go()
+        engine.database.after_read = None
+        # The first read finds where to begin; the second reads the log, and is held with its page in hand.
+        await until(lambda: engine.database.reads >= 2, "the first read has begun")
+        engine.database.after_read = second
+        await until(lambda: second._reached.is_set() or "live" in wire.types(), "the replay is held or over")
+        await engine.store(engine.post())
+        second.let_go()
+        await until(lambda: 3 in wire.seqs(), "the third came")
+    assert wire.seqs() == [1, 2, 3]
+
+
+async def test_a_ring_between_reading_and_waiting_is_not_lost(engine: Engine) -> None:
+    """The wake flag is cleared before reading: cleared after it, the second post would wait for a third."""
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+        await wire.has("live")
+        gate = wire.blocked = Gate()
+        await engine.store()
+        await gate.reached()
+        # The first is in hand and not sent yet; the second rings now, before the loop looks again.
+        await engine.store()
+        wire.blocked = None
+        gate.let_go()
+        await wire.has("notification", 2)
+        assert wire.seqs() == [1, 2]
+        assert connection._cursor == 2
+
+
+async def test_subscribers_are_rung_only_when_the_commit_can_be_read(engine: Engine) -> None:
+    """Whoever is rung reads at once: rung before the commit, it would find nothing and go back to sleep."""
+    user = await engine.user()
+    readable: list[asyncio.Task[Any]] = []
+
+    class Reader:
+        session = "reader"
+        position = (0, 0)
+
+        def ring(self, seq: int) -> None:
+            readable.append(asyncio.create_task(engine.database.read(read_after, user.id, seq - 1)))
+
+        def tick(self) -> None: ...
+
+        def close(self, code: Close, reason: str) -> None: ...
+
+    with engine.hub.attach(user.id, Reader()):
+        for _ in range(5):
+            await engine.store()
+        pages = [await task for task in readable]
+    assert [page.entries[0].counts.seq for page in pages] == [1, 2, 3, 4, 5]
+
+
+async def test_a_session_that_ends_while_its_socket_opens_does_not_leave_it_open(engine: Engine) -> None:
+    user = await engine.user()
+    gate = engine.database.before_read = Gate()
+    async with engine.connected(user) as (wire, _):
+        await gate.reached()
+        engine.tokens.end([user.session])
+        gate.let_go()
+        await until(lambda: wire.closed, "it is closed")
+    assert wire.closed == (Close.UNAUTHORIZED, "token_revoked")
+    assert wire.sent == []
+
+
+async def test_a_session_that_ended_before_its_socket_was_attached_gets_nothing(engine: Engine) -> None:
+    user = await engine.user()
+    engine.tokens.end([user.session])
+    async with engine.connected(user) as (wire, _):
+        await until(lambda: wire.closed, "it is closed")
+    assert wire.closed == (Close.UNAUTHORIZED, "token_revoked")
+    assert wire.sent == []
+
+
+async def test_a_slow_client_catches_up_from_the_log_with_a_message_for_every_number(engine: Engine) -> None:
+    """After `live`, numbers whose items changed again come as empty changes: a client may count on each."""
+    engine.tail._budget = 0
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        gate = wire.blocked = Gate()
+        await engine.store()
+        await gate.reached()
+        posts = [engine.post() for _ in range(3)]
+        await engine.store(*posts)
+        await engine.writer.change(Mark(user.id, (posts[0].content.id,), read=True))
+        await engine.writer.change(Mark(user.id, (posts[0].content.id, posts[2].content.id), archived=True))
+        wire.blocked = None
+        gate.let_go()
+        await until(lambda: wire.seqs()[-1:] == [6], "it has caught up")
+        live = wire.sent[wire.types().index("live") :]
+        assert [m["seq"] for m in live] == [0, 1, 2, 3, 4, 5, 6]
+        by_seq = {m["seq"]: m for m in live}
+        assert by_seq[2] == {"type": "changed", "seq": 2, "items": [], "unread": 2, "unseen": 2}
+        assert by_seq[3]["type"] == "notification"
+        assert by_seq[4]["items"] == by_seq[5]["items"] == []
+        assert [item["created_seq"] for item in by_seq[6]["items"]] == [2, 4]
+        assert (by_seq[6]["unread"], by_seq[6]["unseen"]) == (2, 2)
+
+
+async def test_a_client_that_falls_too_far_behind_is_told_to_reset(engine: Engine) -> None:
+    engine.tail._budget = 0
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        gate = wire.blocked = Gate()
+        await engine.store()
+        await gate.reached()
+        await engine.store(*[engine.post() for _ in range(REPLAY_LIMIT + 1)])
+        wire.blocked = None
+        gate.let_go()
+        await wire.has("live", 2)
+        await engine.store()
+        await wire.has("notification", 2)
+    kinds = wire.types()
+    assert kinds[-4:] == ["notification", "reset", "live", "notification"]
+    assert [m["seq"] for m in wire.sent[-4:]] == [1, REPLAY_LIMIT + 2, REPLAY_LIMIT + 2, REPLAY_LIMIT + 3]
+
+
+async def test_a_client_in_step_is_served_from_memory(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        reads = engine.database.reads
+        await engine.store(*[engine.post() for _ in range(50)])
+        await wire.has("notification", 50)
+        assert engine.database.reads == reads
+
+
+async def test_what_memory_has_missed_is_read_from_the_log(engine: Engine) -> None:
+    """A commit that began before the user was followed leaves no entry, and the ones before it are there."""
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        await engine.store()
+        await wire.has("notification")
+        engine.writer._followed = ()
+        await engine.store()
+        await wire.has("notification", 2)
+        engine.writer._followed = engine.tail
+        await engine.store()
+        await wire.has("notification", 3)
+        assert wire.seqs() == [1, 2, 3]
+
+
+async def test_a_ring_that_promises_more_than_the_log_holds_is_not_asked_about_again(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+        await wire.has("live")
+        reads = engine.database.reads
+        connection.ring(5)
+        await until(lambda: engine.database.reads > reads, "the log is asked")
+        await engine.store()
+        await wire.has("notification")
+        assert engine.database.reads <= reads + 2
+
+
+async def test_what_is_committed_while_the_log_does_not_keep_a_promise_is_not_lost(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+        await wire.has("live")
+        gate = engine.database.after_read = Gate()
+        connection.ring(5)
+        await gate.reached()
+        await engine.store()
+        gate.let_go()
+        await wire.has("notification")
+
+
+async def test_two_sockets_of_a_user_share_one_encoding(engine: Engine) -> None:
+    user = await engine.user()
+    async with (
+        engine.connected(user, Start(latest=True)) as (one, _),
+        engine.connected(user, Start(latest=True)) as (other, _),
+    ):
+        await one.has("live")
+        await other.has("live")
+        await engine.store()
+        await one.has("notification")
+        await other.has("notification")
+        assert one.sent[-1] == other.sent[-1]
+        entries = engine.tail.after(user.id, 0)
+        assert entries is not None
+        assert entries[0].message is entries[0].message
+
+
+async def test_a_client_that_does_not_read_is_closed_after_the_deadline(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+        await wire.has("live")
+        gate = wire.blocked = Gate()
+        await engine.store()
+        await gate.reached()
+        connection.tick()
+        assert wire.closed is None
+        connection._sending_since = time.monotonic() - engine.settings.send_timeout - 1
+        connection.tick()
+        assert wire.closed == (Close.TOO_SLOW, "too_slow")
+
+
+async def test_the_seen_mark_reaches_the_other_sockets(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        await engine.store()
+        await engine.writer.change(Seen(user.id, 1))
+        await wire.has("seen")
+        await engine.writer.change(Seen(user.id, 1))
+        await engine.store()
+        await wire.has("notification", 2)
+    assert wire.types() == ["hello", "live", "notification", "seen", "notification"]
+    assert wire.sent[3] == {"type": "seen", "up_to": 1, "unseen": 0}
+    assert (wire.sent[4]["unread"], wire.sent[4]["unseen"]) == (2, 1)
+
+
+async def test_a_token_is_told_to_expire_and_then_ends_the_socket(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user) as (wire, connection):
+        await wire.has("live")
+        engine.now = user.expires_at - 61.0
+        connection.tick()
+        engine.now = user.expires_at - 60.0
+        connection.tick()
+        await wire.has("token_expiring")
+        connection.tick()
+        engine.now = float(user.expires_at)
+        connection.tick()
+        assert wire.closed == (Close.UNAUTHORIZED, "token_expired")
+    assert wire.types() == ["hello", "live", "token_expiring"]
+
+
+async def test_a_command_that_waits_does_not_hold_up_what_is_pushed(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        wire.say(type="seen", up_to=0, ref="1")
+        await engine.store()
+        await wire.has("ok")
+        await wire.has("notification")
+
+
+async def test_too_many_commands_close_the_socket_and_acknowledgements_do_not_count(engine: Engine) -> None:
+    engine.settings = engine.settings.model_copy(update={"commands_per_second": 50})
+    user = await engine.user()
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        await engine.store(*[engine.post() for _ in range(400)])
+        await wire.has("notification", 400)
+        for seq in range(1, 401):
+            wire.say(type="ack", seq=seq)
+        wire.say(type="ping", ref="still here")
+        await wire.has("ok")
+        for _ in range(400):
+            wire.say(type="ping")
+        await until(lambda: wire.closed, "it is closed")
+    assert wire.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
+
+
+async def test_all_sockets_of_a_user_share_a_budget_of_commands_that_outlives_them(engine: Engine) -> None:
+    engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
+    user, other = await engine.user(), await engine.user("bob")
+    await engine.store(*[engine.post("ada", "bob") for _ in range(30)])
+    async with engine.connected(user, Start(0)) as (one, _):
+        await one.has("live")
+        for seq in range(1, 31):
+            one.say(type="ack", seq=seq)
+        for number in range(10):
+            one.say(type="ping", ref=str(number))
+        await one.has("ok", 10)
+    async with engine.connected(user, Start(latest=True)) as (two, connection):
+        for number in range(6):
+            two.say(type="ping", ref=str(number))
+        await two.has("ok", 6)
+        connection.count_frame()
+        assert two.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
+    async with engine.connected(user, Start(latest=True)) as (three, _):
+        await three.has("live")
+        three.say(type="ping", ref="one more")
+        await until(lambda: three.closed, "it is closed")
+        assert (three.closed, three.types()) == (two.closed, ["hello", "live"])
+    async with engine.connected(other, Start(latest=True)) as (wire, _):
+        wire.say(type="ping", ref="of somebody else")
+        await wire.has("ok")
+
+
+async def test_only_what_a_socket_was_sent_is_acknowledged_for_nothing(engine: Engine) -> None:
+    engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
+    user = await engine.user()
+    await engine.store(*[engine.post() for _ in range(30)])
+    async with engine.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        for seq in range(1, 31):
+            wire.say(type="ack", seq=seq)
+        await until(lambda: wire.closed, "it is closed")
+    assert wire.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
+
+
+@pytest.mark.parametrize(
+    ("start", "how"), [(Start(), "read"), (Start(latest=True), "glance"), (Start(0), "glance")]
+)
+async def test_only_a_start_that_reads_no_items_is_a_glance(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, start: Start, how: str
+) -> None:
+    user = await engine.user()
+    await engine.store()
+    asked: list[str] = []
+
+    def told(name: str) -> Callable[..., Any]:
+        answer = getattr(engine.database, name)
+
+        def ask(work: Callable[..., Any], *args: Any) -> Any:
+            if work is begin:
+                asked.append(name)
+            return answer(work, *args)
+
+        return ask
+
+    for name in ("glance", "read"):
+        monkeypatch.setattr(engine.database, name, told(name))
+    async with engine.connected(user, start) as (wire, _):
+        await wire.has("live")
+    assert asked[0] == how
+
+
+LARGE = "x" * 8000
+
+
+async def test_all_of_the_newest_items_come_in_order_and_few_large_ones_are_held(engine: Engine) -> None:
+    user = await engine.user()
+    posts = [engine.post("ada", title=LARGE) for _ in range(CHUNK + 30)]
+    await engine.store(*posts)
+    marked = [post.content.id for post in posts[:CHUNK]]
+    for read in (True, False):
+        await engine.writer.change(Mark(user.id, tuple(marked), read=read))
+    beginning = await engine.database.read(begin, user.id, Start())
+    assert beginning is not None
+    assert sum(entry.size for entry in beginning.entries) <= BATCH_BYTES
+    async with engine.connected(user) as (wire, _):
+        await wire.has("live")
+    assert wire.types() == ["hello", *["notification"] * 30, "changed", "live"]
+    assert wire.seqs() == [*range(CHUNK + 1, CHUNK + 31), CHUNK + 32]
+    assert [item["id"] for item in wire.sent[-2]["items"]] == marked
+
+
+async def test_an_item_that_changes_before_its_turn_comes_with_its_change_only(engine: Engine) -> None:
+    user = await engine.user()
+    posts = [engine.post("ada", title=LARGE) for _ in range(60)]
+    await engine.store(*posts)
+    async with engine.connected(user) as (wire, _):
+        gate = wire.blocked = Gate()
+        await gate.reached()
+        await engine.writer.change(Mark(user.id, (posts[59].content.id,), deleted=True))
+        await engine.writer.change(Mark(user.id, (posts[58].content.id,), archived=True))
+        wire.blocked = None
+        gate.let_go()
+        await wire.has("live")
+    assert wire.types() == ["hello", *["notification"] * 58, "changed", "changed", "live"]
+    assert wire.seqs() == [*range(1, 59), 61, 62]
+    assert wire.sent[-2]["items"][0]["archived_at"] is not None
+
+
+async def test_a_replay_of_large_items_is_read_in_parts_and_whole(engine: Engine) -> None:
+    user = await engine.user()
+    await engine.store(*(engine.post("ada", title=LARGE) for _ in range(PAGE)))
+    async with engine.connected(user, Start(since=0)) as (wire, _):
+        await wire.has("live")
+        assert engine.database.reads > 3
+    assert wire.seqs() == list(range(1, PAGE + 1))

@@ -1,0 +1,164 @@
+"""The hub alone: whom it reaches, and how much it does in one turn of the event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from gateway.delivery import hub as module
+from gateway.delivery.hub import CLOSED_PER_TURN, TICK, TURN, Hub
+from gateway.protocol import Close
+from tests.support.waiting import until
+
+
+class Fake:
+    """A subscriber that notes in which turn of the loop something came to it."""
+
+    position = (0, 0)
+
+    def __init__(self, session: str, turns: "Turns") -> None:
+        self.session = session
+        self._turns = turns
+        self.rung = self.ticked = self.closed = -1
+
+    def ring(self, seq: int) -> None:
+        """Be rung."""
+        assert seq == 7
+        self.rung = self._turns.now
+
+    def tick(self) -> None:
+        """Look at no deadline."""
+        self.ticked = self._turns.now
+
+    def close(self, code: Close, reason: str) -> None:
+        """Be closed."""
+        assert (code, reason) == (Close.UNAUTHORIZED, "token_revoked")
+        self.closed = self._turns.now
+
+
+class Turns:
+    """Counts the turns of the loop, as somebody who waits for one each time."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    async def run(self) -> None:
+        """Count until cancelled."""
+        while True:
+            await asyncio.sleep(0)
+            self.now += 1
+
+
+@pytest.fixture
+async def turns() -> AsyncIterator[Turns]:
+    counting = Turns()
+    task = asyncio.create_task(counting.run())
+    yield counting
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def stack() -> AsyncExitStack:
+    return AsyncExitStack()
+
+
+def attached(stack: AsyncExitStack, fakes: list[Fake]) -> Hub:
+    hub = Hub((), max_sockets=10_000, max_sockets_per_user=10_000)
+    for number, fake in enumerate(fakes):
+        stack.enter_context(hub.attach(number, fake))
+    return hub
+
+
+def per_turn(turns: list[int]) -> list[int]:
+    return [turns.count(turn) for turn in sorted(set(turns))]
+
+
+async def test_the_sockets_of_a_session_are_found_and_no_others(turns: Turns, stack: AsyncExitStack) -> None:
+    fakes = [Fake(session, turns) for session in ("a", "b", "a", "c", "a")]
+    async with stack:
+        hub = attached(stack, fakes)
+        hub.end_sessions(["a", "unknown"])
+        assert [fake.closed >= 0 for fake in fakes] == [True, False, True, False, True]
+
+
+async def test_a_socket_that_moves_to_another_session_ends_with_that_one(
+    turns: Turns, stack: AsyncExitStack
+) -> None:
+    one, two = Fake("a", turns), Fake("a", turns)
+    async with stack:
+        hub = attached(stack, [one, two])
+        hub.move(one, "b")
+        hub.move(two, "a")
+        hub.end_sessions(["a"])
+        assert (one.closed >= 0, two.closed >= 0) == (False, True)
+        hub.end_sessions(["b"])
+        assert one.closed >= 0
+
+
+async def test_nothing_is_kept_of_sockets_that_are_gone(turns: Turns, stack: AsyncExitStack) -> None:
+    fakes = [Fake(session, turns) for session in "aaabbc"]
+    async with stack:
+        hub = attached(stack, fakes)
+        hub.move(fakes[0], "d")
+        hub.move(fakes[5], "a")
+    assert (len(hub), hub._sessions, hub._users) == (0, {}, {})
+
+
+async def test_many_sockets_close_in_turns_and_others_get_theirs_in_between(
+    turns: Turns, stack: AsyncExitStack
+) -> None:
+    fakes = [Fake(str(number), turns) for number in range(3 * CLOSED_PER_TURN + 1)]
+    async with stack:
+        hub = attached(stack, fakes)
+        hub.end_sessions([fake.session for fake in fakes[:-1]])
+        hub.end_sessions([fakes[-1].session])
+        await until(lambda: all(fake.closed >= 0 for fake in fakes), "all are closed")
+    assert per_turn([fake.closed for fake in fakes]) == [CLOSED_PER_TURN] * 3 + [1]
+
+
+async def test_a_socket_that_cannot_be_closed_leaves_no_other_open(
+    turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Fake("a", turns), Fake("b", turns)
+
+    def fail(code: Close, reason: str) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(one, "close", fail)
+    async with stack:
+        hub = attached(stack, [one, two])
+        with pytest.raises(RuntimeError):
+            hub.end_sessions(["a", "b"])
+        await until(lambda: two.closed >= 0, "the other is closed")
+
+
+async def test_a_commit_for_many_users_rings_them_in_turns(turns: Turns, stack: AsyncExitStack) -> None:
+    fakes = [Fake(str(number), turns) for number in range(2 * TURN + 1)]
+    async with stack:
+        hub = attached(stack, fakes)
+        hub.ring(dict.fromkeys(range(len(fakes) + 10), 7))
+        await until(lambda: all(fake.rung >= 0 for fake in fakes), "all are rung")
+    assert per_turn([fake.rung for fake in fakes]) == [TURN, TURN, 1]
+
+
+async def test_a_commit_for_few_users_rings_them_at_once(turns: Turns, stack: AsyncExitStack) -> None:
+    fakes = [Fake(str(number), turns) for number in range(TURN)]
+    async with stack:
+        attached(stack, fakes).ring(dict.fromkeys(range(TURN), 7))
+        assert all(fake.rung >= 0 for fake in fakes)
+
+
+async def test_every_socket_looks_at_its_deadlines_in_turns(
+    turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK", TICK / 20)
+    fakes = [Fake(str(number), turns) for number in range(2 * TURN + 1)]
+    async with stack:
+        running = asyncio.create_task(attached(stack, fakes).run())
+        await until(lambda: fakes[-1].ticked >= 0, "the last has looked")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert all(fake.ticked >= 0 for fake in fakes)
+        assert len({fakes[0].ticked, fakes[TURN].ticked, fakes[2 * TURN].ticked}) == 3

@@ -1,0 +1,137 @@
+"""The reconciliation, with the orders forced. The other process is a second engine on the same database."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from itertools import chain, repeat
+from typing import Any
+
+import pytest
+import structlog
+
+from gateway.delivery import reconciler
+from gateway.delivery.beginning import Start
+from gateway.delivery.reconciler import Reconciler
+from gateway.errors import Unavailable
+from gateway.store import news
+from gateway.store.inbox import Seen
+from tests.support.engine import Engine, Gate
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler, "GRACE", 0)
+
+
+async def test_what_is_committed_before_the_subscription_is_there_is_looked_for_when_it_is(
+    engines: tuple[Engine, Engine], no_grace: None
+) -> None:
+    """Attached, read, and only then subscribed: what lies between is in no hint that is heard."""
+    here, there = engines
+    user = await here.user()
+    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    running = asyncio.create_task(looks.run())
+    async with here.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        await there.store()
+        looks.request([user.id])
+        await wire.has("notification")
+    running.cancel()
+    assert looks.reconciled == 1
+
+
+async def test_a_subscription_that_is_there_before_the_first_read_ends_misses_nothing(
+    engines: tuple[Engine, Engine], no_grace: None
+) -> None:
+    here, there = engines
+    user = await here.user()
+    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    running = asyncio.create_task(looks.run())
+    gate = here.database.after_read = Gate()
+    async with here.connected(user, Start(latest=True)) as (wire, _):
+        await gate.reached()
+        await there.store()
+        looks.request(None)
+        await until(lambda: looks.reconciled == 1, "it is rung though it has not begun")
+        gate.let_go()
+        await wire.has("notification")
+    running.cancel()
+
+
+async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
+    engines: tuple[Engine, Engine], no_grace: None
+) -> None:
+    here, there = engines
+    users = [await here.user(name) for name in ("ada", "bob", "cyd", "dan")]
+    waits = chain([1.0], repeat(1e6))
+    looks = Reconciler(here.hub, here.relay, here.database, 0.05, jitter=lambda: next(waits))
+    async with AsyncExitStack() as stack:
+        wires = [
+            (await stack.enter_async_context(here.connected(user, Start(latest=True))))[0] for user in users
+        ]
+        for wire in wires:
+            await wire.has("live")
+        asked: list[Any] = []
+        read = here.database.read
+
+        async def count(work: Any, *args: Any) -> Any:
+            asked.extend([args[0]] if work is news.ahead else [])
+            return await read(work, *args)
+
+        here.database.read = count  # type: ignore[method-assign, assignment]
+        await there.store(there.post("ada"), there.post("bob"))
+        await there.writer.change(Seen(users[1].id, 1))
+        running = asyncio.create_task(looks.run())
+        await wires[0].has("notification")
+        await wires[1].has("seen")
+        running.cancel()
+        assert [len(positions) for positions in asked] == [4]
+        assert [wire.types()[2:] for wire in wires] == [["notification"], ["notification", "seen"], [], []]
+    assert looks.reconciled == 2
+
+
+async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> None:
+    """A hint that is still on its way when the database is asked gets a moment to arrive."""
+    here, there = engines
+    user = await here.user()
+    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    running = asyncio.create_task(looks.run())
+    async with here.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        await there.store()
+        gate = here.database.after_read = Gate()
+        looks.request([user.id])
+        await gate.reached()
+        gate.let_go()
+        here.relay.hint({user.id: 1})
+        await wire.has("notification")
+        await until(lambda: not looks._asked.is_set(), "it has looked")
+    running.cancel()
+    assert looks.reconciled == 0
+
+
+async def test_a_reconciliation_outlives_a_database_that_is_away(
+    engines: tuple[Engine, Engine], no_grace: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "PAUSE", 0)
+    here, there = engines
+    user = await here.user()
+    # What is looked for once the backplane is back cannot wait for the timer.
+    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    looks.request(None)
+    async with here.connected(user, Start(latest=True)) as (wire, _):
+        await wire.has("live")
+        read, failures = here.database.read, [Unavailable(), Unavailable()]
+
+        async def fail(work: Any, *args: Any) -> Any:
+            if work is news.ahead and failures:
+                raise failures.pop()
+            return await read(work, *args)
+
+        here.database.read = fail  # type: ignore[method-assign, assignment]
+        await there.store()
+        with structlog.testing.capture_logs() as events:
+            running = asyncio.create_task(looks.run())
+            await wire.has("notification")
+            running.cancel()
+    assert [event["log_level"] for event in events] == ["warning", "warning"]

@@ -1,0 +1,195 @@
+"""Several workers: the supervisor with processes of a line each, and real gateways on Postgres."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from gateway.server import supervisor as workers
+from gateway.server.stop_signals import ECHO, StopSignals
+from gateway.server.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
+from tests.support.clients import Service, http_client
+from tests.support.databases import API_KEY
+from tests.support.servers import Process, process
+from tests.support.waiting import until
+
+SERVES = "import os, time; os.write(1, b'.'); "
+
+
+@asynccontextmanager
+async def supervised(
+    script: str, *, number: int = 2, grace_period: float = 60
+) -> AsyncIterator[tuple[Supervisor, asyncio.Task[int]]]:
+    """Supervise processes that run a script; it must have ended by the end of the block."""
+    command = [sys.executable, "-S", "-E", "-c", script]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        supervisor = Supervisor(command, os.environ, listener, number, grace_period)
+        running = asyncio.create_task(supervisor.run())
+        try:
+            yield supervisor, running
+        finally:
+            left = [worker for worker in supervisor._living if worker.returncode is None]
+            for worker in left:
+                worker.kill()
+            assert left == []
+            assert running.done()
+
+
+async def test_a_worker_that_does_not_start_the_first_time_ends_everything_with_its_code() -> None:
+    script = "import sys; sys.exit(3)"
+    async with supervised(script) as (_, running):
+        assert await running == 3
+
+
+async def test_a_worker_that_keeps_dying_is_started_later_each_time(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    script = SERVES + f"open({str(starts)!r}, 'a').write(f'{{time.monotonic()}}\\n')"
+    async with supervised(script, number=1) as (supervisor, running):
+        await until(lambda: starts.exists() and len(starts.read_text().split()) == 4, "it is started again")
+        supervisor._stop()
+        assert await running == 0
+    moments = [float(moment) for moment in starts.read_text().split()]
+    pauses = [after - before for before, after in pairwise(moments)]
+    assert all(pause >= FIRST_PAUSE * 2**number for number, pause in enumerate(pauses, 1))
+    assert LONGEST_PAUSE < 10
+
+
+async def test_a_worker_that_does_not_end_is_killed_when_the_grace_period_is_over() -> None:
+    script = "import signal; signal.signal(15, signal.SIG_IGN); " + SERVES + "time.sleep(600)"
+    async with supervised(script, grace_period=0.3) as (supervisor, running):
+        await until(lambda: len(supervisor._places) == 2, "both run")
+        supervisor._stop()
+        assert await running == 0
+
+
+async def test_a_second_signal_kills_the_workers_at_once() -> None:
+    script = "import signal; signal.signal(15, signal.SIG_IGN); " + SERVES + "time.sleep(600)"
+    async with supervised(script, grace_period=600) as (supervisor, running):
+        await until(lambda: len(supervisor._places) == 2, "both run")
+        now = [0.0]
+        supervisor._stops = StopSignals(lambda: now[0])
+        supervisor._stop()
+        supervisor._stop()
+        assert not supervisor._forced
+        now[0] = ECHO + 0.1
+        supervisor._stop()
+        assert await running == 1
+
+
+async def test_where_a_new_worker_does_not_serve_the_old_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(workers.logger, "error", lambda text, **_: said.append(text))
+    broken = tmp_path / "broken"
+    script = f"import sys, os; os.path.exists({str(broken)!r}) and sys.exit(1); " + SERVES + "time.sleep(600)"
+    async with supervised(script) as (supervisor, running):
+        await until(lambda: any(task.get_name() == "worker 1" for task in asyncio.all_tasks()), "both serve")
+        before = list(supervisor._places)
+        broken.touch()
+        supervisor._hang_up.set()
+        await until(lambda: said, "the new one has failed")
+        assert said == ["a new worker does not serve: the old ones stay"]
+        assert supervisor._places == before
+        assert all(worker.returncode is None for worker in before)
+        supervisor._stop()
+        assert await running == 0
+
+
+# --- gateways -----------------------------------------------------------------------------------------------
+
+
+def children(gateway: Process) -> dict[int, psutil.Process]:
+    return {child.pid: child for child in psutil.Process(gateway.pid).children()}
+
+
+async def all_serve(gateway: Process) -> None:
+    """Wait until the first start is over: a worker that dies before that ends everything."""
+    await until(lambda: "every worker serves" in gateway.log.read_text(), "every worker serves", within=60)
+
+
+def mode(folder: str) -> int | None:
+    """Return who may do what with a folder; None where there is none."""
+    path = Path(folder)
+    return stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+
+
+async def test_two_workers_serve_and_one_that_is_killed_comes_back(postgres_url: str, tmp_path: Path) -> None:
+    async with process(postgres_url, tmp_path, workers=2) as (gateway, server):
+        await all_serve(gateway)
+        await server.service.notify("ada")
+        first, second = children(gateway).values()
+        environment = first.environ()
+        assert environment["GATEWAY_WORKERS"] == "2"
+        metrics = environment["PROMETHEUS_MULTIPROC_DIR"]
+        assert mode(metrics) == 0o700
+        assert second.environ()["PROMETHEUS_MULTIPROC_DIR"] == metrics
+
+        first.kill()
+        async with http_client(gateway.base) as http:
+            http.timeout = httpx.Timeout(60)  # Until a worker has started again.
+            await Service(http, API_KEY).notify("ada")
+        second.kill()
+        await until(lambda: not {first.pid, second.pid} & set(children(gateway)), "both have gone")
+        # Who comes now waits at the listener until one serves again.
+        async with http_client(gateway.base) as http:
+            http.timeout = httpx.Timeout(60)  # Until a worker has started again.
+            again = Service(http, API_KEY)
+            await again.notify("ada")
+            assert (await (await again.user("ada")).inbox())["unread"] == 3
+        await until(lambda: len(children(gateway)) == 2, "two workers run again", within=30)
+
+        assert await asyncio.to_thread(gateway.end, signal.SIGTERM) == 0
+        assert mode(metrics) is None
+
+
+async def test_sighup_replaces_the_workers_and_no_connection_is_refused(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    async with process(postgres_url, tmp_path, workers=2) as (gateway, server):
+        await all_serve(gateway)
+        ada = await server.user("ada")
+        old = set(children(gateway))
+        assert len(old) == 2
+        answers = 0
+        async with ada.socket(since="latest") as first:
+            await first.next("live")
+            gateway.signal(signal.SIGHUP)
+            deadline = time.monotonic() + 60
+            while old & set(children(gateway)):
+                assert time.monotonic() < deadline
+                # A connection of its own each time: none may be refused, and none of its answers missing.
+                answer = await connect_and_ask(gateway)
+                assert answer == 200
+                answers += 1
+                await asyncio.sleep(0.01)
+            assert await first.closed() == (1012, "restart")
+        assert answers > 10
+        await until(lambda: "every worker is a new one" in gateway.log.read_text(), "it is said", within=30)
+        assert "each worker is replaced, one at a time" in gateway.log.read_text()
+        await until(lambda: len(children(gateway)) == 2, "two workers run", within=30)
+        async with ada.socket(since="latest") as second:
+            await second.next("live")
+        new = children(gateway)
+        gateway.kill()
+        await until(lambda: not any(one.is_running() for one in new.values()), "no worker is left", within=30)
+
+
+async def connect_and_ask(gateway: Process) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return int(answer.split(b" ", 2)[1])

@@ -1,0 +1,214 @@
+"""The engine without its edge: writer, hub, tail and connections on a real database, with points to hold at.
+
+An ordering rule is tested by holding one task at a named point, running the other, and letting go.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection as DatabaseConnection
+
+from gateway.auth import accounts
+from gateway.auth.limits.throttle import Throttle
+from gateway.auth.principals import User
+from gateway.auth.tokens import Tokens
+from gateway.database.database import Database
+from gateway.delivery.beginning import Start
+from gateway.delivery.connection import Connection
+from gateway.delivery.hub import Hub
+from gateway.delivery.relay import Relay
+from gateway.delivery.tail import Tail
+from gateway.errors import Disconnected
+from gateway.observability.metrics import Metrics
+from gateway.protocol import Close, Content
+from gateway.protocol.wire import Message
+from gateway.settings import Settings
+from gateway.store.log import Post
+from gateway.store.writer import Accepted, Committed, Submission, Writer
+from tests.support.waiting import until
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FAR = 4_000_000_000
+"""A second that is far ahead."""
+
+
+class Gate:
+    """A point at which one task is held, until the test lets it go."""
+
+    def __init__(self) -> None:
+        self._reached = asyncio.Event()
+        self._open = asyncio.Event()
+
+    async def hold(self) -> None:
+        """Wait here."""
+        self._reached.set()
+        await self._open.wait()
+
+    async def reached(self) -> None:
+        """Return once a task waits here."""
+        await asyncio.wait_for(self._reached.wait(), 10)
+
+    def let_go(self) -> None:
+        """Let whoever waits go on."""
+        self._open.set()
+
+
+class HeldDatabase:
+    """A real database whose next read can be held before it begins, or after it has its result."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.before_read: Gate | None = None
+        self.after_read: Gate | None = None
+        self.reads = 0
+
+    async def read(
+        self, work: Callable[Concatenate[DatabaseConnection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Read, held where a gate stands."""
+        self.reads += 1
+        before, self.before_read = self.before_read, None
+        if before:
+            await before.hold()
+        after, self.after_read = self.after_read, None
+        result = await self._database.read(work, *args, **kwargs)
+        if after:
+            await after.hold()
+        return result
+
+    async def glance(
+        self, work: Callable[Concatenate[DatabaseConnection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Glance, held where a gate stands."""
+        return await self.read(work, *args, **kwargs)
+
+    async def write(
+        self, work: Callable[Concatenate[DatabaseConnection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Write."""
+        return await self._database.write(work, *args, **kwargs)
+
+
+@dataclass
+class Wire:
+    """A client's end: what it was sent, and what it says. While `blocked`, it does not read."""
+
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    closed: tuple[int, str] | None = None
+    blocked: Gate | None = None
+    _said: deque[str | None] = field(default_factory=deque)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send_message(self, message: Message) -> None:
+        """Take a message."""
+        if self.blocked:
+            await self.blocked.hold()
+        if self.closed:
+            raise Disconnected
+        self.sent.append(json.loads(message.payload))
+
+    async def receive_text(self) -> str | None:
+        """Return what the client says next."""
+        while not self._said:
+            if self.closed:
+                raise Disconnected
+            self._news.clear()
+            await self._news.wait()
+        return self._said.popleft()
+
+    def close_at_once(self, code: int, reason: str) -> None:
+        """Be closed."""
+        self.closed = self.closed or (code, reason)
+        self._news.set()
+        if self.blocked:
+            self.blocked.let_go()
+
+    def say(self, text: str | None = None, **command: Any) -> None:
+        """Say something to the gateway."""
+        self._said.append(json.dumps(command) if command else text)
+        self._news.set()
+
+    def seqs(self) -> list[int]:
+        """Return the numbers this client has applied."""
+        return [m["seq"] for m in self.sent if m["type"] in {"notification", "changed", "read"}]
+
+    def types(self) -> list[str]:
+        """Return the types of all that came."""
+        return [message["type"] for message in self.sent]
+
+    async def has(self, kind: str, number: int = 1) -> None:
+        """Wait until so many messages of a kind have come."""
+        await until(lambda: self.types().count(kind) >= number, f"{number} {kind} in {self.types()}")
+
+
+class Engine:
+    """Everything between the edge and the database."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self.database = HeldDatabase(database)
+        self.tail = Tail(settings.tail_bytes)
+        self.hub = Hub(
+            (self.tail,), max_sockets=settings.max_sockets, max_sockets_per_user=settings.max_sockets_per_user
+        )
+        self.relay = Relay(self.hub, self.tail, self.database)
+        self.announced: list[Committed] = []
+        self.writer = Writer(database, self._announce, followed=self.tail)
+        self.tokens = Tokens(settings, database, on_ended=self.hub.end_sessions)
+        self.metrics = Metrics(max_sockets=settings.max_sockets)
+        self.commands = Throttle(settings).socket_commands
+        self.now = 1_000_000.0
+        self._posted = 0
+
+    def _announce(self, committed: Committed) -> None:
+        self.announced.append(committed)
+        self.tail.record(committed.entries, committed.counts)
+        self.hub.ring({user_id: counts.seq for user_id, counts in committed.counts.items()})
+
+    async def user(self, sub: str = "ada") -> User:
+        """Return a user of the database."""
+        await self.database.write(accounts.add_missing_users, [sub], 0)
+        record = await self.database.read(accounts.get_user, sub)
+        return User(record.id, sub, f"session-of-{sub}", frozenset({"inbox"}), FAR, "tests")
+
+    def post(self, *to: str, title: str = "Hello") -> Post:
+        """Return a post that was not stored yet."""
+        self._posted += 1
+        uuid = f"00000000-0000-7000-8000-{self._posted:012d}"
+        return Post(Content(uuid, title, None, "default", "normal", None, None, 0), 1, to or ("ada",))
+
+    async def store(self, *posts: Post) -> Accepted:
+        """Store posts in one transaction."""
+        return await self.writer.post(Submission(posts or (self.post(),), "{}"))
+
+    @asynccontextmanager
+    async def connected(self, user: User, start: Start = Start()) -> AsyncIterator[tuple[Wire, Connection]]:  # noqa: B008
+        """Connect a client, and see at the end that its loop ends."""
+        wire = Wire()
+        connection = Connection(
+            wire,
+            user,
+            start,
+            settings=self.settings,
+            database=self.database,
+            tail=self.tail,
+            hub=self.hub,
+            writer=self.writer,
+            tokens=self.tokens,
+            metrics=self.metrics,
+            commands=self.commands,
+            clock=lambda: self.now,
+        )
+        running = asyncio.create_task(connection.run())
+        try:
+            yield wire, connection
+        finally:
+            wire.close_at_once(Close.NORMAL, "")
+            await asyncio.wait_for(running, 10)

@@ -1,0 +1,176 @@
+"""How many requests begin in one pass of the event loop, and what unfinished ones may take in all."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+
+import pytest
+
+from gateway.transport import turnstile
+from gateway.transport.turnstile import PER_PASS, TURNSTILE, Turnstile
+from tests.support.servers import LocalServer
+from tests.support.waiting import until
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
+
+Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connected(server: LocalServer, stack: AsyncExitStack) -> Wire:
+    host, port = server.base.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    stack.callback(writer.close)
+    return reader, writer
+
+
+def turnstile_of(server: LocalServer) -> Turnstile:
+    found: Turnstile = server.uvicorn.lifespan.state[TURNSTILE]
+    return found
+
+
+async def test_a_few_requests_begin_in_a_pass_and_the_others_in_those_that_follow() -> None:
+    gate, begun = Turnstile(), list[int]()
+    at_once = [gate.passes("a", partial(begun.append, number)) for number in range(50)]
+    assert at_once == [True] * PER_PASS + [False] * (50 - PER_PASS)
+    assert begun == []
+    each = []
+    while len(begun) < 50 - PER_PASS:
+        before = len(begun)
+        await asyncio.sleep(0)
+        each.append(len(begun) - before)
+    assert max(each) <= PER_PASS
+    assert begun == list(range(PER_PASS, 50))
+
+
+async def test_addresses_take_turns() -> None:
+    gate, begun = Turnstile(), list[str]()
+    for number in range(400):
+        gate.passes("many", partial(begun.append, f"many {number}"))
+    gate.passes("one", lambda: begun.append("one"))
+    await until(lambda: begun, "the next pass has come")
+    assert begun.index("one") <= 1
+
+
+@pytest.mark.parametrize("address", ["2001:db8::{:x}", "2001:db8:0:{:x}::1"], ids=["a /64", "a /48"])
+async def test_the_addresses_of_one_network_have_one_turn(address: str) -> None:
+    gate, begun = Turnstile(), list[str]()
+    for number in range(400):
+        gate.passes(address.format(number), partial(begun.append, f"many {number}"))
+    gate.passes("2001:db8:1::1", lambda: begun.append("one"))
+    await until(lambda: begun, "the next pass has come")
+    assert begun.index("one") <= 1
+
+
+async def test_fewer_begin_in_a_pass_where_those_before_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(turnstile, "perf_counter", lambda: now)
+    gate, each = Turnstile(), list[int]()
+
+    def take_long() -> None:
+        nonlocal now
+        each[-1] += 1
+        now += 2 * turnstile.PASS
+
+    def take_none() -> None:
+        each[-1] += 1
+
+    for _ in range(200):
+        gate.passes("a", take_long)
+    while sum(each) < 200 - PER_PASS:
+        each.append(0)
+        await asyncio.sleep(0)
+    started = [one for one in each if one]
+    # What the first ones cost is known when the next have begun.
+    assert started[:5] == [PER_PASS, PER_PASS, PER_PASS // 2, PER_PASS // 4, PER_PASS // 8], started
+    assert set(started[5:]) == {1}
+    # What waits for the next pass is told by what this one costs, whether anything waits then or not.
+    await asyncio.sleep(0)
+    assert [gate.passes("a", take_none), gate.passes("a", take_none)] == [True, False]
+    for _ in range(100):
+        gate.passes("a", take_none)
+    each[:] = [0]
+    while sum(each) < 101:
+        each.append(0)
+        await asyncio.sleep(0)
+    assert [one for one in each if one][:5] == [2, 4, 8, PER_PASS, PER_PASS]
+
+
+@pytest.mark.parametrize("address", ["2001:db8::{:x}", "2001:db8:0:{:x}::1"], ids=["a /64", "a /48"])
+async def test_one_network_holds_no_more_than_is_left_for_others(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(turnstile, "MAX_HELD", 100)
+    gate = Turnstile()
+    each = [20, 30, 1]
+    held = [gate.hold(address.format(number), size) for number, size in enumerate(each)]
+    assert held == [True, True, False]
+    assert gate.hold("192.0.2.1", 20)
+    assert gate.hold("192.0.2.2", 5)
+    for number, size in enumerate(each):
+        gate.hold(address.format(number), -size)
+    assert not any(one.endswith("48") for one in gate._held)
+    assert gate.hold("192.0.2.3", 30)
+
+
+async def test_one_that_fails_to_begin_takes_no_other_along() -> None:
+    gate, begun, failed = Turnstile(), list[str](), list[str]()
+
+    def fail() -> None:
+        raise LookupError
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["message"]))
+    for _ in range(PER_PASS):
+        gate.passes("a", fail)
+    gate.passes("a", fail)
+    gate.passes("a", lambda: begun.append("the next"))
+    await until(lambda: begun, "the next has begun")
+    assert len(failed) == 1
+
+
+async def test_all_of_many_connections_are_answered_however_few_begin_in_a_pass(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "PER_PASS", 1)
+    async with AsyncExitStack() as stack:
+        wires = [await connected(server, stack) for _ in range(60)]
+        for _, writer in wires:
+            writer.write(REQUEST)
+        answers = await asyncio.gather(*(reader.read(-1) for reader, _ in wires))
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")
+
+
+async def test_who_hangs_up_while_it_waits_is_no_failure(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "PER_PASS", 1)
+    async with AsyncExitStack() as stack:
+        wires = [await connected(server, stack) for _ in range(30)]
+        for number, (_, writer) in enumerate(wires):
+            writer.write(REQUEST * 3)
+            if number % 2:
+                writer.transport.abort()
+        await asyncio.gather(*(reader.read(-1) for reader, _ in wires[::2]))
+    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")
+    assert (await server.http.get("/healthz")).status_code == 200
+
+
+async def test_unfinished_heads_of_all_connections_have_a_bound_and_those_before_it_go_on(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "MAX_HELD", 200_000)
+    head = REQUEST[:-2] + b"X-Long: " + b"x" * 40_000
+    async with AsyncExitStack() as stack:
+        first, second, third = [await connected(server, stack) for _ in range(3)]
+        for number, (_, writer) in enumerate((first, second), 1):
+            writer.write(head)
+            expected = number * len(head)
+            await until(lambda least=expected: turnstile_of(server)._held_bytes >= least, "it has come")  # type: ignore[misc]
+        third[1].write(head)
+        answer = await third[0].read(-1)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"unfinished requests" in answer
+        for reader, writer in (first, second):
+            writer.write(b"\r\n\r\n")
+            assert (await reader.read(-1)).startswith(b"HTTP/1.1 200 ")
+    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")

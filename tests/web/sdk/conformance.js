@@ -1,0 +1,120 @@
+// Plays the same calls at a double and at the real thing: `node conformance.js BASE TOKEN (client|gateway)` prints what
+// each of the two answered, as JSON. It needs an inbox that nobody else changes meanwhile.
+
+import { NotificationClient } from '../../../gateway/web/sdk/notifications.js';
+import { FakeClient } from '../../support/fake_client.js';
+import { World } from './world.js';
+
+const [, , base, token, what] = process.argv;
+const headers = { Authorization: `Bearer ${token}` };
+
+const essence = ({ id, title, created_seq, seq, category, ...moments }) => ({
+  id, title, created_seq, seq, category, read: Boolean(moments.read_at), archived: Boolean(moments.archived_at),
+  deleted: Boolean(moments.deleted_at),
+});
+
+async function everything() {
+  const pages = [false, true].map((archived) => fetch(`${base}/v1/inbox?limit=200&archived=${archived}`, { headers }));
+  const [inbox, archive] = await Promise.all(pages.map(async (one) => (await one).json()));
+  return { ...inbox, items: [...inbox.items, ...archive.items] };
+}
+
+// --- A client, and the one that the elements are tested with -----------------------------------------------
+
+const CATEGORIES = [undefined, 'ci', 'orders', 'nothing', ''];
+const FILTERS = [undefined, true, false].flatMap((unread) => [undefined, true, false].flatMap((archived) => (
+  CATEGORIES.map((category) => Object.fromEntries(
+    Object.entries({ unread, archived, category }).filter(([, value]) => value !== undefined)))
+)));
+
+const COMMANDS = [
+  (client, [one]) => client.read(one),
+  (client, [one, two]) => client.read([one, two]),
+  (client, [, two]) => client.unreadAgain([two]),
+  (client, [, , three]) => client.archive(three),
+  (client, [, , three]) => client.archive([three], false),
+  (client, [, , , four]) => client.delete(four),
+  (client) => client.read({ upTo: 2 }),
+  (client) => client.seen(),
+];
+
+const settled = (promise) => promise.then((value) => value, ({ code }) => ({ code: code ?? 'failed' }));
+const counts = ({ items, unread, unseen, complete }) => (
+  { titles: items.map(({ title }) => title), read: items.map((item) => Boolean(item.read_at)), unread, unseen, complete }
+);
+
+async function play(client) {
+  const answers = [];
+  const ask = async () => {
+    for (const filter of FILTERS) {
+      const { code, items } = await settled(client.query(filter));
+      answers.push({ filter, code, titles: items?.map(({ title }) => title) });
+    }
+  };
+  const ids = client.items.map(({ id }) => id);
+  await ask();
+  for (const command of COMMANDS) {
+    await settled(command(client, ids));
+    answers.push(counts(client));
+  }
+  await ask();
+  return answers;
+}
+
+async function playClients() {
+  const { items } = await everything();
+  const real = new NotificationClient({ url: base, getToken: () => token, share: false });
+  const live = new Promise((resolve) => {
+    real.addEventListener('state', ({ detail }) => detail.state === 'live' && resolve());
+  });
+  real.start();
+  await live;
+  const answers = { double: await play(new FakeClient(items)), real: await play(real) };
+  real.stop();
+  return answers;
+}
+
+// --- A gateway, and the one in memory ----------------------------------------------------------------------
+
+const QUERIES = [
+  '', 'limit=2', 'limit=0', 'limit=201', 'limit=x', 'unread=true', 'unread=false', 'unread=', 'unread=perhaps',
+  'archived=true', 'archived=false', 'archived=', 'archived=true&unread=false', 'category=ci', 'category=',
+  'category=nothing', 'category=ci&unread=true', 'cursor=', 'cursor=nonsense', `category=${'x'.repeat(65)}`,
+];
+
+const calls = ([one, two, three, four]) => [
+  ...QUERIES.map((query) => ['GET', `/v1/inbox?${query}`]),
+  ['PATCH', `/v1/inbox/${one}`, { read: true }], ['PATCH', `/v1/inbox/${one}`, { read: false }],
+  ['PATCH', `/v1/inbox/${two}`, { archived: true }], ['PATCH', `/v1/inbox/${two}`, { archived: false }],
+  ['POST', '/v1/inbox/read', { ids: [one, two] }], ['POST', '/v1/inbox/read', { up_to: 2 }],
+  ['POST', '/v1/inbox/seen', { up_to: 3 }], ['DELETE', `/v1/inbox/${three}`],
+  ['PATCH', `/v1/inbox/${three}`, { read: true }], ['DELETE', `/v1/inbox/${three}`],
+  ['PATCH', '/v1/inbox/00000000-0000-7000-8000-000000000000', { read: true }],
+  ['PATCH', `/v1/inbox/${four}`, { read: true, archived: true }],
+  ...QUERIES.map((query) => ['GET', `/v1/inbox?${query}`]),
+];
+
+async function answered(answer) {
+  const body = await answer.json().catch(() => null);
+  const { code, items, seq, unread, unseen, next } = body ?? {};
+  if (items) return { status: answer.status, seq, unread, unseen, more: next !== null, items: items.map(essence) };
+  if (body?.id) return { status: answer.status, item: essence(body) };
+  return { status: answer.status, code, seq, unread, unseen };
+}
+
+async function playGateways() {
+  const { items, seq, epoch } = await everything();
+  const world = new World();
+  Object.assign(world.log, { seq, epoch, items: new Map(items.map((item) => [item.id, item])) });
+  const play = async (send) => {
+    const answers = [];
+    for (const [method, path, body] of calls(items.map(({ id }) => id))) {
+      const init = { method, headers: { ...headers, 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
+      answers.push({ call: `${method} ${path}`, ...await answered(await send(new URL(path, base), init)) });
+    }
+    return answers;
+  };
+  return { double: await play((url, init) => world.fetch(url, init)), real: await play(fetch) };
+}
+
+console.log(JSON.stringify(await (what === 'client' ? playClients() : playGateways())));

@@ -1,0 +1,166 @@
+"""The client of the SDK: its rules, with a browser and a gateway in memory, and what a page has to load.
+
+The tests themselves are in `tests/web/sdk/`, for the runner that Node has. Node comes with Playwright.
+"""
+
+import gzip
+import json
+import re
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from playwright._impl._driver import compute_driver_executable
+
+from gateway import __version__, web
+from gateway.web.scripts import compact, joined
+
+SUITES = sorted((Path(__file__).parent / "sdk").glob("*.test.js"))
+SDK = files(web).joinpath("sdk")
+NODE = compute_driver_executable()[0]
+DEADLINE = 120
+"""Seconds for one file of tests; it takes one or two."""
+
+
+def run_node(*arguments: str) -> tuple[int, str]:
+    """Run Node, and return its exit code and all that it said."""
+    command = [NODE, "--disable-warning=ExperimentalWarning", *arguments]
+    ended = subprocess.run(command, timeout=DEADLINE, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name.removesuffix(".test.js"))
+def test_the_client_keeps_its_rules(suite: Path) -> None:
+    code, said = run_node("--test", "--test-reporter=spec", str(suite))
+    _, _, failures = said.partition("failing tests:")
+    assert code == 0, failures or said
+    counted = re.search(r"^\S tests (\d+)$", said, re.MULTILINE)
+    assert counted is not None
+    assert int(counted[1]) >= len(re.findall(r"^\s*test\(", suite.read_text(), re.MULTILINE)) > 5
+
+
+def test_the_client_is_loaded_as_one_file_of_at_most_14_kib(tmp_path: Path) -> None:
+    script = compact(joined(SDK, "notifications.js"))
+    assert len(gzip.compress(script.encode(), 9)) <= 14 * 1024
+    file = tmp_path / "notifications.mjs"
+    file.write_text(script)
+    code, said = run_node(
+        "--input-type=module",
+        "--eval",
+        f"import * as sdk from {json.dumps(file.as_uri())};"
+        "const client = new sdk.NotificationClient({ getToken() {}, url: 'http://gateway' });"
+        "console.log(Object.keys(sdk).join(), client.state);",
+    )
+    assert (code, said) == (0, "NotificationClient idle\n")
+
+
+def test_the_components_can_be_imported_where_there_is_no_dom() -> None:
+    entry = Path(str(SDK)).joinpath("components.js").as_uri()
+    code, said = run_node(
+        "--input-type=module",
+        "--eval",
+        f"const sdk = await import({json.dumps(entry)}); console.log(Object.keys(sdk).sort().join());",
+    )
+    names = "NotificationBell,NotificationClient,NotificationInbox,NotificationToasts"
+    assert (code, said) == (0, f"{names}\n")
+
+
+PACKAGE = json.loads(SDK.joinpath("package.json").read_text("utf-8"))
+
+
+def imports(name: str) -> list[str]:
+    """Return what a file of the SDK imports, as it is written."""
+    return re.findall(r"\b(?:from|import)\s*\(?\s*'([^']+)'", SDK.joinpath(name).read_text("utf-8"))
+
+
+def test_the_client_and_the_elements_depend_on_nothing_and_the_hooks_on_react_alone() -> None:
+    assert {name for name in PACKAGE if "ependencies" in name} == {"peerDependencies", "peerDependenciesMeta"}
+    assert PACKAGE["peerDependencies"] == {"react": ">=18"}
+    assert PACKAGE["peerDependenciesMeta"] == {"react": {"optional": True}}
+    assert PACKAGE["version"] == __version__
+    for file in SDK.iterdir():
+        if file.name.endswith(".js") and file.name != "react.js":
+            assert all(SDK.joinpath(name.removeprefix("./")).is_file() for name in imports(file.name)), (
+                file.name
+            )
+    assert imports("react.js") == ["react"]
+
+
+def test_every_entry_of_the_package_has_its_script_and_types_that_declare_what_it_exports() -> None:
+    entries = [entry for entry in PACKAGE["exports"].values() if isinstance(entry, dict)]
+    assert {entry["default"] for entry in entries} == {"./notifications.js", "./components.js", "./react.js"}
+    exported = re.compile(
+        r"^export (?:declare )?(?:class|function) (\w+)|^export \{ ([\w, ]+) \}", re.MULTILINE
+    )
+    for entry in entries:
+        script, types = (
+            {
+                name
+                for found in exported.findall(SDK.joinpath(entry[kind]).read_text("utf-8"))
+                for name in ",".join(filter(None, found)).replace(" ", "").split(",")
+            }
+            for kind in ("default", "types")
+        )
+        assert script, entry
+        assert script == types, entry
+        assert entry["types"].removesuffix(".d.ts") == entry["default"].removesuffix(".js")
+
+
+def test_an_element_observes_no_attribute_that_the_manifest_leaves_out() -> None:
+    entry = Path(str(SDK)).joinpath("components.js").as_uri()
+    elements = ("NotificationBell", "NotificationInbox", "NotificationToasts")
+    code, said = run_node(
+        "--input-type=module",
+        "--eval",
+        f"const sdk = await import({json.dumps(entry)});"
+        f"console.log(JSON.stringify({json.dumps(elements)}.map((name) => sdk[name].observedAttributes)));",
+    )
+    assert code == 0, said
+    manifest = json.loads(SDK.joinpath("custom-elements.json").read_text("utf-8"))["modules"][0][
+        "declarations"
+    ]
+    named = {one["name"]: {attribute["name"] for attribute in one["attributes"]} for one in manifest}
+    observed = dict(zip(elements, json.loads(said), strict=True))
+    assert all("theme" in each for each in observed.values())
+    assert [(name, one) for name, each in observed.items() for one in each if one not in named[name]] == []
+
+
+@pytest.fixture
+def http() -> httpx.AsyncClient:
+    app = FastAPI()
+    app.include_router(web.router)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+
+MEDIA_TYPES = {"js": "text/javascript", "ts": "application/typescript", "json": "application/json"}
+
+
+@pytest.mark.parametrize("file", [file.name for file in SDK.iterdir()])
+async def test_every_file_is_served_to_pages_of_any_origin(http: httpx.AsyncClient, file: str) -> None:
+    latest = await http.get(f"/sdk/{file}")
+    versioned = await http.get(f"/sdk/{__version__}/{file}")
+    assert latest.headers["cache-control"] == "no-cache"
+    assert versioned.headers["cache-control"] == "public, max-age=31536000, immutable"
+    for answer in (latest, versioned):
+        assert answer.status_code == 200
+        assert answer.content == latest.content
+        media_type = MEDIA_TYPES[file.rpartition(".")[2]]
+        assert answer.headers["content-type"] == f"{media_type}; charset=utf-8"
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    again = await http.get(f"/sdk/{file}", headers={"If-None-Match": latest.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_another_version_is_not_served_and_neither_is_anything_else(http: httpx.AsyncClient) -> None:
+    for path in ("/sdk/", "/sdk/0.0.0/notifications.js", "/sdk/..%2Findex.html", "/sdk/nothing.js"):
+        assert (await http.get(path)).status_code == 404, path
+
+
+def test_what_is_sent_is_the_source_without_comments_and_needless_white_space() -> None:
+    source = "/** Says. */\nexport function say() {\n  // Why.\n  return 'http://x'; // aside\n}\n"
+    assert compact(source) == "export function say(){return'http://x';}"
