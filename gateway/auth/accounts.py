@@ -40,7 +40,7 @@ MAX_SUB = 255
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 KEPT = 600_000
-"""How long an ended session is kept for other processes to notice, in ms; they look every few seconds."""
+"""How long an ended session is kept for other processes to notice, in ms; they look twice a second."""
 
 MARKED = 86_430_000
 """How long it is kept when a user's sessions ended, in ms: as long as a foreign token may live that was

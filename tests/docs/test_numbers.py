@@ -1,0 +1,96 @@
+"""The numbers that the pages quote are those of the code."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway import app
+from gateway.api import auth, notification
+from gateway.auth import accounts, issuers, jws, passwords, refresh_tokens, signing
+from gateway.auth.limits import throttle
+from gateway.backplane import link, redis
+from gateway.database import database, postgres
+from gateway.delivery.connection import COMMAND_BURST, EXPIRY_NOTICE
+from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
+from gateway.jobs import retention
+from gateway.observability import readiness
+from gateway.protocol import LONG_CHANGE, MAX_FRAME, NEWEST_UNREAD
+from gateway.server import supervisor
+from gateway.settings import Settings
+from gateway.store import idempotency, inbox, writer
+from gateway.transport import stream, websocket
+
+DOCS = Path(__file__).parents[2] / "docs"
+KIB, HOUR = 1024, 3_600_000
+WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+COMMANDS = Settings.model_fields["commands_per_second"].default
+
+QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
+    ("protocol.md", "its newest {} unread items", (NEWEST_UNREAD,)),
+    ("protocol.md", "instead of a `changed` with more than {} items", (LONG_CHANGE,)),
+    ("protocol.md", "One change touches at most {} items", (inbox.CHUNK,)),
+    ("protocol.md", "A frame over {} KiB closes with 1009", (MAX_FRAME / KIB,)),
+    ("protocol.md", "it sent a frame over {} KiB", (MAX_FRAME / KIB,)),
+    ("protocol.md", "Sent {} s before the token ends", (EXPIRY_NOTICE,)),
+    ("protocol.md", "It opens one socket, within {} s.", (auth.TICKET_TTL,)),
+    (
+        "protocol.md",
+        "may send {} a second after a burst of {}",
+        (COMMANDS, COMMANDS * COMMAND_BURST),
+    ),
+    ("protocol.md", "may send {} times as many together", (throttle.SOCKETS,)),
+    ("protocol.md", "has not answered within {} s", (websocket.LINGER,)),
+    ("protocol.md", "reads at most {} KiB more of what it sends", (websocket.MAX_UNCOUNTED / KIB,)),
+    ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY)),
+    ("architecture.md", "up to {} items (and KiB of text", (writer.MAX_BATCH,)),
+    ("architecture.md", "What stores more than {} items has a transaction of its own", (writer.MAX_BATCH,)),
+    ("architecture.md", "One request stores at most {} items", (writer.MAX_ITEMS,)),
+    ("architecture.md", "is done in steps of {} items, each in a transaction", (inbox.CHUNK,)),
+    ("architecture.md", "has {word} spare connections", (postgres.SPARE,)),
+    ("architecture.md", "is run again for up to {word} seconds", (database.RETRY_FOR,)),
+    ("architecture.md", "pub/sub on {word} channels", (redis.SHARDS,)),
+    ("architecture.md", "sends itself a message every {word} seconds", (link.CHECK_INTERVAL,)),
+    ("architecture.md", "expects to hear it within {word}.", (link.CHECK_INTERVAL,)),
+    ("architecture.md", "after growing pauses of {} seconds at most", (link.MAX_PAUSE,)),
+    ("architecture.md", "does a round every {word} minutes", (retention.INTERVAL / 60,)),
+    ("architecture.md", "followed by a rest {word} times as long", (retention.REST,)),
+    ("architecture.md", "looked for every {word} seconds", (app.REFRESH,)),
+    ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.LONGEST_PAUSE,)),
+    ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT,)),
+    ("auth.md", "It is good for one socket, once, for {} seconds", (auth.TICKET_TTL,)),
+    ("auth.md", "A user has [{} sessions at once]", (accounts.SESSIONS_PER_USER,)),
+    ("auth.md", "{} seconds before the end the socket gets", (EXPIRY_NOTICE,)),
+    ("auth.md", "A password has {} to {} characters", (passwords.MIN_LENGTH, passwords.MAX_LENGTH)),
+    ("auth.md", "the same request again within {word} seconds", (refresh_tokens.RETRY / 1000,)),
+    ("auth.md", "up to an `iat` {} seconds later", (jws.LEEWAY,)),
+    ("backend.md", "of 1 to {} characters", (accounts.MAX_SUB,)),
+    ("backend.md", "It is kept for {} hours", (idempotency.KEPT / HOUR,)),
+    ("backend.md", "have up to {} recipients", (notification.MAX_RECIPIENTS,)),
+    ("backend.md", "A batch stores at most {} items", (writer.MAX_ITEMS,)),
+    (
+        "errors.md",
+        "An answer names at most {} fields, each in at most {} characters with a message of at most {}",
+        (MAX_ERRORS, MAX_FIELD, MAX_MESSAGE),
+    ),
+    ("errors.md", "would store more than {} items", (writer.MAX_ITEMS,)),
+    ("configuration.md", "may be {} seconds ahead", (jws.LEEWAY,)),
+    ("configuration.md", "waits for it {} seconds at most", (issuers.FETCH_TIMEOUT,)),
+    ("configuration.md", "A new key is published {word} seconds before it signs", (signing.AHEAD,)),
+    ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
+    (
+        "decisions/0012",
+        "it rests {word} times as long",
+        (retention.REST,),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence", "numbers"), QUOTED, ids=[f"{one[0]}: {one[1]}" for one in QUOTED]
+)
+def test_a_number_of_a_page_is_that_of_the_code(page: str, sentence: str, numbers: tuple[float, ...]) -> None:
+    [path] = DOCS.glob(f"{page}*")
+    text = " ".join(path.read_text().split())
+    figures = [f"{number:,g}" for number in numbers]
+    word = WORDS[int(numbers[0])] if numbers[0] < len(WORDS) else ""
+    assert sentence.format(*figures, word=word) in text
