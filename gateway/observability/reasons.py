@@ -97,7 +97,7 @@ def wrong_variable() -> str | None:
 
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy", "socks_proxy")
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}+(?<!-)")
 _LONGEST_HOST = 253
 
 

@@ -1,11 +1,14 @@
 """URLs of databases: validated before a driver takes them, whose errors may show part of a password."""
 
-from collections.abc import Mapping
-from typing import Any, cast
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.engine import URL
 
 _EXAMPLE = "it is not a URL such as postgresql://user:password@host:5432/name"
 _ENCODE = "in a password write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F and % as %25"
@@ -60,6 +63,10 @@ def _is_port(text: str) -> bool:
 
 
 def _parse(text: str) -> URL:
+    # Settings are loaded by commands, too, that need no database.
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         return make_url(text)
     except (ArgumentError, ValueError):
@@ -71,8 +78,8 @@ def _check_password(text: str, url: URL) -> None:
     if "@" not in text:
         return
     try:
-        behind = make_url(f"postgresql://{text.rpartition('@')[2]}")
-    except (ArgumentError, ValueError):
+        behind = _parse(f"postgresql://{text.rpartition('@')[2]}")
+    except ValueError:
         raise ValueError(f"{_EXAMPLE}: {_ENCODE}") from None
     if (behind.host, behind.port, behind.database) != (url.host, url.port, url.database):
         raise ValueError(f"{_EXAMPLE}: {_ENCODE}")
@@ -98,6 +105,7 @@ def _check_hosts(url: URL) -> None:
     """Raise ValueError where SQLAlchemy cannot tell which host has which port."""
     # It takes longer to load than what uses SQLite takes to run.
     from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+    from sqlalchemy.exc import ArgumentError
 
     try:
         cast("Any", PGDialect_asyncpg)().create_connect_args(url)

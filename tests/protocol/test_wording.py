@@ -66,7 +66,7 @@ def test_every_pattern_of_the_api_and_of_the_settings_has_words() -> None:
         (
             "trusted_issuers",
             '[{"issuer": "a", "audience": "b", "jwks_uri": "https://a.example/"}]',
-            "GATEWAY_TRUSTED_ISSUERS: 0.jwks_url: it is required",
+            "GATEWAY_TRUSTED_ISSUERS: 0.jwks_uri: there is no such member: did you mean jwks_url?",
         ),
         (
             "trusted_issuers",

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from gateway.database.database import Database, open_database
 from gateway.store import positions
-from gateway.store.inbox import Mark
+from gateway.store.inbox import Changed, Mark
 from gateway.store.positions import Positions
 from tests.support.databases import settings_for
 from tests.support.engine import Engine
@@ -115,8 +115,11 @@ async def test_changes_of_two_users_wait_for_another_process_and_are_both_made(
         post = engine.post("ada", "bob")
         await engine.store(post)
         marks = [Mark(user.id, (post.content.id,), read=True) for user in users]
-        changes = asyncio.gather(*(engine.writer.change(mark) for mark in marks))
-        changed = await while_users_change(other, changes)
+
+        async def change_both() -> list[Changed]:
+            return await asyncio.gather(*(engine.writer.change(mark) for mark in marks))
+
+        changed = await while_users_change(other, change_both())
     assert [one.counts.unread for one in changed] == [0, 0]
     # 1 is the post and 2 is what the other process did.
     assert [one.counts.seq for one in changed] == [3, 3]

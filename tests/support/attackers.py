@@ -1,8 +1,8 @@
 """Attackers: each kind sends what may cost a gateway more than it costs the one who sends it.
 
 Every kind is bounded, ends by itself, and takes any answer, or none. They run in a process of their own, so
-that what the good clients wait for is the gateway: `python -m tests.attackers` reads a `Target` as JSON from
-its standard input, and prints as JSON how often each kind has begun its attack.
+that what the good clients wait for is the gateway: `python -m tests.support.attackers` reads a `Target` as
+JSON from its standard input, and prints as JSON how often each kind has begun its attack.
 """
 
 import asyncio
@@ -456,7 +456,11 @@ async def attack(target: Target) -> Counter[str]:
 async def attacked(target: Target) -> Counter[str]:
     """Do so in a process of its own. Raises TimeoutError where that takes two minutes more than it should."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.attackers", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "tests.support.attackers",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(target.seconds + 120):

@@ -228,6 +228,8 @@ async def test_the_bell_and_each_control_of_its_popover_do_what_they_say(
 
         bell = tab.page.locator("#bell").get_by_role("button", name="Notifications")
         await press(bell, way)
+        # It takes the focus when it opens, in a task of its own.
+        await expect(popover).to_be_focused()
         await press(popover.get_by_role("link", name="See all"), way)
         await expect(popover).to_be_hidden()
         await expect(tab.page.locator("#list article")).to_have_count(2)

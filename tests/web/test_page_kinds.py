@@ -188,6 +188,7 @@ async def the_bell_is_opened_and_closed(app: App, way: str) -> None:
     await expect(popover).to_be_hidden()
     assert app.page.url.endswith("#all")
     await press(app.page.locator("notification-bell").get_by_role("button", name="Notifications"), way)
+    await expect(popover).to_be_focused()
     await press(popover.get_by_role("button", name="Close"), way)
     await expect(popover).to_be_hidden()
 
