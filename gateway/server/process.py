@@ -22,6 +22,8 @@ from gateway.api.dependencies import Gateway
 from gateway.server.stop_signals import StopSignals, is_ignored
 from gateway.settings import Settings
 from gateway.transport.acceptor import Acceptor
+from gateway.transport.connections import CONNECTIONS, Connections, Place
+from gateway.transport.http import GatewayHttp
 
 logger = structlog.get_logger()
 
@@ -91,13 +93,19 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, accept from these listeners, and say so."""
         await super().startup([])
-        self.servers = [cast("asyncio.Server", Acceptor(one, self._protocol)) for one in sockets or ()]
+        connections = cast("Connections", self.lifespan.state[CONNECTIONS])
+        acceptors = [Acceptor(one, self._protocol, connections) for one in sockets or ()]
+        for acceptor in acceptors:
+            await acceptor.start()
+        self.servers = cast("list[asyncio.Server]", acceptors)
         self._on_started()
 
-    def _protocol(self) -> asyncio.Protocol:
-        """Return the protocol of a new connection."""
-        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
-        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+    def _protocol(self, place: Place | None) -> asyncio.Protocol:
+        """Return the protocol of a new connection, which is counted at this place or finds one itself."""
+        make = cast("type[GatewayHttp]", self.config.http_protocol_class)
+        protocol = make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        protocol.place = place
+        return protocol
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop: not before the sockets are closed. HTTP is served until then."""

@@ -27,15 +27,13 @@ from gateway.protocol import MAX_FRAME
 from gateway.server.process import Server
 from gateway.settings import Settings, SettingsError
 from gateway.transport import open_files
+from gateway.transport.acceptor import BACKLOG
 from gateway.transport.forwarded import Forwarded
 from gateway.transport.headers import EVERYWHERE
 from gateway.transport.http import http_protocol
 from gateway.transport.websocket import GatewayWebSocket
 
 logger = structlog.get_logger()
-
-BACKLOG = 4096
-"""How many new connections may wait in the kernel; it may allow fewer (`net.core.somaxconn`)."""
 
 UNSENT_BYTES = 16_384
 """How many bytes that are not sent yet the kernel holds for a connection before it takes no more."""

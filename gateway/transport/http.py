@@ -62,8 +62,8 @@ class _Awaits(Enum):
 class GatewayHttp(PipeliningProtocol):
     """What `uvicorn.Config(http=…)` is given, by `http_protocol`."""
 
-    # None where the connection is not counted: it was refused, or another protocol has it.
-    _place: Place | None = None
+    place: Place | None = None
+    """Where the connection is counted; None where it was refused, or another protocol has it."""
 
     head_timeout = 10.0
     body_timeout = 30.0
@@ -83,10 +83,11 @@ class GatewayHttp(PipeliningProtocol):
             self.client = (unmapped(self.client[0]), self.client[1])
         self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
         try:
-            self._place = self.app_state[CONNECTIONS].enter(self.client[0] if self.client else "")
+            if self.place is None:
+                self.place = self.app_state[CONNECTIONS].enter(self.client[0] if self.client else "")
         except Full as full:
             # It may not hold a file for a moment longer, so nobody waits until the client has read this.
-            self.transport.write(_answer_of(full.status, full.detail, retry_after=RETRY_AFTER))
+            self.transport.write(refusal_of(full))
             self._close()
         else:
             self._set_timer(_Awaits.HEAD)
@@ -99,7 +100,7 @@ class GatewayHttp(PipeliningProtocol):
 
     def _take_place(self) -> Place | None:
         """Return the place of the connection, for the protocol that counts its end."""
-        place, self._place = self._place, None
+        place, self.place = self.place, None
         return place
 
     def shutdown(self) -> None:
@@ -329,6 +330,11 @@ class GatewayHttp(PipeliningProtocol):
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         return True
+
+
+def refusal_of(full: Full) -> bytes:
+    """Return the answer to a client whose connection is refused."""
+    return _answer_of(full.status, full.detail, retry_after=RETRY_AFTER)
 
 
 def _answer_of(status: HTTPStatus, detail: str, *, retry_after: int | None = None) -> bytes:

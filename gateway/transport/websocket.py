@@ -53,8 +53,23 @@ CLOSED = "gateway.closed"
 """Where the state of the lifespan holds what is told of each end: `closed(code, by_client=…)`."""
 
 
+_SILENT = logging.getLogger("websockets.server")
+
+
 class _Server(ServerProtocol):
     """The protocol itself, which says nothing of what its client has sent, and expects frames only."""
+
+    @classmethod
+    def adopt(cls, made: ServerProtocol) -> None:
+        """Turn the protocol that uvicorn has made into one of these: to make another is dear.
+
+        uvicorn's would write each header and each frame into uvicorn's log, at the level debug.
+        """
+        made.__class__ = cls
+        made.logger, made.debug = _SILENT, False
+        made.parser.close()
+        made.parser = made.parse()
+        next(made.parser)
 
     def parse(self) -> Generator[None]:
         """Parse frames: the request never comes this way."""
@@ -94,10 +109,7 @@ class GatewayWebSocket(SharedTurns, WebSocketsSansIOProtocol):
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        # uvicorn's would write each header and each frame into uvicorn's log, at the level debug.
-        self.conn.parser.close()
-        silent = logging.getLogger("websockets.server")
-        self.conn = _Server(max_size=config.ws_max_size, logger=silent)
+        _Server.adopt(self.conn)
 
     # --- what arrives ---------------------------------------------------------------------------------------
 

@@ -73,8 +73,8 @@ USED: dict[type, str] = {
     RequestResponseCycle: "body chunked_encoding disconnected keep_alive message_event more_body on_response "
     "response_complete response_started scope",
     FlowControl: "pause_reading read_paused resume_reading write_paused",
-    ServerProtocol: "close_rcvd close_rcvd_then_sent close_sent data_to_send events_received parser "
-    "parser_exc receive_data send_close send_response state",
+    ServerProtocol: "close_rcvd close_rcvd_then_sent close_sent data_to_send debug events_received logger "
+    "parser parser_exc receive_data send_close send_response state",
     httptools.HttpRequestParser: "feed_data get_http_version get_method should_upgrade",
     ServerState: "connections default_headers tasks",
 }
