@@ -25,6 +25,7 @@ from gateway.api import (
     users,
     well_known,
 )
+from gateway.api.anonymous import Anonymous
 from gateway.api.dependencies import Gateway
 from gateway.api.rendering import RENDERERS, not_found
 from gateway.api.routing import Routing
@@ -110,6 +111,7 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         app.add_route(document.PATH, document.Document(app, settings.mount).serve, include_in_schema=False)
     app.router.default = not_found
     app.add_middleware(Routing)
+    app.add_middleware(Anonymous)
     if settings.allowed_origins:
         app.add_middleware(Cors, allow_origins=settings.allowed_origins)
     app.add_middleware(BrowserHeaders, count=metrics.answered)

@@ -1,5 +1,6 @@
 """The one renderer of errors: a problem (RFC 9457) for HTTP, a close frame for a WebSocket."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, cast
@@ -14,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
 from gateway.api import oauth, paths, socket
-from gateway.api.dependencies import parts_of
+from gateway.api.dependencies import client_address, parts_of
 from gateway.api.trail import record_refusal
 from gateway.api.validation import as_invalid
 from gateway.errors import Draining, GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited
@@ -22,6 +23,12 @@ from gateway.observability.logs import request_id
 from gateway.transport.headers import API_POLICY, problem_code
 
 logger = structlog.get_logger()
+
+HOLD_UP = 1.0
+"""How long a client waits for a 429 whose address has had many, in seconds."""
+
+_UNVERIFIED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+"""What routing answers before a credential is verified."""
 
 ERRORS_PATH = "/errors"
 """Where `web/errors.py` has the page of the errors."""
@@ -41,6 +48,8 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
         known.headers["X-Request-ID"] = request_id() or ""
     record_refusal(connection, known)
     parts_of(connection).metrics.refused(*_counted(known))
+    if isinstance(known, RateLimited):
+        await _hold_up(connection, known)
     if isinstance(connection, Request):
         as_oauth = oauth.serves(connection) or isinstance(known, OAuthError)
         return oauth.refusal_of(known) if as_oauth else _refusal(connection, known)
@@ -50,6 +59,14 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
         await connection.accept(socket.offered_subprotocol(connection))
         await connection.close(known.close_code, known.code)
     return None
+
+
+async def _hold_up(connection: HTTPConnection, error: RateLimited) -> None:
+    """Let a client wait that is refused again and again: it asks for no more meanwhile (`pipelining`)."""
+    if not parts_of(connection).throttle.refused.allows(client_address(connection)):
+        # What the request held, its body above all, is not held for this.
+        error.__traceback__ = error.__context__ = None
+        await asyncio.sleep(HOLD_UP)
 
 
 def _counted(error: GatewayError) -> tuple[int, str]:
@@ -98,9 +115,14 @@ async def render_invalid(connection: Request | WebSocket, error: Exception) -> R
     return await render_error(connection, as_invalid(found))
 
 
-async def render_http_error(connection: Request | WebSocket, error: Exception) -> Response:
+async def render_http_error(connection: Request | WebSocket, error: Exception) -> Response | None:
     """Answer what the framework refuses, such as an unknown path or a method that is not allowed."""
     refused = cast("HTTPException", error)
+    if refused.status_code in _UNVERIFIED:
+        try:
+            parts_of(connection).throttle.anonymous.take(client_address(connection))
+        except RateLimited as limited:
+            return await render_error(connection, limited)
     title = HTTPStatus(refused.status_code).phrase
     code = problem_code(HTTPStatus(refused.status_code))
     headers, detail, kind = dict(refused.headers or {}), str(refused.detail), _type(connection, code)
@@ -122,7 +144,8 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer for a path that is none. A WebSocket is refused before the upgrade, with the same body."""
     if scope["type"] == "websocket":
         refusal = await render_http_error(WebSocket(scope, receive, send), HTTPException(404))
-        await WebSocket(scope, receive, send).send_denial_response(refusal)
+        if refusal is not None:
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
     else:
         raise HTTPException(404)
 

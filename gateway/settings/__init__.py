@@ -168,6 +168,12 @@ class Settings(BaseSettings):
     handshakes_per_second: float = Field(
         100, gt=0, le=1e6, description="Sockets an address may open, after a burst of 10 s' worth."
     )
+    anonymous_per_second: float = Field(
+        200,
+        gt=0,
+        le=1e6,
+        description="Requests without a credential from an address, after a burst of 10 s' worth.",
+    )
     refusals_per_second: float = Field(
         50,
         gt=0,

@@ -112,6 +112,14 @@ class NetworkBuckets:
                 self._charge(networks[:width], -1)
                 raise
 
+    def allows(self, host: str) -> bool:
+        """Count one thing as `take` does, and return whether the client may do it."""
+        try:
+            self.take(host)
+        except RateLimited:
+            return False
+        return True
+
     def check(self, host: str) -> None:
         """Raise `RateLimited` where `take` would; nothing is counted."""
         for buckets, network in zip(self._widths, networks_of(host), strict=False):

@@ -48,7 +48,8 @@ class Throttle:
     By service or user: the `intake` of larger bodies. By service: `posts` and their `items` (recipients),
     `large_bodies` at a time, `tokens` that it gets or mints, and `service_calls` (all else). By address:
     `handshakes`, `auth` (requests to the token and revocation endpoints), `clients` (failures to authenticate
-    as a service), `refusals` (requests with a token or a key that does not hold) and `key_lookups` at a time.
+    as a service), `refusals` (requests with a token or a key that does not hold), `anonymous` (requests whose
+    credential nobody verifies), `refused` (answers 429 that come at once) and `key_lookups` at a time.
     By user: `commands` (requests over REST), `socket_commands` (over all its sockets; each handshake is one),
     `long_answers` and `page_reads` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of
     a session, `minted` tokens, `tickets`.
@@ -73,6 +74,9 @@ class Throttle:
         self.auth = NetworkBuckets("auth", auth, auth * 10)
         refusals = settings.refusals_per_second
         self.refusals = NetworkBuckets("refusals", refusals, refusals * 10)
+        self.refused = NetworkBuckets("refused", refusals, refusals * 10)
+        anonymous = settings.anonymous_per_second
+        self.anonymous = NetworkBuckets("anonymous", anonymous, anonymous * 10)
         self.key_lookups = Slots(KEY_LOOKUPS)
         self.clients = NetworkBuckets("clients", CLIENT_FAILURES / MINUTE, CLIENT_FAILURES)
         each = settings.tokens_per_minute
