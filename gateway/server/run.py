@@ -7,7 +7,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import structlog
 import uvicorn
@@ -26,7 +25,7 @@ from gateway.database.database import open_database
 from gateway.protocol import MAX_FRAME
 from gateway.server.process import Server
 from gateway.settings import Settings, SettingsError
-from gateway.transport import open_files
+from gateway.transport import open_files, socket_buffers
 from gateway.transport.acceptor import BACKLOG
 from gateway.transport.forwarded import Forwarded
 from gateway.transport.headers import EVERYWHERE
@@ -34,9 +33,6 @@ from gateway.transport.http import http_protocol
 from gateway.transport.websocket import GatewayWebSocket
 
 logger = structlog.get_logger()
-
-UNSENT_BYTES = 16_384
-"""How many bytes that are not sent yet the kernel holds for a connection before it takes no more."""
 
 _LAST_PORT = 65535
 
@@ -47,19 +43,8 @@ def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
     Raises `SettingsError` where it cannot.
     """
     listener = _listen(settings, settings.port) if inherited is None else socket.socket(fileno=inherited)
-    _hold_little_unsent(listener)
+    socket_buffers.bound(listener)
     return listener
-
-
-def _hold_little_unsent(listener: socket.socket) -> None:
-    """Have the kernel take little more of an answer than its client reads, on each connection of a listener.
-
-    It would take megabytes of each otherwise, and when it has no room for more, no connection of the machine
-    gets on. A system that cannot do it serves nevertheless.
-    """
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        with suppress(OSError):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def check_host(settings: Settings) -> None:

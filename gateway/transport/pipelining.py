@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.transport.chunked import ChunkedBody
 from gateway.transport.framing import EMPTY_LINE, MAX_HEAD, PartialHead, Refused, end_of_line_ends
+from gateway.transport.socket_buffers import widen
 from gateway.transport.turnstile import Turnstile
 
 MAX_UNWANTED = 16 * 1024 * 1024
@@ -46,6 +47,8 @@ class PipeliningProtocol(HttpToolsProtocol):
     _head: PartialHead | None = None
     _chunks: ChunkedBody | None = None
     _body_left = 0
+    _body_bytes = 0
+    _widened = False
     _dropped_bytes = 0
     _dropped_lines = 0
     _line_end_bytes = 0
@@ -309,6 +312,11 @@ class PipeliningProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.body += body
+            self._body_bytes += len(body)
+            # The application has asked for it: no more than this is taken before it does.
+            if self._body_bytes > 2 * HIGH_WATER_LIMIT and not self._widened:
+                self._widened = True
+                widen(self.transport)
             if len(cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
             cycle.message_event.set()
@@ -316,7 +324,7 @@ class PipeliningProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Take note that a body is whole; what would upgrade has not begun."""
         if not self.parser.should_upgrade():
-            self._body_left = 0
+            self._body_left = self._body_bytes = 0
             self._chunks = None
             if not self.cycle.response_complete:
                 self.cycle.more_body = False
