@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
-from fastapi import Request, Response, WebSocket
+from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
@@ -155,12 +155,19 @@ async def render_nothing(_connection: Request | WebSocket, _error: Exception) ->
     return Response(status_code=400)
 
 
-# Starlette's types know handlers of requests only; these serve WebSockets alike.
-RENDERERS: dict[type[Exception], Any] = {
-    GatewayError: render_error,
-    RequestValidationError: render_invalid,
-    WebSocketRequestValidationError: render_invalid,
-    HTTPException: render_http_error,
-    ClientDisconnect: render_nothing,
-    Exception: render_error,
-}
+def render_errors(app: FastAPI) -> None:
+    """Let an application answer with these.
+
+    They serve WebSockets alike, which Starlette's types do not know.
+    """
+    handlers: dict[type[Exception], Any] = {
+        GatewayError: render_error,
+        RequestValidationError: render_invalid,
+        WebSocketRequestValidationError: render_invalid,
+        HTTPException: render_http_error,
+        ClientDisconnect: render_nothing,
+        Exception: render_error,
+    }
+    for kind, render in handlers.items():
+        app.add_exception_handler(kind, render)
+    app.router.default = not_found

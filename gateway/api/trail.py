@@ -58,11 +58,6 @@ def record_refusal(connection: HTTPConnection, error: GatewayError) -> None:
     )
 
 
-async def tell_rest() -> None:
-    """Say how many refusals of the minutes that are over have no line of their own."""
-    audit.tell_rest()
-
-
 def record_close(route: str, source: str, user: User, code: int, reason: str) -> None:
     """Say that a client was closed because its token does not hold any more, or a new one does not."""
     if code in {Close.UNAUTHORIZED, Close.FORBIDDEN}:

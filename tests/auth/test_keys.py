@@ -18,12 +18,12 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection, select
 
-from gateway.app import REFRESH
 from gateway.auth import signing
 from gateway.auth.signing import Keyring
 from gateway.database.database import Database, open_database
 from gateway.database.models import signing_keys
 from gateway.errors import InvalidToken, Unavailable
+from gateway.jobs.timetable import REFRESH
 from gateway.settings import SettingsError, load_settings
 from tests.support.clients import User
 from tests.support.databases import settings_for

@@ -19,13 +19,13 @@ from dotenv.parser import parse_stream
 from sqlalchemy.engine import make_url
 
 from gateway import __version__, cli
-from gateway import app as app_module
 from gateway.auth import issuers
 from gateway.auth.limits.counters import Shared
 from gateway.cli import client
 from gateway.cli.client import ClientError
 from gateway.database.database import name_of
 from gateway.errors import Unavailable
+from gateway.jobs.background import every
 from gateway.observability.reasons import reason
 from gateway.settings import SettingsError, load_settings
 from gateway.settings.redis_url import check_redis_url
@@ -513,7 +513,7 @@ async def test_a_background_look_that_fails_says_so_once_and_tries_again() -> No
         raise Unavailable("The database cannot be used now.")
 
     with structlog.testing.capture_logs() as logged:
-        running = asyncio.create_task(app_module._every(0.001, look))
+        running = asyncio.create_task(every(0.001, look))
         await until(lambda: len(asked) > 2, "it was tried again")
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

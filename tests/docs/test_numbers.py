@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway import app
 from gateway.api import auth, notification
 from gateway.auth import accounts, issuers, jws, passwords, refresh_tokens, signing
 from gateway.auth.limits import throttle
@@ -12,7 +11,7 @@ from gateway.backplane import link, redis
 from gateway.database import database, postgres
 from gateway.delivery.connection import COMMAND_BURST, EXPIRY_NOTICE
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
-from gateway.jobs import retention
+from gateway.jobs import retention, timetable
 from gateway.observability import readiness
 from gateway.protocol import LONG_CHANGE, MAX_FRAME, NEWEST_UNREAD
 from gateway.server import supervisor
@@ -54,7 +53,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "after growing pauses of {} seconds at most", (link.MAX_PAUSE,)),
     ("architecture.md", "does a round every {word} minutes", (retention.INTERVAL / 60,)),
     ("architecture.md", "followed by a rest {word} times as long", (retention.REST,)),
-    ("architecture.md", "looked for every {word} seconds", (app.REFRESH,)),
+    ("architecture.md", "looked for every {word} seconds", (timetable.REFRESH,)),
     ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.LONGEST_PAUSE,)),
     ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT,)),
     ("auth.md", "It is good for one socket, once, for {} seconds", (auth.TICKET_TTL,)),

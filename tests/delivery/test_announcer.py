@@ -1,0 +1,38 @@
+"""What a process does with a commit of its own, and in which order."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gateway.delivery.announcer import Announcer
+from gateway.observability.metrics import Metrics
+from gateway.protocol import Content, Counts, Item
+from gateway.store.log import Entry
+from gateway.store.writer import Committed
+
+
+class Told:
+    """A tail, a hub and a backplane that write down what they are told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def record(self, entries: Iterable[Entry], counts: Mapping[int, Counts]) -> None:
+        self.calls.append(("record", ([entry.committed_at > 0 for entry in entries], counts)))
+
+    def ring(self, seqs: Mapping[int, int]) -> None:
+        self.calls.append(("ring", seqs))
+
+    def publish(self, seqs: Mapping[int, int]) -> None:
+        self.calls.append(("publish", seqs))
+
+
+def test_a_commit_is_in_memory_before_its_sockets_wake_and_other_processes_hear_of_it() -> None:
+    told, metrics = Told(), Metrics(max_sockets=1)
+    content = Content(
+        "0198c3a0-0000-7000-8000-000000000001", "Ping", None, "general", "normal", None, None, 0
+    )
+    counts = Counts(3, 1, 1, 0)
+    committed = Committed([], [Entry(7, counts, (Item(content, 3, 3),), fresh=True)], {7: counts}, 1, 1, 0.1)
+    Announcer(told, told, told, metrics).announce(committed)  # type: ignore[arg-type]
+    assert told.calls == [("record", ([True], {7: counts})), ("ring", {7: 3}), ("publish", {7: 3})]
+    assert metrics.registry.get_sample_value("gateway_posts_total") == 1

@@ -1,0 +1,42 @@
+"""Background work ends with the application, and ends the process when it fails."""
+
+import asyncio
+import signal
+
+import pytest
+import structlog
+
+from gateway.jobs.background import ending_the_process, running
+
+
+async def test_background_work_runs_while_the_block_does_and_leaves_nothing() -> None:
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(10), running(("work", work())):
+        await begun.wait()
+        assert "work" in {task.get_name() for task in asyncio.all_tasks()}
+    assert "work" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_background_work_that_fails_is_said_and_stops_the_process() -> None:
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+
+    async def work() -> None:
+        raise ZeroDivisionError
+
+    try:
+        with structlog.testing.capture_logs() as logged, pytest.raises(ExceptionGroup):
+            async with ending_the_process(), running(("work", work())):
+                await asyncio.Event().wait()
+        async with asyncio.timeout(10):
+            await stopped.wait()
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+    assert [(one["event"], one["log_level"]) for one in logged] == [
+        ("a background task has died, and the gateway with it", "critical")
+    ]
