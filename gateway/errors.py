@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 from gateway.terminal import shown
 
 MAX_ERRORS = 20

@@ -15,7 +15,8 @@ from gateway.api.json_route import Body, JsonRoute
 from gateway.api.notification import CATEGORY
 from gateway.api.query import KnownQuery
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
-from gateway.protocol import ID_PATTERN, MAX_SEQ, Counts, Item, dumps, encode_item, is_id
+from gateway.protocol.encoding import dumps
+from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, encode_item, is_id
 from gateway.store import inbox, log
 from gateway.store.inbox import Mark, ReadUpTo, Seen
 from gateway.transport.headers import is_known

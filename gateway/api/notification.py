@@ -13,7 +13,9 @@ from gateway.api.dependencies import Sub
 from gateway.api.json_route import Body
 from gateway.auth.accounts import check_sub
 from gateway.auth.principals import Service
-from gateway.protocol import Content, dumps, is_link
+from gateway.protocol.encoding import dumps
+from gateway.protocol.items import Content
+from gateway.protocol.links import is_link
 from gateway.settings.wording import in_words
 from gateway.store.log import Post
 from gateway.store.recipients import check_recipient

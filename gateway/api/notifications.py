@@ -16,7 +16,9 @@ from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.validation import as_invalid
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, NotFound
-from gateway.protocol import ID_PATTERN, dumps, is_id, safe_url, timestamp
+from gateway.protocol.encoding import dumps, timestamp
+from gateway.protocol.items import ID_PATTERN, is_id
+from gateway.protocol.links import safe_url
 from gateway.store.idempotency import Claim
 from gateway.store.sent import find_sent
 from gateway.store.writer import Accepted, Submission

@@ -13,7 +13,8 @@ from gateway.auth.principals import User
 from gateway.delivery.beginning import Start
 from gateway.delivery.connection import Connection, Socket
 from gateway.errors import Draining, GatewayError, Invalid
-from gateway.protocol import MAX_SEQ, Close
+from gateway.protocol.close_codes import Close
+from gateway.protocol.items import MAX_SEQ
 
 logger = structlog.get_logger()
 

@@ -20,7 +20,7 @@ from gateway.auth.tokens import digest
 from gateway.errors import NotFound
 from gateway.observability import audit
 from gateway.observability.audit import Event
-from gateway.protocol import timestamp
+from gateway.protocol.encoding import timestamp
 
 router = APIRouter(prefix="/v1/services", route_class=ManagementRoute, tags=["services"])
 

@@ -12,7 +12,7 @@ from starlette.routing import websocket_session
 from gateway.api.dependencies import parts_of
 from gateway.api.opening import Opening, connect, open_for, serve, told_of
 from gateway.errors import UpgradeRequired
-from gateway.protocol import SUBPROTOCOL
+from gateway.protocol.wire import SUBPROTOCOL
 from gateway.transport.headers import BEGUN_AT
 from gateway.transport.websocket import socket_of
 

@@ -11,7 +11,7 @@ from gateway.auth.principals import User
 from gateway.errors import GatewayError, InsufficientScope, OriginNotAllowed, Unauthorized
 from gateway.observability import audit
 from gateway.observability.audit import Event
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 
 _RECORDED = (Unauthorized, InsufficientScope, OriginNotAllowed)
 

@@ -34,7 +34,7 @@ from gateway.auth.signing import MAX_TTL
 from gateway.errors import InsufficientScope, Invalid, NotFound, TokenRevoked, UserDisabled
 from gateway.observability import audit
 from gateway.observability.audit import Event
-from gateway.protocol import timestamp
+from gateway.protocol.encoding import timestamp
 from gateway.store.recipients import check_new, is_nobody
 
 router = APIRouter(prefix="/v1/users", route_class=ManagementRoute, tags=["users"])

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from gateway.api.dependencies import Parts
 from gateway.auth.principals import INBOX
 from gateway.auth.services import SERVICE_SCOPES
-from gateway.protocol import dumps
+from gateway.protocol.encoding import dumps
 from gateway.transport.headers import is_known
 
 router = APIRouter(prefix="/.well-known", tags=["auth"])

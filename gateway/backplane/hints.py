@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from gateway.protocol import dumps
+from gateway.protocol.encoding import dumps
 
 T = TypeVar("T")
 

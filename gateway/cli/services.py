@@ -33,7 +33,7 @@ def _scope(value: list[str]) -> list[str]:
 
 
 def _service(row: Any) -> dict[str, Any]:
-    from gateway.protocol import timestamp
+    from gateway.protocol.encoding import timestamp
 
     return {
         "client_id": row.client_id,

@@ -14,7 +14,7 @@ app = group("Manage users: those who receive notifications.")
 
 
 def _user(row: Any) -> dict[str, Any]:
-    from gateway.protocol import timestamp
+    from gateway.protocol.encoding import timestamp
 
     return {
         "sub": row.sub,

@@ -8,9 +8,11 @@ from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, select
 
 from gateway.database.models import items, notifications
 from gateway.database.rows import rows
-from gateway.protocol import Counts, dumps
+from gateway.protocol.encoding import dumps
+from gateway.protocol.items import Counts
 from gateway.store import inbox, log
-from gateway.store.log import ITEM_COLUMNS, Entry, to_item
+from gateway.store.entries import Entry, fitting
+from gateway.store.log import ITEM_COLUMNS, to_item
 
 BATCH_BYTES = 512 * 1024
 """How many bytes of entries a client is given at once: they are held until it has read them."""
@@ -55,14 +57,14 @@ def begin(connection: Connection, user_id: int, start: Start) -> Beginning | Non
         return Beginning(epoch, counts, counts.seq)
     newest = inbox.newest_unread(connection, user_id) if counts.unread else ()
     entries = log.replay(user_id, counts, newest, cursor=0)
-    first = log.fitting(entries, BATCH_BYTES)
+    first = fitting(entries, BATCH_BYTES)
     return Beginning(epoch, counts, counts.seq, first, _batches(entries[len(first) :]))
 
 
 def _batches(entries: Sequence[Entry]) -> list[Sequence[int]]:
     batches: list[Sequence[int]] = []
     while entries:
-        batch = log.fitting(entries, BATCH_BYTES)
+        batch = fitting(entries, BATCH_BYTES)
         batches.append([item.created_seq for entry in batch for item in entry.items])
         entries = entries[len(batch) :]
     return batches

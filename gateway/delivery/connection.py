@@ -12,7 +12,6 @@ from typing import Protocol
 
 import structlog
 
-from gateway import protocol
 from gateway.auth.limits.buckets import Buckets
 from gateway.auth.principals import User, inbox_user
 from gateway.auth.tokens import Tokens
@@ -22,12 +21,15 @@ from gateway.delivery.hub import Hub
 from gateway.delivery.tail import Tail
 from gateway.errors import Disconnected, GatewayError, InsufficientScope, InvalidToken, Unauthorized
 from gateway.observability.metrics import Metrics
-from gateway.protocol import BadCommand, Close, Command, CommandType, Counts
+from gateway.protocol import messages
+from gateway.protocol.close_codes import Close
+from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command
+from gateway.protocol.items import Counts
 from gateway.protocol.wire import Message
 from gateway.settings import Settings
 from gateway.store import log
+from gateway.store.entries import Entry
 from gateway.store.inbox import Delivered, Mark, ReadUpTo, Seen
-from gateway.store.log import Entry
 from gateway.store.writer import Change, Writer
 
 logger = structlog.get_logger()
@@ -195,16 +197,16 @@ class Connection:
                 await self._advance()
             elif not self._live:
                 self._live = True
-                await self._send(protocol.live(self._counts))
+                await self._send(messages.live(self._counts))
             elif (counts := self._newest()).seen > self._seen:
                 self._seen = counts.seen
                 self._counts = self._counts._replace(unseen=counts.unseen, seen=counts.seen)
-                await self._send(protocol.seen(counts))
+                await self._send(messages.seen(counts))
             elif self._due_expiry_notice():
                 self._expiry_told = True
-                await self._send(protocol.token_expiring(self._user.expires_at))
+                await self._send(messages.token_expiring(self._user.expires_at))
             elif self._due_heartbeat(time.monotonic()):
-                await self._send(protocol.heartbeat(self._counts))
+                await self._send(messages.heartbeat(self._counts))
             else:
                 await self._woken.wait()
 
@@ -221,7 +223,7 @@ class Connection:
         self._seen = counts.seen
         self._head = max(self._head, counts.seq)
         heartbeat = self._settings.heartbeat
-        await self._send(protocol.hello(self._user.sub, epoch, counts, heartbeat, self._user.expires_at))
+        await self._send(messages.hello(self._user.sub, epoch, counts, heartbeat, self._user.expires_at))
         if cursor is None:
             await self._reset(epoch, counts)
         else:
@@ -283,7 +285,7 @@ class Connection:
         """
         while self._cursor + 1 < entry.counts.seq:
             self._cursor += 1
-            await self._send(protocol.changed((), self._cursor, entry.counts))
+            await self._send(messages.changed((), self._cursor, entry.counts))
 
     async def _reset(self, epoch: str, counts: Counts) -> None:
         """Tell the client to read its inbox afresh, and go on from where the log stands."""
@@ -292,7 +294,7 @@ class Connection:
         self._counts = counts
         self._head = max(self._head, counts.seq)
         self._metrics.reset()
-        await self._send(protocol.reset(epoch, counts))
+        await self._send(messages.reset(epoch, counts))
 
     async def _send(self, message: Message) -> None:
         self._sent_at = now = time.monotonic()
@@ -337,16 +339,16 @@ class Connection:
     async def _answer(self, text: str) -> None:
         ref = None
         try:
-            command = protocol.decode_command(text)
+            command = decode_command(text)
             ref = command.ref
             await self._carry_out(command)
         except BadCommand as error:
-            await self._send(protocol.error(error.code, error.detail, error.ref))
+            await self._send(messages.error(error.code, error.detail, error.ref))
         except GatewayError as error:
-            await self._send(protocol.error(error.code, error.detail, ref))
+            await self._send(messages.error(error.code, error.detail, ref))
         else:
             if ref is not None:
-                await self._send(protocol.ok(ref))
+                await self._send(messages.ok(ref))
 
     async def _carry_out(self, command: Command) -> None:
         if command.type is CommandType.ACK:
@@ -357,7 +359,7 @@ class Connection:
             await self._writer.change(_change(self._user.id, command))
         elif command.ref is None:
             # There is no `ok` without a `ref`; this says that the socket is well, too.
-            await self._send(protocol.heartbeat(self._counts))
+            await self._send(messages.heartbeat(self._counts))
 
     async def _acknowledge(self, command: Command) -> None:
         seq = command.seq or 0

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 from gateway.delivery.hub import Hub
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 
 SPREAD = 0.5
 """The part of the grace period over which many sockets are closed; the rest is for their answers."""

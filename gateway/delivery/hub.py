@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from gateway.errors import Overloaded, TooManySockets
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 
 TICK = 0.5
 """How often each socket looks at its deadlines, in seconds."""

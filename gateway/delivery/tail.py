@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from gateway.protocol import Counts
-from gateway.store.log import Entry, fitting
+from gateway.protocol.items import Counts
+from gateway.store.entries import Entry, fitting
 
 BURST_BYTES = 512 * 1024
 """How many bytes of entries a socket is given at once: it holds them until its client has read them."""

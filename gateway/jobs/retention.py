@@ -20,7 +20,7 @@ from gateway.database.database import LockingDatabase, background
 from gateway.database.models import items, notifications, users
 from gateway.database.rows import rows
 from gateway.errors import GatewayError, NotFound
-from gateway.protocol import dumps
+from gateway.protocol.encoding import dumps
 from gateway.store import idempotency, positions
 from gateway.store.inbox import CHUNK, Mark
 from gateway.store.writer import Writer

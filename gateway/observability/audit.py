@@ -25,7 +25,7 @@ from gateway.networks import FACTORS, networks_of
 from gateway.observability.logs import request_id
 from gateway.observability.private_file import PrivateFile, look_at
 from gateway.observability.sampling import FIRST, Group, Sampler
-from gateway.protocol import timestamp
+from gateway.protocol.encoding import timestamp
 from gateway.settings import SettingsError
 from gateway.terminal import cut
 

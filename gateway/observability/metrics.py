@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from gateway import __version__
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The variable of prometheus-client for the folder where several processes are counted together."""

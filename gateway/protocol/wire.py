@@ -1,5 +1,10 @@
 """A message as it goes over the wire: as a WebSocket frame, or as a server-sent event."""
 
+SUBPROTOCOL = "notify.v1"
+
+MAX_FRAME = 16 * 1024
+"""The largest frame a client may send, in bytes; a larger one closes with 1009."""
+
 
 class Message:
     """One JSON object with a `type`, encoded once for all who get it.

@@ -22,7 +22,7 @@ from gateway.auth.signing import Keyring
 from gateway.auth.tokens import digest
 from gateway.database import schema
 from gateway.database.database import open_database
-from gateway.protocol import MAX_FRAME
+from gateway.protocol.wire import MAX_FRAME
 from gateway.server.process import Server
 from gateway.settings import Settings, SettingsError
 from gateway.transport import open_files, socket_buffers

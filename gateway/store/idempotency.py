@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from gateway.database.database import background
 from gateway.database.models import idempotency_keys
 from gateway.database.rows import rows
-from gateway.protocol import dumps
+from gateway.protocol.encoding import dumps
 
 KEPT = 24 * 60 * 60 * 1000
 """How long a key is kept, in milliseconds."""

@@ -24,14 +24,22 @@ from sqlalchemy import (
 from gateway.database.indexes import BY_PLACE
 from gateway.database.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications
 from gateway.database.rows import rows
-from gateway.protocol import LONG_CHANGE, MAX_SEQ, NEWEST_UNREAD, Counts, Item, dumps
-from gateway.store.log import ITEM_COLUMNS, PAGE, Entry, size_of, standing, to_item
+from gateway.protocol.encoding import dumps
+from gateway.protocol.items import MAX_SEQ, Counts, Item
+from gateway.store.entries import Entry, size_of
+from gateway.store.log import ITEM_COLUMNS, PAGE, standing, to_item
 from gateway.store.positions import Position
 
 CHUNK = 28
 """How many items one change may touch, so that no transaction is long, and no message is over 1 MiB: clients
 refuse what is larger, and would never get past it. An item is at most 36 KiB long, all control characters.
 """
+
+LONG_CHANGE = 16
+"""A bulk read of more items than this is sent live as `read`, not as `changed`."""
+
+NEWEST_UNREAD = 100
+"""How many unread items a client that names no position is given."""
 
 WINDOW = 2_000
 """How many numbers of the log one page looks through for a category; then it ends, with a cursor."""

@@ -12,8 +12,10 @@ from sqlalchemy import BigInteger, Connection, Select, bindparam, select
 
 from gateway.database.models import items, notifications, users
 from gateway.database.rows import rows
-from gateway.protocol import Counts, dumps
-from gateway.store.log import ITEM_COLUMNS, PAGE, Entry, replay, to_item
+from gateway.protocol.encoding import dumps
+from gateway.protocol.items import Counts
+from gateway.store.entries import Entry
+from gateway.store.log import ITEM_COLUMNS, PAGE, replay, to_item
 
 LIMIT = 2000
 """How many items are read at once."""

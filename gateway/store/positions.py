@@ -10,7 +10,8 @@ from sqlalchemy import BigInteger, Connection, Select, String, bindparam, func, 
 from gateway.auth.accounts import add_missing_users
 from gateway.database.models import users
 from gateway.database.rows import one_column, rows
-from gateway.protocol import Counts, Item, dumps
+from gateway.protocol.encoding import dumps
+from gateway.protocol.items import Counts, Item
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
 
 from gateway.database.models import items, notifications, users
-from gateway.protocol import Content
+from gateway.protocol.items import Content
 from gateway.store.log import ITEM_COLUMNS
 
 

@@ -23,11 +23,12 @@ from gateway.errors import (
     Overloaded,
     Unavailable,
 )
-from gateway.protocol import Content, Counts, Item
+from gateway.protocol.items import Content, Counts, Item
 from gateway.store import idempotency, inbox, log
+from gateway.store.entries import Entry
 from gateway.store.idempotency import Answered, Claim
 from gateway.store.inbox import CHUNK, Changed, Delivered, Mark, ReadUpTo, Seen
-from gateway.store.log import Entry, Post
+from gateway.store.log import Post
 from gateway.store.positions import Position, lock, unknown_subs
 from gateway.store.recipients import never_made, refusal
 from gateway.store.shares import Shares

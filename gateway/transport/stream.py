@@ -13,10 +13,10 @@ from typing import Any
 
 from websockets.frames import CloseCode
 
-from gateway import protocol
 from gateway.errors import Disconnected
-from gateway.protocol import MAX_FRAME, Close
-from gateway.protocol.wire import Message
+from gateway.protocol import messages
+from gateway.protocol.close_codes import Close
+from gateway.protocol.wire import MAX_FRAME, Message
 from gateway.transport.connections import CONNECTIONS, Place
 from gateway.transport.websocket import CLOSED, LINGER
 
@@ -87,7 +87,7 @@ class GatewayStream(asyncio.Protocol):
         if self._ended.is_set() or self.transport.is_closing():
             return
         self._code = code
-        self.transport.write(protocol.close(code, reason).event(self._epoch))
+        self.transport.write(messages.close(code, reason).event(self._epoch))
         self._end()
         self.transport.close()
         self._linger = asyncio.get_running_loop().call_later(LINGER, self.transport.abort)

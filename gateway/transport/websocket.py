@@ -32,7 +32,7 @@ from websockets.typing import StatusLike
 
 from gateway.errors import Disconnected
 from gateway.observability.logs import request_id
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import Message
 from gateway.transport.connections import CONNECTIONS, Place
 from gateway.transport.headers import bare_problem

@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 from gateway import origins
 from gateway.database import models
 from gateway.origins import own_origin, read_origin
-from gateway.protocol import is_link, safe_url
+from gateway.protocol.links import is_link, safe_url
 from gateway.settings import SettingsError, load_settings
 from tests.support.clients import User
 from tests.support.databases import settings_for

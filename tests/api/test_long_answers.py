@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from gateway.api.inbox import MAX_PAGE
 from gateway.auth.limits.throttle import LONG_ANSWERS, PAGE_READS
 from gateway.database.database import Database
-from gateway.protocol import Item
+from gateway.protocol.items import Item
 from gateway.store import inbox, log
 from gateway.store.inbox import CHUNK, PAGE_BYTES, Mark, Query
 from gateway.transport.slices import SLICE_BYTES

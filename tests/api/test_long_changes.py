@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from gateway.database.database import Database
 from gateway.database.models import UNREAD, items, users
-from gateway.protocol import MAX_SEQ, Counts
+from gateway.protocol.items import MAX_SEQ, Counts
 from gateway.store import writer
 from gateway.store.inbox import CHUNK, Mark, ReadUpTo, Seen
 from gateway.store.log import standing

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, func, select
 
 from gateway.database.models import notifications, sessions
-from gateway.protocol import MAX_FRAME
+from gateway.protocol.wire import MAX_FRAME
 from tests.support.clients import Caller, User
 from tests.support.corpus import Forger, Forgery
 from tests.support.servers import LocalServer, StartServer

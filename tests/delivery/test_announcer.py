@@ -5,8 +5,8 @@ from typing import Any
 
 from gateway.delivery.announcer import Announcer
 from gateway.observability.metrics import Metrics
-from gateway.protocol import Content, Counts, Item
-from gateway.store.log import Entry
+from gateway.protocol.items import Content, Counts, Item
+from gateway.store.entries import Entry
 from gateway.store.writer import Committed
 
 

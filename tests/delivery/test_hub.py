@@ -8,7 +8,7 @@ import pytest
 
 from gateway.delivery import hub as module
 from gateway.delivery.hub import CLOSED_PER_TURN, TICK, TURN, Hub
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 from tests.support.waiting import until
 
 

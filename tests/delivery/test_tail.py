@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 
-from gateway import protocol
 from gateway.delivery.tail import BURST_BYTES, Tail
-from gateway.protocol import Content, Counts, Item
-from gateway.store.log import Entry
+from gateway.protocol import items
+from gateway.protocol.items import Content, Counts, Item
+from gateway.store.entries import Entry
 
 CONTENT = Content("00000000-0000-7000-8000-000000000001", "Hello", None, "default", "normal", None, None, 0)
 
@@ -128,12 +128,12 @@ class Held:
     """The bytes that are held since the block began."""
 
     def __enter__(self) -> Self:
-        protocol._encode_content.cache_clear()
+        items._encode_content.cache_clear()
         tracemalloc.start()
         return self
 
     def bytes(self) -> int:
-        protocol._encode_content.cache_clear()
+        items._encode_content.cache_clear()
         return tracemalloc.get_traced_memory()[0]
 
     def __exit__(self, *_: object) -> None:

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from gateway import protocol
 from gateway.api.inbox import MAX_PAGE
 from gateway.api.oauth import ERRORS
 from gateway.app import create_app
@@ -22,7 +21,11 @@ from gateway.cli import app, run
 from gateway.delivery.connection import COMMAND_BURST
 from gateway.errors import GatewayError, OAuthError
 from gateway.observability.audit import Event
-from gateway.protocol import ADVICE, MAX_FRAME, CommandType, Content, Counts, Item
+from gateway.protocol import messages
+from gateway.protocol.close_codes import ADVICE
+from gateway.protocol.commands import CommandType, decode_command
+from gateway.protocol.items import Content, Counts, Item, encode_item
+from gateway.protocol.wire import MAX_FRAME
 from gateway.settings import Settings
 from gateway.store.inbox import CHUNK, PAGE_BYTES
 from gateway.transport.slices import SLICE_BYTES
@@ -168,7 +171,7 @@ def test_every_close_code_is_documented_with_its_advice() -> None:
 def test_every_command_is_documented_and_every_example_of_one_is_a_command() -> None:
     commands = section(text_of("docs/protocol.md"), "## Commands")
     assert {row[0].strip("`") for row in table(commands)} == set(CommandType)
-    examples = [protocol.decode_command(line) for line in blocks(commands, "json")[0].splitlines()]
+    examples = [decode_command(line) for line in blocks(commands, "json")[0].splitlines()]
     assert {example.type for example in examples} == set(CommandType)
 
 
@@ -191,25 +194,25 @@ def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
     assert f"until those are read or cut off | {LONG_ANSWERS} |" in api
 
 
-def messages() -> dict[str, bytes]:
+def made() -> dict[str, bytes]:
     """Return one message of each type, as the gateway makes it."""
     counts = Counts(1, 1, 1, 0)
-    item = protocol.encode_item(Item(Content("id", "t", None, "default", "normal", None, None, 0), 1, 1))
-    made = [
-        protocol.hello("ada", "epoch", counts, 30, 0),
-        protocol.notification(item, 1, counts),
-        protocol.changed([item], 1, counts),
-        protocol.read(1, 1, counts),
-        protocol.seen(counts),
-        protocol.reset("epoch", counts),
-        protocol.live(counts),
-        protocol.heartbeat(counts),
-        protocol.token_expiring(0),
-        protocol.ok("ref"),
-        protocol.error("code", "detail"),
-        protocol.close(4001, "token_revoked"),
+    item = encode_item(Item(Content("id", "t", None, "default", "normal", None, None, 0), 1, 1))
+    all_of_them = [
+        messages.hello("ada", "epoch", counts, 30, 0),
+        messages.notification(item, 1, counts),
+        messages.changed([item], 1, counts),
+        messages.read(1, 1, counts),
+        messages.seen(counts),
+        messages.reset("epoch", counts),
+        messages.live(counts),
+        messages.heartbeat(counts),
+        messages.token_expiring(0),
+        messages.ok("ref"),
+        messages.error("code", "detail"),
+        messages.close(4001, "token_revoked"),
     ]
-    return {message.kind: message.payload for message in made}
+    return {message.kind: message.payload for message in all_of_them}
 
 
 def shape(value: Any) -> Any:
@@ -220,12 +223,12 @@ def shape(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "kind", sorted(set(re.findall(r'\bMessage\("(\w+)"', Path(protocol.__file__).read_text())))
+    "kind", sorted(set(re.findall(r'\bMessage\("(\w+)"', Path(messages.__file__).read_text())))
 )
 def test_every_message_has_an_example_of_its_own_that_has_its_fields(kind: str) -> None:
     examples = blocks(section(text_of("docs/protocol.md"), f"### {kind}"), "json")
-    assert shape(json.loads(examples[0])) == shape(json.loads(messages()[kind]))
-    assert list(json.loads(examples[0])) == list(json.loads(messages()[kind]))
+    assert shape(json.loads(examples[0])) == shape(json.loads(made()[kind]))
+    assert list(json.loads(examples[0])) == list(json.loads(made()[kind]))
 
 
 # --- routes, commands, layers, links ------------------------------------------------------------------------

@@ -13,10 +13,11 @@ from gateway.delivery.connection import COMMAND_BURST, EXPIRY_NOTICE
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
 from gateway.observability import readiness
-from gateway.protocol import LONG_CHANGE, MAX_FRAME, NEWEST_UNREAD
+from gateway.protocol.wire import MAX_FRAME
 from gateway.server import supervisor
 from gateway.settings import Settings
 from gateway.store import idempotency, inbox, writer
+from gateway.store.inbox import LONG_CHANGE, NEWEST_UNREAD
 from gateway.transport import stream, websocket
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -11,19 +11,11 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from gateway import protocol
-from gateway.protocol import (
-    ADVICE,
-    BadCommand,
-    Close,
-    Command,
-    CommandType,
-    Content,
-    Counts,
-    Item,
-    decode_command,
-    timestamp,
-)
+from gateway.protocol import messages
+from gateway.protocol.close_codes import ADVICE, Close
+from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command
+from gateway.protocol.encoding import dumps, timestamp
+from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item, is_id
 from gateway.protocol.wire import Message
 
 # 123 is the code of the brace that a message begins with.
@@ -39,7 +31,7 @@ json_values = st.recursive(
     max_leaves=10,
 )
 times = st.integers(0, 4_102_444_800_000)
-numbers = st.integers(0, protocol.MAX_SEQ)
+numbers = st.integers(0, MAX_SEQ)
 counts_of = st.builds(Counts, numbers, numbers, numbers, numbers)
 contents = st.builds(
     Content,
@@ -49,7 +41,7 @@ contents = st.builds(
     category=st.from_regex(r"[a-z0-9._-]{1,64}", fullmatch=True),
     priority=st.sampled_from(["low", "normal", "high", "urgent"]),
     url=st.none() | texts,
-    data=st.none() | st.dictionaries(texts, texts, max_size=2).map(protocol.dumps),
+    data=st.none() | st.dictionaries(texts, texts, max_size=2).map(dumps),
     created_at=times,
 )
 items = st.builds(Item, contents, numbers, numbers, st.none() | times, st.none() | times, st.none() | times)
@@ -80,7 +72,7 @@ def test_any_text_is_a_command_or_a_bad_command(text: str) -> None:
     try:
         assert isinstance(decode_command(text), Command)
     except BadCommand as refused:
-        protocol.error(refused.code, refused.detail, refused.ref)
+        messages.error(refused.code, refused.detail, refused.ref)
 
 
 @given(
@@ -99,13 +91,13 @@ def test_any_object_is_a_command_whose_fields_are_sound_or_a_bad_command(message
     try:
         command = decode_command(json.dumps(message))
     except BadCommand as refused:
-        protocol.error(refused.code, refused.detail, refused.ref)
+        messages.error(refused.code, refused.detail, refused.ref)
         return
     assert command.type == message["type"]
     assert command.ref == message.get("ref")
     assert command.ref is None or len(command.ref.encode()) <= 4 * 64
-    assert all(protocol.is_id(one) for one in command.ids)
-    assert command.seq is None or 0 <= command.seq <= protocol.MAX_SEQ
+    assert all(is_id(one) for one in command.ids)
+    assert command.seq is None or 0 <= command.seq <= MAX_SEQ
     assert command.token is None or command.token == message["token"]
 
 
@@ -179,7 +171,7 @@ def test_a_misspelt_command_is_told_the_one_that_is_meant(given: str, hint: str)
 
 @given(items)
 def test_an_item_has_exactly_the_fields_of_the_contract(item: Item) -> None:
-    sent = json.loads(protocol.encode_item(item))
+    sent = json.loads(encode_item(item))
     assert set(sent) == ITEM_FIELDS
     kept = {name for name, value in sent.items() if value is not None}
     if item.deleted_at is not None:
@@ -196,27 +188,27 @@ def test_an_item_has_exactly_the_fields_of_the_contract(item: Item) -> None:
 def test_every_message_is_json_with_the_fields_of_the_contract(
     item: Item, counts: Counts, seq: int, text: str
 ) -> None:
-    encoded = protocol.encode_item(item)
+    encoded = encode_item(item)
     counted = {"unread", "unseen"}
     expiry = 1_800_000_000
-    messages = {
-        protocol.hello(text, "e", counts, 30, expiry): (
+    made = {
+        messages.hello(text, "e", counts, 30, expiry): (
             "hello",
             {"sub", "epoch", "seq", "heartbeat", "expires_at"} | counted,
         ),
-        protocol.notification(encoded, seq, counts): ("notification", {"seq", "notification"} | counted),
-        protocol.changed([encoded, encoded], seq, counts): ("changed", {"seq", "items"} | counted),
-        protocol.read(seq, seq, counts): ("read", {"seq", "up_to"} | counted),
-        protocol.seen(counts): ("seen", {"up_to", "unseen"}),
-        protocol.reset("e", counts): ("reset", {"epoch", "seq", "oldest_seq"} | counted),
-        protocol.live(counts): ("live", {"seq"} | counted),
-        protocol.heartbeat(counts): ("heartbeat", {"seq"} | counted),
-        protocol.token_expiring(expiry): ("token_expiring", {"expires_at"}),
-        protocol.ok(text): ("ok", {"ref"}),
-        protocol.error("malformed", text, text): ("error", {"ref", "code", "detail"}),
-        protocol.close(Close.RESTART, text): ("close", {"code", "reason"}),
+        messages.notification(encoded, seq, counts): ("notification", {"seq", "notification"} | counted),
+        messages.changed([encoded, encoded], seq, counts): ("changed", {"seq", "items"} | counted),
+        messages.read(seq, seq, counts): ("read", {"seq", "up_to"} | counted),
+        messages.seen(counts): ("seen", {"up_to", "unseen"}),
+        messages.reset("e", counts): ("reset", {"epoch", "seq", "oldest_seq"} | counted),
+        messages.live(counts): ("live", {"seq"} | counted),
+        messages.heartbeat(counts): ("heartbeat", {"seq"} | counted),
+        messages.token_expiring(expiry): ("token_expiring", {"expires_at"}),
+        messages.ok(text): ("ok", {"ref"}),
+        messages.error("malformed", text, text): ("error", {"ref", "code", "detail"}),
+        messages.close(Close.RESTART, text): ("close", {"code", "reason"}),
     }
-    for sent, (kind, fields) in messages.items():
+    for sent, (kind, fields) in made.items():
         message = json.loads(sent.payload)
         assert message["type"] == sent.kind == kind
         assert set(message) == fields | {"type"}
@@ -237,7 +229,7 @@ def test_every_close_code_comes_with_advice() -> None:
 
 def test_json_has_no_numbers_that_json_does_not_have() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        protocol.dumps({"x": float("nan")})
+        dumps({"x": float("nan")})
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -262,7 +254,7 @@ def sized(size: int) -> Message:
 
 @given(items, counts_of)
 def test_an_event_is_three_lines_that_hold_the_message(item: Item, counts: Counts) -> None:
-    message = protocol.notification(protocol.encode_item(item), counts.seq, counts)
+    message = messages.notification(encode_item(item), counts.seq, counts)
     lines = message.event("e").split(b"\n")
     assert lines[:2] == [f"id: e.{counts.seq}".encode(), b"event: notification"]
     assert lines[2] == b"data: " + message.payload
@@ -271,4 +263,4 @@ def test_an_event_is_three_lines_that_hold_the_message(item: Item, counts: Count
 
 
 def test_what_moves_nobody_has_no_id() -> None:
-    assert protocol.ok("r").event("e") == b'event: ok\ndata: {"type":"ok","ref":"r"}\n\n'
+    assert messages.ok("r").event("e") == b'event: ok\ndata: {"type":"ok","ref":"r"}\n\n'

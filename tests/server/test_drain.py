@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from gateway.delivery.drain import RATE, SPREAD, Drain
 from gateway.delivery.hub import Hub
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 from gateway.transport.http import GatewayHttp
 from tests.support.databases import API_KEY, settings_for
 from tests.support.servers import LocalServer, Process, process, serving

@@ -16,9 +16,9 @@ from gateway.auth.limits.fair_queue import FairQueue
 from gateway.database.database import Database, open_database
 from gateway.database.models import items, users
 from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound, Overloaded, Unavailable
-from gateway.protocol import LONG_CHANGE, Counts
+from gateway.protocol.items import Counts
 from gateway.store.idempotency import KEPT, Claim
-from gateway.store.inbox import CHUNK, Delivered, Mark, ReadUpTo, Seen, list_items
+from gateway.store.inbox import CHUNK, LONG_CHANGE, Delivered, Mark, ReadUpTo, Seen, list_items
 from gateway.store.inbox import Query as PageQuery
 from gateway.store.log import Post, read_after, standing
 from gateway.store.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_WAITING, Accepted, Submission, Writer

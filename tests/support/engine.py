@@ -25,7 +25,8 @@ from gateway.delivery.relay import Relay
 from gateway.delivery.tail import Tail
 from gateway.errors import Disconnected
 from gateway.observability.metrics import Metrics
-from gateway.protocol import Close, Content
+from gateway.protocol.close_codes import Close
+from gateway.protocol.items import Content
 from gateway.protocol.wire import Message
 from gateway.settings import Settings
 from gateway.store.log import Post

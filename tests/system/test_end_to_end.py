@@ -21,7 +21,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Response, expect
 
 from gateway.delivery.connection import Connection
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 from tests.support.browsers import launched
 from tests.support.checker import Json
 from tests.support.clients import GONE, User

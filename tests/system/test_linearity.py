@@ -31,7 +31,6 @@ import pytest
 from starlette.requests import HTTPConnection
 
 import gateway
-from gateway import protocol
 from gateway.api import inbox as inbox_api
 from gateway.api.batch_body import split_array, split_lines
 from gateway.api.body import read_json
@@ -47,7 +46,9 @@ from gateway.errors import GatewayError
 from gateway.observability import audit, logs
 from gateway.observability.audit import Event
 from gateway.origins import read_origin
-from gateway.protocol import BadCommand
+from gateway.protocol.commands import BadCommand, decode_command
+from gateway.protocol.items import is_id
+from gateway.protocol.links import is_link
 from gateway.terminal import escape, shown
 from gateway.transport.headers import is_known
 from tests.support.clients import open_socket
@@ -251,15 +252,15 @@ PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = 
         split_all(split_array),
     ),
     "batch, spaces": (64 * KIB, lambda size: b"[" + b" " * size, split_all(split_array)),
-    "frame, brackets": (KIB, repeat("["), protocol.decode_command),
-    "frame, digits": (KIB, lambda size: '{"seq":' + "1" * size, protocol.decode_command),
-    "frame, members": (KIB, members, protocol.decode_command),
+    "frame, brackets": (KIB, repeat("["), decode_command),
+    "frame, digits": (KIB, lambda size: '{"seq":' + "1" * size, decode_command),
+    "frame, members": (KIB, members, decode_command),
     "frame, ids": (
         KIB,
         lambda n: '{"type":"read","ids":[' + '"a",' * (n // 4) + "1]}",
-        protocol.decode_command,
+        decode_command,
     ),
-    "frame, ref": (KIB, lambda size: json.dumps({"ref": "é" * (size // 6)}), protocol.decode_command),
+    "frame, ref": (KIB, lambda size: json.dumps({"ref": "é" * (size // 6)}), decode_command),
     "token, letters": (512, repeat("e"), jws.read),
     "token, dots": (512, repeat("e."), jws.read),
     "token, claims": (512, lambda size: f"{'e' * (size // 2)}.{'e' * (size // 2)}.e", jws.read),
@@ -271,15 +272,15 @@ PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = 
         lambda size: b'{"keys":' + b"[" * size,
         lambda t: read_jwks(t, {"RS256"}),
     ),
-    "id": (16 * KIB, repeat("0"), protocol.is_id),
+    "id": (16 * KIB, repeat("0"), is_id),
     "cursor": (16 * KIB, repeat("djE6"), inbox_api._before),
     "cursor, digits": (16 * KIB, lambda size: "djE6" + "MTEx" * (size // 4), inbox_api._before),
     "query": (2 * KIB, repeat("&%41"), lambda text: ticket_in(text.encode())),
     "If-None-Match": (4 * KIB, repeat("W/,"), lambda text: is_known(text, 'W/"a"')),
     "Last-Event-ID": (16 * KIB, repeat("1."), start_after),
-    "URL, colons": (4 * KIB, lambda size: "http://" + ":" * size, protocol.is_link),
-    "URL, path": (4 * KIB, lambda size: "http://a" + "/" * size, protocol.is_link),
-    "URL, brackets": (4 * KIB, lambda size: "http://[" + "[" * size, protocol.is_link),
+    "URL, colons": (4 * KIB, lambda size: "http://" + ":" * size, is_link),
+    "URL, path": (4 * KIB, lambda size: "http://a" + "/" * size, is_link),
+    "URL, brackets": (4 * KIB, lambda size: "http://[" + "[" * size, is_link),
     "origin": (4 * KIB, lambda size: "http://" + "a" * size + "/", read_origin),
     "origin, colons": (4 * KIB, lambda size: "http://[" + ":" * size, read_origin),
     "sub": (16 * KIB, repeat("é"), check_sub),

@@ -12,7 +12,7 @@ from websockets.frames import Frame, Opcode
 
 from gateway.api import opening
 from gateway.errors import Unauthorized
-from gateway.protocol import MAX_FRAME
+from gateway.protocol.wire import MAX_FRAME
 from gateway.store.writer import Writer
 from gateway.transport import websocket
 from gateway.transport.turnstile import Turnstile

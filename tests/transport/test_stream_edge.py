@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.protocol import MAX_FRAME
+from gateway.protocol.wire import MAX_FRAME
 from tests.support.checker import Json
 from tests.support.databases import API_KEY
 from tests.support.servers import LocalServer, StartServer, process

@@ -34,7 +34,7 @@ from gateway.auth.refresh_tokens import RETRY
 from gateway.database.models import sessions
 from gateway.delivery.connection import Connection
 from gateway.delivery.hub import Subscriber
-from gateway.protocol import Close
+from gateway.protocol.close_codes import Close
 from gateway.server.run import prepare
 from tests.support.browsers import launched, violations
 from tests.support.clients import SUBPROTOCOL, User

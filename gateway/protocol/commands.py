@@ -1,0 +1,125 @@
+"""The commands of a client: what it may say, read from text frames."""
+
+import json
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from gateway.protocol.items import MAX_SEQ, is_id
+from gateway.settings.wording import nearest
+
+
+class CommandType(StrEnum):
+    """What a client may say."""
+
+    ACK = "ack"
+    READ = "read"
+    UNREAD = "unread"
+    ARCHIVE = "archive"
+    DELETE = "delete"
+    SEEN = "seen"
+    AUTH = "auth"
+    PING = "ping"
+
+
+class BadCommand(Exception):
+    """A text frame that is none of the commands. `ref` is the one it carried, where it carried one."""
+
+    def __init__(self, code: str, detail: str, ref: str | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.ref = ref
+
+
+class Command(NamedTuple):
+    """A command of a client, with the fields its type asks for."""
+
+    type: CommandType
+    ref: str | None = None
+    ids: tuple[str, ...] = ()
+    seq: int | None = None
+    token: str | None = None
+
+
+_MAX_REF = 64
+
+
+def decode_command(text: str) -> Command:
+    """Read a text frame.
+
+    Raises `BadCommand` when it is not JSON, not an object, not a command, or lacks a field of one.
+    """
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadCommand("malformed", "A frame is one JSON object.") from None
+    if not isinstance(message, dict):
+        raise BadCommand("malformed", "A frame is one JSON object.")
+    ref = message.get("ref")
+    if ref is not None and not (isinstance(ref, str) and len(ref) <= _MAX_REF and _encodable(ref)):
+        raise BadCommand("invalid_field", f"ref: a string of at most {_MAX_REF} characters.")
+    try:
+        kind = CommandType(str(message.get("type")))
+    except ValueError:
+        near = nearest(str(message.get("type")), tuple(CommandType))
+        hint = "" if near is None else f" Did you mean {near}?"
+        raise BadCommand("unknown_command", f"type: one of {', '.join(CommandType)}.{hint}", ref) from None
+    return _COMMANDS[kind](kind, message, ref)
+
+
+def _encodable(text: str) -> bool:
+    """Whether `text` can be sent: JSON escapes can spell half of a surrogate pair, which UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _bare(kind: CommandType, _message: dict[str, Any], ref: str | None) -> Command:
+    return Command(kind, ref)
+
+
+def _with_ids(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
+    ids = message.get("ids")
+    if not isinstance(ids, list) or not ids or not all(isinstance(one, str) and is_id(one) for one in ids):
+        raise BadCommand("invalid_field", "ids: a list of at least one notification id.", ref)
+    return Command(kind, ref, ids=tuple(map(str.lower, ids)))
+
+
+def _position(message: dict[str, Any], field: str, ref: str | None) -> int:
+    value = message.get(field)
+    if type(value) is not int or not 0 <= value <= MAX_SEQ:
+        raise BadCommand("invalid_field", f"{field}: a number, 0 or more.", ref)
+    return value
+
+
+def _with_ids_or_up_to(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
+    if ("ids" in message) == ("up_to" in message):
+        raise BadCommand("invalid_field", "ids or up_to: exactly one of them.", ref)
+    if "ids" in message:
+        return _with_ids(kind, message, ref)
+    return _with_up_to(kind, message, ref)
+
+
+def _with_up_to(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
+    return Command(kind, ref, seq=_position(message, "up_to", ref))
+
+
+def _with_seq(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
+    return Command(kind, ref, seq=_position(message, "seq", ref))
+
+
+def _with_token(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
+    token = message.get("token")
+    if not isinstance(token, str) or not token:
+        raise BadCommand("invalid_field", "token: an access token.", ref)
+    return Command(kind, ref, token=token)
+
+
+_COMMANDS = {
+    CommandType.ACK: _with_seq,
+    CommandType.READ: _with_ids_or_up_to,
+    CommandType.UNREAD: _with_ids,
+    CommandType.ARCHIVE: _with_ids,
+    CommandType.DELETE: _with_ids,
+    CommandType.SEEN: _with_up_to,
+    CommandType.AUTH: _with_token,
+    CommandType.PING: _bare,
+}

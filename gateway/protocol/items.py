@@ -1,0 +1,99 @@
+"""The items of an inbox, their counts and ids, and their JSON, alike in every answer and message."""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from gateway.protocol.encoding import dumps, encode_time
+from gateway.protocol.links import safe_url
+from gateway.settings.wording import in_words
+
+MAX_SEQ = 2**63 - 1
+"""The largest number of a log."""
+
+
+class Counts(NamedTuple):
+    """Where a user's log stands: its last number, and the two counts that are exact at it.
+
+    `seen` is the user's seen mark, a `created_seq`. `trimmed` is the highest number of which something was
+    removed, as far as the database was asked for it.
+    """
+
+    seq: int
+    unread: int
+    unseen: int
+    seen: int
+    trimmed: int = 0
+
+    def order(self) -> tuple[int, int]:
+        """Return what tells which of two counts are the later ones: neither number ever goes back."""
+        return self.seq, self.seen
+
+
+class Content(NamedTuple):
+    """What was posted, shared by all its recipients. `data` is JSON text or None, `created_at` is in ms."""
+
+    id: str
+    title: str
+    body: str | None
+    category: str
+    priority: str
+    url: str | None
+    data: str | None
+    created_at: int
+
+
+class Item(NamedTuple):
+    """One notification in one inbox, in its latest state. Times are in milliseconds since 1970, or None."""
+
+    content: Content
+    created_seq: int
+    seq: int
+    read_at: int | None = None
+    archived_at: int | None = None
+    deleted_at: int | None = None
+
+
+ID_PATTERN = in_words(
+    "be the id of a notification",
+    "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
+)
+"""How a notification id is read: in any case (RFC 9562, section 4). It is stored and sent in lower case."""
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` could be the id of a notification."""
+    return len(text) == _ID_LENGTH and _IS_ID(text) is not None
+
+
+_ID_LENGTH = 36
+_IS_ID = re.compile(ID_PATTERN).match
+
+
+@lru_cache(maxsize=256)
+def _encode_content(content: Content) -> str:
+    """Return the members of an item that all its recipients share, encoded once for all of them."""
+    url = dumps(safe_url(content.url))
+    return (
+        f'"title":{dumps(content.title)},"body":{dumps(content.body)},"category":{dumps(content.category)},'
+        f'"priority":"{content.priority}","url":{url},"data":{content.data or "null"},'
+        f'"created_at":{encode_time(content.created_at)}'
+    )
+
+
+_ERASED = '"title":null,"body":null,"category":null,"priority":null,"url":null,"data":null,"created_at":null'
+
+
+def encode_item(item: Item) -> str:
+    """Return an item as JSON, alike in every answer and message.
+
+    A deleted item keeps only its id, its numbers and `deleted_at`.
+    """
+    deleted = item.deleted_at is not None
+    shared = _ERASED if deleted else _encode_content(item.content)
+    read_at = None if deleted else item.read_at
+    archived_at = None if deleted else item.archived_at
+    return (
+        f'{{"id":"{item.content.id}","created_seq":{item.created_seq},"seq":{item.seq},{shared},'
+        f'"read_at":{encode_time(read_at)},"archived_at":{encode_time(archived_at)},"deleted_at":{encode_time(item.deleted_at)}}}'
+    )

@@ -1,0 +1,81 @@
+"""The messages to a client: plain values in, messages out.
+
+The contract of every message is in docs/protocol.md. A message is encoded once, for every socket and every
+stream of its user.
+"""
+
+from collections.abc import Sequence
+
+from gateway.protocol.encoding import dumps, encode_time
+from gateway.protocol.items import Counts
+from gateway.protocol.wire import Message
+
+
+def _counted(counts: Counts) -> str:
+    return f'"unread":{counts.unread},"unseen":{counts.unseen}'
+
+
+def hello(sub: str, epoch: str, counts: Counts, heartbeat: float, expires_at: int) -> Message:
+    """Return the first message. `heartbeat` is in seconds, `expires_at` in seconds since 1970."""
+    members = (
+        f'"sub":{dumps(sub)},"epoch":{dumps(epoch)},"seq":{counts.seq},{_counted(counts)},'
+        f'"heartbeat":{heartbeat:g},"expires_at":{encode_time(expires_at * 1000)}'
+    )
+    return Message("hello", members, epoch=epoch)
+
+
+def notification(item: str, seq: int, counts: Counts) -> Message:
+    """Return one item, encoded, that this client has not had yet."""
+    return Message("notification", f'"seq":{seq},"notification":{item},{_counted(counts)}', seq)
+
+
+def changed(items: Sequence[str], seq: int, counts: Counts) -> Message:
+    """Return the items, encoded, that took `seq`, each in its latest state."""
+    return Message("changed", f'"seq":{seq},"items":[{",".join(items)}],{_counted(counts)}', seq)
+
+
+def read(up_to: int, seq: int, counts: Counts) -> Message:
+    """Return that every item up to `up_to` was marked read."""
+    return Message("read", f'"seq":{seq},"up_to":{up_to},{_counted(counts)}', seq)
+
+
+def seen(counts: Counts) -> Message:
+    """Return that the seen mark moved. It has no `seq`, for it changes no item."""
+    return Message("seen", f'"up_to":{counts.seen},"unseen":{counts.unseen}')
+
+
+def reset(epoch: str, counts: Counts) -> Message:
+    """Return that the client must read the inbox afresh and go on from `seq`."""
+    oldest = counts.trimmed + 1 if counts.seq else 0
+    where = f'"epoch":{dumps(epoch)},"seq":{counts.seq},"oldest_seq":{oldest}'
+    return Message("reset", f"{where},{_counted(counts)}", counts.seq, epoch)
+
+
+def live(counts: Counts) -> Message:
+    """Return that the replay is complete."""
+    return Message("live", f'"seq":{counts.seq},{_counted(counts)}', counts.seq)
+
+
+def heartbeat(counts: Counts) -> Message:
+    """Return that the socket is well, and where the log stands."""
+    return Message("heartbeat", f'"seq":{counts.seq},{_counted(counts)}')
+
+
+def token_expiring(expires_at: int) -> Message:
+    """Return that the token ends soon, at `expires_at` seconds since 1970."""
+    return Message("token_expiring", f'"expires_at":{encode_time(expires_at * 1000)}')
+
+
+def ok(ref: str) -> Message:
+    """Return that the command with this `ref` was carried out, durably."""
+    return Message("ok", f'"ref":{dumps(ref)}')
+
+
+def error(code: str, detail: str, ref: str | None = None) -> Message:
+    """Return that a command was refused; the socket stays."""
+    return Message("error", f'"ref":{dumps(ref)},"code":"{code}","detail":{dumps(detail)}')
+
+
+def close(code: int, reason: str) -> Message:
+    """Return why a stream ends: what a socket says with its close frame."""
+    return Message("close", f'"code":{code},"reason":{dumps(reason)}')
