@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from gateway import __version__
-from gateway.api.dependencies import Gateway
 from gateway.api.middleware import add_middleware
 from gateway.api.rendering import render_errors
 from gateway.api.routes import api_routes
+from gateway.api.state import Gateway
 from gateway.auth.limits.throttle import Throttle
 from gateway.auth.passwords import Passwords
 from gateway.auth.tokens import Tokens

@@ -5,8 +5,9 @@ from collections.abc import Awaitable
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.dependencies import client_address, parts_of
+from gateway.api.callers import client_address
 from gateway.api.rendering import render_error
+from gateway.api.state import parts_of
 from gateway.errors import RateLimited
 
 PROBES = frozenset({"/healthz", "/readyz"})

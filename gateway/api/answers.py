@@ -12,7 +12,8 @@ from fastapi import Depends, Response
 from sqlalchemy import Connection
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.dependencies import Gateway, InboxUser, Parts
+from gateway.api.callers import InboxUser
+from gateway.api.state import Gateway, Parts
 from gateway.store.inbox import PAGE_BYTES
 from gateway.transport.slices import SLICE_BYTES, SlicedResponse
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from gateway.api.dependencies import Gateway, InboxUser, Parts, client_address, problems
+from gateway.api.callers import InboxUser, client_address
 from gateway.api.json_route import JsonRoute
 from gateway.api.oauth import (
     NO_STORE,
@@ -22,6 +22,8 @@ from gateway.api.oauth import (
     invalid_client,
     refuse_client,
 )
+from gateway.api.problems import problems
+from gateway.api.state import Gateway, Parts
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.auth import accounts, refresh_tokens, services
 from gateway.auth.accounts import Record, Session, check_sub, new_session

@@ -12,11 +12,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from gateway.api.auth import TokenAnswer, sign_in_by_code
-from gateway.api.dependencies import InboxUser, Parts, check_origin, client_address
+from gateway.api.callers import InboxUser, check_origin, client_address
 from gateway.api.json_route import JsonRoute
 from gateway.api.notification import Notification
 from gateway.api.notifications import post_notification
 from gateway.api.oauth import NO_STORE, Form
+from gateway.api.state import Parts
 from gateway.auth import services
 from gateway.auth.principals import Service
 from gateway.errors import InsufficientScope

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from gateway import __version__
-from gateway.api.dependencies import Parts
+from gateway.api.state import Parts
 
 router = APIRouter(tags=["operation"])
 

@@ -10,10 +10,12 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
 
 from gateway.api.answers import Answer
-from gateway.api.dependencies import BODY, InboxUser, Parts, problems
+from gateway.api.callers import InboxUser
 from gateway.api.json_route import Body, JsonRoute
 from gateway.api.notification import CATEGORY
+from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
+from gateway.api.state import Parts
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, encode_item, is_id

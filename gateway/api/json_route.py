@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 
 from gateway.api.body import MAX_BODY, BoundedRequest, NotJson
-from gateway.api.dependencies import counted_caller
+from gateway.api.callers import counted_caller
 from gateway.api.validation import as_invalid
 from gateway.auth.limits.intake import SMALL_BODY
 from gateway.auth.principals import User

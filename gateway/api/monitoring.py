@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.api.dependencies import Parts, bearer
+from gateway.api.callers import bearer
+from gateway.api.state import Parts
 from gateway.errors import InvalidToken, MissingToken, NotFound
 from gateway.origins import is_loopback
 from gateway.settings import Settings

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_json
 
-from gateway.api.dependencies import Sub
 from gateway.api.json_route import Body
+from gateway.api.parameters import Sub
 from gateway.auth.accounts import check_sub
 from gateway.auth.principals import Service
 from gateway.protocol.encoding import dumps

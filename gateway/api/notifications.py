@@ -10,9 +10,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from gateway.api.batch import MAX_POSTS, read_batch
 from gateway.api.body import BoundedRequest
-from gateway.api.dependencies import BODY, NotificationReader, Parts, Poster, parts_of, poster, problems
+from gateway.api.callers import NotificationReader, Poster, poster
 from gateway.api.json_route import JsonRoute, check_json
 from gateway.api.notification import Digest, Notification, to_post
+from gateway.api.problems import BODY, problems
+from gateway.api.state import Parts, parts_of
 from gateway.api.validation import as_invalid
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, NotFound

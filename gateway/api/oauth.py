@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
-from gateway.api.dependencies import Gateway, client_address, parts_of
+from gateway.api.callers import client_address
+from gateway.api.state import Gateway, parts_of
 from gateway.auth import services
 from gateway.auth.accounts import Record
 from gateway.auth.tokens import digest

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import structlog
 from starlette.requests import HTTPConnection
 
-from gateway.api.dependencies import Gateway, client_address, parts_of, socket_user
+from gateway.api.callers import client_address, socket_user
 from gateway.api.query import parameter
+from gateway.api.state import Gateway, parts_of
 from gateway.api.trail import record_close
 from gateway.auth.principals import User
 from gateway.delivery.beginning import Start

@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
 from gateway.api import oauth, paths, socket
-from gateway.api.dependencies import client_address, parts_of
+from gateway.api.callers import client_address
+from gateway.api.state import parts_of
 from gateway.api.trail import record_refusal
 from gateway.api.validation import as_invalid
 from gateway.errors import Draining, GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited

@@ -14,7 +14,7 @@ class Routing:
     """Shows routing a request as it has to see it.
 
     In the path an encoded slash is still encoded: a `sub` may hold a slash, uvicorn decodes the whole path,
-    and routing could not tell that slash from one that parts two segments. (`dependencies.SubPath` decodes
+    and routing could not tell that slash from one that parts two segments. (`parameters.SubPath` decodes
     the segment itself.) And HEAD is GET, whose body uvicorn leaves out (RFC 9110, section 9.3.2).
     """
 

@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from gateway.api.dependencies import BODY, Admin, KeyCursor, Limit, NumberCursor, Parts, problems
+from gateway.api.callers import Admin
 from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
+from gateway.api.parameters import KeyCursor, Limit, NumberCursor
+from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
+from gateway.api.state import Parts
 from gateway.api.trail import Source
 from gateway.auth import services
 from gateway.auth.accounts import Record

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, WebSocket
 from fastapi.routing import APIWebSocketRoute
 from starlette.routing import websocket_session
 
-from gateway.api.dependencies import parts_of
 from gateway.api.opening import Opening, connect, open_for, serve, told_of
+from gateway.api.state import parts_of
 from gateway.errors import UpgradeRequired
 from gateway.protocol.wire import SUBPROTOCOL
 from gateway.transport.headers import BEGUN_AT

@@ -7,8 +7,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.dependencies import UserScheme, parts_of, problems
+from gateway.api.callers import UserScheme
 from gateway.api.opening import MAX_EPOCH, Opening, connect, open_for, serve, start_after, told_of
+from gateway.api.problems import problems
+from gateway.api.state import parts_of
 from gateway.delivery.connection import Connection
 from gateway.observability.metrics import Metrics
 from gateway.transport.http import STREAM_PATH, begin_stream

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from gateway.api.dependencies import client_address
+from gateway.api.callers import client_address
 from gateway.api.query import parameter
 from gateway.auth.principals import User
 from gateway.errors import GatewayError, InsufficientScope, OriginNotAllowed, Unauthorized

@@ -8,21 +8,13 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
-from gateway.api.dependencies import (
-    BODY,
-    Admin,
-    Gateway,
-    Limit,
-    Minter,
-    NumberCursor,
-    Parts,
-    Sub,
-    SubPath,
-    problems,
-)
+from gateway.api.callers import Admin, Minter
 from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
+from gateway.api.parameters import Limit, NumberCursor, Sub, SubPath
+from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
+from gateway.api.state import Gateway, Parts
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.auth import accounts, services
 from gateway.auth.accounts import Record, Session, new_session

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel
 
-from gateway.api.dependencies import Parts
+from gateway.api.state import Parts
 from gateway.auth.principals import INBOX
 from gateway.auth.services import SERVICE_SCOPES
 from gateway.protocol.encoding import dumps

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.server import HANDLED_SIGNALS
 
-from gateway.api.dependencies import Gateway
+from gateway.api.state import Gateway
 from gateway.server.stop_signals import StopSignals, is_ignored
 from gateway.settings import Settings
 from gateway.transport.acceptor import Acceptor

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 
-from gateway.api.dependencies import MAX_ADDRESS, client_address
+from gateway.api.callers import MAX_ADDRESS, client_address
 from gateway.api.query import parameter
 from gateway.errors import MAX_DETAIL, MAX_ERRORS, MAX_FIELD
 from gateway.observability.audit import Event

@@ -17,7 +17,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from gateway.api.dependencies import Gateway
+from gateway.api.state import Gateway
 from gateway.app import create_app
 from gateway.auth.endings import Ending
 from gateway.database.database import PostgresDatabase, SqliteDatabase

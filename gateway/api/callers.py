@@ -1,82 +1,26 @@
-"""What the routes are given: the parts of the gateway, and who calls.
+"""The callers: who makes a request or opens a socket, and whether they may.
 
 Every dependency works on `HTTPConnection`, so HTTP and WebSocket share them. Past one of them the caller is
 a type (`User`, `Service`), never a maybe. None of them holds a database connection: they live as long as
 the socket they serve.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, cast
-from urllib.parse import unquote_to_bytes
+from typing import Annotated
 
-from fastapi import Depends, Path, Query
+from fastapi import Depends
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.openapi.models import OAuth2 as OAuth2Model
 from fastapi.openapi.models import OAuthFlowPassword, OAuthFlows
 from fastapi.security.base import SecurityBase
-from pydantic import AfterValidator, BaseModel, Field
 from starlette.requests import HTTPConnection
 
 from gateway.api.query import parameter
-from gateway.auth.accounts import MAX_SUB, check_sub
-from gateway.auth.limits.throttle import Throttle
-from gateway.auth.passwords import Passwords
+from gateway.api.state import Gateway, parts_of
 from gateway.auth.principals import INBOX, Principal, Service, User, inbox_user
 from gateway.auth.services import KEY_PREFIX
-from gateway.auth.tokens import Tokens
-from gateway.backplane import Backplane
-from gateway.database.database import Database
-from gateway.delivery.drain import Drain
-from gateway.delivery.hub import Hub
-from gateway.delivery.reconciler import Reconciler
-from gateway.delivery.tail import Tail
-from gateway.errors import (
-    BearerMissing,
-    InsufficientScope,
-    Invalid,
-    MissingToken,
-    OriginNotAllowed,
-    Unauthorized,
-)
+from gateway.errors import BearerMissing, InsufficientScope, MissingToken, OriginNotAllowed, Unauthorized
 from gateway.networks import network_of
-from gateway.observability.metrics import Metrics
-from gateway.observability.readiness import Readiness
 from gateway.origins import log_refused, own_origin, read_origin
-from gateway.settings import Settings
-from gateway.settings.wording import in_words
-from gateway.store.writer import Writer
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """The parts that `create_app` has made; they live at `app.state.gateway`."""
-
-    settings: Settings
-    database: Database
-    writer: Writer
-    hub: Hub
-    tail: Tail
-    backplane: Backplane
-    reconciler: Reconciler
-    tokens: Tokens
-    passwords: Passwords
-    throttle: Throttle
-    drain: Drain
-    readiness: Readiness
-    metrics: Metrics
-
-
-def parts_of(connection: HTTPConnection) -> Gateway:
-    """Return the parts of the gateway that serves this connection."""
-    return cast("Gateway", connection.app.state.gateway)
-
-
-async def _parts(connection: HTTPConnection) -> Gateway:
-    return parts_of(connection)
-
-
-Parts = Annotated[Gateway, Depends(_parts)]
-
 
 MAX_ADDRESS = 64
 """Most characters of an address. A proxy may pass on any text as one, and caches have it as their key."""
@@ -266,88 +210,3 @@ def _subprotocol_token(connection: HTTPConnection) -> str | None:
         if offered.startswith("bearer."):
             return str(offered.removeprefix("bearer."))
     return None
-
-
-Sub = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_SUB, description="The id of a user, of your own choosing."),
-    AfterValidator(check_sub),
-]
-"""A user's id in a body. The gateway never interprets it."""
-
-
-async def _sub_path(
-    connection: HTTPConnection,
-    sub: Annotated[
-        str,
-        Path(
-            description="The id of a user; percent-encode what a path cannot hold, `/` as `%2F`.",
-            json_schema_extra={"minLength": 1, "maxLength": MAX_SUB},
-        ),
-    ],
-) -> str:
-    """Return the `sub` in the path `/v1/users/{sub}…` exactly as its client encoded it.
-
-    The path that routing sees is decoded already, and has lost which `/` was part of the `sub`.
-    """
-    raw: bytes | None = connection.scope.get("raw_path")
-    try:
-        if raw is not None:
-            before = str(connection.scope.get("root_path", "")).rstrip("/").count("/")
-            sub = unquote_to_bytes(raw.split(b"/")[before + 3]).decode()
-        return check_sub(sub)
-    except ValueError as error:
-        raise Invalid.field(
-            "sub", "it must be UTF-8" if isinstance(error, UnicodeError) else str(error)
-        ) from None
-
-
-SubPath = Annotated[str, Depends(_sub_path)]
-
-
-_KEY_CURSOR = in_words("be the `next` of a page", "^[0-9a-f]{0,32}$")
-NumberCursor = Annotated[
-    int, Query(ge=0, le=2**62, description="Where to go on: the `next` of the page before.")
-]
-KeyCursor = Annotated[
-    str, Query(pattern=_KEY_CURSOR, description="Where to go on: the `next` of the page before.")
-]
-Limit = Annotated[int, Query(ge=1, le=200, description="How many to return at most.")]
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str = Field(description="A stable word for programs.")
-    errors: list[dict[str, str]] | None = Field(None, description="What is wrong with which field.")
-
-
-_WHY = {
-    401: "No token, or one that does not hold.",
-    403: "The token does not allow this.",
-    404: "There is no such thing.",
-    409: "It conflicts with what is there.",
-    410: "The log cannot be resumed from there.",
-    413: "The body is too large.",
-    415: "The body is compressed.",
-    422: "The request is not valid.",
-    429: "The caller does more than one caller may.",
-    503: "The gateway cannot do this now.",
-}
-
-
-BODY = (413, 415)
-"""What a route with a body may answer besides."""
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI says of these errors; 401, 403, 422, 429 and 503 go without saying."""
-    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-    return {
-        status: {"description": _WHY[status], "content": content}
-        for status in sorted({401, 403, 422, 429, 503, *statuses})
-    }

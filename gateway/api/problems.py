@@ -1,0 +1,43 @@
+"""The problems that a route may answer with, as the OpenAPI document describes them."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="A stable word for programs.")
+    errors: list[dict[str, str]] | None = Field(None, description="What is wrong with which field.")
+
+
+_WHY = {
+    401: "No token, or one that does not hold.",
+    403: "The token does not allow this.",
+    404: "There is no such thing.",
+    409: "It conflicts with what is there.",
+    410: "The log cannot be resumed from there.",
+    413: "The body is too large.",
+    415: "The body is compressed.",
+    422: "The request is not valid.",
+    429: "The caller does more than one caller may.",
+    503: "The gateway cannot do this now.",
+}
+
+
+BODY = (413, 415)
+"""What a route with a body may answer besides."""
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI says of these errors; 401, 403, 422, 429 and 503 go without saying."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {
+        status: {"description": _WHY[status], "content": content}
+        for status in sorted({401, 403, 422, 429, 503, *statuses})
+    }

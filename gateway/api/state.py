@@ -1,0 +1,52 @@
+"""The state of the application: the parts of the gateway, as routes and dependencies get them."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from gateway.auth.limits.throttle import Throttle
+from gateway.auth.passwords import Passwords
+from gateway.auth.tokens import Tokens
+from gateway.backplane import Backplane
+from gateway.database.database import Database
+from gateway.delivery.drain import Drain
+from gateway.delivery.hub import Hub
+from gateway.delivery.reconciler import Reconciler
+from gateway.delivery.tail import Tail
+from gateway.observability.metrics import Metrics
+from gateway.observability.readiness import Readiness
+from gateway.settings import Settings
+from gateway.store.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts that `create_app` has made; they live at `app.state.gateway`."""
+
+    settings: Settings
+    database: Database
+    writer: Writer
+    hub: Hub
+    tail: Tail
+    backplane: Backplane
+    reconciler: Reconciler
+    tokens: Tokens
+    passwords: Passwords
+    throttle: Throttle
+    drain: Drain
+    readiness: Readiness
+    metrics: Metrics
+
+
+def parts_of(connection: HTTPConnection) -> Gateway:
+    """Return the parts of the gateway that serves this connection."""
+    return cast("Gateway", connection.app.state.gateway)
+
+
+async def _parts(connection: HTTPConnection) -> Gateway:
+    return parts_of(connection)
+
+
+Parts = Annotated[Gateway, Depends(_parts)]
