@@ -29,10 +29,10 @@ from gateway.jobs.timetable import timetable
 from gateway.observability.metrics import Metrics, Now
 from gateway.observability.readiness import Readiness
 from gateway.observability.telemetry import traced, untraced
+from gateway.protocol.problems import problem_code
 from gateway.settings import Settings, UnknownRecipients
 from gateway.store.writer import Writer
 from gateway.transport.connections import CONNECTIONS, Connections
-from gateway.transport.headers import problem_code
 from gateway.transport.open_files import connections_within, soft_limit
 from gateway.transport.turnstile import TURNSTILE, Turnstile
 from gateway.transport.websocket import CLOSED

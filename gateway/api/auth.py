@@ -34,6 +34,7 @@ from gateway.auth.tokens import OWN_CLIENT, digest
 from gateway.errors import InvalidToken, NotFound, OAuthError, Overloaded, RateLimited, Unauthorized
 from gateway.observability import audit
 from gateway.observability.audit import Event
+from gateway.protocol.times import now_ms
 
 TICKET_TTL = 30
 """How long a ticket waits to be used, in seconds."""
@@ -197,7 +198,7 @@ async def _start_session(
             accounts.start_user_session,
             sub,
             session,
-            int(time.time() * 1000),
+            now_ms(),
             password_hash=hashed,
             renewed_hash=renewed,
             limit=parts.settings.session_limit,
@@ -232,12 +233,12 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     A refresh token that was used before ends the session (`refresh_tokens`).
     """
     secret, scopes = field(form, "refresh_token"), _narrowed(form, [INBOX])
-    now_ms = int(time.time() * 1000)
+    now = now_ms()
     done = refresh_tokens.Refreshed()
     known = await parts.database.glance(refresh_tokens.find_session, secret)
     if known is not None:
         _count_refresh(parts, known, address)
-        done = await parts.database.write(refresh_tokens.refresh, secret, now_ms)
+        done = await parts.database.write(refresh_tokens.refresh, secret, now)
     parts.tokens.end(done.ended)
     actor = audit.user(done.sub) if done.sub else None
     if done.token is None:
@@ -336,8 +337,8 @@ async def revoke(parts: Parts, source: Source, form: Form, _: Client) -> Respons
     known = session or await parts.database.glance(refresh_tokens.find_session, text)
     ended: list[str] = []
     if known is not None:
-        now_ms = int(time.time() * 1000)
-        ended = await parts.database.write(refresh_tokens.revoke, session, text, now_ms)
+        now = now_ms()
+        ended = await parts.database.write(refresh_tokens.revoke, session, text, now)
     parts.tokens.end(ended)
     record_sessions_ended(ended, "revoked", actor=None, subject=None, source=source)
     return Response(headers=NO_STORE)
@@ -353,7 +354,7 @@ async def ticket(parts: Parts, user: InboxUser, source: Source, response: Respon
     response.headers.update(NO_STORE)
     parts.throttle.tickets.take(user.id)
     text = secrets.token_urlsafe(24)
-    now_ms = int(time.time() * 1000)
+    now = now_ms()
     await parts.database.write(
         accounts.add_ticket,
         accounts.NewTicket(
@@ -361,7 +362,7 @@ async def ticket(parts: Parts, user: InboxUser, source: Source, response: Respon
             session_id=user.session,
             scope=" ".join(sorted(user.scopes)),
             token_expires_at=user.expires_at * 1000,
-            expires_at=now_ms + TICKET_TTL * 1000,
+            expires_at=now + TICKET_TTL * 1000,
         ),
     )
     audit.record(Event.TICKET_ISSUED, actor=user.actor, source=source, session=user.session)

@@ -2,7 +2,6 @@
 
 import asyncio
 import codecs
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -18,6 +17,7 @@ from gateway.auth.limits.intake import SMALL_BODY, Intake
 from gateway.auth.limits.throttle import Throttle, items_of
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, PayloadTooLarge, RateLimited
+from gateway.protocol.times import now_ms
 from gateway.store.log import Post
 from gateway.store.writer import MAX_ITEMS
 
@@ -86,7 +86,7 @@ class _Batch:
         self.digest = Digest(b"[true")
         self._service = service
         self._hashed = hashed
-        self._now = int(time.time() * 1000)
+        self._now = now_ms()
         self._done = 0
 
     async def read(self, texts: Iterator[str | bytes]) -> None:

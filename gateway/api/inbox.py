@@ -21,7 +21,7 @@ from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, encode_item, is_id
 from gateway.store import inbox, log
 from gateway.store.inbox import Mark, ReadUpTo, Seen
-from gateway.transport.headers import is_known
+from gateway.transport.conditional import not_modified
 
 MAX_IDS = 1000
 
@@ -157,14 +157,15 @@ async def list_inbox(
     query = inbox.Query(limit, _before(cursor), unread, archived, category)
     if if_none_match is not None:
         found = await parts.database.glance(log.standing, user.id)
-        if found is not None and is_known(if_none_match, _etag(*found)):
-            return Response(status_code=304, headers={"ETag": _etag(*found), "Cache-Control": _CACHING})
+        known = None if found is None else not_modified(if_none_match, _headers_of(*found))
+        if known is not None:
+            return known
     async with answer:
         page = await answer.read(lambda connection, size: inbox.list_items(connection, user.id, query, size))
         if page is None:
             raise TokenRevoked
         following = None if page.next is None else _cursor(page.next)
-        headers = {"ETag": _etag(page.epoch, page.counts), "Cache-Control": _CACHING}
+        headers = _headers_of(page.epoch, page.counts)
         if following is not None:
             path = f"{parts.settings.mount}{request.url.path}"
             headers["Link"] = f'<{path}?{_following(request, query, following)}>; rel="next"'
@@ -280,9 +281,9 @@ async def _encode(items: list[Item], rest: str) -> bytes:
     return b'{"items":[%b],%b}' % (b",".join(parts), rest.encode())
 
 
-def _etag(epoch: str, counts: Counts) -> str:
+def _headers_of(epoch: str, counts: Counts) -> dict[str, str]:
     """Name the state of the whole inbox: every page of it is the same while this is."""
-    return f'W/"{epoch}-{counts.seq}-{counts.seen}"'
+    return {"ETag": f'W/"{epoch}-{counts.seq}-{counts.seen}"', "Cache-Control": _CACHING}
 
 
 def _following(request: Request, query: inbox.Query, cursor: str) -> str:

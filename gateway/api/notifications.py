@@ -1,7 +1,6 @@
 """Posting: `POST /v1/notifications`, one or many, and the sender's view of what became of it."""
 
 import json
-import time
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, ClassVar, cast
 
@@ -18,9 +17,10 @@ from gateway.api.state import Parts, parts_of
 from gateway.api.validation import as_invalid
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, NotFound
-from gateway.protocol.encoding import dumps, timestamp
+from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, is_id
 from gateway.protocol.links import safe_url
+from gateway.protocol.times import now_ms, timestamp
 from gateway.store.idempotency import Claim
 from gateway.store.sent import find_sent
 from gateway.store.writer import Accepted, Submission
@@ -140,7 +140,7 @@ async def post_notification(
     notification: Notification, parts: Parts, service: Poster, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Answer once it is committed; open sockets of the recipients have it a moment later."""
-    post = to_post(notification, service, int(time.time() * 1000))
+    post = to_post(notification, service, now_ms())
     if len(post.recipients) > 1:
         parts.throttle.go_on(service.id, 1, len(post.recipients))
     content = post.content

@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from gateway.protocol.problems import MEDIA_TYPE
+
 
 class Problem(BaseModel):
     """An error (RFC 9457)."""
@@ -36,7 +38,7 @@ BODY = (413, 415)
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI says of these errors; 401, 403, 422, 429 and 503 go without saying."""
-    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": _WHY[status], "content": content}
         for status in sorted({401, 403, 422, 429, 503, *statuses})

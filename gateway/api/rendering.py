@@ -1,7 +1,7 @@
 """The one renderer of errors: a problem (RFC 9457) for HTTP, a close frame for a WebSocket."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -21,7 +21,8 @@ from gateway.api.trail import record_refusal
 from gateway.api.validation import as_invalid
 from gateway.errors import Draining, GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited
 from gateway.observability.logs import request_id
-from gateway.transport.headers import API_POLICY, problem_code
+from gateway.protocol.problems import MEDIA_TYPE, NO_TYPE, problem, problem_code
+from gateway.transport.headers import API_POLICY
 
 logger = structlog.get_logger()
 
@@ -79,7 +80,8 @@ def _counted(error: GatewayError) -> tuple[int, str]:
 
 def _refusal(connection: HTTPConnection, error: GatewayError) -> Response:
     kind = _type(connection, error.code)
-    return _problem(kind, error.status, error.code, error.title, error.detail, error.headers, error.errors)
+    body = problem(kind, error.status, error.code, error.title, error.detail, error.errors)
+    return _answer(body, error.headers)
 
 
 def _type(connection: HTTPConnection, code: str) -> str:
@@ -88,26 +90,9 @@ def _type(connection: HTTPConnection, code: str) -> str:
     return f"{base}{ERRORS_PATH}#{code}"
 
 
-def _problem(
-    kind: str,
-    status: int,
-    code: str,
-    title: str,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
-    errors: Sequence[Mapping[str, str]] = (),
-) -> Response:
-    body: dict[str, Any] = {
-        "type": kind,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "code": code,
-    }
-    if errors:
-        body["errors"] = list(errors)
+def _answer(body: dict[str, Any], headers: Mapping[str, str]) -> Response:
     # What answers for an error that nobody has foreseen stands outside of `BrowserHeaders`.
-    return JSONResponse(body, status, API_POLICY | dict(headers or {}), "application/problem+json")
+    return JSONResponse(body, body["status"], API_POLICY | dict(headers), MEDIA_TYPE)
 
 
 async def render_invalid(connection: Request | WebSocket, error: Exception) -> Response | None:
@@ -133,12 +118,11 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
     elif refused.status_code == HTTPStatus.NOT_FOUND:
         detail = paths.explain(connection)
     else:
-        # A problem that the status says all of has no type of its own (RFC 9457, section 4.2.1).
-        kind = "about:blank"
+        kind = NO_TYPE
     parts_of(connection).metrics.refused(refused.status_code, code)
     if oauth.serves(connection):
         return oauth.refusal(refused.status_code, f"{title}.", headers)
-    return _problem(kind, refused.status_code, code, title, detail, headers)
+    return _answer(problem(kind, refused.status_code, code, title, detail), headers)
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,6 @@
 """Managing services, and their API keys."""
 
 import secrets
-import time
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Response
@@ -23,7 +22,7 @@ from gateway.auth.tokens import digest
 from gateway.errors import NotFound
 from gateway.observability import audit
 from gateway.observability.audit import Event
-from gateway.protocol.encoding import timestamp
+from gateway.protocol.times import now_ms, timestamp
 
 router = APIRouter(prefix="/v1/services", route_class=ManagementRoute, tags=["services"])
 
@@ -108,7 +107,7 @@ async def create(
 ) -> ServiceWithSecret:
     """Create a service with the scopes it is allowed: `notify`, `tokens:mint`, `admin`."""
     secret = secrets.token_urlsafe(32)
-    row = await parts.database.write(services.add_service, body.name, body.scopes, digest(secret), _now_ms())
+    row = await parts.database.write(services.add_service, body.name, body.scopes, digest(secret), now_ms())
     subject, scopes = audit.service(row.client_id), row.scopes.split()
     audit.record(Event.SERVICE_CREATED, actor=admin.actor, subject=subject, source=source, scopes=scopes)
     response.headers.update(NO_STORE | {"Location": f"{parts.settings.mount}/v1/services/{row.client_id}"})
@@ -142,10 +141,10 @@ async def delete(parts: Parts, admin: Admin, source: Source, client_id: ClientId
     """Delete a service with its keys; its tokens stop working. What it posted stays."""
     number, more = 0, True
     while more:
-        some = await parts.database.write(services.end_some, client_id, _now_ms())
+        some = await parts.database.write(services.end_some, client_id, now_ms())
         parts.tokens.end(some)
         number, more = number + len(some), len(some) == PAGE
-    ended = await parts.database.write(services.delete_service, client_id, _now_ms())
+    ended = await parts.database.write(services.delete_service, client_id, now_ms())
     parts.tokens.end(ended)
     number += len(ended)
     subject = audit.service(client_id)
@@ -158,14 +157,14 @@ async def create_key(
 ) -> KeyWithSecret:
     """Create an API key, which stands for the service until it is deleted."""
     key_id, secret, key = services.new_key()
-    now_ms = _now_ms()
-    await parts.database.write(services.add_key, client_id, key_id, digest(secret), now_ms)
+    now = now_ms()
+    await parts.database.write(services.add_key, client_id, key_id, digest(secret), now)
     subject = audit.service(client_id)
     audit.record(Event.KEY_CREATED, actor=admin.actor, subject=subject, source=source, key=key_id)
     response.headers.update(
         NO_STORE | {"Location": f"{parts.settings.mount}/v1/services/{client_id}/keys/{key_id}"}
     )
-    return KeyWithSecret(id=key_id, created_at=timestamp(now_ms), key=key)
+    return KeyWithSecret(id=key_id, created_at=timestamp(now), key=key)
 
 
 @router.get("/{client_id}/keys", summary="List the keys", responses=problems(404))
@@ -197,7 +196,3 @@ async def delete_key(parts: Parts, admin: Admin, source: Source, client_id: Clie
     parts.tokens.end([key_id])
     subject = audit.service(client_id)
     audit.record(Event.KEY_DELETED, actor=admin.actor, subject=subject, source=source, key=key_id)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

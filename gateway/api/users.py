@@ -1,6 +1,5 @@
 """Managing users: their accounts, and tokens that a service mints for its own users."""
 
-import time
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ from gateway.auth.signing import MAX_TTL
 from gateway.errors import InsufficientScope, Invalid, NotFound, TokenRevoked, UserDisabled
 from gateway.observability import audit
 from gateway.observability.audit import Event
-from gateway.protocol.encoding import timestamp
+from gateway.protocol.times import now_ms, timestamp
 from gateway.store.recipients import check_new, is_nobody
 
 router = APIRouter(prefix="/v1/users", route_class=ManagementRoute, tags=["users"])
@@ -110,7 +109,7 @@ async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, resp
     """
     check_new(body.sub)
     hashed = await _hash(parts, body.password, body.sub, admin)
-    row = await parts.database.write(accounts.add_user, body.sub, hashed, _now_ms())
+    row = await parts.database.write(accounts.add_user, body.sub, hashed, now_ms())
     audit.record(
         Event.USER_CREATED,
         actor=admin.actor,
@@ -146,7 +145,7 @@ async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body:
         changes["disabled"] = body.disabled
     if "password" in body.model_fields_set:
         changes["password_hash"] = await _hash(parts, body.password, sub, admin)
-    row, ended = await parts.database.write(accounts.update_user, sub, changes, _now_ms())
+    row, ended = await parts.database.write(accounts.update_user, sub, changes, now_ms())
     parts.tokens.end(ended)
     changed = sorted(body.model_fields_set)
     subject = audit.user(sub)
@@ -167,7 +166,7 @@ async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body:
 )
 async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
     """Erase a user and the inbox. The `sub` is free at once; who takes it next starts from nothing."""
-    user_id, ended = await parts.database.write(accounts.release_user, sub, _now_ms())
+    user_id, ended = await parts.database.write(accounts.release_user, sub, now_ms())
     parts.tokens.end(ended)
     subject = audit.user(sub)
     audit.record(Event.USER_DELETED, actor=admin.actor, subject=subject, source=source)
@@ -185,7 +184,7 @@ async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> No
 )
 async def log_out(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
     """End every session: the user's tokens stop working and open sockets close."""
-    ended = await parts.database.write(accounts.log_out, sub, _now_ms())
+    ended = await parts.database.write(accounts.log_out, sub, now_ms())
     parts.tokens.end(ended)
     record_sessions_ended(ended, "logout", actor=admin.actor, subject=audit.user(sub), source=source)
 
@@ -209,11 +208,11 @@ async def mint(
     parts.throttle.tokens.take(service.id)
     parts.throttle.minted.take((service.id, sub))
     ttl = (body.ttl if body else None) or parts.settings.access_token_ttl
-    now_ms = _now_ms()
-    expires_at = now_ms // 1000 + ttl
+    now = now_ms()
+    expires_at = now // 1000 + ttl
     session = new_session(expires_at * 1000)
     limit = parts.settings.session_limit
-    ended = await parts.database.write(_start_session, sub, session, service.client_id, now_ms, limit)
+    ended = await parts.database.write(_start_session, sub, session, service.client_id, now, limit)
     parts.tokens.end(ended)
     token = parts.tokens.issue(
         sub=sub,
@@ -222,7 +221,7 @@ async def mint(
         session=session.id,
         expires_at=expires_at,
         # That of its life: the second may have passed while the session was stored.
-        issued_at=now_ms // 1000,
+        issued_at=now // 1000,
     )
     audit.record(
         Event.TOKEN_MINTED,
@@ -254,7 +253,3 @@ def _start_session(
     if started is None:
         raise UserDisabled
     return started.ended
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

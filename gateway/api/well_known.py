@@ -1,6 +1,5 @@
 """What clients find out by themselves: the public keys, and where the OAuth endpoints are."""
 
-import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
@@ -10,7 +9,7 @@ from gateway.api.state import Parts
 from gateway.auth.principals import INBOX
 from gateway.auth.services import SERVICE_SCOPES
 from gateway.protocol.encoding import dumps
-from gateway.transport.headers import is_known
+from gateway.transport.conditional import etag_of, not_modified
 
 router = APIRouter(prefix="/.well-known", tags=["auth"])
 
@@ -87,8 +86,7 @@ async def metadata(
 def _cached(content: dict[str, Any], caching: str, if_none_match: str | None) -> Response:
     """Return JSON with an `ETag` of its own, or 304 to who has it (RFC 9110, section 13.1.2)."""
     text = dumps(content)
-    etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": caching}
-    if is_known(if_none_match or "", etag):
-        return Response(status_code=304, headers=headers)
-    return Response(text, headers=headers, media_type="application/json")
+    headers = {"ETag": etag_of(text.encode()), "Cache-Control": caching}
+    return not_modified(if_none_match, headers) or Response(
+        text, headers=headers, media_type="application/json"
+    )

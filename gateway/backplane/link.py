@@ -1,7 +1,6 @@
 """What the backplanes with a server have in common: a connection that is kept up, and checked by ear."""
 
 import asyncio
-import random
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -11,6 +10,7 @@ import structlog
 
 from gateway.backplane.base import Receiver
 from gateway.backplane.hints import Hints, Outbox, decode, opening
+from gateway.observability.backoff import pause_after, spread
 from gateway.observability.reasons import reason
 
 logger = structlog.get_logger()
@@ -18,8 +18,8 @@ logger = structlog.get_logger()
 CHECK_INTERVAL = 5.0
 """How often a process checks that it hears itself, and how long that may take, in seconds."""
 
-MAX_PAUSE = 4.0
-"""The longest time between two attempts to connect, in seconds."""
+FIRST_PAUSE, MAX_PAUSE = 0.1, 4.0
+"""The times between two attempts to connect, in seconds: after the first failure, and at most."""
 
 DRAIN = 1.0
 """How long a stop waits for the last hints to go out, in seconds."""
@@ -49,7 +49,7 @@ class Link(ABC):
         self._receiver = Receiver(lambda _: None, lambda _: None, lambda _: None)
         self._listening = False
         self._warned = False
-        self._pause = 0.0
+        self._failures = 0
         self.problem: str | None = None
         self.sent = 0
         self.received = 0
@@ -85,7 +85,7 @@ class Link(ABC):
                 was_listening, self._listening = self._listening, False
             self._lost(_cause(session), was_listening=was_listening)
             # Many processes that lose one server do not come back to it all at once.
-            await asyncio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311 - it keeps no secret
+            await asyncio.sleep(spread(pause_after(self._failures, FIRST_PAUSE, MAX_PAUSE)))
 
     async def _serve(self) -> None:
         async with self._connected(), asyncio.TaskGroup() as tasks:
@@ -106,7 +106,7 @@ class Link(ABC):
                 "the backplane is away: others are told late", reason=problem, backplane=self.address
             )
         self.problem = problem
-        self._pause = min(max(self._pause * 2, 0.1), MAX_PAUSE)
+        self._failures += 1
 
     def _resumed(self) -> None:
         if self.problem is not None:
@@ -120,7 +120,7 @@ class Link(ABC):
             async with asyncio.timeout(self._interval):
                 await self._hear_oneself()
             if self._listening:
-                self._pause = 0.0  # The connection has lasted; one that flaps is not opened ever faster.
+                self._failures = 0  # The connection has lasted; one that flaps is not opened ever faster.
             else:
                 self._resumed()
             await asyncio.sleep(self._interval)

@@ -43,7 +43,7 @@ def list_keys(service: ServiceArgument) -> None:
 
     from gateway.auth import services
     from gateway.cli.database import print_pages
-    from gateway.protocol.encoding import timestamp
+    from gateway.protocol.times import timestamp
 
     def work(connection: Connection, after: str, limit: int) -> list[Any]:
         return services.list_keys(connection, services.identify(connection, service), after, limit)
@@ -103,7 +103,7 @@ def list_signing_keys() -> None:
     """Print the keys that sign or still verify, one JSON object a line."""
     from gateway.auth import signing
     from gateway.cli.database import now_ms, with_database
-    from gateway.protocol.encoding import timestamp
+    from gateway.protocol.times import timestamp
 
     for row in with_database(lambda _, database: database.read(signing.list_keys, now_ms())):
         retired_at = row.retired_at and timestamp(row.retired_at)

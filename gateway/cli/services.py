@@ -33,7 +33,7 @@ def _scope(value: list[str]) -> list[str]:
 
 
 def _service(row: Any) -> dict[str, Any]:
-    from gateway.protocol.encoding import timestamp
+    from gateway.protocol.times import timestamp
 
     return {
         "client_id": row.client_id,

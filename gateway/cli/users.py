@@ -14,7 +14,7 @@ app = group("Manage users: those who receive notifications.")
 
 
 def _user(row: Any) -> dict[str, Any]:
-    from gateway.protocol.encoding import timestamp
+    from gateway.protocol.times import timestamp
 
     return {
         "sub": row.sub,

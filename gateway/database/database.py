@@ -7,7 +7,6 @@ the SQL of the gateway is written once, and costs one hop per transaction, not o
 """
 
 import asyncio
-import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,6 +30,7 @@ from gateway.database.sqlite import driver_of, open_engine
 from gateway.database.sqlite_file import Opening
 from gateway.errors import Unavailable
 from gateway.observability import sqlstates
+from gateway.observability.backoff import pause_after, spread
 from gateway.observability.outage import DatabaseOutage
 from gateway.settings import Settings
 
@@ -304,11 +304,13 @@ class PostgresDatabase:
     ) -> T:
         writes = engine is self._engine or engine is self._spare
         deadline = time.monotonic() + RETRY_FOR
-        pause = _FIRST_PAUSE
+        failures = 0
         while True:
             try:
                 result = await self._run_once(engine, work, *args, **kwargs)
             except Unavailable as error:
+                failures += 1
+                pause = pause_after(failures, _FIRST_PAUSE, RETRY_FOR)
                 if not error.retryable or time.monotonic() + pause > deadline:
                     # That all connections are taken is no outage.
                     if not isinstance(error.__cause__, PoolTimeoutError):
@@ -318,8 +320,7 @@ class PostgresDatabase:
                 self._outage.over(wrote=writes)
                 return result
             # Two that met in a deadlock must not meet again: no two wait equally long.
-            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - nobody gains by guessing it
-            pause *= 2
+            await asyncio.sleep(spread(pause))
 
     @staticmethod
     async def _run_once(

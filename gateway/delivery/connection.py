@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from gateway.auth.limits.buckets import Buckets
+from gateway.auth.limits.buckets import Bucket, Buckets
 from gateway.auth.principals import User, inbox_user
 from gateway.auth.tokens import Tokens
 from gateway.database.database import Database
@@ -59,6 +59,7 @@ class Connection:
 
     __slots__ = (
         "_acknowledged",
+        "_budget",
         "_clock",
         "_closed",
         "_commands",
@@ -75,8 +76,6 @@ class Connection:
         "_sent_at",
         "_settings",
         "_socket",
-        "_spent",
-        "_spent_at",
         "_standing",
         "_start",
         "_tail",
@@ -129,8 +128,8 @@ class Connection:
         self._sending_since: float | None = None
         self._acknowledged = 0
         self._unacknowledged = 0
-        self._spent = 0.0
-        self._spent_at = self._sent_at
+        rate = settings.commands_per_second
+        self._budget = Bucket(rate, rate * COMMAND_BURST, self._sent_at)
 
     # --- what the hub calls ---------------------------------------------------------------------------------
 
@@ -329,12 +328,8 @@ class Connection:
             self._woken.set()
 
     def _may_command(self) -> bool:
-        """Whether client and user keep to their rates: buckets that drain at them, and hold a burst."""
-        now = time.monotonic()
-        rate = self._settings.commands_per_second
-        self._spent = max(self._spent - (now - self._spent_at) * rate, 0) + 1
-        self._spent_at = now
-        return self._spent <= rate * COMMAND_BURST and self._commands.allows(self._user.id)
+        """Whether client and user keep to their rates. Each of the two has a bucket."""
+        return self._budget.take(time.monotonic()) and self._commands.allows(self._user.id)
 
     async def _answer(self, text: str) -> None:
         ref = None
@@ -369,7 +364,7 @@ class Connection:
             if seq > self._acknowledged and self._unacknowledged:
                 # A client that acknowledges every message does as it should: that is not counted.
                 self._unacknowledged -= 1
-                self._spent = max(self._spent - 1, 0)
+                self._budget.give_back()
                 self._commands.charge(self._user.id, -1)
                 self._acknowledged = seq
             self._writer.delivered(self._user.id, seq)

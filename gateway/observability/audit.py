@@ -15,7 +15,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -25,7 +24,7 @@ from gateway.networks import FACTORS, networks_of
 from gateway.observability.logs import request_id
 from gateway.observability.private_file import PrivateFile, look_at
 from gateway.observability.sampling import FIRST, Group, Sampler
-from gateway.protocol.encoding import timestamp
+from gateway.protocol.times import now_ms, timestamp
 from gateway.settings import SettingsError
 from gateway.terminal import cut
 
@@ -140,7 +139,7 @@ def _write(event: Event, fields: Mapping[str, Value]) -> None:
 
 
 def _line(event: Event, fields: Mapping[str, Value]) -> str:
-    line: dict[str, Value] = {"time": timestamp(int(time.time() * 1000)), "event": str(event)}
+    line: dict[str, Value] = {"time": timestamp(now_ms()), "event": str(event)}
     line |= {name: _bounded(value) for name, value in fields.items() if value is not None}
     return json.dumps(line, separators=(",", ":"))
 

@@ -4,8 +4,9 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from gateway.protocol.encoding import dumps, encode_time
+from gateway.protocol.encoding import dumps
 from gateway.protocol.links import safe_url
+from gateway.protocol.times import encode_time
 from gateway.settings.wording import in_words
 
 MAX_SEQ = 2**63 - 1

@@ -6,8 +6,9 @@ stream of its user.
 
 from collections.abc import Sequence
 
-from gateway.protocol.encoding import dumps, encode_time
+from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts
+from gateway.protocol.times import encode_time
 from gateway.protocol.wire import Message
 
 

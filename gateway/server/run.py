@@ -22,6 +22,7 @@ from gateway.auth.signing import Keyring
 from gateway.auth.tokens import digest
 from gateway.database import schema
 from gateway.database.database import open_database
+from gateway.protocol.times import now_ms
 from gateway.protocol.wire import MAX_FRAME
 from gateway.server.process import Server
 from gateway.settings import Settings, SettingsError
@@ -145,9 +146,9 @@ async def prepare(settings: Settings, port: int, *, demo: bool) -> str:
         if not demo:
             return ""
         password, (key_id, secret, key) = secrets.token_urlsafe(12), services.new_key()
-        hashed, now_ms = hash_password(password, "demo"), int(time.time() * 1000)
+        hashed, now = hash_password(password, "demo"), now_ms()
         code = secrets.token_urlsafe(32)
-        await database.write(_make_demo, hashed, key_id, digest(secret), digest(code), now_ms)
+        await database.write(_make_demo, hashed, key_id, digest(secret), digest(code), now)
         return _demo_text(settings.host, port, password, key, code)
 
 

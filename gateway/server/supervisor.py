@@ -20,6 +20,7 @@ from typing import cast
 
 import structlog
 
+from gateway.observability.backoff import pause_after
 from gateway.observability.metrics import METRICS_FOLDER, mark_dead
 from gateway.server import run
 from gateway.server.stop_signals import StopSignals, is_ignored
@@ -176,7 +177,7 @@ class Supervisor:
             self._gone(worker)
             if self._places[place] is worker:
                 failures = failures + 1 if time.monotonic() - started_at < STEADY else 0
-                pause = min(FIRST_PAUSE * 2**failures, LONGEST_PAUSE)
+                pause = pause_after(failures + 1, FIRST_PAUSE, LONGEST_PAUSE)
                 logger.error("a worker has died", pid=worker.pid, code=code, again_in=pause)
                 await asyncio.sleep(pause)
             if self._places[place] is worker:

@@ -14,14 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.observability.logs import REQUEST_ID, bind_request_id, new_request_id
 from gateway.origins import log_refused, own_origin, read_origin
+from gateway.protocol.problems import MEDIA_TYPE, NO_TYPE, problem, problem_code
 
 EVERYWHERE = [
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
 ]
-
-MAX_VALIDATORS, MAX_VALIDATORS_LENGTH = 16, 1024
-"""How many validators an `If-None-Match` may have, and how many characters, to be looked at."""
 
 Header = tuple[bytes, bytes]
 
@@ -43,39 +41,16 @@ _REVALIDATE: Header = (b"cache-control", b"private, no-cache")
 _HTTPS_ONLY: Header = (b"strict-transport-security", b"max-age=31536000")
 
 
-def problem_code(status: HTTPStatus) -> str:
-    """Return the code of a problem that the status says all of."""
-    return status.phrase.lower().replace(" ", "_")
-
-
-def is_known(if_none_match: str, etag: str) -> bool:
-    """Whether the client has what this tag names: weakly compared, as RFC 9110, section 13.1.2 has it.
-
-    A list that no cache makes is not looked at. The answer is then whole, which is never wrong.
-    """
-    if len(if_none_match) > MAX_VALIDATORS_LENGTH or if_none_match.count(",") >= MAX_VALIDATORS:
-        return False
-    opaque = etag.removeprefix("W/")
-    return any(tag.strip().removeprefix("W/") in {opaque, "*"} for tag in if_none_match.split(","))
-
-
 def bare_problem(
     status: HTTPStatus, detail: str, *, retry_after: int | None = None
 ) -> tuple[list[Header], bytes]:
     """Return head and body of a problem (RFC 9457) for what never gets as far as the application."""
-    problem = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": int(status),
-        "detail": detail,
-        "code": problem_code(status),
-    }
-    body = json.dumps(problem).encode()
+    body = json.dumps(problem(NO_TYPE, int(status), problem_code(status), status.phrase, detail)).encode()
     head = [
         *((name.lower().encode(), value.encode()) for name, value in EVERYWHERE),
         _POLICY,
         (REQUEST_ID, new_request_id()),
-        (b"content-type", b"application/problem+json"),
+        (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
         (b"connection", b"close"),
     ]

@@ -1,11 +1,10 @@
 """An endpoint for one file of the package."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from hashlib import sha256
 
 from fastapi import Request, Response
 
-from gateway.transport.headers import is_known
+from gateway.transport.conditional import etag_of, not_modified
 from gateway.transport.slices import SharedResponse
 
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -23,12 +22,10 @@ def serve(
     content: bytes, media_type: str, headers: Mapping[str, str]
 ) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint for one file. It answers `If-None-Match` (RFC 9110, section 13.1.2)."""
-    etag = f'"{sha256(content).hexdigest()[:32]}"'
-    headers = {**headers, "Content-Type": f"{media_type}; charset=utf-8", "ETag": etag}
+    headers = {**headers, "Content-Type": f"{media_type}; charset=utf-8", "ETag": etag_of(content)}
 
     async def endpoint(request: Request) -> Response:
-        if is_known(request.headers.get("if-none-match", ""), etag):
-            return Response(status_code=304, headers=headers)
-        return SharedResponse(content, headers=headers)
+        known = not_modified(request.headers.get("if-none-match"), headers)
+        return known or SharedResponse(content, headers=headers)
 
     return endpoint

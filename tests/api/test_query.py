@@ -12,7 +12,7 @@ from gateway.api.callers import MAX_ADDRESS, client_address
 from gateway.api.query import parameter
 from gateway.errors import MAX_DETAIL, MAX_ERRORS, MAX_FIELD
 from gateway.observability.audit import Event
-from gateway.transport.headers import MAX_VALIDATORS, MAX_VALIDATORS_LENGTH, is_known
+from gateway.transport.conditional import MAX_VALIDATORS, MAX_VALIDATORS_LENGTH, is_known
 from tests.support.clients import open_socket
 from tests.support.servers import LocalServer
 from tests.support.trail import Trail

@@ -391,7 +391,7 @@ async def test_an_outage_is_said_once_and_so_is_its_end(faulty: Faulty) -> None:
         await faulty.proxy.close()
         link = faulty.other.backplane
         assert isinstance(link, Link)
-        await until(lambda: link._pause > 0.3, "it has tried some times")
+        await until(lambda: link._failures > 2, "it has tried some times")
         await faulty.proxy.open()
         await until(lambda: link.listening, "it is back", within=15)
     assert [(event["event"], event["log_level"]) for event in events] == [

@@ -14,8 +14,9 @@ from websockets.uri import parse_uri
 from gateway.protocol import messages
 from gateway.protocol.close_codes import ADVICE, Close
 from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command
-from gateway.protocol.encoding import dumps, timestamp
+from gateway.protocol.encoding import dumps
 from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item, is_id
+from gateway.protocol.times import timestamp
 from gateway.protocol.wire import Message
 
 # 123 is the code of the brace that a message begins with.

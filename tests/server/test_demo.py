@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -167,9 +166,9 @@ async def test_a_code_is_worth_nothing_after_ten_minutes(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(database_url)
-    begun = time.time() - 601
+    begun = int(time.time() * 1000) - 601_000
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.server.run.time", SimpleNamespace(time=lambda: begun))
+        patched.setattr("gateway.server.run.now_ms", lambda: begun)
         code = code_in(await prepare(settings, 8000, demo=True))
     async with serving(settings, demo=True) as server:
         assert (await server.http.post(FORM_PATH, data={"code": code})).status_code == 401

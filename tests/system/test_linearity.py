@@ -50,7 +50,7 @@ from gateway.protocol.commands import BadCommand, decode_command
 from gateway.protocol.items import is_id
 from gateway.protocol.links import is_link
 from gateway.terminal import escape, shown
-from gateway.transport.headers import is_known
+from gateway.transport.conditional import is_known
 from tests.support.clients import open_socket
 from tests.support.databases import API_KEY, settings_for
 from tests.support.servers import LocalServer, serving

@@ -90,6 +90,27 @@ class Buckets:
         return self._burst, now
 
 
+class Bucket:
+    """The token bucket of one caller, as those of `Buckets` are; whoever holds it tells it the time."""
+
+    __slots__ = ("_burst", "_level", "_rate", "_since")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = self._level = burst
+        self._since = now
+
+    def take(self, now: float) -> bool:
+        """Count one thing, also where that leaves a debt, and return whether the caller may do it."""
+        self._level = min(self._burst, self._level + (now - self._since) * self._rate) - 1
+        self._since = now
+        return self._level >= 0
+
+    def give_back(self) -> None:
+        """Count one thing less."""
+        self._level += 1
+
+
 class NetworkBuckets:
     """Buckets for the addresses of clients: one for an IPv4 address, and one for each width of IPv6 network.
 
