@@ -1,4 +1,4 @@
-"""Signing in and out: the token endpoint of RFC 6749, revocation (RFC 7009), and tickets."""
+"""Signing in and out: the token endpoint of RFC 6749, revocation (RFC 7009)."""
 
 import secrets
 import time
@@ -8,7 +8,7 @@ from typing import ClassVar
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from gateway.api.callers import InboxUser, client_address
+from gateway.api.callers import client_address
 from gateway.api.json_route import JsonRoute
 from gateway.api.oauth import (
     NO_STORE,
@@ -22,7 +22,6 @@ from gateway.api.oauth import (
     invalid_client,
     refuse_client,
 )
-from gateway.api.problems import problems
 from gateway.api.state import Gateway, Parts
 from gateway.api.trail import Source, record_sessions_ended
 from gateway.auth import accounts, refresh_tokens, services
@@ -35,9 +34,6 @@ from gateway.errors import InvalidToken, NotFound, OAuthError, Overloaded, RateL
 from gateway.observability import audit
 from gateway.observability.audit import Event
 from gateway.protocol.times import now_ms
-
-TICKET_TTL = 30
-"""How long a ticket waits to be used, in seconds."""
 
 
 class _FormRoute(JsonRoute):
@@ -59,13 +55,6 @@ class TokenAnswer(BaseModel):
         None, description="For a user who signed in with a password: good once, for the next refresh."
     )
     scope: str
-
-
-class TicketAnswer(BaseModel):
-    """A ticket, to be sent as `?ticket=` when a socket is opened."""
-
-    ticket: str
-    expires_in: int = Field(description="How long it waits to be used, in seconds.")
 
 
 _TOKEN_FORM = form_of(
@@ -342,28 +331,3 @@ async def revoke(parts: Parts, source: Source, form: Form, _: Client) -> Respons
     parts.tokens.end(ended)
     record_sessions_ended(ended, "revoked", actor=None, subject=None, source=source)
     return Response(headers=NO_STORE)
-
-
-@router.post("/v1/auth/ticket", summary="Get a ticket for a socket", responses=problems(429))
-async def ticket(parts: Parts, user: InboxUser, source: Source, response: Response) -> TicketAnswer:
-    """Give a ticket: opaque, for one socket, to be used within 30 seconds.
-
-    It is for a browser, which cannot send a header with a WebSocket, and it may show up in a log. The
-    socket lives as long as the token with which the ticket was got.
-    """
-    response.headers.update(NO_STORE)
-    parts.throttle.tickets.take(user.id)
-    text = secrets.token_urlsafe(24)
-    now = now_ms()
-    await parts.database.write(
-        accounts.add_ticket,
-        accounts.NewTicket(
-            hash=digest(text),
-            session_id=user.session,
-            scope=" ".join(sorted(user.scopes)),
-            token_expires_at=user.expires_at * 1000,
-            expires_at=now + TICKET_TTL * 1000,
-        ),
-    )
-    audit.record(Event.TICKET_ISSUED, actor=user.actor, source=source, session=user.session)
-    return TicketAnswer(ticket=text, expires_in=TICKET_TTL)

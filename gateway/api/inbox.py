@@ -20,7 +20,7 @@ from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, encode_item, is_id
 from gateway.store import inbox, log
-from gateway.store.inbox import Mark, ReadUpTo, Seen
+from gateway.store.changes import Mark, ReadUpTo, Seen
 from gateway.transport.conditional import not_modified
 
 MAX_IDS = 1000

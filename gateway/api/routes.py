@@ -14,6 +14,7 @@ from gateway.api import (
     services,
     socket,
     stream,
+    tickets,
     users,
     well_known,
 )
@@ -32,6 +33,7 @@ def api_routes(*, with_demo: bool) -> Iterator[BaseRoute]:
         inbox.router,
         stream.router,
         auth.router,
+        tickets.router,
         well_known.router,
         health.router,
         users.router,

@@ -17,19 +17,19 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, false, func, select, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from gateway.database import sqlite_file
+from gateway.database.failures import passes, raise_unavailable
 from gateway.database.models import users
 from gateway.database.postgres import Pools
 from gateway.database.priority_thread import PriorityThread
 from gateway.database.sqlite import driver_of, open_engine
 from gateway.database.sqlite_file import Opening
 from gateway.errors import Unavailable
-from gateway.observability import sqlstates
 from gateway.observability.backoff import pause_after, spread
 from gateway.observability.outage import DatabaseOutage
 from gateway.settings import Settings
@@ -142,32 +142,6 @@ RETRY_FOR = 2.0
 _FIRST_PAUSE = 0.01
 
 
-def _passes(error: DBAPIError) -> bool:
-    """Whether trying again later may help."""
-    # Internal is what asyncpg itself raises, as where no host is what `target_session_attrs` asks for.
-    known = isinstance(error, OperationalError | InterfaceError | InternalError)
-    return known or sqlstates.passes(_state(error)) or _has_lost(error)
-
-
-def _has_lost(error: DBAPIError) -> bool:
-    return error.connection_invalidated or sqlstates.is_lost(_state(error))
-
-
-def _state(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
-
-
-def _raise_unavailable(error: DBAPIError, *, committing: bool = True) -> None:
-    """Raise `Unavailable` for a driver's error where trying again later may help; else do nothing.
-
-    Whoever raises the error itself does so `from None`: what Postgres says of a row holds its content.
-    What was not `committing` yet when its connection was lost has left nothing.
-    """
-    if _passes(error):
-        retryable = sqlstates.is_rolled_back(_state(error)) or (_has_lost(error) and not committing)
-        raise Unavailable("The database cannot be used now.", retryable=retryable) from error
-
-
 class SqliteDatabase:
     """SQLite: one thread writes, a few read. WAL lets them do it at the same time."""
 
@@ -209,7 +183,7 @@ class SqliteDatabase:
         except (OperationalError, sqlite3.OperationalError):
             return await self.read(work, *args, **kwargs)
         except DBAPIError as error:
-            _raise_unavailable(error)
+            raise_unavailable(error)
             raise error from None
 
     async def write(
@@ -239,9 +213,9 @@ class SqliteDatabase:
         try:
             result = await asyncio.wrap_future(submit(transaction))
         except DBAPIError as error:
-            if _passes(error):
+            if passes(error):
                 self._outage.note(error, writes=engine is self._writer)
-            _raise_unavailable(error)
+            raise_unavailable(error)
             raise error from None
         except sqlite3.OperationalError as error:
             self._outage.note(error, writes=engine is self._writer)
@@ -335,7 +309,7 @@ class PostgresDatabase:
                 result = await connection.run_sync(work, *args, **kwargs)
                 committing = True
         except DBAPIError as error:
-            _raise_unavailable(error, committing=committing)
+            raise_unavailable(error, committing=committing)
             raise error from None
         except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise Unavailable("The database cannot be reached now.") from error
@@ -354,7 +328,7 @@ class PostgresDatabase:
                     # The lock is the connection's, so it ends with it, and never goes back to the pool.
                     await connection.invalidate()
         except DBAPIError as error:
-            _raise_unavailable(error)
+            raise_unavailable(error)
             raise error from None
         except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise Unavailable("The database cannot be reached now.") from error

@@ -7,7 +7,7 @@ from typing import Protocol
 from gateway.delivery.hub import Hub
 from gateway.delivery.tail import Tail
 from gateway.observability.metrics import Metrics
-from gateway.store.writer import Committed
+from gateway.store.batch import Committed
 
 
 class Publisher(Protocol):

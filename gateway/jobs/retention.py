@@ -22,7 +22,7 @@ from gateway.database.rows import rows
 from gateway.errors import GatewayError, NotFound
 from gateway.protocol.encoding import dumps
 from gateway.store import idempotency, positions
-from gateway.store.inbox import CHUNK, Mark
+from gateway.store.changes import CHUNK, Mark
 from gateway.store.writer import Writer
 
 logger = structlog.get_logger()

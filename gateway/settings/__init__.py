@@ -1,10 +1,8 @@
 """The settings of a gateway: read once from `GATEWAY_*` variables or `.env`, then frozen."""
 
-import json
-import re
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 from limits import parse_many
 from pydantic import (
@@ -14,18 +12,17 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.networks import unmapped_network
-from gateway.origins import is_loopback, read_origin, why_no_origin
+from gateway.origins import is_loopback
 from gateway.settings.addresses import path_of, read_public_url
+from gateway.settings.credentials import JwtSecret, KeyEncryptionKey, MetricsToken
 from gateway.settings.database_url import read_database_url
 from gateway.settings.durations import read_duration
+from gateway.settings.lists import Issuers, Networks, Origins
 from gateway.settings.redis_url import check_redis_url
 from gateway.settings.trusted_issuer import TrustedIssuer
 from gateway.settings.wording import in_words, rule, unknown_member
-
-_METRICS_TOKEN = re.compile(r"[!-~]{16,}")
 
 LEAST_RETENTION = 60
 """The shortest retention, in seconds: no post may be over its time before it is committed."""
@@ -91,7 +88,7 @@ class Settings(BaseSettings):
 
     issuer: str = Field("notification-gateway", min_length=1, description="The `iss` of the tokens issued.")
     audience: str = Field("notification-gateway", min_length=1, description="The `aud` of the tokens issued.")
-    jwt_secret: SecretStr | None = Field(
+    jwt_secret: JwtSecret | None = Field(
         None, description="Sign tokens with HS256 and this secret (32 bytes or more) instead of EdDSA."
     )
     access_token_ttl: int = Field(900, ge=10, le=86_400, description="How long an access token lives.")
@@ -110,7 +107,7 @@ class Settings(BaseSettings):
     unknown_recipients: UnknownRecipients = Field(
         UnknownRecipients.CREATE, description="Whether a post creates the users it names, or is refused."
     )
-    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_origins: Origins = Field(
         (), description="Origins, separated by commas, whose pages may call besides the gateway's own."
     )
     api_docs: bool = Field(
@@ -145,7 +142,7 @@ class Settings(BaseSettings):
         None, min_length=1, description="The file of the audit log; the console without it."
     )
 
-    trusted_issuers: Annotated[tuple[TrustedIssuer, ...], NoDecode] = Field(
+    trusted_issuers: Issuers = Field(
         (), description="A JSON array of other issuers whose tokens name users here."
     )
 
@@ -209,11 +206,11 @@ class Settings(BaseSettings):
     body_timeout: float = Field(
         30, ge=0.1, le=3600, description="How long the body of a request may take to arrive."
     )
-    forwarded_allow_ips: Annotated[tuple[str, ...], NoDecode] = Field(
+    forwarded_allow_ips: Networks = Field(
         (), description="Proxies, as addresses and networks, whose X-Forwarded-For and -Proto are believed."
     )
 
-    metrics_token: SecretStr | None = Field(
+    metrics_token: MetricsToken | None = Field(
         None, description="A Bearer token for /metrics (16 characters or more), from other machines too."
     )
     otel: bool = Field(
@@ -224,13 +221,6 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
-
-    @field_validator("metrics_token")
-    @classmethod
-    def _check_metrics_token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not _METRICS_TOKEN.fullmatch(value.get_secret_value()):
-            raise ValueError("it must have 16 characters or more, all of them printable ASCII without spaces")
-        return value
 
     @field_validator("retention")
     @classmethod
@@ -276,28 +266,6 @@ class Settings(BaseSettings):
             check_redis_url(value.get_secret_value())
         return value
 
-    @field_validator("forwarded_allow_ips")
-    @classmethod
-    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        networks = []
-        for network in value:
-            try:
-                networks.append(unmapped_network(network))
-            except ValueError:
-                raise ValueError(f"{network!r} is neither an address nor a network") from None
-        return tuple(networks)
-
-    @field_validator("trusted_issuers", mode="before")
-    @classmethod
-    def _read_issuers(cls, value: Any) -> Any:
-        try:
-            read = json.loads(value) if isinstance(value, str) else value
-        except ValueError:
-            read = None
-        if isinstance(read, list | tuple) and all(isinstance(one, dict | TrustedIssuer) for one in read):
-            return read
-        raise ValueError("it must be a JSON array of objects")
-
     @model_validator(mode="after")
     def _check_issuers(self) -> "Settings":
         names = [self.issuer, *(one.issuer for one in self.trusted_issuers)]
@@ -305,49 +273,18 @@ class Settings(BaseSettings):
             raise ValueError("GATEWAY_TRUSTED_ISSUERS: each issuer is named once, and none is GATEWAY_ISSUER")
         return self
 
-    @field_validator("allowed_origins", "forwarded_allow_ips", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("allowed_origins")
-    @classmethod
-    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        origins = {origin: read_origin(origin) for origin in value}
-        for origin, read in origins.items():
-            if read is None:
-                raise ValueError(why_no_origin(origin))
-        return tuple(read for read in origins.values() if read is not None)
-
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
         return read_database_url(value)
 
-    @field_validator("jwt_secret")
-    @classmethod
-    def _check_jwt_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < 32:  # noqa: PLR2004
-            raise ValueError("it must have 32 bytes or more")
-        return value
-
-    key_encryption_key: SecretStr | None = Field(
+    key_encryption_key: KeyEncryptionKey | None = Field(
         None, description="Encrypt the private signing keys in the database with it (32 bytes or more)."
     )
     public_url: str | None = Field(
         None,
         description="Where clients reach the gateway: https://notify.example.com, or a path of a site.",
     )
-
-    @field_validator("key_encryption_key")
-    @classmethod
-    def _check_key_encryption_key(cls, value: SecretStr | None) -> SecretStr | None:
-        # OpenSSL takes no passphrase of more than 1,023 bytes.
-        if value is not None and not 32 <= len(value.get_secret_value().encode()) <= 1023:  # noqa: PLR2004
-            raise ValueError("it must have 32 to 1,023 bytes")
-        return value
 
     @field_validator("public_url")
     @classmethod

@@ -6,31 +6,23 @@ many as wait for it, and nobody waits for a timer. docs/architecture.md walks th
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import cast
 
 import structlog
-from sqlalchemy import Connection
 
 from gateway.auth.limits.fair_queue import FairQueue
-from gateway.database.database import Database, background
+from gateway.database.database import Database
 from gateway.errors import (
     GatewayError,
-    IdempotencyKeyReused,
-    NotFound,
     Overloaded,
     Unavailable,
 )
-from gateway.protocol.items import Content, Counts, Item
-from gateway.store import idempotency, inbox, log
-from gateway.store.entries import Entry
-from gateway.store.idempotency import Answered, Claim
-from gateway.store.inbox import CHUNK, Changed, Delivered, Mark, ReadUpTo, Seen
-from gateway.store.log import Post
-from gateway.store.positions import Position, lock, unknown_subs
-from gateway.store.recipients import never_made, refusal
+from gateway.protocol.items import Content, Item
+from gateway.store.batch import Accepted, Change, Committed, Outcome, Submission, Work, commit
+from gateway.store.changes import CHUNK, Changed, Delivered, Mark, ReadUpTo
 from gateway.store.shares import Shares
 
 logger = structlog.get_logger()
@@ -49,40 +41,6 @@ MAX_ACKNOWLEDGED = 1000
 
 DELIVERED_DELAY = 1.0
 """How long an acknowledgement may wait for company, in seconds: it is only a watermark."""
-
-
-class Submission(NamedTuple):
-    """Posts that are stored together or not at all, and what is answered once they are."""
-
-    posts: tuple[Post, ...]
-    response: str
-    claim: Claim | None = None
-
-
-class Accepted(NamedTuple):
-    """A submission that is committed. `replayed` says that it was before, under the same key."""
-
-    response: str
-    replayed: bool = False
-
-
-Change = Mark | ReadUpTo | Seen | Delivered
-Work = Submission | Change
-Outcome = Accepted | Changed | GatewayError
-
-
-class Committed(NamedTuple):
-    """What a transaction did: an outcome for each piece of work, new entries, and the counts that moved.
-
-    `posts` were stored, for `items` recipients in all; `seconds` is how long it took.
-    """
-
-    outcomes: list[Outcome]
-    entries: list[Entry]
-    counts: dict[int, Counts]
-    posts: int = 0
-    items: int = 0
-    seconds: float = 0
 
 
 class Writer:
@@ -282,103 +240,3 @@ def _tell(batch: Sequence[tuple[Work, asyncio.Future[Outcome]]], outcomes: Seque
             future.exception()
         else:
             future.set_result(outcome)
-
-
-# --- the transaction ----------------------------------------------------------------------------------------
-
-
-@background
-def commit(
-    connection: Connection, batch: Sequence[Work], now: int, create_users: bool, followed: Container[int]
-) -> Committed:
-    """Do a batch of work, posts first, in a transaction that the caller commits. `now` is in ms.
-
-    Nothing of a batch has been answered, so any order is one that its callers could have seen. What is
-    posted to users who are not `followed` makes no entries: nobody here waits for them.
-    """
-    outcomes: dict[int, Outcome] = {}
-    submissions = {number: work for number, work in enumerate(batch) if isinstance(work, Submission)}
-    changes = {number: work for number, work in enumerate(batch) if not isinstance(work, Submission)}
-    posts: list[Post] = []
-    for number in _admit(connection, submissions, now, create_users, outcomes):
-        outcomes[number] = Accepted(submissions[number].response)
-        posts += submissions[number].posts
-    subs = {sub for post in posts for sub in post.recipients}
-    positions = lock(connection, subs, {change.user_id for change in changes.values()}, now)
-    entries = log.append(connection, posts, positions, followed) if posts else []
-    for number, change in changes.items():
-        outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
-    return Committed(
-        [outcomes[number] for number in range(len(batch))],
-        entries,
-        positions.save(),
-        posts=len(posts),
-        items=sum(len(post.recipients) for post in posts),
-    )
-
-
-def _admit(
-    connection: Connection,
-    submissions: dict[int, Submission],
-    now: int,
-    create_users: bool,
-    outcomes: dict[int, Outcome],
-) -> list[int]:
-    """Return which submissions are to be stored; what becomes of the others is put into `outcomes`."""
-    claims = [submission.claim for submission in submissions.values() if submission.claim]
-    answered = idempotency.answered(connection, claims, now) if claims else {}
-    doubtful = never_made(_subs(submissions.values()), creates_users=create_users)
-    unknown = unknown_subs(connection, doubtful) if doubtful else set()
-    firsts: dict[tuple[int, str], Claim] = {}
-    candidates = []
-    for number, submission in submissions.items():
-        claim = submission.claim
-        if claim and claim.name in answered:
-            outcomes[number] = _replay(claim, answered[claim.name])
-        elif refused := refusal(_subs([submission]) & unknown if unknown else ()):
-            outcomes[number] = refused
-        else:
-            candidates.append(number)
-            if claim:
-                firsts.setdefault(claim.name, claim)
-    if not firsts:
-        return candidates
-    stored = idempotency.claim(connection, list(firsts.values()), now)
-    # A twin in another process was faster, or one in this batch stands before: both give their answer.
-    answered = {name: Answered(claim.digest, claim.response) for name, claim in firsts.items()}
-    answered |= idempotency.answered(connection, [firsts[name] for name in firsts.keys() - stored], now)
-    admitted = []
-    for number in candidates:
-        claim = submissions[number].claim
-        if claim is None or (claim.name in stored and claim is firsts[claim.name]):
-            admitted.append(number)
-        else:
-            outcomes[number] = _replay(claim, answered[claim.name])
-    return admitted
-
-
-def _subs(submissions: Iterable[Submission]) -> set[str]:
-    return {sub for submission in submissions for post in submission.posts for sub in post.recipients}
-
-
-def _replay(claim: Claim, earlier: Answered) -> Outcome:
-    if claim.digest != earlier.digest:
-        return IdempotencyKeyReused()
-    return Accepted(earlier.response, replayed=True)
-
-
-def _change(
-    connection: Connection, position: Position | None, change: Change, now: int, entries: list[Entry]
-) -> Outcome:
-    if position is None:
-        return NotFound("There is no such user.")
-    if isinstance(change, Seen):
-        return inbox.move_seen(connection, position, change)
-    if isinstance(change, Delivered):
-        return inbox.move_delivered(position, change)
-    if isinstance(change, ReadUpTo):
-        changed, new = inbox.read_up_to(connection, position, change, now)
-    else:
-        changed, new = inbox.mark(connection, position, change, now)
-    entries += new
-    return changed

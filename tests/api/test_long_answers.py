@@ -15,7 +15,8 @@ from gateway.auth.limits.throttle import LONG_ANSWERS, PAGE_READS
 from gateway.database.database import Database
 from gateway.protocol.items import Item
 from gateway.store import inbox, log
-from gateway.store.inbox import CHUNK, PAGE_BYTES, Mark, Query
+from gateway.store.changes import CHUNK, Mark
+from gateway.store.inbox import PAGE_BYTES, Query
 from gateway.transport.slices import SLICE_BYTES
 from tests.support.checker import Json
 from tests.support.clients import User

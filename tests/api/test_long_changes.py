@@ -13,10 +13,10 @@ from gateway.database.database import Database
 from gateway.database.models import UNREAD, items, users
 from gateway.protocol.items import MAX_SEQ, Counts
 from gateway.store import writer
-from gateway.store.inbox import CHUNK, Mark, ReadUpTo, Seen
+from gateway.store.batch import Change, Committed
+from gateway.store.changes import CHUNK, Mark, ReadUpTo, Seen
 from gateway.store.log import standing
 from gateway.store.shares import Shares
-from gateway.store.writer import Change, Committed
 from tests.support.clients import User
 from tests.support.databases import settings_for
 from tests.support.engine import Engine, Gate

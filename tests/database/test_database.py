@@ -22,7 +22,7 @@ from gateway.database.models import services
 from gateway.errors import Unavailable
 from gateway.jobs.retention import trim
 from gateway.store import idempotency
-from gateway.store.writer import commit
+from gateway.store.batch import commit
 from tests.support.databases import settings_for
 from tests.support.postgres import Postgres, free_port
 from tests.support.waiting import until

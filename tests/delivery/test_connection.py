@@ -11,7 +11,7 @@ from gateway.auth.limits.buckets import Buckets
 from gateway.database.database import Database
 from gateway.delivery.beginning import BATCH_BYTES, Start, begin
 from gateway.protocol.close_codes import Close
-from gateway.store.inbox import CHUNK, Mark, Seen
+from gateway.store.changes import CHUNK, Mark, Seen
 from gateway.store.log import PAGE, REPLAY_LIMIT, read_after
 from tests.support.databases import settings_for
 from tests.support.engine import Engine, Gate

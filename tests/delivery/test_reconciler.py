@@ -13,7 +13,7 @@ from gateway.delivery.beginning import Start
 from gateway.delivery.reconciler import Reconciler
 from gateway.errors import Unavailable
 from gateway.store import news
-from gateway.store.inbox import Seen
+from gateway.store.changes import Seen
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
 

@@ -13,7 +13,7 @@ from gateway.delivery import relay
 from gateway.delivery.beginning import Start
 from gateway.errors import Unavailable
 from gateway.store import log, news
-from gateway.store.inbox import Mark, Seen
+from gateway.store.changes import Mark, Seen
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
 
@@ -158,7 +158,7 @@ async def test_a_hint_that_promises_too_much_or_too_little_is_no_harm(
         await wire.has("notification", 3)
         await wire.has("ok")
         assert here.database.reads <= reads + 2
-        await until(lambda: connection._head == 3, "the log has the last word")
+        await until(lambda: connection.head == 3, "the log has the last word")
         await there.store()
         here.relay.hint({user.id: 4})
         await wire.has("notification", 4)

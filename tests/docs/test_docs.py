@@ -18,7 +18,7 @@ from gateway.api.oauth import ERRORS
 from gateway.app import create_app
 from gateway.auth.limits.throttle import LONG_ANSWERS, SOCKETS
 from gateway.cli import app, run
-from gateway.delivery.connection import COMMAND_BURST
+from gateway.delivery.commands import COMMAND_BURST
 from gateway.errors import GatewayError, OAuthError
 from gateway.observability.audit import Event
 from gateway.protocol import messages
@@ -27,7 +27,8 @@ from gateway.protocol.commands import CommandType, decode_command
 from gateway.protocol.items import Content, Counts, Item, encode_item
 from gateway.protocol.wire import MAX_FRAME
 from gateway.settings import Settings
-from gateway.store.inbox import CHUNK, PAGE_BYTES
+from gateway.store.changes import CHUNK
+from gateway.store.inbox import PAGE_BYTES
 from gateway.transport.slices import SLICE_BYTES
 from gateway.transport.websocket import LINGER, MAX_UNCOUNTED
 from gateway.web import errors as errors_page

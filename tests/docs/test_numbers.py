@@ -4,20 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from gateway.api import auth, notification
+from gateway.api import notification, tickets
 from gateway.auth import accounts, issuers, jws, passwords, refresh_tokens, signing
 from gateway.auth.limits import throttle
 from gateway.backplane import link, redis
 from gateway.database import database, postgres
-from gateway.delivery.connection import COMMAND_BURST, EXPIRY_NOTICE
+from gateway.delivery.commands import COMMAND_BURST
+from gateway.delivery.connection import EXPIRY_NOTICE
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
 from gateway.observability import readiness
 from gateway.protocol.wire import MAX_FRAME
 from gateway.server import supervisor
 from gateway.settings import Settings
-from gateway.store import idempotency, inbox, writer
-from gateway.store.inbox import LONG_CHANGE, NEWEST_UNREAD
+from gateway.store import changes, idempotency, writer
+from gateway.store.changes import LONG_CHANGE
+from gateway.store.inbox import NEWEST_UNREAD
 from gateway.transport import stream, websocket
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -28,11 +30,11 @@ COMMANDS = Settings.model_fields["commands_per_second"].default
 QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "its newest {} unread items", (NEWEST_UNREAD,)),
     ("protocol.md", "instead of a `changed` with more than {} items", (LONG_CHANGE,)),
-    ("protocol.md", "One change touches at most {} items", (inbox.CHUNK,)),
+    ("protocol.md", "One change touches at most {} items", (changes.CHUNK,)),
     ("protocol.md", "A frame over {} KiB closes with 1009", (MAX_FRAME / KIB,)),
     ("protocol.md", "it sent a frame over {} KiB", (MAX_FRAME / KIB,)),
     ("protocol.md", "Sent {} s before the token ends", (EXPIRY_NOTICE,)),
-    ("protocol.md", "It opens one socket, within {} s.", (auth.TICKET_TTL,)),
+    ("protocol.md", "It opens one socket, within {} s.", (tickets.TICKET_TTL,)),
     (
         "protocol.md",
         "may send {} a second after a burst of {}",
@@ -45,7 +47,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "up to {} items (and KiB of text", (writer.MAX_BATCH,)),
     ("architecture.md", "What stores more than {} items has a transaction of its own", (writer.MAX_BATCH,)),
     ("architecture.md", "One request stores at most {} items", (writer.MAX_ITEMS,)),
-    ("architecture.md", "is done in steps of {} items, each in a transaction", (inbox.CHUNK,)),
+    ("architecture.md", "is done in steps of {} items, each in a transaction", (changes.CHUNK,)),
     ("architecture.md", "has {word} spare connections", (postgres.SPARE,)),
     ("architecture.md", "is run again for up to {word} seconds", (database.RETRY_FOR,)),
     ("architecture.md", "pub/sub on {word} channels", (redis.SHARDS,)),
@@ -57,7 +59,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "looked for every {word} seconds", (timetable.REFRESH,)),
     ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.LONGEST_PAUSE,)),
     ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT,)),
-    ("auth.md", "It is good for one socket, once, for {} seconds", (auth.TICKET_TTL,)),
+    ("auth.md", "It is good for one socket, once, for {} seconds", (tickets.TICKET_TTL,)),
     ("auth.md", "A user has [{} sessions at once]", (accounts.SESSIONS_PER_USER,)),
     ("auth.md", "{} seconds before the end the socket gets", (EXPIRY_NOTICE,)),
     ("auth.md", "A password has {} to {} characters", (passwords.MIN_LENGTH, passwords.MAX_LENGTH)),

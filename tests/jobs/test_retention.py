@@ -19,9 +19,10 @@ from gateway.errors import Unavailable
 from gateway.jobs import retention as retention_module
 from gateway.jobs.retention import STEP, Retention, trim
 from gateway.store import idempotency
+from gateway.store.batch import Submission
 from gateway.store.idempotency import Claim
 from gateway.store.log import standing
-from gateway.store.writer import Submission, Writer
+from gateway.store.writer import Writer
 from tests.support.clients import User
 from tests.support.databases import settings_for
 from tests.support.engine import Engine

@@ -13,8 +13,9 @@ from gateway.database.database import Database, SqliteDatabase
 from gateway.database.models import items, notifications, users
 from gateway.delivery.beginning import Start, begin
 from gateway.store import inbox, log
-from gateway.store.inbox import Mark, Query, ReadUpTo, Seen
-from gateway.store.writer import commit
+from gateway.store.batch import commit
+from gateway.store.changes import Mark, ReadUpTo, Seen
+from gateway.store.inbox import Query
 
 SMALL, LARGE = 400, 6_400
 """How many items two inboxes hold: one is sixteen times as large as the other."""

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from gateway.database.database import Database, open_database
 from gateway.store import positions
-from gateway.store.inbox import Changed, Mark
+from gateway.store.changes import Changed, Mark
 from gateway.store.positions import Positions
 from tests.support.databases import settings_for
 from tests.support.engine import Engine

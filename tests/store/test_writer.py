@@ -17,11 +17,13 @@ from gateway.database.database import Database, open_database
 from gateway.database.models import items, users
 from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound, Overloaded, Unavailable
 from gateway.protocol.items import Counts
+from gateway.store.batch import Accepted, Submission
+from gateway.store.changes import CHUNK, LONG_CHANGE, Delivered, Mark, ReadUpTo, Seen
 from gateway.store.idempotency import KEPT, Claim
-from gateway.store.inbox import CHUNK, LONG_CHANGE, Delivered, Mark, ReadUpTo, Seen, list_items
 from gateway.store.inbox import Query as PageQuery
+from gateway.store.inbox import list_items
 from gateway.store.log import Post, read_after, standing
-from gateway.store.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_WAITING, Accepted, Submission, Writer
+from gateway.store.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_WAITING, Writer
 from tests.support.databases import settings_for
 from tests.support.engine import Engine, Gate
 from tests.support.postgres import Postgres

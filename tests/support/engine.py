@@ -29,8 +29,9 @@ from gateway.protocol.close_codes import Close
 from gateway.protocol.items import Content
 from gateway.protocol.wire import Message
 from gateway.settings import Settings
+from gateway.store.batch import Accepted, Committed, Submission
 from gateway.store.log import Post
-from gateway.store.writer import Accepted, Committed, Submission, Writer
+from gateway.store.writer import Writer
 from tests.support.waiting import until
 
 P = ParamSpec("P")

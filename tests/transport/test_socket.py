@@ -14,7 +14,7 @@ from sqlalchemy import Connection, update
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gateway.database.models import tickets, users
-from gateway.store.inbox import CHUNK
+from gateway.store.changes import CHUNK
 from gateway.transport.websocket import GatewayWebSocket
 from tests.support.checker import Json
 from tests.support.clients import Device, Service, Socket, User, open_socket, raw_socket

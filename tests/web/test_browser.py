@@ -539,8 +539,8 @@ async def test_a_token_is_renewed_on_the_open_socket_before_it_ends(
     await add_user(server)
     await signed_in(server, tabs)
     (connection,) = connections(server)
-    first = connection._user.expires_at
-    await until(lambda: connection._user.expires_at > first, "the socket has a new token")
+    first = connection.user.expires_at
+    await until(lambda: connection.user.expires_at > first, "the socket has a new token")
     assert connections(server) == [connection]
 
 

@@ -91,18 +91,23 @@ class Buckets:
 
 
 class Bucket:
-    """The token bucket of one caller, as those of `Buckets` are; whoever holds it tells it the time."""
+    """The token bucket of one caller, as those of `Buckets` are, for `seconds` worth of its rate at once.
 
-    __slots__ = ("_burst", "_level", "_rate", "_since")
+    Whoever holds it tells it the time.
+    """
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    __slots__ = ("_level", "_rate", "_seconds", "_since")
+
+    def __init__(self, rate: float, seconds: float, now: float) -> None:
         self._rate = rate
-        self._burst = self._level = burst
+        self._seconds = seconds
+        self._level = rate * seconds
         self._since = now
 
     def take(self, now: float) -> bool:
         """Count one thing, also where that leaves a debt, and return whether the caller may do it."""
-        self._level = min(self._burst, self._level + (now - self._since) * self._rate) - 1
+        burst = self._rate * self._seconds
+        self._level = min(burst, self._level + (now - self._since) * self._rate) - 1
         self._since = now
         return self._level >= 0
 

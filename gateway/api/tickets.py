@@ -1,0 +1,54 @@
+"""Tickets: what a browser opens a socket with, for it cannot send a header."""
+
+import secrets
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from gateway.api.callers import InboxUser
+from gateway.api.oauth import NO_STORE
+from gateway.api.problems import problems
+from gateway.api.state import Parts
+from gateway.api.trail import Source
+from gateway.auth import accounts
+from gateway.auth.tokens import digest
+from gateway.observability import audit
+from gateway.observability.audit import Event
+from gateway.protocol.times import now_ms
+
+TICKET_TTL = 30
+"""How long a ticket waits to be used, in seconds."""
+
+router = APIRouter(tags=["auth"])
+
+
+class TicketAnswer(BaseModel):
+    """A ticket, to be sent as `?ticket=` when a socket is opened."""
+
+    ticket: str
+    expires_in: int = Field(description="How long it waits to be used, in seconds.")
+
+
+@router.post("/v1/auth/ticket", summary="Get a ticket for a socket", responses=problems(429))
+async def ticket(parts: Parts, user: InboxUser, source: Source, response: Response) -> TicketAnswer:
+    """Give a ticket: opaque, for one socket, to be used within 30 seconds.
+
+    It is for a browser, which cannot send a header with a WebSocket, and it may show up in a log. The
+    socket lives as long as the token with which the ticket was got.
+    """
+    response.headers.update(NO_STORE)
+    parts.throttle.tickets.take(user.id)
+    text = secrets.token_urlsafe(24)
+    now = now_ms()
+    await parts.database.write(
+        accounts.add_ticket,
+        accounts.NewTicket(
+            hash=digest(text),
+            session_id=user.session,
+            scope=" ".join(sorted(user.scopes)),
+            token_expires_at=user.expires_at * 1000,
+            expires_at=now + TICKET_TTL * 1000,
+        ),
+    )
+    audit.record(Event.TICKET_ISSUED, actor=user.actor, source=source, session=user.session)
+    return TicketAnswer(ticket=text, expires_in=TICKET_TTL)
