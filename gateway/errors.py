@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from gateway.protocol.close_codes import Close
-from gateway.terminal import shown
+from gateway.protocol.terminal import shown
 
 MAX_ERRORS = 20
 """How many of the fields that break a rule an answer names."""

@@ -19,8 +19,8 @@ from gateway.api.state import Gateway, parts_of
 from gateway.auth.principals import INBOX, Principal, Service, User, inbox_user
 from gateway.auth.services import KEY_PREFIX
 from gateway.errors import BearerMissing, InsufficientScope, MissingToken, OriginNotAllowed, Unauthorized
-from gateway.networks import network_of
-from gateway.origins import log_refused, own_origin, read_origin
+from gateway.settings.networks import network_of
+from gateway.settings.origins import log_refused, own_origin, read_origin
 
 MAX_ADDRESS = 64
 """Most characters of an address. A proxy may pass on any text as one, and caches have it as their key."""

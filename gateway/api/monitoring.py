@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 from gateway.api.callers import bearer
 from gateway.api.state import Parts
 from gateway.errors import InvalidToken, MissingToken, NotFound
-from gateway.origins import is_loopback
 from gateway.settings import Settings
+from gateway.settings.origins import is_loopback
 
 router = APIRouter()
 

@@ -15,8 +15,8 @@ from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
 
 from gateway.errors import MAX_ERRORS, MAX_FIELD, Invalid
+from gateway.protocol.terminal import cut
 from gateway.settings.wording import unknown_member
-from gateway.terminal import cut
 
 
 def parameter(connection: HTTPConnection, name: str) -> str | None:

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gateway.errors import MAX_ERRORS, MAX_FIELD, Invalid
+from gateway.protocol.terminal import cut, shown
 from gateway.settings.wording import rule, unknown_member
-from gateway.terminal import cut, shown
 
 
 def as_invalid(

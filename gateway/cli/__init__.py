@@ -17,9 +17,9 @@ from gateway.cli import keys, messages, pipes, services, users
 from gateway.cli.options import note
 from gateway.errors import GatewayError, NotFound
 from gateway.observability.reasons import answer
+from gateway.protocol.terminal import counted, shown
 from gateway.settings import env_file, spelling
 from gateway.settings.wording import rule
-from gateway.terminal import counted, shown
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -200,10 +200,10 @@ def serve(
 
     from gateway.database import sqlite_file
     from gateway.observability import audit, logs
-    from gateway.origins import is_loopback
     from gateway.server import run
     from gateway.server.supervisor import supervise, work
     from gateway.settings import LogFormat, SettingsError, load_settings
+    from gateway.settings.origins import is_loopback
 
     settings = load_settings(host=host, port=port, workers=workers)
     if demo and not is_loopback(settings.host):

@@ -16,9 +16,9 @@ from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from gateway.observability.reasons import environment_fault, is_host, reason, wrong_variable
-from gateway.origins import is_loopback
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import SUBPROTOCOL
+from gateway.settings.origins import is_loopback
 
 LONGEST_PAUSE = 30.0
 """The longest pause between two attempts to connect, in seconds."""

@@ -17,8 +17,8 @@ from gateway.database.sqlite_file import Opening
 from gateway.errors import GatewayError
 from gateway.observability import audit
 from gateway.observability.audit import Event
+from gateway.protocol.terminal import escape
 from gateway.settings import Settings, load_settings
-from gateway.terminal import escape
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.options import ServiceArgument, group, print_json
-from gateway.terminal import escape
+from gateway.protocol.terminal import escape
 
 app = group("Manage the API keys of a service.")
 signing_app = group("Manage the keys that sign access tokens.")

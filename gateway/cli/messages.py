@@ -9,7 +9,7 @@ import typer
 from gateway.cli import pipes
 from gateway.cli.options import CreateOption, SubArgument, note, print_json
 from gateway.cli.stdin import first_line
-from gateway.terminal import json_line
+from gateway.protocol.terminal import json_line
 
 
 class MissingSecretError(typer.BadParameter):

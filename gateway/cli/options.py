@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.terminal import json_line, shown
+from gateway.protocol.terminal import json_line, shown
 
 
 def checked(check: Callable[[str], str]) -> Callable[[str], str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.options import CreateOption, checked, group, print_json
-from gateway.terminal import escape
+from gateway.protocol.terminal import escape
 
 app = group("Manage services: those who post notifications.")
 

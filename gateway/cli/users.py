@@ -8,7 +8,7 @@ import typer
 
 from gateway.cli.options import CreateOption, SubArgument, group, print_json
 from gateway.cli.stdin import first_line
-from gateway.terminal import escape
+from gateway.protocol.terminal import escape
 
 app = group("Manage users: those who receive notifications.")
 

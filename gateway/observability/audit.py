@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
 
-from gateway.networks import FACTORS, networks_of
 from gateway.observability.logs import request_id
 from gateway.observability.private_file import PrivateFile, look_at
 from gateway.observability.sampling import FIRST, Group, Sampler
+from gateway.protocol.terminal import cut
 from gateway.protocol.times import now_ms, timestamp
 from gateway.settings import SettingsError
-from gateway.terminal import cut
+from gateway.settings.networks import FACTORS, networks_of
 
 LONGEST = 255
 """How many characters of a value are kept."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from gateway.terminal import cut, escape
+from gateway.protocol.terminal import cut, escape
 
 LONGEST_EVENT = 1000
 """How many characters of what has happened are logged; of any other value `terminal.LONGEST` are."""

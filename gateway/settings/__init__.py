@@ -14,12 +14,12 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.origins import is_loopback
 from gateway.settings.addresses import path_of, read_public_url
 from gateway.settings.credentials import JwtSecret, KeyEncryptionKey, MetricsToken
 from gateway.settings.database_url import read_database_url
 from gateway.settings.durations import read_duration
 from gateway.settings.lists import Issuers, Networks, Origins
+from gateway.settings.origins import is_loopback
 from gateway.settings.redis_url import check_redis_url
 from gateway.settings.trusted_issuer import TrustedIssuer
 from gateway.settings.wording import in_words, rule, unknown_member

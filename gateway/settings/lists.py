@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 
-from gateway.networks import unmapped_network
-from gateway.origins import read_origin, why_no_origin
+from gateway.settings.networks import unmapped_network
+from gateway.settings.origins import read_origin, why_no_origin
 from gateway.settings.trusted_issuer import TrustedIssuer
 
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gateway.origins import is_loopback
+from gateway.settings.origins import is_loopback
 from gateway.settings.wording import in_words
 
 _RULE = "it must be a URL such as https://login.example.com/jwks.json"

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from gateway.errors import MAX_ERRORS, MAX_FIELD, Invalid
-from gateway.terminal import cut
+from gateway.protocol.terminal import cut
 
 EVERYBODY = "*"
 """The one `sub` that is never a recipient: a sender who writes it means every user."""

@@ -13,7 +13,7 @@ from ipaddress import ip_address, ip_network
 
 import structlog
 
-from gateway.networks import FACTORS, networks_of, unmapped
+from gateway.settings.networks import FACTORS, networks_of, unmapped
 
 CONNECTIONS = "gateway.connections"
 """The key of the lifespan's state that has the `Connections`."""

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
-from gateway.networks import unmapped
+from gateway.settings.networks import unmapped
 from gateway.transport.connections import CONNECTIONS, Full, Place
 from gateway.transport.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
 from gateway.transport.headers import bare_problem

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from gateway.auth.limits.fair_queue import FairQueue
-from gateway.networks import networks_of
+from gateway.settings.networks import networks_of
 
 TURNSTILE = "gateway.turnstile"
 """The key of the lifespan's state that has the `Turnstile`."""

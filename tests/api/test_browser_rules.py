@@ -12,11 +12,10 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from gateway import origins
 from gateway.database import models
-from gateway.origins import own_origin, read_origin
 from gateway.protocol.links import is_link, safe_url
-from gateway.settings import SettingsError, load_settings
+from gateway.settings import SettingsError, load_settings, origins
+from gateway.settings.origins import own_origin, read_origin
 from tests.support.clients import User
 from tests.support.databases import settings_for
 from tests.support.servers import LocalServer, StartServer

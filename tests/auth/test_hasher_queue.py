@@ -11,7 +11,7 @@ from gateway.auth import hasher_queue
 from gateway.auth.hasher_queue import PER_ACCOUNT, PER_NETWORK, HasherQueue, Turn
 from gateway.auth.passwords import THREADS, Passwords
 from gateway.errors import Overloaded, RateLimited
-from gateway.networks import networks_of
+from gateway.settings.networks import networks_of
 from tests.support.waiting import PATIENCE, until
 
 HOME, NEW = networks_of("192.0.2.1"), networks_of("198.51.100.7")

@@ -13,7 +13,7 @@ from gateway.cli import client
 from gateway.cli.client import ClientError
 from gateway.cli.messages import _show
 from gateway.cli.options import note
-from gateway.terminal import cut, escape, json_line, shown
+from gateway.protocol.terminal import cut, escape, json_line, shown
 from tests.support.servers import LocalServer
 from tests.support.waiting import until
 

@@ -11,8 +11,8 @@ import structlog
 
 from gateway.auth import accounts, services
 from gateway.observability import logs
+from gateway.protocol.terminal import LONGEST
 from gateway.settings import LogFormat, load_settings
-from gateway.terminal import LONGEST
 
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
 KEY = services.new_key()[2]

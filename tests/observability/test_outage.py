@@ -17,8 +17,8 @@ from gateway.auth.limits.counters import Shared
 from gateway.database.database import open_database, takes_writes
 from gateway.errors import Unavailable
 from gateway.observability.outage import QUIET, DatabaseOutage, Outage
+from gateway.protocol.terminal import counted
 from gateway.settings.redis_url import without_password
-from gateway.terminal import counted
 from tests.support.databases import settings_for
 from tests.support.postgres import Postgres, free_port
 from tests.support.proxy import proxy_to

@@ -45,11 +45,11 @@ from gateway.backplane import hints
 from gateway.errors import GatewayError
 from gateway.observability import audit, logs
 from gateway.observability.audit import Event
-from gateway.origins import read_origin
 from gateway.protocol.commands import BadCommand, decode_command
 from gateway.protocol.items import is_id
 from gateway.protocol.links import is_link
-from gateway.terminal import escape, shown
+from gateway.protocol.terminal import escape, shown
+from gateway.settings.origins import read_origin
 from gateway.transport.conditional import is_known
 from tests.support.clients import open_socket
 from tests.support.databases import API_KEY, settings_for

@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from gateway.networks import unmapped, unmapped_network
+from gateway.settings.networks import unmapped, unmapped_network
 from tests.support.clients import http_client
 from tests.support.databases import settings_for
 from tests.support.servers import LocalServer, Process, Server, serving

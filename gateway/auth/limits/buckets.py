@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Hashable
 
 from gateway.errors import RateLimited
-from gateway.networks import FACTORS, networks_of
+from gateway.settings.networks import FACTORS, networks_of
 
 MAX_KEYS = 100_000
 """Maximum number of tracked callers of one kind; an old one is evicted for one more."""

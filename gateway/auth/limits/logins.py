@@ -18,8 +18,8 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from gateway.auth.hasher_queue import Turn
 from gateway.auth.limits.counters import Memory
 from gateway.errors import RateLimited
-from gateway.networks import FACTORS, networks_of
 from gateway.settings import Settings
+from gateway.settings.networks import FACTORS, networks_of
 
 FREE_FAILURES = 20
 """Failed sign-ins of one account, from anywhere within 15 minutes, that make nobody wait."""

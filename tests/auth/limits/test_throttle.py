@@ -19,8 +19,8 @@ from gateway.auth.limits.counters import RETRY_REDIS, Memory, Shared
 from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY, Logins, delay_after
 from gateway.auth.passwords import MIN_LENGTH
 from gateway.errors import RateLimited
-from gateway.networks import network_of, networks_of
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.settings.networks import network_of, networks_of
 from tests.support.clients import open_socket
 from tests.support.databases import settings_for
 from tests.support.postgres import free_port
