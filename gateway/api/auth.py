@@ -24,11 +24,12 @@ from gateway.api.oauth import (
 )
 from gateway.api.state import Gateway, Parts
 from gateway.api.trail import Source, record_sessions_ended
-from gateway.auth import accounts, refresh_tokens, services
-from gateway.auth.accounts import Record, Session, check_sub, new_session
-from gateway.auth.endings import TOO_MANY
+from gateway.auth import refresh_tokens, services, sessions, users
 from gateway.auth.limits.logins import Attempt
+from gateway.auth.names import check_sub
 from gateway.auth.principals import INBOX
+from gateway.auth.records import Record
+from gateway.auth.sessions import TOO_MANY, Session, new_session
 from gateway.auth.tokens import OWN_CLIENT, digest
 from gateway.errors import InvalidToken, NotFound, OAuthError, Overloaded, RateLimited, Unauthorized
 from gateway.observability import audit
@@ -151,7 +152,7 @@ async def sign_in_by_code(parts: Gateway, code: str, sub: str, scope: str, addre
     now, limit = int(time.time()), parts.settings.session_limit
     expires_at = now + parts.settings.refresh_token_ttl
     session = new_session(expires_at * 1000, digest(refresh_token))
-    started = await parts.database.write(accounts.start_user_session, sub, session, now * 1000, limit=limit)
+    started = await parts.database.write(sessions.start_user_session, sub, session, now * 1000, limit=limit)
     if started is None:
         raise refused
     parts.metrics.login("code", "success")
@@ -176,7 +177,7 @@ async def _start_session(
     """
     for _ in range(2):
         try:
-            user = await parts.database.glance(accounts.find_user, check_sub(sub))
+            user = await parts.database.glance(users.find_user, check_sub(sub))
         except ValueError:
             user = None
         hashed = user.password_hash if user and not user.disabled else None
@@ -184,7 +185,7 @@ async def _start_session(
             return _failure(user), []
         renewed = await parts.passwords.renew(password, hashed, attempt.turn)
         started = await parts.database.write(
-            accounts.start_user_session,
+            sessions.start_user_session,
             sub,
             session,
             now_ms(),
@@ -208,7 +209,7 @@ async def _verify(parts: Gateway, password: str, hashed: str | None, attempt: At
         raise
 
 
-def _failure(user: accounts.Record | None) -> str:
+def _failure(user: Record | None) -> str:
     if user is None:
         return "unknown_user"
     if user.disabled:

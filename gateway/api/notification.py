@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from gateway.api.json_route import Body
 from gateway.api.parameters import Sub
-from gateway.auth.accounts import check_sub
+from gateway.auth.names import check_sub
 from gateway.auth.principals import Service
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content

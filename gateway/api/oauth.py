@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from gateway.api.callers import client_address
 from gateway.api.state import Gateway, parts_of
 from gateway.auth import services
-from gateway.auth.accounts import Record
+from gateway.auth.records import Record
 from gateway.auth.tokens import digest
 from gateway.errors import GatewayError, OAuthError
 from gateway.observability import audit

@@ -7,7 +7,7 @@ from fastapi import Depends, Path, Query
 from pydantic import AfterValidator, Field
 from starlette.requests import HTTPConnection
 
-from gateway.auth.accounts import MAX_SUB, check_sub
+from gateway.auth.names import MAX_SUB, check_sub
 from gateway.errors import Invalid
 from gateway.settings.wording import in_words
 

@@ -15,9 +15,9 @@ from gateway.api.query import KnownQuery
 from gateway.api.state import Parts
 from gateway.api.trail import Source
 from gateway.auth import services
-from gateway.auth.accounts import Record
-from gateway.auth.endings import PAGE
-from gateway.auth.services import MAX_NAME, check_name
+from gateway.auth.names import MAX_NAME, check_name
+from gateway.auth.records import Record
+from gateway.auth.sessions import PAGE
 from gateway.auth.tokens import digest
 from gateway.errors import NotFound
 from gateway.observability import audit

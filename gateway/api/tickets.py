@@ -10,7 +10,7 @@ from gateway.api.oauth import NO_STORE
 from gateway.api.problems import problems
 from gateway.api.state import Parts
 from gateway.api.trail import Source
-from gateway.auth import accounts
+from gateway.auth import tickets
 from gateway.auth.tokens import digest
 from gateway.observability import audit
 from gateway.observability.audit import Event
@@ -41,8 +41,8 @@ async def ticket(parts: Parts, user: InboxUser, source: Source, response: Respon
     text = secrets.token_urlsafe(24)
     now = now_ms()
     await parts.database.write(
-        accounts.add_ticket,
-        accounts.NewTicket(
+        tickets.add_ticket,
+        tickets.NewTicket(
             hash=digest(text),
             session_id=user.session,
             scope=" ".join(sorted(user.scopes)),

@@ -15,12 +15,12 @@ from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, Parts
 from gateway.api.trail import Source, record_sessions_ended
-from gateway.auth import accounts, services
-from gateway.auth.accounts import Record, Session, new_session
-from gateway.auth.endings import TOO_MANY
+from gateway.auth import erasure, services, sessions, users
 from gateway.auth.hasher_queue import Turn
 from gateway.auth.passwords import MAX_LENGTH, MIN_LENGTH
 from gateway.auth.principals import INBOX, Service
+from gateway.auth.records import Record
+from gateway.auth.sessions import TOO_MANY, Session, new_session
 from gateway.auth.signing import MAX_TTL
 from gateway.errors import InsufficientScope, Invalid, NotFound, TokenRevoked, UserDisabled
 from gateway.observability import audit
@@ -109,7 +109,7 @@ async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, resp
     """
     check_new(body.sub)
     hashed = await _hash(parts, body.password, body.sub, admin)
-    row = await parts.database.write(accounts.add_user, body.sub, hashed, now_ms())
+    row = await parts.database.write(users.add_user, body.sub, hashed, now_ms())
     audit.record(
         Event.USER_CREATED,
         actor=admin.actor,
@@ -126,7 +126,7 @@ async def list_users(
     parts: Parts, _: Admin, _known: KnownQuery, cursor: NumberCursor = 0, limit: Limit = 50
 ) -> UserPage:
     """Return a page of users, the oldest first."""
-    rows = await parts.database.read(accounts.list_users, cursor, limit + 1)
+    rows = await parts.database.read(users.list_users, cursor, limit + 1)
     further = str(rows[limit - 1].id) if len(rows) > limit else None
     return UserPage(items=[_answer(row) for row in rows[:limit]], next=further)
 
@@ -134,7 +134,7 @@ async def list_users(
 @router.get("/{sub}", summary="Read a user", responses=problems(404))
 async def read(parts: Parts, _: Admin, sub: SubPath) -> UserAnswer:
     """Return one user."""
-    return _answer(await parts.database.read(accounts.get_user, sub))
+    return _answer(await parts.database.read(users.get_user, sub))
 
 
 @router.patch("/{sub}", summary="Change a user", responses=problems(404, *BODY))
@@ -145,7 +145,7 @@ async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body:
         changes["disabled"] = body.disabled
     if "password" in body.model_fields_set:
         changes["password_hash"] = await _hash(parts, body.password, sub, admin)
-    row, ended = await parts.database.write(accounts.update_user, sub, changes, now_ms())
+    row, ended = await parts.database.write(users.update_user, sub, changes, now_ms())
     parts.tokens.end(ended)
     changed = sorted(body.model_fields_set)
     subject = audit.user(sub)
@@ -166,12 +166,12 @@ async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body:
 )
 async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
     """Erase a user and the inbox. The `sub` is free at once; who takes it next starts from nothing."""
-    user_id, ended = await parts.database.write(accounts.release_user, sub, now_ms())
+    user_id, ended = await parts.database.write(users.release_user, sub, now_ms())
     parts.tokens.end(ended)
     subject = audit.user(sub)
     audit.record(Event.USER_DELETED, actor=admin.actor, subject=subject, source=source)
     record_sessions_ended(ended, "user_deleted", actor=admin.actor, subject=subject, source=source)
-    while await parts.database.write(accounts.erase_some, user_id):
+    while await parts.database.write(erasure.erase_some, user_id):
         pass
 
 
@@ -184,7 +184,7 @@ async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> No
 )
 async def log_out(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
     """End every session: the user's tokens stop working and open sockets close."""
-    ended = await parts.database.write(accounts.log_out, sub, now_ms())
+    ended = await parts.database.write(users.log_out, sub, now_ms())
     parts.tokens.end(ended)
     record_sessions_ended(ended, "logout", actor=admin.actor, subject=audit.user(sub), source=source)
 
@@ -246,10 +246,10 @@ def _start_session(
         service = services.keep_service(connection, client_id)
     except NotFound:
         raise TokenRevoked from None
-    if is_nobody(sub) and accounts.find_user(connection, sub) is None:
+    if is_nobody(sub) and users.find_user(connection, sub) is None:
         check_new(sub)
-    accounts.add_missing_users(connection, [sub], now_ms)
-    started = accounts.start_user_session(connection, sub, session, now_ms, minted_by=service.id, limit=limit)
+    users.add_missing_users(connection, [sub], now_ms)
+    started = sessions.start_user_session(connection, sub, session, now_ms, minted_by=service.id, limit=limit)
     if started is None:
         raise UserDisabled
     return started.ended

@@ -2,10 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
-from gateway.auth import endings
-from gateway.auth.endings import PAGE, Ending, Tally
+from sqlalchemy import Connection, func, select, tuple_
+
+from gateway.auth import cutoffs
+from gateway.auth.sessions import PAGE
 from gateway.database.database import Database
+from gateway.database.models import sessions
 
 ENDED_KEPT_SECONDS = 120
 """How long an end is kept in memory: longer than a verification takes that read the database before it."""
@@ -47,6 +51,20 @@ class Ended:
         self._until.clear()
 
 
+class Ending(NamedTuple):
+    """A session that has ended. `ended_at` is in ms."""
+
+    id: str
+    ended_at: int
+
+
+class Tally(NamedTuple):
+    """How many sessions have ended within a second, and the sum of their moments."""
+
+    number: int
+    moments: int
+
+
 class Finder:
     """Finds in the database which sessions have ended. It does not read the same ones with every look.
 
@@ -64,15 +82,39 @@ class Finder:
 
         Some of them may have been yielded before. Call it again after an error, with the same moment.
         """
-        tallies = await self._database.read(endings.tally, int(since - LOOK_BACK_SECONDS))
-        for second, tally in tallies.items():
-            if self._tallies.get(second) == tally:
+        tallies = await self._database.read(tally, int(since - LOOK_BACK_SECONDS))
+        for second, tallied in tallies.items():
+            if self._tallies.get(second) == tallied:
                 continue
             after = ""
             moment = second * 1000
-            while page := await self._database.read(endings.page, second, moment, after):
+            while page := await self._database.read(page_of, second, moment, after):
                 yield page
                 if len(page) < PAGE:
                     break
                 moment, after = page[-1].ended_at, page[-1].id
         self._tallies = tallies
+
+
+def tally(connection: Connection, since: int) -> dict[int, Tally]:
+    """Return how many sessions have ended in each second from a second on; those with none are left out."""
+    second = (sessions.c.ended_at // 1000).label("second")
+    counted = select(second, func.count(), func.sum(sessions.c.ended_at)).where(
+        sessions.c.ended_at >= since * 1000
+    )
+    found = connection.execute(counted.group_by("second"))
+    return {row[0]: Tally(row[1], int(row[2])) for row in found}
+
+
+def page_of(connection: Connection, second: int, moment_ms: int, after: str) -> list[Ending]:
+    """Return sessions that have ended within a second, beginning behind the one with this moment and id."""
+    ended = sessions.c.ended_at
+    found = (
+        select(sessions.c.id, ended)
+        .where(ended >= moment_ms, ended < (second + 1) * 1000)
+        .where(tuple_(ended, sessions.c.id) > (moment_ms, after))
+        .where(sessions.c.id.not_like(f"{cutoffs.MARK}%"))
+        .order_by(ended, sessions.c.id)
+        .limit(PAGE)
+    )
+    return [Ending(*row) for row in connection.execute(found)]

@@ -20,10 +20,12 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from sqlalchemy import Connection, select, update
 
-from gateway.auth import accounts, endings
-from gateway.auth.accounts import SESSIONS_PER_USER, Session, check_sub
+from gateway.auth import cutoffs
 from gateway.auth.jws import LEEWAY, Token, are_timely, is_meant_for, is_of_another_kind, verify
+from gateway.auth.names import check_sub
+from gateway.auth.sessions import FOREIGN, SESSIONS_PER_USER, Session, add_session, end_oldest
 from gateway.auth.signing import MAX_TTL
+from gateway.auth.users import add_missing_users, find_user
 from gateway.database.models import sessions, users
 from gateway.errors import ForeignSubject, InvalidToken, TokenExpired, TokenRevoked
 from gateway.observability.reasons import environment_fault, reason
@@ -192,7 +194,7 @@ def _session_of(issuer: str, sub: str, token: Token) -> str:
     else:
         name, value = "", token.signed
     said = json.dumps([issuer, sub, name, value]).encode()
-    return endings.FOREIGN + hashlib.sha256(said).hexdigest()[:30]
+    return FOREIGN + hashlib.sha256(said).hexdigest()[:30]
 
 
 def admit(
@@ -210,8 +212,8 @@ def admit(
     everything issued up to some later moment is void; `InvalidToken` for a user who is unknown and not to be
     created. The lock on the user's row makes whoever ends the sessions meanwhile see this one.
     """
-    if creates and accounts.find_user(connection, visitor.sub) is None:
-        accounts.add_missing_users(connection, [visitor.sub], now_ms)
+    if creates and find_user(connection, visitor.sub) is None:
+        add_missing_users(connection, [visitor.sub], now_ms)
     wanted = select(users).where(users.c.sub == visitor.sub).with_for_update(key_share=True)
     user = connection.execute(wanted).one_or_none()
     if user is None:
@@ -223,9 +225,9 @@ def admit(
     mine = sessions.c.id == visitor.session
     session = connection.execute(select(sessions).where(mine)).one_or_none()
     if session is None:
-        accounts.add_session(connection, Session(visitor.session, expires_at), now_ms, user_id=user.id)
+        add_session(connection, Session(visitor.session, expires_at), now_ms, user_id=user.id)
         of_user = sessions.c.user_id == user.id
-        ended = endings.end_oldest(connection, of_user, visitor.session, limit, now_ms)
+        ended = end_oldest(connection, of_user, visitor.session, limit, now_ms)
         return Admitted(user.id, ended)
     if session.ended_at is not None or session.user_id != user.id:
         raise TokenRevoked
@@ -240,7 +242,7 @@ def _is_void(connection: Connection, visitor: Visitor) -> bool:
     Its issuer's clock may be ahead as far as a token may come from the future. So nobody can tell it from one
     that was issued shortly after, and that one is void, too: the next that the issuer gives is good.
     """
-    return (visitor.issued_at - LEEWAY) * 1000 <= accounts.all_ended_at(connection, visitor.sub)
+    return (visitor.issued_at - LEEWAY) * 1000 <= cutoffs.ended_at(connection, visitor.sub)
 
 
 class _Source:

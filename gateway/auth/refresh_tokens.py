@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, or_, select, union_all, update
 
-from gateway.auth.accounts import Record
-from gateway.auth.endings import end_sessions
+from gateway.auth.records import Record
+from gateway.auth.sessions import end_sessions
 from gateway.auth.tokens import digest
 from gateway.database.models import sessions, spent_refresh_tokens, users
 

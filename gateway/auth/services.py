@@ -7,15 +7,13 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, delete, or_, select
 
-from gateway.auth.accounts import Record, Session, Started, add_session, check_text, found
-from gateway.auth.endings import PAGE, end_oldest, end_sessions
+from gateway.auth.records import Record, found
+from gateway.auth.sessions import PAGE, Session, Started, add_session, end_oldest, end_sessions
 from gateway.database.models import api_keys, services, sessions
 from gateway.errors import Conflict, InvalidKey
 
 SERVICE_SCOPES = ("notify", "tokens:mint", "admin")
 """What a service may be allowed."""
-
-MAX_NAME = 200
 
 SESSIONS_PER_SERVICE = 10_000
 """How many sessions a service has at once where nothing else is set. Each of its tokens is one."""
@@ -24,11 +22,6 @@ _KEY_ID_LENGTH = 16
 
 KEY_PREFIX = "ngk_"
 _KEY = re.compile(r"ngk_([0-9a-f]{16})_([0-9a-f]{64})([0-9a-f]{8})")
-
-
-def check_name(name: str) -> str:
-    """Return the name of a service. Raises ValueError for what can be none."""
-    return check_text(name, MAX_NAME)
 
 
 def add_service(

@@ -17,13 +17,13 @@ from typing import Any
 import jwt
 import structlog
 
-from gateway.auth import accounts, issuers, jws, services
+from gateway.auth import issuers, jws, names, services, sessions, tickets
 from gateway.auth.ended import Ended, Finder
-from gateway.auth.endings import TOO_MANY
 from gateway.auth.issuers import Issuers
 from gateway.auth.jws import MAX_TOKEN
 from gateway.auth.principals import INBOX, Principal, Service, User
 from gateway.auth.remembered import Known, Remembered
+from gateway.auth.sessions import TOO_MANY
 from gateway.auth.signing import Keyring
 from gateway.database.database import Database
 from gateway.errors import (
@@ -172,7 +172,7 @@ class Tokens:
         """
         if not ticket.isascii() or len(ticket) > MAX_TOKEN:
             raise InvalidToken(why="ticket")
-        row = await self._database.write(accounts.redeem_ticket, digest(ticket), self._now_ms())
+        row = await self._database.write(tickets.redeem_ticket, digest(ticket), self._now_ms())
         if row is None:
             raise InvalidToken("The ticket is unknown, used or too old.", why="ticket")
         if row.ended or row.session in self._ended:
@@ -274,7 +274,7 @@ class Tokens:
             raise TokenExpired
         if claims["sid"] in self._ended:
             raise TokenRevoked
-        owner = await self._database.glance(accounts.find_session_owner, claims["sid"])
+        owner = await self._database.glance(sessions.find_session_owner, claims["sid"])
         if owner is None or owner.ended or owner.name != claims["sub"]:
             raise TokenRevoked
         scopes = frozenset(claims["scope"].split())
@@ -336,6 +336,6 @@ def digest(secret: str) -> bytes:
 
 def _is_text(value: object) -> bool:
     try:
-        return isinstance(value, str) and bool(accounts.check_text(value, accounts.MAX_SUB))
+        return isinstance(value, str) and bool(names.check_text(value, names.MAX_SUB))
     except ValueError:
         return False

@@ -267,24 +267,24 @@ def backup_epoch() -> None:
     clients may have seen them before. What has ended or was deleted since the backup is there again: sessions
     are ended, so that everybody signs in anew; keys and services have to be deleted again.
     """
-    from gateway.auth import accounts
-    from gateway.auth.endings import end_some_sessions
+    from gateway.auth.sessions import end_some_sessions
+    from gateway.auth.users import renew_epochs
     from gateway.cli.database import now_ms, record, with_database
     from gateway.database.database import Database
     from gateway.observability.audit import Event
     from gateway.settings import Settings
 
     async def renew(_: Settings, database: Database) -> tuple[int, int]:
-        users = await database.write(accounts.renew_epochs)
-        record(Event.EPOCHS_RENEWED, None, number=users)
-        sessions = 0
+        renewed = await database.write(renew_epochs)
+        record(Event.EPOCHS_RENEWED, None, number=renewed)
+        ended = 0
         while some := len(await database.write(end_some_sessions, now_ms())):
-            sessions += some
-        record(Event.SESSIONS_ENDED, None, why="restored", number=sessions)
-        return users, sessions
+            ended += some
+        record(Event.SESSIONS_ENDED, None, why="restored", number=ended)
+        return renewed, ended
 
-    users, sessions = with_database(renew)
-    print(f"Renewed the epochs of {counted(users, 'user')}, and ended {counted(sessions, 'session')}.")
+    renewed, ended = with_database(renew)
+    print(f"Renewed the epochs of {counted(renewed, 'user')}, and ended {counted(ended, 'session')}.")
     print("What was deleted or disabled since the backup is as it was: look at the keys, services and users.")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from gateway.auth.accounts import Record
+from gateway.auth.records import Record
 from gateway.cli.options import print_json
 from gateway.database import schema, sqlite_file
 from gateway.database.database import Database, name_of, open_database

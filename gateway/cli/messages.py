@@ -46,9 +46,9 @@ def token(
 
 def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str:
     """Return a new access token of a user. Raises `NotFound` where there is none, and `UserDisabled`."""
-    from gateway.auth import accounts
-    from gateway.auth.endings import TOO_MANY
+    from gateway.auth import sessions, users
     from gateway.auth.principals import INBOX
+    from gateway.auth.sessions import TOO_MANY
     from gateway.auth.tokens import OWN_CLIENT, Tokens
     from gateway.cli.database import now_ms, record, record_ended, with_database
     from gateway.database.database import Database
@@ -62,13 +62,13 @@ def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str
         await tokens.start()
         now = now_ms()
         expires_at = now // 1000 + (ttl or settings.access_token_ttl)
-        session = accounts.new_session(expires_at * 1000)
+        session = sessions.new_session(expires_at * 1000)
         if create_user:
-            await database.write(accounts.add_missing_users, [sub], now)
+            await database.write(users.add_missing_users, [sub], now)
         else:
-            await database.read(accounts.get_user, sub)
+            await database.read(users.get_user, sub)
         started = await database.write(
-            accounts.start_user_session, sub, session, now, limit=settings.session_limit
+            sessions.start_user_session, sub, session, now, limit=settings.session_limit
         )
         if started is None:
             raise UserDisabled
@@ -168,7 +168,7 @@ def _url(server: str | None) -> str:
 
 
 def _checked_sub(sub: str) -> str:
-    from gateway.auth.accounts import check_sub
+    from gateway.auth.names import check_sub
 
     try:
         return check_sub(sub)

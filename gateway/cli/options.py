@@ -25,7 +25,7 @@ def checked(check: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _check_sub(value: str) -> str:
-    from gateway.auth.accounts import check_sub
+    from gateway.auth.names import check_sub
 
     return check_sub(value)
 

@@ -12,7 +12,7 @@ app = group("Manage services: those who post notifications.")
 
 
 def _check_name(value: str) -> str:
-    from gateway.auth.services import check_name
+    from gateway.auth.names import check_name
 
     return check_name(value)
 
@@ -61,7 +61,7 @@ def add(
     from sqlalchemy import Connection
 
     from gateway.auth import services
-    from gateway.auth.accounts import Record
+    from gateway.auth.records import Record
     from gateway.auth.tokens import digest
     from gateway.cli.database import make_file, manage, now_ms, record
     from gateway.observability import audit
@@ -102,7 +102,7 @@ def delete(
 ) -> None:
     """Delete a service and its keys; what it posted stays."""
     from gateway.auth import services
-    from gateway.auth.endings import PAGE as ENDED_AT_ONCE
+    from gateway.auth.sessions import PAGE as ENDED_AT_ONCE
     from gateway.cli.database import now_ms, record, with_database
     from gateway.database.database import Database
     from gateway.observability import audit

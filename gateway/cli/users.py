@@ -55,7 +55,7 @@ def add(
     create: CreateOption = False,
 ) -> None:
     """Create a user. Example: echo "$PASSWORD" | gateway user add ada --password-stdin."""
-    from gateway.auth import accounts
+    from gateway.auth import users
     from gateway.cli.database import make_file, manage, now_ms, record
     from gateway.observability import audit
     from gateway.observability.audit import Event
@@ -69,7 +69,7 @@ def add(
 
     if create:
         make_file()
-    print_json(_user(manage(done, accounts.add_user, sub, hashed, now_ms())))
+    print_json(_user(manage(done, users.add_user, sub, hashed, now_ms())))
 
 
 @app.command("password")
@@ -81,7 +81,7 @@ def set_password(
 
     A terminal is asked for it twice; where there is none, it is the first line of stdin.
     """
-    from gateway.auth import accounts
+    from gateway.auth import users
     from gateway.cli.database import manage, now_ms, record, record_ended
     from gateway.observability import audit
     from gateway.observability.audit import Event
@@ -94,23 +94,23 @@ def set_password(
         record(Event.USER_CHANGED, audit.user(sub), changed=["password"], disabled=bool(row.disabled))
         record_ended(sub, ended, "user_changed")
 
-    _, ended = manage(done, accounts.update_user, sub, changes, now_ms())
+    _, ended = manage(done, users.update_user, sub, changes, now_ms())
     print(f"Set the password of {escape(sub)}. Sessions ended: {len(ended)}.")
 
 
 @app.command("list")
 def list_users() -> None:
     """Print the users, one JSON object a line."""
-    from gateway.auth import accounts
+    from gateway.auth import users
     from gateway.cli.database import print_pages
 
-    print_pages(accounts.list_users, "id", 0, _user)
+    print_pages(users.list_users, "id", 0, _user)
 
 
 @app.command("disable")
 def disable(sub: SubArgument) -> None:
     """Let a user sign in no more, and end every session."""
-    from gateway.auth import accounts
+    from gateway.auth import users
     from gateway.cli.database import manage, now_ms, record, record_ended
     from gateway.observability import audit
     from gateway.observability.audit import Event
@@ -119,14 +119,14 @@ def disable(sub: SubArgument) -> None:
         record(Event.USER_CHANGED, audit.user(sub), changed=["disabled"], disabled=True)
         record_ended(sub, result[1], "user_changed")
 
-    _, ended = manage(done, accounts.update_user, sub, {"disabled": True}, now_ms())
+    _, ended = manage(done, users.update_user, sub, {"disabled": True}, now_ms())
     print(f"Disabled {escape(sub)}. Sessions ended: {len(ended)}.")
 
 
 @app.command("enable")
 def enable(sub: SubArgument) -> None:
     """Let a disabled user sign in again."""
-    from gateway.auth import accounts
+    from gateway.auth import users
     from gateway.cli.database import manage, now_ms, record
     from gateway.observability import audit
     from gateway.observability.audit import Event
@@ -134,26 +134,26 @@ def enable(sub: SubArgument) -> None:
     def done(_: object) -> None:
         record(Event.USER_CHANGED, audit.user(sub), changed=["disabled"], disabled=False)
 
-    manage(done, accounts.update_user, sub, {"disabled": False}, now_ms())
+    manage(done, users.update_user, sub, {"disabled": False}, now_ms())
     print(f"Enabled {escape(sub)}.")
 
 
 @app.command("logout")
 def log_out(sub: SubArgument) -> None:
     """End every session of a user: tokens stop working, and open sockets close."""
-    from gateway.auth import accounts
+    from gateway.auth import users
     from gateway.cli.database import manage, now_ms, record_ended
 
     def done(ended: list[str]) -> None:
         record_ended(sub, ended, "logout")
 
-    print(f"Sessions ended: {len(manage(done, accounts.log_out, sub, now_ms()))}.")
+    print(f"Sessions ended: {len(manage(done, users.log_out, sub, now_ms()))}.")
 
 
 @app.command("delete")
 def delete(sub: SubArgument) -> None:
     """Erase a user and the inbox, for good."""
-    from gateway.auth import accounts
+    from gateway.auth import erasure, users
     from gateway.cli.database import now_ms, record, record_ended, with_database
     from gateway.database.database import Database
     from gateway.observability import audit
@@ -161,10 +161,10 @@ def delete(sub: SubArgument) -> None:
     from gateway.settings import Settings
 
     async def erase(_settings: Settings, database: Database) -> None:
-        user_id, ended = await database.write(accounts.release_user, sub, now_ms())
+        user_id, ended = await database.write(users.release_user, sub, now_ms())
         record(Event.USER_DELETED, audit.user(sub))
         record_ended(sub, ended, "user_deleted")
-        while await database.write(accounts.erase_some, user_id):
+        while await database.write(erasure.erase_some, user_id):
             pass
 
     with_database(erase)

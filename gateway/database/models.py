@@ -128,6 +128,16 @@ sessions = Table(
     ),
 )
 
+# When all sessions of a user last ended, by a hash of the `sub`, which outlives the user (`cutoffs`).
+token_cutoffs = Table(
+    "token_cutoffs",
+    metadata,
+    Column("sub_hash", String(29), primary_key=True),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
 # The refresh tokens before those two: whoever shows one of them has stolen it, or was stolen from.
 spent_refresh_tokens = Table(
     "spent_refresh_tokens",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import BigInteger, Connection, bindparam, delete, select, tuple_, update
 
-from gateway.auth import accounts
+from gateway.auth import cutoffs, erasure, sessions, tickets
 from gateway.database.database import LockingDatabase, background
 from gateway.database.models import items, notifications, users
 from gateway.database.rows import rows
@@ -83,7 +83,7 @@ class Retention:
             if alone:
                 if self._keep is not None:
                     await self._expire(self._now() - self._keep * 1000)
-                for step in (trim, accounts.sweep, idempotency.sweep):
+                for step in SWEEPS:
                     await self._repeat(step)
 
     async def _expire(self, before_ms: int) -> None:
@@ -193,7 +193,7 @@ def trim(connection: Connection, now_ms: int) -> bool:
     connection.execute(_update_trimmed(dialect), {"rows": dumps(list(trimmed.items()))})
     places = dumps([(row.user_id, row.created_seq) for row in found])
     connection.execute(_delete_items(dialect), {"rows": places})
-    accounts.remove_unheld(connection, {row.notification_id for row in found})
+    erasure.remove_unheld(connection, {row.notification_id for row in found})
     return len(found) == STEP
 
 
@@ -219,3 +219,7 @@ def _update_trimmed(dialect: str) -> Any:
 def _delete_items(dialect: str) -> Any:
     new = rows(dialect, user_id=BigInteger(), created_seq=BigInteger())
     return delete(items).where(tuple_(items.c.user_id, items.c.created_seq).in_(select(new)))
+
+
+SWEEPS = (trim, sessions.sweep, tickets.sweep, cutoffs.sweep, erasure.sweep, idempotency.sweep)
+"""What a round repeats, in this order: an erased user's row goes after the sessions."""

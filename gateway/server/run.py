@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from gateway import __version__
 from gateway.api.demo import CODE_SCOPE, CODE_TTL, DEMO
 from gateway.app import create_app
-from gateway.auth import accounts, services
+from gateway.auth import services, sessions, tickets, users
 from gateway.auth.passwords import hash_password
 from gateway.auth.signing import Keyring
 from gateway.auth.tokens import digest
@@ -161,9 +161,9 @@ def _make_demo(
     now_ms: int,
 ) -> None:
     """Make the user and the service `demo`; a password, a key and a code of an earlier start end."""
-    accounts.add_missing_users(connection, ["demo"], now_ms)
+    users.add_missing_users(connection, ["demo"], now_ms)
     changes = {"password_hash": password_hash, "disabled": False}
-    accounts.update_user(connection, "demo", changes, now_ms)
+    users.update_user(connection, "demo", changes, now_ms)
     if services.find_service(connection, "demo") is None:
         unusable = digest(secrets.token_urlsafe(32))
         services.add_service(connection, "demo", ["notify"], unusable, now_ms, client_id="demo")
@@ -172,11 +172,11 @@ def _make_demo(
     services.add_key(connection, "demo", key_id, secret_hash, now_ms)
     # The session of the code is one of its own: a ticket ends with its session, and this one gives no token.
     expires_at = now_ms + CODE_TTL * 1000
-    session = accounts.new_session(expires_at)
-    accounts.start_user_session(connection, DEMO, session, now_ms)
-    accounts.withdraw_tickets(connection, CODE_SCOPE)
-    ticket = accounts.NewTicket(code_hash, session.id, CODE_SCOPE, expires_at, expires_at)
-    accounts.add_ticket(connection, ticket)
+    session = sessions.new_session(expires_at)
+    sessions.start_user_session(connection, DEMO, session, now_ms)
+    tickets.withdraw_tickets(connection, CODE_SCOPE)
+    ticket = tickets.NewTicket(code_hash, session.id, CODE_SCOPE, expires_at, expires_at)
+    tickets.add_ticket(connection, ticket)
 
 
 def _demo_text(host: str, port: int, password: str, key: str, code: str) -> str:

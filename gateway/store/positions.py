@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Select, String, bindparam, func, select, update
 
-from gateway.auth.accounts import add_missing_users
+from gateway.auth.users import add_missing_users
 from gateway.database.models import users
 from gateway.database.rows import one_column, rows
 from gateway.protocol.encoding import dumps

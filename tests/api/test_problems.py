@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from sqlalchemy import Connection, text
 
-from gateway.auth import accounts
+from gateway.auth import users
 from gateway.auth.services import new_key
 from gateway.errors import Invalid
 from tests.support.checker import Json
@@ -282,7 +282,7 @@ async def test_nobody_is_made_whom_no_post_reaches(server: LocalServer) -> None:
 
 
 async def test_a_user_who_was_called_a_star_before_still_signs_in(server: LocalServer) -> None:
-    await server.parts.database.write(accounts.add_missing_users, ["*"], 0)
+    await server.parts.database.write(users.add_missing_users, ["*"], 0)
     assert (await (await server.user("*")).inbox())["unread"] == 0
 
 

@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert
 
-from gateway.auth import accounts, endings, services
-from gateway.auth.accounts import new_session
+from gateway.auth import ended, services, sessions, users
 from gateway.auth.ended import ENDED_KEPT_SECONDS, LOOK_BACK_SECONDS, Ended, Finder
-from gateway.auth.endings import PAGE
+from gateway.auth.sessions import PAGE, new_session
 from gateway.auth.signing import MAX_TTL
+from gateway.database import models
 from gateway.database.database import Database
-from gateway.database.models import sessions
 from gateway.errors import TokenRevoked
 from tests.auth.test_tokens import NOW, Desk, open_desk
 
@@ -64,7 +63,7 @@ async def test_a_token_is_refused_when_the_end_of_its_session_is_kept_in_memory_
     lives = await desk.token(session=other, expires_at=NOW + MAX_TTL)
     for token in (*tokens, lives):
         await desk.tokens.verify(token)
-    ended = await desk.database.write(endings.end_sessions, sessions.c.id == session, NOW * 1000)
+    ended = await desk.database.write(sessions.end_sessions, models.sessions.c.id == session, NOW * 1000)
     desk.tokens.end(ended)
     assert list(desk.tokens._known) == [lives]
     for _ in range(2):
@@ -76,7 +75,7 @@ async def test_a_token_is_refused_when_the_end_of_its_session_is_kept_in_memory_
         await desk.tokens.load_keys()
         assert not desk.tokens.is_ended(session)
         # Nor is it known once its row is gone.
-        await desk.database.write(accounts.sweep, (NOW + MAX_TTL - 1) * 1000)
+        await desk.database.write(sessions.sweep, (NOW + MAX_TTL - 1) * 1000)
     assert desk.tokens.recall(lives) is not None
 
 
@@ -100,7 +99,7 @@ class Watched:
     async def read(self, work: Callable[..., Any], *args: Any) -> Any:
         found = await self._database.read(work, *args)
         self.reads.append(work.__name__)
-        self.rows += len(found) if work is endings.page else 0
+        self.rows += len(found) if work is ended.page_of else 0
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()
@@ -110,8 +109,8 @@ class Watched:
 def store(
     connection: Connection, number: int, ended_at: int | None, name: str = "s", minted_by: int | None = None
 ) -> None:
-    accounts.add_missing_users(connection, ["ada"], 0)
-    user = accounts.get_user(connection, "ada").id
+    users.add_missing_users(connection, ["ada"], 0)
+    user = users.get_user(connection, "ada").id
     rows = [
         {
             "id": f"{name}{n:06d}",
@@ -123,10 +122,10 @@ def store(
         }
         for n in range(number)
     ]
-    connection.execute(insert(sessions), rows)
+    connection.execute(insert(models.sessions), rows)
 
 
-async def found_by(look: AsyncIterator[list[endings.Ending]]) -> list[str]:
+async def found_by(look: AsyncIterator[list[ended.Ending]]) -> list[str]:
     return [one.id async for page in look for one in page]
 
 
@@ -202,7 +201,7 @@ async def test_a_look_that_fails_halfway_is_made_good_by_the_next(database: Data
 
 async def test_the_mark_of_a_sign_out_is_no_session(database: Database) -> None:
     await database.write(store, 1, None)
-    assert await database.write(accounts.log_out, "ada", NOW * 1000) == ["s000000"]
+    assert await database.write(users.log_out, "ada", NOW * 1000) == ["s000000"]
     assert await found_by(Finder(database).look(NOW)) == ["s000000"]
 
 
@@ -238,9 +237,9 @@ async def test_the_memory_of_verified_tokens_is_bounded_in_bytes_too(
 async def test_beyond_the_limit_the_oldest_session_ends_and_no_more(database: Database) -> None:
     def start(number: int, now: int, lasts: int = 10**6) -> Any:
         made = new_session(now + lasts)._replace(id=f"s{number}")
-        return database.write(accounts.start_user_session, "ada", made, now, limit=3)
+        return database.write(sessions.start_user_session, "ada", made, now, limit=3)
 
-    await database.write(accounts.add_missing_users, ["ada"], 0)
+    await database.write(users.add_missing_users, ["ada"], 0)
     for number in range(3):
         assert await start(number, 1000 + number) == ([],)
     assert await start(3, 1003) == (["s0"],)
@@ -270,7 +269,7 @@ async def test_a_lower_limit_ends_many_in_steps(database: Database) -> None:
     counts = []
     for _ in range(4):
         made = new_session((NOW + 900) * 1000)
-        done = await database.write(accounts.start_user_session, "ada", made, NOW * 1000, limit=20)
+        done = await database.write(sessions.start_user_session, "ada", made, NOW * 1000, limit=20)
         assert done is not None
         counts.append(len(done.ended))
     assert counts == [PAGE, PAGE, 33, 1]

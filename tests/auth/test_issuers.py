@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway import cli
-from gateway.auth import accounts, issuers, jws, services
+from gateway.auth import cutoffs, issuers, jws, services, sessions, users
 from gateway.auth.issuers import FetchError, read_jwks
 from gateway.auth.signing import MAX_TTL
 from gateway.errors import InvalidToken
@@ -311,7 +311,7 @@ async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
 
 async def test_the_pause_is_a_minute() -> None:
     assert (issuers.PAUSE, issuers.FETCH_TIMEOUT, issuers.MAX_JWKS) == (60, 5, 262_144)
-    assert accounts.MARKED >= MAX_TTL * 1000
+    assert cutoffs.CUTOFF_TTL_MS >= MAX_TTL * 1000
 
 
 async def test_a_key_that_is_withdrawn_verifies_nothing_new(
@@ -544,10 +544,15 @@ async def test_a_token_issued_after_a_sign_out_is_good_unless_it_is_of_the_same_
     assert await outcome(server, issuer.token(iat=later)) == "200"
 
 
+async def sweep(server: LocalServer, now_ms: int) -> None:
+    for kind in (sessions, cutoffs):
+        await server.parts.database.write(kind.sweep, now_ms)
+
+
 async def log_out_before(server: LocalServer, seconds: int) -> None:
     """Sign ada out, as if that had been so long ago."""
     moment = int((time.time() - seconds) * 1000)
-    await server.parts.database.write(accounts.log_out, "ada", moment)
+    await server.parts.database.write(users.log_out, "ada", moment)
 
 
 @pytest.mark.parametrize("ahead", [0, jws.LEEWAY - 2])
@@ -569,10 +574,10 @@ async def test_a_sign_out_is_noted_until_the_last_token_from_before_has_expired(
     await _log_out(server, "")
     now_ms = int(time.time() * 1000)
     last = (MAX_TTL + jws.LEEWAY) * 1000
-    await server.parts.database.write(accounts.sweep, now_ms + last - 10_000)
-    assert await server.parts.database.read(accounts.all_ended_at, "ada") > 0
-    await server.parts.database.write(accounts.sweep, now_ms + last)
-    assert await server.parts.database.read(accounts.all_ended_at, "ada") == 0
+    await sweep(server, now_ms + last - 10_000)
+    assert await server.parts.database.read(cutoffs.ended_at, "ada") > 0
+    await sweep(server, now_ms + last)
+    assert await server.parts.database.read(cutoffs.ended_at, "ada") == 0
 
 
 async def test_an_ended_session_is_not_forgotten_before_its_token_expires(
@@ -582,7 +587,7 @@ async def test_an_ended_session_is_not_forgotten_before_its_token_expires(
     assert await outcome(server, token) == "200"
     assert (await _revoke(server, token)).status_code == 200
     now_ms = int(time.time() * 1000)
-    await server.parts.database.write(accounts.sweep, now_ms + accounts.KEPT)
+    await server.parts.database.write(sessions.sweep, now_ms + sessions.ENDED_SESSION_TTL_MS)
     forget(server)
     assert await outcome(server, token) == "401 token_revoked"
 
@@ -591,7 +596,7 @@ async def test_a_session_lives_as_long_as_its_last_token(server: LocalServer, is
     now = int(time.time())
     first, second = issuer.token(sid="s", exp=now + 60), issuer.token(sid="s", exp=now + 3600)
     assert await outcome(server, first) == await outcome(server, second) == "200"
-    await server.parts.database.write(accounts.sweep, (now + 120) * 1000)
+    await server.parts.database.write(sessions.sweep, (now + 120) * 1000)
     await _log_out(server, "")
     assert await outcome(server, second) == "401 token_revoked"
 
@@ -615,7 +620,7 @@ async def test_a_disabled_user_is_refused_at_first_sight_and_let_in_when_enabled
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada"})
     long_ago = int((time.time() - jws.LEEWAY) * 1000)
-    await server.parts.database.write(accounts.update_user, "ada", {"disabled": True}, long_ago)
+    await server.parts.database.write(users.update_user, "ada", {"disabled": True}, long_ago)
     token = issuer.token(iat=int(time.time()) + 2)
     assert await outcome(server, token) == "401 token_revoked"
     await server.service.patch("/v1/users/ada", json={"disabled": False})

@@ -15,14 +15,16 @@ import pytest
 from sqlalchemy import Connection, func, select
 from websockets.exceptions import ConnectionClosed
 
-from gateway.auth import accounts, issuers, refresh_tokens, services
-from gateway.auth.accounts import NewTicket, new_session
+from gateway.auth import issuers, refresh_tokens, services, sessions, tickets, users
 from gateway.auth.issuers import Visitor
 from gateway.auth.principals import User as TokenUser
 from gateway.auth.refresh_tokens import RETRY, Refreshed
+from gateway.auth.sessions import new_session
+from gateway.auth.tickets import NewTicket
 from gateway.auth.tokens import Tokens, digest
+from gateway.database import models
 from gateway.database.database import Database, open_database
-from gateway.database.models import metadata, sessions, spent_refresh_tokens
+from gateway.database.models import metadata, spent_refresh_tokens
 from gateway.delivery import beginning, connection
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
 from gateway.observability.audit import Event
@@ -96,8 +98,8 @@ def spent(connection: Connection) -> int:
 
 async def session(database: Database, token: str, *, sub: str = "ada", lasts: int = 100_000_000) -> str:
     made = new_session(NOW + lasts, digest(token))
-    await database.write(accounts.add_missing_users, [sub], NOW)
-    assert await database.write(accounts.start_user_session, sub, made, NOW)
+    await database.write(users.add_missing_users, [sub], NOW)
+    assert await database.write(sessions.start_user_session, sub, made, NOW)
     return made.id
 
 
@@ -181,9 +183,9 @@ async def test_what_is_no_refresh_token_is_refused_and_ends_nothing(database: Da
 async def test_no_token_of_a_user_who_may_not_sign_in_is_refreshed(database: Database, how: str) -> None:
     await session(database, "first")
     if how == "disabled":
-        await database.write(accounts.update_user, "ada", {"disabled": True}, NOW)
+        await database.write(users.update_user, "ada", {"disabled": True}, NOW)
     else:
-        await database.write(accounts.release_user, "ada", NOW)
+        await database.write(users.release_user, "ada", NOW)
     assert await refresh(database, "first") == Refreshed()
 
 
@@ -209,7 +211,7 @@ async def test_what_the_database_holds_gives_no_successor_of_an_older_token(data
     await session(database, "first")
     second = (await refresh(database, "first")).token
     third = (await refresh(database, second)).token
-    seed = await database.read(lambda connection: connection.scalar(select(sessions.c.refresh_seed)))
+    seed = await database.read(lambda connection: connection.scalar(select(models.sessions.c.refresh_seed)))
     assert isinstance(seed, bytes)
     assert refresh_tokens._successor(seed, second or "") == third
     assert refresh_tokens._successor(seed, "first") != second
@@ -218,7 +220,7 @@ async def test_what_the_database_holds_gives_no_successor_of_an_older_token(data
 async def test_spent_tokens_go_with_their_session_in_short_steps(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accounts, "SWEPT", 3)
+    monkeypatch.setattr(sessions, "_SWEPT", 3)
     await session(database, "short", lasts=1_000)
     await session(database, "long")
     for first in ("short", "long"):
@@ -227,11 +229,11 @@ async def test_spent_tokens_go_with_their_session_in_short_steps(
             token = (await refresh(database, token)).token
     assert await database.read(spent) == 14
     steps = 1
-    while await database.write(accounts.sweep, NOW + 1_000):
+    while await database.write(sessions.sweep, NOW + 1_000):
         steps += 1
     assert steps == 3
     assert await database.read(spent) == 7
-    assert await database.read(lambda c: c.scalar(select(func.count()).select_from(sessions))) == 1
+    assert await database.read(lambda c: c.scalar(select(func.count()).select_from(models.sessions))) == 1
 
 
 async def test_of_many_at_once_the_first_rotates_and_all_get_its_successor(database_url: str) -> None:
@@ -297,7 +299,7 @@ async def test_a_refresh_whose_answer_was_lost_works_again(server: LocalServer) 
     await cut(server, ada.refresh, at=None)
 
     def rotated(connection: Connection) -> int | None:
-        return connection.scalar(select(sessions.c.rotated_at))
+        return connection.scalar(select(models.sessions.c.rotated_at))
 
     await until(lambda: server.parts.database.read(rotated), "the gateway has rotated the token")
     fresh = await renew(await renew(ada))
@@ -447,7 +449,7 @@ async def test_what_the_command_line_ends_is_noticed_without_a_backplane(server:
     service, by_key, by_token = await new_service(server)
     async with ada.user.socket() as socket:
         await socket.until("live")
-        await database.write(accounts.log_out, "ada", now_ms)
+        await database.write(users.log_out, "ada", now_ms)
         assert await socket.closed(within=3) == ENDED
     assert (await posts(by_key), await posts(by_token)) == ((201, ""), (201, ""))
     await database.write(services.delete_key, service["client_id"], service["key_id"])
@@ -587,12 +589,12 @@ def hold_before_attaching(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 Hold = Callable[[LocalServer, pytest.MonkeyPatch], Gate]
 POINTS: dict[str, tuple[str, Hold]] = {
-    "the session was read": ("header", lambda s, _: hold_after(s, accounts.find_session_owner)),
+    "the session was read": ("header", lambda s, _: hold_after(s, sessions.find_session_owner)),
     "the session was read, by subprotocol": (
         "subprotocol",
-        lambda s, _: hold_after(s, accounts.find_session_owner),
+        lambda s, _: hold_after(s, sessions.find_session_owner),
     ),
-    "the ticket was redeemed": ("ticket", lambda s, _: hold_after(s, accounts.redeem_ticket)),
+    "the ticket was redeemed": ("ticket", lambda s, _: hold_after(s, tickets.redeem_ticket)),
     "accepted": ("header", lambda _, patch: hold_before_attaching(patch)),
     "accepted, by ticket": ("ticket", lambda _, patch: hold_before_attaching(patch)),
     "the beginning was read": ("header", lambda s, _: hold_after(s, beginning.begin)),
@@ -650,7 +652,7 @@ async def test_a_socket_that_takes_a_token_whose_session_ends_meanwhile_does_not
     first, second = await sign_in(server), await sign_in(server)
     async with first.user.socket() as socket:
         await socket.until("live")
-        gate = hold_after(server, accounts.find_session_owner)
+        gate = hold_after(server, sessions.find_session_owner)
         server.parts.tokens._known.pop(second.access, None)
         await socket.send(type="auth", token=second.access)
         await gate.reached()
@@ -665,7 +667,7 @@ async def test_a_socket_whose_own_session_ends_while_it_takes_another_token_does
     first, second = await sign_in(server), await sign_in(server)
     async with first.user.socket() as socket:
         await socket.until("live")
-        gate = hold_after(server, accounts.find_session_owner)
+        gate = hold_after(server, sessions.find_session_owner)
         server.parts.tokens._known.pop(second.access, None)
         await socket.send(type="auth", token=second.access)
         await gate.reached()
@@ -691,7 +693,7 @@ async def test_a_socket_that_took_another_token_ends_with_that_session_and_not_w
 async def test_a_request_that_is_verified_while_its_session_ends_is_refused(server: LocalServer) -> None:
     ada = await sign_in(server)
     server.parts.tokens._known.clear()
-    gate = hold_after(server, accounts.find_session_owner)
+    gate = hold_after(server, sessions.find_session_owner)
     asking = asyncio.create_task(ada.user.get("/v1/inbox"))
     await gate.reached()
     await by_signing_out_everywhere(server, ada)
@@ -703,7 +705,7 @@ async def test_a_request_that_is_verified_while_its_session_ends_is_refused(serv
 async def test_a_ticket_that_is_redeemed_while_its_session_ends_names_nobody(server: LocalServer) -> None:
     ada = await sign_in(server)
     ticket = (await ada.user.post("/v1/auth/ticket")).json()["ticket"]
-    gate = hold_after(server, accounts.redeem_ticket)
+    gate = hold_after(server, tickets.redeem_ticket)
     redeeming = asyncio.create_task(server.parts.tokens.redeem(ticket))
     await gate.reached()
     await by_signing_out_everywhere(server, ada)
@@ -768,7 +770,7 @@ async def test_a_session_that_starts_while_its_service_is_deleted_is_told_to_hav
         lambda c: services.start_service_session(c, client, made, NOW),
         lambda c: services.delete_service(c, client, NOW),
     )
-    assert done == [accounts.Started([]), [made.id]]
+    assert done == [sessions.Started([]), [made.id]]
 
 
 async def test_no_session_starts_for_a_service_whose_deletion_is_under_way(postgres_url: str) -> None:
@@ -798,11 +800,11 @@ async def test_a_ticket_is_good_once_even_when_two_processes_race_for_it(databas
         desks = [Tokens(settings, each, on_ended=lambda _: None) for each in (one, other)]
         now_ms = int(time.time() * 1000)
         made = new_session(now_ms + 60_000)
-        await one.write(accounts.add_missing_users, ["ada"], now_ms)
-        await one.write(accounts.start_user_session, "ada", made, now_ms)
+        await one.write(users.add_missing_users, ["ada"], now_ms)
+        await one.write(sessions.start_user_session, "ada", made, now_ms)
         for number in range(20):
             ticket = NewTicket(digest(str(number)), made.id, "inbox", now_ms + 60_000, now_ms + 30_000)
-            await one.write(accounts.add_ticket, ticket)
+            await one.write(tickets.add_ticket, ticket)
             done = await asyncio.gather(
                 *(each.redeem(str(number)) for each in desks * 3), return_exceptions=True
             )
@@ -953,20 +955,20 @@ def test_a_user_may_have_a_session_for_each_socket_unless_it_is_set_otherwise() 
 async def test_two_sign_ins_at_once_count_each_other(postgres_url: str) -> None:
     old = new_session(NOW + 10**6)
     async with open_database(settings_for(postgres_url)) as database:
-        await database.write(accounts.add_missing_users, ["ada"], NOW)
-        await database.write(accounts.start_user_session, "ada", old, NOW)
+        await database.write(users.add_missing_users, ["ada"], NOW)
+        await database.write(sessions.start_user_session, "ada", old, NOW)
     first, second = new_session(NOW + 10**6), new_session(NOW + 10**6)
     done = await in_turn(
         postgres_url,
-        lambda c: accounts.start_user_session(c, "ada", first, NOW + 1, limit=1),
-        lambda c: accounts.start_user_session(c, "ada", second, NOW + 2, limit=1),
+        lambda c: sessions.start_user_session(c, "ada", first, NOW + 1, limit=1),
+        lambda c: sessions.start_user_session(c, "ada", second, NOW + 2, limit=1),
     )
     assert done == [([old.id],), ([first.id],)]
 
 
 async def test_two_foreign_tokens_at_once_count_each_other(postgres_url: str) -> None:
     async with open_database(settings_for(postgres_url)) as database:
-        await database.write(accounts.add_missing_users, ["ada"], NOW)
+        await database.write(users.add_missing_users, ["ada"], NOW)
     one, two = (
         Visitor("ada", f"x-{name}", NOW // 1000, NOW // 1000 + 900, reads_inbox=True, issuer="i")
         for name in "ab"
@@ -993,11 +995,11 @@ async def test_two_tokens_of_a_service_at_once_count_each_other(postgres_url: st
 
 async def test_a_sign_in_that_waits_for_the_user_to_be_disabled_starts_nothing(postgres_url: str) -> None:
     async with open_database(settings_for(postgres_url)) as database:
-        await database.write(accounts.add_missing_users, ["ada"], NOW)
+        await database.write(users.add_missing_users, ["ada"], NOW)
     _, started = await in_turn(
         postgres_url,
-        lambda c: accounts.update_user(c, "ada", {"disabled": True}, NOW),
-        lambda c: accounts.start_user_session(c, "ada", new_session(NOW + 10**6), NOW),
+        lambda c: users.update_user(c, "ada", {"disabled": True}, NOW),
+        lambda c: sessions.start_user_session(c, "ada", new_session(NOW + 10**6), NOW),
     )
     assert started is None
 

@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.auth import accounts, services, signing
-from gateway.auth.accounts import new_session
+from gateway.auth import services, sessions, signing, tickets, users
 from gateway.auth.jws import MAX_TOKEN
 from gateway.auth.principals import Service, User, inbox_user
+from gateway.auth.sessions import new_session
 from gateway.auth.tokens import Tokens, digest
 from gateway.database.database import Database
 from gateway.errors import InsufficientScope, InvalidToken, TokenExpired, TokenRevoked, Unauthorized
@@ -45,8 +45,8 @@ class Desk:
 
     async def session(self, sub: str = "ada") -> str:
         session = new_session((NOW + 10**6) * 1000)
-        await self.database.write(accounts.add_missing_users, [sub], NOW * 1000)
-        assert await self.database.write(accounts.start_user_session, sub, session, NOW * 1000)
+        await self.database.write(users.add_missing_users, [sub], NOW * 1000)
+        assert await self.database.write(sessions.start_user_session, sub, session, NOW * 1000)
         return session.id
 
     async def token(self, sub: str = "ada", session: str = "", **changes: Any) -> str:
@@ -311,7 +311,7 @@ async def test_sessions_that_another_process_ends_are_found_by_the_next_look(des
     session = await desk.session("ada")
     token = await desk.token(session=session)
     await desk.tokens.verify(token)
-    assert await desk.database.write(accounts.log_out, "ada", NOW * 1000) == [session]
+    assert await desk.database.write(users.log_out, "ada", NOW * 1000) == [session]
     await desk.tokens.find_ended()
     assert desk.ended == [session]
     with pytest.raises(TokenRevoked):
@@ -320,7 +320,7 @@ async def test_sessions_that_another_process_ends_are_found_by_the_next_look(des
 
 async def test_a_disabled_user_is_refused_at_first_sight(desk: Desk) -> None:
     token = await desk.token("ada")
-    await desk.database.write(accounts.update_user, "ada", {"disabled": True}, NOW * 1000)
+    await desk.database.write(users.update_user, "ada", {"disabled": True}, NOW * 1000)
     with pytest.raises(TokenRevoked):
         await desk.tokens.verify(token)
 
@@ -415,7 +415,7 @@ async def test_a_ticket_waits_thirty_seconds(desk: Desk) -> None:
 
 async def test_a_ticket_of_an_ended_session_is_revoked(desk: Desk) -> None:
     await add_ticket(desk, "the ticket", await desk.session("ada"))
-    await desk.database.write(accounts.log_out, "ada", NOW * 1000)
+    await desk.database.write(users.log_out, "ada", NOW * 1000)
     with pytest.raises(TokenRevoked):
         await desk.tokens.redeem("the ticket")
 
@@ -428,8 +428,8 @@ async def test_what_is_no_ticket_is_not_valid(desk: Desk, ticket: str) -> None:
 
 async def add_ticket(desk: Desk, text: str, session: str) -> None:
     times = {"token_expires_at": (NOW + 900) * 1000, "expires_at": (NOW + 30) * 1000}
-    ticket = accounts.NewTicket(hash=digest(text), session_id=session, scope="inbox", **times)
-    await desk.database.write(accounts.add_ticket, ticket)
+    ticket = tickets.NewTicket(hash=digest(text), session_id=session, scope="inbox", **times)
+    await desk.database.write(tickets.add_ticket, ticket)
 
 
 async def test_the_session_of_an_expired_token_can_still_be_named(desk: Desk) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.util import await_only
 
-from gateway.auth import accounts, refresh_tokens
+from gateway.auth import cutoffs, erasure, refresh_tokens, sessions, tickets, users
 from gateway.auth import services as service_records
 from gateway.database import database as database_module
 from gateway.database.database import Database, background, is_background, open_database
@@ -341,8 +341,17 @@ async def test_slow_pages_that_take_every_connection_hold_up_no_sign_in(postgres
 
 @pytest.mark.parametrize(
     "work",
-    [commit, trim, accounts.sweep, accounts.erase_some, idempotency.sweep],
-    ids=lambda work: work.__name__,
+    [
+        commit,
+        trim,
+        sessions.sweep,
+        tickets.sweep,
+        cutoffs.sweep,
+        erasure.sweep,
+        erasure.erase_some,
+        idempotency.sweep,
+    ],
+    ids=lambda work: f"{work.__module__}.{work.__name__}",
 )
 def test_posts_and_the_work_of_retention_let_sign_ins_go_first(work: Callable[..., object]) -> None:
     assert is_background(work)
@@ -351,12 +360,12 @@ def test_posts_and_the_work_of_retention_let_sign_ins_go_first(work: Callable[..
 @pytest.mark.parametrize(
     "work",
     [
-        accounts.log_out,
-        accounts.update_user,
-        accounts.release_user,
-        accounts.start_user_session,
-        accounts.add_ticket,
-        accounts.redeem_ticket,
+        users.log_out,
+        users.update_user,
+        users.release_user,
+        sessions.start_user_session,
+        tickets.add_ticket,
+        tickets.redeem_ticket,
         refresh_tokens.refresh,
         refresh_tokens.revoke,
         service_records.delete_service,

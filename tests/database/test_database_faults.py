@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
-from gateway.auth import accounts
+from gateway.auth.users import add_missing_users
 from gateway.cli import run
 from gateway.database import database as database_module
 from gateway.database import schema
@@ -181,7 +181,7 @@ async def test_of_two_in_a_deadlock_both_are_carried_out(postgres_url: str) -> N
             await_only(ready[1 - mine].wait())
 
     async with open_database(settings_for(postgres_url)) as database:
-        await database.write(accounts.add_missing_users, ["a", "b"], 0)
+        await database.write(add_missing_users, ["a", "b"], 0)
         await asyncio.gather(database.write(cross, 0), database.write(cross, 1))
     assert next(attempts) == 3
 
@@ -195,7 +195,7 @@ async def test_two_who_make_the_same_users_never_lock_each_other_out(
 
     def maker(connection: Connection) -> None:
         """Make `new`, and go on to lock `old`, which was made meanwhile."""
-        accounts.add_missing_users(connection, ["new"], 0)
+        add_missing_users(connection, ["new"], 0)
         made.set()
         await_only(until_somebody_waits(postgres, postgres_url))
         connection.execute(select(users.c.id).where(users.c.sub == "old").with_for_update())
@@ -205,7 +205,7 @@ async def test_two_who_make_the_same_users_never_lock_each_other_out(
         positions.lock(connection, {"old", "new"}, (), 0)
 
     async with open_database(settings_for(postgres_url)) as database:
-        await database.write(accounts.add_missing_users, ["old"], 0)
+        await database.write(add_missing_users, ["old"], 0)
         making = asyncio.create_task(database.write(maker))
         await made.wait()
         await asyncio.gather(making, database.write(locker))

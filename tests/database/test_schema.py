@@ -1,11 +1,14 @@
 """The migrations, on both databases."""
 
 import asyncio
+import hashlib
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, text
 
+from gateway.auth import cutoffs
+from gateway.auth.users import log_out
 from gateway.database import schema
 from gateway.database.database import open_database
 from gateway.database.models import metadata
@@ -78,3 +81,33 @@ async def test_two_processes_may_migrate_at_once(empty_database_url: str) -> Non
     async with open_database(settings) as one, open_database(settings) as other:
         await asyncio.gather(one.write(schema.upgrade), other.write(schema.upgrade))
         assert await one.read(tables) == EVERY_TABLE
+
+
+async def test_cutoffs_of_tokens_are_carried_over_and_back(empty_database_url: str) -> None:
+    def insert_as_0004(connection: Connection) -> None:
+        command.upgrade(config_for(connection), "0004")
+        connection.execute(text("INSERT INTO users (id, sub, created_at, epoch) VALUES (7, 'ada', 1, 'e')"))
+        session = "INSERT INTO sessions (id, user_id, created_at, expires_at, ended_at) VALUES "
+        connection.execute(text(session + f"('{mark_of('ada')}', 7, 5, 9, 5), ('x-ab', 7, 2, 9, 5)"))
+
+    def table(connection: Connection) -> list[tuple[str, int, int]]:
+        return [tuple(row) for row in connection.execute(text("SELECT * FROM token_cutoffs"))]
+
+    def marks(connection: Connection) -> list[tuple[str, int]]:
+        statement = "SELECT id, created_at FROM sessions WHERE id LIKE 'x-m%' ORDER BY created_at"
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+    async with open_database(settings_for(empty_database_url)) as database:
+        await database.write(insert_as_0004)
+        await database.write(schema.upgrade)
+        assert await database.read(table) == [(mark_of("ada")[3:], 5, 9)]
+        assert await database.read(cutoffs.ended_at, "ada") == 5
+        await database.write(log_out, "ada", 6)
+        await database.write(lambda connection: command.downgrade(config_for(connection), "0004"))
+        assert await database.read(marks) == [(mark_of("ada"), 6)]
+        await database.write(schema.upgrade)
+        assert await database.read(cutoffs.ended_at, "ada") == 6
+
+
+def mark_of(sub: str) -> str:
+    return "x-m" + hashlib.sha256(sub.encode()).hexdigest()[:29]

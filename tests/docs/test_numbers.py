@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.api import notification, tickets
-from gateway.auth import accounts, issuers, jws, passwords, refresh_tokens, signing
+from gateway.auth import issuers, jws, names, passwords, refresh_tokens, sessions, signing
 from gateway.auth.limits import throttle
 from gateway.backplane import link, redis
 from gateway.database import database, postgres
@@ -60,12 +60,12 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.LONGEST_PAUSE,)),
     ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT,)),
     ("auth.md", "It is good for one socket, once, for {} seconds", (tickets.TICKET_TTL,)),
-    ("auth.md", "A user has [{} sessions at once]", (accounts.SESSIONS_PER_USER,)),
+    ("auth.md", "A user has [{} sessions at once]", (sessions.SESSIONS_PER_USER,)),
     ("auth.md", "{} seconds before the end the socket gets", (EXPIRY_NOTICE,)),
     ("auth.md", "A password has {} to {} characters", (passwords.MIN_LENGTH, passwords.MAX_LENGTH)),
     ("auth.md", "the same request again within {word} seconds", (refresh_tokens.RETRY / 1000,)),
     ("auth.md", "up to an `iat` {} seconds later", (jws.LEEWAY,)),
-    ("backend.md", "of 1 to {} characters", (accounts.MAX_SUB,)),
+    ("backend.md", "of 1 to {} characters", (names.MAX_SUB,)),
     ("backend.md", "It is kept for {} hours", (idempotency.KEPT / HOUR,)),
     ("backend.md", "have up to {} recipients", (notification.MAX_RECIPIENTS,)),
     ("backend.md", "A batch stores at most {} items", (writer.MAX_ITEMS,)),

@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Connection, delete, func, literal, select, update
 from sqlalchemy.util import await_only
 
-from gateway.auth import accounts
+from gateway.auth import cutoffs, erasure, sessions, tickets, users
 from gateway.cli import run
+from gateway.database import models
 from gateway.database.database import LockingDatabase, open_database
-from gateway.database.models import idempotency_keys, items, notifications, sessions, tickets, users
+from gateway.database.models import idempotency_keys, items, notifications
 from gateway.delivery.beginning import Start
 from gateway.errors import Unavailable
 from gateway.jobs import retention as retention_module
@@ -165,7 +166,7 @@ async def test_a_slow_client_from_whose_place_on_something_was_removed_is_reset(
         await engine.store(engine.post(), engine.post())
         async with engine.connected(user, Start(since=2)) as (wire, _):
             await wire.has("live")
-            mark = update(users).where(users.c.id == user.id).values(trimmed_seq=3)
+            mark = update(models.users).where(models.users.c.id == user.id).values(trimmed_seq=3)
             await engine.database.write(lambda connection: connection.execute(mark).rowcount)
             await engine.store()
             await wire.has("reset")
@@ -216,13 +217,13 @@ async def test_keys_sessions_and_tickets_that_have_had_their_time_are_swept(
         await engine.user()
         claim = Claim(1, "k", b"1", "{}")
         await engine.writer.post(Submission((engine.post(),), "{}", claim))
-        session = accounts.new_session(int(time.time() * 1000) + 1000)
-        await locking.write(accounts.start_user_session, "ada", session, 0)
-        ticket = accounts.NewTicket(b"t", session.id, "inbox", 0, int(time.time() * 1000) + 1000)
-        await locking.write(accounts.add_ticket, ticket)
+        session = sessions.new_session(int(time.time() * 1000) + 1000)
+        await locking.write(sessions.start_user_session, "ada", session, 0)
+        ticket = tickets.NewTicket(b"t", session.id, "inbox", 0, int(time.time() * 1000) + 1000)
+        await locking.write(tickets.add_ticket, ticket)
         retention = Retention(locking, engine.writer, keep=None, clock=clock)
         await retention.sweep()
-        kept = [idempotency_keys, sessions, tickets]
+        kept = [idempotency_keys, models.sessions, models.tickets]
 
         def number(connection: Connection) -> list[int | None]:
             return [connection.scalar(select(func.count()).select_from(table)) for table in kept]
@@ -257,14 +258,15 @@ async def test_a_user_who_is_erased_meanwhile_is_no_failure(
         async def erase_first(*args: object) -> object:
             if not erased:
                 erased.append(user.id)
-                await locking.write(accounts.release_user, "ada", 0)
-                await locking.write(accounts.erase_some, user.id)
-                await locking.write(accounts.sweep, accounts.MARKED + 1)
+                await locking.write(users.release_user, "ada", 0)
+                await locking.write(erasure.erase_some, user.id)
+                await locking.write(sessions.sweep, cutoffs.CUTOFF_TTL_MS + 1)
+                await locking.write(erasure.sweep, cutoffs.CUTOFF_TTL_MS + 1)
             return await change(*args)  # type: ignore[arg-type]
 
         engine.writer.change = erase_first  # type: ignore[method-assign, assignment]
         await retention.sweep()
-        bob = await locking.read(accounts.get_user, "bob")
+        bob = await locking.read(users.get_user, "bob")
         assert (bob.unread, bob.last_seq) == (0, 2)
 
 
@@ -289,9 +291,9 @@ async def test_a_round_goes_on_where_the_one_before_was_cut_short(
         engine.writer.change = fails_in_between  # type: ignore[method-assign, assignment]
         with pytest.raises(Unavailable):
             await retention.sweep()
-        assert (await locking.read(accounts.get_user, "ada")).unread == 2 * STEP
+        assert (await locking.read(users.get_user, "ada")).unread == 2 * STEP
         await retention.sweep()
-        ada = await locking.read(accounts.get_user, "ada")
+        ada = await locking.read(users.get_user, "ada")
         assert (ada.unread, ada.trimmed_seq) == (0, ada.last_seq)
         assert await locking.read(rows_of) == (0, 0)
         found = await locking.read(standing, user.id)
@@ -336,7 +338,7 @@ async def test_of_two_who_remove_the_last_two_items_one_removes_the_notification
         connection.execute(delete(items).where(items.c.user_id == user_id))
         if not removed:
             await_only(both_removed.wait())
-        accounts.remove_unheld(connection, {key})
+        erasure.remove_unheld(connection, {key})
         removed.append("once")
 
     async with open_database(settings_for(postgres_url)) as opened:

@@ -17,7 +17,7 @@ import pytest
 from passlib.hash import argon2
 
 from gateway import cli
-from gateway.auth import accounts
+from gateway.auth import users
 from gateway.observability import audit, sampling
 from gateway.observability.audit import ALL_CALLERS, Event
 from gateway.observability.sampling import FIRST, Sampler
@@ -585,10 +585,10 @@ async def test_a_post_and_a_look_into_the_inbox_leave_no_line(server: LocalServe
 
 async def test_an_old_hash_is_renewed_by_the_next_sign_in_and_by_two_at_once(server: LocalServer) -> None:
     old = argon2.using(type="ID", memory_cost=8192, time_cost=1, parallelism=1).hash(PASSWORD)
-    await server.parts.database.write(accounts.add_user, "ada", old, 0)
+    await server.parts.database.write(users.add_user, "ada", old, 0)
     answers = await asyncio.gather(*(sign_in(server) for _ in range(5)))
     assert all("access_token" in answer for answer in answers)
-    row = await server.parts.database.read(accounts.get_user, "ada")
+    row = await server.parts.database.read(users.get_user, "ada")
     assert row.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert "access_token" in await sign_in(server)
 

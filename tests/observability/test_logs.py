@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 import structlog
 
-from gateway.auth import accounts, services
+from gateway.auth import names, services
 from gateway.observability import logs
 from gateway.protocol.terminal import LONGEST
 from gateway.settings import LogFormat, load_settings
@@ -82,7 +82,7 @@ def test_what_holds_no_secret_is_left_alone(line: str) -> None:
 def test_a_traceback_shows_no_variables_and_no_secrets(console: io.StringIO) -> None:
     secret = KEY
     try:
-        accounts.check_sub(f"{secret}\0")
+        names.check_sub(f"{secret}\0")
     except ValueError:
         structlog.get_logger().exception("it failed", about=secret)
     assert "ValueError" in console.getvalue()

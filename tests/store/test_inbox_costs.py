@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert, text, update
 
-from gateway.auth.accounts import add_missing_users, get_user
+from gateway.auth.users import add_missing_users, get_user
 from gateway.database.database import Database, SqliteDatabase
 from gateway.database.models import items, notifications, users
 from gateway.delivery.beginning import Start, begin

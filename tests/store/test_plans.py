@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, func, select
 
-from gateway.auth import accounts, endings, services
-from gateway.auth.accounts import new_session
+from gateway.auth import cutoffs, ended, erasure, services, sessions, tickets, users
+from gateway.auth.sessions import new_session
 from gateway.database.database import SqliteDatabase, open_database
 from gateway.database.models import items
 from gateway.jobs.retention import Retention, trim
@@ -117,17 +117,18 @@ async def test_no_statement_of_the_sessions_reads_all_of_them(sqlite_url: str) -
     plans = Plans()
     async with open_database(settings_for(sqlite_url)) as database:
         assert isinstance(database, SqliteDatabase)
-        await database.write(accounts.add_missing_users, ["ada"], 0)
+        await database.write(users.add_missing_users, ["ada"], 0)
         client = (await database.write(services.add_service, "a", ["notify"], b"", 0)).client_id
         with plans.noted(database):
             for _ in range(2):
-                await database.write(accounts.start_user_session, "ada", new_session(10), 0, limit=1)
+                await database.write(sessions.start_user_session, "ada", new_session(10), 0, limit=1)
                 await database.write(services.start_service_session, client, new_session(10), 0, limit=1)
-            assert len(await database.read(endings.tally, 0)) == 1
-            assert len(await database.read(endings.page, 0, 0, "")) == 2
+            assert len(await database.read(ended.tally, 0)) == 1
+            assert len(await database.read(ended.page_of, 0, 0, "")) == 2
             await database.write(services.end_some, client, 1)
-            await database.write(accounts.log_out, "ada", 1)
-            await database.write(accounts.sweep, 10**9)
+            await database.write(users.log_out, "ada", 1)
+            for sweep in (sessions.sweep, tickets.sweep, cutoffs.sweep, erasure.sweep):
+                await database.write(sweep, 10**9)
     assert [step for step, _ in plans.steps if step.startswith("SCAN")] == []
     oldest = [
         step for step, statement in plans.steps if "created_at DESC" in statement and "INDEX ix_" in step

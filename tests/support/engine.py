@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection as DatabaseConnection
 
-from gateway.auth import accounts
+from gateway.auth import users
 from gateway.auth.limits.throttle import Throttle
 from gateway.auth.principals import User
 from gateway.auth.tokens import Tokens
@@ -176,8 +176,8 @@ class Engine:
 
     async def user(self, sub: str = "ada") -> User:
         """Return a user of the database."""
-        await self.database.write(accounts.add_missing_users, [sub], 0)
-        record = await self.database.read(accounts.get_user, sub)
+        await self.database.write(users.add_missing_users, [sub], 0)
+        record = await self.database.read(users.get_user, sub)
         return User(record.id, sub, f"session-of-{sub}", frozenset({"inbox"}), FAR, "tests")
 
     def post(self, *to: str, title: str = "Hello") -> Post:

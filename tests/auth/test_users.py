@@ -3,11 +3,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select
 
-from gateway.auth import accounts, endings, services
-from gateway.auth.accounts import check_sub, new_session
+from gateway.auth import cutoffs, ended, erasure, services, sessions, users
+from gateway.auth.names import check_sub
 from gateway.auth.services import new_key, parse_key
+from gateway.auth.sessions import new_session
+from gateway.database import models
 from gateway.database.database import Database
-from gateway.database.models import items, notifications, sessions, users
+from gateway.database.models import items, notifications
 from gateway.errors import Conflict, InvalidToken, NotFound
 
 NOW = 1_800_000_000_000
@@ -39,8 +41,8 @@ def test_a_key_with_any_character_changed_is_not_valid() -> None:
 
 def add_some(connection: Connection, count: int, *subs: str) -> None:
     """Post `count` notifications to each of these users, who share them."""
-    accounts.add_missing_users(connection, subs, NOW)
-    keys = [accounts.get_user(connection, sub).id for sub in subs]
+    users.add_missing_users(connection, subs, NOW)
+    keys = [users.get_user(connection, sub).id for sub in subs]
     for number in range(1, count + 1):
         posted = {"uuid": f"{keys[0]}-{number}", "service_id": 1, "title": "t", "category": "c"}
         more = {"priority": "normal", "recipients": len(subs), "created_at": NOW}
@@ -56,65 +58,70 @@ def count(connection: Connection, table: Any) -> int:
 
 
 async def test_users_that_are_missing_are_added_and_the_others_left_alone(database: Database) -> None:
-    await database.write(accounts.add_missing_users, ["b", "a", "b"], NOW)
-    before = await database.read(accounts.get_user, "a")
-    await database.write(accounts.add_missing_users, {"a", "c"}, NOW + 1)
-    rows = await database.read(accounts.list_users, 0, 10)
+    await database.write(users.add_missing_users, ["b", "a", "b"], NOW)
+    before = await database.read(users.get_user, "a")
+    await database.write(users.add_missing_users, {"a", "c"}, NOW + 1)
+    rows = await database.read(users.list_users, 0, 10)
     assert [row.sub for row in rows] == ["a", "b", "c"]
-    assert await database.read(accounts.get_user, "a") == before
+    assert await database.read(users.get_user, "a") == before
     assert len({row.epoch for row in rows}) == 3
 
 
 async def test_no_user_is_added_twice(database: Database) -> None:
-    await database.write(accounts.add_user, "ada", None, NOW)
+    await database.write(users.add_user, "ada", None, NOW)
     with pytest.raises(Conflict):
-        await database.write(accounts.add_user, "ada", None, NOW)
+        await database.write(users.add_user, "ada", None, NOW)
+
+
+async def sweep(database: Database, now_ms: int) -> None:
+    for kind in (sessions, cutoffs, erasure):
+        assert not await database.write(kind.sweep, now_ms)
 
 
 async def ended_ids(database: Database) -> list[str]:
-    return [one.id for one in await database.read(endings.page, NOW // 1000, NOW, "")]
+    return [one.id for one in await database.read(ended.page_of, NOW // 1000, NOW, "")]
 
 
 async def start_session(database: Database, sub: str) -> str:
     session = new_session(NOW + 10**9)
-    assert await database.write(accounts.start_user_session, sub, session, NOW)
+    assert await database.write(sessions.start_user_session, sub, session, NOW)
     return session.id
 
 
 @pytest.mark.parametrize("changes", [{"disabled": True}, {"password_hash": "new"}, {"password_hash": None}])
 async def test_what_must_end_the_sessions_of_a_user_does(database: Database, changes: dict[str, Any]) -> None:
-    await database.write(accounts.add_missing_users, ["ada", "bob"], NOW)
+    await database.write(users.add_missing_users, ["ada", "bob"], NOW)
     session = await start_session(database, "ada")
     others = await start_session(database, "bob")
-    _, ended = await database.write(accounts.update_user, "ada", changes, NOW)
-    assert ended == [session]
-    owner = await database.read(accounts.find_session_owner, others)
+    _, gone = await database.write(users.update_user, "ada", changes, NOW)
+    assert gone == [session]
+    owner = await database.read(sessions.find_session_owner, others)
     assert owner is not None
     assert not owner.ended
 
 
 async def test_enabling_a_user_ends_nothing(database: Database) -> None:
-    await database.write(accounts.add_missing_users, ["ada"], NOW)
+    await database.write(users.add_missing_users, ["ada"], NOW)
     await start_session(database, "ada")
-    assert (await database.write(accounts.update_user, "ada", {"disabled": False}, NOW))[1] == []
+    assert (await database.write(users.update_user, "ada", {"disabled": False}, NOW))[1] == []
 
 
 async def test_no_session_starts_with_a_password_that_was_changed_meanwhile(database: Database) -> None:
-    await database.write(accounts.add_user, "ada", "old", NOW)
+    await database.write(users.add_user, "ada", "old", NOW)
     session = new_session(NOW + 1000)
-    await database.write(accounts.update_user, "ada", {"password_hash": "new"}, NOW)
-    assert not await database.write(accounts.start_user_session, "ada", session, NOW, password_hash="old")
-    assert await database.write(accounts.start_user_session, "ada", session, NOW, password_hash="new")
+    await database.write(users.update_user, "ada", {"password_hash": "new"}, NOW)
+    assert not await database.write(sessions.start_user_session, "ada", session, NOW, password_hash="old")
+    assert await database.write(sessions.start_user_session, "ada", session, NOW, password_hash="new")
 
 
 async def test_a_released_name_is_free_and_its_sessions_have_ended(database: Database) -> None:
     await database.write(add_some, 1, "ada")
     session = await start_session(database, "ada")
-    user_id, ended = await database.write(accounts.release_user, "ada", NOW)
-    assert ended == [session]
-    assert await database.read(accounts.released_users) == [user_id]
-    assert (await database.write(accounts.add_user, "ada", None, NOW)).id > user_id
-    owner = await database.read(accounts.find_session_owner, session)
+    user_id, gone = await database.write(users.release_user, "ada", NOW)
+    assert gone == [session]
+    assert await database.read(erasure.released_users) == [user_id]
+    assert (await database.write(users.add_user, "ada", None, NOW)).id > user_id
+    owner = await database.read(sessions.find_session_owner, session)
     assert owner is not None
     assert owner.ended
 
@@ -122,16 +129,16 @@ async def test_a_released_name_is_free_and_its_sessions_have_ended(database: Dat
 async def test_an_erasure_goes_in_steps_and_leaves_what_others_have(database: Database) -> None:
     await database.write(add_some, 3, "ada")
     await database.write(add_some, 2, "eve", "bob")
-    eve, _ = await database.write(accounts.release_user, "eve", NOW)
-    ada, _ = await database.write(accounts.release_user, "ada", NOW)
-    assert await database.write(accounts.erase_some, ada, 2)
+    eve, _ = await database.write(users.release_user, "eve", NOW)
+    ada, _ = await database.write(users.release_user, "ada", NOW)
+    assert await database.write(erasure.erase_some, ada, 2)
     assert await database.read(count, items) == 5
-    assert not await database.write(accounts.erase_some, ada, 2)
-    assert not await database.write(accounts.erase_some, eve, 100)
+    assert not await database.write(erasure.erase_some, ada, 2)
+    assert not await database.write(erasure.erase_some, eve, 100)
     assert await database.read(count, notifications) == 2
-    assert [row.sub for row in await database.read(accounts.list_users, 0, 10)] == ["bob"]
-    await database.write(accounts.sweep, NOW + accounts.MARKED)
-    assert await database.read(count, users) == 1
+    assert [row.sub for row in await database.read(users.list_users, 0, 10)] == ["bob"]
+    await sweep(database, NOW + cutoffs.CUTOFF_TTL_MS)
+    assert await database.read(count, models.users) == 1
 
 
 async def test_the_row_of_an_erased_user_goes_when_no_token_from_before_can_live_any_more(
@@ -139,23 +146,23 @@ async def test_the_row_of_an_erased_user_goes_when_no_token_from_before_can_live
 ) -> None:
     await database.write(add_some, 1, "ada")
     session = await start_session(database, "ada")
-    user_id, _ = await database.write(accounts.release_user, "ada", NOW)
-    assert not await database.write(accounts.erase_some, user_id)
-    await database.write(accounts.sweep, NOW + accounts.KEPT - 1)
+    user_id, _ = await database.write(users.release_user, "ada", NOW)
+    assert not await database.write(erasure.erase_some, user_id)
+    await sweep(database, NOW + sessions.ENDED_SESSION_TTL_MS - 1)
     assert await ended_ids(database) == [session]
-    await database.write(accounts.sweep, NOW + accounts.KEPT)
+    await sweep(database, NOW + sessions.ENDED_SESSION_TTL_MS)
     assert await ended_ids(database) == []
-    assert await database.read(accounts.all_ended_at, "ada") == NOW
-    await database.write(accounts.sweep, NOW + accounts.MARKED)
-    assert await database.read(accounts.all_ended_at, "ada") == 0
-    assert await database.read(count, sessions) == await database.read(count, users) == 0
+    assert await database.read(cutoffs.ended_at, "ada") == NOW
+    await sweep(database, NOW + cutoffs.CUTOFF_TTL_MS)
+    assert await database.read(cutoffs.ended_at, "ada") == 0
+    assert await database.read(count, models.sessions) == await database.read(count, models.users) == 0
 
 
 async def test_nobody_is_not_found(database: Database) -> None:
-    for work in (accounts.release_user, accounts.log_out):
+    for work in (users.release_user, users.log_out):
         with pytest.raises(NotFound):
             await database.write(work, "nobody", NOW)
-    for find in (accounts.get_user, services.get_service):
+    for find in (users.get_user, services.get_service):
         with pytest.raises(NotFound):
             await database.read(find, "nobody")
     with pytest.raises(NotFound):
@@ -169,7 +176,7 @@ async def test_a_deleted_service_takes_its_sessions_and_keys_with_it(database: D
     await database.write(services.add_key, service.client_id, "key", b"", NOW)
     gone = await database.write(services.delete_service, service.client_id, NOW)
     assert sorted(gone) == sorted([session.id, "key"])
-    assert await database.read(accounts.find_session_owner, session.id) is None
+    assert await database.read(sessions.find_session_owner, session.id) is None
     assert await database.read(services.find_key, "key") is None
 
 

@@ -1,0 +1,33 @@
+"""The names of users and services: how long they may be, and what they may not hold."""
+
+import re
+
+MAX_SUB = 255
+"""Maximum length of a user's `sub`, in characters."""
+
+MAX_NAME = 200
+"""Maximum length of a service's name, in characters."""
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def check_text(text: str, longest: int) -> str:
+    """Return a name. Raises ValueError for one that is too long or holds a control character."""
+    if not 1 <= len(text) <= longest:
+        raise ValueError(f"it must have 1 to {longest} characters")
+    if _UNPRINTABLE.search(text):
+        raise ValueError("it must not have control characters")
+    return text
+
+
+def check_sub(sub: str) -> str:
+    """Return the `sub` of a user. Raises ValueError for one that no user can have."""
+    if sub in {".", ".."}:
+        # Clients and proxies remove such a segment from a path (RFC 3986, section 5.2.4).
+        raise ValueError("it must not be '.' or '..', which no path can hold")
+    return check_text(sub, MAX_SUB)
+
+
+def check_name(name: str) -> str:
+    """Return the name of a service. Raises ValueError for one that no service can have."""
+    return check_text(name, MAX_NAME)

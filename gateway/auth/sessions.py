@@ -1,0 +1,186 @@
+"""The SQL of sessions: start, find, end, sweep. Each function is a unit of work; none commits."""
+
+import secrets
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from gateway.auth import cutoffs
+from gateway.database.database import background
+from gateway.database.models import services, sessions, spent_refresh_tokens, users
+
+FOREIGN = "x-"
+"""Prefix of the names of sessions of foreign issuers' tokens; they are kept until they expire."""
+
+SESSIONS_PER_USER = 100
+"""Maximum number of sessions that a user has at once where nothing else is set."""
+
+TOO_MANY = "too_many_sessions"
+"""The reason in the audit log for a session that ended because its owner began one too many."""
+
+PAGE = 1000
+"""Maximum number of sessions that one statement ends, or finds ended."""
+
+ENDED_SESSION_TTL_MS = 600_000
+"""How long an ended session is kept for other processes to notice, in ms; they look twice a second."""
+
+_SWEPT = 1000
+"""Maximum number of rows of each kind that one sweep removes."""
+
+
+class Session(NamedTuple):
+    """What a new session is made of. `expires_at` is in ms; `refresh_hash` lets it be refreshed."""
+
+    id: str
+    expires_at: int
+    refresh_hash: bytes | None = None
+
+
+class Started(NamedTuple):
+    """A session was stored. `ended` are the oldest of its owner that had to end for it."""
+
+    ended: list[str]
+
+
+class SessionOwner(NamedTuple):
+    """Whose a session is: `name` is the `sub` of a user or the `client_id` of a service."""
+
+    user_id: int | None
+    service_id: int
+    name: str
+    ended: bool
+
+
+def new_session(expires_at: int, refresh_hash: bytes | None = None) -> Session:
+    """Return a session that is not stored yet; `expires_at` is in ms."""
+    return Session(secrets.token_hex(16), expires_at, refresh_hash)
+
+
+def start_user_session(
+    connection: Connection,
+    sub: str,
+    session: Session,
+    now_ms: int,
+    *,
+    password_hash: str | None = None,
+    renewed_hash: str | None = None,
+    minted_by: int | None = None,
+    limit: int = SESSIONS_PER_USER,
+) -> Started | None:
+    """Store a session of a user, and end the user's oldest beyond `limit`; the caller announces those.
+
+    Return None where it was not right any more: the user is gone or disabled, or has another password than
+    the one just verified. The lock on the row makes whoever disables the user meanwhile see this session and
+    end it, and whoever signs in meanwhile count it. `renewed_hash` takes the place of `password_hash`.
+    `minted_by` is the service that asked for the session.
+    """
+    statement = select(users).where(users.c.sub == sub, users.c.disabled.is_(False))
+    row = connection.execute(statement.with_for_update(key_share=True)).one_or_none()
+    if row is None or (password_hash is not None and row.password_hash != password_hash):
+        return None
+    if renewed_hash is not None:
+        connection.execute(update(users).where(users.c.id == row.id).values(password_hash=renewed_hash))
+    add_session(connection, session, now_ms, user_id=row.id, minted_by=minted_by)
+    return Started(end_oldest(connection, sessions.c.user_id == row.id, session.id, limit, now_ms))
+
+
+def add_session(connection: Connection, session: Session, now_ms: int, **owner: int | None) -> None:
+    """Store a session of an `owner`: a `user_id` or a `service_id`."""
+    values = session._asdict() | owner | {"created_at": now_ms}
+    connection.execute(sessions.insert().values(values))
+
+
+# It runs at every handshake with a new token, so it is built once.
+_SESSION_OWNER = (
+    select(
+        sessions.c.user_id,
+        sessions.c.service_id,
+        sessions.c.ended_at,
+        users.c.sub,
+        users.c.disabled,
+        services.c.client_id,
+    )
+    .join_from(sessions, users, isouter=True)
+    .join(services, sessions.c.service_id == services.c.id, isouter=True)
+    .where(sessions.c.id == bindparam("session"))
+)
+
+
+def find_session_owner(connection: Connection, session: str) -> SessionOwner | None:
+    """Return whose a session is, and whether it has ended; a disabled user's has."""
+    row = connection.execute(_SESSION_OWNER, {"session": session}).one_or_none()
+    if row is None:
+        return None
+    name = row.client_id if row.user_id is None else row.sub
+    ended = row.ended_at is not None or bool(row.disabled) or name is None
+    return SessionOwner(row.user_id, row.service_id or 0, name or "", ended)
+
+
+def end_sessions(connection: Connection, which: Any, now_ms: int, limit: int | None = None) -> list[str]:
+    """End the live sessions that meet a condition, or `limit` of them, and return them.
+
+    They are locked in one order: a user may sign out while the service is deleted that had the tokens minted.
+    """
+    live = select(sessions.c.id).where(which, sessions.c.ended_at.is_(None)).order_by(sessions.c.id)
+    locked = sessions.c.id.in_(live.limit(limit).with_for_update())
+    return list(
+        connection.scalars(update(sessions).where(locked).values(ended_at=now_ms).returning(sessions.c.id))
+    )
+
+
+def end_some_sessions(connection: Connection, now_ms: int) -> list[str]:
+    """End a page of all live sessions, whosesoever they are, and return them."""
+    return end_sessions(connection, true(), now_ms, PAGE)
+
+
+def end_oldest(
+    connection: Connection, mine: ColumnElement[bool], newest: str, limit: int, now_ms: int
+) -> list[str]:
+    """End the oldest live sessions of one owner beyond `limit`, and return them; a page of them at most.
+
+    The caller has stored `newest`, which is kept, and alone holds a lock on the row of the owner. Expired
+    sessions do not count. It reads a range of one index, as long as the limit.
+    """
+    live = sessions.c
+    older = select(live.id).where(mine, live.ended_at.is_(None), live.expires_at > now_ms, live.id != newest)
+    beyond = older.order_by(live.created_at.desc(), live.id.desc()).offset(limit - 1).limit(PAGE)
+    old = list(connection.scalars(beyond))
+    return end_sessions(connection, live.id.in_(old), now_ms) if old else []
+
+
+def end_all_of_user(connection: Connection, user_id: int, sub: str, now_ms: int) -> list[str]:
+    """End every session of a user, whose row is locked, and void foreign tokens; return the sessions."""
+    cutoffs.move(connection, user_id, sub, now_ms)
+    return end_sessions(connection, sessions.c.user_id == user_id, now_ms)
+
+
+@background
+def sweep(connection: Connection, now_ms: int) -> bool:
+    """Delete some expired and ended sessions, with their refresh tokens, and return whether there are more.
+
+    An ended session is kept for ten minutes; its tokens are refused without it as well. Not so those of a
+    foreign issuer, which would begin a session anew.
+    """
+    noticed_ms = now_ms - ENDED_SESSION_TTL_MS
+    noticed = and_(sessions.c.ended_at <= noticed_ms, sessions.c.id.not_like(f"{FOREIGN}%"))
+    past = or_(sessions.c.expires_at <= now_ms, noticed)
+    # A session may have thousands of spent refresh tokens: they go before it, to keep each step short.
+    spent = spent_refresh_tokens.c
+    used = select(spent.hash).join_from(spent_refresh_tokens, sessions).where(past).limit(_SWEPT)
+    wiped = connection.execute(delete(spent_refresh_tokens).where(spent.hash.in_(used.scalar_subquery())))
+    bare = ~exists().where(spent.session_id == sessions.c.id)
+    # A locked row is left to the next sweep: waiting for it here could close a circle.
+    gone = select(sessions.c.id).where(past, bare).limit(_SWEPT).with_for_update(skip_locked=True)
+    swept = connection.execute(delete(sessions).where(sessions.c.id.in_(gone.scalar_subquery())))
+    return _SWEPT in {wiped.rowcount, swept.rowcount}

@@ -1,0 +1,65 @@
+"""The SQL of tickets: each opens one socket in a session. Each function is a unit of work; none commits."""
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, delete, select
+
+from gateway.auth.sessions import find_session_owner
+from gateway.database.database import background
+from gateway.database.models import tickets
+
+_SWEPT = 1000
+"""Maximum number of tickets that one sweep removes."""
+
+
+class NewTicket(NamedTuple):
+    """What a ticket will stand for. Times are in ms."""
+
+    hash: bytes
+    session_id: str
+    scope: str
+    token_expires_at: int
+    expires_at: int
+
+
+class Ticket(NamedTuple):
+    """What a ticket stood for. `token_expires_at` is in ms."""
+
+    session: str
+    user_id: int
+    sub: str
+    scope: str
+    token_expires_at: int
+    ended: bool
+
+
+def add_ticket(connection: Connection, ticket: NewTicket) -> None:
+    """Store a ticket."""
+    connection.execute(tickets.insert().values(ticket._asdict()))
+
+
+def withdraw_tickets(connection: Connection, scope: str) -> None:
+    """Delete the tickets of exactly this scope."""
+    connection.execute(delete(tickets).where(tickets.c.scope == scope))
+
+
+def redeem_ticket(connection: Connection, ticket_hash: bytes, now_ms: int) -> Ticket | None:
+    """Take a ticket away and return what it stood for. Of two who try, one gets it."""
+    taken = delete(tickets).where(tickets.c.hash == ticket_hash).returning(tickets)
+    row = connection.execute(taken).one_or_none()
+    if row is None or min(row.expires_at, row.token_expires_at) <= now_ms:
+        return None
+    owner = find_session_owner(connection, row.session_id)
+    if owner is None or owner.user_id is None:
+        return None
+    return Ticket(row.session_id, owner.user_id, owner.name, row.scope, row.token_expires_at, owner.ended)
+
+
+@background
+def sweep(connection: Connection, now_ms: int) -> bool:
+    """Delete some of the tickets that have expired, and return whether there are more."""
+    # A locked row is left to the next sweep: waiting for it here could close a circle.
+    unused = select(tickets.c.hash).where(tickets.c.expires_at <= now_ms).limit(_SWEPT)
+    unused = unused.with_for_update(skip_locked=True)
+    swept = connection.execute(delete(tickets).where(tickets.c.hash.in_(unused.scalar_subquery())))
+    return swept.rowcount == _SWEPT
