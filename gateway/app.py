@@ -14,6 +14,7 @@ from gateway.api.routes import api_routes
 from gateway.api.state import Gateway
 from gateway.auth.limits.throttle import Throttle
 from gateway.auth.passwords import Passwords
+from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
 from gateway.backplane import Receiver, open_backplane
 from gateway.database import schema
@@ -88,16 +89,16 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
             followed=tail,
             create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
         )
-        tokens = Tokens(
-            settings,
+        revocation = Revocation(
             database,
             on_ended=hub.end_sessions,
             publish_ended=lambda ended: backplane.publish({}, ended),
         )
+        tokens = Tokens(settings, database, revocation)
         await tokens.start()
         relay = Relay(hub, tail, database)
         reconciler = Reconciler(hub, relay, database, settings.reconcile_interval)
-        receiver = Receiver(on_hint=relay.hint, on_ended=tokens.drop, on_resumed=reconciler.request)
+        receiver = Receiver(on_hint=relay.hint, on_ended=revocation.drop, on_resumed=reconciler.request)
         readiness = Readiness(
             {
                 "database": partial(database.write, takes_writes),
@@ -117,6 +118,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
                 backplane,
                 reconciler,
                 tokens,
+                revocation,
                 passwords,
                 throttle,
                 Drain(hub, settings.grace_period),
@@ -129,7 +131,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
                 ("relay", relay.run()),
                 ("reconciler", reconciler.run()),
                 ("metrics", metrics.run(partial(_now, parts))),
-                *timetable(settings, database, writer, tokens),
+                *timetable(settings, database, writer, tokens, revocation),
             )
             async with background:
                 async with writer.running():

@@ -163,7 +163,7 @@ async def sign_in_by_code(parts: Gateway, code: str, sub: str, scope: str, addre
 
 def _end(parts: Gateway, crowded_out: list[str], owner: str, address: str) -> None:
     """Announce and record that the oldest sessions of an owner have ended for a new one."""
-    parts.tokens.end(crowded_out)
+    parts.revocation.end(crowded_out)
     record_sessions_ended(crowded_out, TOO_MANY, actor=owner, subject=owner, source=address)
 
 
@@ -229,7 +229,7 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     if known is not None:
         _count_refresh(parts, known, address)
         done = await parts.database.write(refresh_tokens.refresh, secret, now)
-    parts.tokens.end(done.ended)
+    parts.revocation.end(done.ended)
     actor = audit.user(done.sub) if done.sub else None
     if done.token is None:
         event = Event.REFRESH_REUSED if done.ended else Event.REFRESH_FAILED
@@ -329,6 +329,6 @@ async def revoke(parts: Parts, source: Source, form: Form, _: Client) -> Respons
     if known is not None:
         now = now_ms()
         ended = await parts.database.write(refresh_tokens.revoke, session, text, now)
-    parts.tokens.end(ended)
+    parts.revocation.end(ended)
     record_sessions_ended(ended, "revoked", actor=None, subject=None, source=source)
     return Response(headers=NO_STORE)

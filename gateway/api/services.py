@@ -142,10 +142,10 @@ async def delete(parts: Parts, admin: Admin, source: Source, client_id: ClientId
     number, more = 0, True
     while more:
         some = await parts.database.write(services.end_some, client_id, now_ms())
-        parts.tokens.end(some)
+        parts.revocation.end(some)
         number, more = number + len(some), len(some) == PAGE
     ended = await parts.database.write(services.delete_service, client_id, now_ms())
-    parts.tokens.end(ended)
+    parts.revocation.end(ended)
     number += len(ended)
     subject = audit.service(client_id)
     audit.record(Event.SERVICE_DELETED, actor=admin.actor, subject=subject, source=source, number=number)
@@ -193,6 +193,6 @@ async def list_keys(
 async def delete_key(parts: Parts, admin: Admin, source: Source, client_id: ClientId, key_id: KeyId) -> None:
     """Delete an API key; it stops working at once."""
     await parts.database.write(services.delete_key, client_id, key_id)
-    parts.tokens.end([key_id])
+    parts.revocation.end([key_id])
     subject = audit.service(client_id)
     audit.record(Event.KEY_DELETED, actor=admin.actor, subject=subject, source=source, key=key_id)

@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from gateway.auth.limits.throttle import Throttle
 from gateway.auth.passwords import Passwords
+from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
 from gateway.backplane import Backplane
 from gateway.database.database import Database
@@ -33,6 +34,7 @@ class Gateway:
     backplane: Backplane
     reconciler: Reconciler
     tokens: Tokens
+    revocation: Revocation
     passwords: Passwords
     throttle: Throttle
     drain: Drain

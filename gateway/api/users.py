@@ -146,7 +146,7 @@ async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body:
     if "password" in body.model_fields_set:
         changes["password_hash"] = await _hash(parts, body.password, sub, admin)
     row, ended = await parts.database.write(users.update_user, sub, changes, now_ms())
-    parts.tokens.end(ended)
+    parts.revocation.end(ended)
     changed = sorted(body.model_fields_set)
     subject = audit.user(sub)
     audit.record(
@@ -167,7 +167,7 @@ async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body:
 async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
     """Erase a user and the inbox. The `sub` is free at once; who takes it next starts from nothing."""
     user_id, ended = await parts.database.write(users.release_user, sub, now_ms())
-    parts.tokens.end(ended)
+    parts.revocation.end(ended)
     subject = audit.user(sub)
     audit.record(Event.USER_DELETED, actor=admin.actor, subject=subject, source=source)
     record_sessions_ended(ended, "user_deleted", actor=admin.actor, subject=subject, source=source)
@@ -185,7 +185,7 @@ async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> No
 async def log_out(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
     """End every session: the user's tokens stop working and open sockets close."""
     ended = await parts.database.write(users.log_out, sub, now_ms())
-    parts.tokens.end(ended)
+    parts.revocation.end(ended)
     record_sessions_ended(ended, "logout", actor=admin.actor, subject=audit.user(sub), source=source)
 
 
@@ -213,7 +213,7 @@ async def mint(
     session = new_session(expires_at * 1000)
     limit = parts.settings.session_limit
     ended = await parts.database.write(_start_session, sub, session, service.client_id, now, limit)
-    parts.tokens.end(ended)
+    parts.revocation.end(ended)
     token = parts.tokens.issue(
         sub=sub,
         client_id=service.client_id,

@@ -18,11 +18,11 @@ import jwt
 import structlog
 
 from gateway.auth import issuers, jws, names, services, sessions, tickets
-from gateway.auth.ended import Ended, Finder
 from gateway.auth.issuers import Issuers
 from gateway.auth.jws import MAX_TOKEN
 from gateway.auth.principals import INBOX, Principal, Service, User
 from gateway.auth.remembered import Known, Remembered
+from gateway.auth.revocation import Revocation
 from gateway.auth.sessions import TOO_MANY
 from gateway.auth.signing import Keyring
 from gateway.database.database import Database
@@ -41,9 +41,6 @@ from gateway.settings import Settings, UnknownRecipients
 RECHECK = 0.5
 """How long a service or an API key is believed without asking the database, in seconds."""
 
-FORGOTTEN = 10_000
-"""How many ended sessions one look forgets at most, once their time is over."""
-
 OWN_CLIENT = "gateway"
 """The `client_id` of tokens that a user got by signing in here."""
 
@@ -53,36 +50,29 @@ logger = structlog.get_logger(__name__)
 
 
 class Tokens:
-    """Issues and verifies. Call `start` before anything else, and `find_ended` and `load_keys` now and then.
+    """Issues and verifies. Call `start` before anything else, and `load_keys` now and then.
 
-    `on_ended` is called with the sessions that have just ended, to close their sockets; `publish_ended` with
-    those of them that were ended here, to tell the other processes. `clock` returns seconds since 1970.
+    `clock` returns seconds since 1970.
     """
 
     def __init__(
         self,
         settings: Settings,
         database: Database,
-        *,
-        on_ended: Callable[[Collection[str]], None],
-        publish_ended: Callable[[Collection[str]], None] = lambda _: None,
+        revocation: Revocation,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._database = database
         self._clock = clock
-        self._on_ended = on_ended
-        self._publish_ended = publish_ended
         self._jws = jwt.PyJWS()
         self._keys = Keyring(settings, database, clock)
         self.issuers = Issuers(settings.trusted_issuers, clock)
         self._known = Remembered()
         # What has ended is remembered no longer, and outranks what would be: a verification that was reading
         # the database meanwhile cannot bring a session back.
-        self._ended = Ended()
-        self._finder = Finder(database)
-        self._looked_at = clock()
-        self._blind = False
+        self._revocation = revocation
+        revocation.precede(self._forget)
 
     async def start(self) -> None:
         """Load the signing keys, or make the first one.
@@ -94,7 +84,7 @@ class Tokens:
     def recall(self, token: str) -> Principal | None:
         """Return who shows this access token or API key, where that is known without asking the database."""
         known = self._known.get(token)
-        if known is None or known.handle in self._ended or self._clock() >= known.until:
+        if known is None or known.handle in self._revocation or self._clock() >= known.until:
             return None
         self._known.move_to_end(token)
         return known.principal
@@ -102,7 +92,7 @@ class Tokens:
     def has_held(self, token: str) -> bool:
         """Whether this was good when it was verified last, and has neither expired nor ended here since."""
         known = self._known.get(token)
-        if known is None or known.handle in self._ended:
+        if known is None or known.handle in self._revocation:
             return False
         expires_at = known.principal.expires_at
         return expires_at is None or self._clock() < expires_at
@@ -116,16 +106,16 @@ class Tokens:
         if (principal := self.recall(token)) is not None:
             return principal
         known = self._known.get(token)
-        if known is not None and known.handle not in self._ended:
+        if known is not None and known.handle not in self._revocation:
             self._extend(token, known, self._clock())
         is_key = token.startswith(services.KEY_PREFIX)
         try:
             found = await (self._look_up_key(token) if is_key else self._look_up_jwt(token))
         except TokenRevoked:
             if known is not None:
-                self.drop([known.handle])
+                self._revocation.drop([known.handle])
             raise
-        if found.handle in self._ended:
+        if found.handle in self._revocation:
             raise KeyRevoked if is_key else TokenRevoked
         self._known.remember(token, found)
         return found.principal
@@ -133,10 +123,9 @@ class Tokens:
     def is_ended(self, session: str) -> bool:
         """Whether this session has ended.
 
-        Whoever keeps a principal over an `await` and then registers it where `on_ended` would look for it
-        asks this first.
+        Ask it before you register a principal, kept over an `await`, where a revocation would look for it.
         """
-        return session in self._ended
+        return session in self._revocation
 
     def issue(
         self,
@@ -175,7 +164,7 @@ class Tokens:
         row = await self._database.write(tickets.redeem_ticket, digest(ticket), self._now_ms())
         if row is None:
             raise InvalidToken("The ticket is unknown, used or too old.", why="ticket")
-        if row.ended or row.session in self._ended:
+        if row.ended or row.session in self._revocation:
             raise TokenRevoked
         scopes = frozenset(row.scope.split())
         return User(row.user_id, row.sub, row.session, scopes, row.token_expires_at // 1000, OWN_CLIENT)
@@ -193,48 +182,8 @@ class Tokens:
         except Unauthorized:
             return None
 
-    def end(self, handles: Collection[str]) -> None:
-        """Stop believing the tokens of these sessions, and these API keys, here and in the other processes.
-
-        Call it after the commit of the transaction that ended them.
-        """
-        if fresh := self.drop(handles):
-            self._publish_ended(fresh)
-
-    def drop(self, handles: Collection[str]) -> list[str]:
-        """Do what `end` does, in this process alone, and return which of them it did not know of."""
-        now = self._clock()
-        fresh = [handle for handle in handles if self._ended.add(handle, now)]
-        for handle in fresh:
-            # What is known of a deleted key tells it from one that never was; it is asked for again anyhow.
-            if not services.is_key_id(handle):
-                self._known.forget_all_of(handle)
-        # As many as came may go, and some more: so there are never more than have ended of late.
-        self._ended.forget(now, 2 * len(fresh))
-        if fresh:
-            self._on_ended(fresh)
-        return fresh
-
-    async def find_ended(self) -> None:
-        """Find the sessions that other processes have ended, and forget those that ended a while ago.
-
-        A database that cannot be used now is no error: the next call looks from the same moment on.
-        It is a range of one index: 0.3 ms of CPU on SQLite, 0.6 ms on Postgres, where nothing has ended.
-        """
-        now = self._clock()
-        self._ended.forget(now, FORGOTTEN)
-        try:
-            async for page in self._finder.look(min(self._looked_at, now)):
-                self.drop([ending.id for ending in page])
-            self._looked_at, self._blind = now, False
-        except Unavailable:
-            if not self._blind:
-                logger.warning("the database cannot be asked which sessions have ended")
-            self._blind = True
-
     async def load_keys(self) -> None:
         """Find new signing keys. A database that cannot be used now is no error: the next call asks again."""
-        self._ended.forget(self._clock(), FORGOTTEN)
         with suppress(Unavailable):
             await self._keys.load()
 
@@ -245,6 +194,13 @@ class Tokens:
     def jwks(self) -> dict[str, Any]:
         """Return the public keys as RFC 7517 has them. A secret is never among them."""
         return self._keys.jwks()
+
+    def _forget(self, handles: Collection[str]) -> None:
+        """Remember the tokens of these sessions no longer."""
+        for handle in handles:
+            # What is known of a deleted key tells it from one that never was; it is asked for again anyhow.
+            if not services.is_key_id(handle):
+                self._known.forget_all_of(handle)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -272,7 +228,7 @@ class Tokens:
         now = self._clock()
         if claims["exp"] <= now:
             raise TokenExpired
-        if claims["sid"] in self._ended:
+        if claims["sid"] in self._revocation:
             raise TokenRevoked
         owner = await self._database.glance(sessions.find_session_owner, claims["sid"])
         if owner is None or owner.ended or owner.name != claims["sub"]:
@@ -286,13 +242,13 @@ class Tokens:
 
     async def _look_up_foreign(self, token: jws.Token) -> Known:
         visitor = await self.issuers.verify(token)
-        if visitor.session in self._ended:
+        if visitor.session in self._revocation:
             raise TokenRevoked
         creates = self._settings.unknown_recipients == UnknownRecipients.CREATE
         user_id, ended = await self._database.write(
             issuers.admit, visitor, self._now_ms(), creates=creates, limit=self._settings.session_limit
         )
-        self.end(ended)
+        self._revocation.end(ended)
         if ended:
             whose = audit.user(visitor.sub)
             audit.record(

@@ -48,6 +48,7 @@ def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str
     """Return a new access token of a user. Raises `NotFound` where there is none, and `UserDisabled`."""
     from gateway.auth import sessions, users
     from gateway.auth.principals import INBOX
+    from gateway.auth.revocation import Revocation
     from gateway.auth.sessions import TOO_MANY
     from gateway.auth.tokens import OWN_CLIENT, Tokens
     from gateway.cli.database import now_ms, record, record_ended, with_database
@@ -58,7 +59,7 @@ def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str
     from gateway.settings import Settings
 
     async def issue(settings: Settings, database: Database) -> str:
-        tokens = Tokens(settings, database, on_ended=lambda _: None)
+        tokens = Tokens(settings, database, Revocation(database, on_ended=lambda _: None))
         await tokens.start()
         now = now_ms()
         expires_at = now // 1000 + (ttl or settings.access_token_ttl)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
 from gateway.database.database import LockingDatabase
 from gateway.jobs.background import Work, every
@@ -18,10 +19,14 @@ LOOK, REFRESH = 0.5, 5
 
 
 def timetable(
-    settings: Settings, database: LockingDatabase, writer: Writer, tokens: Tokens
+    settings: Settings,
+    database: LockingDatabase,
+    writer: Writer,
+    tokens: Tokens,
+    revocation: Revocation,
 ) -> Iterator[Work]:
     """Yield the jobs of a process. They go on until they are cancelled, but for one that is done."""
-    yield "ended sessions", every(LOOK, tokens.find_ended)
+    yield "ended sessions", every(LOOK, revocation.find)
     yield "signing keys", every(REFRESH, tokens.load_keys)
     yield "issuers", tokens.issuers.run()
     yield "erasures", finish_erasures(database)

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from sqlalchemy import Connection, text
 
-from gateway.auth import cutoffs, ended, sessions, users
+from gateway.auth import cutoffs, revocation, sessions, users
 from gateway.auth.cutoffs import CUTOFF_TTL_MS
 from gateway.database.database import Database
 
@@ -52,7 +52,7 @@ async def test_a_cutoff_is_of_one_user_and_moves_with_each_sign_out(database: Da
 
 async def test_a_cutoff_is_no_session_that_has_ended(database: Database) -> None:
     assert await database.write(users.log_out, "ada", NOW) == []
-    assert await database.read(ended.page_of, NOW // 1000, NOW, "") == []
+    assert await database.read(revocation.page_of, NOW // 1000, NOW, "") == []
     assert await database.write(sessions.end_some_sessions, NOW) == []
 
 

@@ -504,7 +504,7 @@ async def test_what_ends_sessions_ends_foreign_tokens_and_closes_their_sockets_w
 def forget(server: LocalServer) -> None:
     """Make the gateway know only what is in its database, as after a restart."""
     server.parts.tokens._known.clear()
-    server.parts.tokens._ended.clear()
+    server.parts.revocation._ended.clear()
 
 
 async def test_a_first_sight_that_meets_a_sign_out_does_not_survive_it(
@@ -833,7 +833,7 @@ async def test_the_sessions_of_foreign_tokens_count_and_the_oldest_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = await started(start_server, issuer, max_sessions_per_user=limit)
-    monkeypatch.setattr(server.parts.tokens._finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.parts.revocation._finder, "look", look_for_nothing)
     ada = User(server.http, issuer.token(), "ada")
     async with ada.socket() as socket:
         await socket.next("live")

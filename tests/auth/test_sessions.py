@@ -19,6 +19,7 @@ from gateway.auth import issuers, refresh_tokens, services, sessions, tickets, u
 from gateway.auth.issuers import Visitor
 from gateway.auth.principals import User as TokenUser
 from gateway.auth.refresh_tokens import RETRY, Refreshed
+from gateway.auth.revocation import Revocation
 from gateway.auth.sessions import new_session
 from gateway.auth.tickets import NewTicket
 from gateway.auth.tokens import Tokens, digest
@@ -437,7 +438,7 @@ async def test_a_session_that_ended_elsewhere_ends_here_with_the_next_look(
         async with ada.user.socket() as socket:
             await socket.until("live")
             await by_signing_out_everywhere(elsewhere, ada)
-            await server.parts.tokens.find_ended()
+            await server.parts.revocation.find()
             assert await socket.closed(within=1) == ENDED
             assert await is_over(ada)
 
@@ -797,7 +798,7 @@ async def test_a_ticket_is_of_128_bits_or_more_and_no_two_are_alike(server: Loca
 async def test_a_ticket_is_good_once_even_when_two_processes_race_for_it(database_url: str) -> None:
     settings = settings_for(database_url)
     async with open_database(settings) as one, open_database(settings) as other:
-        desks = [Tokens(settings, each, on_ended=lambda _: None) for each in (one, other)]
+        desks = [Tokens(settings, each, Revocation(each, on_ended=lambda _: None)) for each in (one, other)]
         now_ms = int(time.time() * 1000)
         made = new_session(now_ms + 60_000)
         await one.write(users.add_missing_users, ["ada"], now_ms)
@@ -892,7 +893,7 @@ async def test_beyond_the_limit_the_user_s_oldest_session_ends_with_its_sockets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = await start_server(max_sessions_per_user=2)
-    monkeypatch.setattr(server.parts.tokens._finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.parts.revocation._finder, "look", look_for_nothing)
     eve = await server.user("eve")
     oldest, older = await enter(server), await enter(server)
     async with oldest.socket() as one, older.socket() as two:
@@ -915,7 +916,7 @@ async def test_beyond_the_limit_the_oldest_token_of_a_service_ends(
     start_server: StartServer, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(max_sessions_per_service=2)
-    monkeypatch.setattr(server.parts.tokens._finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.parts.revocation._finder, "look", look_for_nothing)
     made, by_key, first = await new_service(server)
     form = {"grant_type": "client_credentials", "client_id": made["client_id"]}
     form["client_secret"] = made["client_secret"]

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from gateway.auth import services, sessions, signing, tickets, users
 from gateway.auth.jws import MAX_TOKEN
 from gateway.auth.principals import Service, User, inbox_user
+from gateway.auth.revocation import Revocation
 from gateway.auth.sessions import new_session
 from gateway.auth.tokens import Tokens, digest
 from gateway.database.database import Database
@@ -38,6 +39,7 @@ class Desk:
     """The parts of a test: tokens on a database, a clock to move, and what has been announced as ended."""
 
     tokens: Tokens
+    revocation: Revocation
     database: Database
     settings: Settings
     clock: Clock
@@ -69,9 +71,10 @@ async def open_desk(database: Database, **overrides: Any) -> Desk:
     def on_ended(sessions: Collection[str]) -> None:
         ended.extend(sessions)
 
-    tokens = Tokens(settings, database, on_ended=on_ended, clock=clock)
+    revocation = Revocation(database, on_ended=on_ended, clock=clock)
+    tokens = Tokens(settings, database, revocation, clock)
     await tokens.start()
-    return Desk(tokens, database, settings, clock, ended)
+    return Desk(tokens, revocation, database, settings, clock, ended)
 
 
 @pytest.fixture
@@ -273,8 +276,8 @@ async def test_an_ended_session_takes_its_tokens_with_it_and_is_announced_once(d
     session = await desk.session()
     seen, unseen = await desk.token(session=session), await desk.token(session=session)
     await desk.tokens.verify(seen)
-    desk.tokens.end([session])
-    desk.tokens.end([session])
+    desk.revocation.end([session])
+    desk.revocation.end([session])
     for token in (seen, unseen):
         with pytest.raises(TokenRevoked):
             await desk.tokens.verify(token)
@@ -299,7 +302,7 @@ async def test_a_verification_that_reads_while_its_session_ends_does_not_bring_i
     monkeypatch.setattr(desk.tokens, "_database", Held())
     verification = asyncio.create_task(desk.tokens.verify(token))
     await has_read.wait()
-    desk.tokens.end([session])
+    desk.revocation.end([session])
     go_on.set()
     with pytest.raises(TokenRevoked):
         await verification
@@ -312,7 +315,7 @@ async def test_sessions_that_another_process_ends_are_found_by_the_next_look(des
     token = await desk.token(session=session)
     await desk.tokens.verify(token)
     assert await desk.database.write(users.log_out, "ada", NOW * 1000) == [session]
-    await desk.tokens.find_ended()
+    await desk.revocation.find()
     assert desk.ended == [session]
     with pytest.raises(TokenRevoked):
         await desk.tokens.verify(token)
@@ -353,7 +356,7 @@ async def test_an_api_key_is_its_service_and_is_believed_for_half_a_second(desk:
 
 async def test_an_api_key_that_is_deleted_here_ends_at_once(desk: Desk) -> None:
     await desk.tokens.verify(API_KEY)
-    desk.tokens.end([KEY_ID])
+    desk.revocation.end([KEY_ID])
     with pytest.raises(TokenRevoked):
         await desk.tokens.verify(API_KEY)
 
@@ -449,7 +452,7 @@ async def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.Mon
 
 
 async def test_an_ended_session_is_remembered_no_longer_than_its_tokens_live(desk: Desk) -> None:
-    desk.tokens.end([await desk.session()])
+    desk.revocation.end([await desk.session()])
     desk.clock.now += 86_400 + 31
-    await desk.tokens.load_keys()
-    assert not desk.tokens._ended
+    await desk.revocation.find()
+    assert not desk.revocation

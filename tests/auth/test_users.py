@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select
 
-from gateway.auth import cutoffs, ended, erasure, services, sessions, users
+from gateway.auth import cutoffs, erasure, revocation, services, sessions, users
 from gateway.auth.names import check_sub
 from gateway.auth.services import new_key, parse_key
 from gateway.auth.sessions import new_session
@@ -79,7 +79,7 @@ async def sweep(database: Database, now_ms: int) -> None:
 
 
 async def ended_ids(database: Database) -> list[str]:
-    return [one.id for one in await database.read(ended.page_of, NOW // 1000, NOW, "")]
+    return [one.id for one in await database.read(revocation.page_of, NOW // 1000, NOW, "")]
 
 
 async def start_session(database: Database, sub: str) -> str:

@@ -130,7 +130,7 @@ async def test_a_session_that_ends_while_its_socket_opens_does_not_leave_it_open
     gate = engine.database.before_read = Gate()
     async with engine.connected(user) as (wire, _):
         await gate.reached()
-        engine.tokens.end([user.session])
+        engine.revocation.end([user.session])
         gate.let_go()
         await until(lambda: wire.closed, "it is closed")
     assert wire.closed == (Close.UNAUTHORIZED, "token_revoked")
@@ -139,7 +139,7 @@ async def test_a_session_that_ends_while_its_socket_opens_does_not_leave_it_open
 
 async def test_a_session_that_ended_before_its_socket_was_attached_gets_nothing(engine: Engine) -> None:
     user = await engine.user()
-    engine.tokens.end([user.session])
+    engine.revocation.end([user.session])
     async with engine.connected(user) as (wire, _):
         await until(lambda: wire.closed, "it is closed")
     assert wire.closed == (Close.UNAUTHORIZED, "token_revoked")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, func, select
 
-from gateway.auth import cutoffs, ended, erasure, services, sessions, tickets, users
+from gateway.auth import cutoffs, erasure, revocation, services, sessions, tickets, users
 from gateway.auth.sessions import new_session
 from gateway.database.database import SqliteDatabase, open_database
 from gateway.database.models import items
@@ -123,8 +123,8 @@ async def test_no_statement_of_the_sessions_reads_all_of_them(sqlite_url: str) -
             for _ in range(2):
                 await database.write(sessions.start_user_session, "ada", new_session(10), 0, limit=1)
                 await database.write(services.start_service_session, client, new_session(10), 0, limit=1)
-            assert len(await database.read(ended.tally, 0)) == 1
-            assert len(await database.read(ended.page_of, 0, 0, "")) == 2
+            assert len(await database.read(revocation.tally, 0)) == 1
+            assert len(await database.read(revocation.page_of, 0, 0, "")) == 2
             await database.write(services.end_some, client, 1)
             await database.write(users.log_out, "ada", 1)
             for sweep in (sessions.sweep, tickets.sweep, cutoffs.sweep, erasure.sweep):

@@ -16,6 +16,7 @@ from sqlalchemy import Connection as DatabaseConnection
 from gateway.auth import users
 from gateway.auth.limits.throttle import Throttle
 from gateway.auth.principals import User
+from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
 from gateway.database.database import Database
 from gateway.delivery.beginning import Start
@@ -163,7 +164,8 @@ class Engine:
         self.relay = Relay(self.hub, self.tail, self.database)
         self.announced: list[Committed] = []
         self.writer = Writer(database, self._announce, followed=self.tail)
-        self.tokens = Tokens(settings, database, on_ended=self.hub.end_sessions)
+        self.revocation = Revocation(database, on_ended=self.hub.end_sessions)
+        self.tokens = Tokens(settings, database, self.revocation)
         self.metrics = Metrics(max_sockets=settings.max_sockets)
         self.commands = Throttle(settings).socket_commands
         self.now = 1_000_000.0

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from gateway.api.state import Gateway
 from gateway.app import create_app
-from gateway.auth.ended import Ending
+from gateway.auth.revocation import Ending
 from gateway.database.database import PostgresDatabase, SqliteDatabase
 from gateway.server.run import server_config
 from gateway.settings import Settings

@@ -1,21 +1,104 @@
-"""The sessions and API keys that have ended, in memory while they may still be verified as alive."""
+"""Revocation: the sessions and API keys that ended lately, here and in other processes.
 
+An end is kept in memory while a verification that read the database before it may still be under way. The
+database knows of it afterwards.
+"""
+
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import NamedTuple
 
+import structlog
 from sqlalchemy import Connection, func, select, tuple_
 
 from gateway.auth import cutoffs
 from gateway.auth.sessions import PAGE
 from gateway.database.database import Database
 from gateway.database.models import sessions
+from gateway.errors import Unavailable
 
 ENDED_KEPT_SECONDS = 120
 """How long an end is kept in memory: longer than a verification takes that read the database before it."""
 
 LOOK_BACK_SECONDS = 60
 """How long before its commit an end may have been written, and by how much the clocks of processes differ."""
+
+MAX_FORGOTTEN = 10_000
+"""Maximum number of ends that one look removes from memory, once their time is over."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Revocation:
+    """Tells everything in this process, and the other processes, which sessions and API keys have ended.
+
+    Both are named by a handle: the id of the session, or of the key. `on_ended` is called with those that are
+    new here, to close their sockets; `publish_ended` with those of them that ended here, to tell the other
+    processes. `clock` returns seconds since 1970. Call `find` now and then.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        on_ended: Callable[[Collection[str]], None],
+        publish_ended: Callable[[Collection[str]], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._listeners = [on_ended]
+        self._publish_ended = publish_ended
+        self._ended = Ended()
+        self._finder = Finder(database)
+        self._looked_at = clock()
+        self._blind = False
+
+    def __contains__(self, handle: object) -> bool:
+        return handle in self._ended
+
+    def __len__(self) -> int:
+        return len(self._ended)
+
+    def precede(self, listener: Callable[[Collection[str]], None]) -> None:
+        """Call this, too, with the handles that are new here, before all listeners there are."""
+        self._listeners.insert(0, listener)
+
+    def end(self, handles: Collection[str]) -> None:
+        """Stop believing the tokens of these sessions, and these API keys, here and in the other processes.
+
+        Call it after the commit of the transaction that ended them.
+        """
+        if fresh := self.drop(handles):
+            self._publish_ended(fresh)
+
+    def drop(self, handles: Collection[str]) -> list[str]:
+        """Do what `end` does, in this process alone, and return which of them it did not know of."""
+        now = self._clock()
+        fresh = [handle for handle in handles if self._ended.add(handle, now)]
+        # As many as came may go, and some more: so there are never more than have ended of late.
+        self._ended.forget(now, 2 * len(fresh))
+        if fresh:
+            for listener in self._listeners:
+                listener(fresh)
+        return fresh
+
+    async def find(self) -> None:
+        """Find the sessions that other processes have ended, and forget those that ended a while ago.
+
+        A database that cannot be used now is no error: the next call looks from the same moment on.
+        It is a range of one index: 0.3 ms of CPU on SQLite, 0.6 ms on Postgres, where nothing has ended.
+        """
+        now = self._clock()
+        self._ended.forget(now, MAX_FORGOTTEN)
+        try:
+            async for page in self._finder.look(min(self._looked_at, now)):
+                self.drop([ending.id for ending in page])
+            self._looked_at, self._blind = now, False
+        except Unavailable:
+            if not self._blind:
+                logger.warning("the database cannot be asked which sessions have ended")
+            self._blind = True
 
 
 class Ended:

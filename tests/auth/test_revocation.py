@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, insert
 
-from gateway.auth import ended, services, sessions, users
-from gateway.auth.ended import ENDED_KEPT_SECONDS, LOOK_BACK_SECONDS, Ended, Finder
+from gateway.auth import revocation, services, sessions, users
+from gateway.auth.revocation import ENDED_KEPT_SECONDS, LOOK_BACK_SECONDS, Ended, Finder, Revocation
 from gateway.auth.sessions import PAGE, new_session
 from gateway.auth.signing import MAX_TTL
 from gateway.database import models
@@ -43,6 +43,23 @@ def test_one_call_forgets_no_more_than_it_may_and_none_is_left_in_the_end() -> N
     assert left == [max(1000 - 64 * n, 0) for n in range(1, 17)]
 
 
+async def test_tokens_are_forgotten_before_sockets_are_closed_and_other_processes_told(
+    database: Database,
+) -> None:
+    calls: list[tuple[str, list[str]]] = []
+    revocation = Revocation(
+        database,
+        on_ended=lambda ended: calls.append(("close", list(ended))),
+        publish_ended=lambda ended: calls.append(("publish", list(ended))),
+    )
+    revocation.precede(lambda ended: calls.append(("forget", list(ended))))
+    revocation.end(["s", "t"])
+    revocation.end(["t"])
+    assert calls == [("forget", ["s", "t"]), ("close", ["s", "t"]), ("publish", ["s", "t"])]
+    assert revocation.drop(["t", "u"]) == ["u"]
+    assert calls[3:] == [("forget", ["u"]), ("close", ["u"])]
+
+
 @pytest.mark.parametrize("length", [16, 32], ids=["API keys", "sessions"])
 async def test_what_ends_without_a_pause_takes_the_place_of_what_ended_before(
     desk: Desk, length: int
@@ -50,8 +67,8 @@ async def test_what_ends_without_a_pause_takes_the_place_of_what_ended_before(
     most = 0
     for number in range(1000):
         desk.clock.now += 1
-        desk.tokens.drop([f"{number:0{length}x}"])
-        most = max(most, len(desk.tokens._ended))
+        desk.revocation.drop([f"{number:0{length}x}"])
+        most = max(most, len(desk.revocation))
     assert most <= ENDED_KEPT_SECONDS
 
 
@@ -64,15 +81,17 @@ async def test_a_token_is_refused_when_the_end_of_its_session_is_kept_in_memory_
     for token in (*tokens, lives):
         await desk.tokens.verify(token)
     ended = await desk.database.write(sessions.end_sessions, models.sessions.c.id == session, NOW * 1000)
-    desk.tokens.end(ended)
+    desk.revocation.end(ended)
     assert list(desk.tokens._known) == [lives]
     for _ in range(2):
         for token in tokens:
             assert desk.tokens.recall(token) is None
             with pytest.raises(TokenRevoked):
                 await desk.tokens.verify(token)
-        desk.clock.now = NOW + ENDED_KEPT_SECONDS
-        await desk.tokens.load_keys()
+        # The first look finds the end in the database once more.
+        for looks in (1, 2):
+            desk.clock.now = NOW + looks * ENDED_KEPT_SECONDS
+            await desk.revocation.find()
         assert not desk.tokens.is_ended(session)
         # Nor is it known once its row is gone.
         await desk.database.write(sessions.sweep, (NOW + MAX_TTL - 1) * 1000)
@@ -99,7 +118,7 @@ class Watched:
     async def read(self, work: Callable[..., Any], *args: Any) -> Any:
         found = await self._database.read(work, *args)
         self.reads.append(work.__name__)
-        self.rows += len(found) if work is ended.page_of else 0
+        self.rows += len(found) if work is revocation.page_of else 0
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()
@@ -125,7 +144,7 @@ def store(
     connection.execute(insert(models.sessions), rows)
 
 
-async def found_by(look: AsyncIterator[list[ended.Ending]]) -> list[str]:
+async def found_by(look: AsyncIterator[list[revocation.Ending]]) -> list[str]:
     return [one.id async for page in look for one in page]
 
 
@@ -207,14 +226,14 @@ async def test_the_mark_of_a_sign_out_is_no_session(database: Database) -> None:
 
 async def test_what_another_process_ends_is_told_once_and_kept_for_its_time(desk: Desk) -> None:
     await desk.database.write(store, 1, NOW * 1000)
-    desk.tokens.drop(["s000000"])  # a hint came first, and tells nothing but the name
-    await desk.tokens.find_ended()
+    desk.revocation.drop(["s000000"])  # a hint came first, and tells nothing but the name
+    await desk.revocation.find()
     desk.clock.now = NOW + ENDED_KEPT_SECONDS - 0.1
-    await desk.tokens.find_ended()
+    await desk.revocation.find()
     assert desk.tokens.is_ended("s000000")
     assert desk.ended == ["s000000"]
     desk.clock.now = NOW + ENDED_KEPT_SECONDS
-    await desk.tokens.find_ended()
+    await desk.revocation.find()
     assert not desk.tokens.is_ended("s000000")
 
 
