@@ -23,7 +23,7 @@ from gateway.api.oauth import (
     refuse_client,
 )
 from gateway.api.state import Gateway, Parts
-from gateway.api.trail import Source, record_sessions_ended
+from gateway.api.trail import Source
 from gateway.auth import refresh_tokens, services, sessions, users
 from gateway.auth.limits.logins import Attempt
 from gateway.auth.names import check_sub
@@ -164,7 +164,7 @@ async def sign_in_by_code(parts: Gateway, code: str, sub: str, scope: str, addre
 def _end(parts: Gateway, crowded_out: list[str], owner: str, address: str) -> None:
     """Announce and record that the oldest sessions of an owner have ended for a new one."""
     parts.revocation.end(crowded_out)
-    record_sessions_ended(crowded_out, TOO_MANY, actor=owner, subject=owner, source=address)
+    audit.record_ended(crowded_out, TOO_MANY, actor=owner, subject=owner, source=address)
 
 
 async def _start_session(
@@ -330,5 +330,5 @@ async def revoke(parts: Parts, source: Source, form: Form, _: Client) -> Respons
         now = now_ms()
         ended = await parts.database.write(refresh_tokens.revoke, session, text, now)
     parts.revocation.end(ended)
-    record_sessions_ended(ended, "revoked", actor=None, subject=None, source=source)
+    audit.record_ended(ended, "revoked", actor=None, subject=None, source=source)
     return Response(headers=NO_STORE)

@@ -1,11 +1,11 @@
 """Managing services, and their API keys."""
 
-import secrets
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Response
 from pydantic import AfterValidator, BaseModel, Field
 
+from gateway.api.administration import Administering
 from gateway.api.callers import Admin
 from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
@@ -13,16 +13,11 @@ from gateway.api.parameters import KeyCursor, Limit, NumberCursor
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Parts
-from gateway.api.trail import Source
 from gateway.auth import services
 from gateway.auth.names import MAX_NAME, check_name
 from gateway.auth.records import Record
-from gateway.auth.sessions import PAGE
-from gateway.auth.tokens import digest
 from gateway.errors import NotFound
-from gateway.observability import audit
-from gateway.observability.audit import Event
-from gateway.protocol.times import now_ms, timestamp
+from gateway.protocol.times import timestamp
 
 router = APIRouter(prefix="/v1/services", route_class=ManagementRoute, tags=["services"])
 
@@ -103,15 +98,13 @@ def _answer(row: Record) -> ServiceAnswer:
 
 @router.post("", status_code=201, summary="Create a service", responses=problems(*BODY))
 async def create(
-    parts: Parts, admin: Admin, source: Source, body: NewService, response: Response
+    parts: Parts, admin: Administering, body: NewService, response: Response
 ) -> ServiceWithSecret:
     """Create a service with the scopes it is allowed: `notify`, `tokens:mint`, `admin`."""
-    secret = secrets.token_urlsafe(32)
-    row = await parts.database.write(services.add_service, body.name, body.scopes, digest(secret), now_ms())
-    subject, scopes = audit.service(row.client_id), row.scopes.split()
-    audit.record(Event.SERVICE_CREATED, actor=admin.actor, subject=subject, source=source, scopes=scopes)
-    response.headers.update(NO_STORE | {"Location": f"{parts.settings.mount}/v1/services/{row.client_id}"})
-    return ServiceWithSecret(**_answer(row).model_dump(), client_secret=secret)
+    made = await admin.create_service(body.name, body.scopes)
+    location = f"{parts.settings.mount}/v1/services/{made.row.client_id}"
+    response.headers.update(NO_STORE | {"Location": location})
+    return ServiceWithSecret(**_answer(made.row).model_dump(), client_secret=made.secret)
 
 
 @router.get("", summary="List the services", responses=problems())
@@ -137,34 +130,20 @@ async def read(parts: Parts, _: Admin, client_id: ClientId) -> ServiceAnswer:
     summary="Delete a service",
     responses=problems(404),
 )
-async def delete(parts: Parts, admin: Admin, source: Source, client_id: ClientId) -> None:
+async def delete(admin: Administering, client_id: ClientId) -> None:
     """Delete a service with its keys; its tokens stop working. What it posted stays."""
-    number, more = 0, True
-    while more:
-        some = await parts.database.write(services.end_some, client_id, now_ms())
-        parts.revocation.end(some)
-        number, more = number + len(some), len(some) == PAGE
-    ended = await parts.database.write(services.delete_service, client_id, now_ms())
-    parts.revocation.end(ended)
-    number += len(ended)
-    subject = audit.service(client_id)
-    audit.record(Event.SERVICE_DELETED, actor=admin.actor, subject=subject, source=source, number=number)
+    await admin.delete_service(client_id)
 
 
 @router.post("/{client_id}/keys", status_code=201, summary="Create a key", responses=problems(404))
 async def create_key(
-    parts: Parts, admin: Admin, source: Source, client_id: ClientId, response: Response
+    parts: Parts, admin: Administering, client_id: ClientId, response: Response
 ) -> KeyWithSecret:
     """Create an API key, which stands for the service until it is deleted."""
-    key_id, secret, key = services.new_key()
-    now = now_ms()
-    await parts.database.write(services.add_key, client_id, key_id, digest(secret), now)
-    subject = audit.service(client_id)
-    audit.record(Event.KEY_CREATED, actor=admin.actor, subject=subject, source=source, key=key_id)
-    response.headers.update(
-        NO_STORE | {"Location": f"{parts.settings.mount}/v1/services/{client_id}/keys/{key_id}"}
-    )
-    return KeyWithSecret(id=key_id, created_at=timestamp(now), key=key)
+    made = await admin.create_key(client_id)
+    location = f"{parts.settings.mount}/v1/services/{client_id}/keys/{made.id}"
+    response.headers.update(NO_STORE | {"Location": location})
+    return KeyWithSecret(id=made.id, created_at=timestamp(made.created_at), key=made.text)
 
 
 @router.get("/{client_id}/keys", summary="List the keys", responses=problems(404))
@@ -190,9 +169,6 @@ async def list_keys(
     summary="Delete a key",
     responses=problems(404),
 )
-async def delete_key(parts: Parts, admin: Admin, source: Source, client_id: ClientId, key_id: KeyId) -> None:
+async def delete_key(admin: Administering, client_id: ClientId, key_id: KeyId) -> None:
     """Delete an API key; it stops working at once."""
-    await parts.database.write(services.delete_key, client_id, key_id)
-    parts.revocation.end([key_id])
-    subject = audit.service(client_id)
-    audit.record(Event.KEY_DELETED, actor=admin.actor, subject=subject, source=source, key=key_id)
+    await admin.delete_key(client_id, key_id)

@@ -24,22 +24,6 @@ Source = Annotated[str, Depends(_source)]
 """The address of the client, for the audit log."""
 
 
-def record_sessions_ended(
-    ended: list[str], why: str, *, actor: str | None, subject: str | None, source: str | None
-) -> None:
-    """Say which sessions have ended; nothing where there was none."""
-    if ended:
-        audit.record(
-            Event.SESSIONS_ENDED,
-            actor=actor,
-            subject=subject,
-            source=source,
-            why=why,
-            number=len(ended),
-            sessions=ended,
-        )
-
-
 def record_refusal(connection: HTTPConnection, error: GatewayError) -> None:
     """Say who may not come in, or may not do this. Of the path only what the code has of it is recorded."""
     if not isinstance(error, _RECORDED):

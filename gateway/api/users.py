@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
+from gateway.api.administration import Administering
 from gateway.api.callers import Admin, Minter
 from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
@@ -14,11 +15,11 @@ from gateway.api.parameters import Limit, NumberCursor, Sub, SubPath
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, Parts
-from gateway.api.trail import Source, record_sessions_ended
-from gateway.auth import erasure, services, sessions, users
+from gateway.api.trail import Source
+from gateway.auth import services, sessions, users
 from gateway.auth.hasher_queue import Turn
 from gateway.auth.passwords import MAX_LENGTH, MIN_LENGTH
-from gateway.auth.principals import INBOX, Service
+from gateway.auth.principals import INBOX
 from gateway.auth.records import Record
 from gateway.auth.sessions import TOO_MANY, Session, new_session
 from gateway.auth.signing import MAX_TTL
@@ -87,14 +88,14 @@ def _answer(row: Record) -> UserAnswer:
     )
 
 
-async def _hash(parts: Gateway, password: str | None, sub: str, admin: Service) -> str | None:
+async def _hash(parts: Gateway, password: str | None, sub: str, actor: str) -> str | None:
     """Return the hash of a password. Raises `Invalid` for one that nobody should be given.
 
     A user of a trusted issuer signs in there: a name that somebody chose here must not open that inbox.
     """
     if password is not None and parts.tokens.issuers.owns(sub):
         raise Invalid.field("password", "the sub begins with the subject_prefix of a trusted issuer")
-    turn = Turn(sub, (admin.actor,), known=True)
+    turn = Turn(sub, (actor,), known=True)
     try:
         return None if password is None else await parts.passwords.hash(password, sub, turn)
     except ValueError as error:
@@ -102,21 +103,13 @@ async def _hash(parts: Gateway, password: str | None, sub: str, admin: Service) 
 
 
 @router.post("", status_code=201, summary="Create a user", responses=problems(409, *BODY))
-async def create(parts: Parts, admin: Admin, source: Source, body: NewUser, response: Response) -> UserAnswer:
+async def create(parts: Parts, admin: Administering, body: NewUser, response: Response) -> UserAnswer:
     """Create a user, with a password to sign in with or without one.
 
     Passwords that are common, or little more than the `sub`, are refused.
     """
     check_new(body.sub)
-    hashed = await _hash(parts, body.password, body.sub, admin)
-    row = await parts.database.write(users.add_user, body.sub, hashed, now_ms())
-    audit.record(
-        Event.USER_CREATED,
-        actor=admin.actor,
-        subject=audit.user(body.sub),
-        source=source,
-        password="none" if hashed is None else "set",
-    )
+    row = await admin.create_user(body.sub, await _hash(parts, body.password, body.sub, admin.actor))
     response.headers["Location"] = f"{parts.settings.mount}/v1/users/{quote(body.sub, safe='')}"
     return _answer(row)
 
@@ -138,41 +131,23 @@ async def read(parts: Parts, _: Admin, sub: SubPath) -> UserAnswer:
 
 
 @router.patch("/{sub}", summary="Change a user", responses=problems(404, *BODY))
-async def change(parts: Parts, admin: Admin, source: Source, sub: SubPath, body: UserChange) -> UserAnswer:
+async def change(parts: Parts, admin: Administering, sub: SubPath, body: UserChange) -> UserAnswer:
     """Set a password, or disable or enable the user."""
     changes: dict[str, Any] = {}
     if "disabled" in body.model_fields_set:
         changes["disabled"] = body.disabled
     if "password" in body.model_fields_set:
-        changes["password_hash"] = await _hash(parts, body.password, sub, admin)
-    row, ended = await parts.database.write(users.update_user, sub, changes, now_ms())
-    parts.revocation.end(ended)
-    changed = sorted(body.model_fields_set)
-    subject = audit.user(sub)
-    audit.record(
-        Event.USER_CHANGED,
-        actor=admin.actor,
-        subject=subject,
-        source=source,
-        changed=changed,
-        disabled=row.disabled,
-    )
-    record_sessions_ended(ended, "user_changed", actor=admin.actor, subject=subject, source=source)
+        changes["password_hash"] = await _hash(parts, body.password, sub, admin.actor)
+    row, _ = await admin.change_user(sub, changes)
     return _answer(row)
 
 
 @router.delete(
     "/{sub}", status_code=204, response_class=Response, summary="Erase a user", responses=problems(404)
 )
-async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
+async def delete(admin: Administering, sub: SubPath) -> None:
     """Erase a user and the inbox. The `sub` is free at once; who takes it next starts from nothing."""
-    user_id, ended = await parts.database.write(users.release_user, sub, now_ms())
-    parts.revocation.end(ended)
-    subject = audit.user(sub)
-    audit.record(Event.USER_DELETED, actor=admin.actor, subject=subject, source=source)
-    record_sessions_ended(ended, "user_deleted", actor=admin.actor, subject=subject, source=source)
-    while await parts.database.write(erasure.erase_some, user_id):
-        pass
+    await admin.erase_user(sub)
 
 
 @router.delete(
@@ -182,11 +157,9 @@ async def delete(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> No
     summary="Sign a user out",
     responses=problems(404),
 )
-async def log_out(parts: Parts, admin: Admin, source: Source, sub: SubPath) -> None:
+async def log_out(admin: Administering, sub: SubPath) -> None:
     """End every session: the user's tokens stop working and open sockets close."""
-    ended = await parts.database.write(users.log_out, sub, now_ms())
-    parts.revocation.end(ended)
-    record_sessions_ended(ended, "logout", actor=admin.actor, subject=audit.user(sub), source=source)
+    await admin.log_out(sub)
 
 
 @router.post("/{sub}/tokens", status_code=201, summary="Mint a user's token", responses=problems(409, *BODY))
@@ -231,7 +204,7 @@ async def mint(
         session=session.id,
         ttl=ttl,
     )
-    record_sessions_ended(ended, TOO_MANY, actor=service.actor, subject=audit.user(sub), source=source)
+    audit.record_ended(ended, TOO_MANY, actor=service.actor, subject=audit.user(sub), source=source)
     return MintedToken(access_token=token, expires_in=ttl, scope=INBOX)
 
 

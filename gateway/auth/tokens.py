@@ -249,16 +249,8 @@ class Tokens:
             issuers.admit, visitor, self._now_ms(), creates=creates, limit=self._settings.session_limit
         )
         self._revocation.end(ended)
-        if ended:
-            whose = audit.user(visitor.sub)
-            audit.record(
-                audit.Event.SESSIONS_ENDED,
-                actor=whose,
-                subject=whose,
-                why=TOO_MANY,
-                number=len(ended),
-                sessions=ended,
-            )
+        whose = audit.user(visitor.sub)
+        audit.record_ended(ended, TOO_MANY, actor=whose, subject=whose)
         scopes = frozenset({INBOX} if visitor.reads_inbox else ())
         user = User(user_id, visitor.sub, visitor.session, scopes, visitor.expires_at, visitor.issuer)
         return Known(user, visitor.session, visitor.expires_at)

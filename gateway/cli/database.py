@@ -4,11 +4,11 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
+from gateway.auth.administration import Administration
 from gateway.auth.records import Record
 from gateway.cli.options import print_json
 from gateway.database import schema, sqlite_file
@@ -20,7 +20,6 @@ from gateway.observability.audit import Event
 from gateway.protocol.terminal import escape
 from gateway.settings import Settings, load_settings
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 PAGE = 500
@@ -60,20 +59,9 @@ def with_database(use: Callable[[Settings, Database], Awaitable[T]]) -> T:
     return asyncio.run(main())
 
 
-def manage(
-    done: Callable[[T], None],
-    work: Callable[Concatenate[Connection, P], T],
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
-    """Run one unit of work, commit it, and let `done` say in the audit log what it has done."""
-
-    async def act(_settings: Settings, database: Database) -> T:
-        result = await database.write(work, *args, **kwargs)
-        done(result)
-        return result
-
-    return with_database(act)
+def administer(act: Callable[[Administration], Awaitable[T]]) -> T:
+    """Do something on the database as the operator, and return what came of it."""
+    return with_database(lambda _, database: act(Administration(database, audit.operator(), "cli")))
 
 
 def record(event: Event, subject: str | None, **details: audit.Value) -> None:
@@ -82,9 +70,8 @@ def record(event: Event, subject: str | None, **details: audit.Value) -> None:
 
 
 def record_ended(sub: str, ended: list[str], why: str) -> None:
-    """Say in the audit log which sessions have ended; nothing where there was none."""
-    if ended:
-        record(Event.SESSIONS_ENDED, audit.user(sub), why=why, number=len(ended), sessions=ended)
+    """Say in the audit log which sessions of a user have ended; nothing where there was none."""
+    audit.record_ended(ended, why, actor=audit.operator(), subject=audit.user(sub), source="cli")
 
 
 def now_ms() -> int:

@@ -14,26 +14,15 @@ signing_app = group("Manage the keys that sign access tokens.")
 @app.command("add")
 def add(service: ServiceArgument) -> None:
     """Create an API key of a service, and print it once. Example: gateway key add shop."""
-    from sqlalchemy import Connection
+    from gateway.auth.administration import Administration, NewKey
+    from gateway.auth.services import identify
+    from gateway.cli.database import administer
 
-    from gateway.auth import services
-    from gateway.auth.tokens import digest
-    from gateway.cli.database import manage, now_ms, record
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
+    async def create(admin: Administration) -> NewKey:
+        return await admin.create_key(await admin.database.read(identify, service))
 
-    key_id, secret, key = services.new_key()
-
-    def work(connection: Connection) -> str:
-        client_id = services.identify(connection, service)
-        services.add_key(connection, client_id, key_id, digest(secret), now_ms())
-        return client_id
-
-    def done(client_id: str) -> None:
-        record(Event.KEY_CREATED, audit.service(client_id), key=key_id)
-
-    manage(done, work)
-    print_json({"id": key_id, "key": key})
+    key = administer(create)
+    print_json({"id": key.id, "key": key.text})
 
 
 @app.command("list")
@@ -52,26 +41,18 @@ def list_keys(service: ServiceArgument) -> None:
 
 
 @app.command("delete")
-def delete(
+def delete_key(
     service: ServiceArgument, key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id.")]
 ) -> None:
     """Delete an API key; it stops working within a second."""
-    from sqlalchemy import Connection
+    from gateway.auth.administration import Administration
+    from gateway.auth.services import identify
+    from gateway.cli.database import administer
 
-    from gateway.auth import services
-    from gateway.cli.database import manage, record
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
+    async def delete(admin: Administration) -> None:
+        await admin.delete_key(await admin.database.read(identify, service), key_id)
 
-    def work(connection: Connection) -> str:
-        client_id = services.identify(connection, service)
-        services.delete_key(connection, client_id, key_id)
-        return client_id
-
-    def done(client_id: str) -> None:
-        record(Event.KEY_DELETED, audit.service(client_id), key=key_id)
-
-    manage(done, work)
+    administer(delete)
     print(f"Deleted {escape(key_id)}.")
 
 

@@ -1,6 +1,5 @@
 """`gateway service`: those who post notifications."""
 
-import secrets
 from typing import Annotated, Any
 
 import typer
@@ -58,33 +57,13 @@ def add(
 
     Example: gateway service add shop --scope notify --with-key.
     """
-    from sqlalchemy import Connection
-
-    from gateway.auth import services
-    from gateway.auth.records import Record
-    from gateway.auth.tokens import digest
-    from gateway.cli.database import make_file, manage, now_ms, record
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
-
-    secret = secrets.token_urlsafe(32)
-    key_id, key_secret, key = services.new_key()
-
-    def work(connection: Connection) -> Record:
-        row = services.add_service(connection, name, scope, digest(secret), now_ms())
-        if with_key:
-            services.add_key(connection, row.client_id, key_id, digest(key_secret), now_ms())
-        return row
-
-    def done(row: Record) -> None:
-        record(Event.SERVICE_CREATED, audit.service(row.client_id), scopes=row.scopes.split())
-        if with_key:
-            record(Event.KEY_CREATED, audit.service(row.client_id), key=key_id)
+    from gateway.cli.database import administer, make_file
 
     if create:
         make_file()
-    made = _service(manage(done, work)) | {"client_secret": secret}
-    print_json(made | {"key_id": key_id, "key": key} if with_key else made)
+    made = administer(lambda admin: admin.create_service(name, scope, with_key=with_key))
+    key = {} if made.key is None else {"key_id": made.key.id, "key": made.key.text}
+    print_json(_service(made.row) | {"client_secret": made.secret} | key)
 
 
 @app.command("list")
@@ -101,21 +80,7 @@ def delete(
     client_id: Annotated[str, typer.Argument(metavar="CLIENT_ID", help="The service, as `list` shows it.")],
 ) -> None:
     """Delete a service and its keys; what it posted stays."""
-    from gateway.auth import services
-    from gateway.auth.sessions import PAGE as ENDED_AT_ONCE
-    from gateway.cli.database import now_ms, record, with_database
-    from gateway.database.database import Database
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
-    from gateway.settings import Settings
+    from gateway.cli.database import administer
 
-    async def erase(_settings: Settings, database: Database) -> None:
-        number, some = 0, ENDED_AT_ONCE
-        while some == ENDED_AT_ONCE:
-            some = len(await database.write(services.end_some, client_id, now_ms()))
-            number += some
-        number += len(await database.write(services.delete_service, client_id, now_ms()))
-        record(Event.SERVICE_DELETED, audit.service(client_id), number=number)
-
-    with_database(erase)
+    administer(lambda admin: admin.delete_service(client_id))
     print(f"Deleted {escape(client_id)}.")

@@ -55,21 +55,14 @@ def add(
     create: CreateOption = False,
 ) -> None:
     """Create a user. Example: echo "$PASSWORD" | gateway user add ada --password-stdin."""
-    from gateway.auth import users
-    from gateway.cli.database import make_file, manage, now_ms, record
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
+    from gateway.cli.database import administer, make_file
     from gateway.store.recipients import check_new
 
     check_new(sub)
     hashed = _hash(first_line("the password"), sub) if password_stdin else None
-
-    def done(_: object) -> None:
-        record(Event.USER_CREATED, audit.user(sub), password="none" if hashed is None else "set")
-
     if create:
         make_file()
-    print_json(_user(manage(done, users.add_user, sub, hashed, now_ms())))
+    print_json(_user(administer(lambda admin: admin.create_user(sub, hashed))))
 
 
 @app.command("password")
@@ -81,20 +74,11 @@ def set_password(
 
     A terminal is asked for it twice; where there is none, it is the first line of stdin.
     """
-    from gateway.auth import users
-    from gateway.cli.database import manage, now_ms, record, record_ended
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
+    from gateway.cli.database import administer
 
     asked = sys.stdin.isatty() and not password_stdin
     changes = {"password_hash": _hash(_ask_password(sub) if asked else first_line("the password"), sub)}
-
-    def done(result: tuple[Any, list[str]]) -> None:
-        row, ended = result
-        record(Event.USER_CHANGED, audit.user(sub), changed=["password"], disabled=bool(row.disabled))
-        record_ended(sub, ended, "user_changed")
-
-    _, ended = manage(done, users.update_user, sub, changes, now_ms())
+    _, ended = administer(lambda admin: admin.change_user(sub, changes))
     print(f"Set the password of {escape(sub)}. Sessions ended: {len(ended)}.")
 
 
@@ -110,62 +94,33 @@ def list_users() -> None:
 @app.command("disable")
 def disable(sub: SubArgument) -> None:
     """Let a user sign in no more, and end every session."""
-    from gateway.auth import users
-    from gateway.cli.database import manage, now_ms, record, record_ended
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
+    from gateway.cli.database import administer
 
-    def done(result: tuple[object, list[str]]) -> None:
-        record(Event.USER_CHANGED, audit.user(sub), changed=["disabled"], disabled=True)
-        record_ended(sub, result[1], "user_changed")
-
-    _, ended = manage(done, users.update_user, sub, {"disabled": True}, now_ms())
+    _, ended = administer(lambda admin: admin.change_user(sub, {"disabled": True}))
     print(f"Disabled {escape(sub)}. Sessions ended: {len(ended)}.")
 
 
 @app.command("enable")
 def enable(sub: SubArgument) -> None:
     """Let a disabled user sign in again."""
-    from gateway.auth import users
-    from gateway.cli.database import manage, now_ms, record
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
+    from gateway.cli.database import administer
 
-    def done(_: object) -> None:
-        record(Event.USER_CHANGED, audit.user(sub), changed=["disabled"], disabled=False)
-
-    manage(done, users.update_user, sub, {"disabled": False}, now_ms())
+    administer(lambda admin: admin.change_user(sub, {"disabled": False}))
     print(f"Enabled {escape(sub)}.")
 
 
 @app.command("logout")
 def log_out(sub: SubArgument) -> None:
     """End every session of a user: tokens stop working, and open sockets close."""
-    from gateway.auth import users
-    from gateway.cli.database import manage, now_ms, record_ended
+    from gateway.cli.database import administer
 
-    def done(ended: list[str]) -> None:
-        record_ended(sub, ended, "logout")
-
-    print(f"Sessions ended: {len(manage(done, users.log_out, sub, now_ms()))}.")
+    print(f"Sessions ended: {len(administer(lambda admin: admin.log_out(sub)))}.")
 
 
 @app.command("delete")
 def delete(sub: SubArgument) -> None:
     """Erase a user and the inbox, for good."""
-    from gateway.auth import erasure, users
-    from gateway.cli.database import now_ms, record, record_ended, with_database
-    from gateway.database.database import Database
-    from gateway.observability import audit
-    from gateway.observability.audit import Event
-    from gateway.settings import Settings
+    from gateway.cli.database import administer
 
-    async def erase(_settings: Settings, database: Database) -> None:
-        user_id, ended = await database.write(users.release_user, sub, now_ms())
-        record(Event.USER_DELETED, audit.user(sub))
-        record_ended(sub, ended, "user_deleted")
-        while await database.write(erasure.erase_some, user_id):
-            pass
-
-    with_database(erase)
+    administer(lambda admin: admin.erase_user(sub))
     print(f"Erased {escape(sub)}.")

@@ -110,6 +110,22 @@ def record(
     _write(event, fields)
 
 
+def record_ended(
+    ended: list[str], why: str, *, actor: str | None, subject: str | None, source: str | None = None
+) -> None:
+    """Write which sessions have ended; nothing where there was none."""
+    if ended:
+        record(
+            Event.SESSIONS_ENDED,
+            actor=actor,
+            subject=subject,
+            source=source,
+            why=why,
+            number=len(ended),
+            sessions=ended,
+        )
+
+
 def tell_rest() -> None:
     """Write how many sampled events of the minutes that are over have no line yet; call it now and then."""
     _sampler.tell_rest()
