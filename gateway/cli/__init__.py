@@ -1,4 +1,4 @@
-"""The commands: every failure is one line on stderr and an exit code.
+"""The commands that have no noun of their own, and how a command is run.
 
 What takes long to load is loaded by the command that runs: `--help` needs none of it.
 """
@@ -8,25 +8,16 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
 from gateway import __version__
-from gateway.cli import keys, messages, pipes, services, users
+from gateway.cli import check, keys, messages, pipes, services, users
+from gateway.cli.failures import fail, fail_known, fail_usage
 from gateway.cli.options import note
-from gateway.errors import GatewayError, NotFound
-from gateway.observability.reasons import answer
 from gateway.protocol.terminal import counted, shown
 from gateway.settings import env_file, spelling
-from gateway.settings.wording import rule
-
-if TYPE_CHECKING:
-    from gateway.settings import Settings
-    from gateway.settings.trusted_issuer import TrustedIssuer
-
-LONGEST_MESSAGE = 2000
-"""How many characters of what is wrong are printed: part of it may come from a server."""
 
 app = typer.Typer(
     name="gateway",
@@ -56,30 +47,17 @@ def run(arguments: list[str] | None = None) -> int:
         return pipes.CLOSED
     except pipes.CannotPrintError as error:
         pipes.close_stdout()
-        return _fail(f"stdout: {error}", 1)
+        return fail(f"stdout: {error}", 1)
     except typer.TyperException as error:
-        return _fail_usage(error)
+        return fail_usage(error)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        failed = _fail_known(error)
+        failed = fail_known(error)
         if failed is None:
             raise
         return failed
     return code
-
-
-def _fail_known(error: Exception) -> int | None:
-    """Say in one line what has failed, and return the exit code; None for a fault of the program."""
-    # Loaded late: most commands need neither.
-    from gateway.cli.client import ClientError
-    from gateway.settings import SettingsError
-
-    if isinstance(error, SettingsError):
-        return _fail(str(error), 2)
-    if isinstance(error, GatewayError | ClientError | ModuleNotFoundError | OSError):
-        return _fail(_explain(error) + _notes(error), 1)
-    return None
 
 
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?|--?", re.DOTALL)
@@ -101,64 +79,6 @@ def _leave_foreign_home() -> None:
     """Have no library look for its files in a home that this user may not enter, as after sudo or su."""
     if not os.access(Path.home(), os.R_OK | os.X_OK):
         os.environ["HOME"] = "/nonexistent"
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return _missing(error.name or "")
-    if isinstance(error, NotFound) and error.name is not None:
-        kind = error.detail.removesuffix(".").rpartition(" ")[2]
-        listing = f"gateway {kind} list{' SERVICE' if kind == 'key' else ''}"
-        return f"{error.detail.removesuffix('.')}: {error.name!r}. To see them: {listing}"
-    cause = error.__cause__
-    return f"{error} ({answer(cause)})" if cause else str(error)
-
-
-def _missing(module: str) -> str:
-    """Say which extra has a module. The package is not published: it is installed from a checkout."""
-    extra, use = _EXTRAS.get(module.partition(".")[0], ("", ""))
-    if not extra:
-        return f"the module {module!r} is not installed: install the gateway anew"
-    how = f"uv run --extra {extra} gateway …, or pip install '.[{extra}]' in the checkout"
-    return f"{use} needs the module {module!r} of the extra {extra}: {how}"
-
-
-_EXTRAS = {
-    "asyncpg": ("postgres", "Postgres"),
-    "redis": ("redis", "Redis"),
-    "hiredis": ("redis", "Redis"),
-    "opentelemetry": ("otel", "GATEWAY_OTEL"),
-}
-
-
-def _notes(error: Exception) -> str:
-    return "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-
-
-def _fail(message: str, code: int) -> int:
-    print("gateway:", shown(" ".join(message.split()), LONGEST_MESSAGE), file=sys.stderr)
-    return code
-
-
-def _fail_usage(error: typer.TyperException) -> int:
-    """Say in one line what is wrong with the arguments; a bare `gateway` gets the help instead."""
-    cause = cast("Any", error.__cause__)
-    if hasattr(cause, "errors"):
-        # The library of commands shows the words of the one that converts its values.
-        cast("Any", error).message = rule(cause.errors()[0])
-    text = cast("Any", error).format_message() if hasattr(error, "format_message") else str(error)
-    context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return 2
-    hint = f" (see {context.command_path} --help)" if context else ""
-    if type(error).__name__ == "NoSuchOption" and _takes_arguments(context):
-        hint += ". Put -- before an argument that begins with a hyphen"
-    return _fail(text + hint, getattr(error, "exit_code", 1))
-
-
-def _takes_arguments(context: Any) -> bool:
-    """Whether the command of a context has arguments, and is no group of commands."""
-    return context is not None and any(one.param_type_name == "argument" for one in context.command.params)
 
 
 def _print_version(wanted: bool) -> None:
@@ -288,87 +208,7 @@ def backup_epoch() -> None:
     print("What was deleted or disabled since the backup is as it was: look at the keys, services and users.")
 
 
-@app.command()
-def check() -> None:
-    """Validate the settings, and reach every server they name. The port is not taken: a gateway may serve."""
-    import asyncio
-
-    from gateway.auth import issuers
-    from gateway.auth.limits.throttle import Throttle
-    from gateway.backplane import open_backplane, reach
-    from gateway.observability import audit, logs
-    from gateway.server import run
-    from gateway.settings import load_settings
-    from gateway.settings.redis_url import without_password
-    from gateway.transport import open_files
-
-    settings = load_settings()
-    for line in spelling.misspelt():
-        note(line)
-    run.check_host(settings)
-    audit_log = None if settings.audit_log is None else audit.check(settings.audit_log)
-
-    async def main() -> bool:
-        for line in await _database_lines(settings):
-            print(line)
-        if audit_log is not None:
-            print(f"audit log: {settings.audit_log}: {audit_log}")
-        print(open_files.report(open_files.hard_limit(), settings))
-        logs.configure("error", access_log=False)
-        backplane = open_backplane(settings)
-        silence = await reach(backplane)
-        print(f"backplane: {settings.backplane}: {_outcome(backplane.address, silence)}")
-        for line in issuers.overlaps(settings.trusted_issuers):
-            print(line)
-        reached = [await _reached(one) for one in settings.trusted_issuers]
-        async with Throttle(settings) as throttle:
-            fault = await throttle.fault()
-        if settings.rate_limit_url is not None:
-            address = without_password(settings.rate_limit_url.get_secret_value())
-            how = "; sign-ins count in memory" if fault else ""
-            print(f"rate limits: redis: {_outcome(address, fault)}{how}")
-        return silence is None and all(reached) and fault is None
-
-    if not asyncio.run(main()):
-        raise typer.Exit(1)
-
-
-def _outcome(address: str, fault: str | None) -> str:
-    return "reached" if fault is None else f"not reached at {shown(address, LONGEST_MESSAGE)}: {fault}"
-
-
-async def _database_lines(settings: "Settings") -> list[str]:
-    """Reach the database, see that it can be written to, and say so; its file stays as it is."""
-    from sqlalchemy.engine import make_url
-
-    from gateway.database import schema, sqlite_file
-    from gateway.database.database import name_of, open_database
-    from gateway.database.sqlite_file import Opening
-
-    url = make_url(settings.database_url)
-    name = shown(name_of(url), LONGEST_MESSAGE)
-    if sqlite_file.is_missing(url):
-        return [f"database: {name}: not there yet: serve or migrate makes it"]
-    async with open_database(settings, Opening.LOOK) as database:
-        pending = await schema.is_pending(database, writes=True)
-    state = "to be brought up to date by serve or migrate" if pending else "up to date"
-    return [f"database: {name}: reached, and can be written to", f"schema: {state}"]
-
-
-async def _reached(trusted: "TrustedIssuer") -> bool:
-    """Say whether the keys of an issuer can be had."""
-    from gateway.auth import issuers
-
-    try:
-        number = await issuers.reach(trusted)
-    except issuers.FetchError as error:
-        print(f"issuer: {trusted.issuer}: the keys at {trusted.shown_url} cannot be had: {shown(str(error))}")
-        return False
-    print(f"issuer: {trusted.issuer}: usable keys at {trusted.shown_url}: {number}")
-    return number > 0
-
-
-for _command in (messages.token, messages.send, messages.tail):
+for _command in (check.check, messages.token, messages.send, messages.tail):
     app.command()(_command)
 for _name, _group in {
     "user": users.app,

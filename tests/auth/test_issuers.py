@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway import cli
-from gateway.auth import cutoffs, issuers, jws, services, sessions, users
-from gateway.auth.issuers import FetchError, read_jwks
+from gateway.auth import cutoffs, issuer_keys, issuers, jws, services, sessions, users
+from gateway.auth.issuer_keys import FetchError, read_jwks
 from gateway.auth.signing import MAX_TTL
 from gateway.errors import InvalidToken
 from gateway.observability.audit import Event
@@ -57,7 +57,7 @@ async def started(start_server: StartServer, *several: Issuer, **changes: Any) -
 
 
 def sources(server: LocalServer) -> list[Any]:
-    return list(server.parts.tokens.issuers._sources.values())
+    return list(server.parts.tokens.issuers._keys.values())
 
 
 async def outcome(server: LocalServer, token: str, path: str = "/v1/inbox") -> str:
@@ -289,7 +289,7 @@ def test_what_is_no_key_set_is_no_key_set(text: bytes) -> None:
 async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
     start_server: StartServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuers, "PAUSE", 3)
+    monkeypatch.setattr(issuer_keys, "PAUSE", 3)
     server = await start_server(**settings_of(issuer))
     assert await outcome(server, issuer.token()) == "200"
     [source] = sources(server)
@@ -310,15 +310,15 @@ async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
 
 
 async def test_the_pause_is_a_minute() -> None:
-    assert (issuers.PAUSE, issuers.FETCH_TIMEOUT, issuers.MAX_JWKS) == (60, 5, 262_144)
+    assert (issuer_keys.PAUSE, issuer_keys.FETCH_TIMEOUT, issuer_keys.MAX_JWKS) == (60, 5, 262_144)
     assert cutoffs.CUTOFF_TTL_MS >= MAX_TTL * 1000
 
 
 async def test_a_key_that_is_withdrawn_verifies_nothing_new(
     start_server: StartServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuers, "PAUSE", 0.05)
-    monkeypatch.setattr(issuers, "REFRESH", 0.1)
+    monkeypatch.setattr(issuer_keys, "PAUSE", 0.05)
+    monkeypatch.setattr(issuer_keys, "REFRESH", 0.1)
     server = await started(start_server, issuer)
     gone = issuer.keys.pop(1)
     [source] = sources(server)
@@ -343,7 +343,7 @@ async def test_the_gateway_starts_and_serves_its_own_users_while_an_issuer_is_do
 async def test_an_issuer_that_comes_up_later_is_found(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuers, "PAUSE", 0.05)
+    monkeypatch.setattr(issuer_keys, "PAUSE", 0.05)
     late = Issuer([new_key()])
     server = await start_server(**settings_of(late))
     assert await outcome(server, late.token()) == "401 invalid_token"
@@ -358,8 +358,8 @@ async def test_an_issuer_that_comes_up_later_is_found(
 async def test_the_keys_of_an_issuer_that_goes_down_hold_for_a_day(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuers, "PAUSE", 0.05)
-    monkeypatch.setattr(issuers, "REFRESH", 0.1)
+    monkeypatch.setattr(issuer_keys, "PAUSE", 0.05)
+    monkeypatch.setattr(issuer_keys, "REFRESH", 0.1)
     issuer = Issuer([new_key()])
     async with issuer.serving():
         server = await started(start_server, issuer)
@@ -367,7 +367,7 @@ async def test_the_keys_of_an_issuer_that_goes_down_hold_for_a_day(
     for _ in range(3):
         await asyncio.wait_for(source._done.wait(), 10)
     assert await outcome(server, issuer.token()) == "200"
-    monkeypatch.setattr(issuers, "STALE", 0)
+    monkeypatch.setattr(issuer_keys, "STALE", 0)
     await until(lambda: not source._keys, "the keys are too old")
     assert await outcome(server, issuer.token()) == "401 invalid_token"
 
@@ -409,7 +409,7 @@ async def test_an_answer_that_is_no_key_set_changes_nothing(
 
 
 @pytest.mark.parametrize("declared", [True, False])
-@pytest.mark.parametrize("size", [issuers.MAX_JWKS, issuers.MAX_JWKS + 1])
+@pytest.mark.parametrize("size", [issuer_keys.MAX_JWKS, issuer_keys.MAX_JWKS + 1])
 async def test_good_keys_are_read_up_to_the_limit_of_an_answer(
     start_server: StartServer, issuer: Issuer, size: int, declared: bool
 ) -> None:
@@ -417,7 +417,7 @@ async def test_good_keys_are_read_up_to_the_limit_of_an_answer(
     whole = answer(body) if declared else b"HTTP/1.1 200 OK\r\n\r\n" + body
     issuer.reply = lambda _, w: _write(w, whole)
     server = await started(start_server, issuer)
-    good = size <= issuers.MAX_JWKS
+    good = size <= issuer_keys.MAX_JWKS
     assert await outcome(server, issuer.token()) == ("200" if good else "401 invalid_token")
 
 
@@ -443,7 +443,7 @@ async def test_a_hanging_issuer_holds_its_own_tokens_for_the_timeout_and_nobody_
     reply: Reply,
 ) -> None:
     # The fetch begins when the gateway starts: a slow machine has to reach the held tokens before it ends.
-    monkeypatch.setattr(issuers, "FETCH_TIMEOUT", 3)
+    monkeypatch.setattr(issuer_keys, "FETCH_TIMEOUT", 3)
     issuer.reply = reply
     server = await start_server(**settings_of(issuer))
     ada = await server.user("ada")

@@ -19,9 +19,9 @@ from dotenv.parser import parse_stream
 from sqlalchemy.engine import make_url
 
 from gateway import __version__, cli
-from gateway.auth import issuers
+from gateway.auth import issuer_keys, issuers
 from gateway.auth.limits.counters import Shared
-from gateway.cli import client
+from gateway.cli import client, failures
 from gateway.cli.client import ClientError
 from gateway.database.database import name_of
 from gateway.errors import Unavailable
@@ -72,7 +72,7 @@ async def test_an_issuer_is_asked_again_whatever_the_environment_says(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr(issuers, "PAUSE", 0.01)
+    monkeypatch.setattr(issuer_keys, "PAUSE", 0.01)
     trusted = TrustedIssuer(issuer="https://login.invalid/", audience="n", jwks_url=ELSEWHERE)
     with structlog.testing.capture_logs() as logged:
         running = asyncio.create_task(issuers.Issuers([trusted]).run())
@@ -571,7 +571,7 @@ def test_h_is_help(here: Here, command: list[str]) -> None:
     ("module", "extra"), [("asyncpg", "postgres"), ("redis.asyncio", "redis"), ("opentelemetry.sdk", "otel")]
 )
 def test_a_missing_driver_names_the_extra_that_has_it(module: str, extra: str) -> None:
-    said = cli._explain(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    said = failures.explain(ModuleNotFoundError(f"No module named {module!r}", name=module))
     assert f"the extra {extra}: uv run --extra {extra} " in said
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.api import notification, tickets
-from gateway.auth import issuers, jws, names, passwords, refresh_tokens, sessions, signing
+from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, sessions, signing
 from gateway.auth.limits import throttle
 from gateway.backplane import link, redis
 from gateway.database import database, postgres
@@ -76,7 +76,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("errors.md", "would store more than {} items", (writer.MAX_ITEMS,)),
     ("configuration.md", "may be {} seconds ahead", (jws.LEEWAY,)),
-    ("configuration.md", "waits for it {} seconds at most", (issuers.FETCH_TIMEOUT,)),
+    ("configuration.md", "waits for it {} seconds at most", (issuer_keys.FETCH_TIMEOUT,)),
     ("configuration.md", "A new key is published {word} seconds before it signs", (signing.AHEAD,)),
     ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
     (

@@ -38,7 +38,7 @@ from gateway.api.opening import start_after
 from gateway.api.query import parameter
 from gateway.api.validation import as_invalid
 from gateway.auth import jws, services
-from gateway.auth.issuers import FetchError, read_jwks
+from gateway.auth.issuer_keys import FetchError, read_jwks
 from gateway.auth.names import check_sub
 from gateway.auth.passwords import check_password
 from gateway.backplane import hints
