@@ -1,7 +1,7 @@
 """A signed token in its compact form (RFC 7515, section 7.1), read strictly and before it is believed.
 
 What PyJWT lets pass stops here: padding, members given twice, NaN, text that is not UTF-8. Otherwise one
-token would have many spellings, or say one thing to us and another to somebody else.
+token would have many spellings, or say one thing to us and another to somebody else (docs/decisions/0016).
 """
 
 import base64

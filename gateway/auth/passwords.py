@@ -1,4 +1,4 @@
-"""Passwords: which are accepted, and argon2id, hashed off the event loop."""
+"""Passwords: which are accepted (docs/decisions/0017), and argon2id, hashed off the event loop."""
 
 import asyncio
 import os

@@ -14,13 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from passlib.hash import argon2
-from zxcvbn import matching
+from zxcvbn import matching, zxcvbn
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from gateway.auth import hasher_queue, passwords
 from gateway.auth.hasher_queue import Turn
 from gateway.auth.passwords import (
+    FAMOUS,
     LEAST_BARE_GUESSES,
+    LEAST_GUESSES,
     MAX_LENGTH,
     MIN_LENGTH,
     THREADS,
@@ -192,6 +194,21 @@ def test_any_text_is_taken_or_refused_in_a_sentence(password: str, sub: str) -> 
         assert check_password(password, sub) == normalize("NFC", password)
     except ValueError as error:
         assert str(error).startswith(("it must ", "it is a common one"))  # noqa: PT017
+
+
+@pytest.mark.parametrize("password", [*FAMOUS, "let me in please", "p a s s w o r d 1 2 3"])
+def test_zxcvbn_alone_finds_these_strong_and_they_are_refused(password: str) -> None:
+    """docs/decisions/0017: where the library finds one weak, it need not be named here any more."""
+    assert zxcvbn(password)["guesses"] >= LEAST_GUESSES
+    with pytest.raises(ValueError, match="too easy to guess"):
+        check_password(password)
+
+
+def test_zxcvbn_alone_bounds_no_length_and_cannot_read_digits_before_the_end_of_a_line() -> None:
+    with pytest.raises(ValueError, match="max length of 72"):
+        zxcvbn("x" * 73)
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        zxcvbn("21121991\n")
 
 
 def test_a_date_and_the_end_of_a_line_can_be_estimated() -> None:
