@@ -1,7 +1,6 @@
 """Administration: what an operator does with a command, and a service with `admin` over the API."""
 
 import secrets
-import time
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from gateway.auth.tokens import digest
 from gateway.database.database import Database
 from gateway.observability import audit
 from gateway.observability.audit import Event
+from gateway.protocol.times import now_ms
 
 
 class NewKey(NamedTuple):
@@ -56,13 +56,13 @@ class Administration:
         self, name: str, scopes: Collection[str], *, with_key: bool = False
     ) -> NewService:
         """Create a service, and a key of it in the same transaction."""
-        secret, now_ms = secrets.token_urlsafe(32), _now_ms()
+        secret, now = secrets.token_urlsafe(32), now_ms()
         key_id, key_secret, text = services.new_key()
 
         def work(connection: Connection) -> Record:
-            row = services.add_service(connection, name, scopes, digest(secret), now_ms)
+            row = services.add_service(connection, name, scopes, digest(secret), now)
             if with_key:
-                services.add_key(connection, row.client_id, key_id, digest(key_secret), now_ms)
+                services.add_key(connection, row.client_id, key_id, digest(key_secret), now)
             return row
 
         row = await self.database.write(work)
@@ -71,26 +71,26 @@ class Administration:
         if not with_key:
             return NewService(row, secret, None)
         self._record(Event.KEY_CREATED, subject, key=key_id)
-        return NewService(row, secret, NewKey(key_id, text, now_ms))
+        return NewService(row, secret, NewKey(key_id, text, now))
 
     async def delete_service(self, client_id: str) -> None:
         """Delete a service and its keys, and end its sessions and those it minted, some at a time."""
         number, more = 0, True
         while more:
-            ended = await self.database.write(services.end_some, client_id, _now_ms())
+            ended = await self.database.write(services.end_some, client_id, now_ms())
             self._on_ended(ended)
             number, more = number + len(ended), len(ended) == PAGE
-        ended = await self.database.write(services.delete_service, client_id, _now_ms())
+        ended = await self.database.write(services.delete_service, client_id, now_ms())
         self._on_ended(ended)
         self._record(Event.SERVICE_DELETED, audit.service(client_id), number=number + len(ended))
 
     async def create_key(self, client_id: str) -> NewKey:
         """Create an API key of a service."""
         key_id, secret, text = services.new_key()
-        now_ms = _now_ms()
-        await self.database.write(services.add_key, client_id, key_id, digest(secret), now_ms)
+        now = now_ms()
+        await self.database.write(services.add_key, client_id, key_id, digest(secret), now)
         self._record(Event.KEY_CREATED, audit.service(client_id), key=key_id)
-        return NewKey(key_id, text, now_ms)
+        return NewKey(key_id, text, now)
 
     async def delete_key(self, client_id: str, key_id: str) -> None:
         """Delete an API key of a service."""
@@ -100,14 +100,14 @@ class Administration:
 
     async def create_user(self, sub: str, password_hash: str | None) -> Record:
         """Create a user, who signs in with a password where there is a hash of it. Raises `Conflict`."""
-        row = await self.database.write(users.add_user, sub, password_hash, _now_ms())
+        row = await self.database.write(users.add_user, sub, password_hash, now_ms())
         password = "none" if password_hash is None else "set"
         self._record(Event.USER_CREATED, audit.user(sub), password=password)
         return row
 
     async def change_user(self, sub: str, changes: dict[str, Any]) -> tuple[Record, list[str]]:
         """Set `password_hash` or `disabled`, and return the row and the sessions that have ended by it."""
-        row, ended = await self.database.write(users.update_user, sub, changes, _now_ms())
+        row, ended = await self.database.write(users.update_user, sub, changes, now_ms())
         self._on_ended(ended)
         changed = sorted(name.removesuffix("_hash") for name in changes)
         self._record(Event.USER_CHANGED, audit.user(sub), changed=changed, disabled=bool(row.disabled))
@@ -116,14 +116,14 @@ class Administration:
 
     async def log_out(self, sub: str) -> list[str]:
         """End every session of a user, and return them."""
-        ended = await self.database.write(users.log_out, sub, _now_ms())
+        ended = await self.database.write(users.log_out, sub, now_ms())
         self._on_ended(ended)
         self._record_ended(sub, ended, "logout")
         return ended
 
     async def erase_user(self, sub: str) -> None:
         """Free the name of a user, end the sessions, and erase the inbox, some of it at a time."""
-        user_id, ended = await self.database.write(users.release_user, sub, _now_ms())
+        user_id, ended = await self.database.write(users.release_user, sub, now_ms())
         self._on_ended(ended)
         self._record(Event.USER_DELETED, audit.user(sub))
         self._record_ended(sub, ended, "user_deleted")
@@ -135,7 +135,3 @@ class Administration:
 
     def _record_ended(self, sub: str, ended: list[str], why: str) -> None:
         audit.record_ended(ended, why, actor=self.actor, subject=audit.user(sub), source=self._source)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -189,9 +189,10 @@ def backup_epoch() -> None:
     """
     from gateway.auth.sessions import end_some_sessions
     from gateway.auth.users import renew_epochs
-    from gateway.cli.database import now_ms, record, with_database
+    from gateway.cli.database import record, with_database
     from gateway.database.database import Database
     from gateway.observability.audit import Event
+    from gateway.protocol.times import now_ms
     from gateway.settings import Settings
 
     async def renew(_: Settings, database: Database) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -72,11 +71,6 @@ def record(event: Event, subject: str | None, **details: audit.Value) -> None:
 def record_ended(sub: str, ended: list[str], why: str) -> None:
     """Say in the audit log which sessions of a user have ended; nothing where there was none."""
     audit.record_ended(ended, why, actor=audit.operator(), subject=audit.user(sub), source="cli")
-
-
-def now_ms() -> int:
-    """Return the time in ms."""
-    return int(time.time() * 1000)
 
 
 def print_pages(

@@ -62,9 +62,10 @@ def rotate() -> None:
     import time
 
     from gateway.auth import signing
-    from gateway.cli.database import now_ms, record, with_database
+    from gateway.cli.database import record, with_database
     from gateway.database.database import Database
     from gateway.observability.audit import Event
+    from gateway.protocol.times import now_ms
     from gateway.settings import Settings, SettingsError
 
     async def make(settings: Settings, database: Database) -> str:
@@ -83,8 +84,8 @@ def rotate() -> None:
 def list_signing_keys() -> None:
     """Print the keys that sign or still verify, one JSON object a line."""
     from gateway.auth import signing
-    from gateway.cli.database import now_ms, with_database
-    from gateway.protocol.times import timestamp
+    from gateway.cli.database import with_database
+    from gateway.protocol.times import now_ms, timestamp
 
     for row in with_database(lambda _, database: database.read(signing.list_keys, now_ms())):
         retired_at = row.retired_at and timestamp(row.retired_at)

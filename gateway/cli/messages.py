@@ -51,11 +51,12 @@ def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str
     from gateway.auth.revocation import Revocation
     from gateway.auth.sessions import TOO_MANY
     from gateway.auth.tokens import OWN_CLIENT, Tokens
-    from gateway.cli.database import now_ms, record, record_ended, with_database
+    from gateway.cli.database import record, record_ended, with_database
     from gateway.database.database import Database
     from gateway.errors import UserDisabled
     from gateway.observability import audit
     from gateway.observability.audit import Event
+    from gateway.protocol.times import now_ms
     from gateway.settings import Settings
 
     async def issue(settings: Settings, database: Database) -> str:
