@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -46,6 +47,22 @@ def no_settings_of_this_machine() -> Iterator[None]:
         for name in os.environ:
             if name.startswith("GATEWAY_") and not name.startswith("GATEWAY_TEST_"):
                 patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the processes that tests start share their bytecode, where this one is told to write none.
+
+    Each would compile all it imports otherwise, for seconds, as containers tell them to
+    (`PYTHONDONTWRITEBYTECODE`). It is kept beside the temporary folders of the run, and nowhere else.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.dont_write_bytecode:
+            base = tmp_path_factory.getbasetemp()
+            run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", str(run / "bytecode"))
         yield
 
 
