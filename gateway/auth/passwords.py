@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
+from functools import cache
 from typing import Self, TypeVar
 from unicodedata import normalize
 
@@ -92,6 +93,12 @@ def hash_password(password: str, sub: str = "") -> str:
     return str(_hasher.hash(check_password(password, sub)))
 
 
+@cache
+def _hash_of_nobody() -> str:
+    """Return what the password of a user that does not exist is compared with, made once per process."""
+    return str(_hasher.hash("the password of nobody"))
+
+
 class Passwords:
     """Hashes in two threads, so that a crowd signing in leaves the event loop alone. A context manager.
 
@@ -101,7 +108,7 @@ class Passwords:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "passwords", initializer=_stand_back)
         self.turns = HasherQueue(THREADS)
-        self._nobody = str(_hasher.hash("the password of nobody"))
+        self._nobody = _hash_of_nobody()
 
     async def hash(self, password: str, sub: str, turn: Turn) -> str:
         """Return the hash. Raises ValueError as `check_password` does."""

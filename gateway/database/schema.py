@@ -1,5 +1,6 @@
 """Bringing the schema up to date: Alembic's migrations, run as a unit of work."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -38,8 +39,9 @@ def pending(connection: Connection) -> bool:
     return MigrationContext.configure(connection).get_current_revision() in {None, *known[1:]}
 
 
+@cache
 def earlier() -> frozenset[str]:
-    """Return the revisions before the newest that this code knows."""
+    """Return the revisions before the newest that this code knows, read once per process."""
     scripts = ScriptDirectory.from_config(_config())
     head = scripts.get_current_head()
     return frozenset(one.revision for one in scripts.walk_revisions() if one.revision != head)
