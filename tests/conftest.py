@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from gateway.database.database import Database, open_database
+from tests.support.commands import RunCommand, commands_within
 from tests.support.databases import (
     open_connections,
     postgres_copy,
@@ -165,6 +166,15 @@ async def start_server(database_url: str) -> AsyncIterator[StartServer]:
 async def server(start_server: StartServer) -> LocalServer:
     """A gateway with default settings, once on each kind of database."""
     return await start_server()
+
+
+@pytest.fixture
+def run_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunCommand:
+    """A function that runs a command in this process, and in a folder of this test's."""
+    monkeypatch.chdir(tmp_path)
+    return commands_within(capsys)
 
 
 @pytest.fixture

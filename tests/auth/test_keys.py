@@ -5,8 +5,6 @@ import base64
 import hmac
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from gateway.errors import InvalidToken, Unavailable
 from gateway.jobs.timetable import REFRESH
 from gateway.settings import SettingsError, load_settings
 from tests.support.clients import User
+from tests.support.commands import RunCommand
 from tests.support.databases import settings_for
 from tests.support.servers import LocalServer, StartServer
 
@@ -292,31 +291,17 @@ async def test_a_key_that_a_running_process_cannot_decrypt_does_not_stop_it(
     await (await server.user()).inbox()
 
 
-def run_gateway(*arguments: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    named = {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
-        env={**os.environ, **named},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 @pytest.mark.parametrize(
     "arguments", [("serve", "--port", "0"), ("signing-key", "rotate"), ("token", "ada")], ids=" ".join
 )
 async def test_a_wrong_key_stops_a_command_with_one_line_that_names_the_setting(
-    database_url: str, tmp_path: Path, arguments: tuple[str, ...]
+    database_url: str, run_command: RunCommand, arguments: tuple[str, ...]
 ) -> None:
     async with open_database(settings_for(database_url)) as database:
         await keyring(database, Clock(), key_encryption_key=KEY)
         before = await database.read(stored)
-        done = run_gateway(
-            *arguments, folder=tmp_path, database_url=database_url, key_encryption_key=OTHER_KEY
-        )
+        settings = {"database_url": database_url, "key_encryption_key": OTHER_KEY}
+        done = await asyncio.to_thread(run_command, *arguments, **settings)
         assert (done.returncode, done.stdout) == (2, "")
         [line] = done.stderr.splitlines()
         assert line.startswith("gateway: GATEWAY_KEY_ENCRYPTION_KEY: ")

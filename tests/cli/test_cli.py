@@ -1,91 +1,53 @@
 """The command line as people run it: what it prints, and one line, never a traceback, for what is wrong."""
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gateway import cli
+from tests.support.commands import Here, RunCommand
 from tests.support.postgres import free_port
 
 
-def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONWARNINGS": "", "COLUMNS": "200"}
-    environment |= {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "gateway", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-Here = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """A function that runs a command in this process, and returns its exit code and what it prints."""
-    monkeypatch.chdir(tmp_path)
-
-    def run_here(command: str, **settings: str) -> tuple[int, str]:
-        for name, value in settings.items():
-            monkeypatch.setenv(f"GATEWAY_{name.upper()}", value)
-        code = cli.run(command.split())
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run_here
-
-
-def test_the_first_service_user_and_token_are_made_before_anything_runs(tmp_path: Path) -> None:
-    service = json.loads(run(tmp_path, "service", "add", "shop", "--scope", "notify", "--create").stdout)
+def test_the_first_service_user_and_token_are_made_before_anything_runs(run_command: RunCommand) -> None:
+    service = json.loads(run_command("service", "add", "shop", "--scope", "notify", "--create").stdout)
     assert set(service) >= {"client_id", "client_secret"}
-    key = json.loads(run(tmp_path, "key", "add", service["client_id"]).stdout)
+    key = json.loads(run_command("key", "add", service["client_id"]).stdout)
     assert key["key"].startswith("ngk_")
-    added = subprocess.run(
-        [sys.executable, "-m", "gateway", "user", "add", "ada", "--password-stdin"],
-        cwd=tmp_path,
-        input="a long and odd pass phrase\n",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    added = run_command("user", "add", "ada", "--password-stdin", stdin="a long and odd pass phrase\n")
     assert added.returncode == 0, added.stderr
-    assert "ada" in run(tmp_path, "user", "list").stdout
-    assert run(tmp_path, "token", "ada").stdout.count(".") == 2
-    assert len(run(tmp_path, "signing-key", "list").stdout.splitlines()) == 1
-    run(tmp_path, "signing-key", "rotate")
-    assert len(run(tmp_path, "signing-key", "list").stdout.splitlines()) == 2
-    for command in ("disable", "enable", "logout", "delete"):
-        assert run(tmp_path, "user", command, "ada").returncode == 0
-    assert run(tmp_path, "key", "list", service["client_id"]).stdout != ""
-    assert run(tmp_path, "service", "delete", service["client_id"]).returncode == 0
-    assert service["client_id"] not in run(tmp_path, "service", "list").stdout
+    assert "ada" in run_command("user", "list").stdout
+    assert run_command("token", "ada").stdout.count(".") == 2
+    assert len(run_command("signing-key", "list").stdout.splitlines()) == 1
+    run_command("signing-key", "rotate")
+    assert len(run_command("signing-key", "list").stdout.splitlines()) == 2
+    for verb in ("disable", "enable", "logout", "delete"):
+        assert run_command("user", verb, "ada").returncode == 0
+    assert run_command("key", "list", service["client_id"]).stdout != ""
+    assert run_command("service", "delete", service["client_id"]).returncode == 0
+    assert service["client_id"] not in run_command("service", "list").stdout
 
 
-def test_a_key_is_not_rotated_where_a_secret_signs(tmp_path: Path) -> None:
-    assert run(tmp_path, "migrate").returncode == 0
-    done = run(tmp_path, "signing-key", "rotate", jwt_secret="s" * 40)
+def test_a_key_is_not_rotated_where_a_secret_signs(run_command: RunCommand) -> None:
+    assert run_command("migrate").returncode == 0
+    done = run_command("signing-key", "rotate", jwt_secret="s" * 40)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("gateway: GATEWAY_JWT_SECRET: ")
 
 
-def test_settings_are_read_from_the_file_env_too(tmp_path: Path) -> None:
+def test_settings_are_read_from_the_file_env_too(run_command: RunCommand, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GATEWAY_DATABASE_URL=sqlite:///other.db\n")
-    assert run(tmp_path, "migrate").returncode == 0
+    assert run_command("migrate").returncode == 0
     assert (tmp_path / "other.db").exists()
-    assert "other.db: reached" in run(tmp_path, "check").stdout
+    assert "other.db: reached" in run_command("check").stdout
 
 
-def test_check_reaches_the_backplane(tmp_path: Path) -> None:
-    assert "backplane: memory: reached" in run(tmp_path, "check").stdout
-    done = run(tmp_path, "check", backplane_url=f"redis://:secret-of-mine@127.0.0.1:{free_port()}")
+def test_check_reaches_the_backplane(run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "backplane: memory: reached" in run_command("check").stdout
+    monkeypatch.setattr("gateway.backplane.REACH", 1)
+    done = run_command("check", backplane_url=f"redis://:secret-of-mine@127.0.0.1:{free_port()}")
     assert (done.returncode, done.stderr) == (1, "")
     assert "backplane: redis: not reached" in done.stdout
     assert "secret-of-mine" not in done.stdout
@@ -104,9 +66,11 @@ def test_check_reaches_the_backplane(tmp_path: Path) -> None:
         "postgresql://127.0.0.1/",
     ],
 )
-def test_a_database_that_cannot_be_used_is_one_line_that_names_the_setting(tmp_path: Path, url: str) -> None:
+def test_a_database_that_cannot_be_used_is_one_line_that_names_the_setting(
+    run_command: RunCommand, tmp_path: Path, url: str
+) -> None:
     (tmp_path / "junk.db").write_bytes(b"this is no database" * 100)
-    done = run(tmp_path, "check", database_url=url)
+    done = run_command("check", database_url=url)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("gateway: GATEWAY_DATABASE_URL: ")
@@ -157,22 +121,22 @@ def test_check_says_how_many_connections_fit_and_warns_where_those_are_few(
     assert said in text
 
 
-def test_check_makes_no_audit_log_and_takes_no_port(tmp_path: Path) -> None:
+def test_check_makes_no_audit_log_and_takes_no_port(run_command: RunCommand, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = run(tmp_path, "check", audit_log="audit.log", port=port)
+        done = run_command("check", audit_log="audit.log", port=port)
     assert (done.returncode, done.stderr) == (0, "")
     assert not (tmp_path / "audit.log").exists()
     there = '{"time":"2026-01-01T00:00:00.000Z","event":"login"}\n'
     (tmp_path / "audit.log").write_text(there)
-    assert run(tmp_path, "check", audit_log="audit.log").returncode == 0
+    assert run_command("check", audit_log="audit.log").returncode == 0
     assert (tmp_path / "audit.log").read_text() == there
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["user", "list"], ["token", "ada"]])
-def test_every_command_says_so_alike(tmp_path: Path, command: list[str]) -> None:
+def test_every_command_says_so_alike(run_command: RunCommand, tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "junk.db").write_bytes(b"this is no database" * 100)
-    done = run(tmp_path, *command, database_url="sqlite:///junk.db")
+    done = run_command(*command, database_url="sqlite:///junk.db")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("gateway: GATEWAY_DATABASE_URL: ")
 
@@ -190,18 +154,18 @@ def test_every_command_says_so_alike(tmp_path: Path, command: list[str]) -> None
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
-    tmp_path: Path, setting: str, value: str
+    run_command: RunCommand, setting: str, value: str
 ) -> None:
-    done = run(tmp_path, "serve", **{"port": str(free_port()), setting: value})
+    done = run_command("serve", **{"port": str(free_port()), setting: value})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"gateway: GATEWAY_{setting.upper()}: ")
 
 
-def test_a_taken_port_is_one_line_and_changes_no_demo(tmp_path: Path) -> None:
+def test_a_taken_port_is_one_line_and_changes_no_demo(run_command: RunCommand, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = run(tmp_path, "serve", "--demo", "--port", port)
+        done = run_command("serve", "--demo", "--port", port)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert f"127.0.0.1:{port}" in done.stderr
@@ -212,9 +176,9 @@ def test_a_taken_port_is_one_line_and_changes_no_demo(tmp_path: Path) -> None:
     ("options", "settings"), [(["--workers", "2"], {}), ([], {"workers": "2"})], ids=["option", "setting"]
 )
 def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
-    tmp_path: Path, options: list[str], settings: dict[str, str]
+    run_command: RunCommand, tmp_path: Path, options: list[str], settings: dict[str, str]
 ) -> None:
-    done = run(tmp_path, "serve", *options, **settings)
+    done = run_command("serve", *options, **settings)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("gateway: GATEWAY_WORKERS: ")
     assert "GATEWAY_DATABASE_URL=postgresql://" in done.stderr
@@ -234,9 +198,9 @@ def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
 )
 def test_what_is_not_there_is_named(here: Here, database_url: str, command: str, missing: str) -> None:
     if "SHOP" in command:
-        _, made = here("service add shop --scope notify", database_url=database_url)
+        _, made = here("service", "add", "shop", "--scope", "notify", database_url=database_url)
         command = command.replace("SHOP", re.findall("svc_[0-9a-f]+", made)[0])
-    code, said = here(command, database_url=database_url)
+    code, said = here(*command.split(), database_url=database_url)
     assert (code, said.count("\n")) == (1, 1)
     assert said.startswith(
         f"gateway: There is no such {missing}. To see them: gateway {missing.split(':', maxsplit=1)[0]} list"
@@ -259,8 +223,10 @@ def test_what_is_not_there_is_named(here: Here, database_url: str, command: str,
         ["nonsense"],
     ],
 )
-def test_what_cannot_be_done_is_said_without_a_traceback(tmp_path: Path, arguments: list[str]) -> None:
-    done = run(tmp_path, *arguments)
+def test_what_cannot_be_done_is_said_without_a_traceback(
+    run_command: RunCommand, arguments: list[str]
+) -> None:
+    done = run_command(*arguments)
     assert done.returncode in {1, 2}
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stderr.strip()

@@ -16,7 +16,7 @@ from gateway.cli import client, messages
 from gateway.cli.client import ClientError
 from gateway.errors import TokenExpired
 from gateway.observability.audit import Event
-from tests.cli.test_cli import run
+from tests.support.commands import RunCommand
 from tests.support.servers import LocalServer, StartServer
 from tests.support.trail import Trail
 from tests.support.waiting import until
@@ -123,10 +123,10 @@ def test_a_person_types_a_password_twice(
     assert typed == []
 
 
-def test_no_argument_is_a_password(tmp_path: Path) -> None:
-    done = run(tmp_path, "user", "password", "bob", PASSWORD)
+def test_no_argument_is_a_password(run_command: RunCommand) -> None:
+    done = run_command("user", "password", "bob", PASSWORD)
     assert done.returncode == 2
-    assert PASSWORD not in run(tmp_path, "user", "password", "--help").stdout
+    assert PASSWORD not in run_command("user", "password", "--help").stdout
 
 
 # --- services -----------------------------------------------------------------------------------------------
@@ -185,11 +185,11 @@ async def test_tail_ends_where_what_it_prints_cannot_be_written(server: LocalSer
     assert (process.returncode, said.decode()) == (1, "gateway: stdout: No space left on device\n")
 
 
-def test_tail_of_a_user_who_is_not_there_makes_none(sqlite_url: str, tmp_path: Path) -> None:
-    done = run(tmp_path, "tail", "nobody", database_url=sqlite_url)
+def test_tail_of_a_user_who_is_not_there_makes_none(sqlite_url: str, run_command: RunCommand) -> None:
+    done = run_command("tail", "nobody", database_url=sqlite_url)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no such user: 'nobody'" in done.stderr
-    assert "nobody" not in run(tmp_path, "user", "list", database_url=sqlite_url).stdout
+    assert "nobody" not in run_command("user", "list", database_url=sqlite_url).stdout
 
 
 async def test_tail_tells_a_person_what_to_do(start_server: StartServer, subtests: pytest.Subtests) -> None:

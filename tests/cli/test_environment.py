@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from gateway.observability.reasons import reason
 from gateway.settings import SettingsError, load_settings
 from gateway.settings.redis_url import check_redis_url
 from gateway.settings.trusted_issuer import TrustedIssuer
+from tests.support.commands import Here, RunCommand
 from tests.support.postgres import free_port
 from tests.support.waiting import until
 
@@ -42,27 +43,6 @@ PROXIES = [
     ("SSL_CERT_FILE", "/nonexistent/ca.pem"),
 ]
 ELSEWHERE = "https://login.invalid/jwks.json"
-
-Here = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """A function that runs a command in this process, and returns its exit code and what it prints."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-
-    def run_here(*command: str, **settings: str) -> tuple[int, str]:
-        for name, value in settings.items():
-            monkeypatch.setenv(f"GATEWAY_{name.upper()}", value)
-        code = cli.run(list(command))
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run_here
-
 
 # --- proxies and certificates -------------------------------------------------------------------------------
 
@@ -443,18 +423,16 @@ def test_a_line_of_the_file_that_is_no_setting_is_named_and_not_shown(
 
 
 def test_a_file_of_settings_may_have_comments_blank_lines_and_names_of_others(
-    here: Here, monkeypatch: pytest.MonkeyPatch
+    run_command: RunCommand,
 ) -> None:
-    for name in ("GATEWAY_ISSUER", "GATEWAY_AUDIENCE", "GATEWAY_ALOWED_ORIGINS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)  # and again once the test is over
     Path(".env").write_text(
         "# mine\n\nOF_ANOTHER=1\nexport GATEWAY_ISSUER = 'me' # not you\n"
         'GATEWAY_AUDIENCE="two\nlines of ${GATEWAY_ISSUER}"\nGATEWAY_ALOWED_ORIGINS=\n'
     )
-    code, said = here("check")
-    assert (code, "GATEWAY_ALOWED_ORIGINS is no setting" in said) == (0, True)
-    assert (os.environ["GATEWAY_ISSUER"], os.environ["GATEWAY_AUDIENCE"]) == ("me", "two\nlines of me")
+    done = run_command("check")
+    assert (done.returncode, "GATEWAY_ALOWED_ORIGINS is no setting" in done.stderr) == (0, True)
+    found = [done.environment[name] for name in ("GATEWAY_ISSUER", "GATEWAY_AUDIENCE")]
+    assert found == ["me", "two\nlines of me"]
 
 
 def test_a_pipe_is_no_file_of_settings_and_nobody_waits_for_it(here: Here) -> None:
@@ -490,16 +468,15 @@ def test_a_file_of_settings_that_cannot_be_read_is_one_line(
 
 def test_a_mark_at_the_beginning_of_the_file_hides_no_setting(here: Here) -> None:
     Path(".env").write_bytes(b"\xef\xbb\xbfGATEWAY_PORT=many\n")
-    try:
-        assert here("check")[1].startswith("gateway: GATEWAY_PORT: ")
-    finally:
-        os.environ.pop("GATEWAY_PORT", None)
+    assert here("check")[1].startswith("gateway: GATEWAY_PORT: ")
 
 
-def test_a_home_that_may_not_be_entered_is_left(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_may_not_be_entered_is_left(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", "/nowhere/of/another")
-    assert here("check")[0] == 0
-    assert os.environ["HOME"] == "/nonexistent"
+    done = run_command("check")
+    assert (done.returncode, done.environment["HOME"]) == (0, "/nonexistent")
 
 
 # --- background ---------------------------------------------------------------------------------------------

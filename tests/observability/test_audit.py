@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from gateway.observability.sampling import FIRST, Sampler
 from gateway.settings import SettingsError
 from tests.support.checker import Json
 from tests.support.clients import Service, open_socket
+from tests.support.commands import RunCommand
 from tests.support.servers import LocalServer
 from tests.support.trail import Trail
 from tests.support.waiting import until, until_sync
@@ -596,20 +595,11 @@ async def test_an_old_hash_is_renewed_by_the_next_sign_in_and_by_two_at_once(ser
 # --- the command line ---------------------------------------------------------------------------------------
 
 
-def test_what_the_operator_does_is_recorded(sqlite_url: str, tmp_path: Path) -> None:
+def test_what_the_operator_does_is_recorded(sqlite_url: str, tmp_path: Path, run_command: RunCommand) -> None:
     file = tmp_path / "audit.log"
-    environment = os.environ | {"GATEWAY_DATABASE_URL": sqlite_url, "GATEWAY_AUDIT_LOG": str(file)}
 
     def gateway(*arguments: str, stdin: str = "") -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway", *arguments],
-            env=environment,
-            cwd=tmp_path,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command(*arguments, stdin=stdin, database_url=sqlite_url, audit_log=str(file))
         assert done.stderr == f"gateway: database: {sqlite_url}\n"
         return done.stdout
 
@@ -641,16 +631,9 @@ def test_what_the_operator_does_is_recorded(sqlite_url: str, tmp_path: Path) -> 
     assert not any(one in file.read_text() for one in (token, made["client_secret"], key["key"], PASSWORD))
 
 
-def test_the_operator_is_told_why_a_password_is_refused(sqlite_url: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", "user", "add", "ada", "--password-stdin"],
-        env=os.environ | {"GATEWAY_DATABASE_URL": sqlite_url},
-        cwd=tmp_path,
-        input="password1234\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_operator_is_told_why_a_password_is_refused(sqlite_url: str, run_command: RunCommand) -> None:
+    stdin = "password1234\n"
+    done = run_command("user", "add", "ada", "--password-stdin", stdin=stdin, database_url=sqlite_url)
     assert done.returncode == 2
     assert "common" in done.stderr
     assert "password1234" not in done.stderr
