@@ -103,6 +103,7 @@ class HeldDatabase:
 class Wire:
     """A client's end: what it was sent, and what it says. While `blocked`, it does not read."""
 
+    messages: list[Message] = field(default_factory=list)
     sent: list[dict[str, Any]] = field(default_factory=list)
     closed: tuple[int, str] | None = None
     blocked: Gate | None = None
@@ -115,6 +116,7 @@ class Wire:
             await self.blocked.hold()
         if self.closed:
             raise Disconnected
+        self.messages.append(message)
         self.sent.append(json.loads(message.payload))
 
     async def receive_text(self) -> str | None:
