@@ -205,7 +205,7 @@ def unsent(server: LocalServer) -> list[int]:
 async def stalled(server: LocalServer, stack: AsyncExitStack, user: User) -> None:
     """Ask for as many long answers as are held at once, and read none."""
     # The kernel, too, is to take little of what is not read.
-    server.uvicorn.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     for _ in range(LONG_ANSWERS):
         await stack.enter_async_context(asking(user, CHANGES))
     await until(lambda: len(unsent(server)) == LONG_ANSWERS, "the long answers wait to be read")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -14,14 +15,14 @@ from typing import Any, cast
 
 import httpx
 import structlog
-import uvicorn
 from fastapi import FastAPI
 
 from gateway.api.state import Gateway
 from gateway.app import create_app
 from gateway.auth.revocation import Ending
 from gateway.database.database import PostgresDatabase, SqliteDatabase
-from gateway.server.run import server_config
+from gateway.server.process import Server as GatewayServer
+from gateway.server.run import listen, server_config
 from gateway.settings import Settings
 from tests.support.clients import Service, User, http_client
 from tests.support.databases import API_KEY, POLLS_PER_SECOND
@@ -61,7 +62,8 @@ class LocalServer(Server):
     What it logs as an error fails the test, but for what holds one of the texts in `expected`.
     """
 
-    uvicorn: uvicorn.Server
+    uvicorn: GatewayServer
+    listener: socket.socket
     expected: list[str] = field(default_factory=list)
 
     @property
@@ -113,33 +115,36 @@ async def serving_all(*each: Settings, demo: bool = False) -> AsyncIterator[list
 
 
 async def _serving(stack: AsyncExitStack, settings: Settings, *, demo: bool) -> LocalServer:
-    server = uvicorn.Server(server_config(create_app(settings, demo_mode=demo), settings))
-    base = await stack.enter_async_context(_started(server))
-    return LocalServer(base, await stack.enter_async_context(http_client(base)), server)
+    listener = stack.enter_context(listen(settings))
+    config = server_config(create_app(settings, demo_mode=demo), settings)
+    server = GatewayServer(config, settings, lambda: None)
+    await stack.enter_async_context(_started(server, listener))
+    base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    return LocalServer(base, await stack.enter_async_context(http_client(base)), server, listener)
 
 
 @asynccontextmanager
-async def _started(server: uvicorn.Server) -> AsyncIterator[str]:
-    """Serve, yield the address, and stop once the clients are gone.
+async def _started(server: GatewayServer, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve, and stop once the clients are gone.
 
     That is what `Server.serve` does, without taking the signals from pytest, and without its pauses: there
     is nobody to be drained when no client is left.
     """
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
-    await server.startup()
+    await server.startup([listener])
     ticking = asyncio.create_task(server.main_loop(), name="uvicorn")
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield
         await _let_go(server)
     finally:
         ticking.cancel()
-        for listener in server.servers:
-            listener.close()
+        for acceptor in server.servers:
+            acceptor.close()
         await server.lifespan.shutdown()
 
 
-async def _let_go(server: uvicorn.Server) -> None:
+async def _let_go(server: GatewayServer) -> None:
     """Wait until the gateway has noticed that its clients are gone."""
     parts = _parts(server)
     await until_none(lambda: len(parts.hub), "sockets in the hub")
@@ -147,7 +152,7 @@ async def _let_go(server: uvicorn.Server) -> None:
     await until_none(lambda: _connections_taken(parts.database), "connections taken from a pool")
 
 
-def _parts(server: uvicorn.Server) -> Gateway:
+def _parts(server: GatewayServer) -> Gateway:
     return cast("FastAPI", server.config.app).state.gateway  # type: ignore[no-any-return]
 
 

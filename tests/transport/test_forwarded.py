@@ -1,17 +1,16 @@
 """The scheme that a proxy says, as a list and in any case; and ids as other programs write them."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from gateway.observability.audit import Event
 from gateway.settings.networks import unmapped, unmapped_network
-from tests.support.clients import http_client
 from tests.support.databases import settings_for
-from tests.support.servers import LocalServer, Process, Server, serving
+from tests.support.servers import LocalServer, process, serving
+from tests.support.trail import Trail
 from tests.support.waiting import until
 
 BELIEVED = [
@@ -66,42 +65,30 @@ async def test_an_id_is_read_in_any_case(server: LocalServer) -> None:
     assert items["4"]["read_at"] is None
 
 
-@asynccontextmanager
-async def _on_every_address(url: str, folder: Path, **settings: str) -> AsyncIterator[tuple[Process, Server]]:
-    """Serve on `::`, where each peer of IPv4 has an address of IPv6."""
-    process = Process(url, folder, options=("--host", "::"), **settings)
-    try:
-        await process.start()
-        async with http_client(process.base) as http:
-            yield process, Server(process.base, http)
-    finally:
-        if process.runs:
-            process.kill()
-
-
 @pytest.mark.parametrize("named", ["127.0.0.1", "127.0.0.0/8", "::ffff:127.0.0.1", "::ffff:127.0.0.0/104"])
 async def test_a_proxy_of_ipv4_is_believed_by_a_gateway_on_ipv6(
-    sqlite_url: str, tmp_path: Path, named: str
+    sqlite_url: str, trail: Trail, named: str
 ) -> None:
-    async with _on_every_address(sqlite_url, tmp_path, forwarded_allow_ips=named) as (process, server):
+    # On `::` each peer of IPv4 has an address of IPv6.
+    async with serving(settings_for(sqlite_url, host="::", forwarded_allow_ips=named)) as server:
         said = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7, ::ffff:127.0.0.1"}
         answer = await server.http.get("/v1/inbox", headers={**said, "Authorization": "Bearer none"})
         assert "strict-transport-security" in answer.headers
-        await until(lambda: '"source":"192.0.2.7"' in process.log.read_text(), "the refusal is recorded")
+        assert trail.last(Event.REFUSED)["source"] == "192.0.2.7"
 
 
 async def test_a_gateway_on_ipv6_knows_peers_of_ipv4_by_their_own_address(
     sqlite_url: str, tmp_path: Path
 ) -> None:
-    async with _on_every_address(sqlite_url, tmp_path) as (process, server):
+    async with process(sqlite_url, tmp_path, options=("--host", "::")) as (one, server):
         assert (await server.http.get("/metrics")).status_code == 200
         await server.http.get("/v1/inbox", headers={"Authorization": "Bearer none"})
-        url = process.base.replace("http", "ws")
+        url = one.base.replace("http", "ws")
         async with connect(f"{url}/v1/ws", additional_headers={"Authorization": "Bearer no"}) as socket:
             with pytest.raises(ConnectionClosed):
                 await socket.recv()
-        await until(lambda: process.log.read_text().count('"source":"127.0.0.1"') == 2, "both are recorded")
-        assert "::ffff:" not in process.log.read_text()
+        await until(lambda: one.log.read_text().count('"source":"127.0.0.1"') == 2, "both are recorded")
+        assert "::ffff:" not in one.log.read_text()
 
 
 UNMAPPED = {

@@ -35,7 +35,7 @@ async def unread(
     server: LocalServer, requests: bytes
 ) -> AsyncIterator[tuple[asyncio.StreamReader, GatewayHttp]]:
     """Send requests on a connection of which little fits into the kernel, and read nothing yet."""
-    server.uvicorn.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     plain.setblocking(False)
