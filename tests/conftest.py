@@ -6,9 +6,10 @@ import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 import structlog
 
 from gateway.database.database import Database, open_database
@@ -24,9 +25,13 @@ from tests.support.databases import (
 from tests.support.engine import Engine
 from tests.support.load import ROW, TABLE, Judged, Load, Verdict
 from tests.support.postgres import Postgres, running_postgres
+from tests.support.redis_server import Redis, running_redis
 from tests.support.servers import LocalServer, StartServer, serving
 from tests.support.trail import Trail, recording
 from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 DATABASES = ("sqlite", "postgres")
 
@@ -169,6 +174,30 @@ async def server(start_server: StartServer) -> LocalServer:
 
 
 @pytest.fixture
+async def gateway(sqlite_url: str) -> AsyncIterator[LocalServer]:
+    """A gateway with default settings on SQLite, for what the database has no part in."""
+    async with serving(settings_for(sqlite_url)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Redis]:
+    """A Redis for a whole module."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator["Browser"]:
+    """A browser for a whole module, on its event loop: it takes longer to start than a test takes to run."""
+    # Loaded late: most modules need none.
+    from tests.support.browsers import launched
+
+    async with launched() as started:
+        yield started
+
+
+@pytest.fixture
 def run_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> RunCommand:
@@ -210,6 +239,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("loads")
         for row in (TABLE, *rows):
             terminalreporter.write_line(row)
+
+
+@pytest.fixture
+async def engine(database: Database, database_url: str) -> AsyncIterator[Engine]:
+    """An engine that writes, and does not relay."""
+    engine = Engine(settings_for(database_url), database)
+    async with engine.writer.running():
+        yield engine
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 
 from gateway.api.inbox import MAX_PAGE
 from gateway.auth.limits.throttle import LONG_ANSWERS, PAGE_READS
-from gateway.database.database import Database
 from gateway.protocol.items import Item
 from gateway.store import inbox, log
 from gateway.store.changes import CHUNK, Mark
@@ -20,7 +19,6 @@ from gateway.store.inbox import PAGE_BYTES, Query
 from gateway.transport.slices import SLICE_BYTES
 from tests.support.checker import Json
 from tests.support.clients import User
-from tests.support.databases import settings_for
 from tests.support.engine import Engine
 from tests.support.servers import LocalServer, StartServer
 from tests.support.waiting import PATIENCE, until
@@ -96,13 +94,6 @@ async def test_pages_of_short_items_hold_as_many_as_were_asked_for(server: Local
         params["cursor"] = page["next"]
     assert page["next"] is None
     assert seen == list(range(1000, 0, -1))
-
-
-@pytest.fixture
-async def engine(database: Database, database_url: str) -> AsyncIterator[Engine]:
-    engine = Engine(settings_for(database_url), database)
-    async with engine.writer.running():
-        yield engine
 
 
 async def test_no_page_ends_inside_a_bulk_change_however_few_bytes_it_may_hold(engine: Engine) -> None:

@@ -3,13 +3,12 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, select
 
-from gateway.database.database import Database
 from gateway.database.models import UNREAD, items, users
 from gateway.protocol.items import MAX_SEQ, Counts
 from gateway.store import writer
@@ -18,20 +17,12 @@ from gateway.store.changes import CHUNK, Mark, ReadUpTo, Seen
 from gateway.store.log import standing
 from gateway.store.shares import Shares
 from tests.support.clients import User
-from tests.support.databases import settings_for
 from tests.support.engine import Engine, Gate
 from tests.support.servers import LocalServer
 from tests.support.waiting import until, until_none
 
 STEPS = 6
 TOTAL = STEPS * CHUNK
-
-
-@pytest.fixture
-async def engine(database: Database, database_url: str) -> AsyncIterator[Engine]:
-    engine = Engine(settings_for(database_url), database)
-    async with engine.writer.running():
-        yield engine
 
 
 async def fill(engine: Engine, sub: str, number: int) -> list[str]:

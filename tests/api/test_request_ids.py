@@ -1,7 +1,6 @@
 """The id of a request: taken over or made, answered, and in whatever the request makes the gateway log."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,10 @@ from sqlalchemy import Connection, text
 from gateway.database.database import open_database
 from tests.support.clients import User, open_socket
 from tests.support.databases import settings_for
-from tests.support.servers import LocalServer, process, serving
+from tests.support.servers import LocalServer, process
 from tests.support.waiting import until
 
 ID = "X-Request-ID"
-
-
-@pytest.fixture
-async def gateway(sqlite_url: str) -> AsyncIterator[LocalServer]:
-    """A gateway on SQLite: the database has no part in this."""
-    async with serving(settings_for(sqlite_url)) as server:
-        yield server
 
 
 @pytest.mark.parametrize("given", ["a", "A.b_c-9", "0" * 128])

@@ -96,12 +96,6 @@ async def nothing_is_left() -> AsyncIterator[None]:
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[Redis]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Two servers that share the slots of a cluster."""
     with ExitStack() as stack:

@@ -2,28 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gateway.auth.limits.buckets import Buckets
-from gateway.database.database import Database
 from gateway.delivery.beginning import BATCH_BYTES, Start, begin
 from gateway.protocol.close_codes import Close
 from gateway.store.batch import Change
 from gateway.store.changes import CHUNK, Mark, Seen
 from gateway.store.log import PAGE, REPLAY_LIMIT, read_after
-from tests.support.databases import settings_for
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def engine(database: Database, database_url: str) -> AsyncIterator[Engine]:
-    engine = Engine(settings_for(database_url), database)
-    async with engine.writer.running():
-        yield engine
 
 
 async def test_what_is_committed_between_attaching_and_the_first_read_is_sent_once(engine: Engine) -> None:

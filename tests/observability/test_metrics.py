@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -52,13 +51,6 @@ async def counted(server: Server, name: str, value: float) -> None:
         return (await scrape(server)).get(name) == value
 
     await until(is_counted, f"{name} is {value}")
-
-
-@pytest.fixture
-async def gateway(sqlite_url: str) -> AsyncIterator[LocalServer]:
-    """A gateway on SQLite, for what the database has no part in."""
-    async with serving(settings_for(sqlite_url)) as server:
-        yield server
 
 
 # --- what is counted ----------------------------------------------------------------------------------------

@@ -30,13 +30,6 @@ from tests.support.postgres import Postgres
 from tests.support.waiting import until
 
 
-@pytest.fixture
-async def engine(database: Database, database_url: str) -> AsyncIterator[Engine]:
-    engine = Engine(settings_for(database_url), database)
-    async with engine.writer.running():
-        yield engine
-
-
 async def counts_of(engine: Engine, user_id: int) -> Counts:
     found = await engine.database.read(standing, user_id)
     assert found is not None

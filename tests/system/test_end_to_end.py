@@ -22,7 +22,6 @@ from playwright.async_api import Browser, Response, expect
 
 from gateway.delivery.connection import Connection
 from gateway.protocol.close_codes import Close
-from tests.support.browsers import launched
 from tests.support.checker import Json
 from tests.support.clients import GONE, User
 from tests.support.databases import settings_for
@@ -38,13 +37,6 @@ expect.set_options(timeout=PATIENCE * 1000)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Note = Callable[[str, object], None]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    """One browser for the whole module."""
-    async with launched() as started:
-        yield started
 
 
 @pytest_asyncio.fixture(loop_scope="module")

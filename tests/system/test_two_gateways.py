@@ -14,7 +14,7 @@ from gateway.backplane.link import Link
 from tests.support.clients import User
 from tests.support.databases import settings_for
 from tests.support.load import Judged, Load, load_on
-from tests.support.redis_server import Redis, running_redis
+from tests.support.redis_server import Redis
 from tests.support.servers import LocalServer, serving_all
 from tests.support.waiting import until
 
@@ -25,12 +25,6 @@ def backplane_url(request: pytest.FixtureRequest) -> str:
         return "postgres"
     redis: Redis = request.getfixturevalue("redis")
     return redis.url
-
-
-@pytest.fixture(scope="module")
-def redis() -> Any:
-    with running_redis() as server:
-        yield server
 
 
 StartTwo = Callable[..., Any]

@@ -36,7 +36,7 @@ from gateway.delivery.connection import Connection
 from gateway.delivery.hub import Subscriber
 from gateway.protocol.close_codes import Close
 from gateway.server.run import prepare
-from tests.support.browsers import launched, violations
+from tests.support.browsers import violations
 from tests.support.clients import SUBPROTOCOL, User
 from tests.support.databases import settings_for
 from tests.support.servers import LocalServer, Server, StartServer, process, serving
@@ -49,13 +49,6 @@ expect.set_options(timeout=PATIENCE * 1000)
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    """One browser for the whole module: it takes longer to start than a test takes to run."""
-    async with launched() as started:
-        yield started
 
 
 @pytest_asyncio.fixture(loop_scope="module")

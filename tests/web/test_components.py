@@ -11,19 +11,13 @@ import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, expect
 
 from gateway import web
-from tests.support.browsers import ORIGIN, launched, serve_stage, violations
+from tests.support.browsers import ORIGIN, serve_stage, violations
 from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SDK = files(web).joinpath("sdk")
 MANIFEST = json.loads(SDK.joinpath("custom-elements.json").read_text("utf-8"))
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with launched() as started:
-        yield started
 
 
 SET_THE_STAGE = """async () => {

@@ -14,7 +14,6 @@ import pytest_asyncio
 from playwright.async_api import Browser, Locator, expect
 
 from gateway.server.run import prepare
-from tests.support.browsers import launched
 from tests.support.clients import User
 from tests.support.databases import settings_for
 from tests.support.profiles import PASSWORD, Profile, Tab, agree, profile_of
@@ -27,13 +26,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    """One browser for the whole module."""
-    async with launched() as started:
-        yield started
 
 
 @pytest_asyncio.fixture(loop_scope="module")

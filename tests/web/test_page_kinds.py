@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, expect
 
-from tests.support.browsers import launched, violations
+from tests.support.browsers import violations
 from tests.support.clients import Service, User
 from tests.support.databases import settings_for
 from tests.support.postgres import free_port
@@ -66,13 +65,6 @@ LONG = "A long line of words that goes on. " * 30
 SHOW = "document.querySelector('#list').hidden = false"
 
 GROUND = "getComputedStyle(document.querySelector('#list')).backgroundColor"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    """One browser for the whole module."""
-    async with launched() as started:
-        yield started
 
 
 class App:

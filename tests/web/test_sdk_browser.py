@@ -18,7 +18,6 @@ from playwright.async_api import Browser, BrowserContext, Page
 
 from gateway import web
 from gateway.web.scripts import joined
-from tests.support.browsers import launched
 from tests.support.clients import Service
 from tests.support.databases import settings_for
 from tests.support.postgres import free_port
@@ -56,13 +55,6 @@ START = """async ([base, options]) => {
   client.addEventListener('signedout', ({ detail }) => signedOut.push(detail.code));
   client.start();
 }"""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    """One browser for the whole module."""
-    async with launched() as started:
-        yield started
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -32,12 +32,6 @@ WRONG = "x" * MIN_LENGTH
 ONE_REQUEST = 0.001
 """A rate by which one request is let through, and no other for a quarter of an hour."""
 HOME, AWAY = "192.0.2.1", "198.51.100.7"
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[Redis]:
-    with running_redis() as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "redis"])
