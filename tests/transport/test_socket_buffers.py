@@ -1,0 +1,35 @@
+"""How much the kernel holds of a connection: little, and more for a body that the application takes."""
+
+import socket
+
+from gateway.transport.socket_buffers import UNREAD_BODY_BYTES, UNREAD_BYTES
+from tests.support.clients import Service
+from tests.support.servers import LocalServer
+
+BODY = b'{"to": "ada", "title": "x", "body": "' + b"y" * 900 + b'"}\n'
+"""A line of a batch."""
+
+
+def held_of(server: LocalServer) -> set[int]:
+    """Return how much the kernel holds of each connection, in bytes."""
+    transports = [one.transport for one in server.uvicorn.server_state.connections]
+    sockets = [one.get_extra_info("socket") for one in transports]
+    # The kernel doubles what it is told (socket(7)).
+    return {one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for one in sockets}
+
+
+async def send(server: LocalServer, caller: Service, size: int) -> int:
+    headers = {"Content-Type": "application/x-ndjson"}
+    answer = await caller.post("/v1/notifications/batch", content=BODY * (size // len(BODY)), headers=headers)
+    return answer.status_code
+
+
+async def test_the_kernel_holds_little_of_a_connection_until_a_large_body_is_taken(
+    server: LocalServer,
+) -> None:
+    await server.service.notify("ada")
+    assert held_of(server) == {UNREAD_BYTES}
+    assert await send(server, server.service, 20_000) == 201
+    assert held_of(server) == {UNREAD_BYTES}
+    assert await send(server, server.service, 500_000) == 201
+    assert held_of(server) == {UNREAD_BODY_BYTES}
