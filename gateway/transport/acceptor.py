@@ -15,8 +15,8 @@ from typing import cast
 
 import structlog
 
+from gateway.transport.bare_answers import refusal_of
 from gateway.transport.connections import Connections, Full, Place
-from gateway.transport.http import refusal_of
 
 logger = structlog.get_logger(__name__)
 

@@ -8,10 +8,9 @@
 - A connection for which there is no room (`connections`) is answered with 429 or 503, and closed at once.
 - A stream of events has no deadline: it is handed over (`stream.py`).
 
-A request that arrives whole, as nearly all do, costs no timer.
-
-And a request that would like to upgrade to something else than a WebSocket is served as it is (RFC 9110,
-section 7.8). httptools stops parsing behind its head, and uvicorn would take its body for a further request.
+A request that arrives whole, as nearly all do, costs no timer. One that would like to upgrade to something
+else than a WebSocket is served as it is (RFC 9110, section 7.8). httptools stops parsing behind its head, and
+uvicorn would take its body for a further request.
 """
 
 import asyncio
@@ -26,9 +25,9 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from gateway.settings.networks import unmapped
+from gateway.transport.bare_answers import answer_of, refusal_of
 from gateway.transport.connections import CONNECTIONS, Full, Place
 from gateway.transport.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
-from gateway.transport.headers import bare_problem
 from gateway.transport.mount import unmounted
 from gateway.transport.pipelining import PipeliningProtocol
 from gateway.transport.slices import SLICE_BYTES
@@ -38,9 +37,6 @@ from gateway.transport.websocket import GatewayWebSocket
 
 STREAM_PATH = "/v1/stream"
 """The path whose answer has no end."""
-
-RETRY_AFTER = 5
-"""After how many seconds a client may try again whose connection was refused."""
 
 FIRST_REQUEST = 1.0
 """How long a process that ends waits for a request on a connection that was just made, in seconds."""
@@ -315,7 +311,7 @@ class GatewayHttp(PipeliningProtocol):
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer with a problem (RFC 9457), and close; the application learns that its client has gone."""
         if self._gives_up_answer():
-            self.transport.write(_answer_of(status, detail))
+            self.transport.write(answer_of(status, detail))
             self._hang_up()
         else:
             self._close()
@@ -330,18 +326,6 @@ class GatewayHttp(PipeliningProtocol):
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         return True
-
-
-def refusal_of(full: Full) -> bytes:
-    """Return the answer to a client whose connection is refused."""
-    return _answer_of(full.status, full.detail, retry_after=RETRY_AFTER)
-
-
-def _answer_of(status: HTTPStatus, detail: str, *, retry_after: int | None = None) -> bytes:
-    """Return a whole answer that is a problem."""
-    headers, body = bare_problem(status, detail, retry_after=retry_after)
-    line = b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())
-    return line + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n" + body
 
 
 async def begin_stream(scope: Scope, send: Send, headers: list[tuple[bytes, bytes]]) -> GatewayStream | None:

@@ -5,15 +5,14 @@ is parsed when the answer is complete and the client has read its answers; until
 request, and each step of a body in chunks, has a turn of its own, which the `turnstile` gives.
 """
 
-import asyncio
 from http import HTTPStatus
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.transport.chunked import ChunkedBody
 from gateway.transport.framing import EMPTY_LINE, MAX_HEAD, PartialHead, Refused, end_of_line_ends
+from gateway.transport.lingering import LingeringProtocol
 from gateway.transport.socket_buffers import widen
 from gateway.transport.turnstile import Turnstile
 
@@ -30,14 +29,8 @@ MAX_UNWANTED_CHUNKS = 4096
 CHUNKED = -1
 """The length of a body that only its chunks tell."""
 
-LINGER = 5.0
-"""How long a connection that was refused, or has ended, waits for its client to read that, in seconds."""
 
-LINGER_BYTES = 8192
-"""How much a client must read of what is left in that time to be waited for again: 1.6 KB a second."""
-
-
-class PipeliningProtocol(HttpToolsProtocol):
+class PipeliningProtocol(LingeringProtocol):
     """uvicorn's HTTP protocol, which parses one request at a time.
 
     A subclass says how a piece is parsed, what a handshake and a refusal do, and what is waited for.
@@ -49,14 +42,12 @@ class PipeliningProtocol(HttpToolsProtocol):
     _body_left = 0
     _body_bytes = 0
     _widened = False
-    _dropped_bytes = 0
     _dropped_lines = 0
     _line_end_bytes = 0
     _unparsed = b""
     _unparsed_at = 0
     _held = False
     _over = False
-    _lingering: asyncio.TimerHandle | None = None
     _turnstile: Turnstile
     _queued = False
     _admitted = False
@@ -83,8 +74,6 @@ class PipeliningProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop what was not parsed: it has become no request, and fails nowhere."""
         self._stop_taking()
-        if self._lingering is not None:
-            self._lingering.cancel()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -342,43 +331,6 @@ class PipeliningProtocol(HttpToolsProtocol):
         if self._held_bytes:
             self._count_held()
         return unparsed
-
-    def _hang_up(self) -> None:
-        """End the connection behind what was written; the client may be sending.
-
-        What it sends after a close would be answered with a reset, which takes an answer with it that the
-        client has not read yet. So this end says that it is done, and reads a little on.
-        """
-        self._stop_taking()
-        self._dropped_bytes = 0
-        if self.transport.is_closing():
-            return
-        self.transport.write_eof()
-        self.flow.resume_reading()
-        self._linger()
-
-    def _close(self) -> None:
-        """Close the connection behind what was written, whether its client reads that or not."""
-        self._stop_taking()
-        self.transport.close()
-        if self.transport.get_write_buffer_size():
-            self._linger()
-
-    def _linger(self) -> None:
-        if self._lingering is None:
-            self._expect_end()
-
-    def _expect_end(self) -> None:
-        unread = self.transport.get_write_buffer_size()
-        self._lingering = self.loop.call_later(LINGER, self._look_whether_it_ends, unread)
-
-    def _look_whether_it_ends(self, before: int) -> None:
-        """Cut the connection off, unless its client goes on reading what is left."""
-        unread = self.transport.get_write_buffer_size()
-        if unread and unread <= before - LINGER_BYTES:
-            self._expect_end()
-        else:
-            self.transport.abort()
 
     def _drop(self, size: int) -> None:
         self._dropped_bytes += size

@@ -5,47 +5,32 @@
 - A ping that is not answered closes with 4008, which tells the client to resume, not with 1011.
 - A closing handshake that is not answered is cut off, so that a stalled client holds no memory. After a close
   a client may send a few KiB more; then nothing more is read.
-- Frames are taken in turns among all connections (`turns.py`). Those that came before a refusal are dropped.
-  One that is no whole message (a ping, a pong that answers no ping of ours, a fragment) counts as a command.
-- The request comes parsed (`http.py`), and is not parsed again.
-- A refusal does not repeat what was sent, which may be a token. No frame and no header is ever logged.
-- Text that is not UTF-8 closes with 1007 and no more: uvicorn would log a traceback for each.
+- The request comes parsed (`http`), and is not parsed again.
+- A refusal does not repeat what was sent, which may be a token (`quiet_protocol`).
 - Once a socket is accepted it is handed over: the frames of the framework that brought it, and the headers of
   its request, are not held for as long as it lives, and a push does not go through them.
 """
 
-import logging
-from collections.abc import Awaitable, Callable, Generator
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn import Config
 from uvicorn.protocols.utils import get_client_addr
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.datastructures import Headers
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
 from websockets.protocol import State
-from websockets.server import ServerProtocol
-from websockets.typing import StatusLike
 
 from gateway.errors import Disconnected
 from gateway.observability.logs import request_id
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import Message
 from gateway.transport.connections import CONNECTIONS, Place
-from gateway.transport.headers import bare_problem
-from gateway.transport.turns import SharedTurns
+from gateway.transport.frames import FramesProtocol
+from gateway.transport.quiet_protocol import QuietProtocol
 
 LINGER = 2.0
 """How long a client has to answer a close frame, in seconds."""
-
-MAX_UNCOUNTED = 4096
-"""How many bytes a client may send while its frames are not counted: before it is served, after a close."""
-
-MAX_FRAGMENTS = 64
-"""How many fragments of a message are kept apart."""
 
 _EXTENSION = "gateway.websocket"
 
@@ -53,39 +38,7 @@ CLOSED = "gateway.closed"
 """Where the state of the lifespan holds what is told of each end: `closed(code, by_client=…)`."""
 
 
-_SILENT = logging.getLogger("websockets.server")
-
-
-class _Server(ServerProtocol):
-    """The protocol itself, which says nothing of what its client has sent, and expects frames only."""
-
-    @classmethod
-    def adopt(cls, made: ServerProtocol) -> None:
-        """Turn the protocol that uvicorn has made into one of these: to make another is dear.
-
-        uvicorn's would write each header and each frame into uvicorn's log, at the level debug.
-        """
-        made.__class__ = cls
-        made.logger, made.debug = _SILENT, False
-        made.parser.close()
-        made.parser = made.parse()
-        next(made.parser)
-
-    def parse(self) -> Generator[None]:
-        """Parse frames: the request never comes this way."""
-        return super(ServerProtocol, self).parse()
-
-    def reject(self, status: StatusLike, text: str) -> Response:  # noqa: ARG002 - it is overridden
-        """Refuse the handshake with a problem. The text of `websockets` quotes the header that is wrong."""
-        refused = HTTPStatus(status)
-        head, body = bare_problem(refused, "This is not a WebSocket handshake (RFC 6455, 4.2.1).")
-        headers = Headers((name.decode(), value.decode()) for name, value in head)
-        # What this end speaks, in case that is what was wrong (RFC 6455, section 4.4).
-        headers["Sec-WebSocket-Version"] = "13"
-        return Response(refused.value, refused.phrase, headers, body)
-
-
-class GatewayWebSocket(SharedTurns, WebSocketsSansIOProtocol):
+class GatewayWebSocket(FramesProtocol):
     """What `GatewayHttp` hands a connection over to: give `handle_connect` the request.
 
     `place` is that of the connection, whose end is counted here.
@@ -93,135 +46,15 @@ class GatewayWebSocket(SharedTurns, WebSocketsSansIOProtocol):
 
     place: Place | None = None
 
-    slice_bytes = 1024
-    """At most 170 frames: 1 to 2 ms."""
-
-    free_bytes = 64
-    """At most 10 frames, or the answer to a ping."""
-
-    _early = b""
-    _uncounted = 0
-    _late_pong = b""
     _serve: Callable[[], Awaitable[None]] | None = None
     _told: Callable[[int, str], None] | None = None
-    _count_frame: Callable[[], None] | None = None
     _ending = False
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        _Server.adopt(self.conn)
+        QuietProtocol.adopt(self.conn)
 
-    # --- what arrives ---------------------------------------------------------------------------------------
-
-    def feed(self, data: bytes) -> None:
-        """Take what came; what comes before the handshake is answered waits for that."""
-        if self._count_frame is None:
-            self._uncounted += len(data)
-            if self._uncounted > MAX_UNCOUNTED:
-                self._stop_listening()
-                return
-        if self.handshake_complete:
-            self._parse(data)
-        else:
-            self._early += data
-
-    def _stop_listening(self) -> None:
-        """Read no more from a client whose frames are not counted.
-
-        One that has been sent a close keeps its time to read that: a reset would take it away.
-        """
-        if self.close_sent:
-            self.take_unfed()
-            self.transport.pause_reading()
-        else:
-            self.transport.abort()
-
-    def _feed_early(self) -> None:
-        early, self._early = self._early, b""
-        self._uncounted -= len(early)
-        self.feed_first(early)
-
-    def _parse(self, data: bytes) -> None:
-        self.conn.receive_data(data)
-        if self.conn.parser_exc is None:
-            self.handle_events()
-        else:
-            self.handle_parser_exception()
-            self._cut_off_in_time()
-
-    def handle_events(self) -> None:
-        """Handle the frames that came. After a close only the answer to it is one."""
-        for event in self.conn.events_received():
-            frame = cast("Frame", event)
-            if not self.close_sent and self._is_counted(frame) and self._count_frame is not None:
-                self._count_frame()
-            if frame.opcode is Opcode.CLOSE:
-                self.handle_close(frame)
-            elif not self.close_sent:
-                self._handle_frame(frame)
-
-    def _is_counted(self, frame: Frame) -> bool:
-        """Return whether it is to be counted here: a whole message is counted by who receives it."""
-        if frame.opcode is Opcode.PONG:
-            return frame.data != self.pending_ping_payload
-        return frame.opcode is Opcode.PING or not frame.fin
-
-    def _handle_frame(self, frame: Frame) -> None:
-        match frame.opcode:
-            case Opcode.TEXT:
-                self.handle_text(frame)
-            case Opcode.BINARY:
-                self.handle_bytes(frame)
-            case Opcode.CONT:
-                self.handle_cont(frame)
-            case Opcode.PING:
-                self.handle_ping()
-            case Opcode.PONG:
-                self.handle_pong(frame)
-
-    def handle_cont(self, event: Frame) -> None:
-        """Add a fragment. Many small ones, of which each is an object, are joined meanwhile."""
-        if len(self.frames) >= MAX_FRAGMENTS:
-            self.frames = [b"".join(self.frames)]
-        super().handle_cont(event)
-
-    def handle_ping(self) -> None:
-        """Answer; a client that does not read gets the answer to its newest ping only (RFC 6455, 5.5.3)."""
-        pongs = self.conn.data_to_send()
-        if self.writable.is_set():
-            self.transport.write(b"".join(pongs))
-        elif pongs:
-            self._late_pong = pongs[-1]
-
-    def resume_writing(self) -> None:
-        """Go on: the client has read."""
-        late, self._late_pong = self._late_pong, b""
-        if late and not self.close_sent:
-            self.transport.write(late)
-        super().resume_writing()
-
-    def send_receive_event_to_app(self) -> None:
-        """Hand on a message, and feed no more until it is taken.
-
-        One that claims to be text and is none ends the connection (RFC 6455, section 8.1).
-        """
-        data, self.frames = b"".join(self.frames), []
-        message: dict[str, Any] = {"type": "websocket.receive", "bytes": data}
-        if self.curr_msg_data_type == "text":
-            try:
-                message = {"type": "websocket.receive", "text": data.decode()}
-            except UnicodeDecodeError:
-                self.close_at_once(Close.INVALID_DATA, "invalid_utf8")
-                return
-        self.queue.put_nowait(cast("Any", message))
-        self.pause_reading()
-
-    async def receive(self) -> Any:
-        """Return the next message, as ASGI does, and go on feeding when there is no other."""
-        message = await self.queue.get()
-        if self._held and self.queue.empty():
-            self.resume_reading()
-        return message
+    # --- the end --------------------------------------------------------------------------------------------
 
     def handle_close(self, event: Frame) -> None:
         """Answer a close, or take the answer to ours."""

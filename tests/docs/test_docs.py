@@ -29,8 +29,9 @@ from gateway.protocol.wire import MAX_FRAME
 from gateway.settings import Settings
 from gateway.store.changes import CHUNK
 from gateway.store.inbox import PAGE_BYTES
+from gateway.transport.frames import MAX_UNCOUNTED
 from gateway.transport.slices import SLICE_BYTES
-from gateway.transport.websocket import LINGER, MAX_UNCOUNTED
+from gateway.transport.websocket import LINGER
 from gateway.web import errors as errors_page
 from tests.support.databases import settings_for
 from tests.support.servers import process

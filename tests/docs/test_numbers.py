@@ -20,7 +20,7 @@ from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import NEWEST_UNREAD
-from gateway.transport import stream, websocket
+from gateway.transport import frames, stream, websocket
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB, HOUR = 1024, 3_600_000
@@ -42,7 +42,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("protocol.md", "may send {} times as many together", (throttle.SOCKETS,)),
     ("protocol.md", "has not answered within {} s", (websocket.LINGER,)),
-    ("protocol.md", "reads at most {} KiB more of what it sends", (websocket.MAX_UNCOUNTED / KIB,)),
+    ("protocol.md", "reads at most {} KiB more of what it sends", (frames.MAX_UNCOUNTED / KIB,)),
     ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY)),
     ("architecture.md", "up to {} items (and KiB of text", (writer.MAX_BATCH,)),
     ("architecture.md", "What stores more than {} items has a transaction of its own", (writer.MAX_BATCH,)),

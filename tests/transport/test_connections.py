@@ -16,8 +16,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gateway.transport import open_files
+from gateway.transport.bare_answers import RETRY_AFTER
 from gateway.transport.connections import CONNECTIONS, LOG_INTERVAL, Connections, Full
-from gateway.transport.http import RETRY_AFTER
 from tests.support.clients import http_client
 from tests.support.databases import settings_for
 from tests.support.servers import LocalServer, Process, Server, StartServer

@@ -15,8 +15,9 @@ from gateway.errors import Unauthorized
 from gateway.protocol.wire import MAX_FRAME
 from gateway.store.writer import Writer
 from gateway.transport import websocket
+from gateway.transport.frames import MAX_FRAGMENTS, MAX_UNCOUNTED
 from gateway.transport.turnstile import Turnstile
-from gateway.transport.websocket import LINGER, MAX_FRAGMENTS, MAX_UNCOUNTED, GatewayWebSocket
+from gateway.transport.websocket import LINGER, GatewayWebSocket
 from tests.support.clients import RawSocket, User, raw_socket
 from tests.support.servers import LocalServer, StartServer
 from tests.support.waiting import PATIENCE, until, until_none

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 from websockets.server import ServerProtocol
 
 from gateway.server import process
-from gateway.transport import http, pipelining, websocket
+from gateway.transport import frames, http, lingering, pipelining, quiet_protocol, websocket
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,19 +47,29 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         timeout_keep_alive timeout_keep_alive_handler timeout_keep_alive_task transport
         """,
     ),
+    (lingering, "LingeringProtocol", HttpToolsProtocol, "connection_lost flow loop transport"),
     (
         websocket,
         "GatewayWebSocket",
         WebSocketsSansIOProtocol,
         """
-        app app_state close_sent close_timer config conn connection_lost curr_msg_data_type
-        default_headers disconnected eof_received frames handle_bytes handle_close handle_connect
-        handle_cont handle_events handle_parser_exception handle_ping handle_pong handle_text
-        handshake_complete initial_response keepalive_timeout logger loop pending_ping_payload
-        pong_timer queue receive resume_writing run_asgi send send_receive_event_to_app shutdown
-        start_keepalive stop_keepalive transport writable
+        app app_state close_sent close_timer config conn connection_lost default_headers disconnected
+        eof_received handle_close handle_connect handshake_complete initial_response
+        keepalive_timeout logger loop pending_ping_payload pong_timer queue receive run_asgi scope send
+        shutdown start_keepalive stop_keepalive transport writable
         """,
     ),
+    (
+        frames,
+        "FramesProtocol",
+        WebSocketsSansIOProtocol,
+        """
+        close_sent conn curr_msg_data_type frames handle_bytes handle_close handle_cont handle_events
+        handle_parser_exception handle_ping handle_pong handle_text handshake_complete
+        pending_ping_payload queue receive resume_writing send_receive_event_to_app transport writable
+        """,
+    ),
+    (quiet_protocol, "QuietProtocol", ServerProtocol, "parse reject"),
     (
         process,
         "Server",

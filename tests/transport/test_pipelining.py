@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.transport import pipelining
+from gateway.transport import lingering, pipelining
 from gateway.transport.chunked import MAX_CHUNKS, MAX_TRAILERS, SLICE, ChunkedBody
 from gateway.transport.framing import MAX_FIELDS, MAX_HEAD, MAX_PARAMETERS, MAX_PATH, MAX_TARGET
 from gateway.transport.http import GatewayHttp
@@ -605,7 +605,7 @@ async def test_what_comes_of_a_body_after_the_answer_has_a_bound(
 async def test_a_body_without_an_end_that_nobody_wants_ends_the_connection(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, method: bytes
 ) -> None:
-    monkeypatch.setattr(pipelining, "LINGER", 0.2)
+    monkeypatch.setattr(lingering, "LINGER", 0.2)
     async with connected(server) as wire:
         await wire.send(
             method + b" /v1/notifications HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -652,7 +652,7 @@ async def test_a_body_that_is_not_read_does_not_pile_up(
 async def test_a_connection_that_is_closed_does_not_wait_for_a_client_that_reads_nothing(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipelining, "LINGER", 0.2)
+    monkeypatch.setattr(lingering, "LINGER", 0.2)
     server = await start_server()
     async with connected(server) as wire:
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from gateway.server.run import listen
 from gateway.settings import Settings
 from gateway.transport import slices
 from gateway.transport.http import HIGH_WATER_BYTES, GatewayHttp
-from gateway.transport.pipelining import LINGER_BYTES
+from gateway.transport.lingering import LINGER_BYTES
 from gateway.transport.slices import SLICE_BYTES, SharedResponse
 from gateway.transport.socket_buffers import UNSENT_BYTES
 from gateway.web.reference import SWAGGER_VERSION
