@@ -13,8 +13,10 @@ from gateway.errors import InvalidToken
 
 KEY = Ed25519PrivateKey.generate()
 NOW = int(time.time())
+LATER = NOW + 86_400
+"""The other tests of the run may take longer than a token lives."""
 HEADER = '{"alg":"EdDSA","kid":"a","typ":"at+jwt"}'
-CLAIMS = f'{{"aud":"g","sub":"ada","iat":{NOW},"exp":{NOW + 900}}}'
+CLAIMS = f'{{"aud":"g","sub":"ada","iat":{NOW},"exp":{LATER}}}'
 
 
 def encoded(text: str | bytes) -> str:
@@ -33,11 +35,11 @@ TAKEN_BY_PYJWT = {
     "an algorithm twice": token(HEADER.replace("{", '{"alg":"none",')),
     "NaN": token(claims=CLAIMS.replace("{", '{"n":NaN,')),
     "claims in UTF-16": token(claims=CLAIMS.encode("utf-16-le")),
-    "exp as text": token(claims=CLAIMS.replace(str(NOW + 900), f'"{NOW + 900}"')),
-    "exp with a fraction": token(claims=CLAIMS.replace(str(NOW + 900), f"{NOW + 900}.5")),
+    "exp as text": token(claims=CLAIMS.replace(str(LATER), f'"{LATER}"')),
+    "exp with a fraction": token(claims=CLAIMS.replace(str(LATER), f"{LATER}.5")),
     "iat as a truth": token(claims=CLAIMS.replace(f'"iat":{NOW}', '"iat":true')),
     "no iat": token(claims=CLAIMS.replace(f'"iat":{NOW},', "")),
-    "no exp": token(claims=CLAIMS.replace(f',"exp":{NOW + 900}', "")),
+    "no exp": token(claims=CLAIMS.replace(f',"exp":{LATER}', "")),
     "no kid": token('{"alg":"EdDSA"}'),
     "typ as a number": token(HEADER.replace('"at+jwt"', "1")),
     "crit": token(HEADER.replace("}", ',"crit":["b64"],"b64":true}')),

@@ -537,7 +537,7 @@ async def test_everything_may_be_new_reaches_the_other_process(make_link: Make) 
 async def test_a_backplane_is_reached_or_it_is_not(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.backplane.REACH", 20)
     assert await reach(make()) is None
-    monkeypatch.setattr("gateway.backplane.REACH", 0.3)
+    monkeypatch.setattr("gateway.backplane.REACH", 2)
     assert await reach(RedisBackplane(f"redis://127.0.0.1:{free_port()}")) == "Connection refused"
 
 

@@ -57,4 +57,4 @@ async def test_a_gateway_told_to_stop_under_load_closes_with_1012_and_loses_noth
             await stop_while_it_works(gateway, load, rounds)
         await judged(load, rounds)
         assert {code for device in load.devices for code in device.closes} == {1012}
-        assert all(len(device.closes) == rounds for device in load.devices)
+        assert {len(device.closes) for device in load.devices} == {rounds}

@@ -50,7 +50,9 @@ async def peer_of(server: LocalServer) -> AsyncIterator[Peer]:
         yield Peer(reader, writer)
     finally:
         writer.close()
-        await writer.wait_closed()
+        # It may have been reset.
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def post(service: Service, body: bytes, *more: bytes) -> bytes:
@@ -230,8 +232,8 @@ async def test_who_floods_a_handshake_that_is_not_answered_yet_is_cut_off(
     async with peer_of(server) as peer:
         await peer.say(HANDSHAKE % (b"", b"Authorization: Bearer x\r\n"))
         await asked.wait()
-        await peer.say(b"x" * 70_000)
         with suppress(ConnectionError):
+            await peer.say(b"x" * 70_000)
             assert await peer.rest() == b""
     over.set()
 
