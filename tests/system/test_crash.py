@@ -3,12 +3,14 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.load import Judged, Load, load_on
 from tests.support.servers import Process, process
+from tests.support.waiting import until
 
 PER_ROUND = 60
 """How many posts are answered between two kills; the kill comes while others are under way."""
@@ -37,9 +39,14 @@ async def test_kill_9_under_load_loses_nothing_that_was_answered(
 GRACE_PERIOD = 10
 
 
+def connected_more_than(load: Load, times: int) -> Callable[[], bool]:
+    return lambda: all(device.connections > times for device in load.devices)
+
+
 async def stop_while_it_works(gateway: Process, load: Load, rounds: int) -> None:
-    for _ in range(rounds):
+    for turn in range(rounds):
         await load.answers(PER_ROUND)
+        await until(connected_more_than(load, turn), "every device is connected")
         told_at = time.monotonic()
         assert await asyncio.to_thread(gateway.end, signal.SIGTERM) == 0
         assert time.monotonic() - told_at < GRACE_PERIOD
