@@ -27,10 +27,11 @@ from gateway.api.trail import Source
 from gateway.auth import refresh_tokens, services, sessions, users
 from gateway.auth.limits.logins import Attempt
 from gateway.auth.names import check_sub
-from gateway.auth.principals import INBOX
+from gateway.auth.principals import INBOX, Service
 from gateway.auth.records import Record
 from gateway.auth.sessions import TOO_MANY, Session, new_session
 from gateway.auth.tokens import OWN_CLIENT, digest
+from gateway.database import turns
 from gateway.errors import InvalidToken, NotFound, OAuthError, Overloaded, RateLimited, Unauthorized
 from gateway.observability import audit
 from gateway.observability.audit import Event
@@ -261,6 +262,7 @@ async def _authorize_service(
         refuse_client(parts, address, "unknown_client")
         raise invalid_client()
     client_id = service.client_id
+    turns.caller.set((Service, service.id))
     scopes = _narrowed(form, service.scopes.split())
     parts.throttle.tokens.take(service.id)
     now = time.time()

@@ -18,6 +18,7 @@ from gateway.api.query import parameter
 from gateway.api.state import Gateway, parts_of
 from gateway.auth.principals import INBOX, Principal, Service, User, inbox_user
 from gateway.auth.services import KEY_PREFIX
+from gateway.database import turns
 from gateway.errors import BearerMissing, InsufficientScope, MissingToken, OriginNotAllowed, Unauthorized
 from gateway.settings.networks import network_of
 from gateway.settings.origins import log_refused, own_origin, read_origin
@@ -85,6 +86,7 @@ async def counted_caller(connection: HTTPConnection) -> Principal:
         if (token := bearer(connection)) is None:
             raise missing(connection)
         caller = parts_of(connection).tokens.recall(token) or await _verified(connection, token)
+        turns.caller.set((type(caller), caller.id))
         if isinstance(caller, User):
             parts_of(connection).throttle.commands.take(caller.id)
             connection.scope[_COUNTED] = caller

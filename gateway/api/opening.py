@@ -11,6 +11,7 @@ from gateway.api.query import parameter
 from gateway.api.state import Gateway, parts_of
 from gateway.api.trail import record_close
 from gateway.auth.principals import User
+from gateway.database import turns
 from gateway.delivery.beginning import Start
 from gateway.delivery.connection import Connection, Socket
 from gateway.errors import Draining, GatewayError, Invalid
@@ -41,6 +42,7 @@ async def open_for(connection: HTTPConnection) -> Opening:
     if parts.drain.began:
         raise Draining(retry_after=RETRY_AFTER)
     user = await socket_user(connection)
+    turns.caller.set((User, user.id))
     parts.throttle.socket_commands.take(user.id)
     return Opening(user, _start(parameter(connection, "since"), parameter(connection, "epoch")))
 

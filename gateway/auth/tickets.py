@@ -43,6 +43,11 @@ def withdraw_tickets(connection: Connection, scope: str) -> None:
     connection.execute(delete(tickets).where(tickets.c.scope == scope))
 
 
+def is_known(connection: Connection, ticket_hash: bytes) -> bool:
+    """Return whether there is such a ticket, good or not."""
+    return connection.execute(select(tickets.c.hash).where(tickets.c.hash == ticket_hash)).first() is not None
+
+
 def redeem_ticket(connection: Connection, ticket_hash: bytes, now_ms: int) -> Ticket | None:
     """Take a ticket away and return what it stood for. Of two who try, one gets it."""
     taken = delete(tickets).where(tickets.c.hash == ticket_hash).returning(tickets)

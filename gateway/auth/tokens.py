@@ -161,7 +161,11 @@ class Tokens:
         """
         if not ticket.isascii() or len(ticket) > MAX_TOKEN:
             raise InvalidToken(why="ticket")
-        row = await self._database.write(tickets.redeem_ticket, digest(ticket), self._now_ms())
+        # Anybody may make one up: that costs no transaction.
+        known = await self._database.glance(tickets.is_known, digest(ticket))
+        row = None
+        if known:
+            row = await self._database.write(tickets.redeem_ticket, digest(ticket), self._now_ms())
         if row is None:
             raise InvalidToken("The ticket is unknown, used or too old.", why="ticket")
         if row.ended or row.session in self._revocation:

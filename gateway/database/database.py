@@ -29,6 +29,7 @@ from gateway.database.postgres import Pools
 from gateway.database.priority_thread import PriorityThread
 from gateway.database.sqlite import driver_of, open_engine
 from gateway.database.sqlite_file import Opening
+from gateway.database.turns import Turns
 from gateway.errors import Unavailable
 from gateway.observability.backoff import pause_after, spread
 from gateway.observability.outage import DatabaseOutage
@@ -136,6 +137,12 @@ async def open_database(
             await postgres.close()
 
 
+SQLITE_READS, SQLITE_WRITES = 2, 4
+"""How many units of work of one caller are with the reading threads, and with the writing one, at a time."""
+
+POSTGRES_SHARE = 3
+"""How many callers it takes to have all connections of the pool."""
+
 RETRY_FOR = 2.0
 """How long a unit of work that was rolled back is begun again, in seconds."""
 
@@ -155,12 +162,14 @@ class SqliteDatabase:
         self._outage = DatabaseOutage(name_of(url))
         self._writing = PriorityThread("sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
+        self._reads, self._writes = Turns(SQLITE_READS), Turns(SQLITE_WRITES)
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` on one snapshot in a reading thread."""
-        return await self._run(self._reading.submit, self._readers, work, *args, **kwargs)
+        async with self._reads.of_caller():
+            return await self._run(self._reading.submit, self._readers, work, *args, **kwargs)
 
     async def glance(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -191,7 +200,8 @@ class SqliteDatabase:
     ) -> T:
         """Run `work` in the writing thread, behind the lock of the whole database."""
         submit = self._writing.submit_patient if is_background(work) else self._writing.submit
-        return await self._run(submit, self._writer, work, *args, **kwargs)
+        async with self._writes.of_caller():
+            return await self._run(submit, self._writer, work, *args, **kwargs)
 
     @asynccontextmanager
     async def exclusively(self, lock: int) -> AsyncIterator[bool]:  # noqa: ARG002 - the protocol's
@@ -242,6 +252,7 @@ class PostgresDatabase:
 
     def __init__(self, url: URL, size: int) -> None:
         self._size = size
+        self._turns = Turns(max(2, size // POSTGRES_SHARE))
         self._pools = Pools(url, size)
         self._outage = DatabaseOutage(name_of(url))
         self._engine, self._spare = engines = (self._pools.main, self._pools.spare)
@@ -251,19 +262,23 @@ class PostgresDatabase:
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` on one snapshot."""
-        return await self._run(self._snapshots[self._engine], work, *args, **kwargs)
+        async with self._turns.of_caller():
+            return await self._run(self._snapshots[self._engine], work, *args, **kwargs)
 
     async def glance(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` on one snapshot, on a spare connection where the others are taken."""
-        return await self._run(self._snapshots[self._free()], work, *args, **kwargs)
+        async with self._turns.of_caller():
+            return await self._run(self._snapshots[self._free()], work, *args, **kwargs)
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` and commit it."""
-        return await self._run(self._engine if is_background(work) else self._free(), work, *args, **kwargs)
+        async with self._turns.of_caller():
+            engine = self._engine if is_background(work) else self._free()
+            return await self._run(engine, work, *args, **kwargs)
 
     def _free(self) -> AsyncEngine:
         pool = cast("QueuePool", self._engine.pool)

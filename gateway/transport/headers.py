@@ -12,6 +12,7 @@ from time import perf_counter
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.database.turns import caller
 from gateway.observability.logs import REQUEST_ID, bind_request_id, new_request_id
 from gateway.protocol.problems import MEDIA_TYPE, NO_TYPE, problem, problem_code
 from gateway.settings.origins import log_refused, own_origin, read_origin
@@ -77,6 +78,8 @@ class BrowserHeaders:
         if scope["type"] == "lifespan":
             return self._app(scope, receive, send)
         request_id = (REQUEST_ID, bind_request_id(scope["headers"]))
+        if (client := scope.get("client")) is not None:
+            caller.set(client[0])
         if scope["type"] == "websocket":
             scope[BEGUN_AT] = begun_at
             return self._app(scope, receive, partial(self._answer_handshake, scope, send, request_id))

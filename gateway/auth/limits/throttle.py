@@ -10,7 +10,7 @@ from gateway.auth.limits.buckets import Buckets, NetworkBuckets
 from gateway.auth.limits.counters import Memory, Shared
 from gateway.auth.limits.intake import SMALL_BODY, Intake
 from gateway.auth.limits.logins import Logins
-from gateway.auth.limits.slots import Slots
+from gateway.database.slots import Slots
 from gateway.settings import Settings
 
 CLIENT_FAILURES = 100
