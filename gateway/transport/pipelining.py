@@ -99,6 +99,8 @@ class PipeliningProtocol(LingeringProtocol):
         super().on_response_complete()
         if self.cycle.body:
             self.cycle.body.clear()
+        # A head of 64 KiB would be held until the next request of the connection has begun.
+        self.headers = self.scope["headers"] = []
         if self._unparsed:
             self.loop.call_soon(self._go_on)
         elif self.timeout_keep_alive_task is None:

@@ -42,8 +42,8 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "PipeliningProtocol",
         HttpToolsProtocol,
         """
-        _unset_keepalive_if_required client connection_lost cycle data_received flow loop
-        on_body on_message_complete on_response_complete parser resume_writing
+        _unset_keepalive_if_required client connection_lost cycle data_received flow headers loop
+        on_body on_message_complete on_response_complete parser resume_writing scope
         timeout_keep_alive timeout_keep_alive_handler timeout_keep_alive_task transport
         """,
     ),

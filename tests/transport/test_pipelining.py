@@ -704,3 +704,13 @@ async def test_the_lists_of_a_handshake_have_16_items(server: LocalServer, field
     async with connected(server) as wire:
         await wire.send(b"GET /v1/ws HTTP/1.1\r\nHost: gateway\r\n" + handshake + field + b"\r\n\r\n")
         assert (await wire.answer())[0] == 431
+
+
+async def test_the_head_of_a_request_that_is_answered_is_not_held(server: LocalServer) -> None:
+    field = b"X-Field: " + b"x" * 50_000 + b"\r\n"
+    async with connected(server) as wire:
+        await wire.send(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n" + field + b"\r\n")
+        assert (await wire.answer())[0] == 200
+        protocol = await protocol_of(server)
+        assert (protocol.headers, protocol.cycle.scope["headers"]) == ([], [])
+        assert await wire.is_served()
