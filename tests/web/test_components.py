@@ -580,6 +580,20 @@ async def test_archiving_can_be_undone_and_deleting_takes_two_presses(stage: Sta
     await titles(page, "Title 3", "Title 1")
 
 
+async def test_what_was_done_before_cannot_be_undone_in_place_of_what_is_under_way(stage: Stage) -> None:
+    page = await stage(inbox("many(3)"))
+    await button(page, "Archive: Title 2").click()
+    await expect(button(page, "Undo")).to_be_visible()
+    await page.evaluate("void (client.archive = client.read = () => new Promise(() => {}))")
+    await button(page, "Archive: Title 1").click()
+    await expect(button(page, "Undo")).to_have_count(0)
+    await page.evaluate("delete client.archive")
+    await button(page, "Archive: Title 3").click()
+    await expect(button(page, "Undo")).to_be_visible()
+    await button(page, "Mark all read").click()
+    await expect(button(page, "Undo")).to_have_count(0)
+
+
 async def test_what_is_refused_is_said(stage: Stage) -> None:
     page = await stage(inbox("many(1)", "{ refuse: true }"))
     await button(page, "Archive: Title 1").click()

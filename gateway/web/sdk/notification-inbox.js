@@ -462,6 +462,7 @@ export class NotificationInbox extends NotificationElement {
 
   async #readAll() {
     const { client, words } = this;
+    this.#snack.say('');
     const upTo = client.seq;
     const count = client.unread;
     const ids = await this.#unreadIds().catch(() => []);
@@ -488,8 +489,13 @@ export class NotificationInbox extends NotificationElement {
     return ids;
   }
 
-  /** Await what was asked of the client, and say how it went. What fails, the client has rolled back. */
+  /**
+   * Await what was asked of the client, and say how it went. What fails, the client has rolled back.
+   *
+   * What was done before can be undone no more: the user would take that "Undo" for this.
+   */
   async #try(promise, done, undo) {
+    if (done) this.#snack.say('');
     try {
       await promise;
       if (done) this.#snack.say(done, undo);
