@@ -43,7 +43,17 @@ const counts = ({ items, unread, unseen, complete }) => (
   { titles: items.map(({ title }) => title), read: items.map((item) => Boolean(item.read_at)), unread, unseen, complete }
 );
 
-async function play(client) {
+const PATIENCE = 5_000; // ms
+
+/** Wait until the counts are those: a client has them a moment after the answer to its command. */
+async function soon(client, expected) {
+  const last = Date.now() + PATIENCE;
+  while (Date.now() < last && JSON.stringify(counts(client)) !== JSON.stringify(expected)) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+async function play(client, expected = null) {
   const answers = [];
   const ask = async () => {
     for (const filter of FILTERS) {
@@ -55,6 +65,7 @@ async function play(client) {
   await ask();
   for (const command of COMMANDS) {
     await settled(command(client, ids));
+    if (expected) await soon(client, expected[answers.length]);
     answers.push(counts(client));
   }
   await ask();
@@ -69,7 +80,8 @@ async function playClients() {
   });
   real.start();
   await live;
-  const answers = { double: await play(new FakeClient(items)), real: await play(real) };
+  const double = await play(new FakeClient(items));
+  const answers = { double, real: await play(real, double) };
   real.stop();
   return answers;
 }
