@@ -165,6 +165,7 @@ class Engine:
         )
         self.relay = Relay(self.hub, self.tail, self.database)
         self.announced: list[Committed] = []
+        self.on_announced: Callable[[], object] = lambda: None
         self.writer = Writer(database, self._announce, followed=self.tail)
         self.revocation = Revocation(database, on_ended=self.hub.end_sessions)
         self.tokens = Tokens(settings, database, self.revocation)
@@ -177,6 +178,7 @@ class Engine:
         self.announced.append(committed)
         self.tail.record(committed.entries, committed.counts)
         self.hub.ring({user_id: counts.seq for user_id, counts in committed.counts.items()})
+        self.on_announced()
 
     async def user(self, sub: str = "ada") -> User:
         """Return a user of the database."""

@@ -191,7 +191,9 @@ def test_one_that_is_closed_with_others_waiting_accepts_none_of_them(
         runner.run(check())
 
 
-def test_those_without_room_are_refused_as_they_are_accepted() -> None:
+def test_those_without_room_are_refused_as_they_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptor, "PASS", 3600)
+
     async def check() -> None:
         with ExitStack() as stack:
             site = Site(stack)
