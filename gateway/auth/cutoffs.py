@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, func, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.database.database import background
 from gateway.database.models import sessions, token_cutoffs
+from gateway.database.units import background
 
 CUTOFF_TTL_MS = 86_430_000
 """How long a cutoff is kept, in ms: the longest life of a foreign token, and the most that clocks differ."""

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, delete, exists, select
 
-from gateway.database.database import background
 from gateway.database.models import items, notifications, sessions, users
+from gateway.database.units import background
 
 
 def released_users(connection: Connection) -> list[int]:

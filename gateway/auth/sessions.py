@@ -17,8 +17,8 @@ from sqlalchemy import (
 )
 
 from gateway.auth import cutoffs
-from gateway.database.database import background
 from gateway.database.models import services, sessions, spent_refresh_tokens, users
+from gateway.database.units import background
 
 FOREIGN = "x-"
 """Prefix of the names of sessions of foreign issuers' tokens; they are kept until they expire."""

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, select
 
 from gateway.auth.sessions import find_session_owner
-from gateway.database.database import background
 from gateway.database.models import tickets
+from gateway.database.units import background
 
 _SWEPT = 1000
 """Maximum number of tickets that one sweep removes."""

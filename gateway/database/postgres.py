@@ -1,15 +1,39 @@
-"""Postgres as the gateway wants it: two pools of asyncpg, and no connection in them that takes no writes."""
+"""Units of work on Postgres: two pools of asyncpg, and no connection in them that takes no writes."""
 
+import asyncio
 import time
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, event, func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import ExceptionContext
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
+from gateway.database.failures import raise_unavailable
+from gateway.database.turns import Turns
+from gateway.database.units import is_background
+from gateway.errors import Unavailable
+from gateway.observability.backoff import pause_after, spread
+from gateway.observability.outage import DatabaseOutage
 from gateway.observability.sqlstates import READ_ONLY
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+POSTGRES_SHARE = 3
+"""How many callers it takes to have all connections of the pool."""
+
+RETRY_FOR = 2.0
+"""How long a unit of work that was rolled back is begun again, in seconds."""
+
+_FIRST_PAUSE = 0.01
+
+_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 SPARE = 2
 """How many connections there are beyond the pool, for work that must not wait for it."""
@@ -26,6 +50,116 @@ _FITNESS = text(
     " pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' AS read_only,"
     " pg_is_in_recovery() AS standby"
 )
+
+
+class PostgresDatabase:
+    """Postgres through asyncpg: a small pool for everything; a read is one snapshot.
+
+    While the pool is taken, by slow pages perhaps, `glance` and `write` have a few connections more: what
+    they do is over soon, and nobody signs in or out without it. Work that is marked as `background` waits.
+    """
+
+    def __init__(self, url: URL, size: int) -> None:
+        self._size = size
+        self._turns = Turns(max(2, size // POSTGRES_SHARE))
+        self._pools = Pools(url, size)
+        self._outage = DatabaseOutage(url.render_as_string(hide_password=True))
+        self._engine, self._spare = engines = (self._pools.main, self._pools.spare)
+        self._snapshots = {engine: engine.execution_options(**_SNAPSHOT) for engine in engines}
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on one snapshot."""
+        async with self._turns.of_caller():
+            return await self._run(self._snapshots[self._engine], work, *args, **kwargs)
+
+    async def glance(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on one snapshot, on a spare connection where the others are taken."""
+        async with self._turns.of_caller():
+            return await self._run(self._snapshots[self._free()], work, *args, **kwargs)
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` and commit it."""
+        async with self._turns.of_caller():
+            engine = self._engine if is_background(work) else self._free()
+            return await self._run(engine, work, *args, **kwargs)
+
+    def _free(self) -> AsyncEngine:
+        pool = cast("QueuePool", self._engine.pool)
+        return self._engine if pool.checkedout() < self._size else self._spare
+
+    async def _run(
+        self,
+        engine: AsyncEngine,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        writes = engine is self._engine or engine is self._spare
+        deadline = time.monotonic() + RETRY_FOR
+        failures = 0
+        while True:
+            try:
+                result = await self._run_once(engine, work, *args, **kwargs)
+            except Unavailable as error:
+                failures += 1
+                pause = pause_after(failures, _FIRST_PAUSE, RETRY_FOR)
+                if not error.retryable or time.monotonic() + pause > deadline:
+                    # That all connections are taken is no outage.
+                    if not isinstance(error.__cause__, PoolTimeoutError):
+                        self._outage.note(error.__cause__ or error, writes=writes)
+                    raise
+            else:
+                self._outage.over(wrote=writes)
+                return result
+            # Two that met in a deadlock must not meet again: no two wait equally long.
+            await asyncio.sleep(spread(pause))
+
+    @staticmethod
+    async def _run_once(
+        engine: AsyncEngine,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        committing = False
+        try:
+            async with engine.begin() as connection:
+                result = await connection.run_sync(work, *args, **kwargs)
+                committing = True
+        except DBAPIError as error:
+            raise_unavailable(error, committing=committing)
+            raise error from None
+        except (OSError, TimeoutError, PoolTimeoutError) as error:
+            raise Unavailable("The database cannot be reached now.") from error
+        return result
+
+    @asynccontextmanager
+    async def exclusively(self, lock: int) -> AsyncIterator[bool]:
+        """Try to take an advisory lock, on a connection of its own."""
+        try:
+            async with self._engine.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                try:
+                    taken = await connection.scalar(select(func.pg_try_advisory_lock(lock)))
+                    yield bool(taken)
+                finally:
+                    # The lock is the connection's, so it ends with it, and never goes back to the pool.
+                    await connection.invalidate()
+        except DBAPIError as error:
+            raise_unavailable(error)
+            raise error from None
+        except (OSError, TimeoutError, PoolTimeoutError) as error:
+            raise Unavailable("The database cannot be reached now.") from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pools.close()
 
 
 class Pools:

@@ -1,14 +1,133 @@
-"""SQLite as the gateway wants it: a write-ahead log, durable commits."""
+"""Units of work on SQLite: one thread writes, a few read; a write-ahead log, durable commits."""
 
+import asyncio
 import sqlite3
 import time
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
+from gateway.database import sqlite_file
+from gateway.database.failures import passes, raise_unavailable
 from gateway.database.indexes import HintingCompiler
+from gateway.database.priority_thread import PriorityThread
+from gateway.database.sqlite_file import Opening
+from gateway.database.turns import Turns
+from gateway.database.units import is_background
+from gateway.errors import Unavailable
+from gateway.observability.outage import DatabaseOutage
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_TIMEOUT = 5.0
+"""How long a statement waits for another process's lock, in seconds."""
+
+SQLITE_READERS = 4
+
+SQLITE_READS, SQLITE_WRITES = 2, 4
+"""How many units of work of one caller are with the reading threads, and with the writing one, at a time."""
+
+
+class SqliteDatabase:
+    """SQLite: one thread writes, a few read. WAL lets them do it at the same time."""
+
+    def __init__(self, url: URL, opening: Opening = Opening.CREATE) -> None:
+        sqlite_file.prepare(url, opening)
+        engine = partial(open_engine, url, changes=opening is not Opening.LOOK)
+        self._writer = engine("BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
+        self._readers = engine("BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
+        self._glances = engine(None, 1, 0, query_only=True)
+        self._glancing: Connection | None = None
+        self._outage = DatabaseOutage(f"sqlite:///{sqlite_file.path_of(url)}")
+        self._writing = PriorityThread("sqlite-writer")
+        self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
+        self._reads, self._writes = Turns(SQLITE_READS), Turns(SQLITE_WRITES)
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on one snapshot in a reading thread."""
+        async with self._reads.of_caller():
+            return await self._run(self._reading.submit, self._readers, work, *args, **kwargs)
+
+    async def glance(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` on the event loop: finding a row takes less time than waking a thread to do it.
+
+        In WAL mode a reader hardly ever waits. When it would have to, a reading thread does.
+        """
+        try:
+            if self._glancing is None:
+                self._glancing = self._glances.connect()
+            # One connection, which SQLAlchemy takes to be in one transaction for ever: its own way to begin
+            # and to end one costs as much as finding the row.
+            driver = driver_of(self._glancing)
+            driver.execute("BEGIN")
+            try:
+                return work(self._glancing, *args, **kwargs)
+            finally:
+                driver.execute("COMMIT")
+        except (OperationalError, sqlite3.OperationalError):
+            return await self.read(work, *args, **kwargs)
+        except DBAPIError as error:
+            raise_unavailable(error)
+            raise error from None
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` in the writing thread, behind the lock of the whole database."""
+        submit = self._writing.submit_patient if is_background(work) else self._writing.submit
+        async with self._writes.of_caller():
+            return await self._run(submit, self._writer, work, *args, **kwargs)
+
+    @asynccontextmanager
+    async def exclusively(self, lock: int) -> AsyncIterator[bool]:  # noqa: ARG002 - the protocol's
+        """Say yes: one process serves from one file."""
+        yield True
+
+    async def _run(
+        self,
+        submit: Callable[[Callable[[], T]], Future[T]],
+        engine: Engine,
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        def transaction() -> T:
+            with engine.begin() as connection:
+                return work(connection, *args, **kwargs)
+
+        try:
+            result = await asyncio.wrap_future(submit(transaction))
+        except DBAPIError as error:
+            if passes(error):
+                self._outage.note(error, writes=engine is self._writer)
+            raise_unavailable(error)
+            raise error from None
+        except sqlite3.OperationalError as error:
+            self._outage.note(error, writes=engine is self._writer)
+            raise Unavailable("The database cannot be used now.") from error
+        self._outage.over(wrote=engine is self._writer)
+        return result
+
+    def close(self) -> None:
+        """Wait for what is running, then close every connection."""
+        self._writing.shutdown()
+        self._reading.shutdown()
+        if self._glancing is not None:
+            self._glancing.close()
+        for engine in (self._glances, self._readers, self._writer):
+            engine.dispose()
 
 
 def open_engine(

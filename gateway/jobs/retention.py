@@ -16,9 +16,10 @@ import structlog
 from sqlalchemy import BigInteger, Connection, bindparam, delete, select, tuple_, update
 
 from gateway.auth import cutoffs, erasure, sessions, tickets
-from gateway.database.database import LockingDatabase, background
+from gateway.database.database import LockingDatabase
 from gateway.database.models import items, notifications, users
 from gateway.database.rows import rows
+from gateway.database.units import background
 from gateway.errors import GatewayError, NotFound
 from gateway.protocol.encoding import dumps
 from gateway.store import idempotency, positions

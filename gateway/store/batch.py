@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from gateway.database.database import background
+from gateway.database.units import background
 from gateway.errors import GatewayError, IdempotencyKeyReused, NotFound
 from gateway.protocol.items import Counts
 from gateway.store import changes, idempotency, log

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import BigInteger, Connection, Select, String, bindparam, delete, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.database.database import background
 from gateway.database.models import idempotency_keys
 from gateway.database.rows import rows
+from gateway.database.units import background
 from gateway.protocol.encoding import dumps
 
 KEPT = 24 * 60 * 60 * 1000

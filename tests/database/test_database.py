@@ -16,9 +16,10 @@ from sqlalchemy.util import await_only
 
 from gateway.auth import cutoffs, erasure, refresh_tokens, sessions, tickets, users
 from gateway.auth import services as service_records
-from gateway.database import database as database_module
-from gateway.database.database import Database, background, is_background, open_database
+from gateway.database import sqlite
+from gateway.database.database import Database, open_database
 from gateway.database.models import services
+from gateway.database.units import background, is_background
 from gateway.errors import Unavailable
 from gateway.jobs.retention import trim
 from gateway.store import idempotency
@@ -201,7 +202,7 @@ async def test_postgres_waits_for_every_commit_to_be_durable(postgres: Postgres,
 async def test_a_locked_sqlite_file_is_unavailable_and_then_well(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
     try:
         async with open_database(settings_for(sqlite_url)) as database:

@@ -17,10 +17,10 @@ from sqlalchemy.util import await_only
 
 from gateway.auth.users import add_missing_users
 from gateway.cli import run
-from gateway.database import database as database_module
-from gateway.database import schema
-from gateway.database.database import Database, SqliteDatabase, open_database
+from gateway.database import postgres, schema, sqlite
+from gateway.database.database import Database, open_database
 from gateway.database.models import services, users
+from gateway.database.sqlite import SqliteDatabase
 from gateway.errors import Unavailable
 from gateway.store import positions
 from tests.support.checker import History, Post, judge
@@ -77,7 +77,7 @@ async def test_what_postgres_has_rolled_back_is_run_again(
 
 
 async def test_it_is_not_run_again_for_ever(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "RETRY_FOR", 0.2)
+    monkeypatch.setattr(postgres, "RETRY_FOR", 0.2)
     async with open_database(settings_for(postgres_url)) as database:
         work = Attempts(raising("40001"), failing=1000)
         with pytest.raises(Unavailable) as caught:
@@ -102,7 +102,7 @@ async def test_a_failure_that_will_not_pass_is_not_run_again(postgres_url: str) 
 async def test_a_server_that_is_of_no_use_is_unavailable_whatever_it_answers(
     postgres_url: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "RETRY_FOR", 0)
+    monkeypatch.setattr(postgres, "RETRY_FOR", 0)
     async with open_database(settings_for(postgres_url)) as database:
         for use in (database.read, database.glance, database.write):
             with pytest.raises(Unavailable):
@@ -343,7 +343,7 @@ async def test_a_sqlite_file_that_cannot_be_written_costs_nothing_that_was_answe
     monkeypatch: pytest.MonkeyPatch,
     fault: Callable[[LocalServer], AbstractContextManager[None]],
 ) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
     async with serving(settings_for(sqlite_url)) as server, posting(server) as load:
         await load.answers(20)
         for _ in range(2):

@@ -12,7 +12,8 @@ from sqlalchemy.engine import make_url
 from gateway import cli
 from gateway.backplane import Receiver
 from gateway.backplane.postgres import PostgresBackplane
-from gateway.database.database import PostgresDatabase, open_database, takes_writes
+from gateway.database.database import open_database, takes_writes
+from gateway.database.postgres import PostgresDatabase
 from gateway.errors import Unavailable
 from tests.support.databases import API_KEY, prepare, settings_for
 from tests.support.postgres import Postgres, new_name, own_postgres

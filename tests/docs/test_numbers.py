@@ -8,7 +8,7 @@ from gateway.api import notification, tickets
 from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, sessions, signing
 from gateway.auth.limits import throttle
 from gateway.backplane import link, redis
-from gateway.database import database, postgres
+from gateway.database import postgres
 from gateway.delivery.commands import COMMAND_BURST
 from gateway.delivery.connection import EXPIRY_NOTICE
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
@@ -49,7 +49,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "One request stores at most {} items", (writer.MAX_ITEMS,)),
     ("architecture.md", "is done in steps of {} items, each in a transaction", (changes.CHUNK,)),
     ("architecture.md", "has {word} spare connections", (postgres.SPARE,)),
-    ("architecture.md", "is run again for up to {word} seconds", (database.RETRY_FOR,)),
+    ("architecture.md", "is run again for up to {word} seconds", (postgres.RETRY_FOR,)),
     ("architecture.md", "pub/sub on {word} channels", (redis.SHARDS,)),
     ("architecture.md", "sends itself a message every {word} seconds", (link.CHECK_INTERVAL,)),
     ("architecture.md", "expects to hear it within {word}.", (link.CHECK_INTERVAL,)),

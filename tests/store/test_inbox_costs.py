@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Connection, event, insert, text, update
 
 from gateway.auth.users import add_missing_users, get_user
-from gateway.database.database import Database, SqliteDatabase
+from gateway.database.database import Database
 from gateway.database.models import items, notifications, users
+from gateway.database.sqlite import SqliteDatabase
 from gateway.delivery.beginning import Start, begin
 from gateway.store import inbox, log
 from gateway.store.batch import commit

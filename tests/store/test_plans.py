@@ -11,8 +11,9 @@ from sqlalchemy import Connection, event, func, select
 
 from gateway.auth import cutoffs, erasure, revocation, services, sessions, tickets, users
 from gateway.auth.sessions import new_session
-from gateway.database.database import SqliteDatabase, open_database
+from gateway.database.database import open_database
 from gateway.database.models import items
+from gateway.database.sqlite import SqliteDatabase
 from gateway.jobs.retention import Retention, trim
 from tests.support.clients import User
 from tests.support.databases import settings_for

@@ -20,7 +20,8 @@ from fastapi import FastAPI
 from gateway.api.state import Gateway
 from gateway.app import create_app
 from gateway.auth.revocation import Ending
-from gateway.database.database import PostgresDatabase, SqliteDatabase
+from gateway.database.postgres import PostgresDatabase
+from gateway.database.sqlite import SqliteDatabase
 from gateway.server.process import Server as GatewayServer
 from gateway.server.run import listen, server_config
 from gateway.settings import Settings

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.database.database import Database, PostgresDatabase, SqliteDatabase
+from gateway.database.database import Database
+from gateway.database.postgres import PostgresDatabase
+from gateway.database.sqlite import SqliteDatabase
 from tests.support.clients import Socket
 from tests.support.databases import API_KEY
 from tests.support.servers import LocalServer
