@@ -157,7 +157,7 @@ async def post_notification(
     status_code=201,
     response_model=BatchPosted,
     responses=problems(*BODY),
-    summary="Post up to 1,000 notifications, 5,000 recipients in all, in one transaction",
+    summary="Post up to 1,000 notifications, 1,000 recipients in all, in one transaction",
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -182,7 +182,7 @@ async def post_batch(
 ) -> Response:
     """Store all of them or none: one bad item refuses the whole batch and is named by its index, from 0.
 
-    A batch stores at most 5,000 items: one for each recipient of each of its notifications.
+    A batch stores at most 1,000 items: one for each recipient of each of its notifications.
     """
     parts.throttle.begin_post(service.id)
     hashed = idempotency_key is not None

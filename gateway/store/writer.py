@@ -27,11 +27,14 @@ from gateway.store.shares import Shares
 
 logger = structlog.get_logger()
 
-MAX_BATCH = 2000
+MAX_BATCH = 500
 """The weight of what shares a transaction: items, and KiB of their texts. What is heavier has its own."""
 
-MAX_ITEMS = 5000
-"""How many items one submission may store: a transaction of so many took 480 ms on a busy Postgres."""
+MAX_ITEMS = 1000
+"""How many items one submission may store: everybody waits for its transaction, and it can't be divided.
+
+It is no less than a notification may have recipients, and a batch notifications.
+"""
 
 MAX_WAITING = 100_000
 """The weight that may wait. A caller has up to as much waiting as is left; beyond it the answer is 503."""
@@ -173,8 +176,8 @@ class Writer:
             self._keep_acknowledgements(work)
         except Exception as error:
             if len(batch) > 1:
-                # One piece of work may have broken the transaction for all. Halves find it among 2,000 in
-                # some 20 transactions, and keep the order.
+                # One piece of work may have broken the transaction for all. Halves find it among 500 in
+                # some 18 transactions, and keep the order.
                 middle = len(batch) // 2
                 await self._write(batch[:middle])
                 await self._write(batch[middle:])

@@ -152,8 +152,13 @@ def in_array(posts: list[Any]) -> Iterator[str]:
     ids=["values", "texts", "recipients"],
 )
 async def test_others_have_their_turn_while_a_batch_is_read(
-    split: Callable[[list[Any]], Iterator[str | bytes]], post: Any, number: int
+    monkeypatch: pytest.MonkeyPatch,
+    split: Callable[[list[Any]], Iterator[str | bytes]],
+    post: Any,
+    number: int,
 ) -> None:
+    # As many recipients as a batch may have are read in one turn.
+    monkeypatch.setattr("gateway.api.batch.MAX_ITEMS", 5000)
     batch = reader()
     turns = await turns_while(batch, split([post] * number))
     assert len(batch.posts) == number

@@ -23,7 +23,7 @@ from gateway.store.idempotency import KEPT, Claim
 from gateway.store.inbox import Query as PageQuery
 from gateway.store.inbox import list_items
 from gateway.store.log import Post, read_after, standing
-from gateway.store.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_WAITING, Writer
+from gateway.store.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_ITEMS, MAX_WAITING, Writer
 from tests.support.databases import settings_for
 from tests.support.engine import Engine, Gate
 from tests.support.postgres import Postgres
@@ -368,12 +368,13 @@ async def test_marking_many_items_by_id_goes_in_bounded_steps(engine: Engine) ->
 
 
 class Held:
-    """A database whose first write is held at a gate. It keeps which posts each transaction stored."""
+    """A database whose first write is held at a gate. It keeps which posts, how many items a write stored."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.gate: Gate | None = Gate()
         self.transactions: list[list[str]] = []
+        self.items: list[int] = []
 
     async def write(self, work: Any, batch: Any, *args: Any) -> Any:
         gate, self.gate = self.gate, None
@@ -381,7 +382,9 @@ class Held:
             await gate.hold()
         posts = [post for one in batch if isinstance(one, Submission) for post in one.posts[:1]]
         self.transactions.append([post.content.title for post in posts])
-        return await self._database.write(work, batch, *args)
+        committed = await self._database.write(work, batch, *args)
+        self.items.append(committed.items)
+        return committed
 
 
 @asynccontextmanager
@@ -434,10 +437,21 @@ async def test_large_submissions_of_two_services_leave_the_small_ones_of_a_third
     assert database.transactions == [["first"], ["large 1"], ["small"], ["large 2"]]
 
 
+async def test_a_post_waits_for_a_thousand_items_of_others_at_most(engine: Engine) -> None:
+    async with held(engine) as (database, waiting):
+        for service in (1, 2, 3):
+            waiting += [submit(engine, service, f"large {service}", MAX_ITEMS) for _ in range(2)]
+            waiting += [submit(engine, service, f"medium {service}", MAX_BATCH // 2) for _ in range(2)]
+        waiting += [submit(engine, 4, "small")]
+    assert database.transactions[:3] == [["first"], ["large 1"], ["small"]]
+    assert database.items[:3] == [1, 1000, 1]
+    assert max(database.items) == 1000
+
+
 async def test_services_take_turns_in_a_transaction(engine: Engine) -> None:
     async with held(engine) as (database, waiting):
-        waiting += [submit(engine, 1, f"one {n}", 1000) for n in range(3)]
-        waiting += [submit(engine, 2, f"two {n}", 1000) for n in range(2)]
+        waiting += [submit(engine, 1, f"one {n}", MAX_BATCH // 2) for n in range(3)]
+        waiting += [submit(engine, 2, f"two {n}", MAX_BATCH // 2) for n in range(2)]
     assert database.transactions == [["first"], ["one 0", "two 0"], ["one 1", "two 1"], ["one 2"]]
 
 
