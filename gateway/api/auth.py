@@ -1,6 +1,5 @@
 """Signing in and out: the token endpoint of RFC 6749, revocation (RFC 7009)."""
 
-import secrets
 import time
 from collections.abc import Collection
 from typing import ClassVar
@@ -109,7 +108,7 @@ async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     """Verify a password. Whatever is wrong with it, the answer and the time it takes are the same."""
     sub, password = field(form, "username"), field(form, "password")
     scopes = _narrowed(form, [INBOX])
-    refresh_token = secrets.token_urlsafe(32)
+    refresh_token = refresh_tokens.new_token()
     expires_at = int(time.time()) + parts.settings.refresh_token_ttl
     session = new_session(expires_at * 1000, digest(refresh_token))
     try:
@@ -149,7 +148,7 @@ async def sign_in_by_code(parts: Gateway, code: str, sub: str, scope: str, addre
     if shown.sub != sub or shown.scopes != {scope}:
         audit.record(Event.LOGIN_FAILED, actor=shown.actor, source=address, why="code")
         raise refused
-    refresh_token = secrets.token_urlsafe(32)
+    refresh_token = refresh_tokens.new_token()
     now, limit = int(time.time()), parts.settings.session_limit
     expires_at = now + parts.settings.refresh_token_ttl
     session = new_session(expires_at * 1000, digest(refresh_token))
@@ -244,8 +243,9 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     return _answer(parts, done.sub, OWN_CLIENT, scopes, done.session, ends, done.token)
 
 
-def _count_refresh(parts: Gateway, session: str, address: str) -> None:
+def _count_refresh(parts: Gateway, found: refresh_tokens.Found, address: str) -> None:
     """Count a refresh of a session. Raises `RateLimited`: then the token is as good as it was."""
+    session = found.session
     try:
         parts.throttle.refreshes.take(session)
     except RateLimited:
@@ -326,9 +326,9 @@ async def revoke(parts: Parts, source: Source, form: Form, _: Client) -> Respons
     """
     text = field(form, "token")
     session = await parts.tokens.session_of(text)
-    known = session or await parts.database.glance(refresh_tokens.find_session, text)
+    found = None if session else await parts.database.glance(refresh_tokens.find_session, text)
     ended: list[str] = []
-    if known is not None:
+    if session or found:
         now = now_ms()
         ended = await parts.database.write(refresh_tokens.revoke, session, text, now)
     parts.revocation.end(ended)

@@ -6,6 +6,11 @@ on its way, and the client asks again. So for a few seconds the token before the
 current one once more. That one is derived from the two things which only meet in such a request, the token
 and a seed in the database, so nothing that could be used is stored.
 
+A token is `family.secret`. All tokens of a session share the family, whose hash is stored when the first of
+them is used; so any older one is recognised by it, and a session keeps one row however often it is refreshed.
+Tokens of the version before have no family. Each of those keeps a row of its own, and its successor begins
+a family.
+
 Each function is a unit of work; none commits.
 """
 
@@ -14,7 +19,7 @@ import hmac
 import secrets
 from typing import NamedTuple
 
-from sqlalchemy import Connection, or_, select, union_all, update
+from sqlalchemy import Connection, ScalarSelect, or_, select, union_all, update
 
 from gateway.auth.records import Record
 from gateway.auth.sessions import end_sessions
@@ -23,6 +28,10 @@ from gateway.database.models import sessions, spent_refresh_tokens, users
 
 RETRY = 10_000
 """How long the token before the current one gives the current one again, in ms."""
+
+
+_FAMILY = 22
+"""How many characters a family has: 128 bits and more."""
 
 
 class Refreshed(NamedTuple):
@@ -40,9 +49,23 @@ class Refreshed(NamedTuple):
     repeated: bool = False
 
 
-def find_session(connection: Connection, token: str) -> str | None:
+class Found(NamedTuple):
+    """The session to which a refresh token belongs, or once belonged, and its user."""
+
+    session: str
+    user_id: int
+
+
+def new_token() -> str:
+    """Return the first refresh token of a session."""
+    return f"{secrets.token_urlsafe(16)}.{secrets.token_urlsafe(32)}"
+
+
+def find_session(connection: Connection, token: str) -> Found | None:
     """Return the session of a refresh token, current or spent. What is none need not wait for a lock."""
-    return _session_of(connection, digest(token))
+    named = select(sessions.c.id, sessions.c.user_id).where(sessions.c.id == _session_of(token))
+    row = connection.execute(named).one_or_none()
+    return None if row is None else Found(row.id, row.user_id)
 
 
 def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
@@ -52,7 +75,7 @@ def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
     it. So of many that come at once the first rotates, and the others are given the same successor.
     """
     shown = digest(token)
-    row = _lock(connection, _session_of(connection, shown), now_ms)
+    row = _lock(connection, connection.scalar(select(_session_of(token))), now_ms)
     if row is None:
         return Refreshed()
     good = Refreshed(row.id, row.sub, row.expires_at)
@@ -65,21 +88,20 @@ def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
 
 def revoke(connection: Connection, session: str | None, token: str, now_ms: int) -> list[str]:
     """End the session with this id, or of this refresh token, current or spent, and return it in a list."""
-    named = or_(sessions.c.id == session, sessions.c.id == _session_of(connection, digest(token)))
+    named = or_(sessions.c.id == session, sessions.c.id == _session_of(token))
     return end_sessions(connection, named, now_ms)
 
 
-def _session_of(connection: Connection, shown: bytes) -> str | None:
-    """Return the session to which a refresh token belongs, or once belonged."""
-    spent = spent_refresh_tokens.c
-    found: str | None = connection.scalar(
-        union_all(
-            select(sessions.c.id).where(sessions.c.refresh_hash == shown),
-            select(sessions.c.id).where(sessions.c.previous_hash == shown),
-            select(spent.session_id).where(spent.hash == shown),
-        )
-    )
-    return found
+def _session_of(token: str) -> ScalarSelect[str]:
+    """Return the query for the session to which a refresh token belongs, or once belonged."""
+    shown, family, spent = digest(token), _family_of(token), spent_refresh_tokens.c
+    known_by = [shown] if family is None else [shown, digest(family)]
+    found = union_all(
+        select(sessions.c.id).where(sessions.c.refresh_hash == shown),
+        select(sessions.c.id).where(sessions.c.previous_hash == shown),
+        select(spent.session_id).where(spent.hash.in_(known_by)),
+    ).subquery()
+    return select(found.c.id).limit(1).scalar_subquery()
 
 
 def _lock(connection: Connection, session: str | None, now_ms: int) -> Record | None:
@@ -105,6 +127,7 @@ def _rotate(connection: Connection, row: Record, token: str, now_ms: int) -> str
     # A new seed each time: what the database holds gives nothing for a token older than the previous one.
     seed = secrets.token_bytes(32)
     successor = _successor(seed, token)
+    _keep(connection, row, token)
     changes = {
         "refresh_hash": digest(successor),
         "previous_hash": row.refresh_hash,
@@ -112,11 +135,37 @@ def _rotate(connection: Connection, row: Record, token: str, now_ms: int) -> str
         "refresh_seed": seed,
     }
     connection.execute(update(sessions).where(sessions.c.id == row.id).values(changes))
-    if row.previous_hash is not None:
-        spent = {"hash": row.previous_hash, "session_id": row.id}
-        connection.execute(spent_refresh_tokens.insert().values(spent))
     return successor
 
 
+def _keep(connection: Connection, row: Record, token: str) -> None:
+    """Store by what the token before this one, which is current, and this one are recognised from now on.
+
+    Once the hash of its family is stored, that is enough for both. The first of a family stores it; the token
+    before that one, if there is one, may have been of no family.
+    """
+    family, spent = _family_of(token), spent_refresh_tokens.c
+    kept = {row.previous_hash}
+    if family is not None:
+        if connection.scalar(select(spent.hash).where(spent.hash == digest(family))) is not None:
+            return
+        kept.add(digest(family))
+    rows = [{"hash": one, "session_id": row.id} for one in kept if one is not None]
+    if rows:
+        connection.execute(spent_refresh_tokens.insert(), rows)
+
+
+def _family_of(token: str) -> str | None:
+    """Return the family of a refresh token; those of the version before have none."""
+    family, dot, _ = token.partition(".")
+    return family if dot else None
+
+
 def _successor(seed: bytes, token: str) -> str:
+    """Return the token that follows: of the same family, or of a new one where the token has none."""
+    family = _family_of(token) or _derive(seed, f"family of {token}")[:_FAMILY]
+    return f"{family}.{_derive(seed, token)}"
+
+
+def _derive(seed: bytes, token: str) -> str:
     return base64.urlsafe_b64encode(hmac.digest(seed, token.encode(), "sha256")).rstrip(b"=").decode()

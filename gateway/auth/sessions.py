@@ -175,7 +175,7 @@ def sweep(connection: Connection, now_ms: int) -> bool:
     noticed_ms = now_ms - ENDED_SESSION_TTL_MS
     noticed = and_(sessions.c.ended_at <= noticed_ms, sessions.c.id.not_like(f"{FOREIGN}%"))
     past = or_(sessions.c.expires_at <= now_ms, noticed)
-    # A session may have thousands of spent refresh tokens: they go before it, to keep each step short.
+    # A session of the version before may have thousands of these rows: they go before it, in short steps.
     spent = spent_refresh_tokens.c
     used = select(spent.hash).join_from(spent_refresh_tokens, sessions).where(past).limit(_SWEPT)
     wiped = connection.execute(delete(spent_refresh_tokens).where(spent.hash.in_(used.scalar_subquery())))

@@ -138,7 +138,8 @@ token_cutoffs = Table(
     sqlite_with_rowid=False,
 )
 
-# The refresh tokens before those two: whoever shows one of them has stolen it, or was stolen from.
+# By what the refresh tokens before those two are recognised: the hash of their family, or of a token that has
+# none (`refresh_tokens`). Reuse of one is treated as theft.
 spent_refresh_tokens = Table(
     "spent_refresh_tokens",
     metadata,

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import hmac
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -12,7 +14,7 @@ import asyncpg
 import httpx
 import jwt
 import pytest
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 from websockets.exceptions import ConnectionClosed
 
 from gateway.auth import issuers, refresh_tokens, services, sessions, tickets, users
@@ -117,7 +119,7 @@ async def test_each_refresh_gives_another_token_of_the_same_session(database: Da
         assert (done.session, done.sub, done.expires_at, done.ended) == (mine, "ada", NOW + 100_000_000, ())
         assert done.token is not None
         token = done.token
-        assert len(base64.urlsafe_b64decode(token + "=")) == 32
+        assert len(base64.urlsafe_b64decode(token.rpartition(".")[2] + "=")) == 32
         seen.add(token)
     assert len(seen) == 6
 
@@ -195,16 +197,16 @@ async def test_no_token_is_in_the_database(database: Database) -> None:
         rows = [row for table in metadata.sorted_tables for row in connection.execute(select(table))]
         return [value for row in rows for value in row]
 
-    tokens = [base64.urlsafe_b64encode(b"a token of thirty-two bytes, yes").rstrip(b"=").decode()]
+    tokens = [refresh_tokens.new_token()]
     await session(database, tokens[0])
     for _ in range(4):
         tokens.append((await refresh(database, tokens[-1])).token or "")
     values = await database.read(everything)
     assert digest(tokens[-1]) in values
     texts = {value if isinstance(value, bytes) else str(value).encode() for value in values}
-    for token in tokens:
-        raw = token.encode()
-        assert not any(raw in text or base64.urlsafe_b64decode(token + "=") in text for text in texts)
+    for part in {part for token in tokens for part in token.split(".")}:
+        raw = base64.urlsafe_b64decode(part + "==")
+        assert not any(part.encode() in text or raw in text for text in texts)
 
 
 async def test_what_the_database_holds_gives_no_successor_of_an_older_token(database: Database) -> None:
@@ -225,9 +227,9 @@ async def test_spent_tokens_go_with_their_session_in_short_steps(
     await session(database, "short", lasts=1_000)
     await session(database, "long")
     for first in ("short", "long"):
-        token: str | None = first
+        token = first
         for _ in range(8):
-            token = (await refresh(database, token)).token
+            token = await database.write(refresh_as_the_version_before, token)
     assert await database.read(spent) == 14
     steps = 1
     while await database.write(sessions.sweep, NOW + 1_000):
@@ -237,19 +239,105 @@ async def test_spent_tokens_go_with_their_session_in_short_steps(
     assert await database.read(lambda c: c.scalar(select(func.count()).select_from(models.sessions))) == 1
 
 
+async def test_a_session_keeps_one_row_however_often_it_is_refreshed(database: Database) -> None:
+    first = refresh_tokens.new_token()
+    mine = await session(database, first)
+    token: str | None = first
+    passed = []
+    for _ in range(30):
+        passed.append(token)
+        token = (await refresh(database, token)).token
+    assert await database.read(spent) == 1
+    for old in (passed[0], passed[1], passed[15], passed[-2]):
+        found = await database.read(refresh_tokens.find_session, old or "")
+        assert found is not None
+        assert found.session == mine
+    assert (await refresh(database, passed[15])).ended == (mine,)
+    assert await refresh(database, token) == Refreshed()
+
+
+async def test_a_session_that_is_never_refreshed_keeps_no_row(database: Database) -> None:
+    await session(database, refresh_tokens.new_token())
+    assert await database.read(spent) == 0
+
+
+async def test_a_made_up_token_of_another_family_or_of_an_unused_one_ends_nothing(database: Database) -> None:
+    first = refresh_tokens.new_token()
+    await session(database, first)
+    family, _, secret = first.partition(".")
+    for token in (f"{family}.", f"{family}.{secret[:-1]}", f".{secret}", secret, family, "."):
+        assert await refresh(database, token) == Refreshed()
+    assert (await refresh(database, first)).token is not None
+
+
+async def test_a_made_up_token_of_a_used_family_ends_its_session(database: Database) -> None:
+    """Only a token of the session tells its family, so this is reuse, or theft of one."""
+    first = refresh_tokens.new_token()
+    mine = await session(database, first)
+    await refresh(database, first)
+    assert (await refresh(database, f"{first.partition('.')[0]}.made up")).ended == (mine,)
+
+
+def refresh_as_the_version_before(connection: Connection, token: str) -> str:
+    """Run the statements of the version before: a row for each token, and a successor without a family."""
+    shown = digest(token)
+    find = text("SELECT id, previous_hash FROM sessions WHERE refresh_hash = :shown AND ended_at IS NULL")
+    row = connection.execute(find, {"shown": shown}).one()
+    seed = secrets.token_bytes(32)
+    successor = hmac.digest(seed, token.encode(), "sha256")
+    encoded = base64.urlsafe_b64encode(successor).rstrip(b"=").decode()
+    connection.execute(
+        text(
+            "UPDATE sessions SET refresh_hash = :next, previous_hash = :shown, rotated_at = :now,"
+            " refresh_seed = :seed WHERE id = :id"
+        ),
+        {"next": digest(encoded), "shown": shown, "now": NOW, "seed": seed, "id": row.id},
+    )
+    if row.previous_hash is not None:
+        kept = text("INSERT INTO spent_refresh_tokens (hash, session_id) VALUES (:hash, :id)")
+        connection.execute(kept, {"hash": row.previous_hash, "id": row.id})
+    return encoded
+
+
+@pytest.mark.parametrize("turns", ["oon", "onnn", "noonn", "nonon", "nnoon", "onoono"])
+async def test_beside_the_version_before_every_older_token_is_recognised(
+    database: Database, turns: str
+) -> None:
+    """Processes of this version (n) and of the one before (o) refresh one session in turns."""
+    for sub, first in (("old", "as before"), ("new", refresh_tokens.new_token())):
+        mine = await session(database, first, sub=sub)
+        token, passed = first, []
+        for turn in turns + "nnn":
+            passed.append(token)
+            if turn == "o":
+                token = await database.write(refresh_as_the_version_before, token)
+            else:
+                done = await refresh(database, token)
+                assert await refresh(database, token) == done._replace(repeated=True)
+                token = done.token or ""
+        assert {await database.read(refresh_tokens.find_session, one) for one in passed} == {
+            await database.read(refresh_tokens.find_session, token)
+        }
+        kept = await database.read(spent)
+        for _ in range(5):
+            token = (await refresh(database, token)).token or ""
+        assert await database.read(spent) == kept, "the next ones need no row"
+        assert (await refresh(database, passed[0])).ended == (mine,)
+
+
 async def test_of_many_at_once_the_first_rotates_and_all_get_its_successor(database_url: str) -> None:
     """Two processes on one database."""
     settings = settings_for(database_url)
     async with open_database(settings) as one, open_database(settings) as other:
-        await session(one, "first")
-        token = "first"
+        token = refresh_tokens.new_token()
+        await session(one, token)
         for _ in range(4):
             done = await asyncio.gather(*(refresh(each, token) for each in (one, other) * 20))
             assert len({one._replace(repeated=False) for one in done}) == 1
             assert sum(not one.repeated for one in done) == 1, "one of them rotated"
             assert done[0].token is not None
             token = done[0].token
-        assert await one.read(spent) == 3
+        assert await one.read(spent) == 1
 
 
 # --- refresh tokens over HTTP -------------------------------------------------------------------------------
