@@ -245,9 +245,9 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
 
 def _count_refresh(parts: Gateway, found: refresh_tokens.Found, address: str) -> None:
     """Count a refresh of a session. Raises `RateLimited`: then the token is as good as it was."""
-    session = found.session
+    session, user_id = found
     try:
-        parts.throttle.refreshes.take(session)
+        parts.throttle.begin_refresh(session, user_id)
     except RateLimited:
         parts.metrics.login("refresh_token", "rate_limited")
         audit.record(Event.REFRESH_FAILED, actor=None, source=address, session=session, why="rate_limited")

@@ -66,6 +66,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("auth.md", "the same request again within {word} seconds", (refresh_tokens.RETRY / 1000,)),
     ("auth.md", "up to an `iat` {} seconds later", (jws.LEEWAY,)),
     ("backend.md", "of 1 to {} characters", (names.MAX_SUB,)),
+    ("configuration.md", "all sessions of the user together: {} times as many", (throttle.SESSIONS,)),
     ("backend.md", "It is kept for {} hours", (idempotency.KEPT / HOUR,)),
     ("backend.md", "have up to {} recipients", (notification.MAX_RECIPIENTS,)),
     ("backend.md", "A batch stores at most {} items", (writer.MAX_ITEMS,)),

@@ -31,6 +31,9 @@ PAGE_READS = 2
 SOCKETS = 4
 """How many sockets' worth of commands one user may send over all its sockets."""
 
+SESSIONS = 4
+"""How many sessions' worth of refreshes one user may do over all its sessions."""
+
 ITEMS_PER_KIB = 4
 """How many items each KiB of a larger body counts as: parsing it costs about as much as storing those."""
 
@@ -52,7 +55,7 @@ class Throttle:
     credential nobody verifies), `refused` (answers 429 that come at once) and `key_lookups` at a time.
     By user: `commands` (requests over REST), `socket_commands` (over all its sockets; each handshake is one),
     `long_answers` and `page_reads` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of
-    a session, `minted` tokens, `tickets`.
+    a session and `user_refreshes` of all of them, `minted` tokens, `tickets`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -82,6 +85,8 @@ class Throttle:
         each = settings.tokens_per_minute
         self.sign_ins = Buckets("sign-ins", each / MINUTE, each)
         self.refreshes = Buckets("refreshes", each / MINUTE, each)
+        refreshed = SESSIONS * each
+        self.user_refreshes = Buckets("user-refreshes", refreshed / MINUTE, refreshed)
         self.minted = Buckets("minted", each / MINUTE, each)
         self.tickets = Buckets("tickets", each / MINUTE, each)
         url = settings.rate_limit_url
@@ -99,6 +104,12 @@ class Throttle:
             self.posts.take(service, posts - 1, least=0)
         if items > 1:
             self.items.take(service, items - 1, least=0)
+
+    def begin_refresh(self, session: str, user_id: int) -> None:
+        """Count a refresh of a session, and of its user. Raises `RateLimited`; nothing is counted then."""
+        self.user_refreshes.check(user_id)
+        self.refreshes.take(session)
+        self.user_refreshes.charge(user_id)
 
     def charge_body(self, caller: int, size: int) -> None:
         """Count what a body costs beyond a small one, before it is parsed. Raises `RateLimited`.

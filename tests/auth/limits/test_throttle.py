@@ -14,11 +14,16 @@ import structlog
 from limits.aio.storage import Storage
 from websockets.exceptions import InvalidStatus
 
+from gateway.auth import refresh_tokens, sessions
 from gateway.auth.limits.buckets import LOOKED_AT, MAX_KEYS, Buckets, NetworkBuckets
 from gateway.auth.limits.counters import RETRY_REDIS, Memory, Shared
 from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY, Logins, delay_after
+from gateway.auth.limits.throttle import SESSIONS
 from gateway.auth.passwords import MIN_LENGTH
+from gateway.auth.sessions import new_session
+from gateway.auth.tokens import digest
 from gateway.errors import RateLimited
+from gateway.protocol.times import now_ms
 from gateway.settings import Settings, SettingsError, load_settings
 from gateway.settings.networks import network_of, networks_of
 from tests.support.clients import open_socket
@@ -682,6 +687,29 @@ async def test_a_session_is_refreshed_so_often_and_its_token_stays_good(start_se
     session = next(iter(server.parts.throttle.refreshes._levels))
     server.parts.throttle.refreshes.charge(session, -1)
     assert (await ask(server, grant_type="refresh_token", refresh_token=one)).status_code == 200
+
+
+async def test_a_user_refreshes_so_often_over_all_sessions_and_the_tokens_stay_good(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(tokens_per_minute=1, max_sessions_per_user=20)
+    await add_ada(server)
+    await server.service.post("/v1/users", json={"sub": "bob", "password": PASSWORD})
+    signed_in = []
+    for number in range(SESSIONS + 1):
+        for account in list(server.parts.throttle.sign_ins._levels):
+            server.parts.throttle.sign_ins.charge(account, -1)
+        sub = "ada" if number < SESSIONS else "bob"
+        signed_in.append((await sign_in(server, PASSWORD, sub)).json()["refresh_token"])
+    session = new_session(now_ms() + 60_000, digest(last := refresh_tokens.new_token()))
+    await server.parts.database.write(sessions.start_user_session, "ada", session, now_ms())
+    answers = [await ask(server, grant_type="refresh_token", refresh_token=one) for one in signed_in]
+    assert [answer.status_code for answer in answers] == [200] * (SESSIONS + 1)
+    check_oauth_refusal(await ask(server, grant_type="refresh_token", refresh_token=last), "user-refreshes")
+    assert session.id not in server.parts.throttle.refreshes._levels, "nothing is counted"
+    user = next(iter(server.parts.throttle.user_refreshes._levels))
+    server.parts.throttle.user_refreshes.charge(user, -1)
+    assert (await ask(server, grant_type="refresh_token", refresh_token=last)).status_code == 200
 
 
 async def test_a_service_mints_so_many_tokens_and_fewer_for_one_user(start_server: StartServer) -> None:
