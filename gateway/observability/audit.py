@@ -8,12 +8,14 @@ What anybody can cause without a right to anything is sampled (`SAMPLED`): a cal
 over has a line for each of the first 20 refusals of a minute, and then one whenever their number has doubled.
 Such a line has a `number`, which is how many it stands for; all lines together say how many there were. The
 lines of a wider network, and of all callers (`ALL_CALLERS`), are bounded alike: one beyond is about it all.
+Refreshes, which a user may repeat endlessly, are sampled by user (`OF_A_USER`), and only by that.
 """
 
 import json
 import logging
 import os
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,8 +74,14 @@ class Event(StrEnum):
     LOST = "lost"
 
 
-SAMPLED = frozenset({Event.REFUSED, Event.LOGIN_FAILED, Event.REFRESH_FAILED})
-"""The events of which a caller can cause any number. No success is among them, and no stolen token."""
+SAMPLED = frozenset({Event.REFUSED, Event.LOGIN_FAILED, Event.REFRESH_FAILED, Event.REFRESHED})
+"""The events of which a caller can cause any number. No stolen token is among them."""
+
+OF_A_USER = frozenset({Event.REFRESHED})
+"""The sampled events that only a known user can cause. They are sampled by user."""
+
+UNBOUNDED = sys.maxsize
+"""How many lines such events of all users may have."""
 
 
 class Kind(NamedTuple):
@@ -135,12 +143,16 @@ def _kinds(
     event: Event, actor: str | None, source: str | None, details: Mapping[str, Value]
 ) -> tuple[Kind, list[Group[Kind]]]:
     """Return the kind of an event, and the groups it is in: wider networks, and all callers."""
-    reasons = tuple((name, details[name]) for name in ("code", "status", "why") if name in details)
+    names = ("code", "status", "why", "repeated")
+    reasons = tuple((name, details[name]) for name in names if details.get(name) is not None)
+    actor = actor and cut(actor, LONGEST)
+    if event in OF_A_USER:
+        return Kind(event, actor, None, reasons), [(Kind(event, None, None, reasons), UNBOUNDED)]
     networks = networks_of(source) if source else (None,)
     kind, *wider = (Kind(event, None, network, reasons) for network in networks)
     groups = [(group, FIRST * factor) for group, factor in zip(wider, FACTORS[1:], strict=False)]
     groups.append((Kind(event, None, None, reasons), ALL_CALLERS))
-    return kind._replace(actor=actor and cut(actor, LONGEST)), groups
+    return kind._replace(actor=actor), groups
 
 
 def _write_rest(kind: Kind, number: int) -> None:

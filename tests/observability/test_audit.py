@@ -355,6 +355,33 @@ def test_a_flood_of_refusals_is_a_few_lines_that_say_how_many(tmp_path: Path) ->
     assert {line["code"] for line in from_v6} == {"invalid_token"}
 
 
+def test_endless_refreshes_of_a_user_are_a_few_lines_that_say_how_many(trail: Trail) -> None:
+    def refresh(sub: str, number: int, repeated: bool | None = None) -> None:
+        source, session = f"192.0.2.{number % 250}", f"{number % 100}"
+        audit.record(
+            Event.REFRESHED, actor=audit.user(sub), source=source, session=session, repeated=repeated
+        )
+
+    for number in range(6000):
+        refresh("ada", number)
+    refresh("ada", 0, repeated=True)
+    audit._sampler.tell_rest(everything=True)
+    lines = trail.of(Event.REFRESHED)
+    assert len(lines) <= FIRST + 10
+    assert sum(line.get("number", 1) for line in lines) == 6001
+    assert {line["actor"] for line in lines} == {"user:ada"}
+    assert [line["session"] for line in lines[:FIRST]] == [str(number) for number in range(FIRST)]
+    assert [line["session"] for line in lines if line.get("repeated")] == ["0"]
+
+
+def test_refreshes_of_many_users_have_a_line_each(trail: Trail) -> None:
+    for number in range(3 * ALL_CALLERS):
+        audit.record(Event.REFRESHED, actor=audit.user(f"user {number}"), source="192.0.2.1", session="s")
+    audit._sampler.tell_rest(everything=True)
+    lines = trail.of(Event.REFRESHED)
+    assert len({line["actor"] for line in lines}) == len(lines) == 3 * ALL_CALLERS
+
+
 @pytest.mark.parametrize(
     ("source", "bound"),
     [
