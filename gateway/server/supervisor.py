@@ -2,7 +2,8 @@
 
 Each worker is the command that started the supervisor, once more, in an interpreter of its own: nothing of
 threads, event loops or connections is shared but the listener. Its stdin is a pipe that ends when the
-supervisor does, and its stdout one on which it says that it serves.
+supervisor does, and its stdout one on which it says that it serves, and then that its event loop runs. A
+worker that falls silent is replaced (docs/decisions/0018).
 """
 
 import asyncio
@@ -22,7 +23,7 @@ import structlog
 
 from gateway.observability.backoff import pause_after
 from gateway.observability.metrics import METRICS_FOLDER, mark_dead
-from gateway.server import run
+from gateway.server import heartbeat, run
 from gateway.server.stop_signals import StopSignals, is_ignored
 from gateway.settings import Settings
 
@@ -71,15 +72,16 @@ def _end_with_supervisor() -> None:
 
 
 def _say_that_it_serves() -> None:
-    with suppress(BrokenPipeError):
-        os.write(1, b"\n")
-    # Nobody reads there any more: what is printed goes where the log goes.
+    pipe = os.dup(1)
+    # Only heartbeats go there from now on: what is printed goes where the log goes.
     os.dup2(2, 1)
+    heartbeat.start(pipe)
 
 
 class Supervisor:
     """Keeps `number` workers, each a process of `command` that inherits the listener.
 
+    A worker whose event loop misses `max_silence` heartbeats is killed, and replaced like any that dies.
     SIGTERM and SIGINT drain them all; a second one, more than a second later, kills them. SIGHUP replaces
     them, one at a time.
     """
@@ -91,12 +93,14 @@ class Supervisor:
         listener: socket.socket,
         number: int,
         grace_period: float,
+        max_silence: int = heartbeat.MAX_SILENCE,
     ) -> None:
         self._command = command
         self._environment = environment
         self._listener = listener
         self._number = number
         self._grace_period = grace_period
+        self._max_silence = max_silence
         self._living: set[Process] = set()
         # Who serves, or is to: each place is kept.
         self._places: list[Process] = []
@@ -171,10 +175,12 @@ class Supervisor:
     async def _keep(self, place: int) -> None:
         """Start a worker anew when it dies, unless another has taken its place."""
         failures, started_at = 0, time.monotonic()
+        serves = True
         while True:
             worker = self._places[place]
-            code = await worker.wait()
+            code = await self._end_of(worker, serves=serves)
             self._gone(worker)
+            serves = True
             if self._places[place] is worker:
                 failures = failures + 1 if time.monotonic() - started_at < STEADY else 0
                 pause = pause_after(failures + 1, FIRST_PAUSE, LONGEST_PAUSE)
@@ -184,7 +190,24 @@ class Supervisor:
                 # A machine that has no room for a process now may have it after the next, longer pause.
                 with suppress(OSError):
                     self._places[place] = await self._launch()
+                    serves = False
             started_at = time.monotonic()
+
+    async def _end_of(self, worker: Process, *, serves: bool) -> int:
+        """Wait until a worker has ended, and return its exit code. Kill it if it falls silent."""
+        watch = asyncio.create_task(self._watch(worker, serves=serves), name="watch")
+        try:
+            return await worker.wait()
+        finally:
+            watch.cancel()
+
+    async def _watch(self, worker: Process, *, serves: bool) -> None:
+        """Kill a worker that does not serve in time, or whose event loop hangs later."""
+        starting = round(START_TIMEOUT / heartbeat.INTERVAL)
+        first = self._max_silence if serves else starting
+        if await heartbeat.is_lost(_output(worker), first, self._max_silence):
+            logger.error("a worker is silent: it is killed", pid=worker.pid)
+            _signal(worker, signal.SIGKILL)
 
     async def _roll(self) -> None:
         """Replace each worker by a new one that serves already. Where one does not, the others stay."""
@@ -229,8 +252,12 @@ async def _serves(worker: Process) -> bool:
     """Wait until a worker serves; it does not when it ends instead, or takes too long."""
     with suppress(TimeoutError):
         async with asyncio.timeout(START_TIMEOUT):
-            return await cast("asyncio.StreamReader", worker.stdout).read(1) != b""
+            return await _output(worker).read(1) != b""
     return False
+
+
+def _output(worker: Process) -> asyncio.StreamReader:
+    return cast("asyncio.StreamReader", worker.stdout)
 
 
 def _signal(worker: Process, sig: signal.Signals) -> None:

@@ -15,7 +15,7 @@ from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
 from gateway.observability import readiness
 from gateway.protocol.wire import MAX_FRAME
-from gateway.server import supervisor
+from gateway.server import heartbeat, supervisor
 from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
@@ -25,6 +25,7 @@ from gateway.transport import frames, stream, websocket
 DOCS = Path(__file__).parents[2] / "docs"
 KIB, HOUR = 1024, 3_600_000
 WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+SILENCE = heartbeat.MAX_SILENCE * heartbeat.INTERVAL
 COMMANDS = Settings.model_fields["commands_per_second"].default
 
 QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
@@ -58,6 +59,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "followed by a rest {word} times as long", (retention.REST,)),
     ("architecture.md", "looked for every {word} seconds", (timetable.REFRESH,)),
     ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.LONGEST_PAUSE,)),
+    ("architecture.md", "A worker that misses {} of them is killed", (heartbeat.MAX_SILENCE,)),
     ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT,)),
     ("auth.md", "It is good for one socket, once, for {} seconds", (tickets.TICKET_TTL,)),
     ("auth.md", "A user has [{} sessions at once]", (sessions.SESSIONS_PER_USER,)),
@@ -70,6 +72,14 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("backend.md", "It is kept for {} hours", (idempotency.KEPT / HOUR,)),
     ("backend.md", "have up to {} recipients", (notification.MAX_RECIPIENTS,)),
     ("backend.md", "A batch stores at most {} items", (writer.MAX_ITEMS,)),
+    ("configuration.md", "whose event loop hangs for {} seconds", (SILENCE,)),
+    ("operations/monitoring.md", "its event loop hung for {} seconds", (SILENCE,)),
+    (
+        "operations/monitoring.md",
+        "did not serve within {} seconds after a restart",
+        (supervisor.START_TIMEOUT,),
+    ),
+    ("decisions/0018", "that misses {} heartbeats is killed", (heartbeat.MAX_SILENCE,)),
     (
         "errors.md",
         "An answer names at most {} fields, each in at most {} characters with a message of at most {}",

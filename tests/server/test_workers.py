@@ -7,16 +7,18 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import psutil
 import pytest
 
 from gateway.server import supervisor as workers
+from gateway.server.heartbeat import INTERVAL, MAX_SILENCE
 from gateway.server.stop_signals import ECHO, StopSignals
 from gateway.server.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
 from tests.support.clients import Service, http_client
@@ -24,17 +26,41 @@ from tests.support.databases import API_KEY
 from tests.support.servers import Process, process
 from tests.support.waiting import until
 
+INSTALLED = [sys.executable, "-E", "-c"]
+PLAIN = [sys.executable, "-S", "-E", "-c"]
+"""Run a script with what is installed, or without it, which starts faster."""
+
 SERVES = "import os, time; os.write(1, b'.'); "
+
+BEATS = """
+import asyncio, os, time
+from gateway.server import heartbeat
+
+async def main() -> None:
+    heartbeat.start(1)
+    await asyncio.sleep(0)
+    {body}
+
+asyncio.run(main())
+"""
+"""A worker with an event loop, and what holds that up."""
 
 
 @asynccontextmanager
 async def supervised(
-    script: str, *, number: int = 2, grace_period: float = 60
+    command: Sequence[str],
+    *,
+    number: int = 2,
+    grace_period: float = 60,
+    max_silence: int = MAX_SILENCE,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[int]]]:
-    """Supervise processes that run a script; it must have ended by the end of the block."""
-    command = [sys.executable, "-S", "-E", "-c", script]
+    """Supervise processes of a command; they must have ended by the end of the block."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        supervisor = Supervisor(command, os.environ, listener, number, grace_period)
+        with_listener = [one.replace("LISTENER", str(listener.fileno())) for one in command]
+        supervisor = Supervisor(
+            with_listener, {**os.environ, **environment}, listener, number, grace_period, max_silence
+        )
         running = asyncio.create_task(supervisor.run())
         try:
             yield supervisor, running
@@ -46,16 +72,21 @@ async def supervised(
             assert running.done()
 
 
+def both_are_kept() -> bool:
+    """Return whether both workers serve: a place is kept from then on."""
+    return any(task.get_name() == "worker 1" for task in asyncio.all_tasks())
+
+
 async def test_a_worker_that_does_not_start_the_first_time_ends_everything_with_its_code() -> None:
     script = "import sys; sys.exit(3)"
-    async with supervised(script) as (_, running):
+    async with supervised([*PLAIN, script]) as (_, running):
         assert await running == 3
 
 
 async def test_a_worker_that_keeps_dying_is_started_later_each_time(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     script = SERVES + f"open({str(starts)!r}, 'a').write(f'{{time.monotonic()}}\\n')"
-    async with supervised(script, number=1) as (supervisor, running):
+    async with supervised([*PLAIN, script], number=1) as (supervisor, running):
         await until(lambda: starts.exists() and len(starts.read_text().split()) == 4, "it is started again")
         supervisor._stop()
         assert await running == 0
@@ -67,7 +98,7 @@ async def test_a_worker_that_keeps_dying_is_started_later_each_time(tmp_path: Pa
 
 async def test_a_worker_that_does_not_end_is_killed_when_the_grace_period_is_over() -> None:
     script = "import signal; signal.signal(15, signal.SIG_IGN); " + SERVES + "time.sleep(600)"
-    async with supervised(script, grace_period=0.3) as (supervisor, running):
+    async with supervised([*PLAIN, script], grace_period=0.3) as (supervisor, running):
         await until(lambda: len(supervisor._places) == 2, "both run")
         supervisor._stop()
         assert await running == 0
@@ -75,7 +106,7 @@ async def test_a_worker_that_does_not_end_is_killed_when_the_grace_period_is_ove
 
 async def test_a_second_signal_kills_the_workers_at_once() -> None:
     script = "import signal; signal.signal(15, signal.SIG_IGN); " + SERVES + "time.sleep(600)"
-    async with supervised(script, grace_period=600) as (supervisor, running):
+    async with supervised([*PLAIN, script], grace_period=600) as (supervisor, running):
         await until(lambda: len(supervisor._places) == 2, "both run")
         now = [0.0]
         supervisor._stops = StopSignals(lambda: now[0])
@@ -94,8 +125,8 @@ async def test_where_a_new_worker_does_not_serve_the_old_ones_stay(
     monkeypatch.setattr(workers.logger, "error", lambda text, **_: said.append(text))
     broken = tmp_path / "broken"
     script = f"import sys, os; os.path.exists({str(broken)!r}) and sys.exit(1); " + SERVES + "time.sleep(600)"
-    async with supervised(script) as (supervisor, running):
-        await until(lambda: any(task.get_name() == "worker 1" for task in asyncio.all_tasks()), "both serve")
+    async with supervised([*PLAIN, script]) as (supervisor, running):
+        await until(both_are_kept, "both serve")
         before = list(supervisor._places)
         broken.touch()
         supervisor._hang_up.set()
@@ -103,6 +134,57 @@ async def test_where_a_new_worker_does_not_serve_the_old_ones_stay(
         assert said == ["a new worker does not serve: the old ones stay"]
         assert supervisor._places == before
         assert all(worker.returncode is None for worker in before)
+        supervisor._stop()
+        assert await running == 0
+
+
+async def test_a_worker_whose_event_loop_hangs_is_replaced_and_a_busy_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(
+        workers.logger, "error", lambda text, *, pid, **_: killed.append(pid) if "silent" in text else None
+    )
+    # The first to start hangs; each other is held up too, but for less than is allowed.
+    first = f"os.open({str(tmp_path / 'first')!r}, os.O_CREAT | os.O_EXCL)"
+    body = f"""
+    try:
+        {first}
+    except FileExistsError:
+        while True:
+            time.sleep(1.5 * heartbeat.INTERVAL)
+            await asyncio.sleep(0)
+    time.sleep(600)
+    """
+    async with supervised([*INSTALLED, BEATS.format(body=body)], max_silence=6) as (supervisor, running):
+        await until(lambda: len(supervisor._places) == 2, "both run")
+        before = list(supervisor._places)
+        await until(lambda: killed, "one is killed", within=60)
+        await until(lambda: supervisor._places != before, "another takes its place", within=60)
+        assert [worker.pid for worker in before if worker not in supervisor._places] == killed
+        assert len(killed) == 1
+        supervisor._stop()
+        assert await running == 0
+
+
+async def test_a_worker_that_is_started_again_and_does_not_serve_in_time_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "START_TIMEOUT", 2 * INTERVAL)
+    starts = tmp_path / "starts"
+    # The first serves and dies; the others never serve.
+    script = f"""
+import os, time
+with open({str(starts)!r}, "a") as file:
+    number = file.tell()
+    file.write(".")
+if number == 0:
+    os.write(1, b".")
+else:
+    time.sleep(600)
+"""
+    async with supervised([*PLAIN, script], number=1) as (supervisor, running):
+        await until(lambda: starts.exists() and starts.stat().st_size == 3, "a third starts", within=30)
         supervisor._stop()
         assert await running == 0
 
@@ -193,3 +275,21 @@ async def connect_and_ask(gateway: Process) -> int:
     writer.close()
     await writer.wait_closed()
     return int(answer.split(b" ", 2)[1])
+
+
+async def test_a_gateway_that_is_stopped_is_replaced(postgres_url: str, tmp_path: Path) -> None:
+    environment = {
+        "GATEWAY_DATABASE_URL": postgres_url,
+        "GATEWAY_WORKERS": "2",
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+        "PYTHONWARNINGS": "",
+    }
+    command = [sys.executable, "-m", "gateway", "serve", "--inherit", "LISTENER"]
+    async with supervised(command, max_silence=5, environment=environment) as (supervisor, running):
+        await until(both_are_kept, "both serve", within=60)
+        stopped = supervisor._places[0]
+        stopped.send_signal(signal.SIGSTOP)
+        await until(lambda: supervisor._places[0] is not stopped, "another takes its place", within=60)
+        assert stopped.returncode == -signal.SIGKILL
+        supervisor._stop()
+        assert await running == 0
