@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -94,6 +94,7 @@ class Supervisor:
         number: int,
         grace_period: float,
         max_silence: int = heartbeat.MAX_SILENCE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command = command
         self._environment = environment
@@ -105,9 +106,14 @@ class Supervisor:
         # Who serves, or is to: each place is kept.
         self._places: list[Process] = []
         self._stopping = asyncio.Event()
-        self._stops = StopSignals()
+        self._stops = StopSignals(clock)
         self._forced = False
         self._hang_up = asyncio.Event()
+
+    @property
+    def workers(self) -> tuple[Process, ...]:
+        """Who serves, or is to; empty until all are launched."""
+        return tuple(self._places)
 
     async def run(self) -> int:
         """Keep them until a signal ends it, and return the exit code.
@@ -115,7 +121,7 @@ class Supervisor:
         It is 0, 1 where a second signal had to come, and that of a worker which does not even start.
         """
         loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._replace}
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.replace}
         for sig, handler in handlers.items():
             if not is_ignored(sig):
                 loop.add_signal_handler(sig, handler, sig)
@@ -130,11 +136,13 @@ class Supervisor:
         await self._end(self._living, signal.SIGTERM)
         return int(self._forced) or code
 
-    def _replace(self, sig: signal.Signals) -> None:
+    def replace(self, sig: signal.Signals = signal.SIGHUP) -> None:
+        """Replace the workers, one at a time."""
         logger.info("each worker is replaced, one at a time", signal=sig.name)
         self._hang_up.set()
 
-    def _stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        """Drain the workers, and kill them when it is called again, more than a second later."""
         if not self._stopping.is_set():
             logger.info("the workers are told to end", signal=sig.name)
         if self._stops.insists():

@@ -7,7 +7,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 
 from gateway.server import supervisor as workers
 from gateway.server.heartbeat import INTERVAL, MAX_SILENCE
-from gateway.server.stop_signals import ECHO, StopSignals
+from gateway.server.stop_signals import ECHO
 from gateway.server.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
 from tests.support.clients import Service, http_client
 from tests.support.databases import API_KEY
@@ -53,14 +53,14 @@ async def supervised(
     number: int = 2,
     grace_period: float = 60,
     max_silence: int = MAX_SILENCE,
+    clock: Callable[[], float] = time.monotonic,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[int]]]:
     """Supervise processes of a command; they must have ended by the end of the block."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        with_listener = [one.replace("LISTENER", str(listener.fileno())) for one in command]
-        supervisor = Supervisor(
-            with_listener, {**os.environ, **environment}, listener, number, grace_period, max_silence
-        )
+        command = [one.replace("LISTENER", str(listener.fileno())) for one in command]
+        environment = {**os.environ, **environment}
+        supervisor = Supervisor(command, environment, listener, number, grace_period, max_silence, clock)
         running = asyncio.create_task(supervisor.run())
         try:
             yield supervisor, running
@@ -88,7 +88,7 @@ async def test_a_worker_that_keeps_dying_is_started_later_each_time(tmp_path: Pa
     script = SERVES + f"open({str(starts)!r}, 'a').write(f'{{time.monotonic()}}\\n')"
     async with supervised([*PLAIN, script], number=1) as (supervisor, running):
         await until(lambda: starts.exists() and len(starts.read_text().split()) == 4, "it is started again")
-        supervisor._stop()
+        supervisor.stop()
         assert await running == 0
     moments = [float(moment) for moment in starts.read_text().split()]
     pauses = [after - before for before, after in pairwise(moments)]
@@ -99,22 +99,21 @@ async def test_a_worker_that_keeps_dying_is_started_later_each_time(tmp_path: Pa
 async def test_a_worker_that_does_not_end_is_killed_when_the_grace_period_is_over() -> None:
     script = "import signal; signal.signal(15, signal.SIG_IGN); " + SERVES + "time.sleep(600)"
     async with supervised([*PLAIN, script], grace_period=0.3) as (supervisor, running):
-        await until(lambda: len(supervisor._places) == 2, "both run")
-        supervisor._stop()
+        await until(lambda: len(supervisor.workers) == 2, "both run")
+        supervisor.stop()
         assert await running == 0
 
 
 async def test_a_second_signal_kills_the_workers_at_once() -> None:
     script = "import signal; signal.signal(15, signal.SIG_IGN); " + SERVES + "time.sleep(600)"
-    async with supervised([*PLAIN, script], grace_period=600) as (supervisor, running):
-        await until(lambda: len(supervisor._places) == 2, "both run")
-        now = [0.0]
-        supervisor._stops = StopSignals(lambda: now[0])
-        supervisor._stop()
-        supervisor._stop()
+    now = [0.0]
+    async with supervised([*PLAIN, script], grace_period=600, clock=lambda: now[0]) as (supervisor, running):
+        await until(lambda: len(supervisor.workers) == 2, "both run")
+        supervisor.stop()
+        supervisor.stop()
         assert not supervisor._forced
         now[0] = ECHO + 0.1
-        supervisor._stop()
+        supervisor.stop()
         assert await running == 1
 
 
@@ -127,14 +126,14 @@ async def test_where_a_new_worker_does_not_serve_the_old_ones_stay(
     script = f"import sys, os; os.path.exists({str(broken)!r}) and sys.exit(1); " + SERVES + "time.sleep(600)"
     async with supervised([*PLAIN, script]) as (supervisor, running):
         await until(both_are_kept, "both serve")
-        before = list(supervisor._places)
+        before = supervisor.workers
         broken.touch()
-        supervisor._hang_up.set()
+        supervisor.replace()
         await until(lambda: said, "the new one has failed")
         assert said == ["a new worker does not serve: the old ones stay"]
-        assert supervisor._places == before
+        assert supervisor.workers == before
         assert all(worker.returncode is None for worker in before)
-        supervisor._stop()
+        supervisor.stop()
         assert await running == 0
 
 
@@ -157,13 +156,13 @@ async def test_a_worker_whose_event_loop_hangs_is_replaced_and_a_busy_one_is_not
     time.sleep(600)
     """
     async with supervised([*INSTALLED, BEATS.format(body=body)], max_silence=6) as (supervisor, running):
-        await until(lambda: len(supervisor._places) == 2, "both run")
-        before = list(supervisor._places)
+        await until(lambda: len(supervisor.workers) == 2, "both run")
+        before = supervisor.workers
         await until(lambda: killed, "one is killed", within=60)
-        await until(lambda: supervisor._places != before, "another takes its place", within=60)
-        assert [worker.pid for worker in before if worker not in supervisor._places] == killed
+        await until(lambda: supervisor.workers != before, "another takes its place", within=60)
+        assert [worker.pid for worker in before if worker not in supervisor.workers] == killed
         assert len(killed) == 1
-        supervisor._stop()
+        supervisor.stop()
         assert await running == 0
 
 
@@ -185,7 +184,7 @@ else:
 """
     async with supervised([*PLAIN, script], number=1) as (supervisor, running):
         await until(lambda: starts.exists() and starts.stat().st_size == 3, "a third starts", within=30)
-        supervisor._stop()
+        supervisor.stop()
         assert await running == 0
 
 
@@ -287,9 +286,9 @@ async def test_a_gateway_that_is_stopped_is_replaced(postgres_url: str, tmp_path
     command = [sys.executable, "-m", "gateway", "serve", "--inherit", "LISTENER"]
     async with supervised(command, max_silence=5, environment=environment) as (supervisor, running):
         await until(both_are_kept, "both serve", within=60)
-        stopped = supervisor._places[0]
+        stopped = supervisor.workers[0]
         stopped.send_signal(signal.SIGSTOP)
-        await until(lambda: supervisor._places[0] is not stopped, "another takes its place", within=60)
+        await until(lambda: supervisor.workers[0] is not stopped, "another takes its place", within=60)
         assert stopped.returncode == -signal.SIGKILL
-        supervisor._stop()
+        supervisor.stop()
         assert await running == 0
