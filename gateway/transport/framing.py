@@ -150,7 +150,9 @@ class PartialHead:
         head += data[at : at + MAX_HEAD - known]
         found = head.find(EMPTY_LINE, max(known - 3, 0))
         self.whole = found >= 0
-        end = found + len(EMPTY_LINE) if self.whole else len(head)
+        if self.whole:
+            del head[found + len(EMPTY_LINE) :]
+        end = len(head)
         if end == MAX_HEAD and not self.whole:
             raise too_large("The head is over 64 KiB.")
         if not self.whole and self._parsed > 0 and end - self._parsed < _GATHERED:

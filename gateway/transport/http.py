@@ -199,12 +199,12 @@ class GatewayHttp(PipeliningProtocol):
         elif "Transfer-Encoding" in headers or not {"0"}.issuperset(headers.get_all("Content-Length")):
             self._refuse(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body (RFC 6455, 4.1).")
         else:
-            self._stop_taking()
-            self.connections.discard(self)
             protocol = f"HTTP/{self.scope['http_version']}"
             request = Request(self._target(), headers, self.scope["method"], protocol)
             websocket = GatewayWebSocket(self.config, self.server_state, self.app_state)
-            websocket.place = self._take_place()
+            websocket.place, websocket.head_bytes = self._take_place(), self._take_held()
+            self._stop_taking()
+            self.connections.discard(self)
             self.transport.set_write_buffer_limits()
             websocket.connection_made(self.transport)
             websocket.client = self.client

@@ -12,9 +12,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from gateway.transport.chunked import ChunkedBody
 from gateway.transport.framing import EMPTY_LINE, MAX_HEAD, PartialHead, Refused, end_of_line_ends
-from gateway.transport.lingering import LingeringProtocol
+from gateway.transport.held_bytes import UNCOUNTED, HoldingProtocol
 from gateway.transport.socket_buffers import widen
-from gateway.transport.turnstile import Turnstile
 
 MAX_UNWANTED = 16 * 1024 * 1024
 """Most bytes of a body that are read, and dropped, after the answer: twice the largest body.
@@ -30,28 +29,23 @@ CHUNKED = -1
 """The length of a body that only its chunks tell."""
 
 
-class PipeliningProtocol(LingeringProtocol):
+class PipeliningProtocol(HoldingProtocol):
     """uvicorn's HTTP protocol, which parses one request at a time.
 
     A subclass says how a piece is parsed, what a handshake and a refusal do, and what is waited for.
     """
 
     # On the class, so that a connection pays only for what it needs.
-    _head: PartialHead | None = None
     _chunks: ChunkedBody | None = None
     _body_left = 0
-    _body_bytes = 0
     _widened = False
     _dropped_lines = 0
     _line_end_bytes = 0
-    _unparsed = b""
     _unparsed_at = 0
     _held = False
     _over = False
-    _turnstile: Turnstile
     _queued = False
     _admitted = False
-    _held_bytes = 0
 
     def _parse(self, piece: bytes) -> bool:
         """Parse what belongs to one request, and return whether it is the head of a WebSocket handshake."""
@@ -59,10 +53,6 @@ class PipeliningProtocol(LingeringProtocol):
 
     def _hand_over(self, rest: bytes) -> None:
         """Hand the connection over to a WebSocket; `rest` came behind the handshake."""
-        raise NotImplementedError
-
-    def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer with a problem, and end the connection."""
         raise NotImplementedError
 
     def _await(self) -> None:
@@ -97,10 +87,6 @@ class PipeliningProtocol(LingeringProtocol):
     def on_response_complete(self) -> None:
         """Go on with what came behind the request, in a turn of its own."""
         super().on_response_complete()
-        if self.cycle.body:
-            self.cycle.body.clear()
-        # A head of 64 KiB would be held until the next request of the connection has begun.
-        self.headers = self.scope["headers"] = []
         if self._unparsed:
             self.loop.call_soon(self._go_on)
         elif self.timeout_keep_alive_task is None:
@@ -150,6 +136,8 @@ class PipeliningProtocol(LingeringProtocol):
             if self._held and not self._unparsed:
                 self._read_again()
             self._await()
+            if self._is_worth_counting():
+                self._count_held()
 
     def _may_go_on(self) -> bool:
         """Return whether what has come may be parsed now: a body, or the next request."""
@@ -175,29 +163,16 @@ class PipeliningProtocol(LingeringProtocol):
             if self._turnstile.passes(self._address(), self._enter):
                 self.loop.call_soon(self._enter)
 
-    def _address(self) -> str:
-        return self.client[0] if self.client else ""
-
     def _enter(self) -> None:
         """Go on: this is its turn."""
         self._queued = False
         self._admitted = not self._over
         self._go_on()
 
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
     def _wait(self, data: bytes, at: int) -> None:
         self._unparsed, self._unparsed_at = data, at
         self._hold()
         self._count_held()
-
-    def _count_held(self) -> None:
-        """Count what is held of requests that have not begun, and refuse them where all hold too much."""
-        held = len(self._unparsed) + (0 if self._head is None else self._head.size)
-        more, self._held_bytes = held - self._held_bytes, held
-        if more and not self._turnstile.hold(self._address(), more):
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much of unfinished requests is on its way.")
 
     def _hold(self) -> None:
         """Do not read, even where the application asks for more of a body."""
@@ -228,6 +203,11 @@ class PipeliningProtocol(LingeringProtocol):
         end = found + len(EMPTY_LINE)
         if self._line_end_bytes:
             self._line_end_bytes = 0
+        self._head_bytes = end - at
+        if end - at > UNCOUNTED:
+            self._count_held()
+            if self._over:
+                return end
         if self._parse(data[at:end]):
             self._hand_over(data[end:])
         return end
@@ -238,7 +218,7 @@ class PipeliningProtocol(LingeringProtocol):
         except Refused as refused:
             self._refuse(refused.status, refused.detail)
             return len(data)
-        self._head = None if head.whole else head
+        self._head, self._head_bytes = (None, head.size) if head.whole else (head, 0)
         self._line_end_bytes = 0
         self._count_held()
         if self._over:
@@ -315,7 +295,7 @@ class PipeliningProtocol(LingeringProtocol):
     def on_message_complete(self) -> None:
         """Take note that a body is whole; what would upgrade has not begun."""
         if not self.parser.should_upgrade():
-            self._body_left = self._body_bytes = 0
+            self._body_left = 0
             self._chunks = None
             if not self.cycle.response_complete:
                 self.cycle.more_body = False
@@ -331,7 +311,7 @@ class PipeliningProtocol(LingeringProtocol):
         self._let_go()
         self._head = self._chunks = None
         if self._held_bytes:
-            self._count_held()
+            self._release_held()
         return unparsed
 
     def _drop(self, size: int) -> None:

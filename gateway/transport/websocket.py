@@ -28,6 +28,7 @@ from gateway.protocol.wire import Message
 from gateway.transport.connections import CONNECTIONS, Place
 from gateway.transport.frames import FramesProtocol
 from gateway.transport.quiet_protocol import QuietProtocol
+from gateway.transport.turnstile import TURNSTILE
 
 LINGER = 2.0
 """How long a client has to answer a close frame, in seconds."""
@@ -41,10 +42,13 @@ CLOSED = "gateway.closed"
 class GatewayWebSocket(FramesProtocol):
     """What `GatewayHttp` hands a connection over to: give `handle_connect` the request.
 
-    `place` is that of the connection, whose end is counted here.
+    `place` is that of the connection, whose end is counted here. `head_bytes` are those of the handshake that
+    are counted (`held_bytes`), until it is forgotten.
     """
 
     place: Place | None = None
+
+    head_bytes = 0
 
     _serve: Callable[[], Awaitable[None]] | None = None
     _told: Callable[[int, str], None] | None = None
@@ -102,7 +106,11 @@ class GatewayWebSocket(FramesProtocol):
         """Begin the handshake, and let the application have this object."""
         super().handle_connect(event)
         scope = getattr(self, "scope", None)
-        if scope is not None:
+        # The scope has all of it once more.
+        self.request = cast("Any", None)
+        if scope is None:
+            self._release_head()
+        else:
             extensions = cast("dict[str, Any]", scope["extensions"])
             extensions[_EXTENSION] = self
 
@@ -179,7 +187,13 @@ class GatewayWebSocket(FramesProtocol):
     def _forget_handshake(self) -> None:
         """Drop what only the handshake needed: among it the token."""
         cast("dict[str, Any]", self.scope).clear()
-        self.request = self.response = cast("Any", None)
+        self.response = cast("Any", None)
+        self._release_head()
+
+    def _release_head(self) -> None:
+        if self.head_bytes:
+            self.app_state[TURNSTILE].hold(self.client[0] if self.client else "", -self.head_bytes)
+            self.head_bytes = 0
 
     # --- what the connection calls --------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 from websockets.server import ServerProtocol
 
 from gateway.server import process
-from gateway.transport import frames, http, lingering, pipelining, quiet_protocol, websocket
+from gateway.transport import frames, held_bytes, http, lingering, pipelining, quiet_protocol, websocket
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,10 +42,16 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "PipeliningProtocol",
         HttpToolsProtocol,
         """
-        _unset_keepalive_if_required client connection_lost cycle data_received flow headers loop
-        on_body on_message_complete on_response_complete parser resume_writing scope
+        _unset_keepalive_if_required connection_lost cycle data_received flow loop
+        on_body on_message_complete on_response_complete parser resume_writing
         timeout_keep_alive timeout_keep_alive_handler timeout_keep_alive_task transport
         """,
+    ),
+    (
+        held_bytes,
+        "HoldingProtocol",
+        HttpToolsProtocol,
+        "_start_asgi_task client cycle headers loop on_response_complete scope tasks url",
     ),
     (lingering, "LingeringProtocol", HttpToolsProtocol, "connection_lost flow loop transport"),
     (
@@ -53,7 +59,7 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "GatewayWebSocket",
         WebSocketsSansIOProtocol,
         """
-        app app_state close_sent close_timer config conn connection_lost default_headers disconnected
+        app app_state client close_sent close_timer config conn connection_lost default_headers disconnected
         eof_received handle_close handle_connect handshake_complete initial_response
         keepalive_timeout logger loop pending_ping_payload pong_timer queue receive run_asgi scope send
         shutdown start_keepalive stop_keepalive transport writable
@@ -64,8 +70,8 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "FramesProtocol",
         WebSocketsSansIOProtocol,
         """
-        close_sent conn curr_msg_data_type frames handle_bytes handle_close handle_cont handle_events
-        handle_parser_exception handle_ping handle_pong handle_text handshake_complete
+        close_sent conn curr_msg_data_type frames handle_bytes handle_close handle_cont
+        handle_events handle_parser_exception handle_ping handle_pong handle_text handshake_complete
         pending_ping_payload queue receive resume_writing send_receive_event_to_app transport writable
         """,
     ),
@@ -81,7 +87,7 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
 
 USED: dict[type, str] = {
     RequestResponseCycle: "body chunked_encoding disconnected keep_alive message_event more_body on_response "
-    "response_complete response_started scope",
+    "response_complete response_started run_asgi scope",
     FlowControl: "pause_reading read_paused resume_reading write_paused",
     ServerProtocol: "close_rcvd close_rcvd_then_sent close_sent data_to_send debug events_received logger "
     "parser parser_exc receive_data send_close send_response state",

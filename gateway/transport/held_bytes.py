@@ -1,0 +1,101 @@
+"""The bytes of a request that a connection holds, from the first one until the request is answered.
+
+Counted are the head, the received body, and unparsed bytes behind it. The `turnstile` limits them for each
+network and for all connections together; the `intake` limits the bodies of one caller. A small request
+(`UNCOUNTED`) is not counted, because counting would cost more than its memory.
+"""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from gateway.auth.limits.intake import SMALL_BODY
+from gateway.transport.framing import PartialHead
+from gateway.transport.lingering import LingeringProtocol
+from gateway.transport.turnstile import Turnstile
+
+UNCOUNTED = 4096
+"""Largest request that is not counted, in bytes, with `FIELD_BYTES` for each field."""
+
+FIELD_BYTES = 128
+"""Memory of a header field beside its text: the objects of two strings and a pair."""
+
+_ANSWERED: Any = {"headers": []}
+"""Replaces the scope of an answered request, so that its head is freed."""
+
+
+class HoldingProtocol(LingeringProtocol):
+    """uvicorn's HTTP protocol, which counts the bytes it holds. A subclass defines `_refuse`."""
+
+    # On the class, so that a connection pays only for what it needs.
+    _head: PartialHead | None = None
+    _head_bytes = 0
+    _body_bytes = 0
+    _unparsed = b""
+    _held_bytes = 0
+    _turnstile: Turnstile
+    _task: asyncio.Task[None] | None = None
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer with a problem, and end the connection."""
+        raise NotImplementedError
+
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        """Start the task as uvicorn does, and keep it: it may hold the request after the connection's end."""
+        task = self._task = self.loop.create_task(cycle.run_asgi(app))  # type: ignore[arg-type]
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def _is_worth_counting(self) -> bool:
+        size = self._head_bytes + self._body_bytes + len(self.headers or ()) * FIELD_BYTES
+        return size > UNCOUNTED
+
+    def _count_held(self) -> None:
+        """Update the count. Refuse the request if its network, or all networks together, hold too much."""
+        held = len(self._unparsed) + self._head_bytes + len(self.headers or ()) * FIELD_BYTES
+        if self._head is not None:
+            held += self._head.size
+        if self._body_bytes:
+            # The intake counts the part of a larger body that the application has taken.
+            held += max(len(self.cycle.body), min(self._body_bytes, SMALL_BODY))
+        more, self._held_bytes = held - self._held_bytes, held
+        if more and not self._turnstile.hold(self._address(), more):
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much of unfinished requests is on its way.")
+
+    def _take_held(self) -> int:
+        """Return the count, for the caller to release."""
+        held, self._held_bytes = self._held_bytes, 0
+        return held
+
+    def on_response_complete(self) -> None:
+        """Free the request: the connection may wait long for its next one."""
+        super().on_response_complete()
+        self._task = None
+        self._forget_request()
+        if self._held_bytes:
+            self._count_held()
+
+    def _forget_request(self) -> None:
+        if self.cycle is not None:
+            if self.cycle.body:
+                self.cycle.body.clear()
+            self.cycle.scope = _ANSWERED
+        self.headers, self.url, self.scope = [], b"", _ANSWERED
+        self._head_bytes = self._body_bytes = 0
+
+    def _release_held(self) -> None:
+        """Release the count, once the application has ended too: until then it holds the request."""
+        if self._task is None or self._task.done():
+            self._forget_request()
+            self._turnstile.hold(self._address(), -self._take_held())
+        else:
+            self._task.add_done_callback(lambda _: self._release_held())

@@ -1,0 +1,207 @@
+"""What the requests of a connection hold is counted from their first byte to their answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from gateway.api import callers, notifications, opening
+from gateway.transport import turnstile
+from gateway.transport.held_bytes import FIELD_BYTES, UNCOUNTED
+from gateway.transport.http import GatewayHttp
+from gateway.transport.turnstile import TURNSTILE
+from tests.support.databases import API_KEY
+from tests.support.servers import LocalServer
+from tests.support.waiting import PATIENCE, until, until_none
+
+FIELD = b"X-Field: " + b"x" * 50_000 + b"\r\n"
+HEAD = (
+    f"POST /v1/notifications HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {API_KEY}\r\n"
+    "Content-Type: application/json\r\n"
+).encode()
+BODY = b'{"to":"ada","title":"Hello"}' + b" " * 15_000
+BEGUN = HEAD + FIELD + b"Content-Length: %d\r\n\r\n" % len(BODY)
+HANDSHAKE = (
+    b"GET /v1/ws HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+)
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One database is enough: none of this depends on it."""
+    return sqlite_url
+
+
+class Wire:
+    """A connection on which the test decides about each byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def head(self) -> bytes:
+        """Return the head of the next response."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readuntil(b"\r\n\r\n")
+
+
+@asynccontextmanager
+async def connected(server: LocalServer) -> AsyncIterator[Wire]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.base.rpartition(":")[2]))
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+def held(server: LocalServer) -> int:
+    """Return how many bytes are counted."""
+    return int(server.uvicorn.lifespan.state[TURNSTILE]._held_bytes)
+
+
+async def released(server: LocalServer) -> None:
+    await until(lambda: held(server) == 0, "nothing is counted")
+
+
+async def test_a_request_counts_with_its_head_and_its_body_until_it_is_answered(server: LocalServer) -> None:
+    async with connected(server) as wire:
+        await wire.send(BEGUN)
+        await until(lambda: len(BEGUN) < held(server) < len(BEGUN) + 1000, "the head counts")
+        await wire.send(BODY[:-1])
+        await until(lambda: held(server) > len(BEGUN) + len(BODY) - 1, "the body counts")
+        await wire.send(BODY[-1:])
+        assert (await wire.head()).startswith(b"HTTP/1.1 201 ")
+        await released(server)
+
+
+async def test_the_body_counts_whether_the_application_has_taken_it_or_not(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, poster = asyncio.Event(), callers.poster
+
+    async def wait(request: Any) -> Any:
+        await go_on.wait()
+        return await poster(request)
+
+    monkeypatch.setattr(notifications, "poster", wait)
+    body = BODY + b" " * 50_000
+    async with connected(server) as wire:
+        await wire.send(HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body)
+        await until(lambda: held(server) > len(body), "it counts, though it is not taken")
+        go_on.set()
+        await until(lambda: server.parts.throttle.intake._held, "the intake counts it")
+        await wire.send(b" ")
+        assert (await wire.head()).startswith(b"HTTP/1.1 201 ")
+        await released(server)
+
+
+async def test_many_short_fields_count_as_what_they_take(server: LocalServer) -> None:
+    fields = b"".join(b"a%d:b\r\n" % number for number in range(90))
+    head = HEAD + fields + b"Content-Length: 1\r\n\r\n"
+    assert len(head) < UNCOUNTED < 90 * FIELD_BYTES
+    async with connected(server) as wire:
+        await wire.send(head)
+        await until(lambda: held(server) > 90 * FIELD_BYTES, "they count")
+    await released(server)
+
+
+async def test_a_small_request_is_not_counted(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    gate = server.uvicorn.lifespan.state[TURNSTILE]
+    monkeypatch.setattr(gate, "hold", lambda _, size: counted.append(size))
+    async with connected(server) as wire:
+        await wire.send(HEAD + b"Content-Length: 28\r\n\r\n" + BODY[:28])
+        assert (await wire.head()).startswith(b"HTTP/1.1 201 ")
+    assert counted == []
+
+
+async def test_one_request_too_many_is_503_and_those_before_it_and_small_ones_go_on(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "MAX_HELD", 250_000)
+    async with connected(server) as first, connected(server) as second, connected(server) as third:
+        await first.send(BEGUN)
+        await until(lambda: held(server) >= len(BEGUN), "it has come")
+        await second.send(BEGUN)
+        await until(lambda: held(server) >= 2 * len(BEGUN), "it has come")
+        await third.send(BEGUN)
+        assert (await third.head()).startswith(b"HTTP/1.1 503 ")
+        assert (await server.http.get("/healthz")).status_code == 200
+        assert (await server.service.post("/v1/notifications", json={"to": "ada", "title": "x"})).is_success
+        for wire in (first, second):
+            await wire.send(BODY)
+            assert (await wire.head()).startswith(b"HTTP/1.1 201 ")
+    await released(server)
+
+
+async def test_a_body_that_is_too_much_is_503(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(server) as wire:
+        await wire.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY))
+        monkeypatch.setattr(turnstile, "MAX_HELD", 10_000)
+        await wire.send(BODY[:-1])
+        assert (await wire.head()).startswith(b"HTTP/1.1 503 ")
+    await released(server)
+
+
+async def test_a_request_whose_client_has_gone_counts_while_the_application_holds_it(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, poster = asyncio.Event(), callers.poster
+
+    async def wait(request: Any) -> Any:
+        await go_on.wait()
+        return await poster(request)
+
+    monkeypatch.setattr(notifications, "poster", wait)
+    async with connected(server) as wire:
+        await wire.send(BEGUN)
+        await until(lambda: held(server) > len(BEGUN), "the head counts")
+    await until_none(lambda: list(server.uvicorn.server_state.connections), "connections")
+    assert held(server) > len(BEGUN)
+    go_on.set()
+    await released(server)
+
+
+async def test_a_handshake_counts_until_it_is_answered(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, go_on, whose = await server.user(), asyncio.Event(), callers.socket_user
+
+    async def wait(connection: Any) -> Any:
+        await go_on.wait()
+        return await whose(connection)
+
+    monkeypatch.setattr(opening, "socket_user", wait)
+    handshake = HANDSHAKE + f"Authorization: Bearer {user.token}\r\n".encode() + FIELD + b"\r\n"
+    async with connected(server) as wire:
+        await wire.send(handshake)
+        await until(lambda: held(server) >= len(handshake), "it counts")
+        go_on.set()
+        assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
+        await released(server)
+
+
+async def test_a_handshake_that_breaks_the_protocol_counts_no_longer(server: LocalServer) -> None:
+    async with connected(server) as wire:
+        await wire.send(HANDSHAKE.replace(b"Version: 13", b"Version: 12") + FIELD + b"\r\n")
+        assert (await wire.head()).startswith(b"HTTP/1.1 400 ")
+        await released(server)
+
+
+async def test_an_idle_connection_holds_nothing_of_the_request_before(server: LocalServer) -> None:
+    async with connected(server) as wire:
+        await wire.send(b"GET /healthz?" + b"q" * 9000 + b" HTTP/1.1\r\nHost: gateway\r\n" + FIELD + b"\r\n")
+        assert (await wire.head()).startswith(b"HTTP/1.1 200 ")
+        (one,) = server.uvicorn.server_state.connections
+        protocol = cast("GatewayHttp", one)
+        await released(server)
+        assert (protocol.url, protocol.headers) == (b"", [])
+        assert protocol.scope is protocol.cycle.scope
+        assert dict(protocol.scope) == {"headers": []}
