@@ -2,6 +2,7 @@
 
 - They are taken in turns among all connections (`turns`). Those that came before a refusal are dropped.
 - One that is no whole message (a ping, a pong that answers no ping of ours, a fragment) counts as a command.
+- The bytes of an unfinished message are counted (`turnstile`); without room for them the socket closes.
 - Text that is not UTF-8 closes with 1007 and no more: uvicorn would log a traceback for each.
 """
 
@@ -13,9 +14,13 @@ from websockets.frames import Frame, Opcode
 
 from gateway.protocol.close_codes import Close
 from gateway.transport.turns import SharedTurns
+from gateway.transport.turnstile import TURNSTILE
 
 MAX_UNCOUNTED = 4096
-"""How many bytes a client may send while its frames are not counted: before it is served, after a close."""
+"""How many bytes a client may send while its frames are not counted: before it is served, after a close.
+
+An unfinished message of so many bytes is not counted either.
+"""
 
 MAX_FRAGMENTS = 64
 """How many fragments of a message are kept apart."""
@@ -29,6 +34,9 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
 
     free_bytes = 64
     """At most 10 frames, or the answer to a ping."""
+
+    message_bytes = 0
+    """Bytes of an unfinished message, as they are counted."""
 
     _early = b""
     _uncounted = 0
@@ -75,9 +83,20 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
         self.conn.receive_data(data)
         if self.conn.parser_exc is None:
             self.handle_events()
+            size = len(self.conn.reader.buffer) + sum(map(len, self.frames))
+            if size > MAX_UNCOUNTED or self.message_bytes:
+                self.count_message(size)
         else:
             self.handle_parser_exception()
             self._cut_off_in_time()
+
+    def count_message(self, size: int) -> None:
+        """Count an unfinished message of this size. Close the socket where there is no room for it."""
+        more, self.message_bytes = size - self.message_bytes, size
+        address = self.client[0] if self.client else ""
+        if more and not self.app_state[TURNSTILE].hold(address, more):
+            self.frames.clear()
+            self.close_at_once(Close.OVERLOADED, "overloaded")
 
     def handle_events(self) -> None:
         """Handle the frames that came. After a close only the answer to it is one."""

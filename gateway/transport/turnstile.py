@@ -3,8 +3,8 @@
 A connection gives others their turn between its own requests (`pipelining`). But when hundreds of them have
 one ready in the same moment, the loop would begin all of these before it looks at anything else. So a few
 begin in a pass, and fewer where they take long; the others wait, in turns by network (a /48 of IPv6: one
-client may have 65,536 narrower ones). The bytes that unfinished requests hold (`held_bytes`) are
-bounded here, too, for all connections together.
+client may have 65,536 narrower ones). The bytes that unfinished requests and messages hold (`held_bytes`,
+`frames`) are bounded here, too, for all connections together.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ PASS = 0.005
 """How long a pass may take before fewer begin in the next, in seconds."""
 
 MAX_HELD = 64 * 1024 * 1024
-"""Most bytes of requests that are not answered, of all connections together.
+"""Most bytes of requests that are not answered, and of unfinished messages, of all connections together.
 
 One network, a /64, /56 or /48 of IPv6, has at most as many as are left for all others.
 """
@@ -72,7 +72,7 @@ class Turnstile:
             loop.call_soon(go_on)
 
     def hold(self, address: str, size: int) -> bool:
-        """Count more or fewer bytes of unfinished requests. Return whether there is room."""
+        """Count more or fewer bytes of unfinished requests and messages. Return whether there is room."""
         self._held_bytes += size
         most = 0
         for network in networks_of(address):

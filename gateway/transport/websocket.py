@@ -88,6 +88,7 @@ class GatewayWebSocket(FramesProtocol):
             self.app_state[CONNECTIONS].leave(self.place)
         super().connection_lost(exc)
         self._count_end()
+        self.count_message(0)
         self.conn.parser.close()
         self._told = self._count_frame = None
 

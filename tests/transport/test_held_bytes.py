@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 from gateway.api import callers, notifications, opening
 from gateway.transport import turnstile
 from gateway.transport.held_bytes import FIELD_BYTES, UNCOUNTED
 from gateway.transport.http import GatewayHttp
 from gateway.transport.turnstile import TURNSTILE
+from tests.support.clients import raw_socket
 from tests.support.databases import API_KEY
 from tests.support.servers import LocalServer
 from tests.support.waiting import PATIENCE, until, until_none
@@ -23,6 +25,9 @@ HEAD = (
 ).encode()
 BODY = b'{"to":"ada","title":"Hello"}' + b" " * 15_000
 BEGUN = HEAD + FIELD + b"Content-Length: %d\r\n\r\n" % len(BODY)
+FRAME_HEAD = 8
+"""Bytes of a frame before its text: two, two of the length, and the mask."""
+
 HANDSHAKE = (
     b"GET /v1/ws HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
@@ -205,3 +210,35 @@ async def test_an_idle_connection_holds_nothing_of_the_request_before(server: Lo
         assert (protocol.url, protocol.headers) == (b"", [])
         assert protocol.scope is protocol.cycle.scope
         assert dict(protocol.scope) == {"headers": []}
+
+
+# --- messages of sockets ------------------------------------------------------------------------------------
+
+
+async def test_an_unfinished_message_counts_until_its_end(server: LocalServer) -> None:
+    user = await server.user()
+    begun = Frame(Opcode.TEXT, b" " * 6000, fin=False).serialize(mask=True)
+    text = b'{"type":"read","ref":"a","ids":[]}' + b" " * 5000
+    rest = Frame(Opcode.CONT, text).serialize(mask=True)
+    async with raw_socket(user) as socket:
+        await socket.send_bytes(begun)
+        await until(lambda: held(server) == 6000, "the fragment counts")
+        await socket.send_bytes(rest[:-1])
+        await until(lambda: held(server) == 6000 + len(rest) - 1 - FRAME_HEAD, "the piece of a frame counts")
+        await socket.send_bytes(rest[-1:])
+        await released(server)
+
+
+async def test_an_unfinished_message_too_many_closes_its_socket_with_1013(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await server.user()
+    begun = Frame(Opcode.TEXT, b" " * 6000, fin=False).serialize(mask=True)
+    monkeypatch.setattr(turnstile, "MAX_HELD", 20_000)
+    async with raw_socket(user) as first, raw_socket(user) as second:
+        await first.send_bytes(begun)
+        await until(lambda: held(server) == 6000, "it counts")
+        await second.send_bytes(begun)
+        assert await second.read_until_closed() == (1013, "overloaded")
+        assert held(server) == 6000
+    await released(server)

@@ -70,7 +70,7 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "FramesProtocol",
         WebSocketsSansIOProtocol,
         """
-        close_sent conn curr_msg_data_type frames handle_bytes handle_close handle_cont
+        app_state client close_sent conn curr_msg_data_type frames handle_bytes handle_close handle_cont
         handle_events handle_parser_exception handle_ping handle_pong handle_text handshake_complete
         pending_ping_payload queue receive resume_writing send_receive_event_to_app transport writable
         """,
@@ -90,7 +90,7 @@ USED: dict[type, str] = {
     "response_complete response_started run_asgi scope",
     FlowControl: "pause_reading read_paused resume_reading write_paused",
     ServerProtocol: "close_rcvd close_rcvd_then_sent close_sent data_to_send debug events_received logger "
-    "parser parser_exc receive_data send_close send_response state",
+    "parser parser_exc reader receive_data send_close send_response state",
     httptools.HttpRequestParser: "feed_data get_http_version get_method should_upgrade",
     ServerState: "connections default_headers tasks",
 }
