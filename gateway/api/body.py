@@ -19,7 +19,8 @@ MAX_BODY = 256 * 1024
 class BoundedRequest(Request):
     """A request whose body is bounded and whose JSON is strict.
 
-    A body over `SMALL_BODY` is counted to its `caller` (see `Intake`) from there on until `release`.
+    A body over `SMALL_BODY`, and one of a known length that comes in pieces, is counted to its `caller` (see
+    `Intake`) until `release`.
     """
 
     max_body: int
@@ -40,7 +41,8 @@ class BoundedRequest(Request):
             received += len(chunk)
             if max(size, received) > self.max_body:
                 raise PayloadTooLarge(f"The body is over {self.max_body // 1024} KiB.")
-            if received > SMALL_BODY and not self.held:
+            # Strangers are no caller: their bodies are limited by address (`transport.held_bytes`).
+            if not self.held and (received > SMALL_BODY or (self.caller and received < size)):
                 self._hold(min(size or self.max_body, MAX_BODY))
             yield chunk
 

@@ -1,8 +1,9 @@
 """The intake of larger bodies: how many bytes of them each caller may have here, and which is parsed next.
 
-A body of up to `SMALL_BODY` is parsed as it comes, within a millisecond. Of larger ones, one is parsed at a
-time in the whole process, however many are complete in the same moment; callers take turns, and after each
-turn the event loop is left to others for as long as it has taken.
+Smaller bodies count as well while they are unfinished. A body of up to `SMALL_BODY` is parsed as it comes,
+within a millisecond. Of larger ones, one is parsed at a time in the whole process, however many are complete
+in the same moment; callers take turns, and after each turn the event loop is left to others for as long as it
+has taken.
 
 A caller is the id of a service, or minus the id of a user.
 """
@@ -14,13 +15,13 @@ from gateway.auth.limits.fair_queue import FairQueue
 from gateway.errors import Overloaded, RateLimited
 
 SMALL_BODY = 16 * 1024
-"""Most bytes of a body that is neither counted nor waited for."""
+"""Most bytes of a body that is not waited for, nor counted if it comes at once."""
 
 MAX_HELD = 8 * 1024 * 1024
-"""Most bytes of larger bodies that one caller may have here, received or not."""
+"""Most bytes of larger or unfinished bodies that one caller may have here, received or not."""
 
 MAX_HELD_BY_ALL = 128 * 1024 * 1024
-"""Most bytes of larger bodies of all callers; one may have as many as are left for all others."""
+"""The same of all callers; one may have as many as are left for all others."""
 
 MAX_WAITING = 10_000
 """How many pieces of work may wait for their turn; a caller may have as many as are left for all others."""

@@ -254,6 +254,31 @@ async def test_unfinished_bodies_of_a_caller_have_a_bound_and_others_have_their_
     await until(lambda: not held, "who has gone holds nothing")
 
 
+async def test_small_bodies_count_to_their_caller_while_they_are_unfinished(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, held = await another(server), server.parts.throttle.intake._held
+    body = filled(POST, 1000)
+    monkeypatch.setattr(module, "MAX_HELD", 2000)
+    async with AsyncExitStack() as stack:
+
+        async def begin(bearer: str | None, size: int) -> Unfinished:
+            one = await stack.enter_async_context(begun(server, "/v1/notifications", bearer, body))
+            await one.send(body[:size])
+            return one
+
+        two = [await begin(API_KEY, 1) for _ in range(2)]
+        await until(lambda: list(held.values()) == [2000], "both are held")
+        assert await (await begin(API_KEY, 1)).status() == 429
+        # One that comes at once is not counted, nor refused.
+        assert await (await begin(API_KEY, 1000)).status() == 201
+        allowed = await begin(other.token, 1)
+        for one in (allowed, *two):
+            await one.send(body[1:])
+            assert await one.status() == 201
+        await until(lambda: not held, "nothing is held")
+
+
 async def test_a_body_in_small_pieces_takes_its_size_alone() -> None:
     async def receive() -> dict[str, Any]:
         pieces.append(b"xy")
