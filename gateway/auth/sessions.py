@@ -1,24 +1,28 @@
 """The SQL of sessions: start, find, end, sweep. Each function is a unit of work; none commits."""
 
 import secrets
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    and_,
+    Delete,
+    String,
     bindparam,
     delete,
     exists,
-    or_,
     select,
     true,
+    tuple_,
     update,
 )
 
 from gateway.auth import cutoffs
 from gateway.database.models import services, sessions, spent_refresh_tokens, users
+from gateway.database.rows import one_column
 from gateway.database.units import background
+from gateway.protocol.encoding import dumps
 
 FOREIGN = "x-"
 """Prefix of the names of sessions of foreign issuers' tokens; they are kept until they expire."""
@@ -36,7 +40,7 @@ ENDED_SESSION_TTL_MS = 600_000
 """How long an ended session is kept for other processes to notice, in ms; they look twice a second."""
 
 _SWEPT = 1000
-"""Maximum number of rows of each kind that one sweep removes."""
+"""Maximum number of rows of each kind that one step of a sweep removes."""
 
 
 class Session(NamedTuple):
@@ -51,6 +55,17 @@ class Started(NamedTuple):
     """A session was stored. `ended` are the oldest of its owner that had to end for it."""
 
     ended: list[str]
+
+
+class Ended(NamedTuple):
+    """A session that has ended, as a place in the order in which they did; `ended_at` is in ms."""
+
+    ended_at: int
+    id: str
+
+
+OLDEST = Ended(0, "")
+"""The place before all sessions that have ended."""
 
 
 class SessionOwner(NamedTuple):
@@ -166,21 +181,57 @@ def end_all_of_user(connection: Connection, user_id: int, sub: str, now_ms: int)
 
 
 @background
-def sweep(connection: Connection, now_ms: int) -> bool:
-    """Delete some expired and ended sessions, with their refresh tokens, and return whether there are more.
+def sweep(connection: Connection, now_ms: int, after: Ended = OLDEST) -> Ended | None:
+    """Delete some expired and ended sessions, with their refresh tokens; return where the next step begins.
 
-    An ended session is kept for ten minutes; its tokens are refused without it as well. Not so those of a
-    foreign issuer, which would begin a session anew.
+    None where there are no more. An ended session is kept for ten minutes; its tokens are refused without it
+    as well. Not so those of a foreign issuer, which would begin a session anew: a step passes over them.
+
+    A step reads a page of each of two indexes, so all steps together read each session once, or nearly so.
     """
-    noticed_ms = now_ms - ENDED_SESSION_TTL_MS
-    noticed = and_(sessions.c.ended_at <= noticed_ms, sessions.c.id.not_like(f"{FOREIGN}%"))
-    past = or_(sessions.c.expires_at <= now_ms, noticed)
-    # A session of the version before may have thousands of these rows: they go before it, in short steps.
+    expired = connection.scalars(_EXPIRED, {"now": now_ms, "limit": _SWEPT}).all()
+    bounds = {"noticed": now_ms - ENDED_SESSION_TTL_MS, "limit": _SWEPT, **after._asdict()}
+    ended = [] if len(expired) == _SWEPT else [Ended(*row) for row in connection.execute(_ENDED, bounds)]
+    past = {*expired, *(one.id for one in ended if not one.id.startswith(FOREIGN))}
+    if past:
+        # A session of the version before may have thousands of these rows: they go before it, in short steps.
+        parameters = {"ids": dumps(sorted(past)), "limit": _SWEPT}
+        dialect = connection.dialect.name
+        if connection.execute(_delete_spent(dialect), parameters).rowcount == _SWEPT:
+            return after
+        swept = connection.execute(_delete_past(dialect), {"ids": parameters["ids"]}).rowcount
+        if len(expired) == _SWEPT:
+            return after if swept else None
+    return ended[-1] if len(ended) == _SWEPT else None
+
+
+_EXPIRED = (
+    select(sessions.c.id)
+    .where(sessions.c.expires_at <= bindparam("now"))
+    .order_by(sessions.c.expires_at)
+    .limit(bindparam("limit"))
+)
+_ENDED = (
+    select(sessions.c.ended_at, sessions.c.id)
+    .where(sessions.c.ended_at <= bindparam("noticed"))
+    .where(tuple_(sessions.c.ended_at, sessions.c.id) > tuple_(bindparam("ended_at"), bindparam("id")))
+    .order_by(sessions.c.ended_at, sessions.c.id)
+    .limit(bindparam("limit"))
+)
+
+
+@cache
+def _delete_spent(dialect: str) -> Delete:
     spent = spent_refresh_tokens.c
-    used = select(spent.hash).join_from(spent_refresh_tokens, sessions).where(past).limit(_SWEPT)
-    wiped = connection.execute(delete(spent_refresh_tokens).where(spent.hash.in_(used.scalar_subquery())))
-    bare = ~exists().where(spent.session_id == sessions.c.id)
-    # A locked row is left to the next sweep: waiting for it here could close a circle.
-    gone = select(sessions.c.id).where(past, bare).limit(_SWEPT).with_for_update(skip_locked=True)
-    swept = connection.execute(delete(sessions).where(sessions.c.id.in_(gone.scalar_subquery())))
-    return _SWEPT in {wiped.rowcount, swept.rowcount}
+    used = select(spent.hash).where(spent.session_id.in_(one_column(dialect, "ids", String())))
+    used = used.limit(bindparam("limit"))
+    return delete(spent_refresh_tokens).where(spent.hash.in_(used.scalar_subquery()))
+
+
+@cache
+def _delete_past(dialect: str) -> Delete:
+    # A locked row is left to the next sweep: waiting for it here could close a circle. So is one whose token
+    # was refreshed meanwhile.
+    bare = ~exists().where(spent_refresh_tokens.c.session_id == sessions.c.id)
+    past = select(sessions.c.id).where(sessions.c.id.in_(one_column(dialect, "ids", String())), bare)
+    return delete(sessions).where(sessions.c.id.in_(past.with_for_update(skip_locked=True).scalar_subquery()))

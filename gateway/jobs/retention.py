@@ -84,6 +84,7 @@ class Retention:
             if alone:
                 if self._keep is not None:
                     await self._expire(self._now() - self._keep * 1000)
+                await self._sweep_sessions()
                 for step in SWEEPS:
                     await self._repeat(step)
 
@@ -109,6 +110,13 @@ class Retention:
         while more:
             began = time.monotonic()
             more = await self._database.write(step, self._now())
+            await _rest(began)
+
+    async def _sweep_sessions(self) -> None:
+        after: sessions.Ended | None = sessions.OLDEST
+        while after is not None:
+            began = time.monotonic()
+            after = await self._database.write(sessions.sweep, self._now(), after)
             await _rest(began)
 
     def _now(self) -> int:
@@ -222,5 +230,5 @@ def _delete_items(dialect: str) -> Any:
     return delete(items).where(tuple_(items.c.user_id, items.c.created_seq).in_(select(new)))
 
 
-SWEEPS = (trim, sessions.sweep, tickets.sweep, cutoffs.sweep, erasure.sweep, idempotency.sweep)
-"""What a round repeats, in this order: an erased user's row goes after the sessions."""
+SWEEPS = (trim, tickets.sweep, cutoffs.sweep, erasure.sweep, idempotency.sweep)
+"""What a round repeats after the sweep of the sessions, which an erased user's row goes after."""

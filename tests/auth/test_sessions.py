@@ -325,6 +325,72 @@ async def test_beside_the_version_before_every_older_token_is_recognised(
         assert (await refresh(database, passed[0])).ended == (mine,)
 
 
+ABROAD, PAST, OVER, LIVE = sessions.FOREIGN, "expired-", "ended-", "live-"
+
+
+def add_sessions(connection: Connection, number: int) -> None:
+    """Store so many sessions each of the kinds that a sweep finds, passes over and does not look at."""
+    users.add_missing_users(connection, ["ada"], NOW)
+    ada = users.get_user(connection, "ada").id
+    long_ago, later = NOW - sessions.ENDED_SESSION_TTL_MS, NOW + 1_000
+    times = {
+        ABROAD: (later, long_ago),
+        PAST: (NOW, None),
+        OVER: (later, long_ago),
+        LIVE: (later, None),
+    }
+    rows = [
+        {"id": f"{kind}{one}", "user_id": ada, "created_at": 0, "expires_at": until, "ended_at": ended}
+        for kind, (until, ended) in times.items()
+        for one in range(number)
+    ]
+    connection.execute(models.sessions.insert(), rows)
+    spent_ones = [
+        {"hash": f"{kind}{one}".encode(), "session_id": f"{kind}{one}"}
+        for kind in times
+        for one in range(number)
+    ]
+    connection.execute(spent_refresh_tokens.insert(), spent_ones)
+
+
+async def steps_of_sweep(database: Database, number: int) -> int:
+    """Return the steps of SQLite's machine in which all is swept where there are so many of each kind."""
+    await database.write(add_sessions, number)
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    def sweep(connection: Connection, after: sessions.Ended) -> sessions.Ended | None:
+        driver: Any = connection.connection.dbapi_connection
+        driver.set_progress_handler(step, 1)
+        try:
+            return sessions.sweep(connection, NOW, after)
+        finally:
+            driver.set_progress_handler(None, 1)
+
+    after: sessions.Ended | None = sessions.OLDEST
+    while after is not None:
+        after = await database.write(sweep, after)
+    return count
+
+
+async def test_a_sweep_looks_at_each_session_that_is_past_once(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_SWEPT", 20)
+    steps = []
+    for number in (100, 1_600):
+        async with open_database(settings_for(sqlite_url)) as database:
+            steps.append(await steps_of_sweep(database, number))
+            kept = await database.read(lambda c: c.scalars(select(models.sessions.c.id)).all())
+            await database.write(lambda c: c.execute(models.sessions.delete()))
+        assert sorted(kept) == sorted(f"{kind}{one}" for kind in (ABROAD, LIVE) for one in range(number))
+    assert steps[1] <= 20 * steps[0]
+
+
 async def test_of_many_at_once_the_first_rotates_and_all_get_its_successor(database_url: str) -> None:
     """Two processes on one database."""
     settings = settings_for(database_url)

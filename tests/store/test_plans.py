@@ -130,7 +130,8 @@ async def test_no_statement_of_the_sessions_reads_all_of_them(sqlite_url: str) -
             await database.write(users.log_out, "ada", 1)
             for sweep in (sessions.sweep, tickets.sweep, cutoffs.sweep, erasure.sweep):
                 await database.write(sweep, 10**9)
-    assert [step for step, _ in plans.steps if step.startswith("SCAN")] == []
+    # A statement that takes many rows as one parameter goes through that.
+    assert [step for step, _ in plans.steps if step.startswith("SCAN") and "VIRTUAL TABLE" not in step] == []
     oldest = [
         step for step, statement in plans.steps if "created_at DESC" in statement and "INDEX ix_" in step
     ]
