@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
+from gateway.cli.scheme import wrong_scheme
 from gateway.observability.reasons import environment_fault, is_host, reason, wrong_variable
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import SUBPROTOCOL
@@ -44,9 +46,10 @@ def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
             response = http.post(f"{server}/v1/notifications", json=notification, headers=headers)
         answer = response.json()
     except ValueError:
-        raise ClientError(f"{server}: {_or_environment(server, 'this is not a gateway')}") from None
+        what = _wrong_scheme(server) or "this is not a gateway"
+        raise ClientError(f"{server}: {_or_environment(server, what)}") from None
     except Exception as error:  # noqa: BLE001 - its text may hold the key
-        what = f"{reason(error)}. GATEWAY_URL or --server says where the gateway is"
+        what = _wrong_scheme(server) or f"{reason(error)}. GATEWAY_URL or --server says where the gateway is"
         raise ClientError(f"{server}: {_or_environment(server, what)}") from None
     if not isinstance(answer, dict):
         raise ClientError(f"{server}: this is not a gateway")
@@ -75,6 +78,11 @@ def _address(server: str) -> str:
 def _or_environment(server: str, what: str) -> str:
     """Return what went wrong, or which variable of the environment is wrong where one may be at fault."""
     return environment_fault() if _may_be_proxied(server) and wrong_variable() else what
+
+
+def _wrong_scheme(server: str) -> str | None:
+    """Return what to say where the server speaks the other scheme. A server behind a proxy is not asked."""
+    return None if _may_be_proxied(server) and getproxies() else wrong_scheme(server)
 
 
 def _check_tls(server: str) -> None:
@@ -157,14 +165,23 @@ class _Follower:
         except ConnectionClosed as error:
             return _closed(error.rcvd.code, error.rcvd.reason) if error.rcvd else "the connection broke"
         except InvalidStatus as error:
+            if error.response.status_code == HTTPStatus.BAD_REQUEST:
+                await self._check_scheme()
             return _refused(self._server, error.response)
         except (InvalidProxy, ImportError):
             raise ClientError(f"{self._server}: {environment_fault()}") from None
         except (InvalidURI, InvalidHandshake, ValueError) as error:
+            await self._check_scheme()
             what = _or_environment(self._server, f"this is not a gateway ({reason(error)})")
             raise ClientError(f"{self._server}: {what}") from None
         except (OSError, TimeoutError) as error:
+            await self._check_scheme()
             return f"{self._server}: {reason(error)}. GATEWAY_URL or --server says where the gateway is"
+
+    async def _check_scheme(self) -> None:
+        """Raise `ClientError` where the server speaks the other scheme: connecting again would not help."""
+        if (what := await asyncio.to_thread(_wrong_scheme, self._server)) is not None:
+            raise ClientError(f"{self._server}: {what}")
 
     def _connect(self, token: str) -> connect:
         return connect(
