@@ -103,6 +103,9 @@ def _validate(path: Path) -> bool:
         raise _wrong(path, getattr(error, "strerror", None) or "it is no name of a file") from None
     if not stat.S_ISREG(about.st_mode):
         raise _wrong(path, "it is not a regular file")
+    if about.st_nlink > 1:
+        # Each name would have a log and a lock of its own, and SQLite would not notice.
+        raise _wrong(path, f"it has {about.st_nlink} names (hard links): remove all but one")
     if about.st_size == 0:
         # What a start has left that was killed at once is ours, and private; beside what another process is
         # about to fill SQLite keeps a journal.

@@ -178,6 +178,19 @@ def test_a_second_server_on_one_file_is_one_line_and_commands_go_on(tmp_path: Pa
         assert run(tmp_path, "user", "add", "ada").returncode == 0
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_no_command_uses_a_file_with_several_names(tmp_path: Path, command: list[str]) -> None:
+    """Each name has a lock and a log of its own: two gateways would serve from one file."""
+    file = other_database(tmp_path / "other.db")
+    (tmp_path / "same.db").hardlink_to(file)
+    before = file.read_bytes()
+    done = run(tmp_path, *command, database_url="sqlite:///same.db", audit_log="audit.log")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "it has 2 names (hard links): remove all but one" in done.stderr
+    assert (mode(file), file.read_bytes()) == (0o664, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.db", "same.db"]
+
+
 def test_the_lock_ends_with_the_process_however_it_ends(tmp_path: Path) -> None:
     url = make_url(f"sqlite:///{tmp_path}/gateway.db")
     with _holding(tmp_path) as process:
