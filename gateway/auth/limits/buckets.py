@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 from gateway.errors import RateLimited
 from gateway.settings.networks import FACTORS, networks_of
@@ -12,6 +13,17 @@ MAX_KEYS = 100_000
 
 LOOKED_AT = 8
 """How many of the oldest callers are looked at for one that has nothing counted against it."""
+
+
+K = TypeVar("K")
+
+
+def _is_let(take: Callable[[K], None], key: K) -> bool:
+    try:
+        take(key)
+    except RateLimited:
+        return False
+    return True
 
 
 class Buckets:
@@ -46,11 +58,7 @@ class Buckets:
 
     def allows(self, key: Hashable) -> bool:
         """Count one thing as `take` does, and return whether the caller may do it."""
-        try:
-            self.take(key)
-        except RateLimited:
-            return False
-        return True
+        return _is_let(self.take, key)
 
     def check(self, key: Hashable) -> None:
         """Raise `RateLimited` where `take` would; nothing is counted."""
@@ -140,11 +148,7 @@ class NetworkBuckets:
 
     def allows(self, host: str) -> bool:
         """Count one thing as `take` does, and return whether the client may do it."""
-        try:
-            self.take(host)
-        except RateLimited:
-            return False
-        return True
+        return _is_let(self.take, host)
 
     def check(self, host: str) -> None:
         """Raise `RateLimited` where `take` would; nothing is counted."""
