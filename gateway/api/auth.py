@@ -2,13 +2,11 @@
 
 import time
 from collections.abc import Collection
-from typing import ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from gateway.api.callers import client_address
-from gateway.api.json_route import JsonRoute
 from gateway.api.oauth import (
     NO_STORE,
     PROBLEMS,
@@ -16,6 +14,7 @@ from gateway.api.oauth import (
     TOKEN_PATH,
     Client,
     Form,
+    FormRoute,
     field,
     form_of,
     invalid_client,
@@ -36,14 +35,7 @@ from gateway.observability import audit
 from gateway.observability.audit import Event
 from gateway.protocol.times import now_ms
 
-
-class _FormRoute(JsonRoute):
-    """A route whose body is a form: the longest field is a token, and decoding one costs more than JSON."""
-
-    max_body: ClassVar[int] = 16 * 1024
-
-
-router = APIRouter(route_class=_FormRoute, tags=["auth"])
+router = APIRouter(route_class=FormRoute, tags=["auth"])
 
 
 class TokenAnswer(BaseModel):

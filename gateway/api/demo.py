@@ -16,7 +16,7 @@ from gateway.api.callers import InboxUser, check_origin, client_address
 from gateway.api.json_route import JsonRoute
 from gateway.api.notification import Notification
 from gateway.api.notifications import post_notification
-from gateway.api.oauth import NO_STORE, Form
+from gateway.api.oauth import NO_STORE, Form, FormRoute
 from gateway.api.state import Parts
 from gateway.auth import services
 from gateway.auth.principals import Service
@@ -38,6 +38,7 @@ async def _same_origin(request: Request) -> None:
 
 
 router = APIRouter(route_class=JsonRoute)
+form_router = APIRouter(route_class=FormRoute)
 
 
 @router.post("/demo/notifications", status_code=201, include_in_schema=False)
@@ -53,7 +54,7 @@ async def post_to_oneself(
     return await post_notification(notification, parts, service)
 
 
-@router.post("/demo/session", include_in_schema=False)
+@form_router.post("/demo/session", include_in_schema=False)
 async def sign_in_by_link(
     parts: Parts, request: Request, form: Form, response: Response, _: Annotated[None, Depends(_same_origin)]
 ) -> TokenAnswer:

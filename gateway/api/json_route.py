@@ -10,9 +10,11 @@ from pydantic import BaseModel, ConfigDict
 
 from gateway.api.body import MAX_BODY, BoundedRequest, NotJson
 from gateway.api.callers import counted_caller
+from gateway.api.query import check_names
+from gateway.api.state import parts_of
 from gateway.api.validation import as_invalid
 from gateway.auth.limits.intake import SMALL_BODY
-from gateway.auth.principals import User
+from gateway.auth.principals import Service, User
 from gateway.errors import Invalid
 
 
@@ -32,6 +34,8 @@ class JsonRoute(APIRoute):
     """A route whose bodies are bounded and whose JSON is strict: `APIRouter(route_class=JsonRoute)`."""
 
     max_body: ClassVar[int] = MAX_BODY
+    knows_caller: ClassVar[bool] = True
+    """Whether its callers show a token. Their query is then refused where the route takes none."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, which is given such a request.
@@ -40,10 +44,13 @@ class JsonRoute(APIRoute):
         """
         handler = super().get_route_handler()
         wants_body = self.body_field is not None
+        takes_no_query = self.knows_caller and not self.dependant.query_params
         members = members_of(self.body_field.field_info.annotation) if self.body_field else ()
 
         async def handle(request: Request) -> Response:
             bounded = self.bounded(request)
+            if takes_no_query and request.scope["query_string"]:
+                await _refuse_query(request)
             if not wants_body:
                 return await handler(bounded)
             # Whoever is not known, or does too much, has nothing read: bodies come with tokens here.
@@ -67,6 +74,14 @@ class JsonRoute(APIRoute):
         bounded = BoundedRequest(request.scope, request.receive)
         bounded.max_body = self.max_body
         return bounded
+
+
+async def _refuse_query(request: Request) -> None:
+    """Raise `Invalid` for any parameter, to a caller who is known. It counts as a call."""
+    caller = await counted_caller(request)
+    if isinstance(caller, Service):
+        parts_of(request).throttle.service_calls.take(caller.id)
+    check_names(request, ())
 
 
 class ManagementRoute(JsonRoute):

@@ -13,6 +13,7 @@ from gateway.api.callers import NotificationReader, Poster, poster
 from gateway.api.json_route import JsonRoute, check_json
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.problems import BODY, problems
+from gateway.api.query import check_names
 from gateway.api.state import Parts, parts_of
 from gateway.api.validation import as_invalid
 from gateway.auth.principals import Service
@@ -85,6 +86,8 @@ class PostRoute(JsonRoute):
         async def handle(request: Request) -> Response:
             service, parts = await poster(request), parts_of(request)
             parts.throttle.begin_post(service.id)
+            if request.scope["query_string"]:
+                check_names(request, ())
             key = _read_key(request.headers.get("idempotency-key"))
             bounded = self.bounded(request)
             bounded.caller = service.id

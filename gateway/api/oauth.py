@@ -3,7 +3,7 @@
 import base64
 import hmac
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl, unquote_plus
 
 from fastapi import Depends, Request
@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from gateway.api.callers import client_address
+from gateway.api.json_route import JsonRoute
 from gateway.api.state import Gateway, parts_of
 from gateway.auth import services
 from gateway.auth.records import Record
@@ -31,6 +32,13 @@ MAX_FIELDS = 20
 
 ERRORS = {429: "rate_limited", 500: "server_error", 503: "temporarily_unavailable"}
 """The `error` of what RFC 6749 has no word for; everything else is `invalid_request`."""
+
+
+class FormRoute(JsonRoute):
+    """A route whose body is a form: the longest field is a token, and decoding one costs more than JSON."""
+
+    max_body: ClassVar[int] = 16 * 1024
+    knows_caller: ClassVar[bool] = False
 
 
 class OAuthProblem(BaseModel):

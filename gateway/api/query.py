@@ -34,13 +34,16 @@ def parameter(connection: HTTPConnection, name: str) -> str | None:
     return unquote_plus(value.decode("latin-1"))
 
 
-async def _check_names(request: Request) -> None:
-    """Raise `Invalid` for parameters that the route does not have, or that come more than once.
+async def _check_query(request: Request) -> None:
+    route = cast("APIRoute", request.scope["route"])
+    check_names(request, [field.alias for field in route.dependant.query_params])
+
+
+def check_names(request: Request, known: Collection[str]) -> None:
+    """Raise `Invalid` for parameters that are not `known`, or that come more than once.
 
     A filter that is mistyped would be none: its caller would take everything for what was asked for.
     """
-    route = cast("APIRoute", request.scope["route"])
-    known = [field.alias for field in route.dependant.query_params]
     given = Counter(name for name, _ in request.query_params.multi_items())
     errors = [
         {"field": name or "query", "message": message}
@@ -59,5 +62,5 @@ def _broken(given: Counter[str], known: Collection[str]) -> Iterator[tuple[str, 
             yield name, "it comes more than once: give it once"
 
 
-KnownQuery = Annotated[None, Depends(_check_names)]
+KnownQuery = Annotated[None, Depends(_check_query)]
 """Says of a route that its query has the route's parameters alone. It stands behind who calls."""

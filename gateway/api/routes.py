@@ -42,4 +42,4 @@ def api_routes(*, with_demo: bool) -> Iterator[BaseRoute]:
     ):
         yield from router.routes
     if with_demo:
-        yield from demo.router.routes
+        yield from (*demo.router.routes, *demo.form_router.routes)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from gateway.api.callers import InboxUser
+from gateway.api.json_route import JsonRoute
 from gateway.api.oauth import NO_STORE
 from gateway.api.problems import problems
 from gateway.api.state import Parts
@@ -19,7 +20,7 @@ from gateway.protocol.times import now_ms
 TICKET_TTL = 30
 """How long a ticket waits to be used, in seconds."""
 
-router = APIRouter(tags=["auth"])
+router = APIRouter(route_class=JsonRoute, tags=["auth"])
 
 
 class TicketAnswer(BaseModel):

@@ -1,5 +1,6 @@
 """What is read of a request whose caller is not known: a little of it, however much there is."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 
 from gateway.api.callers import MAX_ADDRESS, client_address
+from gateway.api.json_route import JsonRoute
 from gateway.api.query import parameter
 from gateway.errors import MAX_DETAIL, MAX_ERRORS, MAX_FIELD
 from gateway.observability.audit import Event
 from gateway.transport.conditional import MAX_VALIDATORS, MAX_VALIDATORS_LENGTH, is_known
 from tests.support.clients import open_socket
-from tests.support.servers import LocalServer
+from tests.support.servers import LocalServer, StartServer
 from tests.support.trail import Trail
 
 
@@ -70,6 +72,47 @@ async def test_each_route_with_parameters_refuses_unknown_and_repeated_ones(serv
         assert (await server.stranger.get(f"{at}?limti=1")).status_code == 401
         other = server.service if caller is ada else ada
         assert (await other.get(f"{at}?limti=1")).status_code == 403
+
+
+async def test_each_route_without_parameters_refuses_any(server: LocalServer) -> None:
+    ada = await server.user("ada")
+    app = server.uvicorn.config.app
+    assert isinstance(app, FastAPI)
+    routes = [
+        route
+        for route in app.routes
+        if isinstance(route, JsonRoute) and route.knows_caller and not route.dependant.query_params
+    ]
+    assert {"/v1/notifications", "/v1/notifications/batch", "/v1/auth/ticket", "/v1/inbox/{id}"} <= {
+        route.path for route in routes
+    }
+    for route in routes:
+        method = min(route.methods or ())
+        at = re.sub("{.*?}", "ada", route.path)
+        body = {"to": "ada", "title": "T"} if method in {"POST", "PATCH"} else None
+        caller = ada if at.startswith(("/v1/inbox", "/v1/auth")) else server.service
+        answer = await caller.http.request(method, f"{at}?dry_run=1", headers=caller.headers, json=body)
+        assert (route.path, answer.status_code) == (route.path, 422)
+        assert answer.json()["errors"] == [
+            {"field": "dry_run", "message": "there is no such parameter: leave it out"}
+        ]
+        answer = await server.http.request(method, f"{at}?dry_run=1", json=body)
+        assert (route.path, answer.status_code) == (route.path, 401)
+    assert (await ada.inbox())["items"] == [], "nothing was done"
+
+
+async def test_what_names_unknown_parameters_uses_up_the_budget(start_server: StartServer) -> None:
+    server = await start_server(commands_per_second=0.5, service_calls_per_second=0.5)
+    ada = await server.user("ada")
+    for caller, path in ((ada, "/v1/inbox/x"), (server.service, "/v1/users/ada")):
+        codes = [(await caller.get(f"{path}?x=1")).status_code for _ in range(5)]
+        assert set(codes) == {422, 429}
+
+
+async def test_the_oauth_endpoints_and_what_needs_no_token_ignore_parameters(server: LocalServer) -> None:
+    assert (await server.http.post("/v1/auth/revoke?x=1", data={"token": "none"})).status_code == 200
+    for path in ("/healthz", "/.well-known/jwks.json"):
+        assert (await server.http.get(f"{path}?x=1")).status_code == 200
 
 
 async def test_many_unknown_parameters_get_a_bounded_answer(server: LocalServer) -> None:
