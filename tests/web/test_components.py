@@ -1166,6 +1166,55 @@ async def test_a_burst_shows_a_few_toasts_and_how_many_more_and_an_urgent_one_al
     await shown(page, "Title 54")
 
 
+@pytest.mark.parametrize("how", ["click", "keyboard", "tap"])
+async def test_the_number_of_others_opens_the_bell(stage: Stage, how: str) -> None:
+    page = await stage(BELL, clock=True, has_touch=how == "tap")
+    await page.clock.pause_at("2030-01-01T00:00:00Z")
+    await page.evaluate("show('notification-toasts', client)")
+    await page.evaluate("for (let n = 1; n < 8; n += 1) client.arrive(item(n))")
+    opener = button(page, "4 more notifications")
+    if how == "click":
+        await opener.click()
+    elif how == "tap":
+        await opener.tap()
+    else:
+        await opener.focus()
+        await page.keyboard.press("Enter")
+    popover = page.locator("notification-bell [part=popover]")
+    await expect(popover).to_be_visible()
+    await expect(popover).to_be_focused()
+    await expect(page.locator(".sum")).to_have_count(0)
+    await page.keyboard.press("Escape")
+    await expect(popover).to_be_hidden()
+    await expect(page.locator("notification-bell [part=bell]")).to_be_focused()
+
+
+async def test_what_was_missed_opens_the_inbox_where_there_is_no_bell(stage: Stage) -> None:
+    page = await toasts_at(stage)
+    await page.evaluate(
+        """() => {
+          const far = document.createElement('div');
+          far.style.height = '5000px';
+          document.querySelector('main').append(far);
+          const { client } = window;
+          show('notification-inbox', null);
+          show('notification-inbox', client);
+        }"""
+    )
+    await page.evaluate("for (let n = 1; n < 4; n += 1) client.arrive(item(n), { missed: true })")
+    await page.clock.run_for(1_000)
+    await button(page, "3 notifications while you were away").click()
+    await expect(page.locator("notification-inbox").last).to_be_in_viewport()
+    assert await page.evaluate("document.activeElement === element")
+
+
+async def test_a_sum_is_no_button_where_there_is_no_list(stage: Stage) -> None:
+    page = await toasts_at(stage)
+    await page.evaluate("for (let n = 1; n < 8; n += 1) client.arrive(item(n))")
+    await expect(page.locator(".sum")).to_have_text("4 more notifications")
+    await expect(page.locator(".sum [part=open]")).to_be_hidden()
+
+
 async def test_how_many_and_which_toasts_are_shown_can_be_chosen(stage: Stage) -> None:
     page = await toasts_at(stage, **{"max": "1", "min-priority": "low"})
     await page.evaluate("client.arrive(item(1, { priority: 'low' })); client.arrive(item(2))")

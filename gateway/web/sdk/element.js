@@ -23,6 +23,8 @@ const Base = globalThis.HTMLElement ?? class {};
 export const inView = new Map();
 /** Fires `change` when an inbox has come into view. */
 export const views = new EventTarget();
+/** Bells and inboxes of the page, each with what shows its list and focuses it. @type {Map<any, () => void>} */
+export const lists = new Map();
 
 /** The base of the elements. A subclass has `build()` and `refresh()`, and `handlers` of the client's events. */
 export class NotificationElement extends Base {

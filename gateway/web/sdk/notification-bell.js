@@ -1,7 +1,7 @@
 // <notification-bell>: the number of what is new, and the inbox behind it.
 
 import { icon, iconButton, make, write } from './dom.js';
-import { NotificationElement } from './element.js';
+import { NotificationElement, lists } from './element.js';
 import { PARTS } from './notification-inbox.js';
 import { isOwn, safeLink } from './link.js';
 import { countInTitle, countOnIcon, setSystem, showSystem, systemState } from './system.js';
@@ -36,6 +36,8 @@ export class NotificationBell extends NotificationElement {
   set open(open) { this.#parts.popover?.togglePopover(Boolean(open)); }
 
   begin(signal) {
+    lists.set(this, () => { this.open = true; });
+    signal.addEventListener('abort', () => lists.delete(this));
     addEventListener('resize', () => this.#place(), { signal });
     addEventListener('scroll', () => this.#place(), { signal, passive: true, capture: true });
   }

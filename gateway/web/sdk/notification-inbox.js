@@ -1,7 +1,7 @@
 // <notification-inbox>: a user's notifications, and what can be done with them.
 
 import { icon, iconButton, make, write } from './dom.js';
-import { NotificationElement, inView, views } from './element.js';
+import { NotificationElement, inView, lists, views } from './element.js';
 import { Feed } from './feed.js';
 import { Snack } from './snack.js';
 import { STATES } from './states.js';
@@ -77,6 +77,10 @@ export class NotificationInbox extends NotificationElement {
       this.#markSeen();
     });
     watching.observe(this);
+    lists.set(this, () => {
+      this.scrollIntoView({ block: 'nearest' });
+      this.focus();
+    });
     this.addEventListener('keydown', (event) => this.#onShortcut(event), { signal });
     document.addEventListener('visibilitychange', () => this.#markSeen(), { signal });
     const ticking = setInterval(() => this.#feed?.tick(), TICK);
@@ -87,6 +91,7 @@ export class NotificationInbox extends NotificationElement {
       this.#nearEnd.disconnect();
       watching.disconnect();
       inView.delete(this);
+      lists.delete(this);
     });
   }
 

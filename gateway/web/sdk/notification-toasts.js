@@ -1,7 +1,7 @@
 // <notification-toasts>: what has just come, shown for a moment in the corner of the one tab that is looked at.
 
 import { iconButton, make, write } from './dom.js';
-import { NotificationElement, inView, views } from './element.js';
+import { NotificationElement, inView, lists, views } from './element.js';
 import { glyph, priorityChip, quote, title } from './row.js';
 import { ITEM, TOASTS } from './theme.js';
 
@@ -170,19 +170,37 @@ export class NotificationToasts extends NotificationElement {
     }
     this.#sum ??= this.#addSum();
     clearTimeout(this.#sum.timer);
+    const { opener, said } = this.#sum;
+    const opens = !mustBeSeen && Boolean(this.#list());
     this.#sum.mustBeSeen = mustBeSeen;
     this.#sum.left = TOAST_TIME;
-    write(this.#sum.said, text);
+    opener.hidden = !opens;
+    write(opener, opens ? text : '');
+    write(said, opens ? '' : text);
     write(this.polite, text);
     this.#start(this.#sum);
   }
 
   #addSum() {
     const said = make('span');
-    const sum = { item: null, said, element: make('div', { className: 'toast sum', part: 'toast summary' }, said,
+    const opener = make('button', { type: 'button', className: 'link', part: 'open', click: () => this.#openList() });
+    const what = make('div', {}, said, opener);
+    const sum = { item: null, said, opener, element: make('div', { className: 'toast sum', part: 'toast summary' }, what,
       iconButton('close', this.words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(sum) })) };
     this.stack.append(sum.element);
     return sum;
+  }
+
+  /** Return what shows the list that has what a sum is about: that of a bell, or of an inbox; none without one. */
+  #list() {
+    const shown = [...lists].filter(([one]) => one.client === this.client && one.checkVisibility());
+    return (shown.find(([one]) => 'open' in one) ?? shown[0])?.[1];
+  }
+
+  #openList() {
+    const show = this.#list();
+    this.#remove(this.#sum);
+    show?.();
   }
 
   // --- how they go -------------------------------------------------------------------------------------------
@@ -222,7 +240,7 @@ export class NotificationToasts extends NotificationElement {
       this.#more = 0;
     }
     element.remove();
-    if (isFocused) (next?.querySelector('button') ?? this.#cameFrom)?.focus();
+    if (isFocused) (next?.querySelector('[part=dismiss]') ?? this.#cameFrom)?.focus();
     this.#pause(false);
     if (toast.item && this.#waiting.length) this.#show(this.#waiting.shift());
   }

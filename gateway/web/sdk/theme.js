@@ -211,6 +211,7 @@ export const TOASTS = sheet(`
 .toast .chip { display: inline-block; margin-block-end: 4px; }
 .sum { grid-template-columns: minmax(0, 1fr) auto; align-items: center; padding-block: 8px; color: var(--_muted); font-size: .9333em; }
 .sum .icon { margin: 0; }
+.sum .link { margin-inline: -8px; text-align: start; }
 .timer { position: absolute; inset: auto auto 0 0; width: 100%; height: 2px; background: var(--_accent); opacity: .55; transform-origin: left; animation: spend var(--_time) linear forwards; }
 :host(:dir(rtl)) .timer { transform-origin: right; }
 .paused .timer { animation-play-state: paused; }
