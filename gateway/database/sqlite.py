@@ -21,6 +21,7 @@ from gateway.database.priority_thread import PriorityThread
 from gateway.database.sqlite_file import Opening
 from gateway.database.turns import Turns
 from gateway.database.units import is_background
+from gateway.database.wal import WriteAheadLog
 from gateway.errors import Unavailable
 from gateway.observability.outage import DatabaseOutage
 
@@ -50,6 +51,7 @@ class SqliteDatabase:
         self._writing = PriorityThread("sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
         self._reads, self._writes = Turns(SQLITE_READS), Turns(SQLITE_WRITES)
+        self._wal = WriteAheadLog(sqlite_file.path_of(url))
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -105,7 +107,11 @@ class SqliteDatabase:
     ) -> T:
         def transaction() -> T:
             with engine.begin() as connection:
-                return work(connection, *args, **kwargs)
+                result = work(connection, *args, **kwargs)
+            if engine is self._writer and self._wal.is_due():
+                with engine.connect() as connection:
+                    self._wal.restart(driver_of(connection))
+            return result
 
         try:
             result = await asyncio.wrap_future(submit(transaction))
