@@ -253,7 +253,7 @@ async def engine(database: Database, database_url: str) -> AsyncIterator[Engine]
 async def engines(database: Database, database_url: str) -> AsyncIterator[tuple[Engine, Engine]]:
     """The engine of a process that relays, and that of another one on the same database."""
     here, there = [Engine(settings_for(database_url), database) for _ in range(2)]
-    there._posted = 1_000_000  # The ids that the two give are different ones.
+    there.posted = 1_000_000  # The ids that the two give are different ones.
     async with here.writer.running(), there.writer.running():
         relaying = asyncio.create_task(here.relay.run())
         yield here, there

@@ -154,7 +154,7 @@ async def list_inbox(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A page may be shorter than `limit` and still have a `next`: one of long items, or with a `category`."""
-    query = inbox.Query(limit, _before(cursor), unread, archived, category)
+    query = inbox.Query(limit, before_cursor(cursor), unread, archived, category)
     if if_none_match is not None:
         found = await parts.database.glance(log.standing, user.id)
         known = None if found is None else not_modified(if_none_match, _headers_of(*found))
@@ -302,7 +302,8 @@ def _cursor(before: int) -> str:
     return base64.urlsafe_b64encode(f"v1:{before}".encode()).decode().rstrip("=")
 
 
-def _before(cursor: str | None) -> int:
+def before_cursor(cursor: str | None) -> int:
+    """Return the `seq` that a page ends before. Raises `Invalid`."""
     if cursor is None:
         return MAX_SEQ
     try:

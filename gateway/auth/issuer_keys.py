@@ -62,7 +62,7 @@ class IssuerKeys:
 
     def __init__(self, trusted: TrustedIssuer) -> None:
         self.trusted = trusted
-        self._keys: dict[str, PublicKey] = {}
+        self.keys: dict[str, PublicKey] = {}
         self._fetched_at = float("-inf")
         self._open = True
         self._wanted = asyncio.Event()
@@ -79,27 +79,27 @@ class IssuerKeys:
             await asyncio.sleep(PAUSE)
             self._open = True
             if time.monotonic() - self._fetched_at >= STALE:
-                self._keys = {}
+                self.keys = {}
             if good:
                 await _wait(self._wanted, REFRESH - PAUSE)
 
     async def find(self, kid: str) -> PublicKey:
         """Return the key of this name, which may just have been published. Raises `InvalidToken`."""
-        if kid not in self._keys and self._open:
+        if kid not in self.keys and self._open:
             self._wanted.set()
             await _wait(self._done, FETCH_TIMEOUT)
-        if kid not in self._keys:
-            raise InvalidToken(why="unknown_key" if self._keys else "no_keys_of_the_issuer")
-        return self._keys[kid]
+        if kid not in self.keys:
+            raise InvalidToken(why="unknown_key" if self.keys else "no_keys_of_the_issuer")
+        return self.keys[kid]
 
     async def _fetch(self) -> bool:
         try:
-            self._keys = await _fetch_keys(self.trusted)
+            self.keys = await _fetch_keys(self.trusted)
         except FetchError as error:
             logger.warning("an issuer's keys cannot be had", issuer=self.trusted.issuer, reason=str(error))
             return False
         self._fetched_at = time.monotonic()
-        if not self._keys:
+        if not self.keys:
             logger.warning("an issuer has no key that can be used", issuer=self.trusted.issuer)
         return True
 

@@ -51,19 +51,19 @@ class Issuers:
 
     def __init__(self, trusted: Sequence[TrustedIssuer], clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._keys = {one.issuer: IssuerKeys(one) for one in trusted}
+        self.sources = {one.issuer: IssuerKeys(one) for one in trusted}
         self._prefixes = frozenset(one.subject_prefix for one in trusted) - {""}
 
     async def run(self) -> None:
         """Keep the keys fresh, until cancelled. Returns at once where nobody is trusted."""
         async with asyncio.TaskGroup() as tasks:
-            for keys in self._keys.values():
+            for keys in self.sources.values():
                 tasks.create_task(keys.run(), name=f"keys of {keys.trusted.issuer}")
 
     def claim(self, token: Token) -> bool:
         """Whether the token says that it is of one of these issuers. That is not yet verified."""
         issuer = token.claims.get("iss")
-        return isinstance(issuer, str) and issuer in self._keys
+        return isinstance(issuer, str) and issuer in self.sources
 
     def owns(self, sub: str) -> bool:
         """Whether a `sub` begins with the prefix of one of these issuers: such users sign in there."""
@@ -74,7 +74,7 @@ class Issuers:
 
         Raises `InvalidToken` and `TokenExpired`, and `ForeignSubject` for a user of another issuer.
         """
-        keys = self._keys[token.claims["iss"]]
+        keys = self.sources[token.claims["iss"]]
         trusted, claims = keys.trusted, token.claims
         if token.type not in _TYPES and not (trusted.without_typ and "typ" not in token.header):
             raise InvalidToken(why="typ")

@@ -82,7 +82,7 @@ def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
     if row.refresh_hash == shown:
         return good._replace(token=_rotate(connection, row, token, now_ms))
     if row.previous_hash == shown and now_ms - row.rotated_at < RETRY:
-        return good._replace(token=_successor(row.refresh_seed, token), repeated=True)
+        return good._replace(token=successor_of(row.refresh_seed, token), repeated=True)
     return good._replace(ended=tuple(end_sessions(connection, sessions.c.id == row.id, now_ms)))
 
 
@@ -126,7 +126,7 @@ def _lock(connection: Connection, session: str | None, now_ms: int) -> Record | 
 def _rotate(connection: Connection, row: Record, token: str, now_ms: int) -> str:
     # A new seed each time: what the database holds gives nothing for a token older than the previous one.
     seed = secrets.token_bytes(32)
-    successor = _successor(seed, token)
+    successor = successor_of(seed, token)
     _keep(connection, row, token)
     changes = {
         "refresh_hash": digest(successor),
@@ -161,7 +161,7 @@ def _family_of(token: str) -> str | None:
     return family if dot else None
 
 
-def _successor(seed: bytes, token: str) -> str:
+def successor_of(seed: bytes, token: str) -> str:
     """Return the token that follows: of the same family, or of a new one where the token has none."""
     family = _family_of(token) or _derive(seed, f"family of {token}")[:_FAMILY]
     return f"{family}.{_derive(seed, token)}"

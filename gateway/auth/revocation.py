@@ -50,7 +50,7 @@ class Revocation:
         self._listeners = [on_ended]
         self._publish_ended = publish_ended
         self._ended = Ended()
-        self._finder = Finder(database)
+        self.finder = Finder(database)
         self._looked_at = clock()
         self._blind = False
 
@@ -92,7 +92,7 @@ class Revocation:
         now = self._clock()
         self._ended.forget(now, MAX_FORGOTTEN)
         try:
-            async for page in self._finder.look(min(self._looked_at, now)):
+            async for page in self.finder.look(min(self._looked_at, now)):
                 self.drop([ending.id for ending in page])
             self._looked_at, self._blind = now, False
         except Unavailable:

@@ -66,9 +66,9 @@ class Tokens:
         self._database = database
         self._clock = clock
         self._jws = jwt.PyJWS()
-        self._keys = Keyring(settings, database, clock)
+        self.keys = Keyring(settings, database, clock)
         self.issuers = Issuers(settings.trusted_issuers, clock)
-        self._known = Remembered()
+        self.remembered = Remembered()
         # What has ended is remembered no longer, and outranks what would be: a verification that was reading
         # the database meanwhile cannot bring a session back.
         self._revocation = revocation
@@ -79,19 +79,19 @@ class Tokens:
 
         Raises `SettingsError` for a secret that is no secret, and `Unavailable`.
         """
-        await self._keys.start()
+        await self.keys.start()
 
     def recall(self, token: str) -> Principal | None:
         """Return who shows this access token or API key, where that is known without asking the database."""
-        known = self._known.get(token)
+        known = self.remembered.get(token)
         if known is None or known.handle in self._revocation or self._clock() >= known.until:
             return None
-        self._known.move_to_end(token)
+        self.remembered.move_to_end(token)
         return known.principal
 
     def has_held(self, token: str) -> bool:
         """Whether this was good when it was verified last, and has neither expired nor ended here since."""
-        known = self._known.get(token)
+        known = self.remembered.get(token)
         if known is None or known.handle in self._revocation:
             return False
         expires_at = known.principal.expires_at
@@ -105,7 +105,7 @@ class Tokens:
         """
         if (principal := self.recall(token)) is not None:
             return principal
-        known = self._known.get(token)
+        known = self.remembered.get(token)
         if known is not None and known.handle not in self._revocation:
             self._extend(token, known, self._clock())
         is_key = token.startswith(services.KEY_PREFIX)
@@ -117,7 +117,7 @@ class Tokens:
             raise
         if found.handle in self._revocation:
             raise KeyRevoked if is_key else TokenRevoked
-        self._known.remember(token, found)
+        self.remembered.remember(token, found)
         return found.principal
 
     def is_ended(self, session: str) -> bool:
@@ -138,7 +138,7 @@ class Tokens:
         issued_at: int | None = None,
     ) -> str:
         """Return a signed access token; times are in seconds since 1970, `issued_at` is now by default."""
-        key = self._keys.newest
+        key = self.keys.newest
         claims = {
             "iss": self._settings.issuer,
             "aud": self._settings.audience,
@@ -189,22 +189,22 @@ class Tokens:
     async def load_keys(self) -> None:
         """Find new signing keys. A database that cannot be used now is no error: the next call asks again."""
         with suppress(Unavailable):
-            await self._keys.load()
+            await self.keys.load()
 
     def can_sign(self) -> bool:
         """Return whether there is a key to sign with."""
-        return self._keys.signs
+        return self.keys.signs
 
     def jwks(self) -> dict[str, Any]:
         """Return the public keys as RFC 7517 has them. A secret is never among them."""
-        return self._keys.jwks()
+        return self.keys.jwks()
 
     def _forget(self, handles: Collection[str]) -> None:
         """Remember the tokens of these sessions no longer."""
         for handle in handles:
             # What is known of a deleted key tells it from one that never was; it is asked for again anyhow.
             if not services.is_key_id(handle):
-                self._known.forget_all_of(handle)
+                self.remembered.forget_all_of(handle)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -213,14 +213,14 @@ class Tokens:
         """Let one caller ask the database about a service while the others go on for a moment."""
         expires_at = known.principal.expires_at
         until = now + RECHECK if expires_at is None else min(now + RECHECK, expires_at)
-        self._known[token] = Known(known.principal, known.handle, until)
+        self.remembered[token] = Known(known.principal, known.handle, until)
 
     async def _look_up_key(self, token: str) -> Known:
         key_id, secret = services.parse_key(token)
         row = await self._database.glance(services.find_key, key_id)
         if row is None or not hmac.compare_digest(row.secret_hash, digest(secret)):
             # A key that was deleted cannot be told from one that never was; what was known was revoked.
-            raise KeyRevoked if token in self._known else InvalidKey(why="unknown_api_key")
+            raise KeyRevoked if token in self.remembered else InvalidKey(why="unknown_api_key")
         service = Service(row.service_id, row.client_id, frozenset(row.scopes.split()), None, None)
         return Known(service, key_id, self._clock() + RECHECK)
 
@@ -265,7 +265,7 @@ class Tokens:
             raise InvalidToken(why="issuer")
         if token.type != "at+jwt" or token.header.keys() != _HEADER:
             raise InvalidToken(why="header")
-        key = await self._keys.find(token.header["kid"])
+        key = await self.keys.find(token.header["kid"])
         jws.verify(token, key.public, (key.algorithm,))
         if (fault := self._fault(token.claims)) is not None:
             raise InvalidToken(why=fault)

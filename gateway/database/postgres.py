@@ -64,8 +64,8 @@ class PostgresDatabase:
         self._turns = Turns(max(2, size // POSTGRES_SHARE))
         self._pools = Pools(url, size)
         self._outage = DatabaseOutage(url.render_as_string(hide_password=True))
-        self._engine, self._spare = engines = (self._pools.main, self._pools.spare)
-        self._snapshots = {engine: engine.execution_options(**_SNAPSHOT) for engine in engines}
+        self._engine, self._spare = self.engines = (self._pools.main, self._pools.spare)
+        self._snapshots = {engine: engine.execution_options(**_SNAPSHOT) for engine in self.engines}
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs

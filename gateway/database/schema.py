@@ -24,7 +24,7 @@ def upgrade(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     if not pending(connection):
         return
-    config = _config()
+    config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
@@ -35,14 +35,14 @@ def pending(connection: Connection) -> bool:
     None is in a schema that a newer version has made: this one works on it, for migrations only add. So an
     old process starts again while the others are upgraded, and after an upgrade was taken back.
     """
-    known = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    known = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
     return MigrationContext.configure(connection).get_current_revision() in {None, *known[1:]}
 
 
 @cache
 def earlier() -> frozenset[str]:
     """Return the revisions before the newest that this code knows, read once per process."""
-    scripts = ScriptDirectory.from_config(_config())
+    scripts = ScriptDirectory.from_config(alembic_config())
     head = scripts.get_current_head()
     return frozenset(one.revision for one in scripts.walk_revisions() if one.revision != head)
 
@@ -83,7 +83,8 @@ def _look(connection: Connection, *, writes: bool) -> tuple[bool, str | None]:
     return is_waiting, unfitness(connection, creates=is_waiting, writes=writes)
 
 
-def _config() -> Config:
+def alembic_config() -> Config:
+    """Return the configuration under which Alembic finds the migrations of the package."""
     config = Config()
     config.set_main_option("script_location", str(_migrations()))
     config.set_main_option("path_separator", "os")

@@ -45,6 +45,7 @@ class SqliteDatabase:
         engine = partial(open_engine, url, changes=opening is not Opening.LOOK)
         self._writer = engine("BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
         self._readers = engine("BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
+        self.engines = (self._readers, self._writer)
         self._glances = engine(None, 1, 0, query_only=True)
         self._glancing: Connection | None = None
         self._outage = DatabaseOutage(f"sqlite:///{sqlite_file.path_of(url)}")
@@ -132,7 +133,7 @@ class SqliteDatabase:
         self._reading.shutdown()
         if self._glancing is not None:
             self._glancing.close()
-        for engine in (self._glances, self._readers, self._writer):
+        for engine in (self._glances, *self.engines):
             engine.dispose()
 
 

@@ -23,7 +23,7 @@ class Tail:
     """The newest entries by user, within a budget of bytes for all of them."""
 
     def __init__(self, budget: int) -> None:
-        self._budget = budget
+        self.budget = budget
         self._size = 0
         self._number = 0
         # None until there is an entry: most users are idle, and an empty deque is not small.
@@ -68,7 +68,7 @@ class Tail:
         for user_id, count in counts.items():
             if user_id in self._users:
                 self._counts[user_id] = max(self._counts.get(user_id, count), count, key=Counts.order)
-        while self._size > self._budget:
+        while self._size > self.budget:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:

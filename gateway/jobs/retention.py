@@ -83,12 +83,12 @@ class Retention:
         async with self._database.exclusively(_LOCK) as alone:
             if alone:
                 if self._keep is not None:
-                    await self._expire(self._now() - self._keep * 1000)
+                    await self.expire(self._now() - self._keep * 1000)
                 await self._sweep_sessions()
                 for step in SWEEPS:
                     await self._repeat(step)
 
-    async def _expire(self, before_ms: int) -> None:
+    async def expire(self, before_ms: int) -> None:
         """Delete the items of the notifications that were posted before a moment."""
         while page := await self._database.read(find_expired, self._after, _first_id(before_ms)):
             for first in range(0, len(page.marks), STEP):

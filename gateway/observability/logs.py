@@ -70,7 +70,7 @@ def configure(level: str, *, access_log: bool, as_json: bool = False) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.ExceptionRenderer(_traceback),
-                *(_json_processors() if as_json else _console_processors()),
+                *(json_processors() if as_json else console_processors()),
             ],
         )
     )
@@ -83,7 +83,8 @@ def configure(level: str, *, access_log: bool, as_json: bool = False) -> None:
     logging.captureWarnings(as_json)
 
 
-def _console_processors() -> list[structlog.typing.Processor]:
+def console_processors() -> list[structlog.typing.Processor]:
+    """Return what renders an event as a line for people, without secrets."""
     plain = structlog.dev.plain_traceback
     # The values are redacted before they are quoted, and the line for what stands as `token=…` in it.
     return [
@@ -94,7 +95,8 @@ def _console_processors() -> list[structlog.typing.Processor]:
     ]
 
 
-def _json_processors() -> list[structlog.typing.Processor]:
+def json_processors() -> list[structlog.typing.Processor]:
+    """Return what renders an event as a line of JSON, without secrets."""
     # Only the values are redacted: in the line that would cut into the quoting of JSON, which also escapes.
     return [_Bounds(str), _redacted_values, structlog.processors.JSONRenderer()]
 

@@ -60,11 +60,11 @@ class Writer:
     ) -> None:
         self._database = database
         self._announce = announce
-        self._followed = followed
+        self.followed = followed
         self._create_users = create_users
-        self._clock = clock
+        self.clock = clock
         self._waiting: FairQueue[tuple[Work, asyncio.Future[Outcome]]] = FairQueue(MAX_WAITING)
-        self._shares = Shares(CHUNK)
+        self.shares = Shares(CHUNK)
         self._delivered: dict[int, int] = {}
         self._arrived = asyncio.Event()
         self._closing = False
@@ -117,11 +117,11 @@ class Writer:
     async def _take_turn(self, step: Mark | ReadUpTo) -> Changed:
         """Do one step, as soon as the steps of the same user that are under way leave room for it."""
         weight = _weight(step)
-        await self._shares.take(step.user_id, weight)
+        await self.shares.take(step.user_id, weight)
         try:
             return cast("Changed", await self._submit(step))
         finally:
-            self._shares.release(step.user_id, weight)
+            self.shares.release(step.user_id, weight)
 
     def delivered(self, user_id: int, up_to: int) -> None:
         """Note that a client has applied everything up to a number; it is stored within about a second."""
@@ -169,8 +169,8 @@ class Writer:
     async def _write(self, batch: Sequence[tuple[Work, asyncio.Future[Outcome]]]) -> None:
         work = [one for one, _ in batch]
         try:
-            now, began = int(self._clock() * 1000), time.perf_counter()
-            committed = await self._database.write(commit, work, now, self._create_users, self._followed)
+            now, began = int(self.clock() * 1000), time.perf_counter()
+            committed = await self._database.write(commit, work, now, self._create_users, self.followed)
         except Unavailable as error:
             _tell(batch, [Unavailable(error.detail) for _ in batch])
             self._keep_acknowledgements(work)

@@ -34,9 +34,9 @@ class HoldingProtocol(LingeringProtocol):
     _head: PartialHead | None = None
     _head_bytes = 0
     _body_bytes = 0
-    _unparsed = b""
+    unparsed = b""
     _held_bytes = 0
-    _turnstile: Turnstile
+    turnstile: Turnstile
     _task: asyncio.Task[None] | None = None
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
@@ -61,14 +61,14 @@ class HoldingProtocol(LingeringProtocol):
 
     def _count_held(self) -> None:
         """Update the count. Refuse the request if its network, or all networks together, hold too much."""
-        held = len(self._unparsed) + self._head_bytes + len(self.headers or ()) * FIELD_BYTES
+        held = len(self.unparsed) + self._head_bytes + len(self.headers or ()) * FIELD_BYTES
         if self._head is not None:
             held += self._head.size
         if self._body_bytes:
             # The intake counts the part of a larger body that the application has taken.
             held += max(len(self.cycle.body), min(self._body_bytes, SMALL_BODY))
         more, self._held_bytes = held - self._held_bytes, held
-        if more and not self._turnstile.hold(self._address(), more):
+        if more and not self.turnstile.hold(self._address(), more):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much of unfinished requests is on its way.")
 
     def _take_held(self) -> int:
@@ -96,6 +96,6 @@ class HoldingProtocol(LingeringProtocol):
         """Release the count, once the application has ended too: until then it holds the request."""
         if self._task is None or self._task.done():
             self._forget_request()
-            self._turnstile.hold(self._address(), -self._take_held())
+            self.turnstile.hold(self._address(), -self._take_held())
         else:
             self._task.add_done_callback(lambda _: self._release_held())

@@ -67,7 +67,7 @@ class GatewayHttp(PipeliningProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._turnstile = self.app_state[TURNSTILE]
+        self.turnstile = self.app_state[TURNSTILE]
         self._timed = _Awaits.NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
@@ -101,14 +101,14 @@ class GatewayHttp(PipeliningProtocol):
 
     def shutdown(self) -> None:
         """End it: behind the answer to what was asked, which may be on its way, or wait for its turn."""
-        if self.cycle is None or self._unparsed:
+        if self.cycle is None or self.unparsed:
             self.loop.call_later(FIRST_REQUEST, self._end_unasked)
         else:
             super().shutdown()
 
     def _end_unasked(self) -> None:
         """End it, unless it is asked something now: then it ends behind the answer."""
-        if not self._unparsed:
+        if not self.unparsed:
             super().shutdown()
 
     def pause_writing(self) -> None:
@@ -178,7 +178,7 @@ class GatewayHttp(PipeliningProtocol):
         """Set the deadline for what the client has yet to send."""
         if self._body_left:
             awaits = _Awaits.BODY
-        elif self._unparsed or ((cycle := self.cycle) is not None and not cycle.response_complete):
+        elif self.unparsed or ((cycle := self.cycle) is not None and not cycle.response_complete):
             awaits = _Awaits.NOTHING
         else:
             awaits = _Awaits.HEAD

@@ -41,7 +41,7 @@ class PipeliningProtocol(HoldingProtocol):
     _widened = False
     _dropped_lines = 0
     _line_end_bytes = 0
-    _unparsed_at = 0
+    unparsed_at = 0
     _held = False
     _over = False
     _queued = False
@@ -69,7 +69,7 @@ class PipeliningProtocol(HoldingProtocol):
     def resume_writing(self) -> None:
         """Go on: the client has read."""
         super().resume_writing()
-        if self._unparsed:
+        if self.unparsed:
             self.loop.call_soon(self._go_on)
 
     def data_received(self, data: bytes) -> None:
@@ -78,8 +78,8 @@ class PipeliningProtocol(HoldingProtocol):
             self._unset_keepalive_if_required()
         if self._over:
             self._drop(len(data))
-        elif self._unparsed:
-            self._unparsed += data
+        elif self.unparsed:
+            self.unparsed += data
             self._count_held()
         else:
             self._take(data, 0)
@@ -87,7 +87,7 @@ class PipeliningProtocol(HoldingProtocol):
     def on_response_complete(self) -> None:
         """Go on with what came behind the request, in a turn of its own."""
         super().on_response_complete()
-        if self._unparsed:
+        if self.unparsed:
             self.loop.call_soon(self._go_on)
         elif self.timeout_keep_alive_task is None:
             self._close()
@@ -105,12 +105,12 @@ class PipeliningProtocol(HoldingProtocol):
 
     def _go_on(self) -> None:
         """Parse more of what waits."""
-        if self._unparsed and not self.transport.is_closing():
+        if self.unparsed and not self.transport.is_closing():
             self._unset_keepalive_if_required()
-            data, self._unparsed = self._unparsed, b""
+            data, self.unparsed = self.unparsed, b""
             self._count_held()
             try:
-                self._take(data, self._unparsed_at)
+                self._take(data, self.unparsed_at)
             except BaseException:
                 # The event loop does so where `data_received` fails.
                 self.transport.abort()
@@ -133,7 +133,7 @@ class PipeliningProtocol(HoldingProtocol):
                 self._ask_for_turn()
                 break
         if not self._over:
-            if self._held and not self._unparsed:
+            if self._held and not self.unparsed:
                 self._read_again()
             self._await()
             if self._is_worth_counting():
@@ -153,14 +153,14 @@ class PipeliningProtocol(HoldingProtocol):
             self._admitted = False
             return True
         if not self._queued:
-            self._queued = not self._turnstile.passes(self._address(), self._enter)
+            self._queued = not self.turnstile.passes(self._address(), self._enter)
         return not self._queued
 
     def _ask_for_turn(self) -> None:
         """Have what waits go on in a later pass of the loop: this one has had its turn."""
         if not self._queued:
             self._queued = True
-            if self._turnstile.passes(self._address(), self._enter):
+            if self.turnstile.passes(self._address(), self._enter):
                 self.loop.call_soon(self._enter)
 
     def _enter(self) -> None:
@@ -170,7 +170,7 @@ class PipeliningProtocol(HoldingProtocol):
         self._go_on()
 
     def _wait(self, data: bytes, at: int) -> None:
-        self._unparsed, self._unparsed_at = data, at
+        self.unparsed, self.unparsed_at = data, at
         self._hold()
         self._count_held()
 
@@ -305,9 +305,9 @@ class PipeliningProtocol(HoldingProtocol):
 
     def _stop_taking(self) -> bytes:
         """Parse nothing more, and return what was not."""
-        unparsed = self._unparsed[self._unparsed_at :]
+        unparsed = self.unparsed[self.unparsed_at :]
         self._over = True
-        self._unparsed = b""
+        self.unparsed = b""
         self._let_go()
         self._head = self._chunks = None
         if self._held_bytes:

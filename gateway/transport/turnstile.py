@@ -39,7 +39,7 @@ class Turnstile:
         self._begun = 0
         self._per_pass = PER_PASS
         self._pass_began_at = 0.0
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._held: dict[str, int] = {}
         self._waiting: FairQueue[Callable[[], None]] = FairQueue(_NO_LIMIT)
 
@@ -73,11 +73,11 @@ class Turnstile:
 
     def hold(self, address: str, size: int) -> bool:
         """Count more or fewer bytes of unfinished requests and messages. Return whether there is room."""
-        self._held_bytes += size
+        self.held_bytes += size
         most = 0
         for network in networks_of(address):
             held = self._held[network] = self._held.get(network, 0) + size
             if not held:
                 del self._held[network]
             most = max(most, held)
-        return size <= 0 or most + self._held_bytes <= MAX_HELD
+        return size <= 0 or most + self.held_bytes <= MAX_HELD

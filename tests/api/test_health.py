@@ -46,7 +46,7 @@ async def test_an_old_schema_is_not_ready_and_a_newer_one_is(
 
 
 async def test_without_a_signing_key_it_is_not_ready(server: LocalServer) -> None:
-    server.parts.tokens._keys._signers.clear()
+    server.parts.tokens.keys._signers.clear()
     answer = await server.http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]) == (503, READY | {"signing_key": "failed"})
 

@@ -204,7 +204,7 @@ async def test_a_caller_who_is_cancelled_begins_no_further_step(engine: Engine) 
     await asyncio.gather(*reading, return_exceptions=True)
     await engine.store(engine.post("bob"))
     assert len(engine.announced) == 2, "the first step, and the post"
-    assert (engine.writer._shares._taken, engine.writer._shares._waiting) == ({}, {})
+    assert (engine.writer.shares._taken, engine.writer.shares._waiting) == ({}, {})
 
 
 class Holding:
@@ -225,7 +225,7 @@ class Holding:
         """Let it go on, and wait until the writer has nothing more to do."""
         self.gate.let_go()
         parts = self._server.parts
-        await until_none(lambda: parts.writer._shares._taken, "steps under way")
+        await until_none(lambda: parts.writer.shares._taken, "steps under way")
 
 
 Going = Callable[[LocalServer, User, Holding], Awaitable[None]]

@@ -302,7 +302,7 @@ async def forgeries(server: LocalServer, bait: str) -> tuple[str, list[Forgery]]
     off = await server.service.mint("off")
     assert (await server.service.patch("/v1/users/off", json={"disabled": True})).status_code == 200
     known = {"revoked": revoked, "of an erased user": gone, "of a disabled user": off}
-    own = server.parts.tokens._keys.newest
+    own = server.parts.tokens.keys.newest
     return good, Forger(own, good, spare, bait, known).forgeries()
 
 

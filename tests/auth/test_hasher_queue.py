@@ -29,7 +29,7 @@ class Line:
     def __init__(self, slots: int = 1) -> None:
         self.turns = HasherQueue(slots)
         self.served: list[Turn] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
         self._next = asyncio.Event()
 
     async def take(self, turn: Turn) -> None:
@@ -45,7 +45,7 @@ class Line:
     async def wait(self, *waiting: Turn) -> None:
         """Let these wait, in this order."""
         for turn in waiting:
-            self._tasks.append(asyncio.create_task(self._take(turn)))
+            self.tasks.append(asyncio.create_task(self._take(turn)))
             await asyncio.sleep(0)
 
     async def _take(self, turn: Turn) -> None:
@@ -66,7 +66,7 @@ class Line:
     async def end(self) -> None:
         """Let nobody wait any more."""
         self.turns.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ async def test_a_full_line_makes_room_for_an_address_at_the_cost_of_the_one_with
     crowd = [Turn(f"guess {number}", HOME) for number in range(10)]
     await line.wait(*crowd, guess(1), guess(2))
     await line.wait(Turn("ada", NEW))
-    displaced = line._tasks[9]
+    displaced = line.tasks[9]
     with pytest.raises(Overloaded):
         await asyncio.wait_for(displaced, PATIENCE)
     with pytest.raises(Overloaded):
@@ -191,7 +191,7 @@ async def test_a_line_full_of_single_addresses_is_full(line: Line, monkeypatch: 
 async def test_a_caller_that_is_cancelled_while_it_waits_takes_no_turn(line: Line) -> None:
     await line.hold(guess(0))
     await line.wait(guess(1), guess(2))
-    line._tasks[0].cancel()
+    line.tasks[0].cancel()
     assert await line.serve(guess(0), 1) == [guess(2)]
     assert line.turns.taken == 1
 
@@ -200,7 +200,7 @@ async def test_a_caller_that_is_cancelled_as_its_turn_comes_gives_it_back(line: 
     await line.hold(guess(0))
     await line.wait(guess(1), guess(2))
     line.turns.release(guess(0))
-    line._tasks[0].cancel()
+    line.tasks[0].cancel()
     await until(lambda: line.served == [guess(2)], "the next one is served")
 
 

@@ -57,7 +57,7 @@ async def started(start_server: StartServer, *several: Issuer, **changes: Any) -
 
 
 def sources(server: LocalServer) -> list[Any]:
-    return list(server.parts.tokens.issuers._keys.values())
+    return list(server.parts.tokens.issuers.sources.values())
 
 
 async def outcome(server: LocalServer, token: str, path: str = "/v1/inbox") -> str:
@@ -199,7 +199,7 @@ async def test_a_key_is_good_for_its_own_issuer_only(start_server: StartServer) 
             for name in ("https://one.example", "https://two.example")
         ]
         server = await started(start_server, one, two)
-        own = server.parts.tokens._keys.newest
+        own = server.parts.tokens.keys.newest
         assert await outcome(server, one.token("ada")) == await outcome(server, two.token("eve")) == "200"
         mixed = {
             "one's key, two's name": one.token(iss=two.name),
@@ -322,7 +322,7 @@ async def test_a_key_that_is_withdrawn_verifies_nothing_new(
     server = await started(start_server, issuer)
     gone = issuer.keys.pop(1)
     [source] = sources(server)
-    await until(lambda: gone.kid not in source._keys, "the next refresh")
+    await until(lambda: gone.kid not in source.keys, "the next refresh")
     assert await outcome(server, issuer.token(key=gone)) == "401 invalid_token"
 
 
@@ -368,7 +368,7 @@ async def test_the_keys_of_an_issuer_that_goes_down_hold_for_a_day(
         await asyncio.wait_for(source._done.wait(), 10)
     assert await outcome(server, issuer.token()) == "200"
     monkeypatch.setattr(issuer_keys, "STALE", 0)
-    await until(lambda: not source._keys, "the keys are too old")
+    await until(lambda: not source.keys, "the keys are too old")
     assert await outcome(server, issuer.token()) == "401 invalid_token"
 
 
@@ -503,7 +503,7 @@ async def test_what_ends_sessions_ends_foreign_tokens_and_closes_their_sockets_w
 
 def forget(server: LocalServer) -> None:
     """Make the gateway know only what is in its database, as after a restart."""
-    server.parts.tokens._known.clear()
+    server.parts.tokens.remembered.clear()
     server.parts.revocation._ended.clear()
 
 
@@ -833,7 +833,7 @@ async def test_the_sessions_of_foreign_tokens_count_and_the_oldest_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = await started(start_server, issuer, max_sessions_per_user=limit)
-    monkeypatch.setattr(server.parts.revocation._finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.parts.revocation.finder, "look", look_for_nothing)
     ada = User(server.http, issuer.token(), "ada")
     async with ada.socket() as socket:
         await socket.next("live")

@@ -92,7 +92,7 @@ async def rotate_on(server: LocalServer, key: str | None = None) -> None:
     now_ms = int(time.time() * 1000)
     await server.parts.database.write(signing.rotate, now_ms, encoded_key(key))
     await server.parts.tokens.load_keys()
-    server.parts.tokens._keys._clock = lambda: time.time() + signing.AHEAD
+    server.parts.tokens.keys._clock = lambda: time.time() + signing.AHEAD
 
 
 def published(ring: Keyring) -> set[str]:
@@ -176,7 +176,7 @@ async def test_every_token_of_before_a_rotation_holds_after_it(server: LocalServ
     assert ada.token is not None
     kids = [jwt.get_unverified_header(one)["kid"] for one in (ada.token, fresh.token)]
     assert kids[0] != kids[1]
-    server.parts.tokens._known.clear()
+    server.parts.tokens.remembered.clear()
     for user in (ada, fresh):
         await user.inbox()
 
@@ -215,7 +215,7 @@ async def test_a_token_of_the_other_kind_is_refused_and_a_sign_in_outlives_the_s
     by_pair = tokens["access_token"]
     by_secret = (await with_secret.user()).token
     assert by_secret is not None
-    key = with_pairs.parts.tokens._keys.newest
+    key = with_pairs.parts.tokens.keys.newest
     head = {"typ": "at+jwt", "alg": "HS256", "kid": key.kid}
     confused = f"{encoded(json.dumps(head).encode())}.{by_secret.split('.')[1]}"
     macs = [
@@ -286,7 +286,7 @@ async def test_a_key_that_a_running_process_cannot_decrypt_does_not_stop_it(
     ada = await server.user()
     for _ in range(2):
         await rotate_on(server, KEY)
-    server.parts.tokens._known.clear()
+    server.parts.tokens.remembered.clear()
     await ada.inbox()
     await (await server.user()).inbox()
 

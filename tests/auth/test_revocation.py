@@ -82,7 +82,7 @@ async def test_a_token_is_refused_when_the_end_of_its_session_is_kept_in_memory_
         await desk.tokens.verify(token)
     ended = await desk.database.write(sessions.end_sessions, models.sessions.c.id == session, NOW * 1000)
     desk.revocation.end(ended)
-    assert list(desk.tokens._known) == [lives]
+    assert list(desk.tokens.remembered) == [lives]
     for _ in range(2):
         for token in tokens:
             assert desk.tokens.recall(token) is None
@@ -246,8 +246,8 @@ async def test_the_memory_of_verified_tokens_is_bounded_in_bytes_too(
     for token in tokens:
         await desk.tokens.verify(token)
         await desk.tokens.verify(token)
-    assert list(desk.tokens._known) == tokens[-2:]
-    assert desk.tokens._known.size == sum(map(len, tokens[-2:]))
+    assert list(desk.tokens.remembered) == tokens[-2:]
+    assert desk.tokens.remembered.size == sum(map(len, tokens[-2:]))
 
 
 # --- the oldest ends ----------------------------------------------------------------------------------------

@@ -216,8 +216,8 @@ async def test_what_the_database_holds_gives_no_successor_of_an_older_token(data
     third = (await refresh(database, second)).token
     seed = await database.read(lambda connection: connection.scalar(select(models.sessions.c.refresh_seed)))
     assert isinstance(seed, bytes)
-    assert refresh_tokens._successor(seed, second or "") == third
-    assert refresh_tokens._successor(seed, "first") != second
+    assert refresh_tokens.successor_of(seed, second or "") == third
+    assert refresh_tokens.successor_of(seed, "first") != second
 
 
 async def test_spent_tokens_go_with_their_session_in_short_steps(
@@ -773,7 +773,7 @@ async def test_a_socket_that_opens_while_its_session_ends_does_not_survive_it(
         "header": {"headers": {"Authorization": f"Bearer {ada.access}"}},
         "subprotocol": {"subprotocols": ["notify.v1", f"bearer.{ada.access}"]},
     }
-    server.parts.tokens._known.clear()
+    server.parts.tokens.remembered.clear()
     gate = hold(server, monkeypatch)
 
     async def open_one() -> tuple[tuple[int, str], list[Json]]:
@@ -808,7 +808,7 @@ async def test_a_socket_that_takes_a_token_whose_session_ends_meanwhile_does_not
     async with first.user.socket() as socket:
         await socket.until("live")
         gate = hold_after(server, sessions.find_session_owner)
-        server.parts.tokens._known.pop(second.access, None)
+        server.parts.tokens.remembered.pop(second.access, None)
         await socket.send(type="auth", token=second.access)
         await gate.reached()
         await by_revoking_the_refresh_token(server, second)
@@ -823,7 +823,7 @@ async def test_a_socket_whose_own_session_ends_while_it_takes_another_token_does
     async with first.user.socket() as socket:
         await socket.until("live")
         gate = hold_after(server, sessions.find_session_owner)
-        server.parts.tokens._known.pop(second.access, None)
+        server.parts.tokens.remembered.pop(second.access, None)
         await socket.send(type="auth", token=second.access)
         await gate.reached()
         await by_revoking_the_refresh_token(server, first)
@@ -847,7 +847,7 @@ async def test_a_socket_that_took_another_token_ends_with_that_session_and_not_w
 
 async def test_a_request_that_is_verified_while_its_session_ends_is_refused(server: LocalServer) -> None:
     ada = await sign_in(server)
-    server.parts.tokens._known.clear()
+    server.parts.tokens.remembered.clear()
     gate = hold_after(server, sessions.find_session_owner)
     asking = asyncio.create_task(ada.user.get("/v1/inbox"))
     await gate.reached()
@@ -872,7 +872,7 @@ async def test_a_ticket_that_is_redeemed_while_its_session_ends_names_nobody(ser
 async def test_nothing_is_minted_by_a_service_that_is_deleted_meanwhile(server: LocalServer) -> None:
     made, by_key, _ = await new_service(server)
     gate = hold_after(server, services.find_key)
-    server.parts.tokens._known.clear()
+    server.parts.tokens.remembered.clear()
     minting = asyncio.create_task(by_key.post("/v1/users/ada/tokens"))
     await gate.reached()
     await server.service.delete(f"/v1/services/{made['client_id']}")
@@ -1047,7 +1047,7 @@ async def test_beyond_the_limit_the_user_s_oldest_session_ends_with_its_sockets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = await start_server(max_sessions_per_user=2)
-    monkeypatch.setattr(server.parts.revocation._finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.parts.revocation.finder, "look", look_for_nothing)
     eve = await server.user("eve")
     oldest, older = await enter(server), await enter(server)
     async with oldest.socket() as one, older.socket() as two:
@@ -1070,7 +1070,7 @@ async def test_beyond_the_limit_the_oldest_token_of_a_service_ends(
     start_server: StartServer, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(max_sessions_per_service=2)
-    monkeypatch.setattr(server.parts.revocation._finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.parts.revocation.finder, "look", look_for_nothing)
     made, by_key, first = await new_service(server)
     form = {"grant_type": "client_credentials", "client_id": made["client_id"]}
     form["client_secret"] = made["client_secret"]

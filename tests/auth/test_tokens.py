@@ -57,7 +57,7 @@ class Desk:
 
     async def forged(self, *, headers: dict[str, Any] | None = None, **changes: Any) -> str:
         """A token that the gateway's own key signed, with claims and headers as it would not make them."""
-        key = self.tokens._keys.newest
+        key = self.tokens.keys.newest
         claims = jwt.decode(await self.token(), options={"verify_signature": False}) | changes
         claims = {name: value for name, value in claims.items() if value is not ...}
         head = {"typ": "at+jwt", "kid": key.kid} | (headers or {})
@@ -200,7 +200,7 @@ async def forgeries(desk: Desk) -> dict[str, str]:
     header, claims, signature = good.split(".")
     kid = jwt.get_unverified_header(good)["kid"]
     other = Ed25519PrivateKey.generate()
-    public = desk.tokens._keys.newest.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public = desk.tokens.keys.newest.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     payload = base64.urlsafe_b64decode(claims + "==")
 
     def signed(**head: Any) -> str:
@@ -384,14 +384,14 @@ async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies_until
 async def test_many_unknown_kids_read_the_keys_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.clock.now += signing.RELOAD
     loads = 0
-    load = desk.tokens._keys.load
+    load = desk.tokens.keys.load
 
     async def count() -> None:
         nonlocal loads
         loads += 1
         await load()
 
-    monkeypatch.setattr(desk.tokens._keys, "load", count)
+    monkeypatch.setattr(desk.tokens.keys, "load", count)
     for number in range(20):
         with pytest.raises(InvalidToken):
             await desk.tokens.verify(await desk.forged(headers={"kid": str(number)}))
@@ -448,7 +448,7 @@ async def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.Mon
     session = await desk.session()
     for _ in range(5):
         await desk.tokens.verify(await desk.token(session=session))
-    assert len(desk.tokens._known) == 3
+    assert len(desk.tokens.remembered) == 3
 
 
 async def test_an_ended_session_is_remembered_no_longer_than_its_tokens_live(desk: Desk) -> None:

@@ -468,7 +468,7 @@ FIRST = "0001"
 
 
 def upgrade_to_the_first(connection: Connection) -> None:
-    config = schema._config()
+    config = schema.alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, FIRST)
     connection.execute(text("INSERT INTO users (sub, created_at, epoch) VALUES ('old', 0, 'e')"))

@@ -46,7 +46,7 @@ async def test_the_first_refused_write_closes_all_connections_of_before(
     await postgres.execute(read_only(postgres, postgres_url))
     async with open_database(settings_for(postgres_url, database_pool_size=4)) as database:
         assert isinstance(database, PostgresDatabase)
-        held = [database._engine, database._spare]
+        held = database.engines
         opened = [await engine.connect() for engine in held for _ in range(2)]
         for one in opened:
             assert await one.run_sync(is_old)

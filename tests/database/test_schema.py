@@ -18,7 +18,7 @@ EVERY_TABLE = set(metadata.tables)
 
 
 def config_for(connection: Connection) -> Config:
-    config = schema._config()
+    config = schema.alembic_config()
     config.attributes["connection"] = connection
     return config
 

@@ -140,7 +140,7 @@ async def test_a_session_that_ended_before_its_socket_was_attached_gets_nothing(
 
 async def test_a_slow_client_catches_up_from_the_log_with_a_message_for_every_number(engine: Engine) -> None:
     """After `live`, numbers whose items changed again come as empty changes: a client may count on each."""
-    engine.tail._budget = 0
+    engine.tail.budget = 0
     user = await engine.user()
     async with engine.connected(user, Start(latest=True)) as (wire, _):
         await wire.has("live")
@@ -165,7 +165,7 @@ async def test_a_slow_client_catches_up_from_the_log_with_a_message_for_every_nu
 
 
 async def test_a_client_that_falls_too_far_behind_is_told_to_reset(engine: Engine) -> None:
-    engine.tail._budget = 0
+    engine.tail.budget = 0
     user = await engine.user()
     async with engine.connected(user, Start(latest=True)) as (wire, _):
         await wire.has("live")
@@ -200,10 +200,10 @@ async def test_what_memory_has_missed_is_read_from_the_log(engine: Engine) -> No
         await wire.has("live")
         await engine.store()
         await wire.has("notification")
-        engine.writer._followed = ()
+        engine.writer.followed = ()
         await engine.store()
         await wire.has("notification", 2)
-        engine.writer._followed = engine.tail
+        engine.writer.followed = engine.tail
         await engine.store()
         await wire.has("notification", 3)
         assert wire.seqs() == [1, 2, 3]

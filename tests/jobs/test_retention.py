@@ -53,7 +53,7 @@ class Clock:
 def retention_of(server: LocalServer, clock: Clock, keep: int | None = KEEP) -> Retention:
     database = server.parts.database
     assert isinstance(server.parts.writer, Writer)
-    server.parts.writer._clock = clock
+    server.parts.writer.clock = clock
     return Retention(database, server.parts.writer, keep=keep, clock=clock)  # type: ignore[arg-type]
 
 
@@ -274,7 +274,7 @@ async def test_a_round_goes_on_where_the_one_before_was_cut_short(
     locking: LockingDatabase, database_url: str
 ) -> None:
     engine = Engine(settings_for(database_url), locking)
-    engine.writer._clock = lambda: 0
+    engine.writer.clock = lambda: 0
     async with engine.writer.running():
         user = await engine.user()
         for _ in range(3):
@@ -440,7 +440,7 @@ async def test_nothing_of_what_was_erased_stays_in_the_file(sqlite_url: str, how
         if how == "the user is erased":
             assert (await server.service.delete("/v1/users/ada")).status_code == 204
         else:
-            await Retention(database, server.parts.writer, keep=0)._expire(in_days(1))  # type: ignore[arg-type]
+            await Retention(database, server.parts.writer, keep=0).expire(in_days(1))  # type: ignore[arg-type]
             while await database.write(trim, in_days(3)):
                 pass
         await database.write(checkpoint)

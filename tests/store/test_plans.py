@@ -32,7 +32,7 @@ class Plans:
     @contextmanager
     def noted(self, database: SqliteDatabase) -> Any:
         """Note them while the block runs."""
-        engines = (database._readers, database._writer)
+        engines = database.engines
         for engine in engines:
             event.listen(engine, "before_cursor_execute", self._note)
         try:
@@ -107,7 +107,7 @@ async def test_no_statement_walks_through_a_whole_inbox(server: LocalServer) -> 
     with plans.noted(database):
         await use_everything(server, ada, ids)
         # What was posted just now is deleted, and two days later removed.
-        await Retention(database, server.parts.writer, keep=0)._expire(in_days(1))
+        await Retention(database, server.parts.writer, keep=0).expire(in_days(1))
         assert await database.write(trim, in_days(3)) is False
     assert await database.read(number_of_items) == 0
     assert len(plans.steps) > 30

@@ -210,7 +210,7 @@ async def test_a_database_that_is_down_fails_those_who_wait_and_nobody_after(
 ) -> None:
     engine = Engine(settings_for(database_url), database)
     failing = Failing(database)
-    engine.writer = Writer(failing, engine._announce)  # type: ignore[arg-type]
+    engine.writer = Writer(failing, engine.announce)  # type: ignore[arg-type]
     user = await engine.user()
     async with engine.writer.running():
         engine.writer.delivered(user.id, 1)
@@ -242,7 +242,7 @@ async def test_twins_in_one_transaction_are_one_notification(engine: Engine) -> 
 async def test_a_key_is_free_again_when_its_time_is_over(database: Database, database_url: str) -> None:
     engine = Engine(settings_for(database_url), database)
     clock = [1_000_000.0]
-    engine.writer = Writer(database, engine._announce, clock=lambda: clock[0])
+    engine.writer = Writer(database, engine.announce, clock=lambda: clock[0])
     async with engine.writer.running():
         await engine.writer.post(claimed(engine, "k", b"1", "first"))
         clock[0] += KEPT / 1000 - 1
@@ -254,7 +254,7 @@ async def test_a_key_is_free_again_when_its_time_is_over(database: Database, dat
 async def test_two_writers_with_one_key_store_one_notification(database: Database, database_url: str) -> None:
     """Two processes of one gateway race: the second waits for the first, and gives its answer."""
     engines = [Engine(settings_for(database_url), database) for _ in range(2)]
-    engines[1]._posted = 100
+    engines[1].posted = 100
     async with engines[0].writer.running(), engines[1].writer.running():
         user = await engines[0].user()
         for number in range(20):
@@ -267,7 +267,7 @@ async def test_two_writers_with_one_key_store_one_notification(database: Databas
 
 async def test_two_writers_number_one_user_without_gaps(database: Database, database_url: str) -> None:
     engines = [Engine(settings_for(database_url), database) for _ in range(2)]
-    engines[1]._posted = 1000
+    engines[1].posted = 1000
     async with engines[0].writer.running(), engines[1].writer.running():
         user = await engines[0].user()
         await asyncio.gather(
@@ -291,7 +291,7 @@ async def test_two_writers_with_overlapping_audiences_never_wait_in_a_circle(
     settings = settings_for(postgres_url)
     async with open_database(settings) as one, open_database(settings) as other:
         engines = [Engine(settings, one), Engine(settings, other)]
-        engines[1]._posted = 100_000
+        engines[1].posted = 100_000
         async with engines[0].writer.running(), engines[1].writer.running():
             for wave in range(15):
                 subs = [f"user-{number}" for number in range(4 * wave + 8)]
@@ -318,7 +318,7 @@ _GAPS = (
 
 async def test_unknown_recipients_can_be_refused(database: Database, database_url: str) -> None:
     engine = Engine(settings_for(database_url), database)
-    engine.writer = Writer(database, engine._announce, create_users=False)
+    engine.writer = Writer(database, engine.announce, create_users=False)
     async with engine.writer.running():
         user = await engine.user()
         refused, accepted = await asyncio.gather(
@@ -391,7 +391,7 @@ class Held:
 async def held(engine: Engine) -> AsyncIterator[tuple[Held, list[asyncio.Task[Accepted]]]]:
     """Hold the writer at its first transaction while the block queues work, then see the work done."""
     database = Held(engine.database)
-    engine.writer = Writer(database, engine._announce, followed=engine.tail)  # type: ignore[arg-type]
+    engine.writer = Writer(database, engine.announce, followed=engine.tail)  # type: ignore[arg-type]
     assert database.gate
     gate = database.gate
     async with engine.writer.running():

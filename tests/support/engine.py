@@ -166,15 +166,15 @@ class Engine:
         self.relay = Relay(self.hub, self.tail, self.database)
         self.announced: list[Committed] = []
         self.on_announced: Callable[[], object] = lambda: None
-        self.writer = Writer(database, self._announce, followed=self.tail)
+        self.writer = Writer(database, self.announce, followed=self.tail)
         self.revocation = Revocation(database, on_ended=self.hub.end_sessions)
         self.tokens = Tokens(settings, database, self.revocation)
         self.metrics = Metrics(max_sockets=settings.max_sockets)
         self.commands = Throttle(settings).socket_commands
         self.now = 1_000_000.0
-        self._posted = 0
+        self.posted = 0
 
-    def _announce(self, committed: Committed) -> None:
+    def announce(self, committed: Committed) -> None:
         self.announced.append(committed)
         self.tail.record(committed.entries, committed.counts)
         self.hub.ring({user_id: counts.seq for user_id, counts in committed.counts.items()})
@@ -188,8 +188,8 @@ class Engine:
 
     def post(self, *to: str, title: str = "Hello") -> Post:
         """Return a post that was not stored yet."""
-        self._posted += 1
-        uuid = f"00000000-0000-7000-8000-{self._posted:012d}"
+        self.posted += 1
+        uuid = f"00000000-0000-7000-8000-{self.posted:012d}"
         return Post(Content(uuid, title, None, "default", "normal", None, None, 0), 1, to or ("ada",))
 
     async def store(self, *posts: Post) -> Accepted:

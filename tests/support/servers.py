@@ -150,20 +150,17 @@ async def _let_go(server: GatewayServer) -> None:
     parts = _parts(server)
     await until_none(lambda: len(parts.hub), "sockets in the hub")
     await until_none(lambda: server.server_state.connections, "connections of clients")
-    await until_none(lambda: _connections_taken(parts.database), "connections taken from a pool")
+    await until_none(lambda: connections_taken(parts.database), "connections taken from a pool")
 
 
 def _parts(server: GatewayServer) -> Gateway:
     return cast("FastAPI", server.config.app).state.gateway  # type: ignore[no-any-return]
 
 
-def _connections_taken(database: object) -> int:
-    if isinstance(database, PostgresDatabase):
-        pools = [database._engine.pool, database._spare.pool]
-    else:
-        assert isinstance(database, SqliteDatabase)
-        pools = [database._readers.pool, database._writer.pool]
-    return sum(pool.checkedout() for pool in pools)  # type: ignore[attr-defined]
+def connections_taken(database: object) -> int:
+    """Return how many connections are taken from the pools."""
+    assert isinstance(database, PostgresDatabase | SqliteDatabase)
+    return sum(engine.pool.checkedout() for engine in database.engines)  # type: ignore[attr-defined]
 
 
 def _transports() -> set[int]:

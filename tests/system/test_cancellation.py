@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway.database.database import Database
-from gateway.database.postgres import PostgresDatabase
-from gateway.database.sqlite import SqliteDatabase
 from tests.support.clients import Socket
 from tests.support.databases import API_KEY
-from tests.support.servers import LocalServer
-from tests.support.waiting import until
+from tests.support.servers import LocalServer, connections_taken
+from tests.support.waiting import until, until_none
 
 Request = Callable[[LocalServer], Coroutine[Any, Any, None]]
 
@@ -88,14 +85,6 @@ def asgi(path: str, body: bytes) -> Request:
     return call
 
 
-def taken(database: Database) -> int:
-    """Return how many connections are taken from the pools."""
-    if isinstance(database, PostgresDatabase):
-        return sum(engine.pool.checkedout() for engine in (database._engine, database._spare))  # type: ignore[attr-defined]
-    assert isinstance(database, SqliteDatabase)
-    return sum(engine.pool.checkedout() for engine in (database._readers, database._writer))  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize(
     ("path", "body", "least"),
     [
@@ -117,14 +106,14 @@ async def test_a_request_may_be_cancelled_at_every_await(
             number += 1
             await next_is_delivered(server, socket, f"after {number}")
             await until(lambda: not asyncio.all_tasks() - tasks, "no task is left")
-            await until(lambda: taken(server.parts.database) == 0, "every connection is given back")
+            await until_none(lambda: connections_taken(server.parts.database), "connections taken")
         assert number >= least
 
 
 async def cancelled(server: LocalServer, request: Request, number: int) -> bool:
     """Cancel a request where it waits for the `number`th time; return whether it came that far."""
     # Each looks its token up anew: that is a part of the way.
-    server.parts.tokens._known.clear()
+    server.parts.tokens.remembered.clear()
     driver = Cancelled(request(server), number)
 
     async def drive() -> None:

@@ -87,7 +87,7 @@ async def add_user(server: Server, sub: str = "ada") -> User:
 
 def connections(server: LocalServer) -> list[Connection]:
     """Return the sockets that are attached."""
-    return [one for those in server.parts.hub._users.values() for one in cast("set[Connection]", those)]
+    return cast("list[Connection]", server.parts.hub.subscribers())
 
 
 def base_of(proxy: Proxy) -> str:
@@ -293,7 +293,7 @@ def expired(server: LocalServer, token: str) -> str:
     header, claims = jwt.get_unverified_header(token), jwt.decode(token, options={"verify_signature": False})
     names = {"typ": header["typ"], "kid": header["kid"]}
     past = {**claims, "iat": claims["iat"] - 3600, "exp": claims["exp"] - 3600}
-    return jwt.encode(past, server.parts.tokens._keys.newest.private, "EdDSA", names)
+    return jwt.encode(past, server.parts.tokens.keys.newest.private, "EdDSA", names)
 
 
 async def kept_tokens(tab: Tab) -> Json:

@@ -183,7 +183,7 @@ def quietly(parse: Callable[[Any], object]) -> Callable[[Any], None]:
 
 def written(line: str) -> None:
     """Have a line made for the console and one of JSON, as an access log does and as a failure does."""
-    for processors in (logs._console_processors(), logs._json_processors()):
+    for processors in (logs.console_processors(), logs.json_processors()):
         formatter = logs._Formatter(foreign_pre_chain=[], processors=processors)
         record = logging.LogRecord("x", logging.INFO, "x", 1, '%s - "GET %s"', ("::1", line), None)
         formatter.format(record)
@@ -273,8 +273,8 @@ PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = 
         lambda t: read_jwks(t, {"RS256"}),
     ),
     "id": (16 * KIB, repeat("0"), is_id),
-    "cursor": (16 * KIB, repeat("djE6"), inbox_api._before),
-    "cursor, digits": (16 * KIB, lambda size: "djE6" + "MTEx" * (size // 4), inbox_api._before),
+    "cursor": (16 * KIB, repeat("djE6"), inbox_api.before_cursor),
+    "cursor, digits": (16 * KIB, lambda size: "djE6" + "MTEx" * (size // 4), inbox_api.before_cursor),
     "query": (2 * KIB, repeat("&%41"), lambda text: ticket_in(text.encode())),
     "If-None-Match": (4 * KIB, repeat("W/,"), lambda text: is_known(text, 'W/"a"')),
     "Last-Event-ID": (16 * KIB, repeat("1."), start_after),

@@ -68,7 +68,7 @@ async def connected(server: LocalServer) -> AsyncIterator[Wire]:
 
 def held(server: LocalServer) -> int:
     """Return how many bytes are counted."""
-    return int(server.uvicorn.lifespan.state[TURNSTILE]._held_bytes)
+    return int(server.uvicorn.lifespan.state[TURNSTILE].held_bytes)
 
 
 async def released(server: LocalServer) -> None:

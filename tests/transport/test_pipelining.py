@@ -129,7 +129,7 @@ async def test_only_one_of_many_requests_is_parsed_until_it_is_answered(
         assert protocol.scope["path"] == "/0"
         assert not protocol.pipeline
         assert protocol.flow.read_paused
-        assert len(protocol._unparsed) <= 256 * 1024
+        assert len(protocol.unparsed) <= 256 * 1024
         go_on.set()
         for number in range(100):
             assert await wire.answer() == (200, {})
@@ -148,7 +148,7 @@ async def test_no_request_begins_while_the_answers_are_not_read(server: LocalSer
         for _ in range(100):
             await asyncio.sleep(0)
         assert (len(state.tasks) <= 1, state.total_requests) == (True, answered)
-        assert protocol._unparsed
+        assert protocol.unparsed
 
 
 async def test_a_client_that_leaves_before_its_answers_is_no_failure(server: LocalServer) -> None:
@@ -160,7 +160,7 @@ async def test_a_client_that_leaves_before_its_answers_is_no_failure(server: Loc
         await until(lambda: protocol.flow.write_paused, "the answers wait to be read")
     await until_none(lambda: server.uvicorn.server_state.connections, "connections")
     await until_none(lambda: server.uvicorn.server_state.tasks, "requests")
-    assert protocol._unparsed == b""
+    assert protocol.unparsed == b""
 
 
 async def test_other_clients_are_served_between_the_requests_of_one(server: LocalServer) -> None:
@@ -403,8 +403,8 @@ async def test_the_end_of_a_body_is_found_where_it_comes_in_two_pieces(
         await wire.send((CHUNKED + b"0\r\n\r\n")[:-cut])
         await until(lambda: protocol.cycle, "the head")
         await wire.send(b"0\r\n\r\n"[-cut:] + GET * 100)
-        await until(lambda: protocol._unparsed, "what comes behind it")
-        assert len(protocol._unparsed) - protocol._unparsed_at == len(GET) * 100
+        await until(lambda: protocol.unparsed, "what comes behind it")
+        assert len(protocol.unparsed) - protocol.unparsed_at == len(GET) * 100
         assert not protocol.pipeline
         go_on.set()
         assert [(await wire.answer())[0] for _ in range(101)] == [200] * 101
@@ -468,14 +468,14 @@ async def test_each_step_of_a_body_in_chunks_takes_its_turn_among_all_connection
     async with connected(server) as wire:
         protocol = await protocol_of(server)
         steps, asked = Steps(protocol, monkeypatch), 0
-        passes = protocol._turnstile.passes
+        passes = protocol.turnstile.passes
 
         def counted(address: str, go_on: Any) -> bool:
             nonlocal asked
             asked += go_on == protocol._enter
             return passes(address, go_on)
 
-        monkeypatch.setattr(protocol._turnstile, "passes", counted)
+        monkeypatch.setattr(protocol.turnstile, "passes", counted)
         await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * SLICE // 6) + b"0\r\n\r\n")
         assert (await wire.answer())[0] == 422
     # The first step is taken in the turn of the head.
@@ -490,11 +490,11 @@ async def test_a_step_of_a_body_in_chunks_waits_while_others_have_the_pass(
         protocol = await protocol_of(server)
         await until(lambda: protocol._chunks, "the head")
         waiting: list[Any] = []
-        monkeypatch.setattr(protocol._turnstile, "passes", lambda _, go_on: waiting.append(go_on))
+        monkeypatch.setattr(protocol.turnstile, "passes", lambda _, go_on: waiting.append(go_on))
         body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
         await wire.send(body)
         await until(lambda: waiting, "it asks for a turn")
-        assert protocol._unparsed[protocol._unparsed_at :] == body
+        assert protocol.unparsed[protocol.unparsed_at :] == body
         assert protocol.flow.read_paused
         monkeypatch.undo()
         waiting[0]()
@@ -509,12 +509,12 @@ async def test_a_body_that_nobody_wants_has_its_deadline_also_while_it_waits_for
         await wire.send(STRANGER)
         assert (await wire.answer())[0] == 401
         protocol = await protocol_of(server)
-        monkeypatch.setattr(protocol._turnstile, "passes", lambda *_: False)
+        monkeypatch.setattr(protocol.turnstile, "passes", lambda *_: False)
         await wire.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
         await until(lambda: protocol.flow.read_paused, "it waits")
         protocol._too_late()
         assert protocol.transport.is_closing()
-        assert protocol._unparsed == b""
+        assert protocol.unparsed == b""
 
 
 async def test_a_body_that_is_wanted_has_more_time_where_the_gateway_does_not_read(
@@ -525,7 +525,7 @@ async def test_a_body_that_is_wanted_has_more_time_where_the_gateway_does_not_re
         protocol = await protocol_of(server)
         await until(lambda: protocol._chunks, "the head")
         waiting: list[Any] = []
-        monkeypatch.setattr(protocol._turnstile, "passes", lambda _, go_on: waiting.append(go_on))
+        monkeypatch.setattr(protocol.turnstile, "passes", lambda _, go_on: waiting.append(go_on))
         await wire.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
         await until(lambda: waiting, "it asks for a turn")
         protocol._too_late()

@@ -137,7 +137,7 @@ async def test_all_of_many_connections_are_answered_however_few_begin_in_a_pass(
             writer.write(REQUEST)
         answers = await asyncio.gather(*(reader.read(-1) for reader, _ in wires))
     assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
-    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")
+    await until(lambda: turnstile_of(server).held_bytes == 0, "nothing is held")
 
 
 async def test_who_hangs_up_while_it_waits_is_no_failure(
@@ -151,7 +151,7 @@ async def test_who_hangs_up_while_it_waits_is_no_failure(
             if number % 2:
                 writer.transport.abort()
         await asyncio.gather(*(reader.read(-1) for reader, _ in wires[::2]))
-    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")
+    await until(lambda: turnstile_of(server).held_bytes == 0, "nothing is held")
     assert (await server.http.get("/healthz")).status_code == 200
 
 
@@ -165,7 +165,7 @@ async def test_unfinished_heads_of_all_connections_have_a_bound_and_those_before
         for number, (_, writer) in enumerate((first, second), 1):
             writer.write(head)
             expected = number * len(head)
-            await until(lambda least=expected: turnstile_of(server)._held_bytes >= least, "it has come")  # type: ignore[misc]
+            await until(lambda least=expected: turnstile_of(server).held_bytes >= least, "it has come")  # type: ignore[misc]
         third[1].write(head)
         answer = await third[0].read(-1)
         assert answer.startswith(b"HTTP/1.1 503 ")
@@ -173,4 +173,4 @@ async def test_unfinished_heads_of_all_connections_have_a_bound_and_those_before
         for reader, writer in (first, second):
             writer.write(b"\r\n\r\n")
             assert (await reader.read(-1)).startswith(b"HTTP/1.1 200 ")
-    await until(lambda: turnstile_of(server)._held_bytes == 0, "nothing is held")
+    await until(lambda: turnstile_of(server).held_bytes == 0, "nothing is held")

@@ -144,7 +144,7 @@ async def signed_in(server: Server, tabs: OpenTab, sub: str = "ada", **options: 
 
 def connections(server: LocalServer) -> list[Connection]:
     """Return the sockets that are attached."""
-    return [one for those in server.parts.hub._users.values() for one in cast("set[Connection]", those)]
+    return cast("list[Connection]", server.parts.hub.subscribers())
 
 
 # --- refused sockets ----------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def forged(server: LocalServer, good: str) -> dict[str, str | None]:
     """Return tokens that are almost good, by what is wrong with them."""
     header, claims = jwt.get_unverified_header(good), jwt.decode(good, options={"verify_signature": False})
     names = {"typ": header["typ"], "kid": header["kid"]}
-    own = server.parts.tokens._keys.newest.private
+    own = server.parts.tokens.keys.newest.private
     then = int(time.time()) - 3600
     past = {**claims, "iat": then, "exp": then + 900}
     return {

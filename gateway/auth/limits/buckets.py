@@ -39,7 +39,7 @@ class Buckets:
         self._name = name
         self._rate = rate
         self._burst = max(burst, 1.0)
-        self._clock = clock
+        self.clock = clock
         self._levels: dict[Hashable, tuple[float, float]] = {}
 
     def take(self, key: Hashable, cost: int = 1, *, least: int = 1) -> None:
@@ -48,7 +48,7 @@ class Buckets:
         It takes that `least` are left. What goes on with a request that was let in before needs none: with 0
         it is refused only where other requests have run into debt meanwhile.
         """
-        now = self._clock()
+        now = self.clock()
         burst = self._burst
         level, since = self._levels.get(key) or self._first(now)
         level = min(burst, level + (now - since) * self._rate)
@@ -62,13 +62,17 @@ class Buckets:
 
     def check(self, key: Hashable) -> None:
         """Raise `RateLimited` where `take` would; nothing is counted."""
-        level = self._level(key, self._clock())
+        level = self.level(key)
         if level < 1:
             raise self._refusal(level)
 
+    def level(self, key: Hashable) -> float:
+        """Return how many things the caller may do now; below 0 is a debt."""
+        return self._level(key, self.clock())
+
     def charge(self, key: Hashable, cost: int = 1) -> None:
         """Count what the caller has done, also where that leaves a debt. A negative cost takes it back."""
-        now = self._clock()
+        now = self.clock()
         if key not in self._levels:
             self._first(now)
         self._levels[key] = (self._level(key, now) - cost, now)

@@ -327,12 +327,12 @@ async def test_too_many_ids_are_one_error_whatever_they_are(server: LocalServer)
 async def test_each_kib_of_a_post_beyond_16_counts_as_4_items(start_server: StartServer, valid: bool) -> None:
     server = await start_server(items_per_second=500)
     items = server.parts.throttle.items
-    items._clock = lambda: 0.0
+    items.clock = lambda: 0.0
     post = POST if valid else POST | {"title": ""}
     for size, cost in ((SMALL_BODY, 1), (32 * KIB, 1 + 16 * ITEMS_PER_KIB), (LARGEST, 1 + 240 * 4)):
-        items._levels.clear()
+        before = items.level(1)
         await server.service.post("/v1/notifications", content=filled(post, size), headers=JSON)
-        assert 2000 - items._levels[1][0] == cost
+        assert before - items.level(1) == cost
     for _ in range(2):
         await server.service.post("/v1/notifications", content=filled(post, LARGEST), headers=JSON)
     last = await server.service.post("/v1/notifications", content=filled(post, LARGEST), headers=JSON)
@@ -345,28 +345,28 @@ async def test_a_post_counts_as_its_recipients_where_those_are_more(
 ) -> None:
     server = await start_server(items_per_second=500)
     items = server.parts.throttle.items
-    items._clock = lambda: 0.0
+    items.clock = lambda: 0.0
     post = {"to": [f"user-{number % distinct}" for number in range(1000)], "title": "x"}
     answer = await server.service.post("/v1/notifications", content=filled(post, LARGEST), headers=JSON)
     assert answer.json()["recipients"] == distinct
-    assert 2000 - items._levels[1][0] == cost
+    assert 2000 - items.level(1) == cost
 
 
 async def test_a_large_item_of_a_batch_counts_as_on_its_own(start_server: StartServer) -> None:
     server = await start_server(items_per_second=500)
     items = server.parts.throttle.items
-    items._clock = lambda: 0.0
+    items.clock = lambda: 0.0
     body = b"[%b]" % filled(POST, 48 * KIB)
     answer = await server.service.post("/v1/notifications/batch", content=body, headers=JSON)
     assert answer.status_code == 201
-    assert 2000 - items._levels[1][0] == 32 * ITEMS_PER_KIB
+    assert 2000 - items.level(1) == 32 * ITEMS_PER_KIB
 
 
 async def test_each_16_kib_of_a_users_body_count_as_a_request(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=1)
     user = await server.user()
     commands = server.parts.throttle.commands
-    commands._clock = lambda: 0.0
+    commands.clock = lambda: 0.0
     for size, cost in ((SMALL_BODY, 1), (SMALL_BODY + 1, 2), (64 * KIB, 4)):
         commands._levels.clear()
         answer = await user.post(READ, content=filled({"up_to": 0}, size), headers=JSON)
