@@ -7,7 +7,7 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which something that should happen at once is taken not to happen."""
 
 _PAUSE = 0.005
