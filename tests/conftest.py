@@ -46,6 +46,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+UNMEASURED = ("docs", "system", "web")
+"""The folders whose tests are not measured: they serve under load, or run little of the gateway."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure the coverage of the tests that run the code in their own process: tracing makes them slower."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).parts[0] in UNMEASURED:
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_of_this_machine() -> Iterator[None]:
     """Keep the operator's own `GATEWAY_*` variables out of every test, and of every process a test starts."""

@@ -140,6 +140,7 @@ class Held:
         tracemalloc.stop()
 
 
+@pytest.mark.no_cover  # It measures memory, of which the tracer takes some.
 @pytest.mark.parametrize("number", [1, 28])
 @pytest.mark.parametrize("text", ["", "x", "\n", '"', "\x01", "é", "€", "😀", "😀\x01"], ids=ascii)
 def test_an_entry_never_holds_more_than_its_size(text: str, number: int) -> None:
@@ -149,6 +150,7 @@ def test_an_entry_never_holds_more_than_its_size(text: str, number: int) -> None
         assert held.bytes() <= entry.size
 
 
+@pytest.mark.no_cover
 def test_what_a_tail_holds_is_within_its_budget_whichever_items_a_change_begins_with() -> None:
     budget = 4 * 1024 * 1024
     tail = Tail(budget)
