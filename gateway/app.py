@@ -22,9 +22,9 @@ from gateway.database.database import open_database, takes_writes
 from gateway.delivery.announcer import Announcer
 from gateway.delivery.drain import Drain
 from gateway.delivery.hub import Hub
+from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.reconciler import Reconciler
-from gateway.delivery.relay import Relay
-from gateway.delivery.tail import Tail
+from gateway.delivery.remote_commits import RemoteCommits
 from gateway.jobs.background import ending_the_process, running
 from gateway.jobs.timetable import timetable
 from gateway.observability.metrics import Metrics, Now
@@ -69,10 +69,10 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
 
     What is yielded, uvicorn's protocols have too.
     """
-    tail = Tail(settings.tail_bytes)
+    recent = RecentEntries(settings.tail_bytes)
     backplane = open_backplane(settings)
     hub = Hub(
-        (tail, backplane),
+        (recent, backplane),
         max_sockets=settings.max_sockets,
         max_sockets_per_user=settings.max_sockets_per_user,
     )
@@ -85,8 +85,8 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
     async with ending_the_process(), open_database(settings) as database, Throttle(settings) as throttle:
         writer = Writer(
             database,
-            Announcer(tail, hub, backplane, metrics).announce,
-            followed=tail,
+            Announcer(recent, hub, backplane, metrics).announce,
+            followed=recent,
             create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
         )
         revocation = Revocation(
@@ -96,9 +96,11 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
         )
         tokens = Tokens(settings, database, revocation)
         await tokens.start()
-        relay = Relay(hub, tail, database)
-        reconciler = Reconciler(hub, relay, database, settings.reconcile_interval)
-        receiver = Receiver(on_hint=relay.hint, on_ended=revocation.drop, on_resumed=reconciler.request)
+        remote_commits = RemoteCommits(hub, recent, database)
+        reconciler = Reconciler(hub, remote_commits, database, settings.reconcile_interval)
+        receiver = Receiver(
+            on_hint=remote_commits.hint, on_ended=revocation.drop, on_resumed=reconciler.request
+        )
         readiness = Readiness(
             {
                 "database": partial(database.write, takes_writes),
@@ -109,12 +111,12 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
             awaited={"backplane"},
         )
         with Passwords() as passwords:
-            app.state.gateway = parts = Gateway(
+            app.state.gateway = state = Gateway(
                 settings,
                 database,
                 writer,
                 hub,
-                tail,
+                recent,
                 backplane,
                 reconciler,
                 tokens,
@@ -128,9 +130,9 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
             background = running(
                 ("hub", hub.run()),
                 ("backplane", backplane.run(receiver)),
-                ("relay", relay.run()),
+                ("remote commits", remote_commits.run()),
                 ("reconciler", reconciler.run()),
-                ("metrics", metrics.run(partial(_now, parts))),
+                ("metrics", metrics.run(partial(_now, state))),
                 *timetable(settings, database, writer, tokens, revocation),
             )
             async with background:
@@ -139,12 +141,12 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
                 await backplane.drain()
 
 
-def _now(parts: Gateway) -> Now:
-    backplane = parts.backplane
+def _now(state: Gateway) -> Now:
+    backplane = state.backplane
     return Now(
-        not parts.drain.began,
-        len(parts.hub),
+        not state.drain.began,
+        len(state.hub),
         backplane.sent,
         backplane.received,
-        parts.reconciler.reconciled,
+        state.reconciler.reconciled,
     )

@@ -266,6 +266,6 @@ async def engines(database: Database, database_url: str) -> AsyncIterator[tuple[
     here, there = [Engine(settings_for(database_url), database) for _ in range(2)]
     there.posted = 1_000_000  # The ids that the two give are different ones.
     async with here.writer.running(), there.writer.running():
-        relaying = asyncio.create_task(here.relay.run())
+        relaying = asyncio.create_task(here.remote_commits.run())
         yield here, there
         relaying.cancel()

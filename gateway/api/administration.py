@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from gateway.api.audit import Source
 from gateway.api.callers import Admin
-from gateway.api.state import Parts
-from gateway.api.trail import Source
+from gateway.api.state import State
 from gateway.auth.administration import Administration
 
 
-async def _administration(parts: Parts, admin: Admin, source: Source) -> Administration:
-    return Administration(parts.database, admin.actor, source, on_ended=parts.revocation.end)
+async def _administration(state: State, admin: Admin, source: Source) -> Administration:
+    return Administration(state.database, admin.actor, source, on_ended=state.revocation.end)
 
 
 Administering = Annotated[Administration, Depends(_administration)]

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.callers import client_address
 from gateway.api.rendering import render_error
-from gateway.api.state import parts_of
+from gateway.api.state import state_of
 from gateway.errors import RateLimited
 
 PROBES = frozenset({"/healthz", "/readyz"})
@@ -35,7 +35,7 @@ class Anonymous:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            parts_of(request).throttle.anonymous.take(client_address(request))
+            state_of(request).throttle.anonymous.take(client_address(request))
         except RateLimited as error:
             if (refusal := await render_error(request, error)) is not None:
                 await refusal(scope, receive, send)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.callers import InboxUser
-from gateway.api.state import Gateway, Parts
+from gateway.api.state import Gateway, State
 from gateway.store.inbox import PAGE_BYTES
 from gateway.transport.slices import SLICE_BYTES, SlicedResponse
 
@@ -31,10 +31,10 @@ P = TypeVar("P", bound=_Page)
 class _Answer:
     """The answer to one request of a user. An async context manager, in which its response is made."""
 
-    def __init__(self, parts: Gateway, user_id: int) -> None:
-        self._database = parts.database
-        self._slots = parts.throttle.long_answers
-        self._reads = parts.throttle.page_reads.of(user_id)
+    def __init__(self, state: Gateway, user_id: int) -> None:
+        self._database = state.database
+        self._slots = state.throttle.long_answers
+        self._reads = state.throttle.page_reads.of(user_id)
         self._user_id = user_id
         self._slot = AsyncExitStack()
 
@@ -81,8 +81,8 @@ class _LongResponse(SlicedResponse):
 
 
 # Not one with `yield`: the first use of such would have anyio loaded, while everybody waits.
-async def _answer(parts: Parts, user: InboxUser) -> _Answer:
-    return _Answer(parts, user.id)
+async def _answer(state: State, user: InboxUser) -> _Answer:
+    return _Answer(state, user.id)
 
 
 Answer = Annotated[_Answer, Depends(_answer)]

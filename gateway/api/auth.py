@@ -6,6 +6,7 @@ from collections.abc import Collection
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from gateway.api.audit import Source
 from gateway.api.callers import client_address
 from gateway.api.oauth import (
     NO_STORE,
@@ -20,8 +21,7 @@ from gateway.api.oauth import (
     invalid_client,
     refuse_client,
 )
-from gateway.api.state import Gateway, Parts
-from gateway.api.trail import Source
+from gateway.api.state import Gateway, State
 from gateway.auth import refresh_tokens, services, sessions, users
 from gateway.auth.limits.logins import Attempt
 from gateway.auth.names import check_sub
@@ -73,18 +73,18 @@ _REVOKE_FORM = form_of(["token"], {"token": "An access token or a refresh token.
     response_model_exclude_none=True,
 )
 async def token(
-    parts: Parts, request: Request, form: Form, client: Client, response: Response
+    state: State, request: Request, form: Form, client: Client, response: Response
 ) -> TokenAnswer:
     """Give an access token for a password, a refresh token, or a service's credentials."""
     response.headers.update(NO_STORE)
     grant = field(form, "grant_type")
     address = client_address(request)
     if grant == "password":
-        return await _sign_in(parts, form, address)
+        return await _sign_in(state, form, address)
     if grant == "refresh_token":
-        return await _refresh(parts, form, address)
+        return await _refresh(state, form, address)
     if grant == "client_credentials":
-        return await _authorize_service(parts, form, client, address)
+        return await _authorize_service(state, form, client, address)
     raise OAuthError("unsupported_grant_type", "grant_type: password, refresh_token or client_credentials.")
 
 
@@ -96,43 +96,43 @@ def _narrowed(form: dict[str, str], allowed: Collection[str]) -> frozenset[str]:
     return wanted
 
 
-async def _sign_in(parts: Gateway, form: dict[str, str], address: str) -> TokenAnswer:
+async def _sign_in(state: Gateway, form: dict[str, str], address: str) -> TokenAnswer:
     """Verify a password. Whatever is wrong with it, the answer and the time it takes are the same."""
     sub, password = field(form, "username"), field(form, "password")
     scopes = _narrowed(form, [INBOX])
     refresh_token = refresh_tokens.new_token()
-    expires_at = int(time.time()) + parts.settings.refresh_token_ttl
+    expires_at = int(time.time()) + state.settings.refresh_token_ttl
     session = new_session(expires_at * 1000, digest(refresh_token))
     try:
-        attempt = await parts.throttle.logins.begin(sub, address)
-        failure, crowded_out = await _start_session(parts, sub, password, session, attempt)
+        attempt = await state.throttle.logins.begin(sub, address)
+        failure, crowded_out = await _start_session(state, sub, password, session, attempt)
     except RateLimited:
-        parts.metrics.login("password", "rate_limited")
+        state.metrics.login("password", "rate_limited")
         audit.record(Event.LOGIN_FAILED, actor=None, source=address, why="rate_limited")
         raise
     if failure is not None:
-        parts.metrics.login("password", failure)
+        state.metrics.login("password", failure)
         # A name that nobody has is not recorded: people type their password there.
         actor = None if failure == "unknown_user" else audit.user(sub)
         audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=failure)
         raise OAuthError("invalid_grant", "The user name or the password is wrong.")
     await attempt.succeeded()
-    parts.throttle.sign_ins.charge(attempt.turn.account)
-    parts.metrics.login("password", "success")
+    state.throttle.sign_ins.charge(attempt.turn.account)
+    state.metrics.login("password", "success")
     user = audit.user(sub)
     audit.record(Event.LOGIN, actor=user, source=address, grant="password", session=session.id)
-    _end(parts, crowded_out, user, address)
-    return _answer(parts, sub, OWN_CLIENT, scopes, session.id, expires_at, refresh_token)
+    _end(state, crowded_out, user, address)
+    return _answer(state, sub, OWN_CLIENT, scopes, session.id, expires_at, refresh_token)
 
 
-async def sign_in_by_code(parts: Gateway, code: str, sub: str, scope: str, address: str) -> TokenAnswer:
+async def sign_in_by_code(state: Gateway, code: str, sub: str, scope: str, address: str) -> TokenAnswer:
     """Give a new session of `sub` for a ticket of this scope, which is good once.
 
     Raises `InvalidToken` for any other, and for one that was used or is too old.
     """
     refused = InvalidToken("This link was used or is too old.")
     try:
-        shown = await parts.tokens.redeem(code)
+        shown = await state.tokens.redeem(code)
     except Unauthorized as error:
         audit.record(Event.LOGIN_FAILED, actor=None, source=address, why="code")
         raise refused from error
@@ -141,26 +141,26 @@ async def sign_in_by_code(parts: Gateway, code: str, sub: str, scope: str, addre
         audit.record(Event.LOGIN_FAILED, actor=shown.actor, source=address, why="code")
         raise refused
     refresh_token = refresh_tokens.new_token()
-    now, limit = int(time.time()), parts.settings.session_limit
-    expires_at = now + parts.settings.refresh_token_ttl
+    now, limit = int(time.time()), state.settings.session_limit
+    expires_at = now + state.settings.refresh_token_ttl
     session = new_session(expires_at * 1000, digest(refresh_token))
-    started = await parts.database.write(sessions.start_user_session, sub, session, now * 1000, limit=limit)
+    started = await state.database.write(sessions.start_user_session, sub, session, now * 1000, limit=limit)
     if started is None:
         raise refused
-    parts.metrics.login("code", "success")
+    state.metrics.login("code", "success")
     audit.record(Event.LOGIN, actor=shown.actor, source=address, grant="code", session=session.id)
-    _end(parts, started.ended, shown.actor, address)
-    return _answer(parts, sub, OWN_CLIENT, [INBOX], session.id, expires_at, refresh_token)
+    _end(state, started.ended, shown.actor, address)
+    return _answer(state, sub, OWN_CLIENT, [INBOX], session.id, expires_at, refresh_token)
 
 
-def _end(parts: Gateway, crowded_out: list[str], owner: str, address: str) -> None:
+def _end(state: Gateway, crowded_out: list[str], owner: str, address: str) -> None:
     """Announce and record that the oldest sessions of an owner have ended for a new one."""
-    parts.revocation.end(crowded_out)
+    state.revocation.end(crowded_out)
     audit.record_ended(crowded_out, TOO_MANY, actor=owner, subject=owner, source=address)
 
 
 async def _start_session(
-    parts: Gateway, sub: str, password: str, session: Session, attempt: Attempt
+    state: Gateway, sub: str, password: str, session: Session, attempt: Attempt
 ) -> tuple[str | None, list[str]]:
     """Store a session for the right password; for a wrong one return what is wrong, in a word.
 
@@ -169,33 +169,33 @@ async def _start_session(
     """
     for _ in range(2):
         try:
-            user = await parts.database.glance(users.find_user, check_sub(sub))
+            user = await state.database.lookup(users.find_user, check_sub(sub))
         except ValueError:
             user = None
         hashed = user.password_hash if user and not user.disabled else None
-        if not await _verify(parts, password, hashed, attempt) or hashed is None:
+        if not await _verify(state, password, hashed, attempt) or hashed is None:
             return _failure(user), []
-        renewed = await parts.passwords.renew(password, hashed, attempt.turn)
-        started = await parts.database.write(
+        renewed = await state.passwords.renew(password, hashed, attempt.turn)
+        started = await state.database.write(
             sessions.start_user_session,
             sub,
             session,
             now_ms(),
             password_hash=hashed,
             renewed_hash=renewed,
-            limit=parts.settings.session_limit,
+            limit=state.settings.session_limit,
         )
         if started is not None:
             return None, started.ended
     return "changed_meanwhile", []
 
 
-async def _verify(parts: Gateway, password: str, hashed: str | None, attempt: Attempt) -> bool:
+async def _verify(state: Gateway, password: str, hashed: str | None, attempt: Attempt) -> bool:
     """Whether the password is right. An attempt is not counted where that is not looked at."""
     try:
         # First of all: an account over its budget must not tell that a password is right.
-        parts.throttle.sign_ins.check(attempt.turn.account)
-        return await parts.passwords.verify(password, hashed, attempt.turn)
+        state.throttle.sign_ins.check(attempt.turn.account)
+        return await state.passwords.verify(password, hashed, attempt.turn)
     except (RateLimited, Overloaded):
         await attempt.withdraw()
         raise
@@ -209,7 +209,7 @@ def _failure(user: Record | None) -> str:
     return "wrong_password" if user.password_hash else "no_password"
 
 
-async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenAnswer:
+async def _refresh(state: Gateway, form: dict[str, str], address: str) -> TokenAnswer:
     """Give another access token and refresh token of the same session, which ends when it was going to.
 
     A refresh token that was used before ends the session (`refresh_tokens`).
@@ -217,60 +217,60 @@ async def _refresh(parts: Gateway, form: dict[str, str], address: str) -> TokenA
     secret, scopes = field(form, "refresh_token"), _narrowed(form, [INBOX])
     now = now_ms()
     done = refresh_tokens.Refreshed()
-    known = await parts.database.glance(refresh_tokens.find_session, secret)
+    known = await state.database.lookup(refresh_tokens.find_session, secret)
     if known is not None:
-        _count_refresh(parts, known, address)
-        done = await parts.database.write(refresh_tokens.refresh, secret, now)
-    parts.revocation.end(done.ended)
+        _count_refresh(state, known, address)
+        done = await state.database.write(refresh_tokens.refresh, secret, now)
+    state.revocation.end(done.ended)
     actor = audit.user(done.sub) if done.sub else None
     if done.token is None:
         event = Event.REFRESH_REUSED if done.ended else Event.REFRESH_FAILED
-        parts.metrics.login("refresh_token", "reused" if done.ended else "failed")
+        state.metrics.login("refresh_token", "reused" if done.ended else "failed")
         audit.record(event, actor=actor, source=address, session=done.session or None)
         raise OAuthError("invalid_grant", "The refresh token is unknown, used, expired or revoked.")
-    parts.metrics.login("refresh_token", "success")
+    state.metrics.login("refresh_token", "success")
     repeated = True if done.repeated else None
     audit.record(Event.REFRESHED, actor=actor, source=address, session=done.session, repeated=repeated)
     ends = done.expires_at // 1000
-    return _answer(parts, done.sub, OWN_CLIENT, scopes, done.session, ends, done.token)
+    return _answer(state, done.sub, OWN_CLIENT, scopes, done.session, ends, done.token)
 
 
-def _count_refresh(parts: Gateway, found: refresh_tokens.Found, address: str) -> None:
+def _count_refresh(state: Gateway, found: refresh_tokens.Found, address: str) -> None:
     """Count a refresh of a session. Raises `RateLimited`: then the token is as good as it was."""
     session, user_id = found
     try:
-        parts.throttle.begin_refresh(session, user_id)
+        state.throttle.begin_refresh(session, user_id)
     except RateLimited:
-        parts.metrics.login("refresh_token", "rate_limited")
+        state.metrics.login("refresh_token", "rate_limited")
         audit.record(Event.REFRESH_FAILED, actor=None, source=address, session=session, why="rate_limited")
         raise
 
 
 async def _authorize_service(
-    parts: Gateway, form: dict[str, str], service: Record | None, address: str
+    state: Gateway, form: dict[str, str], service: Record | None, address: str
 ) -> TokenAnswer:
     """Give a token to a service that has authenticated."""
     if service is None:
-        refuse_client(parts, address, "unknown_client")
+        refuse_client(state, address, "unknown_client")
         raise invalid_client()
     client_id = service.client_id
     turns.caller.set((Service, service.id))
     scopes = _narrowed(form, service.scopes.split())
-    parts.throttle.tokens.take(service.id)
+    state.throttle.tokens.take(service.id)
     now = time.time()
-    expires_at = int(now) + parts.settings.access_token_ttl
+    expires_at = int(now) + state.settings.access_token_ttl
     session = new_session(expires_at * 1000)
     try:
-        started = await parts.database.write(
+        started = await state.database.write(
             services.start_service_session,
             client_id,
             session,
             int(now * 1000),
-            limit=parts.settings.max_sessions_per_service,
+            limit=state.settings.max_sessions_per_service,
         )
     except NotFound:
         raise invalid_client() from None
-    parts.metrics.login("client_credentials", "success")
+    state.metrics.login("client_credentials", "success")
     audit.record(
         Event.LOGIN,
         actor=audit.service(client_id),
@@ -278,12 +278,12 @@ async def _authorize_service(
         grant="client_credentials",
         session=session.id,
     )
-    _end(parts, started.ended, audit.service(client_id), address)
-    return _answer(parts, client_id, client_id, scopes, session.id, expires_at)
+    _end(state, started.ended, audit.service(client_id), address)
+    return _answer(state, client_id, client_id, scopes, session.id, expires_at)
 
 
 def _answer(
-    parts: Gateway,
+    state: Gateway,
     sub: str,
     client_id: str,
     scopes: Collection[str],
@@ -292,8 +292,8 @@ def _answer(
     refresh_token: str | None = None,
 ) -> TokenAnswer:
     now = int(time.time())
-    expires_at = min(now + parts.settings.access_token_ttl, session_ends)
-    access_token = parts.tokens.issue(
+    expires_at = min(now + state.settings.access_token_ttl, session_ends)
+    access_token = state.tokens.issue(
         sub=sub, client_id=client_id, scopes=scopes, session=session, expires_at=expires_at, issued_at=now
     )
     return TokenAnswer(
@@ -311,18 +311,18 @@ def _answer(
     openapi_extra=_REVOKE_FORM,
     response_class=Response,
 )
-async def revoke(parts: Parts, source: Source, form: Form, _: Client) -> Response:
+async def revoke(state: State, source: Source, form: Form, _: Client) -> Response:
     """End the session of an access token or a refresh token (RFC 7009). What is no token is no error.
 
     A service need not authenticate, for any holder of a token may end it; with a wrong secret it is refused.
     """
     text = field(form, "token")
-    session = await parts.tokens.session_of(text)
-    found = None if session else await parts.database.glance(refresh_tokens.find_session, text)
+    session = await state.tokens.session_of(text)
+    found = None if session else await state.database.lookup(refresh_tokens.find_session, text)
     ended: list[str] = []
     if session or found:
         now = now_ms()
-        ended = await parts.database.write(refresh_tokens.revoke, session, text, now)
-    parts.revocation.end(ended)
+        ended = await state.database.write(refresh_tokens.revoke, session, text, now)
+    state.revocation.end(ended)
     audit.record_ended(ended, "revoked", actor=None, subject=None, source=source)
     return Response(headers=NO_STORE)

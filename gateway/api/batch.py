@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gateway.api.batch_body import Place, split_array, split_lines
+from gateway.api.batch_body import Position, split_array, split_lines
 from gateway.api.body import MAX_BODY, BoundedRequest, NotJson, read_json
 from gateway.api.json_route import check_members
 from gateway.api.notification import Digest, Notification, to_post
@@ -77,7 +77,7 @@ class _Batch:
     """
 
     def __init__(self, service: Service, intake: Intake, *, hashed: bool, is_lines: bool = False) -> None:
-        self.place = Place()
+        self.place = Position()
         self._is_lines = is_lines
         self.posts: list[Post] = []
         self.recipients = 0

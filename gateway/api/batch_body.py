@@ -25,7 +25,7 @@ _LINE = re.compile(rb"[ \t\n\r]*+([^\n]*+)")
 _find_end = JSONDecoder(parse_int=len, parse_float=len, parse_constant=len).raw_decode
 
 
-class Place:
+class Position:
     """Where in the body the item begins that was yielded last."""
 
     def __init__(self) -> None:
@@ -57,9 +57,9 @@ def _column_of(whole: bytes | str, at: int) -> int:
     return at - begin
 
 
-def split_lines(body: bytes, place: Place | None = None) -> Iterator[bytes]:
+def split_lines(body: bytes, place: Position | None = None) -> Iterator[bytes]:
     """Yield each line that is not blank. Raises `PayloadTooLarge` at the first that is too long."""
-    place = place or Place()
+    place = place or Position()
     at = 0
     while (line := _LINE.match(body, at)) and line[1]:
         place.begin(body, line.start(1))
@@ -69,7 +69,7 @@ def split_lines(body: bytes, place: Place | None = None) -> Iterator[bytes]:
         at = line.end()
 
 
-def split_array(body: bytes, place: Place | None = None) -> Iterator[str]:
+def split_array(body: bytes, place: Position | None = None) -> Iterator[str]:
     """Yield the text of each value of a JSON array, which may still break the rules of JSON within.
 
     Raises `Invalid` where the array is none, and `PayloadTooLarge` at the first value that is too long.
@@ -94,9 +94,9 @@ def split_array(body: bytes, place: Place | None = None) -> Iterator[str]:
 class _Values:
     """The values of an array, looked for in a window: none is parsed far beyond its limit."""
 
-    def __init__(self, text: str, place: Place | None = None) -> None:
+    def __init__(self, text: str, place: Position | None = None) -> None:
         self._text = text
-        self._place = place or Place()
+        self._place = place or Position()
         self._window = text[:_WINDOW]
         self._base = 0
 

@@ -15,7 +15,7 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
 from gateway.api.query import parameter
-from gateway.api.state import Gateway, parts_of
+from gateway.api.state import Gateway, state_of
 from gateway.auth.principals import INBOX, Principal, Service, User, inbox_user
 from gateway.auth.services import KEY_PREFIX
 from gateway.database import turns
@@ -57,22 +57,22 @@ async def _verified(connection: HTTPConnection, token: str) -> Principal:
     so known callers at the same address are served. Of one address few unknown keys are looked up at a time:
     a crowd of them neither takes the connections to the database, nor passes the budget before it is charged.
     """
-    parts, address = parts_of(connection), client_address(connection)
-    if parts.tokens.has_held(token):
-        return await _charged(parts, token, address)
+    state, address = state_of(connection), client_address(connection)
+    if state.tokens.has_held(token):
+        return await _charged(state, token, address)
     if not token.startswith(KEY_PREFIX):
-        parts.throttle.refusals.check(address)
-        return await _charged(parts, token, address)
-    async with parts.throttle.key_lookups.of(network_of(address)):
-        parts.throttle.refusals.check(address)
-        return await _charged(parts, token, address)
+        state.throttle.refusals.check(address)
+        return await _charged(state, token, address)
+    async with state.throttle.key_lookups.of(network_of(address)):
+        state.throttle.refusals.check(address)
+        return await _charged(state, token, address)
 
 
-async def _charged(parts: Gateway, token: str, address: str) -> Principal:
+async def _charged(state: Gateway, token: str, address: str) -> Principal:
     try:
-        return await parts.tokens.verify(token)
+        return await state.tokens.verify(token)
     except Unauthorized:
-        parts.throttle.refusals.charge(address)
+        state.throttle.refusals.charge(address)
         raise
 
 
@@ -85,10 +85,10 @@ async def counted_caller(connection: HTTPConnection) -> Principal:
     if caller is None:
         if (token := bearer(connection)) is None:
             raise missing(connection)
-        caller = parts_of(connection).tokens.recall(token) or await _verified(connection, token)
+        caller = state_of(connection).tokens.recall(token) or await _verified(connection, token)
         turns.caller.set((type(caller), caller.id))
         if isinstance(caller, User):
-            parts_of(connection).throttle.commands.take(caller.id)
+            state_of(connection).throttle.commands.take(caller.id)
             connection.scope[_COUNTED] = caller
     return caller
 
@@ -116,7 +116,7 @@ class _SignedIn(UserScheme):
     async def __call__(self, connection: HTTPConnection) -> User:
         caller = await counted_caller(connection)
         if isinstance(caller, Service):
-            parts_of(connection).throttle.service_calls.take(caller.id)
+            state_of(connection).throttle.service_calls.take(caller.id)
         return inbox_user(caller)
 
 
@@ -138,7 +138,7 @@ class _Scoped(SecurityBase):
         if isinstance(caller, Service):
             allowed = not self._scopes.isdisjoint(caller.scopes)
             if self._counted or not allowed:
-                parts_of(connection).throttle.service_calls.take(caller.id)
+                state_of(connection).throttle.service_calls.take(caller.id)
             if allowed:
                 return caller
         raise InsufficientScope(self._wanted, caller.actor, self._missing(caller))
@@ -168,23 +168,23 @@ async def socket_user(connection: HTTPConnection) -> User:
     Raises `RateLimited` and `OriginNotAllowed` before anything else, `MissingToken` where no carrier holds
     one, and what `Tokens.verify` and `Tokens.redeem` raise.
     """
-    parts = parts_of(connection)
-    parts.throttle.handshakes.take(client_address(connection))
-    check_origin(connection, parts.settings.allowed_origins)
+    state = state_of(connection)
+    state.throttle.handshakes.take(client_address(connection))
+    check_origin(connection, state.settings.allowed_origins)
     token = bearer(connection)
     ticket = parameter(connection, "ticket")
     if token is None and ticket is not None:
-        return inbox_user(await parts.tokens.redeem(ticket))
+        return inbox_user(await state.tokens.redeem(ticket))
     if token is None:
         token = _subprotocol_token(connection)
-    if token is None and parts.settings.takes_query_token:
+    if token is None and state.settings.takes_query_token:
         token = parameter(connection, "token")
     if token is None:
         raise missing(connection)
     if token.startswith(KEY_PREFIX):
         # It opens no inbox. But a good one is told so, and that takes a lookup.
         return inbox_user(await _verified(connection, token))
-    return inbox_user(await parts.tokens.verify(token))
+    return inbox_user(await state.tokens.verify(token))
 
 
 def check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from gateway.api.json_route import JsonRoute
 from gateway.api.notification import Notification
 from gateway.api.notifications import post_notification
 from gateway.api.oauth import NO_STORE, Form, FormRoute
-from gateway.api.state import Parts
+from gateway.api.state import State
 from gateway.auth import services
 from gateway.auth.principals import Service
 from gateway.errors import InsufficientScope
@@ -43,21 +43,21 @@ form_router = APIRouter(route_class=FormRoute)
 
 @router.post("/demo/notifications", status_code=201, include_in_schema=False)
 async def post_to_oneself(
-    notification: Notification, parts: Parts, user: InboxUser, _: Annotated[None, Depends(_same_origin)]
+    notification: Notification, state: State, user: InboxUser, _: Annotated[None, Depends(_same_origin)]
 ) -> Response:
     """Post as `POST /v1/notifications` does, from the demo's user to nobody else."""
     if user.sub != DEMO or notification.to != [DEMO]:
         raise InsufficientScope("notify", user.actor)
-    row = await parts.database.read(services.get_service, DEMO)
+    row = await state.database.read(services.get_service, DEMO)
     service = Service(row.id, DEMO, frozenset({"notify"}), None, None)
-    parts.throttle.posts.take(service.id)
-    return await post_notification(notification, parts, service)
+    state.throttle.posts.take(service.id)
+    return await post_notification(notification, state, service)
 
 
 @form_router.post("/demo/session", include_in_schema=False)
 async def sign_in_by_link(
-    parts: Parts, request: Request, form: Form, response: Response, _: Annotated[None, Depends(_same_origin)]
+    state: State, request: Request, form: Form, response: Response, _: Annotated[None, Depends(_same_origin)]
 ) -> TokenAnswer:
     """Give what a sign-in with the password gives, for the code of the printed link."""
     response.headers.update(NO_STORE)
-    return await sign_in_by_code(parts, form.get("code", ""), DEMO, CODE_SCOPE, client_address(request))
+    return await sign_in_by_code(state, form.get("code", ""), DEMO, CODE_SCOPE, client_address(request))

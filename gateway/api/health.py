@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from gateway import __version__
-from gateway.api.state import Parts
+from gateway.api.state import State
 
 router = APIRouter(tags=["operation"])
 
@@ -44,12 +44,12 @@ async def healthz(response: Response) -> Health:
     responses={503: {"model": ReadinessAnswer, "description": "It can not, or it is ending."}},
     summary="Whether the process can do its work",
 )
-async def readyz(parts: Parts, response: Response) -> ReadinessAnswer:
+async def readyz(state: State, response: Response) -> ReadinessAnswer:
     """Say whether clients may be sent here. The checks run at most once a second, whoever asks."""
     response.headers["Cache-Control"] = "no-store"
-    draining = parts.drain.began
+    draining = state.drain.began
     # An ending process says so at once, whatever the database does.
-    report = {} if draining else await parts.readiness.report()
+    report = {} if draining else await state.readiness.report()
     failed = {name for name, holds in report.items() if not holds}
     ready = not draining and failed <= ADVISORY
     if not ready:

@@ -15,12 +15,12 @@ from gateway.api.json_route import Body, JsonRoute
 from gateway.api.notification import CATEGORY
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
-from gateway.api.state import Parts
+from gateway.api.state import State
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, encode_item, is_id
 from gateway.store import inbox, log
-from gateway.store.changes import Mark, ReadUpTo, Seen
+from gateway.store.changes import ItemUpdate, ReadUpTo, Seen
 from gateway.transport.conditional import not_modified
 
 MAX_IDS = 1000
@@ -140,7 +140,7 @@ Id = Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN}), AfterValida
 )
 async def list_inbox(
     request: Request,
-    parts: Parts,
+    state: State,
     user: InboxUser,
     _known: KnownQuery,
     answer: Answer,
@@ -156,7 +156,7 @@ async def list_inbox(
     """A page may be shorter than `limit` and still have a `next`: one of long items, or with a `category`."""
     query = inbox.Query(limit, before_cursor(cursor), unread, archived, category)
     if if_none_match is not None:
-        found = await parts.database.glance(log.standing, user.id)
+        found = await state.database.lookup(log.head, user.id)
         known = None if found is None else not_modified(if_none_match, _headers_of(*found))
         if known is not None:
             return known
@@ -167,7 +167,7 @@ async def list_inbox(
         following = None if page.next is None else _cursor(page.next)
         headers = _headers_of(page.epoch, page.counts)
         if following is not None:
-            path = f"{parts.settings.mount}{request.url.path}"
+            path = f"{state.settings.mount}{request.url.path}"
             headers["Link"] = f'<{path}?{_following(request, query, following)}>; rel="next"'
         rest = (
             f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
@@ -183,7 +183,7 @@ async def list_inbox(
     summary="What changed after a position: what a socket would replay",
 )
 async def list_changes(
-    parts: Parts,
+    state: State,
     user: InboxUser,
     _known: KnownQuery,
     answer: Answer,
@@ -194,7 +194,7 @@ async def list_changes(
     """A page of long items ends before `limit`; none ends inside one bulk change: it may hold a few more."""
     async with answer:
         asked = limit // MAX_PAGE
-        parts.throttle.commands.charge(user.id, asked)
+        state.throttle.commands.charge(user.id, asked)
         used = 0
         try:
             page = await answer.read(
@@ -203,7 +203,7 @@ async def list_changes(
             items = [] if page is None else [item for entry in page.entries for item in entry.items]
             used = len(items) // MAX_PAGE
         finally:
-            parts.throttle.commands.charge(user.id, used - asked)
+            state.throttle.commands.charge(user.id, used - asked)
         if page is None:
             raise TokenRevoked
         if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
@@ -213,55 +213,55 @@ async def list_changes(
 
 
 @router.post("/read", responses=problems(*BODY), summary="Mark items read")
-async def mark_read(request: Request, parts: Parts, user: InboxUser, asked: ReadRequest) -> Standing:
+async def mark_read(request: Request, state: State, user: InboxUser, asked: ReadRequest) -> Standing:
     """Items that are not there, or are read already, are passed over.
 
     Many items are marked in steps. A client that hangs up meanwhile has the rest left as it is.
     """
-    change: Mark | ReadUpTo = ReadUpTo(user.id, asked.up_to or 0)
+    change: ItemUpdate | ReadUpTo = ReadUpTo(user.id, asked.up_to or 0)
     if asked.ids is not None:
-        change = Mark(user.id, tuple(asked.ids), read=True)
-    return _standing((await parts.writer.change(change, request.is_disconnected)).counts)
+        change = ItemUpdate(user.id, tuple(asked.ids), read=True)
+    return _standing((await state.writer.change(change, request.is_disconnected)).counts)
 
 
 @router.post("/seen", responses=problems(*BODY), summary="Move the seen mark")
-async def mark_seen(parts: Parts, user: InboxUser, asked: SeenRequest) -> Standing:
+async def mark_seen(state: State, user: InboxUser, asked: SeenRequest) -> Standing:
     """The mark never moves back, and never beyond the log."""
-    return _standing((await parts.writer.change(Seen(user.id, asked.up_to))).counts)
+    return _standing((await state.writer.change(Seen(user.id, asked.up_to))).counts)
 
 
 @router.get("/{id}", response_model=ItemModel, responses=problems(404), summary="One item")
-async def get_item(parts: Parts, user: InboxUser, id: Id) -> Response:  # noqa: A002 - the contract's name
+async def get_item(state: State, user: InboxUser, id: Id) -> Response:  # noqa: A002 - the contract's name
     """A deleted item is not found."""
-    item = await parts.database.read(inbox.find_item, user.id, id) if is_id(id) else None
+    item = await state.database.read(inbox.find_item, user.id, id) if is_id(id) else None
     if item is None or item.deleted_at is not None:
         raise NotFound(_NO_ITEM)
     return Response(encode_item(item), media_type="application/json")
 
 
 @router.patch("/{id}", response_model=ItemModel, responses=problems(404, *BODY), summary="Mark one item")
-async def patch_item(parts: Parts, user: InboxUser, id: Id, asked: Patch) -> Response:  # noqa: A002
+async def patch_item(state: State, user: InboxUser, id: Id, asked: Patch) -> Response:  # noqa: A002
     """Both states change in one step, under one `seq`."""
-    item = await _mark(parts, Mark(user.id, (id,), read=asked.read, archived=asked.archived))
+    item = await _mark(state, ItemUpdate(user.id, (id,), read=asked.read, archived=asked.archived))
     return Response(encode_item(item), media_type="application/json")
 
 
 @router.delete(
     "/{id}", status_code=204, response_class=Response, responses=problems(404), summary="Delete one item"
 )
-async def delete_item(parts: Parts, user: InboxUser, id: Id) -> None:  # noqa: A002
+async def delete_item(state: State, user: InboxUser, id: Id) -> None:  # noqa: A002
     """Deleting it again changes nothing, so a request whose answer was lost can be sent again."""
-    await _mark(parts, Mark(user.id, (id,), deleted=True))
+    await _mark(state, ItemUpdate(user.id, (id,), deleted=True))
 
 
 _NO_ITEM = "There is no such item in this inbox."
 _CACHING = "private, no-cache"
 
 
-async def _mark(parts: Parts, mark: Mark) -> Item:
+async def _mark(state: State, mark: ItemUpdate) -> Item:
     if not is_id(mark.ids[0]):
         raise NotFound(_NO_ITEM)
-    changed = await parts.writer.change(mark)
+    changed = await state.writer.change(mark)
     if not changed.items:
         raise NotFound(_NO_ITEM)
     return changed.items[0]
@@ -273,12 +273,12 @@ def _standing(counts: Counts) -> Standing:
 
 async def _encode(items: list[Item], rest: str) -> bytes:
     """Return an object of these items and the rest of its members. Long ones take several turns."""
-    parts = []
+    state = []
     for first in range(0, len(items), TURN):
         if first:
             await asyncio.sleep(0)
-        parts.append(",".join(encode_item(item) for item in items[first : first + TURN]).encode())
-    return b'{"items":[%b],%b}' % (b",".join(parts), rest.encode())
+        state.append(",".join(encode_item(item) for item in items[first : first + TURN]).encode())
+    return b'{"items":[%b],%b}' % (b",".join(state), rest.encode())
 
 
 def _headers_of(epoch: str, counts: Counts) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from gateway.api.body import MAX_BODY, BoundedRequest, NotJson
 from gateway.api.callers import counted_caller
 from gateway.api.query import check_names
-from gateway.api.state import parts_of
+from gateway.api.state import state_of
 from gateway.api.validation import as_invalid
 from gateway.auth.limits.intake import SMALL_BODY
 from gateway.auth.principals import Service, User
@@ -80,7 +80,7 @@ async def _refuse_query(request: Request) -> None:
     """Raise `Invalid` for any parameter, to a caller who is known. It counts as a call."""
     caller = await counted_caller(request)
     if isinstance(caller, Service):
-        parts_of(request).throttle.service_calls.take(caller.id)
+        state_of(request).throttle.service_calls.take(caller.id)
     check_names(request, ())
 
 

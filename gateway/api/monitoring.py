@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Request, Response
 
 from gateway.api.callers import bearer
-from gateway.api.state import Parts
+from gateway.api.state import State
 from gateway.errors import InvalidToken, MissingToken, NotFound
 from gateway.settings import Settings
 from gateway.settings.origins import is_loopback
@@ -18,14 +18,14 @@ _OF_A_PROXY = frozenset({"forwarded", "via", "x-real-ip"})
 
 
 @router.get("/metrics", include_in_schema=False)
-async def metrics(parts: Parts, request: Request) -> Response:
+async def metrics(state: State, request: Request) -> Response:
     """Return all metrics, in the format of Prometheus or of OpenMetrics.
 
     Raises `InvalidToken` and `MissingToken` where there is a token, and `NotFound` where there is none.
     """
-    _check(request, parts.settings)
+    _check(request, state.settings)
     accept = request.headers.get("accept", "")
-    text, content_type = await asyncio.to_thread(parts.metrics.exposition, accept)
+    text, content_type = await asyncio.to_thread(state.metrics.exposition, accept)
     return Response(text, media_type=content_type)
 
 

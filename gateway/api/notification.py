@@ -38,7 +38,7 @@ def check_url(url: str) -> str:
     return url
 
 
-def check_text(text: str) -> str:
+def check_plain_text(text: str) -> str:
     """Return text that every database can hold. Raises ValueError for text with a NUL."""
     if "\x00" in text:
         raise ValueError("it must not have a NUL character")
@@ -92,9 +92,10 @@ class Notification(Body):
     )
 
     to: Annotated[Recipients, Field(description="A user, or up to 1,000 of them.")]
-    title: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_text)]
+    title: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_plain_text)]
     body: (
-        Annotated[str, Field(max_length=4000, description="Plain text."), AfterValidator(check_text)] | None
+        Annotated[str, Field(max_length=4000, description="Plain text."), AfterValidator(check_plain_text)]
+        | None
     ) = None
     category: Annotated[str, Field(min_length=1, max_length=64, pattern=CATEGORY)] = "default"
     priority: Literal["low", "normal", "high", "urgent"] = "normal"

@@ -14,7 +14,7 @@ from gateway.api.json_route import JsonRoute, check_json
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.problems import BODY, problems
 from gateway.api.query import check_names
-from gateway.api.state import Parts, parts_of
+from gateway.api.state import State, state_of
 from gateway.api.validation import as_invalid
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, NotFound
@@ -23,7 +23,7 @@ from gateway.protocol.items import ID_PATTERN, is_id
 from gateway.protocol.links import safe_url
 from gateway.protocol.times import now_ms, timestamp
 from gateway.store.batch import Accepted, Submission
-from gateway.store.idempotency import Claim
+from gateway.store.idempotency import Reservation
 from gateway.store.sent import find_sent
 
 MAX_KEY = 255
@@ -84,15 +84,15 @@ class PostRoute(JsonRoute):
         """Return the handler."""
 
         async def handle(request: Request) -> Response:
-            service, parts = await poster(request), parts_of(request)
-            parts.throttle.begin_post(service.id)
+            service, state = await poster(request), state_of(request)
+            state.throttle.begin_post(service.id)
             if request.scope["query_string"]:
                 check_names(request, ())
             key = _read_key(request.headers.get("idempotency-key"))
             bounded = self.bounded(request)
             bounded.caller = service.id
             notification = await _read_notification(bounded)
-            return await post_notification(notification, parts, service, key)
+            return await post_notification(notification, state, service, key)
 
         return handle
 
@@ -140,19 +140,19 @@ IdempotencyKey = Annotated[
     summary="Post a notification to one user or many",
 )
 async def post_notification(
-    notification: Notification, parts: Parts, service: Poster, idempotency_key: IdempotencyKey = None
+    notification: Notification, state: State, service: Poster, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Answer once it is committed; open sockets of the recipients have it a moment later."""
     post = to_post(notification, service, now_ms())
     if len(post.recipients) > 1:
-        parts.throttle.go_on(service.id, 1, len(post.recipients))
+        state.throttle.go_on(service.id, 1, len(post.recipients))
     content = post.content
     created_at = timestamp(content.created_at)
     response = f'{{"id":"{content.id}","created_at":"{created_at}","recipients":{len(post.recipients)}}}'
-    claim = _claim(service, idempotency_key, notification, response)
-    accepted = await parts.writer.post(Submission((post,), response, claim))
+    reservation = _reservation(service, idempotency_key, notification, response)
+    accepted = await state.writer.post(Submission((post,), response, reservation))
     first = json.loads(accepted.response)["id"] if accepted.replayed else content.id
-    return _created(accepted, {"Location": f"{parts.settings.mount}/v1/notifications/{first}"})
+    return _created(accepted, {"Location": f"{state.settings.mount}/v1/notifications/{first}"})
 
 
 @batch_router.post(
@@ -181,20 +181,22 @@ async def post_notification(
     },
 )
 async def post_batch(
-    request: Request, parts: Parts, service: Poster, idempotency_key: IdempotencyKey = None
+    request: Request, state: State, service: Poster, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Store all of them or none: one bad item refuses the whole batch and is named by its index, from 0.
 
     A batch stores at most 1,000 items: one for each recipient of each of its notifications.
     """
-    parts.throttle.begin_post(service.id)
+    state.throttle.begin_post(service.id)
     hashed = idempotency_key is not None
-    posts, digest = await read_batch(cast("BoundedRequest", request), parts.throttle, service, hashed=hashed)
+    posts, digest = await read_batch(cast("BoundedRequest", request), state.throttle, service, hashed=hashed)
     response = dumps(
         {"items": [{"id": post.content.id, "recipients": len(post.recipients)} for post in posts]}
     )
-    claim = None if idempotency_key is None else Claim(service.id, idempotency_key, digest, response)
-    return _created(await parts.writer.post(Submission(posts, response, claim)), {})
+    reservation = (
+        None if idempotency_key is None else Reservation(service.id, idempotency_key, digest, response)
+    )
+    return _created(await state.writer.post(Submission(posts, response, reservation)), {})
 
 
 @router.get(
@@ -203,12 +205,12 @@ async def post_batch(
     summary="What became of a notification",
 )
 async def get_notification(
-    parts: Parts,
+    state: State,
     service: NotificationReader,
     id: Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN})],  # noqa: A002 - the contract's name
 ) -> Sent:
     """Answer to the service that posted it, and to any with the scope `admin`."""
-    sent = await parts.database.read(find_sent, id.lower()) if is_id(id) else None
+    sent = await state.database.read(find_sent, id.lower()) if is_id(id) else None
     if sent is None or not (sent.service_id == service.id or "admin" in service.scopes):
         raise NotFound("There is no such notification.")
     content = sent.content
@@ -226,12 +228,12 @@ async def get_notification(
     )
 
 
-def _claim(service: Service, key: str | None, asked: Notification, response: str) -> Claim | None:
+def _reservation(service: Service, key: str | None, asked: Notification, response: str) -> Reservation | None:
     if key is None:
         return None
     digest = Digest(b"[false")
     digest.add(asked)
-    return Claim(service.id, key, digest.value(), response)
+    return Reservation(service.id, key, digest.value(), response)
 
 
 def _created(accepted: Accepted, headers: dict[str, str]) -> Response:

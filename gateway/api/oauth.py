@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from gateway.api.callers import client_address
 from gateway.api.json_route import JsonRoute
-from gateway.api.state import Gateway, parts_of
+from gateway.api.state import Gateway, state_of
 from gateway.auth import services
 from gateway.auth.records import Record
 from gateway.auth.tokens import digest
@@ -93,7 +93,7 @@ async def _form(request: Request) -> dict[str, str]:
     It is of the one kind that RFC 6749 has (appendix B), also where it is empty. Raises `RateLimited` before
     anything is read.
     """
-    parts_of(request).throttle.auth.take(client_address(request))
+    state_of(request).throttle.auth.take(client_address(request))
     kind = request.headers.get("content-type", FORM).partition(";")[0].strip().lower()
     if kind != FORM:
         raise OAuthError("invalid_request", f"The body must come with Content-Type: {FORM}.")
@@ -131,25 +131,25 @@ async def _client(request: Request, form: Form) -> Record | None:
     if credentials is None:
         return None
     client_id, secret = credentials
-    parts, address = parts_of(request), client_address(request)
-    parts.throttle.clients.check(address)
+    state, address = state_of(request), client_address(request)
+    state.throttle.clients.check(address)
     service = None
     if client_id.isascii() and client_id.isprintable():
-        service = await parts.database.glance(services.find_service, client_id)
+        service = await state.database.lookup(services.find_service, client_id)
     if service is not None and hmac.compare_digest(service.secret_hash, digest(secret)):
         return service
     actor, why = (audit.service(client_id), "wrong_secret") if service else (None, "unknown_client")
-    refuse_client(parts, address, why, actor)
+    refuse_client(state, address, why, actor)
     raise invalid_client()
 
 
 Client = Annotated[Record | None, Depends(_client)]
 
 
-def refuse_client(parts: Gateway, address: str, why: str, actor: str | None = None) -> None:
+def refuse_client(state: Gateway, address: str, why: str, actor: str | None = None) -> None:
     """Count and record that a client has not proved who it is."""
-    parts.throttle.clients.charge(address)
-    parts.metrics.login("client_credentials", why)
+    state.throttle.clients.charge(address)
+    state.metrics.login("client_credentials", why)
     audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=why)
 
 

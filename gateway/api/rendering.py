@@ -15,12 +15,12 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketState
 
 from gateway.api import oauth, paths, socket
+from gateway.api.audit import record_refusal
 from gateway.api.callers import client_address
-from gateway.api.state import parts_of
-from gateway.api.trail import record_refusal
+from gateway.api.state import state_of
 from gateway.api.validation import as_invalid
 from gateway.errors import Draining, GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited
-from gateway.observability.logs import request_id
+from gateway.observability.console_log import request_id
 from gateway.protocol.problems import MEDIA_TYPE, NO_TYPE, problem, problem_code
 from gateway.transport.headers import API_POLICY
 
@@ -49,7 +49,7 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
         # This answer does not pass `BrowserHeaders`, and is the one whose id is asked for.
         known.headers["X-Request-ID"] = request_id() or ""
     record_refusal(connection, known)
-    parts_of(connection).metrics.refused(*_counted(known))
+    state_of(connection).metrics.refused(*_counted(known))
     if isinstance(known, RateLimited):
         await _hold_up(connection, known)
     if isinstance(connection, Request):
@@ -65,7 +65,7 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
 
 async def _hold_up(connection: HTTPConnection, error: RateLimited) -> None:
     """Let a client wait that is refused again and again: it asks for no more meanwhile (`pipelining`)."""
-    if not parts_of(connection).throttle.refused.allows(client_address(connection)):
+    if not state_of(connection).throttle.refused.allows(client_address(connection)):
         # What the request held, its body above all, is not held for this.
         error.__traceback__ = error.__context__ = None
         await asyncio.sleep(HOLD_UP)
@@ -86,7 +86,7 @@ def _refusal(connection: HTTPConnection, error: GatewayError) -> Response:
 
 def _type(connection: HTTPConnection, code: str) -> str:
     """Return the place of a code in the page of errors: absolute where it is known how clients reach it."""
-    base = parts_of(connection).settings.public_url or connection.scope.get("root_path", "")
+    base = state_of(connection).settings.public_url or connection.scope.get("root_path", "")
     return f"{base}{ERRORS_PATH}#{code}"
 
 
@@ -106,7 +106,7 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
     refused = cast("HTTPException", error)
     if refused.status_code in _UNVERIFIED:
         try:
-            parts_of(connection).throttle.anonymous.take(client_address(connection))
+            state_of(connection).throttle.anonymous.take(client_address(connection))
         except RateLimited as limited:
             return await render_error(connection, limited)
     title = HTTPStatus(refused.status_code).phrase
@@ -119,7 +119,7 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
         detail = paths.explain(connection)
     else:
         kind = NO_TYPE
-    parts_of(connection).metrics.refused(refused.status_code, code)
+    state_of(connection).metrics.refused(refused.status_code, code)
     if oauth.serves(connection):
         return oauth.refusal(refused.status_code, f"{title}.", headers)
     return _answer(problem(kind, refused.status_code, code, title, detail), headers)

@@ -12,7 +12,7 @@ from gateway.api.oauth import NO_STORE
 from gateway.api.parameters import KeyCursor, Limit, NumberCursor
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
-from gateway.api.state import Parts
+from gateway.api.state import State
 from gateway.auth import services
 from gateway.auth.names import MAX_NAME, check_name
 from gateway.auth.records import Record
@@ -98,29 +98,29 @@ def _answer(row: Record) -> ServiceAnswer:
 
 @router.post("", status_code=201, summary="Create a service", responses=problems(*BODY))
 async def create(
-    parts: Parts, admin: Administering, body: NewService, response: Response
+    state: State, admin: Administering, body: NewService, response: Response
 ) -> ServiceWithSecret:
     """Create a service with the scopes it is allowed: `notify`, `tokens:mint`, `admin`."""
     made = await admin.create_service(body.name, body.scopes)
-    location = f"{parts.settings.mount}/v1/services/{made.row.client_id}"
+    location = f"{state.settings.mount}/v1/services/{made.row.client_id}"
     response.headers.update(NO_STORE | {"Location": location})
     return ServiceWithSecret(**_answer(made.row).model_dump(), client_secret=made.secret)
 
 
 @router.get("", summary="List the services", responses=problems())
 async def list_services(
-    parts: Parts, _: Admin, _known: KnownQuery, cursor: NumberCursor = 0, limit: Limit = 50
+    state: State, _: Admin, _known: KnownQuery, cursor: NumberCursor = 0, limit: Limit = 50
 ) -> ServicePage:
     """Return a page of services, the oldest first."""
-    rows = await parts.database.read(services.list_services, cursor, limit + 1)
+    rows = await state.database.read(services.list_services, cursor, limit + 1)
     further = str(rows[limit - 1].id) if len(rows) > limit else None
     return ServicePage(items=[_answer(row) for row in rows[:limit]], next=further)
 
 
 @router.get("/{client_id}", summary="Read a service", responses=problems(404))
-async def read(parts: Parts, _: Admin, client_id: ClientId) -> ServiceAnswer:
+async def read(state: State, _: Admin, client_id: ClientId) -> ServiceAnswer:
     """Return one service."""
-    return _answer(await parts.database.read(services.get_service, client_id))
+    return _answer(await state.database.read(services.get_service, client_id))
 
 
 @router.delete(
@@ -137,18 +137,18 @@ async def delete(admin: Administering, client_id: ClientId) -> None:
 
 @router.post("/{client_id}/keys", status_code=201, summary="Create a key", responses=problems(404))
 async def create_key(
-    parts: Parts, admin: Administering, client_id: ClientId, response: Response
+    state: State, admin: Administering, client_id: ClientId, response: Response
 ) -> KeyWithSecret:
     """Create an API key, which stands for the service until it is deleted."""
     made = await admin.create_key(client_id)
-    location = f"{parts.settings.mount}/v1/services/{client_id}/keys/{made.id}"
+    location = f"{state.settings.mount}/v1/services/{client_id}/keys/{made.id}"
     response.headers.update(NO_STORE | {"Location": location})
     return KeyWithSecret(id=made.id, created_at=timestamp(made.created_at), key=made.text)
 
 
 @router.get("/{client_id}/keys", summary="List the keys", responses=problems(404))
 async def list_keys(
-    parts: Parts,
+    state: State,
     _: Admin,
     _known: KnownQuery,
     client_id: ClientId,
@@ -156,7 +156,7 @@ async def list_keys(
     limit: Limit = 50,
 ) -> KeyPage:
     """Return a page of the keys of a service."""
-    rows = await parts.database.read(services.list_keys, client_id, cursor, limit + 1)
+    rows = await state.database.read(services.list_keys, client_id, cursor, limit + 1)
     further = rows[limit - 1].id if len(rows) > limit else None
     items = [KeyAnswer(id=row.id, created_at=timestamp(row.created_at)) for row in rows[:limit]]
     return KeyPage(items=items, next=further)

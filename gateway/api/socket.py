@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, WebSocket
 from fastapi.routing import APIWebSocketRoute
 from starlette.routing import websocket_session
 
-from gateway.api.opening import Opening, connect, open_for, serve, told_of
-from gateway.api.state import parts_of
+from gateway.api.handshake import Handshake, begin_handshake, connect, on_close_of, serve
+from gateway.api.state import state_of
 from gateway.errors import UpgradeRequired
 from gateway.protocol.wire import SUBPROTOCOL
 from gateway.transport.headers import BEGUN_AT
@@ -23,17 +23,21 @@ PATH = "/v1/ws"
 ACCEPTED = int(HTTPStatus.SWITCHING_PROTOCOLS)
 
 
-async def open_socket(websocket: WebSocket, opening: Annotated[Opening, Depends(open_for)]) -> None:
+async def open_socket(
+    websocket: WebSocket, handshake: Annotated[Handshake, Depends(begin_handshake)]
+) -> None:
     """Accept a client that is authorised, anybody else never gets here, and hand its socket over.
 
     No database connection is held while it is open.
     """
-    parts, socket = parts_of(websocket), socket_of(websocket.scope)
+    state, socket = state_of(websocket), socket_of(websocket.scope)
     socket.accept(offered_subprotocol(websocket))
-    parts.metrics.answered(PATH, "GET", ACCEPTED, perf_counter() - websocket.scope[BEGUN_AT])
-    connection = connect(parts, socket, opening)
+    state.metrics.answered(PATH, "GET", ACCEPTED, perf_counter() - websocket.scope[BEGUN_AT])
+    connection = connect(state, socket, handshake)
     socket.hand_over(
-        partial(serve, connection, socket), told_of(websocket, PATH, opening.user), connection.count_frame
+        partial(serve, connection, socket),
+        on_close_of(websocket, PATH, handshake.user),
+        connection.count_frame,
     )
 
 
@@ -48,7 +52,7 @@ class SocketRoute(APIWebSocketRoute):
         super().__init__(PATH, open_socket)
 
         async def handle(websocket: WebSocket) -> None:
-            await open_socket(websocket, await open_for(websocket))
+            await open_socket(websocket, await begin_handshake(websocket))
 
         self.app = websocket_session(handle)
 

@@ -14,8 +14,8 @@ from gateway.backplane import Backplane
 from gateway.database.database import Database
 from gateway.delivery.drain import Drain
 from gateway.delivery.hub import Hub
+from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.reconciler import Reconciler
-from gateway.delivery.tail import Tail
 from gateway.observability.metrics import Metrics
 from gateway.observability.readiness import Readiness
 from gateway.settings import Settings
@@ -30,7 +30,7 @@ class Gateway:
     database: Database
     writer: Writer
     hub: Hub
-    tail: Tail
+    recent: RecentEntries
     backplane: Backplane
     reconciler: Reconciler
     tokens: Tokens
@@ -42,13 +42,13 @@ class Gateway:
     metrics: Metrics
 
 
-def parts_of(connection: HTTPConnection) -> Gateway:
+def state_of(connection: HTTPConnection) -> Gateway:
     """Return the parts of the gateway that serves this connection."""
     return cast("Gateway", connection.app.state.gateway)
 
 
 async def _parts(connection: HTTPConnection) -> Gateway:
-    return parts_of(connection)
+    return state_of(connection)
 
 
-Parts = Annotated[Gateway, Depends(_parts)]
+State = Annotated[Gateway, Depends(_parts)]

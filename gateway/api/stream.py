@@ -8,10 +8,18 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.callers import UserScheme
-from gateway.api.opening import MAX_EPOCH, Opening, connect, open_for, serve, start_after, told_of
+from gateway.api.handshake import (
+    MAX_EPOCH,
+    Handshake,
+    begin_handshake,
+    connect,
+    on_close_of,
+    resume_after,
+    serve,
+)
 from gateway.api.problems import problems
-from gateway.api.state import parts_of
-from gateway.delivery.connection import Connection
+from gateway.api.state import state_of
+from gateway.delivery.connection import ClientConnection
 from gateway.observability.metrics import Metrics
 from gateway.transport.http import STREAM_PATH, begin_stream
 from gateway.transport.stream import GatewayStream
@@ -33,35 +41,35 @@ class _Opens(UserScheme):
     the address it had in the first place. Raises what `open_for` raises.
     """
 
-    async def __call__(self, connection: HTTPConnection) -> Opening:
-        opening = await open_for(connection)
+    async def __call__(self, connection: HTTPConnection) -> Handshake:
+        handshake = await begin_handshake(connection)
         if last := connection.headers.get("last-event-id"):
-            return opening._replace(start=start_after(last))
-        return opening
+            return handshake._replace(resume_point=resume_after(last))
+        return handshake
 
 
 class _EventStream(Response):
     """Sends the head, and hands the connection over."""
 
-    def __init__(self, request: Request, opening: Opening) -> None:
+    def __init__(self, request: Request, handshake: Handshake) -> None:
         super().__init__()
         self.raw_headers = list(_HEAD)
         self._request = request
-        self._opening = opening
+        self._handshake = handshake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         stream = await begin_stream(scope, send, self.raw_headers)
         if stream is not None:
-            parts = parts_of(self._request)
-            connection = connect(parts, stream, self._opening)
+            state = state_of(self._request)
+            connection = connect(state, stream, self._handshake)
             stream.hand_over(
-                partial(_serve, connection, stream, parts.metrics),
-                told_of(self._request, STREAM_PATH, self._opening.user),
-                patience=parts.settings.ping_interval + parts.settings.ping_timeout,
+                partial(_serve, connection, stream, state.metrics),
+                on_close_of(self._request, STREAM_PATH, self._handshake.user),
+                patience=state.settings.ping_interval + state.settings.ping_timeout,
             )
 
 
-async def _serve(connection: Connection, stream: GatewayStream, metrics: Metrics) -> None:
+async def _serve(connection: ClientConnection, stream: GatewayStream, metrics: Metrics) -> None:
     with metrics.streaming():
         await serve(connection, stream)
 
@@ -77,7 +85,7 @@ _PARAMETERS = [
     _parameter("token", "An access token, where `GATEWAY_WS_QUERY_TOKEN` allows it."),
     _parameter("Last-Event-ID", "The id of the last event that was applied: goes before `since`.", "header"),
 ]
-"""What the OpenAPI says of them. They are read as those of the socket are (`opening`)."""
+"""What the OpenAPI says of them. They are read as those of the socket are (`handshake`)."""
 
 
 @router.get(
@@ -88,9 +96,9 @@ _PARAMETERS = [
     openapi_extra={"parameters": _PARAMETERS},
     summary="The messages of the socket as server-sent events",
 )
-async def open_stream(request: Request, opening: Annotated[Opening, Depends(_Opens())]) -> _EventStream:
+async def open_stream(request: Request, handshake: Annotated[Handshake, Depends(_Opens())]) -> _EventStream:
     """For clients that cannot hold a WebSocket. Its messages are described in docs/protocol.md.
 
     No database connection is held while it is open.
     """
-    return _EventStream(request, opening)
+    return _EventStream(request, handshake)

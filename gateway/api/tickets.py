@@ -5,12 +5,12 @@ import secrets
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from gateway.api.audit import Source
 from gateway.api.callers import InboxUser
 from gateway.api.json_route import JsonRoute
 from gateway.api.oauth import NO_STORE
 from gateway.api.problems import problems
-from gateway.api.state import Parts
-from gateway.api.trail import Source
+from gateway.api.state import State
 from gateway.auth import tickets
 from gateway.auth.tokens import digest
 from gateway.observability import audit
@@ -31,17 +31,17 @@ class TicketAnswer(BaseModel):
 
 
 @router.post("/v1/auth/ticket", summary="Get a ticket for a socket", responses=problems(429))
-async def ticket(parts: Parts, user: InboxUser, source: Source, response: Response) -> TicketAnswer:
+async def ticket(state: State, user: InboxUser, source: Source, response: Response) -> TicketAnswer:
     """Give a ticket: opaque, for one socket, to be used within 30 seconds.
 
     It is for a browser, which cannot send a header with a WebSocket, and it may show up in a log. The
     socket lives as long as the token with which the ticket was got.
     """
     response.headers.update(NO_STORE)
-    parts.throttle.tickets.take(user.id)
+    state.throttle.tickets.take(user.id)
     text = secrets.token_urlsafe(24)
     now = now_ms()
-    await parts.database.write(
+    await state.database.write(
         tickets.add_ticket,
         tickets.NewTicket(
             hash=digest(text),

@@ -8,14 +8,14 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from gateway.api.administration import Administering
+from gateway.api.audit import Source
 from gateway.api.callers import Admin, Minter
 from gateway.api.json_route import Body, ManagementRoute
 from gateway.api.oauth import NO_STORE
 from gateway.api.parameters import Limit, NumberCursor, Sub, SubPath
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
-from gateway.api.state import Gateway, Parts
-from gateway.api.trail import Source
+from gateway.api.state import Gateway, State
 from gateway.auth import services, sessions, users
 from gateway.auth.hasher_queue import Turn
 from gateway.auth.passwords import MAX_LENGTH, MIN_LENGTH
@@ -88,56 +88,56 @@ def _answer(row: Record) -> UserAnswer:
     )
 
 
-async def _hash(parts: Gateway, password: str | None, sub: str, actor: str) -> str | None:
+async def _hash(state: Gateway, password: str | None, sub: str, actor: str) -> str | None:
     """Return the hash of a password. Raises `Invalid` for one that nobody should be given.
 
     A user of a trusted issuer signs in there: a name that somebody chose here must not open that inbox.
     """
-    if password is not None and parts.tokens.issuers.owns(sub):
+    if password is not None and state.tokens.issuers.owns(sub):
         raise Invalid.field("password", "the sub begins with the subject_prefix of a trusted issuer")
     turn = Turn(sub, (actor,), known=True)
     try:
-        return None if password is None else await parts.passwords.hash(password, sub, turn)
+        return None if password is None else await state.passwords.hash(password, sub, turn)
     except ValueError as error:
         raise Invalid.field("password", str(error)) from None
 
 
 @router.post("", status_code=201, summary="Create a user", responses=problems(409, *BODY))
-async def create(parts: Parts, admin: Administering, body: NewUser, response: Response) -> UserAnswer:
+async def create(state: State, admin: Administering, body: NewUser, response: Response) -> UserAnswer:
     """Create a user, with a password to sign in with or without one.
 
     Passwords that are common, or little more than the `sub`, are refused.
     """
     check_new(body.sub)
-    row = await admin.create_user(body.sub, await _hash(parts, body.password, body.sub, admin.actor))
-    response.headers["Location"] = f"{parts.settings.mount}/v1/users/{quote(body.sub, safe='')}"
+    row = await admin.create_user(body.sub, await _hash(state, body.password, body.sub, admin.actor))
+    response.headers["Location"] = f"{state.settings.mount}/v1/users/{quote(body.sub, safe='')}"
     return _answer(row)
 
 
 @router.get("", summary="List the users", responses=problems())
 async def list_users(
-    parts: Parts, _: Admin, _known: KnownQuery, cursor: NumberCursor = 0, limit: Limit = 50
+    state: State, _: Admin, _known: KnownQuery, cursor: NumberCursor = 0, limit: Limit = 50
 ) -> UserPage:
     """Return a page of users, the oldest first."""
-    rows = await parts.database.read(users.list_users, cursor, limit + 1)
+    rows = await state.database.read(users.list_users, cursor, limit + 1)
     further = str(rows[limit - 1].id) if len(rows) > limit else None
     return UserPage(items=[_answer(row) for row in rows[:limit]], next=further)
 
 
 @router.get("/{sub}", summary="Read a user", responses=problems(404))
-async def read(parts: Parts, _: Admin, sub: SubPath) -> UserAnswer:
+async def read(state: State, _: Admin, sub: SubPath) -> UserAnswer:
     """Return one user."""
-    return _answer(await parts.database.read(users.get_user, sub))
+    return _answer(await state.database.read(users.get_user, sub))
 
 
 @router.patch("/{sub}", summary="Change a user", responses=problems(404, *BODY))
-async def change(parts: Parts, admin: Administering, sub: SubPath, body: UserChange) -> UserAnswer:
+async def change(state: State, admin: Administering, sub: SubPath, body: UserChange) -> UserAnswer:
     """Set a password, or disable or enable the user."""
     changes: dict[str, Any] = {}
     if "disabled" in body.model_fields_set:
         changes["disabled"] = body.disabled
     if "password" in body.model_fields_set:
-        changes["password_hash"] = await _hash(parts, body.password, sub, admin.actor)
+        changes["password_hash"] = await _hash(state, body.password, sub, admin.actor)
     row, _ = await admin.change_user(sub, changes)
     return _answer(row)
 
@@ -164,7 +164,7 @@ async def log_out(admin: Administering, sub: SubPath) -> None:
 
 @router.post("/{sub}/tokens", status_code=201, summary="Mint a user's token", responses=problems(409, *BODY))
 async def mint(
-    parts: Parts,
+    state: State,
     service: Minter,
     source: Source,
     sub: SubPath,
@@ -175,19 +175,19 @@ async def mint(
 
     For a user of a trusted issuer, whose `sub` begins with its `subject_prefix`, it needs `admin` as well.
     """
-    if parts.tokens.issuers.owns(sub) and "admin" not in service.scopes:
+    if state.tokens.issuers.owns(sub) and "admin" not in service.scopes:
         raise InsufficientScope("admin", service.actor)
     response.headers.update(NO_STORE)
-    parts.throttle.tokens.take(service.id)
-    parts.throttle.minted.take((service.id, sub))
-    ttl = (body.ttl if body else None) or parts.settings.access_token_ttl
+    state.throttle.tokens.take(service.id)
+    state.throttle.minted.take((service.id, sub))
+    ttl = (body.ttl if body else None) or state.settings.access_token_ttl
     now = now_ms()
     expires_at = now // 1000 + ttl
     session = new_session(expires_at * 1000)
-    limit = parts.settings.session_limit
-    ended = await parts.database.write(_start_session, sub, session, service.client_id, now, limit)
-    parts.revocation.end(ended)
-    token = parts.tokens.issue(
+    limit = state.settings.session_limit
+    ended = await state.database.write(_start_session, sub, session, service.client_id, now, limit)
+    state.revocation.end(ended)
+    token = state.tokens.issue(
         sub=sub,
         client_id=service.client_id,
         scopes=[INBOX],

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel
 
-from gateway.api.state import Parts
+from gateway.api.state import State
 from gateway.auth.principals import INBOX
 from gateway.auth.services import SERVICE_SCOPES
 from gateway.protocol.encoding import dumps
@@ -44,12 +44,12 @@ class ServerMetadata(BaseModel):
     responses={304: {"description": "Nothing has changed since the `ETag` that was sent."}},
     summary="The keys that verify access tokens",
 )
-async def jwks(parts: Parts, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+async def jwks(state: State, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """Return the public keys (RFC 7517). There are none where a shared secret signs.
 
     A verifier that meets an unknown `kid` reads them again: a new key signs only when it is here.
     """
-    return _cached(parts.tokens.jwks(), _CACHING, if_none_match)
+    return _cached(state.tokens.jwks(), _CACHING, if_none_match)
 
 
 @router.get(
@@ -59,14 +59,14 @@ async def jwks(parts: Parts, if_none_match: Annotated[str | None, Header()] = No
     summary="Where the OAuth endpoints are",
 )
 async def metadata(
-    parts: Parts, request: Request, if_none_match: Annotated[str | None, Header()] = None
+    state: State, request: Request, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Return the metadata of the authorization server (RFC 8414).
 
     The addresses begin with `GATEWAY_PUBLIC_URL`, or with what the request was sent to: that is what its
     client said, so no cache may keep it for others.
     """
-    settings = parts.settings
+    settings = state.settings
     base = settings.public_url or str(request.base_url).rstrip("/")
     found = ServerMetadata(
         issuer=settings.issuer,

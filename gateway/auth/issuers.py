@@ -60,7 +60,7 @@ class Issuers:
             for keys in self.sources.values():
                 tasks.create_task(keys.run(), name=f"keys of {keys.trusted.issuer}")
 
-    def claim(self, token: Token) -> bool:
+    def recognizes(self, token: Token) -> bool:
         """Whether the token says that it is of one of these issuers. That is not yet verified."""
         issuer = token.claims.get("iss")
         return isinstance(issuer, str) and issuer in self.sources

@@ -11,7 +11,7 @@ MAX_NAME = 200
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def check_text(text: str, longest: int) -> str:
+def check_identifier(text: str, longest: int) -> str:
     """Return a name. Raises ValueError for one that is too long or holds a control character."""
     if not 1 <= len(text) <= longest:
         raise ValueError(f"it must have 1 to {longest} characters")
@@ -25,9 +25,9 @@ def check_sub(sub: str) -> str:
     if sub in {".", ".."}:
         # Clients and proxies remove such a segment from a path (RFC 3986, section 5.2.4).
         raise ValueError("it must not be '.' or '..', which no path can hold")
-    return check_text(sub, MAX_SUB)
+    return check_identifier(sub, MAX_SUB)
 
 
 def check_name(name: str) -> str:
     """Return the name of a service. Raises ValueError for one that no service can have."""
-    return check_text(name, MAX_NAME)
+    return check_identifier(name, MAX_NAME)

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, ScalarSelect, or_, select, union_all, update
 from gateway.auth.records import Record
 from gateway.auth.sessions import end_sessions
 from gateway.auth.tokens import digest
-from gateway.database.models import sessions, spent_refresh_tokens, users
+from gateway.database.models import sessions, used_refresh_tokens, users
 
 RETRY = 10_000
 """How long the token before the current one gives the current one again, in ms."""
@@ -94,7 +94,7 @@ def revoke(connection: Connection, session: str | None, token: str, now_ms: int)
 
 def _session_of(token: str) -> ScalarSelect[str]:
     """Return the query for the session to which a refresh token belongs, or once belonged."""
-    shown, family, spent = digest(token), _family_of(token), spent_refresh_tokens.c
+    shown, family, spent = digest(token), _family_of(token), used_refresh_tokens.c
     known_by = [shown] if family is None else [shown, digest(family)]
     found = union_all(
         select(sessions.c.id).where(sessions.c.refresh_hash == shown),
@@ -144,7 +144,7 @@ def _keep(connection: Connection, row: Record, token: str) -> None:
     Once the hash of its family is stored, that is enough for both. The first of a family stores it; the token
     before that one, if there is one, may have been of no family.
     """
-    family, spent = _family_of(token), spent_refresh_tokens.c
+    family, spent = _family_of(token), used_refresh_tokens.c
     kept = {row.previous_hash}
     if family is not None:
         if connection.scalar(select(spent.hash).where(spent.hash == digest(family))) is not None:
@@ -152,7 +152,7 @@ def _keep(connection: Connection, row: Record, token: str) -> None:
         kept.add(digest(family))
     rows = [{"hash": one, "session_id": row.id} for one in kept if one is not None]
     if rows:
-        connection.execute(spent_refresh_tokens.insert(), rows)
+        connection.execute(used_refresh_tokens.insert(), rows)
 
 
 def _family_of(token: str) -> str | None:

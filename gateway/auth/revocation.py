@@ -18,7 +18,7 @@ from gateway.database.database import Database
 from gateway.database.models import sessions
 from gateway.errors import Unavailable
 
-ENDED_KEPT_SECONDS = 120
+ENDED_SESSION_TTL_SECONDS = 120
 """How long an end is kept in memory: longer than a verification takes that read the database before it."""
 
 LOOK_BACK_SECONDS = 60
@@ -120,7 +120,7 @@ class Ended:
         """Keep a handle from `now` on, in seconds, and return whether it is new here."""
         if handle in self._until:
             return False
-        self._until[handle] = now + ENDED_KEPT_SECONDS
+        self._until[handle] = now + ENDED_SESSION_TTL_SECONDS
         return True
 
     def forget(self, now: float, limit: int) -> None:

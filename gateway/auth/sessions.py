@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from gateway.auth import cutoffs
-from gateway.database.models import services, sessions, spent_refresh_tokens, users
+from gateway.database.models import services, sessions, used_refresh_tokens, users
 from gateway.database.rows import one_column
 from gateway.database.units import background
 from gateway.protocol.encoding import dumps
@@ -222,16 +222,16 @@ _ENDED = (
 
 @cache
 def _delete_spent(dialect: str) -> Delete:
-    spent = spent_refresh_tokens.c
+    spent = used_refresh_tokens.c
     used = select(spent.hash).where(spent.session_id.in_(one_column(dialect, "ids", String())))
     used = used.limit(bindparam("limit"))
-    return delete(spent_refresh_tokens).where(spent.hash.in_(used.scalar_subquery()))
+    return delete(used_refresh_tokens).where(spent.hash.in_(used.scalar_subquery()))
 
 
 @cache
 def _delete_past(dialect: str) -> Delete:
     # A locked row is left to the next sweep: waiting for it here could close a circle. So is one whose token
     # was refreshed meanwhile.
-    bare = ~exists().where(spent_refresh_tokens.c.session_id == sessions.c.id)
+    bare = ~exists().where(used_refresh_tokens.c.session_id == sessions.c.id)
     past = select(sessions.c.id).where(sessions.c.id.in_(one_column(dialect, "ids", String())), bare)
     return delete(sessions).where(sessions.c.id.in_(past.with_for_update(skip_locked=True).scalar_subquery()))

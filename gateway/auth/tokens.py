@@ -162,7 +162,7 @@ class Tokens:
         if not ticket.isascii() or len(ticket) > MAX_TOKEN:
             raise InvalidToken(why="ticket")
         # Anybody may make one up: that costs no transaction.
-        known = await self._database.glance(tickets.is_known, digest(ticket))
+        known = await self._database.lookup(tickets.is_known, digest(ticket))
         row = None
         if known:
             row = await self._database.write(tickets.redeem_ticket, digest(ticket), self._now_ms())
@@ -180,7 +180,7 @@ class Tokens:
         """
         try:
             read = jws.read(token)
-            if self.issuers.claim(read):
+            if self.issuers.recognizes(read):
                 return (await self.verify(token)).session
             return str((await self._verify_own(read))["sid"])
         except Unauthorized:
@@ -217,7 +217,7 @@ class Tokens:
 
     async def _look_up_key(self, token: str) -> Known:
         key_id, secret = services.parse_key(token)
-        row = await self._database.glance(services.find_key, key_id)
+        row = await self._database.lookup(services.find_key, key_id)
         if row is None or not hmac.compare_digest(row.secret_hash, digest(secret)):
             # A key that was deleted cannot be told from one that never was; what was known was revoked.
             raise KeyRevoked if token in self.remembered else InvalidKey(why="unknown_api_key")
@@ -226,7 +226,7 @@ class Tokens:
 
     async def _look_up_jwt(self, token: str) -> Known:
         read = jws.read(token)
-        if self.issuers.claim(read):
+        if self.issuers.recognizes(read):
             return await self._look_up_foreign(read)
         claims = await self._verify_own(read)
         now = self._clock()
@@ -234,7 +234,7 @@ class Tokens:
             raise TokenExpired
         if claims["sid"] in self._revocation:
             raise TokenRevoked
-        owner = await self._database.glance(sessions.find_session_owner, claims["sid"])
+        owner = await self._database.lookup(sessions.find_session_owner, claims["sid"])
         if owner is None or owner.ended or owner.name != claims["sub"]:
             raise TokenRevoked
         scopes = frozenset(claims["scope"].split())
@@ -288,6 +288,6 @@ def digest(secret: str) -> bytes:
 
 def _is_text(value: object) -> bool:
     try:
-        return isinstance(value, str) and bool(names.check_text(value, names.MAX_SUB))
+        return isinstance(value, str) and bool(names.check_identifier(value, names.MAX_SUB))
     except ValueError:
         return False

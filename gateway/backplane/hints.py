@@ -35,7 +35,7 @@ class Hints(NamedTuple):
     everything: bool = False
 
 
-class Message(NamedTuple):
+class HintMessage(NamedTuple):
     """Hints, and the process they are from."""
 
     origin: str
@@ -64,12 +64,12 @@ def _encode(
     return dumps([origin, everything, flat, ended])
 
 
-def opening(origin: str) -> str:
+def prefix_of(origin: str) -> str:
     """Return how each message from this process begins."""
     return dumps([origin])[:-1] + ","
 
 
-def decode(text: str) -> Message:
+def decode(text: str) -> HintMessage:
     """Read a message. Raises ValueError for one that is malformed."""
     if len(text) > MAX_MESSAGE:
         raise ValueError("it is too long")
@@ -84,7 +84,7 @@ def decode(text: str) -> Message:
         raise ValueError("the users are not numbers in pairs")
     if not all(isinstance(one, str) and 0 < len(one) <= _MAX_SESSION for one in ended):
         raise ValueError("the sessions are not texts")
-    return Message(origin, Hints(dict(zip(flat[::2], flat[1::2], strict=True)), ended, everything))
+    return HintMessage(origin, Hints(dict(zip(flat[::2], flat[1::2], strict=True)), ended, everything))
 
 
 def _is_number(value: Any) -> bool:

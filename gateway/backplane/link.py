@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 import structlog
 
 from gateway.backplane.base import Receiver
-from gateway.backplane.hints import Hints, Outbox, decode, opening
+from gateway.backplane.hints import Hints, Outbox, decode, prefix_of
 from gateway.observability.backoff import pause_after, spread
 from gateway.observability.reasons import reason
 
@@ -42,7 +42,7 @@ class Link(ABC):
         self.address = address
         self._interval = check_interval
         self._origin = secrets.token_hex(8)
-        self._mine = opening(self._origin)
+        self._mine = prefix_of(self._origin)
         self._outbox = Outbox()
         self._told = asyncio.Event()
         self._told.set()

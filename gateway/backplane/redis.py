@@ -31,7 +31,7 @@ commit that concerns many users.
 TIMEOUT = 5.0
 """How long connecting and a command may take, in seconds."""
 
-Place = tuple[str, int]
+NodeAddress = tuple[str, int]
 """The host and the port of a server."""
 
 
@@ -123,19 +123,21 @@ class RedisBackplane(Link):
             else:
                 here = (self._options.get("host", "localhost"), self._options.get("port", 6379))
                 places, probes = dict.fromkeys(channels, here), {here: probe}
-        nodes: dict[Place, _Node] = {}
+        nodes: dict[NodeAddress, _Node] = {}
         for (host, port), name in probes.items():
             node = _Node(self._options | {"host": host, "port": port}, name, sharded=clustered)
             stack.push_async_callback(node.close)
             nodes[host, port] = node
         self._nodes = {channel: nodes[place] for channel, place in places.items()}
 
-    async def _places(self, channels: Sequence[str], probe: str) -> tuple[dict[str, Place], dict[Place, str]]:
+    async def _places(
+        self, channels: Sequence[str], probe: str
+    ) -> tuple[dict[str, NodeAddress], dict[NodeAddress, str]]:
         """Ask a cluster where each channel lives, and find a name for a probe that lives on each server."""
         options = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
         async with RedisCluster.from_url(self._url, **options) as cluster:
 
-            def place(channel: str) -> Place:
+            def place(channel: str) -> NodeAddress:
                 node = cluster.get_node_from_key(channel)
                 if node is None:
                     raise ConnectionError(f"the channel {channel} is on no server of the cluster")
@@ -143,7 +145,7 @@ class RedisBackplane(Link):
 
             places = {channel: place(channel) for channel in channels}
             names = (f"{probe}:{number}" for number in count())
-            probes: dict[Place, str] = {}
+            probes: dict[NodeAddress, str] = {}
             while probes.keys() != set(places.values()):
                 name = next(names)
                 probes.setdefault(place(name), name)
@@ -191,11 +193,11 @@ class RedisBackplane(Link):
         by_channel: defaultdict[str, dict[int, int]] = defaultdict(dict)
         for user_id, seq in hints.seqs.items():
             by_channel[self._channels[user_id % SHARDS]][user_id] = seq
-        told = {channel: Hints(seqs) for channel, seqs in by_channel.items()}
+        hints_by_channel = {channel: Hints(seqs) for channel, seqs in by_channel.items()}
         if hints.ended or hints.everything:
-            told[self._common] = Hints({}, hints.ended, hints.everything)
+            hints_by_channel[self._common] = Hints({}, hints.ended, hints.everything)
         by_node: defaultdict[_Node, list[tuple[str, str]]] = defaultdict(list)
-        for channel, part in told.items():
+        for channel, part in hints_by_channel.items():
             messages = encode(self._origin, part)
             by_node[self._nodes[channel]] += [(channel, message) for message in messages]
         for node, messages_of_node in by_node.items():

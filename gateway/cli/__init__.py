@@ -119,7 +119,7 @@ def serve(
     from sqlalchemy.engine import make_url
 
     from gateway.database import sqlite_file
-    from gateway.observability import audit, logs
+    from gateway.observability import audit, console_log
     from gateway.server import run
     from gateway.server.supervisor import supervise, work
     from gateway.settings import LogFormat, SettingsError, load_settings
@@ -129,7 +129,7 @@ def serve(
     if demo and not is_loopback(settings.host):
         raise SettingsError("--demo: only on a loopback address such as 127.0.0.1, for anybody may sign in")
     as_json = settings.log_format is LogFormat.JSON
-    logs.configure(settings.log_level, access_log=settings.access_log, as_json=as_json)
+    console_log.configure(settings.log_level, access_log=settings.access_log, as_json=as_json)
     if inherit is None:
         say = structlog.get_logger().warning if as_json else note
         for line in spelling.misspelt():

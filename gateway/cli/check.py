@@ -23,7 +23,7 @@ def check() -> None:
     from gateway.auth import issuers
     from gateway.auth.limits.throttle import Throttle
     from gateway.backplane import open_backplane, reach
-    from gateway.observability import audit, logs
+    from gateway.observability import audit, console_log
     from gateway.server import run
     from gateway.settings import load_settings
     from gateway.settings.redis_url import without_password
@@ -41,7 +41,7 @@ def check() -> None:
         if audit_log is not None:
             print(f"audit log: {settings.audit_log}: {audit_log}")
         print(open_files.report(open_files.hard_limit(), settings))
-        logs.configure("error", access_log=False)
+        console_log.configure("error", access_log=False)
         backplane = open_backplane(settings)
         silence = await reach(backplane)
         print(f"backplane: {settings.backplane}: {_outcome(backplane.address, silence)}")

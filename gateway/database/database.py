@@ -37,7 +37,7 @@ class Database(Protocol):
         """Run `work` on one snapshot, without the right to change anything."""
         ...
 
-    async def glance(
+    async def lookup(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Do what `read` does, for work that looks up a few rows by their keys and is over at once."""

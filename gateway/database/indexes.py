@@ -8,7 +8,7 @@ index: `select(...).with_hint(items, BY_PLACE, "sqlite")`. Postgres needs no hin
 from sqlalchemy import FromClause
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
-BY_PLACE = "INDEXED BY ix_items_user_id_place_created_seq"
+BY_STATUS = "INDEXED BY ix_items_user_id_place_created_seq"
 """Read a range of one place of an inbox."""
 
 BY_CHANGE = "INDEXED BY ix_items_user_id_seq"

@@ -140,7 +140,7 @@ token_cutoffs = Table(
 
 # By what the refresh tokens before those two are recognised: the hash of their family, or of a token that has
 # none (`refresh_tokens`). Reuse of one is treated as theft.
-spent_refresh_tokens = Table(
+used_refresh_tokens = Table(
     "spent_refresh_tokens",
     metadata,
     Column("hash", LargeBinary, primary_key=True),
@@ -188,9 +188,9 @@ notifications = Table(
 )
 
 UNREAD, READ, ARCHIVED_UNREAD, ARCHIVED_READ, DELETED = range(5)
-"""The places of an item, as its column `place` has them."""
+"""The five statuses of an item, as the column `place` stores them."""
 
-_PLACE = (
+_STATUS = (
     "CASE WHEN deleted_at IS NOT NULL THEN 4"
     " WHEN archived_at IS NOT NULL AND read_at IS NOT NULL THEN 3"
     " WHEN archived_at IS NOT NULL THEN 2"
@@ -210,12 +210,12 @@ items = Table(
     Column("read_at", BigInteger),
     Column("archived_at", BigInteger),
     Column("deleted_at", BigInteger),
-    Column("place", SmallInteger, Computed(_PLACE, persisted=True), nullable=False),
+    Column("place", SmallInteger, Computed(_STATUS, persisted=True), key="status", nullable=False),
     PrimaryKeyConstraint("user_id", "created_seq"),
     # Replay reads a range of this one.
     Index(None, "user_id", "seq"),
     # The pages of an inbox read a range of this one for each place they show, so no page scans what it hides.
-    Index(None, "user_id", "place", "created_seq"),
+    Index(None, "user_id", "status", "created_seq"),
     # One item by its notification, and the sender's counts.
     Index(None, "notification_id", "user_id", unique=True),
     # What retention removes. It holds the deleted items only, so an item that is posted costs it nothing.

@@ -55,7 +55,7 @@ _FITNESS = text(
 class PostgresDatabase:
     """Postgres through asyncpg: a small pool for everything; a read is one snapshot.
 
-    While the pool is taken, by slow pages perhaps, `glance` and `write` have a few connections more: what
+    While the pool is taken, by slow pages perhaps, `lookup` and `write` have a few connections more: what
     they do is over soon, and nobody signs in or out without it. Work that is marked as `background` waits.
     """
 
@@ -74,7 +74,7 @@ class PostgresDatabase:
         async with self._turns.of_caller():
             return await self._run(self._snapshots[self._engine], work, *args, **kwargs)
 
-    async def glance(
+    async def lookup(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` on one snapshot, on a spare connection where the others are taken."""

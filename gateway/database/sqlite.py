@@ -61,7 +61,7 @@ class SqliteDatabase:
         async with self._reads.of_caller():
             return await self._run(self._reading.submit, self._readers, work, *args, **kwargs)
 
-    async def glance(
+    async def lookup(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run `work` on the event loop: finding a row takes less time than waking a thread to do it.

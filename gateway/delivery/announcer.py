@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.delivery.hub import Hub
-from gateway.delivery.tail import Tail
+from gateway.delivery.recent_entries import RecentEntries
 from gateway.observability.metrics import Metrics
 from gateway.store.batch import Committed
 
@@ -20,8 +20,8 @@ class Publisher(Protocol):
 class Announcer:
     """Records a commit in the tail, wakes the sockets of its users here, and tells other processes of it."""
 
-    def __init__(self, tail: Tail, hub: Hub, publisher: Publisher, metrics: Metrics) -> None:
-        self._tail = tail
+    def __init__(self, recent: RecentEntries, hub: Hub, publisher: Publisher, metrics: Metrics) -> None:
+        self._recent = recent
         self._hub = hub
         self._publisher = publisher
         self._metrics = metrics
@@ -34,6 +34,6 @@ class Announcer:
         self._metrics.committed(committed.posts, committed.items, committed.seconds)
         seqs = {user_id: counts.seq for user_id, counts in committed.counts.items()}
         # In this order: a socket that is woken finds the entry in memory.
-        self._tail.record(committed.entries, committed.counts)
-        self._hub.ring(seqs)
+        self._recent.record(committed.entries, committed.counts)
+        self._hub.wake(seqs)
         self._publisher.publish(seqs)

@@ -13,7 +13,7 @@ from gateway.protocol.commands import BadCommand, Command, CommandType, decode_c
 from gateway.protocol.items import Counts
 from gateway.protocol.wire import Message
 from gateway.store.batch import Change
-from gateway.store.changes import Delivered, Mark, ReadUpTo, Seen
+from gateway.store.changes import Delivered, ItemUpdate, ReadUpTo, Seen
 from gateway.store.writer import Writer
 
 COMMAND_BURST = 4
@@ -148,7 +148,7 @@ def _change(user_id: int, command: Command) -> Change:
     if command.type is CommandType.READ and command.seq is not None:
         return ReadUpTo(user_id, command.seq)
     if command.type is CommandType.ARCHIVE:
-        return Mark(user_id, command.ids, archived=True)
+        return ItemUpdate(user_id, command.ids, archived=True)
     if command.type is CommandType.DELETE:
-        return Mark(user_id, command.ids, deleted=True)
-    return Mark(user_id, command.ids, read=command.type is CommandType.READ)
+        return ItemUpdate(user_id, command.ids, deleted=True)
+    return ItemUpdate(user_id, command.ids, read=command.type is CommandType.READ)

@@ -16,10 +16,10 @@ from gateway.auth.limits.buckets import Buckets
 from gateway.auth.principals import User
 from gateway.auth.tokens import Tokens
 from gateway.database.database import Database
-from gateway.delivery.beginning import Start, begin, read_later
 from gateway.delivery.commands import Commands, Source
 from gateway.delivery.hub import Hub
-from gateway.delivery.tail import Tail
+from gateway.delivery.recent_entries import RecentEntries
+from gateway.delivery.resume_point import ResumePoint, read_later, resume
 from gateway.errors import Disconnected, GatewayError
 from gateway.observability.metrics import Metrics
 from gateway.protocol import messages
@@ -47,7 +47,7 @@ class Socket(Source, Protocol):
         """End it, without waiting for a client that does not read."""
 
 
-class Connection:
+class ClientConnection:
     """Serves one client until it goes or is closed."""
 
     __slots__ = (
@@ -59,13 +59,13 @@ class Connection:
         "_hub",
         "_live",
         "_metrics",
+        "_recent",
+        "_resume_point",
         "_seen",
         "_sending_since",
         "_sent_at",
         "_settings",
         "_standing",
-        "_start",
-        "_tail",
         "_tokens",
         "_woken",
         "_writer",
@@ -81,11 +81,11 @@ class Connection:
         self,
         socket: Socket,
         user: User,
-        start: Start,
+        resume_point: ResumePoint,
         *,
         settings: Settings,
         database: Database,
-        tail: Tail,
+        recent: RecentEntries,
         hub: Hub,
         writer: Writer,
         tokens: Tokens,
@@ -95,10 +95,10 @@ class Connection:
     ) -> None:
         self.socket = socket
         self.user = user
-        self._start = start
+        self._resume_point = resume_point
         self._settings = settings
         self._database = database
-        self._tail = tail
+        self._recent = recent
         self._hub = hub
         self._writer = writer
         self._tokens = tokens
@@ -125,7 +125,7 @@ class Connection:
         """The number and the seen mark up to which it knows of the log."""
         return self.head, self._newest().seen
 
-    def ring(self, seq: int) -> None:
+    def wake(self, seq: int) -> None:
         """Take note that a commit has brought the log to `seq`, or moved the seen mark."""
         self.head = max(self.head, seq)
         self._woken.set()
@@ -209,14 +209,14 @@ class Connection:
                 await self._woken.wait()
 
     async def _begin(self) -> None:
-        newest = self._start.since is None and not self._start.latest
-        # Many items are no glance: to read them is for the readers' threads.
-        look = self._database.read if newest else self._database.glance
-        beginning = await look(begin, self.user.id, self._start)
-        if beginning is None:
+        newest = self._resume_point.since is None and not self._resume_point.latest
+        # Reading many items takes too long for a lookup: a reading thread does it.
+        look = self._database.read if newest else self._database.lookup
+        resumption = await look(resume, self.user.id, self._resume_point)
+        if resumption is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
-        epoch, counts, cursor, entries, later = beginning
+        epoch, counts, cursor, entries, later = resumption
         self.counts = self._standing = counts
         self._seen = counts.seen
         self.head = max(self.head, counts.seq)
@@ -226,7 +226,7 @@ class Connection:
             await self._reset(epoch, counts)
         else:
             self._cursor = cursor
-            if self._start.applied:
+            if self._resume_point.applied:
                 self._writer.delivered(self.user.id, cursor)
             if cursor < counts.seq:
                 self._metrics.replayed()
@@ -238,7 +238,7 @@ class Connection:
 
     async def _advance(self) -> None:
         """Send what is after the cursor: from memory where it is there, else from the log."""
-        entries = self._tail.after(self.user.id, self._cursor)
+        entries = self._recent.after(self.user.id, self._cursor)
         if entries is not None:
             await self._send_all(entries)
             return
@@ -260,7 +260,7 @@ class Connection:
 
     def _newest(self) -> Counts:
         """Return the counts of now, as far as is known here: by a commit or by the last reading."""
-        committed = self._tail.counts(self.user.id) or self._standing
+        committed = self._recent.counts(self.user.id) or self._standing
         return max(self._standing, committed, key=Counts.order)
 
     async def _send_all(self, entries: Sequence[Entry]) -> None:

@@ -38,7 +38,7 @@ class Subscriber(Protocol):
     def position(self) -> tuple[int, int]:
         """The number and the seen mark up to which it knows of the log."""
 
-    def ring(self, seq: int) -> None:
+    def wake(self, seq: int) -> None:
         """Take note that a commit has brought the log to `seq`, or moved the seen mark."""
 
     def tick(self) -> None:
@@ -115,7 +115,7 @@ class Hub:
         subscriber.session = session
         self._add_to_session(subscriber)
 
-    def ring(self, seqs: Mapping[int, int]) -> None:
+    def wake(self, seqs: Mapping[int, int]) -> None:
         """Wake the subscribers of these users, whose logs have reached these numbers by a commit.
 
         Beyond a turn's worth they are woken in the turns that follow, after those have sent who were woken.
@@ -123,13 +123,13 @@ class Hub:
         self._ring(iter(seqs.items()))
 
     def _ring(self, seqs: Iterator[tuple[int, int]]) -> None:
-        rung = 0
+        woken = 0
         for user_id, seq in seqs:
             subscribers = self._users.get(user_id, ())
             for subscriber in subscribers:
-                subscriber.ring(seq)
-            rung += len(subscribers)
-            if rung >= TURN:
+                subscriber.wake(seq)
+            woken += len(subscribers)
+            if woken >= TURN:
                 asyncio.get_running_loop().call_soon(self._ring, seqs)
                 return
 

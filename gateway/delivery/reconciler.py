@@ -11,9 +11,9 @@ import structlog
 
 from gateway.database.database import Database
 from gateway.delivery.hub import Hub
-from gateway.delivery.relay import Relay
+from gateway.delivery.remote_commits import RemoteCommits
 from gateway.errors import Unavailable
-from gateway.store import news
+from gateway.store import users_behind
 
 logger = structlog.get_logger()
 
@@ -36,14 +36,14 @@ class Reconciler:
     def __init__(
         self,
         hub: Hub,
-        relay: Relay,
+        remote_commits: RemoteCommits,
         database: Database,
         interval: float,
         *,
         jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2),  # noqa: S311 - it keeps no secret
     ) -> None:
         self._hub = hub
-        self._relay = relay
+        self._remote_commits = remote_commits
         self._database = database
         self._interval = interval
         self._jitter = jitter
@@ -81,7 +81,7 @@ class Reconciler:
         if not positions:
             return
         try:
-            ahead = await self._database.read(news.ahead, positions)
+            behind = await self._database.read(users_behind.find_users_behind, positions)
         except Unavailable:
             # What was asked for may be told by nothing else, and the timer may be long.
             logger.warning("the database cannot be asked what the sockets have missed")
@@ -91,8 +91,8 @@ class Reconciler:
         await asyncio.sleep(GRACE)
         missed = [
             user_id
-            for user_id, seq, seen in self._hub.positions(ahead)
-            if ahead[user_id].seq > seq or ahead[user_id].seen > seen
+            for user_id, seq, seen in self._hub.positions(behind)
+            if behind[user_id].seq > seq or behind[user_id].seen > seen
         ]
         self.reconciled += len(missed)
-        self._relay.hint(missed)
+        self._remote_commits.hint(missed)

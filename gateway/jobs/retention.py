@@ -23,7 +23,7 @@ from gateway.database.units import background
 from gateway.errors import GatewayError, NotFound
 from gateway.protocol.encoding import dumps
 from gateway.store import idempotency, positions
-from gateway.store.changes import CHUNK, Mark
+from gateway.store.changes import CHUNK, ItemUpdate
 from gateway.store.writer import Writer
 
 logger = structlog.get_logger()
@@ -96,7 +96,7 @@ class Retention:
             self._after = page.last
         self._after = min(self._after, _first_id(before_ms - LATE))
 
-    async def _delete(self, marks: Collection[Mark]) -> None:
+    async def _delete(self, marks: Collection[ItemUpdate]) -> None:
         began = time.monotonic()
         changes = (self._writer.change(mark) for mark in marks)
         for outcome in await asyncio.gather(*changes, return_exceptions=True):
@@ -139,7 +139,7 @@ def _first_id(moment_ms: int) -> str:
 class Expired(NamedTuple):
     """Items to be deleted, by user, and the id of the last notification that was looked at."""
 
-    marks: list[Mark]
+    marks: list[ItemUpdate]
     last: str
 
 
@@ -160,7 +160,7 @@ def find_expired(connection: Connection, after: str, before: str) -> Expired | N
     found: dict[int, list[str]] = {}
     for user_id, uuid in connection.execute(_SELECT_KEPT, {"page": page}):
         found.setdefault(user_id, []).append(uuid)
-    return Expired([Mark(user_id, tuple(ids), deleted=True) for user_id, ids in found.items()], last)
+    return Expired([ItemUpdate(user_id, tuple(ids), deleted=True) for user_id, ids in found.items()], last)
 
 
 _SELECT_OLDEST = (

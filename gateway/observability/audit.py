@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
 
-from gateway.observability.logs import request_id
+from gateway.observability.console_log import request_id
 from gateway.observability.private_file import PrivateFile, look_at
 from gateway.observability.sampling import FIRST, Group, Sampler
 from gateway.protocol.terminal import cut

@@ -73,11 +73,11 @@ class Sampler(Generic[K]):
         """Return how many events a line of this kind stands for; 0 where it has none, or one of its group."""
         teller = kind
         for place, group in enumerate(wider, 1):
-            told = self._window(group, wider[place:], now).count(events, group[1])
-            if not told:
+            reported = self._window(group, wider[place:], now).count(events, group[1])
+            if not reported:
                 return 0
-            if told > events:
-                teller, events = group[0], told
+            if reported > events:
+                teller, events = group[0], reported
         if teller is kind:
             return events
         self._rest(teller, events)

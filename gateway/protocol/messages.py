@@ -35,7 +35,7 @@ def changed(items: Sequence[str], seq: int, counts: Counts) -> Message:
     return Message("changed", f'"seq":{seq},"items":[{",".join(items)}],{_counted(counts)}', seq)
 
 
-def read(up_to: int, seq: int, counts: Counts) -> Message:
+def read_up_to(up_to: int, seq: int, counts: Counts) -> Message:
     """Return that every item up to `up_to` was marked read."""
     return Message("read", f'"seq":{seq},"up_to":{up_to},{_counted(counts)}', seq)
 

@@ -12,9 +12,9 @@ from gateway.database.units import background
 from gateway.errors import GatewayError, IdempotencyKeyReused, NotFound
 from gateway.protocol.items import Counts
 from gateway.store import changes, idempotency, log
-from gateway.store.changes import Changed, Delivered, Mark, ReadUpTo, Seen
+from gateway.store.changes import Changed, Delivered, ItemUpdate, ReadUpTo, Seen
 from gateway.store.entries import Entry
-from gateway.store.idempotency import Answered, Claim
+from gateway.store.idempotency import Answered, Reservation
 from gateway.store.log import Post
 from gateway.store.positions import Position, lock, unknown_subs
 from gateway.store.recipients import never_made, refusal
@@ -25,7 +25,7 @@ class Submission(NamedTuple):
 
     posts: tuple[Post, ...]
     response: str
-    claim: Claim | None = None
+    reservation: Reservation | None = None
 
 
 class Accepted(NamedTuple):
@@ -35,7 +35,7 @@ class Accepted(NamedTuple):
     replayed: bool = False
 
 
-Change = Mark | ReadUpTo | Seen | Delivered
+Change = ItemUpdate | ReadUpTo | Seen | Delivered
 Work = Submission | Change
 Outcome = Accepted | Changed | GatewayError
 
@@ -92,35 +92,37 @@ def _admit(
     outcomes: dict[int, Outcome],
 ) -> list[int]:
     """Return which submissions are to be stored; what becomes of the others is put into `outcomes`."""
-    claims = [submission.claim for submission in submissions.values() if submission.claim]
-    answered = idempotency.answered(connection, claims, now) if claims else {}
+    reservations = [submission.reservation for submission in submissions.values() if submission.reservation]
+    answered = idempotency.answered(connection, reservations, now) if reservations else {}
     doubtful = never_made(_subs(submissions.values()), creates_users=create_users)
     unknown = unknown_subs(connection, doubtful) if doubtful else set()
-    firsts: dict[tuple[int, str], Claim] = {}
+    firsts: dict[tuple[int, str], Reservation] = {}
     candidates = []
     for number, submission in submissions.items():
-        claim = submission.claim
-        if claim and claim.name in answered:
-            outcomes[number] = _replay(claim, answered[claim.name])
+        reservation = submission.reservation
+        if reservation and reservation.name in answered:
+            outcomes[number] = _replay(reservation, answered[reservation.name])
         elif refused := refusal(_subs([submission]) & unknown if unknown else ()):
             outcomes[number] = refused
         else:
             candidates.append(number)
-            if claim:
-                firsts.setdefault(claim.name, claim)
+            if reservation:
+                firsts.setdefault(reservation.name, reservation)
     if not firsts:
         return candidates
-    stored = idempotency.claim(connection, list(firsts.values()), now)
+    stored = idempotency.reserve(connection, list(firsts.values()), now)
     # A twin in another process was faster, or one in this batch stands before: both give their answer.
-    answered = {name: Answered(claim.digest, claim.response) for name, claim in firsts.items()}
+    answered = {
+        name: Answered(reservation.digest, reservation.response) for name, reservation in firsts.items()
+    }
     answered |= idempotency.answered(connection, [firsts[name] for name in firsts.keys() - stored], now)
     admitted = []
     for number in candidates:
-        claim = submissions[number].claim
-        if claim is None or (claim.name in stored and claim is firsts[claim.name]):
+        reservation = submissions[number].reservation
+        if reservation is None or (reservation.name in stored and reservation is firsts[reservation.name]):
             admitted.append(number)
         else:
-            outcomes[number] = _replay(claim, answered[claim.name])
+            outcomes[number] = _replay(reservation, answered[reservation.name])
     return admitted
 
 
@@ -128,8 +130,8 @@ def _subs(submissions: Iterable[Submission]) -> set[str]:
     return {sub for submission in submissions for post in submission.posts for sub in post.recipients}
 
 
-def _replay(claim: Claim, earlier: Answered) -> Outcome:
-    if claim.digest != earlier.digest:
+def _replay(reservation: Reservation, earlier: Answered) -> Outcome:
+    if reservation.digest != earlier.digest:
         return IdempotencyKeyReused()
     return Accepted(earlier.response, replayed=True)
 

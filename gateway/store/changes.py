@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, bindparam, func, literal, select, update
 
-from gateway.database.indexes import BY_PLACE
+from gateway.database.indexes import BY_STATUS
 from gateway.database.models import ARCHIVED_UNREAD, UNREAD, items
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
@@ -28,7 +28,7 @@ LONG_CHANGE = 16
 """A bulk read of more items than this is sent live as `read`, not as `changed`."""
 
 
-class Mark(NamedTuple):
+class ItemUpdate(NamedTuple):
     """A change of some items of one user; None leaves a state as it is."""
 
     user_id: int
@@ -68,7 +68,9 @@ class Changed(NamedTuple):
     more: bool = False
 
 
-def mark(connection: Connection, position: Position, change: Mark, now: int) -> tuple[Changed, list[Entry]]:
+def mark(
+    connection: Connection, position: Position, change: ItemUpdate, now: int
+) -> tuple[Changed, list[Entry]]:
     """Change those of the items that are there, not deleted, and not so already; `now` is in ms."""
     found = [
         item
@@ -84,7 +86,7 @@ def mark(connection: Connection, position: Position, change: Mark, now: int) -> 
     return Changed(after, position.counts()), entries
 
 
-def _marked(item: Item, change: Mark, now: int) -> Item:
+def _marked(item: Item, change: ItemUpdate, now: int) -> Item:
     return item._replace(
         read_at=_moment(item.read_at, change.read, now),
         archived_at=_moment(item.archived_at, change.archived, now),
@@ -205,11 +207,11 @@ _COUNT_UNREAD = (
     select(func.count())
     .where(
         items.c.user_id == bindparam("user_id"),
-        items.c.place == literal(UNREAD, literal_execute=True),
+        items.c.status == literal(UNREAD, literal_execute=True),
         items.c.created_seq > bindparam("after"),
         items.c.created_seq <= bindparam("up_to"),
     )
-    .with_hint(items, BY_PLACE, "sqlite")
+    .with_hint(items, BY_STATUS, "sqlite")
 )
 
 

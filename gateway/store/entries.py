@@ -37,7 +37,7 @@ class Entry:
 
     def _encode(self) -> Message:
         if self.up_to is not None:
-            return messages.read(self.up_to, self.counts.seq, self.counts)
+            return messages.read_up_to(self.up_to, self.counts.seq, self.counts)
         encoded = [encode_item(item) for item in self.items]
         if self.fresh:
             return messages.notification(encoded[0], self.counts.seq, self.counts)

@@ -16,14 +16,14 @@ from gateway.database.rows import rows
 from gateway.database.units import background
 from gateway.protocol.encoding import dumps
 
-KEPT = 24 * 60 * 60 * 1000
+TTL_MS = 24 * 60 * 60 * 1000
 """How long a key is kept, in milliseconds."""
 
 SWEPT = 1000
 """How many keys that are over their time one sweep removes."""
 
 
-class Claim(NamedTuple):
+class Reservation(NamedTuple):
     """A request that carried a key. `digest` is the SHA-256 of its body, `response` what it will answer."""
 
     service_id: int
@@ -44,11 +44,13 @@ class Answered(NamedTuple):
     response: str
 
 
-def answered(connection: Connection, claims: Sequence[Claim], now: int) -> dict[tuple[int, str], Answered]:
+def answered(
+    connection: Connection, reservations: Sequence[Reservation], now: int
+) -> dict[tuple[int, str], Answered]:
     """Return what the keys of these claims were answered before, by service and key. `now` is in ms."""
     found = connection.execute(
         _select_answered(connection.dialect.name),
-        {"rows": dumps([claim.name for claim in claims]), "oldest": now - KEPT},
+        {"rows": dumps([reservation.name for reservation in reservations]), "oldest": now - TTL_MS},
     )
     return {(row.service_id, row.key): Answered(row.request_hash, row.response) for row in found}
 
@@ -71,15 +73,15 @@ def _select_answered(dialect: str) -> Select[Any]:
     )
 
 
-def claim(connection: Connection, claims: Sequence[Claim], now: int) -> set[tuple[int, str]]:
+def reserve(connection: Connection, reservations: Sequence[Reservation], now: int) -> set[tuple[int, str]]:
     """Store the keys that nobody has; return the names of those that were stored.
 
     A twin in another process waits here until the first has committed, and is then not among them.
     """
     statement = _insert_claim(connection.dialect.name)
     stored = set()
-    for one in sorted(claims, key=lambda claim: claim.name):
-        values = {**one._asdict(), "now": now, "oldest": now - KEPT}
+    for one in sorted(reservations, key=lambda reservation: reservation.name):
+        values = {**one._asdict(), "now": now, "oldest": now - TTL_MS}
         if connection.execute(statement, values).rowcount:
             stored.add(one.name)
     return stored
@@ -105,7 +107,7 @@ def _insert_claim(dialect: str) -> Any:
 @background
 def sweep(connection: Connection, now: int) -> bool:
     """Remove some of the keys that are over their time, and return whether there are more. `now` is in ms."""
-    return connection.execute(_DELETE_OLD, {"oldest": now - KEPT, "limit": SWEPT}).rowcount == SWEPT
+    return connection.execute(_DELETE_OLD, {"oldest": now - TTL_MS, "limit": SWEPT}).rowcount == SWEPT
 
 
 _OLD = (

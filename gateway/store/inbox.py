@@ -16,13 +16,13 @@ from sqlalchemy import (
     union_all,
 )
 
-from gateway.database.indexes import BY_PLACE
+from gateway.database.indexes import BY_STATUS
 from gateway.database.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import MAX_SEQ, Counts, Item
 from gateway.store.entries import size_of
-from gateway.store.log import ITEM_COLUMNS, PAGE, standing, to_item
+from gateway.store.log import ITEM_COLUMNS, PAGE, head, to_item
 
 NEWEST_UNREAD = 100
 """How many unread items a client that names no position is given."""
@@ -47,7 +47,7 @@ class Query(NamedTuple):
     category: str | None = None
 
     @property
-    def places(self) -> tuple[int, ...]:
+    def statuses(self) -> tuple[int, ...]:
         """The places that hold such items."""
         unread, read = (ARCHIVED_UNREAD, ARCHIVED_READ) if self.archived else (UNREAD, READ)
         if self.unread is None:
@@ -74,7 +74,7 @@ def list_items(connection: Connection, user_id: int, query: Query, size: int = P
     It ends before the item that brings it over `size` bytes, unless that is the first. Little more than that
     is ever read.
     """
-    found = standing(connection, user_id)
+    found = head(connection, user_id)
     if found is None:
         return None
     epoch, counts = found
@@ -92,7 +92,7 @@ def list_items(connection: Connection, user_id: int, query: Query, size: int = P
 
 def _read_page(connection: Connection, user_id: int, query: Query, before: int, after: int) -> Iterator[Item]:
     """Yield the items of a page, and one more where there is one, reading them in steps."""
-    statement = select_page(query.places, by_category=query.category is not None)
+    statement = select_page(query.statuses, by_category=query.category is not None)
     ends = {"user_id": user_id, "before": before, "after": after, "category": query.category}
     left = query.limit + 1
     while left:
@@ -107,23 +107,23 @@ def _read_page(connection: Connection, user_id: int, query: Query, before: int, 
 
 @cache
 def select_page(
-    places: tuple[int, ...], *, by_category: bool = False, oldest_first: bool = False
+    statuses: tuple[int, ...], *, by_category: bool = False, oldest_first: bool = False
 ) -> Select[Any]:
     """Read a range of the index for each place and merge them: no page scans what it does not show."""
     order = items.c.created_seq.asc() if oldest_first else items.c.created_seq.desc()
     ranges = []
-    for place in places:
+    for status in statuses:
         part = (
             select(items.c.user_id, items.c.created_seq)
             .where(
                 items.c.user_id == bindparam("user_id"),
-                items.c.place == literal(place, literal_execute=True),
+                items.c.status == literal(status, literal_execute=True),
                 items.c.created_seq < bindparam("before"),
                 items.c.created_seq > bindparam("after"),
             )
             .order_by(order)
             .limit(bindparam("limit"))
-            .with_hint(items, BY_PLACE, "sqlite")
+            .with_hint(items, BY_STATUS, "sqlite")
         )
         if by_category:
             part = part.join(notifications, items.c.notification_id == notifications.c.id).where(

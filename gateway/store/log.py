@@ -163,7 +163,7 @@ def to_item(row: Sequence[Any]) -> Item:
     return Item(Content(*row[:_CONTENT]), *row[_CONTENT:])
 
 
-def standing(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
+def head(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
     """Return the epoch and the counts of a user, or None when the user is gone."""
     row = connection.execute(_SELECT_STANDING, {"user_id": user_id}).one_or_none()
     return None if row is None else (row.epoch, Counts(*row[1:]))
@@ -199,7 +199,7 @@ def read_after(
 
     The entries carry the unread and unseen counts of now: what they were at an old number is not kept.
     """
-    found = standing(connection, user_id)
+    found = head(connection, user_id)
     if found is None:
         return None
     epoch, counts = found

@@ -9,7 +9,7 @@ from gateway.protocol.items import Content
 from gateway.store.log import ITEM_COLUMNS
 
 
-class Sent(NamedTuple):
+class SentNotification(NamedTuple):
     """A notification as its sender sees it: how many it was for, and how far it came."""
 
     content: Content
@@ -20,7 +20,7 @@ class Sent(NamedTuple):
     read: int
 
 
-def find_sent(connection: Connection, uuid: str) -> Sent | None:
+def find_sent(connection: Connection, uuid: str) -> SentNotification | None:
     """Return a notification with its counts.
 
     Delivered: a client of the recipient has acknowledged it. Seen: the recipient's badge has shown it, or
@@ -31,7 +31,7 @@ def find_sent(connection: Connection, uuid: str) -> Sent | None:
         return None
     *content, key, service_id, recipients = row
     delivered, seen, read = connection.execute(_COUNT_SENT, {"key": key}).one()
-    return Sent(Content(*content), service_id, recipients, delivered, seen, read)
+    return SentNotification(Content(*content), service_id, recipients, delivered, seen, read)
 
 
 _SELECT_SENT = select(

@@ -22,7 +22,7 @@ from gateway.errors import (
 )
 from gateway.protocol.items import Content, Item
 from gateway.store.batch import Accepted, Change, Committed, Outcome, Submission, Work, commit
-from gateway.store.changes import CHUNK, Changed, Delivered, Mark, ReadUpTo
+from gateway.store.changes import CHUNK, Changed, Delivered, ItemUpdate, ReadUpTo
 from gateway.store.shares import Shares
 
 logger = structlog.get_logger()
@@ -97,12 +97,12 @@ class Writer:
 
         Raises `NotFound` when the user is gone, and what `post` raises of the database.
         """
-        if not isinstance(change, Mark | ReadUpTo):
+        if not isinstance(change, ItemUpdate | ReadUpTo):
             return cast("Changed", await self._submit(change))
-        if isinstance(change, Mark):
+        if isinstance(change, ItemUpdate):
             change = change._replace(ids=tuple(dict.fromkeys(change.ids)))
         items: list[Item] = []
-        rest: Mark | ReadUpTo | None = change
+        rest: ItemUpdate | ReadUpTo | None = change
         while rest is not None:
             step, rest = _split(rest)
             changed = await self._take_turn(step)
@@ -114,7 +114,7 @@ class Writer:
                 return Changed(items, changed.counts, more=True)
         return Changed(items, changed.counts)
 
-    async def _take_turn(self, step: Mark | ReadUpTo) -> Changed:
+    async def _take_turn(self, step: ItemUpdate | ReadUpTo) -> Changed:
         """Do one step, as soon as the steps of the same user that are under way leave room for it."""
         weight = _weight(step)
         await self.shares.take(step.user_id, weight)
@@ -207,14 +207,14 @@ def _weight(work: Work) -> int:
     """Return how many items the work touches, and how many KiB of text it stores."""
     if isinstance(work, Submission):
         return sum(len(post.recipients) + _kib(post.content) for post in work.posts)
-    if isinstance(work, Mark):
+    if isinstance(work, ItemUpdate):
         return len(work.ids)
     return CHUNK if isinstance(work, ReadUpTo) else 1
 
 
-def _split(change: Mark | ReadUpTo) -> tuple[Mark | ReadUpTo, Mark | ReadUpTo | None]:
+def _split(change: ItemUpdate | ReadUpTo) -> tuple[ItemUpdate | ReadUpTo, ItemUpdate | ReadUpTo | None]:
     """Return the first step of a change, and what is known to be left after it."""
-    if isinstance(change, Mark) and len(change.ids) > CHUNK:
+    if isinstance(change, ItemUpdate) and len(change.ids) > CHUNK:
         return change._replace(ids=change.ids[:CHUNK]), change._replace(ids=change.ids[CHUNK:])
     return change, None
 

@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.database.turns import caller
-from gateway.observability.logs import REQUEST_ID, bind_request_id, new_request_id
+from gateway.observability.console_log import REQUEST_ID, bind_request_id, new_request_id
 from gateway.protocol.problems import MEDIA_TYPE, NO_TYPE, problem, problem_code
 from gateway.settings.origins import log_refused, own_origin, read_origin
 

@@ -39,7 +39,7 @@ class GatewayStream(asyncio.Protocol):
         self._place = place
         self._state = state
         self._count_end: Callable[..., None] = app_state[CLOSED]
-        self._told: Callable[[int, str], None] | None = None
+        self._on_close: Callable[[int, str], None] | None = None
         self._epoch = ""
         self._received = 0
         self._code: int | None = None
@@ -50,14 +50,14 @@ class GatewayStream(asyncio.Protocol):
         state.connections.add(self)
 
     def hand_over(
-        self, serve: Callable[[], Awaitable[None]], told: Callable[[int, str], None], *, patience: float
+        self, serve: Callable[[], Awaitable[None]], on_close: Callable[[int, str], None], *, patience: float
     ) -> None:
         """Begin it, and have `serve` run, which closes it before it returns.
 
         `told` is called with the code and the reason when this end closes it. A client that has taken nothing
         of what was sent for `patience` seconds is gone: no ping finds that out, for nobody could answer it.
         """
-        self._told = told
+        self._on_close = on_close
         plain = self.transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience * 1000))
@@ -91,8 +91,8 @@ class GatewayStream(asyncio.Protocol):
         self._end()
         self.transport.close()
         self._linger = asyncio.get_running_loop().call_later(LINGER, self.transport.abort)
-        if self._told is not None:
-            self._told(code, reason)
+        if self._on_close is not None:
+            self._on_close(code, reason)
 
     def _end(self) -> None:
         self._ended.set()
@@ -126,7 +126,7 @@ class GatewayStream(asyncio.Protocol):
         # A client has no code to leave with.
         code = CloseCode.NO_STATUS_RCVD if self._code is None else self._code
         self._count_end(code, by_client=self._code is None)
-        self._told = None
+        self._on_close = None
 
     def shutdown(self) -> None:
         """Close it: the server is ending."""

@@ -22,7 +22,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 
 from gateway.errors import Disconnected
-from gateway.observability.logs import request_id
+from gateway.observability.console_log import request_id
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import Message
 from gateway.transport.connections import CONNECTIONS, Place
@@ -51,7 +51,7 @@ class GatewayWebSocket(FramesProtocol):
     head_bytes = 0
 
     _serve: Callable[[], Awaitable[None]] | None = None
-    _told: Callable[[int, str], None] | None = None
+    _on_close: Callable[[int, str], None] | None = None
     _ending = False
 
     def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
@@ -90,7 +90,7 @@ class GatewayWebSocket(FramesProtocol):
         self._count_end()
         self.count_message(0)
         self.conn.parser.close()
-        self._told = self._count_frame = None
+        self._on_close = self._count_frame = None
 
     def _count_end(self) -> None:
         """Say with which code it ended, and who began that, unless the handshake was refused."""
@@ -173,7 +173,7 @@ class GatewayWebSocket(FramesProtocol):
     def hand_over(
         self,
         serve: Callable[[], Awaitable[None]],
-        told: Callable[[int, str], None],
+        on_close: Callable[[int, str], None],
         count_frame: Callable[[], None],
     ) -> None:
         """Have `serve` run when the application has returned; the socket ends when it does.
@@ -182,7 +182,7 @@ class GatewayWebSocket(FramesProtocol):
         each frame that is no whole message, and closes the socket if there are too many.
         """
         self._serve = serve
-        self._told = told
+        self._on_close = on_close
         self._count_frame = count_frame
 
     def _forget_handshake(self) -> None:
@@ -227,8 +227,8 @@ class GatewayWebSocket(FramesProtocol):
         self._count_frame, self._uncounted = None, 0
         self.resume_reading()
         self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
-        if self._told is not None:
-            self._told(code, reason)
+        if self._on_close is not None:
+            self._on_close(code, reason)
 
     # --- what the server calls ------------------------------------------------------------------------------
 
@@ -240,8 +240,8 @@ class GatewayWebSocket(FramesProtocol):
         closed for another reason, ends so.
         """
         self._ending = True
-        told = self.conn.close_sent
-        if self.close_sent and (told is None or told.code != Close.RESTART):
+        on_close = self.conn.close_sent
+        if self.close_sent and (on_close is None or on_close.code != Close.RESTART):
             super().shutdown()
         elif self.handshake_complete:
             self.close_at_once(Close.RESTART, "restart")

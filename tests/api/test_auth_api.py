@@ -66,10 +66,10 @@ async def test_a_token_has_the_claims_of_the_contract_and_is_signed_with_a_publi
     header = jwt.get_unverified_header(ada.token)
     assert (header["typ"], header["alg"]) == ("at+jwt", "EdDSA")
     claims = jwt.decode(
-        ada.token, keys[header["kid"]], algorithms=["EdDSA"], audience=server.parts.settings.audience
+        ada.token, keys[header["kid"]], algorithms=["EdDSA"], audience=server.state.settings.audience
     )
     assert set(claims) == {"iss", "aud", "sub", "client_id", "scope", "iat", "exp", "jti", "sid"}
-    assert (claims["iss"], claims["sub"], claims["scope"]) == (server.parts.settings.issuer, "ada", "inbox")
+    assert (claims["iss"], claims["sub"], claims["scope"]) == (server.state.settings.issuer, "ada", "inbox")
     assert claims["exp"] - claims["iat"] == 60
 
 
@@ -308,7 +308,7 @@ async def test_every_error_of_the_oauth_endpoints_has_the_body_of_rfc_6749(
             raise error
 
         with monkeypatch.context() as broken:
-            broken.setattr(server.parts.database, "glance", raises)
+            broken.setattr(server.state.database, "lookup", raises)
             return await server.stranger.post(path, data=form)
 
     server.expected += ["a request failed", "Exception in ASGI application"]

@@ -236,7 +236,7 @@ async def test_a_service_holds_few_large_bodies_in_memory_and_others_have_their_
         await go_on.wait()
         yield b"]"
 
-    slots = server.parts.throttle.large_bodies
+    slots = server.state.throttle.large_bodies
     held = [
         asyncio.create_task(server.service.post(PATH, content=slow(), headers=JSON))
         for _ in range(LARGE_BODIES + 1)

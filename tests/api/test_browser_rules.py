@@ -350,7 +350,7 @@ async def test_an_answer_that_nobody_has_foreseen_has_the_headers_too(
     user = await server.user()
     server.expected.append("as if by a mistake")
     server.expected.append("Exception in ASGI application")
-    monkeypatch.setattr(type(server.parts.database), "read", fail)
+    monkeypatch.setattr(type(server.state.database), "read", fail)
     answer = await user.get("/v1/inbox")
     monkeypatch.undo()
     assert answer.status_code == 500
@@ -417,7 +417,7 @@ async def test_a_url_that_is_no_link_is_not_shown_however_it_was_stored(server: 
     def spoil(connection: Any) -> None:
         connection.execute(update(table).values(url="javascript:alert(1)"))
 
-    await server.parts.database.write(spoil)
+    await server.state.database.write(spoil)
     (item,) = (await user.inbox())["items"]
     assert item["url"] is None
     assert (await user.get(f"/v1/inbox/{posted['id']}")).json()["url"] is None
@@ -426,7 +426,7 @@ async def test_a_url_that_is_no_link_is_not_shown_however_it_was_stored(server: 
     sent = await server.service.get(f"/v1/notifications/{posted['id']}")
     assert sent.json()["url"] is None
     # The copy in memory is what was posted; a socket that reads the log is shown what the log holds.
-    server.parts.tail.forget(1)
+    server.state.recent.forget(1)
     async with user.socket() as socket:
         (shown,) = [one for one in await socket.until("live") if one["type"] == "notification"]
     assert shown["notification"]["url"] is None

@@ -65,8 +65,8 @@ async def test_the_last_work_of_a_request_is_its_callers(
     user = await server.user("ada")
     made = (await server.service.post("/v1/services", json={"name": "s", "scopes": ["notify"]})).json()
     callers = Callers(server, user, {name: made[name] for name in ("client_id", "client_secret")})
-    database, seen = server.parts.database, list[Hashable]()
-    for name in ("read", "glance", "write"):
+    database, seen = server.state.database, list[Hashable]()
+    for name in ("read", "lookup", "write"):
         method = getattr(database, name)
 
         async def noted(*args: Any, method: Any = method, **kwargs: Any) -> Any:
@@ -107,13 +107,13 @@ async def test_a_socket_reads_as_its_user(server: LocalServer, monkeypatch: pyte
     user = await server.user("ada")
     await server.service.notify("ada")
     seen: set[Hashable] = set()
-    read = server.parts.database.read
+    read = server.state.database.read
 
     async def noted(*args: Any, **kwargs: Any) -> Any:
         seen.add(caller.get())
         return await read(*args, **kwargs)
 
-    monkeypatch.setattr(server.parts.database, "read", noted)
+    monkeypatch.setattr(server.state.database, "read", noted)
     async with user.socket() as opened:
         await opened.until("live")
     assert any(isinstance(one, tuple) and one[0] is Known for one in seen)

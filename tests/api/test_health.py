@@ -38,7 +38,7 @@ def set_revision(connection: Connection, revision: str) -> None:
 async def test_an_old_schema_is_not_ready_and_a_newer_one_is(
     server: LocalServer, revision: str, outcome: str
 ) -> None:
-    await server.parts.database.write(set_revision, revision)
+    await server.state.database.write(set_revision, revision)
     answer = await server.http.get("/readyz")
     assert answer.json()["checks"] == READY | {"migrations": outcome}
     assert answer.status_code == (200 if outcome == "ok" else 503)
@@ -46,7 +46,7 @@ async def test_an_old_schema_is_not_ready_and_a_newer_one_is(
 
 
 async def test_without_a_signing_key_it_is_not_ready(server: LocalServer) -> None:
-    server.parts.tokens.keys._signers.clear()
+    server.state.tokens.keys._signers.clear()
     answer = await server.http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]) == (503, READY | {"signing_key": "failed"})
 
@@ -125,8 +125,8 @@ async def test_an_ending_process_takes_posts_and_no_sockets_and_says_so_without_
     ada = await server.user()
     async with ada.socket(since="latest") as socket:
         await socket.next("live")
-        server.parts.drain.begin()
-        server.parts.readiness._checks = {"database": asyncio.Event().wait}
+        server.state.drain.begin()
+        server.state.readiness._checks = {"database": asyncio.Event().wait}
         answer = await server.http.get("/readyz")
         assert answer.status_code == 503
         assert answer.json() == {"status": "unavailable", "checks": {"draining": "yes"}}

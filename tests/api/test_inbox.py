@@ -33,7 +33,7 @@ def titles(page: Json) -> list[str]:
     return [item["title"] for item in page["items"]]
 
 
-async def standing(user: User) -> tuple[int, int, int]:
+async def head(user: User) -> tuple[int, int, int]:
     page = await user.inbox(limit=1)
     return page["seq"], page["unread"], page["unseen"]
 
@@ -185,10 +185,10 @@ async def test_reading_and_unreading_an_item_takes_numbers_and_moves_the_count(s
     item = answer.json()
     assert TIME.fullmatch(item["read_at"])
     assert (item["created_seq"], item["seq"]) == (1, 3)
-    assert await standing(ada) == (3, 1, 1)
+    assert await head(ada) == (3, 1, 1)
     item = (await ada.patch(f"/v1/inbox/{identifier}", json={"read": False})).json()
     assert (item["read_at"], item["seq"]) == (None, 4)
-    assert await standing(ada) == (4, 2, 2)
+    assert await head(ada) == (4, 2, 2)
     assert (await ada.get(f"/v1/inbox/{other}")).json()["seq"] == 2
 
 
@@ -198,7 +198,7 @@ async def test_a_change_that_changes_nothing_takes_no_number(server: LocalServer
     first = (await ada.patch(f"/v1/inbox/{identifier}", json={"read": True})).json()
     again = (await ada.patch(f"/v1/inbox/{identifier}", json={"read": True})).json()
     assert again == first
-    assert await standing(ada) == (2, 0, 0)
+    assert await head(ada) == (2, 0, 0)
 
 
 async def test_archiving_takes_an_item_out_of_the_inbox_and_the_counts(server: LocalServer) -> None:
@@ -206,10 +206,10 @@ async def test_archiving_takes_an_item_out_of_the_inbox_and_the_counts(server: L
     ada = await server.user()
     item = (await ada.patch(f"/v1/inbox/{identifier}", json={"archived": True})).json()
     assert TIME.fullmatch(item["archived_at"])
-    assert await standing(ada) == (2, 0, 0)
+    assert await head(ada) == (2, 0, 0)
     item = (await ada.patch(f"/v1/inbox/{identifier}", json={"archived": False})).json()
     assert item["archived_at"] is None
-    assert await standing(ada) == (3, 1, 1)
+    assert await head(ada) == (3, 1, 1)
 
 
 async def test_both_states_change_under_one_number(server: LocalServer) -> None:
@@ -237,7 +237,7 @@ async def test_a_change_that_is_none_is_422(server: LocalServer, subtests: pytes
         with subtests.test(str(body)):
             answer = await ada.patch(f"/v1/inbox/{identifier}", json=body)
             assert answer.status_code == 422, answer.text
-    assert await standing(ada) == (1, 1, 1)
+    assert await head(ada) == (1, 1, 1)
 
 
 async def test_a_deleted_item_is_gone_and_keeps_only_its_numbers(server: LocalServer) -> None:
@@ -245,7 +245,7 @@ async def test_a_deleted_item_is_gone_and_keeps_only_its_numbers(server: LocalSe
     ada = await server.user()
     answer = await ada.delete(f"/v1/inbox/{identifier}")
     assert answer.status_code in {200, 204}
-    assert await standing(ada) == (2, 0, 0)
+    assert await head(ada) == (2, 0, 0)
     assert (await ada.inbox())["items"] == []
     assert (await ada.get(f"/v1/inbox/{identifier}")).status_code == 404
     (item,) = (await ada.get("/v1/inbox/changes", params={"since": 0})).json()["items"]
@@ -269,8 +269,8 @@ async def test_someone_elses_item_is_404_exactly_as_a_missing_one_is(server: Loc
         ]
         assert [answer.status_code for answer in answers] == [404] * 4
         assert len({answer.text for answer in answers}) == 1
-    assert await standing(bob) == (1, 1, 1)
-    assert await standing(ada) == (0, 0, 0)
+    assert await head(bob) == (1, 1, 1)
+    assert await head(ada) == (0, 0, 0)
 
 
 # --- reading many -------------------------------------------------------------------------------------------
@@ -282,24 +282,24 @@ async def test_several_items_are_marked_read_under_one_number(server: LocalServe
     foreign = await server.service.notify_many("bob", 1)
     answer = await ada.post("/v1/inbox/read", json={"ids": [ids[0], ids[2], ids[0], *foreign]})
     assert answer.status_code in {200, 204}, answer.text
-    assert await standing(ada) == (5, 2, 2)
+    assert await head(ada) == (5, 2, 2)
     changed = [item for item in (await ada.inbox())["items"] if item["read_at"]]
     assert [(item["id"], item["seq"]) for item in changed] == [(ids[2], 5), (ids[0], 5)]
-    assert await standing(await server.user("bob")) == (1, 1, 1)
+    assert await head(await server.user("bob")) == (1, 1, 1)
 
 
 async def test_reading_up_to_a_number_leaves_later_arrivals_alone(server: LocalServer) -> None:
     await server.service.notify_many("ada", 5)
     ada = await server.user()
     await ada.post("/v1/inbox/read", json={"up_to": 3})
-    assert await standing(ada) == (6, 2, 2)
+    assert await head(ada) == (6, 2, 2)
     assert titles(await ada.inbox(unread="true")) == ["5", "4"]
     await ada.post("/v1/inbox/read", json={"up_to": 3})
-    assert await standing(ada) == (6, 2, 2)
+    assert await head(ada) == (6, 2, 2)
     await ada.post("/v1/inbox/read", json={"up_to": 1_000_000})
-    assert await standing(ada) == (7, 0, 0)
+    assert await head(ada) == (7, 0, 0)
     await server.service.notify("ada")
-    assert await standing(ada) == (8, 1, 1)
+    assert await head(ada) == (8, 1, 1)
 
 
 async def test_reading_2500_items_at_once_reads_them_all(server: LocalServer) -> None:
@@ -307,7 +307,7 @@ async def test_reading_2500_items_at_once_reads_them_all(server: LocalServer) ->
         await server.service.notify_many("ada", 1000)
     ada = await server.user()
     await ada.post("/v1/inbox/read", json={"up_to": 2500})
-    seq, unread, _ = await standing(ada)
+    seq, unread, _ = await head(ada)
     assert unread == 500
     assert seq > 3000
 
@@ -340,16 +340,16 @@ async def test_the_seen_mark_moves_forward_only(server: LocalServer) -> None:
     for up_to, unseen in ((3, 2), (1, 2), (5, 0), (0, 0)):
         answer = await ada.post("/v1/inbox/seen", json={"up_to": up_to})
         assert answer.status_code in {200, 204}
-        assert await standing(ada) == (5, 5, unseen)
+        assert await head(ada) == (5, 5, unseen)
     await server.service.notify("ada")
-    assert await standing(ada) == (6, 6, 1)
+    assert await head(ada) == (6, 6, 1)
 
 
 async def test_the_seen_mark_does_not_run_ahead_of_the_log(server: LocalServer) -> None:
     ada = await server.user()
     await ada.post("/v1/inbox/seen", json={"up_to": 1000})
     await server.service.notify("ada")
-    assert await standing(ada) == (1, 1, 1)
+    assert await head(ada) == (1, 1, 1)
 
 
 async def test_changes_at_once_keep_the_counts_exact(server: LocalServer) -> None:

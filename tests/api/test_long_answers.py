@@ -14,7 +14,7 @@ from gateway.api.inbox import MAX_PAGE
 from gateway.auth.limits.throttle import LONG_ANSWERS, PAGE_READS
 from gateway.protocol.items import Item
 from gateway.store import inbox, log
-from gateway.store.changes import CHUNK, Mark
+from gateway.store.changes import CHUNK, ItemUpdate
 from gateway.store.inbox import PAGE_BYTES, Query
 from gateway.transport.slices import SLICE_BYTES
 from tests.support.checker import Json
@@ -101,7 +101,7 @@ async def test_no_page_ends_inside_a_bulk_change_however_few_bytes_it_may_hold(e
     posts = [engine.post("ada") for _ in range(CHUNK + 2)]
     await engine.store(*posts)
     ids = tuple(post.content.id for post in posts[:CHUNK])
-    await engine.writer.change(Mark(user.id, ids, read=True))
+    await engine.writer.change(ItemUpdate(user.id, ids, read=True))
     cursor, sizes = 0, []
     for _ in range(3):
         page = await engine.database.read(log.read_after, user.id, cursor, 1000, 1)
@@ -250,7 +250,7 @@ async def test_who_is_cut_off_gives_the_slot_back(start_server: StartServer) -> 
 async def test_who_goes_away_while_the_answer_waits_takes_no_slot_along(server: LocalServer) -> None:
     await fill(server, "ada", MANY)
     ada = await server.user()
-    slots = server.parts.throttle.long_answers.of(await key_of(server, "ada"))
+    slots = server.state.throttle.long_answers.of(await key_of(server, "ada"))
     async with slots, slots, asking(ada, CHANGES):
         await until(lambda: slots._waiters, "the answer waits")
     for _ in range(LONG_ANSWERS + 1):
@@ -264,14 +264,14 @@ async def test_a_user_has_few_pages_read_at_a_time_so_that_threads_are_left_for_
     ada, bob = await server.user(), await server.user("bob")
     begun: list[int] = []
     may_go_on = asyncio.Event()
-    read = server.parts.database.read
+    read = server.state.database.read
 
     async def waiting(work: Any, *args: Any) -> Any:
         begun.append(len(begun))
         await may_go_on.wait()
         return await read(work, *args)
 
-    monkeypatch.setattr(server.parts.database, "read", waiting)
+    monkeypatch.setattr(server.state.database, "read", waiting)
     pages = [asyncio.create_task(ada.get("/v1/inbox/changes?limit=1000")) for _ in range(10)]
     await until(lambda: len(begun) == PAGE_READS, "the first pages are read")
     pages.append(asyncio.create_task(bob.get("/v1/inbox")))
@@ -284,7 +284,7 @@ async def test_a_user_has_few_pages_read_at_a_time_so_that_threads_are_left_for_
 async def key_of(server: LocalServer, sub: str) -> int:
     token = (await server.user(sub)).token
     assert token is not None
-    principal: Any = await server.parts.tokens.verify(token)
+    principal: Any = await server.state.tokens.verify(token)
     number: int = principal.id
     return number
 
@@ -296,7 +296,7 @@ async def test_a_long_page_is_counted_before_it_is_read_and_what_was_not_used_is
     start_server: StartServer,
 ) -> None:
     server = await start_server(commands_per_second=0.001)
-    commands = server.parts.throttle.commands
+    commands = server.state.throttle.commands
     ada, key = await server.user(), await key_of(server, "ada")
     await fill(server, "ada", MANY)
 
@@ -305,7 +305,7 @@ async def test_a_long_page_is_counted_before_it_is_read_and_what_was_not_used_is
 
     commands.charge(key, -1000)
     commands._burst = 1000
-    slots = server.parts.throttle.long_answers.of(key)
+    slots = server.state.throttle.long_answers.of(key)
     async with slots, slots:
         asked = asyncio.create_task(reads_long(server, ada))
         await until(lambda: slots._waiters, "the answer waits")

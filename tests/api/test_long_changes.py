@@ -13,8 +13,8 @@ from gateway.database.models import UNREAD, items, users
 from gateway.protocol.items import MAX_SEQ, Counts
 from gateway.store import writer
 from gateway.store.batch import Change, Committed
-from gateway.store.changes import CHUNK, Mark, ReadUpTo, Seen
-from gateway.store.log import standing
+from gateway.store.changes import CHUNK, ItemUpdate, ReadUpTo, Seen
+from gateway.store.log import head
 from gateway.store.shares import Shares
 from tests.support.clients import User
 from tests.support.engine import Engine, Gate
@@ -33,7 +33,7 @@ async def fill(engine: Engine, sub: str, number: int) -> list[str]:
 
 
 async def counts_of(engine: Engine, user_id: int) -> Counts:
-    found = await engine.database.read(standing, user_id)
+    found = await engine.database.read(head, user_id)
     assert found is not None
     return found[1]
 
@@ -102,8 +102,8 @@ async def test_of_one_user_no_more_than_a_step_is_in_one_transaction(engine: Eng
     user = await engine.user()
     ids = await fill(engine, "ada", TOTAL)
     changes: list[Change] = [ReadUpTo(user.id, MAX_SEQ)] * 10
-    changes += [Mark(user.id, tuple(ids), archived=True)] * 2
-    changes += [Mark(user.id, (one,), deleted=True) for one in ids[:CHUNK]]
+    changes += [ItemUpdate(user.id, tuple(ids), archived=True)] * 2
+    changes += [ItemUpdate(user.id, (one,), deleted=True) for one in ids[:CHUNK]]
     await asyncio.gather(*(engine.writer.change(change) for change in changes))
     assert max(changed_items(committed) for committed in engine.announced) <= CHUNK
     assert (await counts_of(engine, user.id)).unread == 0
@@ -112,7 +112,7 @@ async def test_of_one_user_no_more_than_a_step_is_in_one_transaction(engine: Eng
 async def test_single_changes_of_a_user_share_a_transaction(engine: Engine) -> None:
     user = await engine.user()
     ids = await fill(engine, "ada", CHUNK)
-    await asyncio.gather(*(engine.writer.change(Mark(user.id, (one,), read=True)) for one in ids))
+    await asyncio.gather(*(engine.writer.change(ItemUpdate(user.id, (one,), read=True)) for one in ids))
     assert [changed_items(committed) for committed in engine.announced] == [CHUNK]
 
 
@@ -146,7 +146,7 @@ async def test_a_step_counts_in_a_batch_as_many_items_as_it_may_touch(
     engine.announced.clear()
     changes: list[Change] = [ReadUpTo(user.id, CHUNK) for user in readers]
     changes = [
-        Mark(user.id, tuple(ids[user.sub]), read=True) if number % 2 else change
+        ItemUpdate(user.id, tuple(ids[user.sub]), read=True) if number % 2 else change
         for number, (user, change) in enumerate(zip(readers, changes, strict=True))
     ]
     await asyncio.gather(*(engine.writer.change(change) for change in changes))
@@ -157,7 +157,7 @@ async def test_a_step_counts_in_a_batch_as_many_items_as_it_may_touch(
 async def test_an_id_that_is_named_again_and_again_is_looked_for_once(engine: Engine) -> None:
     user = await engine.user()
     (one,) = await fill(engine, "ada", 1)
-    changed = await engine.writer.change(Mark(user.id, (one,) * 1000, read=True))
+    changed = await engine.writer.change(ItemUpdate(user.id, (one,) * 1000, read=True))
     assert [item.content.id for item in changed.items] == [one]
     assert len(engine.announced) == 1
 
@@ -167,7 +167,7 @@ async def test_a_later_step_leaves_alone_what_was_marked_unread_since(engine: En
     ids = await fill(engine, "ada", TOTAL)
     reading = asyncio.create_task(engine.writer.change(ReadUpTo(user.id, MAX_SEQ)))
     await until(lambda: engine.announced, "the first step")
-    await engine.writer.change(Mark(user.id, (ids[0],), read=False))
+    await engine.writer.change(ItemUpdate(user.id, (ids[0],), read=False))
     assert not reading.done()
     await reading
     assert (await counts_of(engine, user.id)).unread == 1
@@ -189,10 +189,10 @@ async def test_a_caller_who_has_gone_has_the_rest_left_as_it_is(engine: Engine) 
     changed = await engine.writer.change(ReadUpTo(user.id, MAX_SEQ), gone)
     assert (changed.more, changed.counts.unread) == (True, TOTAL - 2 * CHUNK)
     asked = 0
-    changed = await engine.writer.change(Mark(user.id, tuple(ids), archived=True), gone)
+    changed = await engine.writer.change(ItemUpdate(user.id, tuple(ids), archived=True), gone)
     assert (changed.more, len(changed.items)) == (True, 2 * CHUNK)
     asked = 1
-    changed = await engine.writer.change(Mark(user.id, tuple(ids[:CHUNK]), deleted=True), gone)
+    changed = await engine.writer.change(ItemUpdate(user.id, tuple(ids[:CHUNK]), deleted=True), gone)
     assert not changed.more, "one step is not asked about"
 
 
@@ -213,8 +213,8 @@ class Holding:
     def __init__(self, server: LocalServer) -> None:
         self.gate = Gate()
         self._server = server
-        self._database = server.parts.database
-        server.parts.writer._database = self  # type: ignore[assignment]
+        self._database = server.state.database
+        server.state.writer._database = self  # type: ignore[assignment]
 
     async def write(self, *args: Any) -> Any:
         """Write, once the gate is open."""
@@ -224,8 +224,8 @@ class Holding:
     async def let_go(self) -> None:
         """Let it go on, and wait until the writer has nothing more to do."""
         self.gate.let_go()
-        parts = self._server.parts
-        await until_none(lambda: parts.writer.shares._taken, "steps under way")
+        state = self._server.state
+        await until_none(lambda: state.writer.shares._taken, "steps under way")
 
 
 Going = Callable[[LocalServer, User, Holding], Awaitable[None]]
@@ -279,7 +279,7 @@ def count_unseen(connection: Connection, user_id: int) -> int:
     seen = select(users.c.seen_seq).where(users.c.id == user_id).scalar_subquery()
     beyond = items.c.created_seq > seen
     mine = items.c.user_id == user_id
-    return connection.scalar(select(func.count()).where(mine, items.c.place == UNREAD, beyond)) or 0
+    return connection.scalar(select(func.count()).where(mine, items.c.status == UNREAD, beyond)) or 0
 
 
 async def test_what_is_unseen_is_exact_after_any_moves_of_the_mark(engine: Engine) -> None:
@@ -290,7 +290,7 @@ async def test_what_is_unseen_is_exact_after_any_moves_of_the_mark(engine: Engin
         ids += await fill(engine, "ada", chance.randint(1, 4))
         some = tuple(chance.sample(ids, min(len(ids), 3)))
         states = {"read": chance.choice([None, True, False]), "archived": chance.choice([None, True, False])}
-        await engine.writer.change(Mark(user.id, some, deleted=chance.random() < 0.1, **states))
+        await engine.writer.change(ItemUpdate(user.id, some, deleted=chance.random() < 0.1, **states))
         counts = await counts_of(engine, user.id)
         # Back, a little, to the middle of what is left, nearly to the end, to the end, and beyond it.
         left = counts.seq - counts.seen

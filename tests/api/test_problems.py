@@ -282,7 +282,7 @@ async def test_nobody_is_made_whom_no_post_reaches(server: LocalServer) -> None:
 
 
 async def test_a_user_who_was_called_a_star_before_still_signs_in(server: LocalServer) -> None:
-    await server.parts.database.write(users.add_missing_users, ["*"], 0)
+    await server.state.database.write(users.add_missing_users, ["*"], 0)
     assert (await (await server.user("*")).inbox())["unread"] == 0
 
 
@@ -447,7 +447,7 @@ async def broken(server: LocalServer) -> LocalServer:
     # It is in the log, where it belongs.
     server.expected += ["items", "could not be stored", "Exception in ASGI application"]
     await server.user()
-    await server.parts.database.write(drop)
+    await server.state.database.write(drop)
     return server
 
 

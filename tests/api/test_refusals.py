@@ -88,7 +88,7 @@ async def test_a_known_key_is_looked_up_again_whatever_others_at_its_address_do(
     await service.notify("ada")
     await use_up(server)
     lookups.clear()
-    monkeypatch.setattr(server.parts.tokens, "_clock", lambda: time.time() + 10)
+    monkeypatch.setattr(server.state.tokens, "_clock", lambda: time.time() + 10)
     await service.notify("ada")
     assert len(lookups) == 1
 
@@ -114,7 +114,7 @@ async def revoked(server: LocalServer) -> str:
 
 async def expired(server: LocalServer) -> str:
     now = int(time.time())
-    return server.parts.tokens.issue(
+    return server.state.tokens.issue(
         sub="ada", client_id="gateway", scopes=["inbox"], session="0" * 32, expires_at=now - 60
     )
 
@@ -147,7 +147,7 @@ async def test_a_token_that_was_good_and_has_expired_counts_like_any_other(
     server = await start_server(**SCARCE)
     user = await server.user()
     await user.inbox()
-    monkeypatch.setattr(server.parts.tokens, "_clock", lambda: time.time() + 2 * 86_400)
+    monkeypatch.setattr(server.state.tokens, "_clock", lambda: time.time() + 2 * 86_400)
     for _ in range(BURST):
         assert (await user.get("/v1/inbox")).json()["code"] == "token_expired"
     check_refusal(await user.get("/v1/inbox"), "refusals")
@@ -182,8 +182,8 @@ async def test_a_crowd_of_unknown_keys_is_looked_up_a_few_at_a_time_and_not_beyo
 ) -> None:
     server = await start_server(**SCARCE)
     await server.service.notify("ada")
-    database, most, now = server.parts.database, 0, 0
-    glance = database.glance
+    database, most, now = server.state.database, 0, 0
+    lookup = database.lookup
 
     async def counted(*work: Any, **options: Any) -> Any:
         nonlocal most, now
@@ -191,11 +191,11 @@ async def test_a_crowd_of_unknown_keys_is_looked_up_a_few_at_a_time_and_not_beyo
         most = max(most, now)
         await asyncio.sleep(0)
         try:
-            return await glance(*work, **options)
+            return await lookup(*work, **options)
         finally:
             now -= 1
 
-    monkeypatch.setattr(database, "glance", counted)
+    monkeypatch.setattr(database, "lookup", counted)
     lookups.clear()
     answers = await asyncio.gather(*(shown(server, unknown_key()) for _ in range(30)))
     statuses = [answer.status_code for answer in answers]

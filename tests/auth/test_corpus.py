@@ -302,7 +302,7 @@ async def forgeries(server: LocalServer, bait: str) -> tuple[str, list[Forgery]]
     off = await server.service.mint("off")
     assert (await server.service.patch("/v1/users/off", json={"disabled": True})).status_code == 200
     known = {"revoked": revoked, "of an erased user": gone, "of a disabled user": off}
-    own = server.parts.tokens.keys.newest
+    own = server.state.tokens.keys.newest
     return good, Forger(own, good, spare, bait, known).forgeries()
 
 
@@ -327,7 +327,7 @@ async def test_every_forgery_is_refused_with_its_code_and_nothing_else_happens(
         places = {("127.0.0.1", scene.port), *database_places(server)}
         async with user.socket() as bystander:
             await bystander.next("live")
-            before = await server.parts.database.read(rows)
+            before = await server.state.database.read(rows)
             wrong: dict[str, str] = {}
             with Calls.listening() as heard:
                 for forgery in corpus:
@@ -340,7 +340,7 @@ async def test_every_forgery_is_refused_with_its_code_and_nothing_else_happens(
                     if got not in wanted:
                         wrong[forgery.name] = f"{got}, not {' or '.join(sorted(wanted))}"
                     if enter is not auth_command:
-                        assert len(server.parts.hub) == 1, forgery.name
+                        assert len(server.state.hub) == 1, forgery.name
                     scene.tried += 1
             assert wrong == {}
             assert scene.tried >= 90
@@ -348,14 +348,14 @@ async def test_every_forgery_is_refused_with_its_code_and_nothing_else_happens(
             assert baits == []
             # The good token still is one, its socket is open, and nothing was posted or revoked. What names
             # the spare session and is signed by us may end it: that is what revoking is for.
-            posted, living = await server.parts.database.read(rows)
+            posted, living = await server.state.database.read(rows)
             assert (posted, living) in {before, (before[0], before[1] - (enter is revoke))}
             assert {message["type"] for message in await bystander.said_so_far()} <= {"heartbeat"}
             assert (await user.inbox())["items"] == []
 
 
 def database_places(server: LocalServer) -> Iterator[Any]:
-    url = server.parts.settings.database_url
+    url = server.state.settings.database_url
     if url.startswith("postgresql"):
         from sqlalchemy.engine import make_url
 

@@ -57,7 +57,7 @@ async def started(start_server: StartServer, *several: Issuer, **changes: Any) -
 
 
 def sources(server: LocalServer) -> list[Any]:
-    return list(server.parts.tokens.issuers.sources.values())
+    return list(server.state.tokens.issuers.sources.values())
 
 
 async def outcome(server: LocalServer, token: str, path: str = "/v1/inbox") -> str:
@@ -199,7 +199,7 @@ async def test_a_key_is_good_for_its_own_issuer_only(start_server: StartServer) 
             for name in ("https://one.example", "https://two.example")
         ]
         server = await started(start_server, one, two)
-        own = server.parts.tokens.keys.newest
+        own = server.state.tokens.keys.newest
         assert await outcome(server, one.token("ada")) == await outcome(server, two.token("eve")) == "200"
         mixed = {
             "one's key, two's name": one.token(iss=two.name),
@@ -503,18 +503,18 @@ async def test_what_ends_sessions_ends_foreign_tokens_and_closes_their_sockets_w
 
 def forget(server: LocalServer) -> None:
     """Make the gateway know only what is in its database, as after a restart."""
-    server.parts.tokens.remembered.clear()
-    server.parts.revocation._ended.clear()
+    server.state.tokens.remembered.clear()
+    server.state.revocation._ended.clear()
 
 
 async def test_a_first_sight_that_meets_a_sign_out_does_not_survive_it(
     server: LocalServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens, database = server.parts.tokens, server.parts.database
+    tokens, database = server.state.tokens, server.state.database
     noted, go_on = asyncio.Event(), asyncio.Event()
 
     class Held:
-        read, glance = database.read, database.glance
+        read, lookup = database.read, database.lookup
 
         async def write(self, *args: Any, **kwargs: Any) -> Any:
             answer = await database.write(*args, **kwargs)
@@ -546,13 +546,13 @@ async def test_a_token_issued_after_a_sign_out_is_good_unless_it_is_of_the_same_
 
 async def sweep(server: LocalServer, now_ms: int) -> None:
     for kind in (sessions, cutoffs):
-        await server.parts.database.write(kind.sweep, now_ms)
+        await server.state.database.write(kind.sweep, now_ms)
 
 
 async def log_out_before(server: LocalServer, seconds: int) -> None:
     """Sign ada out, as if that had been so long ago."""
     moment = int((time.time() - seconds) * 1000)
-    await server.parts.database.write(users.log_out, "ada", moment)
+    await server.state.database.write(users.log_out, "ada", moment)
 
 
 @pytest.mark.parametrize("ahead", [0, jws.LEEWAY - 2])
@@ -575,9 +575,9 @@ async def test_a_sign_out_is_noted_until_the_last_token_from_before_has_expired(
     now_ms = int(time.time() * 1000)
     last = (MAX_TTL + jws.LEEWAY) * 1000
     await sweep(server, now_ms + last - 10_000)
-    assert await server.parts.database.read(cutoffs.ended_at, "ada") > 0
+    assert await server.state.database.read(cutoffs.ended_at, "ada") > 0
     await sweep(server, now_ms + last)
-    assert await server.parts.database.read(cutoffs.ended_at, "ada") == 0
+    assert await server.state.database.read(cutoffs.ended_at, "ada") == 0
 
 
 async def test_an_ended_session_is_not_forgotten_before_its_token_expires(
@@ -587,7 +587,7 @@ async def test_an_ended_session_is_not_forgotten_before_its_token_expires(
     assert await outcome(server, token) == "200"
     assert (await _revoke(server, token)).status_code == 200
     now_ms = int(time.time() * 1000)
-    await server.parts.database.write(sessions.sweep, now_ms + sessions.ENDED_SESSION_TTL_MS)
+    await server.state.database.write(sessions.sweep, now_ms + sessions.ENDED_SESSION_TTL_MS)
     forget(server)
     assert await outcome(server, token) == "401 token_revoked"
 
@@ -596,7 +596,7 @@ async def test_a_session_lives_as_long_as_its_last_token(server: LocalServer, is
     now = int(time.time())
     first, second = issuer.token(sid="s", exp=now + 60), issuer.token(sid="s", exp=now + 3600)
     assert await outcome(server, first) == await outcome(server, second) == "200"
-    await server.parts.database.write(sessions.sweep, (now + 120) * 1000)
+    await server.state.database.write(sessions.sweep, (now + 120) * 1000)
     await _log_out(server, "")
     assert await outcome(server, second) == "401 token_revoked"
 
@@ -620,7 +620,7 @@ async def test_a_disabled_user_is_refused_at_first_sight_and_let_in_when_enabled
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada"})
     long_ago = int((time.time() - jws.LEEWAY) * 1000)
-    await server.parts.database.write(users.update_user, "ada", {"disabled": True}, long_ago)
+    await server.state.database.write(users.update_user, "ada", {"disabled": True}, long_ago)
     token = issuer.token(iat=int(time.time()) + 2)
     assert await outcome(server, token) == "401 token_revoked"
     await server.service.patch("/v1/users/ada", json={"disabled": False})
@@ -833,7 +833,7 @@ async def test_the_sessions_of_foreign_tokens_count_and_the_oldest_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = await started(start_server, issuer, max_sessions_per_user=limit)
-    monkeypatch.setattr(server.parts.revocation.finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.state.revocation.finder, "look", look_for_nothing)
     ada = User(server.http, issuer.token(), "ada")
     async with ada.socket() as socket:
         await socket.next("live")

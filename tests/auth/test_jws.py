@@ -24,8 +24,8 @@ def encoded(text: str | bytes) -> str:
 
 
 def token(header: str = HEADER, claims: str | bytes = CLAIMS, *, padded: bool = False) -> str:
-    parts = [encoded(part) if padded else encoded(part).rstrip("=") for part in (header, claims)]
-    signed = ".".join(parts)
+    state = [encoded(part) if padded else encoded(part).rstrip("=") for part in (header, claims)]
+    signed = ".".join(state)
     return f"{signed}.{encoded(KEY.sign(signed.encode())).rstrip('=')}"
 
 

@@ -53,7 +53,7 @@ class Failing:
     database: Database
     down: bool = False
 
-    async def glance(
+    async def lookup(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self.read(work, *args, **kwargs)
@@ -74,9 +74,9 @@ class Failing:
 
 
 async def keyring(database: Database, clock: Clock, **settings: Any) -> Keyring:
-    ring = Keyring(settings_for("sqlite:///unused.db", **settings), database, clock)
-    await ring.start()
-    return ring
+    wake = Keyring(settings_for("sqlite:///unused.db", **settings), database, clock)
+    await wake.start()
+    return wake
 
 
 def encoded_key(key: str | None) -> bytes | None:
@@ -90,13 +90,13 @@ async def rotate(database: Database, clock: Clock, key: str | None = None) -> st
 async def rotate_on(server: LocalServer, key: str | None = None) -> None:
     """Rotate, and let the gateway believe that what comes before the new key signs is over."""
     now_ms = int(time.time() * 1000)
-    await server.parts.database.write(signing.rotate, now_ms, encoded_key(key))
-    await server.parts.tokens.load_keys()
-    server.parts.tokens.keys._clock = lambda: time.time() + signing.AHEAD
+    await server.state.database.write(signing.rotate, now_ms, encoded_key(key))
+    await server.state.tokens.load_keys()
+    server.state.tokens.keys._clock = lambda: time.time() + signing.AHEAD
 
 
-def published(ring: Keyring) -> set[str]:
-    return {key["kid"] for key in ring.jwks()["keys"]}
+def published(wake: Keyring) -> set[str]:
+    return {key["kid"] for key in wake.jwks()["keys"]}
 
 
 def stored(connection: Connection) -> dict[str, str]:
@@ -108,15 +108,15 @@ def stored(connection: Connection) -> dict[str, str]:
 
 async def test_a_new_key_signs_when_it_has_been_known_for_long_enough(database: Database) -> None:
     clock = Clock()
-    ring = await keyring(database, clock)
-    old = ring.newest.kid
+    wake = await keyring(database, clock)
+    old = wake.newest.kid
     kid = await rotate(database, clock)
-    await ring.load()
-    assert (ring.newest.kid, published(ring)) == (old, {old, kid})
+    await wake.load()
+    assert (wake.newest.kid, published(wake)) == (old, {old, kid})
     clock.now += signing.AHEAD - 0.01
-    assert ring.newest.kid == old
+    assert wake.newest.kid == old
     clock.now += 0.02
-    assert ring.newest.kid == kid
+    assert wake.newest.kid == kid
 
 
 @pytest.mark.parametrize("late", [0.0, 0.1, 2.5, 4.9])
@@ -128,14 +128,14 @@ async def test_in_a_rotation_no_process_signs_with_a_key_that_another_has_not_pu
     here, there = await keyring(database, here_clock), await keyring(database, there_clock)
     signed: set[str] = set()
     for tenth in range(300):
-        for ring, clock, begin in ((here, here_clock, 0.0), (there, there_clock, late)):
+        for wake, clock, begin in ((here, here_clock, 0.0), (there, there_clock, late)):
             clock.now = NOW + tenth / 10
             if (tenth - round(begin * 10)) % (REFRESH * 10) == 0:
-                await ring.load()
+                await wake.load()
         if tenth in {51, 60}:
             await rotate(database, here_clock)
-        for ring, other in ((here, there), (there, here)):
-            kid = ring.newest.kid
+        for wake, other in ((here, there), (there, here)):
+            kid = wake.newest.kid
             signed.add(kid)
             assert kid in published(other), f"after {tenth / 10} s"
             assert (await other.find(kid)).kid == kid
@@ -150,22 +150,22 @@ async def test_processes_that_begin_at_once_on_an_empty_database_make_one_key(da
     ):
         rings = await asyncio.gather(*(keyring(each, Clock()) for each in (one, other) * 4))
         assert len(await one.read(stored)) == 1
-        assert len({ring.newest.kid for ring in rings}) == 1
+        assert len({wake.newest.kid for wake in rings}) == 1
 
 
 async def test_an_unknown_key_is_no_reason_to_refuse_a_token_while_the_database_cannot_be_asked(
     database: Database,
 ) -> None:
     clock, failing = Clock(), Failing(database)
-    ring = await keyring(failing, clock)
+    wake = await keyring(failing, clock)
     kid = await rotate(database, clock)
     clock.now += signing.RELOAD
     failing.down = True
     for _ in range(3):
         with pytest.raises(Unavailable):
-            await ring.find(kid)
+            await wake.find(kid)
     failing.down = False
-    assert (await ring.find(kid)).kid == kid
+    assert (await wake.find(kid)).kid == kid
 
 
 async def test_every_token_of_before_a_rotation_holds_after_it(server: LocalServer) -> None:
@@ -176,7 +176,7 @@ async def test_every_token_of_before_a_rotation_holds_after_it(server: LocalServ
     assert ada.token is not None
     kids = [jwt.get_unverified_header(one)["kid"] for one in (ada.token, fresh.token)]
     assert kids[0] != kids[1]
-    server.parts.tokens.remembered.clear()
+    server.state.tokens.remembered.clear()
     for user in (ada, fresh):
         await user.inbox()
 
@@ -198,10 +198,10 @@ async def test_switching_the_secret_on_and_off_never_gives_one_kid_two_algorithm
     assert (pairs.newest.algorithm, secret.newest.algorithm) == ("EdDSA", "HS256")
     assert again.newest.kid == pairs.newest.kid
     assert published(secret) == set()
-    for ring, kid in ((secret, pairs.newest.kid), (pairs, secret.newest.kid), (again, secret.newest.kid)):
-        await ring.load()
+    for wake, kid in ((secret, pairs.newest.kid), (pairs, secret.newest.kid), (again, secret.newest.kid)):
+        await wake.load()
         with pytest.raises(InvalidToken):
-            await ring.find(kid)
+            await wake.find(kid)
 
 
 async def test_a_token_of_the_other_kind_is_refused_and_a_sign_in_outlives_the_switch(
@@ -215,7 +215,7 @@ async def test_a_token_of_the_other_kind_is_refused_and_a_sign_in_outlives_the_s
     by_pair = tokens["access_token"]
     by_secret = (await with_secret.user()).token
     assert by_secret is not None
-    key = with_pairs.parts.tokens.keys.newest
+    key = with_pairs.state.tokens.keys.newest
     head = {"typ": "at+jwt", "alg": "HS256", "kid": key.kid}
     confused = f"{encoded(json.dumps(head).encode())}.{by_secret.split('.')[1]}"
     macs = [
@@ -245,21 +245,21 @@ async def test_plain_keys_are_encrypted_at_the_start_and_sign_as_before(database
     plain = await keyring(database, clock)
     [before] = (await database.read(stored)).values()
     assert before.startswith("-----BEGIN PRIVATE KEY-----")
-    ring = await keyring(database, clock, key_encryption_key=KEY)
+    wake = await keyring(database, clock, key_encryption_key=KEY)
     [after] = (await database.read(stored)).values()
     assert after.startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
-    assert ring.newest.kid == plain.newest.kid
-    assert ring.newest.private.private_bytes_raw() == plain.newest.private.private_bytes_raw()
+    assert wake.newest.kid == plain.newest.kid
+    assert wake.newest.private.private_bytes_raw() == plain.newest.private.private_bytes_raw()
     await keyring(database, clock, key_encryption_key=KEY)
     assert list((await database.read(stored)).values()) == [after]
 
 
 async def test_the_first_key_and_a_rotated_one_are_encrypted(database: Database) -> None:
     clock = Clock()
-    ring = await keyring(database, clock, key_encryption_key=KEY)
+    wake = await keyring(database, clock, key_encryption_key=KEY)
     kid = await rotate(database, clock, KEY)
-    await ring.load()
-    assert kid in published(ring)
+    await wake.load()
+    assert kid in published(wake)
     keys = await database.read(stored)
     assert len(keys) == 2
     assert all(pem.startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----") for pem in keys.values())
@@ -286,7 +286,7 @@ async def test_a_key_that_a_running_process_cannot_decrypt_does_not_stop_it(
     ada = await server.user()
     for _ in range(2):
         await rotate_on(server, KEY)
-    server.parts.tokens.remembered.clear()
+    server.state.tokens.remembered.clear()
     await ada.inbox()
     await (await server.user()).inbox()
 
@@ -365,7 +365,7 @@ async def test_the_metadata_says_where_each_endpoint_is(server: LocalServer) -> 
     found = answer.json()
     base = str(server.http.base_url).rstrip("/")
     assert found == {
-        "issuer": server.parts.settings.issuer,
+        "issuer": server.state.settings.issuer,
         "token_endpoint": f"{base}/v1/auth/token",
         "revocation_endpoint": f"{base}/v1/auth/revoke",
         "jwks_uri": f"{base}/.well-known/jwks.json",

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, insert
 
 from gateway.auth import revocation, services, sessions, users
-from gateway.auth.revocation import ENDED_KEPT_SECONDS, LOOK_BACK_SECONDS, Ended, Finder, Revocation
+from gateway.auth.revocation import ENDED_SESSION_TTL_SECONDS, LOOK_BACK_SECONDS, Ended, Finder, Revocation
 from gateway.auth.sessions import PAGE, new_session
 from gateway.auth.signing import MAX_TTL
 from gateway.database import models
@@ -25,9 +25,9 @@ def test_a_handle_is_kept_until_its_moment_and_hardly_longer() -> None:
     ended = Ended()
     assert ended.add("s", NOW)
     assert not ended.add("s", NOW + 1)
-    ended.forget(NOW + ENDED_KEPT_SECONDS - 0.001, MANY)
+    ended.forget(NOW + ENDED_SESSION_TTL_SECONDS - 0.001, MANY)
     assert "s" in ended
-    ended.forget(NOW + ENDED_KEPT_SECONDS, MANY)
+    ended.forget(NOW + ENDED_SESSION_TTL_SECONDS, MANY)
     assert "s" not in ended
     assert len(ended) == 0
 
@@ -69,7 +69,7 @@ async def test_what_ends_without_a_pause_takes_the_place_of_what_ended_before(
         desk.clock.now += 1
         desk.revocation.drop([f"{number:0{length}x}"])
         most = max(most, len(desk.revocation))
-    assert most <= ENDED_KEPT_SECONDS
+    assert most <= ENDED_SESSION_TTL_SECONDS
 
 
 async def test_a_token_is_refused_when_the_end_of_its_session_is_kept_in_memory_no_longer(
@@ -90,7 +90,7 @@ async def test_a_token_is_refused_when_the_end_of_its_session_is_kept_in_memory_
                 await desk.tokens.verify(token)
         # The first look finds the end in the database once more.
         for looks in (1, 2):
-            desk.clock.now = NOW + looks * ENDED_KEPT_SECONDS
+            desk.clock.now = NOW + looks * ENDED_SESSION_TTL_SECONDS
             await desk.revocation.find()
         assert not desk.tokens.is_ended(session)
         # Nor is it known once its row is gone.
@@ -228,11 +228,11 @@ async def test_what_another_process_ends_is_told_once_and_kept_for_its_time(desk
     await desk.database.write(store, 1, NOW * 1000)
     desk.revocation.drop(["s000000"])  # a hint came first, and tells nothing but the name
     await desk.revocation.find()
-    desk.clock.now = NOW + ENDED_KEPT_SECONDS - 0.1
+    desk.clock.now = NOW + ENDED_SESSION_TTL_SECONDS - 0.1
     await desk.revocation.find()
     assert desk.tokens.is_ended("s000000")
     assert desk.ended == ["s000000"]
-    desk.clock.now = NOW + ENDED_KEPT_SECONDS
+    desk.clock.now = NOW + ENDED_SESSION_TTL_SECONDS
     await desk.revocation.find()
     assert not desk.tokens.is_ended("s000000")
 

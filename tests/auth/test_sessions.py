@@ -27,8 +27,8 @@ from gateway.auth.tickets import NewTicket
 from gateway.auth.tokens import Tokens, digest
 from gateway.database import models
 from gateway.database.database import Database, open_database
-from gateway.database.models import metadata, spent_refresh_tokens
-from gateway.delivery import beginning, connection
+from gateway.database.models import metadata, used_refresh_tokens
+from gateway.delivery import connection, resume_point
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
 from gateway.observability.audit import Event
 from tests.support.checker import Json
@@ -93,7 +93,7 @@ async def is_over(one: SignedIn) -> bool:
 
 
 def spent(connection: Connection) -> int:
-    return connection.scalar(select(func.count()).select_from(spent_refresh_tokens)) or 0
+    return connection.scalar(select(func.count()).select_from(used_refresh_tokens)) or 0
 
 
 # --- refresh tokens, as units of work -----------------------------------------------------------------------
@@ -350,7 +350,7 @@ def add_sessions(connection: Connection, number: int) -> None:
         for kind in times
         for one in range(number)
     ]
-    connection.execute(spent_refresh_tokens.insert(), spent_ones)
+    connection.execute(used_refresh_tokens.insert(), spent_ones)
 
 
 async def steps_of_sweep(database: Database, number: int) -> int:
@@ -456,7 +456,7 @@ async def test_a_refresh_whose_answer_was_lost_works_again(server: LocalServer) 
     def rotated(connection: Connection) -> int | None:
         return connection.scalar(select(models.sessions.c.rotated_at))
 
-    await until(lambda: server.parts.database.read(rotated), "the gateway has rotated the token")
+    await until(lambda: server.state.database.read(rotated), "the gateway has rotated the token")
     fresh = await renew(await renew(ada))
     await fresh.user.inbox()
 
@@ -592,14 +592,14 @@ async def test_a_session_that_ended_elsewhere_ends_here_with_the_next_look(
         async with ada.user.socket() as socket:
             await socket.until("live")
             await by_signing_out_everywhere(elsewhere, ada)
-            await server.parts.revocation.find()
+            await server.state.revocation.find()
             assert await socket.closed(within=1) == ENDED
             assert await is_over(ada)
 
 
 async def test_what_the_command_line_ends_is_noticed_without_a_backplane(server: LocalServer) -> None:
     # The commands work on the database alone. Within a second is what is promised; a busy machine gets more.
-    ada, database = await sign_in(server), server.parts.database
+    ada, database = await sign_in(server), server.state.database
     now_ms = int(time.time() * 1000)
     service, by_key, by_token = await new_service(server)
     async with ada.user.socket() as socket:
@@ -690,8 +690,8 @@ class Held:
     def __init__(self, server: LocalServer, work: Callable[..., Any]) -> None:
         self.gate = Gate()
         self._server = server
-        self._parts = server.parts
-        self._database = server.parts.database
+        self._parts = server.state
+        self._database = server.state.database
         self._work = work
         self._put(self)
 
@@ -705,7 +705,7 @@ class Held:
             self._put(self._database)
             await self.gate.hold()
 
-    async def glance(
+    async def lookup(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self.read(work, *args, **kwargs)
@@ -732,13 +732,13 @@ def hold_after(server: LocalServer, work: Callable[..., Any]) -> Gate:
 
 def hold_before_attaching(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Hold the next socket when it is accepted, and nobody knows of it yet."""
-    gate, run = Gate(), connection.Connection.run
+    gate, run = Gate(), connection.ClientConnection.run
 
-    async def held(self: connection.Connection) -> None:
+    async def held(self: connection.ClientConnection) -> None:
         await gate.hold()
         await run(self)
 
-    monkeypatch.setattr(connection.Connection, "run", held)
+    monkeypatch.setattr(connection.ClientConnection, "run", held)
     return gate
 
 
@@ -752,7 +752,7 @@ POINTS: dict[str, tuple[str, Hold]] = {
     "the ticket was redeemed": ("ticket", lambda s, _: hold_after(s, tickets.redeem_ticket)),
     "accepted": ("header", lambda _, patch: hold_before_attaching(patch)),
     "accepted, by ticket": ("ticket", lambda _, patch: hold_before_attaching(patch)),
-    "the beginning was read": ("header", lambda s, _: hold_after(s, beginning.begin)),
+    "the beginning was read": ("header", lambda s, _: hold_after(s, resume_point.resume)),
 }
 
 
@@ -773,18 +773,18 @@ async def test_a_socket_that_opens_while_its_session_ends_does_not_survive_it(
         "header": {"headers": {"Authorization": f"Bearer {ada.access}"}},
         "subprotocol": {"subprotocols": ["notify.v1", f"bearer.{ada.access}"]},
     }
-    server.parts.tokens.remembered.clear()
+    server.state.tokens.remembered.clear()
     gate = hold(server, monkeypatch)
 
     async def open_one() -> tuple[tuple[int, str], list[Json]]:
         async with open_socket(server.base, **carriers[carrier], **query) as socket:
             return await read_to_the_end(socket)
 
-    opening = asyncio.create_task(open_one())
+    handshake = asyncio.create_task(open_one())
     await gate.reached()
     await end(server, ada)
     gate.let_go()
-    code, said = await asyncio.wait_for(opening, 1)
+    code, said = await asyncio.wait_for(handshake, 1)
     assert code == ENDED
     assert said == []
     await server.sockets(0)
@@ -808,7 +808,7 @@ async def test_a_socket_that_takes_a_token_whose_session_ends_meanwhile_does_not
     async with first.user.socket() as socket:
         await socket.until("live")
         gate = hold_after(server, sessions.find_session_owner)
-        server.parts.tokens.remembered.pop(second.access, None)
+        server.state.tokens.remembered.pop(second.access, None)
         await socket.send(type="auth", token=second.access)
         await gate.reached()
         await by_revoking_the_refresh_token(server, second)
@@ -823,7 +823,7 @@ async def test_a_socket_whose_own_session_ends_while_it_takes_another_token_does
     async with first.user.socket() as socket:
         await socket.until("live")
         gate = hold_after(server, sessions.find_session_owner)
-        server.parts.tokens.remembered.pop(second.access, None)
+        server.state.tokens.remembered.pop(second.access, None)
         await socket.send(type="auth", token=second.access)
         await gate.reached()
         await by_revoking_the_refresh_token(server, first)
@@ -847,7 +847,7 @@ async def test_a_socket_that_took_another_token_ends_with_that_session_and_not_w
 
 async def test_a_request_that_is_verified_while_its_session_ends_is_refused(server: LocalServer) -> None:
     ada = await sign_in(server)
-    server.parts.tokens.remembered.clear()
+    server.state.tokens.remembered.clear()
     gate = hold_after(server, sessions.find_session_owner)
     asking = asyncio.create_task(ada.user.get("/v1/inbox"))
     await gate.reached()
@@ -861,7 +861,7 @@ async def test_a_ticket_that_is_redeemed_while_its_session_ends_names_nobody(ser
     ada = await sign_in(server)
     ticket = (await ada.user.post("/v1/auth/ticket")).json()["ticket"]
     gate = hold_after(server, tickets.redeem_ticket)
-    redeeming = asyncio.create_task(server.parts.tokens.redeem(ticket))
+    redeeming = asyncio.create_task(server.state.tokens.redeem(ticket))
     await gate.reached()
     await by_signing_out_everywhere(server, ada)
     gate.let_go()
@@ -872,7 +872,7 @@ async def test_a_ticket_that_is_redeemed_while_its_session_ends_names_nobody(ser
 async def test_nothing_is_minted_by_a_service_that_is_deleted_meanwhile(server: LocalServer) -> None:
     made, by_key, _ = await new_service(server)
     gate = hold_after(server, services.find_key)
-    server.parts.tokens.remembered.clear()
+    server.state.tokens.remembered.clear()
     minting = asyncio.create_task(by_key.post("/v1/users/ada/tokens"))
     await gate.reached()
     await server.service.delete(f"/v1/services/{made['client_id']}")
@@ -990,7 +990,7 @@ async def test_a_socket_closes_within_a_second_of_the_end_of_its_token(server: L
     user = await server.user("ada", ttl=2)
     async with user.socket() as socket:
         said = await socket.until("token_expiring")
-        ends = (await server.parts.tokens.verify(user.token or "")).expires_at
+        ends = (await server.state.tokens.verify(user.token or "")).expires_at
         assert ends is not None
         assert "hello" in {one["type"] for one in said}
         assert await socket.closed(within=4) == (4001, "token_expired")
@@ -1001,7 +1001,7 @@ async def test_a_client_is_told_sixty_seconds_before_the_end(server: LocalServer
     user = await server.user("ada", ttl=62)
     async with user.socket() as socket:
         assert [one["type"] for one in await socket.until("live")] == ["hello", "live"]
-        ends = (await server.parts.tokens.verify(user.token or "")).expires_at
+        ends = (await server.state.tokens.verify(user.token or "")).expires_at
         assert ends is not None
         told = await socket.next("token_expiring", within=4)
         assert 0 <= time.time() - (ends - 60) <= 1
@@ -1014,7 +1014,7 @@ async def test_a_socket_that_takes_a_new_token_outlives_the_old_one(server: Loca
     async with short.socket() as socket:
         await socket.until("live")
         assert (await socket.ask(type="auth", token=long.token))["type"] == "ok"
-        ends = (await server.parts.tokens.verify(short.token or "")).expires_at
+        ends = (await server.state.tokens.verify(short.token or "")).expires_at
         assert ends is not None
         await until(lambda: time.time() > ends + 1, "the first token has expired")
         assert (await socket.ask(type="ping"))["type"] == "ok"
@@ -1047,7 +1047,7 @@ async def test_beyond_the_limit_the_user_s_oldest_session_ends_with_its_sockets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = await start_server(max_sessions_per_user=2)
-    monkeypatch.setattr(server.parts.revocation.finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.state.revocation.finder, "look", look_for_nothing)
     eve = await server.user("eve")
     oldest, older = await enter(server), await enter(server)
     async with oldest.socket() as one, older.socket() as two:
@@ -1070,7 +1070,7 @@ async def test_beyond_the_limit_the_oldest_token_of_a_service_ends(
     start_server: StartServer, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(max_sessions_per_service=2)
-    monkeypatch.setattr(server.parts.revocation.finder, "look", look_for_nothing)
+    monkeypatch.setattr(server.state.revocation.finder, "look", look_for_nothing)
     made, by_key, first = await new_service(server)
     form = {"grant_type": "client_credentials", "client_id": made["client_id"]}
     form["client_secret"] = made["client_secret"]

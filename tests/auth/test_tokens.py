@@ -293,8 +293,8 @@ async def test_a_verification_that_reads_while_its_session_ends_does_not_bring_i
     has_read, go_on = asyncio.Event(), asyncio.Event()
 
     class Held:
-        async def glance(self, *args: Any) -> Any:
-            answer = await desk.database.glance(*args)
+        async def lookup(self, *args: Any) -> Any:
+            answer = await desk.database.lookup(*args)
             has_read.set()
             await go_on.wait()
             return answer

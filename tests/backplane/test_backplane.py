@@ -16,7 +16,7 @@ from redis import Redis as Client
 from sqlalchemy.engine import make_url
 
 from gateway.backplane import Backplane, Receiver, open_backplane, reach
-from gateway.backplane.hints import MAX_MESSAGE, Hints, Message, Outbox, decode, encode
+from gateway.backplane.hints import MAX_MESSAGE, HintMessage, Hints, Outbox, decode, encode
 from gateway.backplane.link import Link
 from gateway.backplane.memory import MemoryBackplane
 from gateway.backplane.postgres import CHANNEL, PostgresBackplane
@@ -474,7 +474,7 @@ def test_whatever_a_message_holds_it_is_read_or_refused(text: str) -> None:
         message = decode(text)
     except ValueError:
         return
-    assert isinstance(message, Message)
+    assert isinstance(message, HintMessage)
 
 
 @settings(deadline=None, max_examples=50)

@@ -216,14 +216,14 @@ async def test_tail_goes_on_with_a_new_token_where_one_has_expired(
 ) -> None:
     ada = await server.user()
     old = await server.service.mint("ada", ttl=60)
-    verify = server.parts.tokens.verify
+    verify = server.state.tokens.verify
 
     async def expired(token: str) -> object:
         if token == old:
             raise TokenExpired
         return await verify(token)
 
-    monkeypatch.setattr(server.parts.tokens, "verify", expired)
+    monkeypatch.setattr(server.state.tokens, "verify", expired)
     monkeypatch.setattr(client, "LONGEST_PAUSE", 0.0)
     seen: list[str] = []
     notes: list[str] = []

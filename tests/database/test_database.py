@@ -331,10 +331,10 @@ async def test_slow_pages_that_take_every_connection_hold_up_no_sign_in(postgres
         pages = [asyncio.create_task(database.read(page)) for _ in range(2 * size)]
         await until(lambda: len(reading) == size, "every connection of the pool is taken")
         async with asyncio.timeout(5):
-            assert await database.glance(number) == 0
+            assert await database.lookup(number) == 0
             await asyncio.gather(*(database.write(add, f"service {index}") for index in range(5)))
         posts = asyncio.create_task(database.write(background(lambda _: None)))
-        assert await database.glance(number) == 5
+        assert await database.lookup(number) == 5
         assert not any(task.done() for task in [*pages, posts])
         pages_go_on.set()
         await asyncio.gather(*pages, posts)

@@ -104,7 +104,7 @@ async def test_a_server_that_is_of_no_use_is_unavailable_whatever_it_answers(
 ) -> None:
     monkeypatch.setattr(postgres, "RETRY_FOR", 0)
     async with open_database(settings_for(postgres_url)) as database:
-        for use in (database.read, database.glance, database.write):
+        for use in (database.read, database.lookup, database.write):
             with pytest.raises(Unavailable):
                 await use(raising(state))
 
@@ -301,7 +301,7 @@ def full(server: LocalServer) -> Iterator[None]:
 
 def limit_pages(server: LocalServer, number: int) -> None:
     """Let the file of the gateway grow to so many pages, or not beyond those it has."""
-    database = server.parts.database
+    database = server.state.database
     assert isinstance(database, SqliteDatabase)
     pragma(database, f"PRAGMA max_page_count = {number}")
 
@@ -317,7 +317,7 @@ def pragma(database: SqliteDatabase, statement: str) -> None:
 
 @contextmanager
 def read_only(server: LocalServer) -> Iterator[None]:
-    database = server.parts.database
+    database = server.state.database
     assert isinstance(database, SqliteDatabase)
     pragma(database, "PRAGMA query_only = 1")
     yield
@@ -326,7 +326,7 @@ def read_only(server: LocalServer) -> Iterator[None]:
 
 @contextmanager
 def locked(server: LocalServer) -> Iterator[None]:
-    path = make_url(server.parts.settings.database_url).database
+    path = make_url(server.state.settings.database_url).database
     assert path is not None
     other = sqlite3.connect(path, isolation_level=None, timeout=10)
     try:
@@ -440,12 +440,12 @@ def test_a_command_on_a_file_that_cannot_be_written_says_so_in_one_line(
 async def test_every_503_says_when_to_try_again(start_server: StartServer, database_url: str) -> None:
     server = await start_server()
     ada = await server.user()
-    database = server.parts.database
+    database = server.state.database
 
     async def fails(*_args: object, **_kwargs: object) -> None:
         raise Unavailable("The database cannot be used now.")
 
-    for name in ("read", "glance", "write"):
+    for name in ("read", "lookup", "write"):
         setattr(database, name, fails)
     answers = [
         await ada.get("/v1/inbox"),
@@ -455,7 +455,7 @@ async def test_every_503_says_when_to_try_again(start_server: StartServer, datab
         await server.service.post("/v1/notifications", json={"to": "ada", "title": "x"}),
         await server.service.get("/v1/users"),
     ]
-    for name in ("read", "glance", "write"):
+    for name in ("read", "lookup", "write"):
         delattr(database, name)
     assert [(answer.status_code, answer.headers.get("Retry-After")) for answer in answers] == [
         (503, "1")

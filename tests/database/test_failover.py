@@ -144,7 +144,7 @@ async def test_posts_and_hints_move_to_the_new_server_while_the_old_one_stays_up
                     return await old.connections_to(str(new.database)) == 0
 
                 assert await is_posted()
-                await until(lambda: server.parts.backplane.listening, "the backplane listens", within=30)
+                await until(lambda: server.state.backplane.listening, "the backplane listens", within=30)
                 await old.execute("ALTER SYSTEM SET default_transaction_read_only = on")
                 await old.execute("SELECT pg_reload_conf()")
                 await until(lambda: readyz(503), "readyz says that nothing can be written", within=30)
@@ -153,7 +153,7 @@ async def test_posts_and_hints_move_to_the_new_server_while_the_old_one_stays_up
                 await until(is_posted, "a post is taken", within=60)
                 await until(lambda: readyz(200), "readyz is well again", within=30)
                 await until(nobody_is_left, "no connection to the old server is left", within=60)
-                await until(lambda: server.parts.backplane.listening, "the backplane listens", within=30)
+                await until(lambda: server.state.backplane.listening, "the backplane listens", within=30)
 
 
 async def test_a_backplane_hears_itself_on_the_only_server_there_is_though_it_takes_no_writes(

@@ -67,19 +67,19 @@ def test_what_a_job_raises_is_raised_where_it_is_waited_for() -> None:
 
 
 def test_an_error_is_held_by_nobody_once_it_was_raised() -> None:
-    class Mark(Exception):
+    class ItemUpdate(Exception):
         pass
 
     def fail() -> None:
-        raise Mark
+        raise ItemUpdate
 
     thread = PriorityThread("test")
     gc.collect()
     gc.disable()
     try:
-        with pytest.raises(Mark):
+        with pytest.raises(ItemUpdate):
             thread.submit(fail).result(10)
         thread.shutdown()
-        assert not [one for one in gc.get_objects() if isinstance(one, Mark)]
+        assert not [one for one in gc.get_objects() if isinstance(one, ItemUpdate)]
     finally:
         gc.enable()

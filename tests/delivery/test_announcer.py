@@ -19,8 +19,8 @@ class Told:
     def record(self, entries: Iterable[Entry], counts: Mapping[int, Counts]) -> None:
         self.calls.append(("record", ([entry.committed_at > 0 for entry in entries], counts)))
 
-    def ring(self, seqs: Mapping[int, int]) -> None:
-        self.calls.append(("ring", seqs))
+    def wake(self, seqs: Mapping[int, int]) -> None:
+        self.calls.append(("wake", seqs))
 
     def publish(self, seqs: Mapping[int, int]) -> None:
         self.calls.append(("publish", seqs))
@@ -34,5 +34,5 @@ def test_a_commit_is_in_memory_before_its_sockets_wake_and_other_processes_hear_
     counts = Counts(3, 1, 1, 0)
     committed = Committed([], [Entry(7, counts, (Item(content, 3, 3),), fresh=True)], {7: counts}, 1, 1, 0.1)
     Announcer(told, told, told, metrics).announce(committed)  # type: ignore[arg-type]
-    assert told.calls == [("record", ([True], {7: counts})), ("ring", {7: 3}), ("publish", {7: 3})]
+    assert told.calls == [("record", ([True], {7: counts})), ("wake", {7: 3}), ("publish", {7: 3})]
     assert metrics.registry.get_sample_value("gateway_posts_total") == 1

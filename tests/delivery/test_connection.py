@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from gateway.auth.limits.buckets import Buckets
-from gateway.delivery.beginning import BATCH_BYTES, Start, begin
+from gateway.delivery.resume_point import BATCH_BYTES, ResumePoint, resume
 from gateway.protocol.close_codes import Close
 from gateway.store.batch import Change
-from gateway.store.changes import CHUNK, Mark, Seen
+from gateway.store.changes import CHUNK, ItemUpdate, Seen
 from gateway.store.log import PAGE, REPLAY_LIMIT, read_after
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
@@ -20,7 +20,7 @@ from tests.support.waiting import until
 async def test_what_is_committed_between_attaching_and_the_first_read_is_sent_once(engine: Engine) -> None:
     user = await engine.user()
     gate = engine.database.before_read = Gate()
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await gate.reached()
         await engine.store()
         gate.let_go()
@@ -35,7 +35,7 @@ async def test_what_is_committed_between_attaching_and_the_first_read_is_sent_on
 async def test_what_is_committed_after_the_first_read_took_its_snapshot_is_sent(engine: Engine) -> None:
     user = await engine.user()
     gate = engine.database.after_read = Gate()
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await gate.reached()
         await engine.store()
         gate.let_go()
@@ -47,7 +47,7 @@ async def test_what_is_committed_after_the_first_read_took_its_snapshot_is_sent(
 
 async def test_what_is_committed_while_the_hello_is_being_sent_is_sent_before_live(engine: Engine) -> None:
     user = await engine.user()
-    async with engine.connected(user, Start(since=0)) as (wire, _):
+    async with engine.connected(user, ResumePoint(since=0)) as (wire, _):
         gate = wire.blocked = Gate()
         await gate.reached()
         await engine.store(engine.post(), engine.post())
@@ -62,7 +62,7 @@ async def test_what_is_committed_after_a_replay_read_the_log_is_sent_after_it(en
     user = await engine.user()
     await engine.store(engine.post(), engine.post())
     first = engine.database.before_read = Gate()
-    async with engine.connected(user, Start(since=0)) as (wire, _):
+    async with engine.connected(user, ResumePoint(since=0)) as (wire, _):
         await first.reached()
         second = Gate()
         first.let_go()
@@ -80,7 +80,7 @@ async def test_what_is_committed_after_a_replay_read_the_log_is_sent_after_it(en
 async def test_a_ring_between_reading_and_waiting_is_not_lost(engine: Engine) -> None:
     """The wake flag is cleared before reading: cleared after it, the second post would wait for a third."""
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
         gate = wire.blocked = Gate()
         await engine.store()
@@ -103,7 +103,7 @@ async def test_subscribers_are_rung_only_when_the_commit_can_be_read(engine: Eng
         session = "reader"
         position = (0, 0)
 
-        def ring(self, seq: int) -> None:
+        def wake(self, seq: int) -> None:
             readable.append(asyncio.create_task(engine.database.read(read_after, user.id, seq - 1)))
 
         def tick(self) -> None: ...
@@ -140,17 +140,19 @@ async def test_a_session_that_ended_before_its_socket_was_attached_gets_nothing(
 
 async def test_a_slow_client_catches_up_from_the_log_with_a_message_for_every_number(engine: Engine) -> None:
     """After `live`, numbers whose items changed again come as empty changes: a client may count on each."""
-    engine.tail.budget = 0
+    engine.recent.budget = 0
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         gate = wire.blocked = Gate()
         await engine.store()
         await gate.reached()
         posts = [engine.post() for _ in range(3)]
         await engine.store(*posts)
-        await engine.writer.change(Mark(user.id, (posts[0].content.id,), read=True))
-        await engine.writer.change(Mark(user.id, (posts[0].content.id, posts[2].content.id), archived=True))
+        await engine.writer.change(ItemUpdate(user.id, (posts[0].content.id,), read=True))
+        await engine.writer.change(
+            ItemUpdate(user.id, (posts[0].content.id, posts[2].content.id), archived=True)
+        )
         wire.blocked = None
         gate.let_go()
         await until(lambda: wire.seqs()[-1:] == [6], "it has caught up")
@@ -165,9 +167,9 @@ async def test_a_slow_client_catches_up_from_the_log_with_a_message_for_every_nu
 
 
 async def test_a_client_that_falls_too_far_behind_is_told_to_reset(engine: Engine) -> None:
-    engine.tail.budget = 0
+    engine.recent.budget = 0
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         gate = wire.blocked = Gate()
         await engine.store()
@@ -185,7 +187,7 @@ async def test_a_client_that_falls_too_far_behind_is_told_to_reset(engine: Engin
 
 async def test_a_client_in_step_is_served_from_memory(engine: Engine) -> None:
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         reads = engine.database.reads
         await engine.store(*[engine.post() for _ in range(50)])
@@ -196,14 +198,14 @@ async def test_a_client_in_step_is_served_from_memory(engine: Engine) -> None:
 async def test_what_memory_has_missed_is_read_from_the_log(engine: Engine) -> None:
     """A commit that began before the user was followed leaves no entry, and the ones before it are there."""
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await engine.store()
         await wire.has("notification")
         engine.writer.followed = ()
         await engine.store()
         await wire.has("notification", 2)
-        engine.writer.followed = engine.tail
+        engine.writer.followed = engine.recent
         await engine.store()
         await wire.has("notification", 3)
         assert wire.seqs() == [1, 2, 3]
@@ -211,10 +213,10 @@ async def test_what_memory_has_missed_is_read_from_the_log(engine: Engine) -> No
 
 async def test_a_ring_that_promises_more_than_the_log_holds_is_not_asked_about_again(engine: Engine) -> None:
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
         reads = engine.database.reads
-        connection.ring(5)
+        connection.wake(5)
         await until(lambda: engine.database.reads > reads, "the log is asked")
         await engine.store()
         await wire.has("notification")
@@ -223,10 +225,10 @@ async def test_a_ring_that_promises_more_than_the_log_holds_is_not_asked_about_a
 
 async def test_what_is_committed_while_the_log_does_not_keep_a_promise_is_not_lost(engine: Engine) -> None:
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
         gate = engine.database.after_read = Gate()
-        connection.ring(5)
+        connection.wake(5)
         await gate.reached()
         await engine.store()
         gate.let_go()
@@ -236,8 +238,8 @@ async def test_what_is_committed_while_the_log_does_not_keep_a_promise_is_not_lo
 async def test_two_sockets_of_a_user_share_one_encoding(engine: Engine) -> None:
     user = await engine.user()
     async with (
-        engine.connected(user, Start(latest=True)) as (one, _),
-        engine.connected(user, Start(latest=True)) as (other, _),
+        engine.connected(user, ResumePoint(latest=True)) as (one, _),
+        engine.connected(user, ResumePoint(latest=True)) as (other, _),
     ):
         await one.has("live")
         await other.has("live")
@@ -250,7 +252,7 @@ async def test_two_sockets_of_a_user_share_one_encoding(engine: Engine) -> None:
 
 async def test_a_client_that_does_not_read_is_closed_after_the_deadline(engine: Engine) -> None:
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, connection):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
         gate = wire.blocked = Gate()
         await engine.store()
@@ -264,7 +266,7 @@ async def test_a_client_that_does_not_read_is_closed_after_the_deadline(engine: 
 
 async def test_the_seen_mark_reaches_the_other_sockets(engine: Engine) -> None:
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await engine.store()
         await engine.writer.change(Seen(user.id, 1))
@@ -304,7 +306,7 @@ async def test_a_command_that_waits_does_not_hold_up_what_is_pushed(
         await change(work)
 
     monkeypatch.setattr(engine.writer, "change", held)
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         wire.say(type="seen", up_to=0, ref="1")
         await gate.reached()
@@ -318,7 +320,7 @@ async def test_a_command_that_waits_does_not_hold_up_what_is_pushed(
 async def test_too_many_commands_close_the_socket_and_acknowledgements_do_not_count(engine: Engine) -> None:
     engine.settings = engine.settings.model_copy(update={"commands_per_second": 50})
     user = await engine.user()
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await engine.store(*[engine.post() for _ in range(400)])
         await wire.has("notification", 400)
@@ -336,25 +338,25 @@ async def test_all_sockets_of_a_user_share_a_budget_of_commands_that_outlives_th
     engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
     user, other = await engine.user(), await engine.user("bob")
     await engine.store(*[engine.post("ada", "bob") for _ in range(30)])
-    async with engine.connected(user, Start(0)) as (one, _):
+    async with engine.connected(user, ResumePoint(0)) as (one, _):
         await one.has("live")
         for seq in range(1, 31):
             one.say(type="ack", seq=seq)
         for number in range(10):
             one.say(type="ping", ref=str(number))
         await one.has("ok", 10)
-    async with engine.connected(user, Start(latest=True)) as (two, connection):
+    async with engine.connected(user, ResumePoint(latest=True)) as (two, connection):
         for number in range(6):
             two.say(type="ping", ref=str(number))
         await two.has("ok", 6)
         connection.count_frame()
         assert two.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
-    async with engine.connected(user, Start(latest=True)) as (three, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (three, _):
         await three.has("live")
         three.say(type="ping", ref="one more")
         await until(lambda: three.closed, "it is closed")
         assert (three.closed, three.types()) == (two.closed, ["hello", "live"])
-    async with engine.connected(other, Start(latest=True)) as (wire, _):
+    async with engine.connected(other, ResumePoint(latest=True)) as (wire, _):
         wire.say(type="ping", ref="of somebody else")
         await wire.has("ok")
 
@@ -363,7 +365,7 @@ async def test_only_what_a_socket_was_sent_is_acknowledged_for_nothing(engine: E
     engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
     user = await engine.user()
     await engine.store(*[engine.post() for _ in range(30)])
-    async with engine.connected(user, Start(latest=True)) as (wire, _):
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         for seq in range(1, 31):
             wire.say(type="ack", seq=seq)
@@ -372,10 +374,11 @@ async def test_only_what_a_socket_was_sent_is_acknowledged_for_nothing(engine: E
 
 
 @pytest.mark.parametrize(
-    ("start", "how"), [(Start(), "read"), (Start(latest=True), "glance"), (Start(0), "glance")]
+    ("start", "how"),
+    [(ResumePoint(), "read"), (ResumePoint(latest=True), "lookup"), (ResumePoint(0), "lookup")],
 )
 async def test_only_a_start_that_reads_no_items_is_a_glance(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, start: Start, how: str
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, start: ResumePoint, how: str
 ) -> None:
     user = await engine.user()
     await engine.store()
@@ -385,13 +388,13 @@ async def test_only_a_start_that_reads_no_items_is_a_glance(
         answer = getattr(engine.database, name)
 
         def ask(work: Callable[..., Any], *args: Any) -> Any:
-            if work is begin:
+            if work is resume:
                 asked.append(name)
             return answer(work, *args)
 
         return ask
 
-    for name in ("glance", "read"):
+    for name in ("lookup", "read"):
         monkeypatch.setattr(engine.database, name, told(name))
     async with engine.connected(user, start) as (wire, _):
         await wire.has("live")
@@ -407,10 +410,10 @@ async def test_all_of_the_newest_items_come_in_order_and_few_large_ones_are_held
     await engine.store(*posts)
     marked = [post.content.id for post in posts[:CHUNK]]
     for read in (True, False):
-        await engine.writer.change(Mark(user.id, tuple(marked), read=read))
-    beginning = await engine.database.read(begin, user.id, Start())
-    assert beginning is not None
-    assert sum(entry.size for entry in beginning.entries) <= BATCH_BYTES
+        await engine.writer.change(ItemUpdate(user.id, tuple(marked), read=read))
+    resumption = await engine.database.read(resume, user.id, ResumePoint())
+    assert resumption is not None
+    assert sum(entry.size for entry in resumption.entries) <= BATCH_BYTES
     async with engine.connected(user) as (wire, _):
         await wire.has("live")
     assert wire.types() == ["hello", *["notification"] * 30, "changed", "live"]
@@ -425,8 +428,8 @@ async def test_an_item_that_changes_before_its_turn_comes_with_its_change_only(e
     async with engine.connected(user) as (wire, _):
         gate = wire.blocked = Gate()
         await gate.reached()
-        await engine.writer.change(Mark(user.id, (posts[59].content.id,), deleted=True))
-        await engine.writer.change(Mark(user.id, (posts[58].content.id,), archived=True))
+        await engine.writer.change(ItemUpdate(user.id, (posts[59].content.id,), deleted=True))
+        await engine.writer.change(ItemUpdate(user.id, (posts[58].content.id,), archived=True))
         wire.blocked = None
         gate.let_go()
         await wire.has("live")
@@ -438,7 +441,7 @@ async def test_an_item_that_changes_before_its_turn_comes_with_its_change_only(e
 async def test_a_replay_of_large_items_is_read_in_parts_and_whole(engine: Engine) -> None:
     user = await engine.user()
     await engine.store(*(engine.post("ada", title=LARGE) for _ in range(PAGE)))
-    async with engine.connected(user, Start(since=0)) as (wire, _):
+    async with engine.connected(user, ResumePoint(since=0)) as (wire, _):
         await wire.has("live")
         assert engine.database.reads > 3
     assert wire.seqs() == list(range(1, PAGE + 1))

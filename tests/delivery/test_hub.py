@@ -20,12 +20,12 @@ class Fake:
     def __init__(self, session: str, turns: "Turns") -> None:
         self.session = session
         self._turns = turns
-        self.rung = self.ticked = self.closed = -1
+        self.woken = self.ticked = self.closed = -1
 
-    def ring(self, seq: int) -> None:
+    def wake(self, seq: int) -> None:
         """Be rung."""
         assert seq == 7
-        self.rung = self._turns.now
+        self.woken = self._turns.now
 
     def tick(self) -> None:
         """Look at no deadline."""
@@ -134,20 +134,20 @@ async def test_a_socket_that_cannot_be_closed_leaves_no_other_open(
         await until(lambda: two.closed >= 0, "the other is closed")
 
 
-async def test_a_commit_for_many_users_rings_them_in_turns(turns: Turns, stack: AsyncExitStack) -> None:
+async def test_a_commit_for_many_users_wakes_them_in_turns(turns: Turns, stack: AsyncExitStack) -> None:
     fakes = [Fake(str(number), turns) for number in range(2 * TURN + 1)]
     async with stack:
         hub = attached(stack, fakes)
-        hub.ring(dict.fromkeys(range(len(fakes) + 10), 7))
-        await until(lambda: all(fake.rung >= 0 for fake in fakes), "all are rung")
-    assert per_turn([fake.rung for fake in fakes]) == [TURN, TURN, 1]
+        hub.wake(dict.fromkeys(range(len(fakes) + 10), 7))
+        await until(lambda: all(fake.woken >= 0 for fake in fakes), "all are rung")
+    assert per_turn([fake.woken for fake in fakes]) == [TURN, TURN, 1]
 
 
-async def test_a_commit_for_few_users_rings_them_at_once(turns: Turns, stack: AsyncExitStack) -> None:
+async def test_a_commit_for_few_users_wakes_them_at_once(turns: Turns, stack: AsyncExitStack) -> None:
     fakes = [Fake(str(number), turns) for number in range(TURN)]
     async with stack:
-        attached(stack, fakes).ring(dict.fromkeys(range(TURN), 7))
-        assert all(fake.rung >= 0 for fake in fakes)
+        attached(stack, fakes).wake(dict.fromkeys(range(TURN), 7))
+        assert all(fake.woken >= 0 for fake in fakes)
 
 
 async def test_every_socket_looks_at_its_deadlines_in_turns(

@@ -9,10 +9,10 @@ import pytest
 import structlog
 
 from gateway.delivery import reconciler
-from gateway.delivery.beginning import Start
 from gateway.delivery.reconciler import Reconciler
+from gateway.delivery.resume_point import ResumePoint
 from gateway.errors import Unavailable
-from gateway.store import news
+from gateway.store import users_behind
 from gateway.store.changes import Seen
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
@@ -29,9 +29,9 @@ async def test_what_is_committed_before_the_subscription_is_there_is_looked_for_
     """Attached, read, and only then subscribed: what lies between is in no hint that is heard."""
     here, there = engines
     user = await here.user()
-    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    looks = Reconciler(here.hub, here.remote_commits, here.database, 3600)
     running = asyncio.create_task(looks.run())
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await there.store()
         looks.request([user.id])
@@ -45,10 +45,10 @@ async def test_a_subscription_that_is_there_before_the_first_read_ends_misses_no
 ) -> None:
     here, there = engines
     user = await here.user()
-    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    looks = Reconciler(here.hub, here.remote_commits, here.database, 3600)
     running = asyncio.create_task(looks.run())
     gate = here.database.after_read = Gate()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await gate.reached()
         await there.store()
         looks.request(None)
@@ -64,10 +64,11 @@ async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
     here, there = engines
     users = [await here.user(name) for name in ("ada", "bob", "cyd", "dan")]
     waits = chain([1.0], repeat(1e6))
-    looks = Reconciler(here.hub, here.relay, here.database, 0.05, jitter=lambda: next(waits))
+    looks = Reconciler(here.hub, here.remote_commits, here.database, 0.05, jitter=lambda: next(waits))
     async with AsyncExitStack() as stack:
         wires = [
-            (await stack.enter_async_context(here.connected(user, Start(latest=True))))[0] for user in users
+            (await stack.enter_async_context(here.connected(user, ResumePoint(latest=True))))[0]
+            for user in users
         ]
         for wire in wires:
             await wire.has("live")
@@ -75,7 +76,7 @@ async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
         read = here.database.read
 
         async def count(work: Any, *args: Any) -> Any:
-            asked.extend([args[0]] if work is news.ahead else [])
+            asked.extend([args[0]] if work is users_behind.find_users_behind else [])
             return await read(work, *args)
 
         here.database.read = count  # type: ignore[method-assign, assignment]
@@ -94,16 +95,16 @@ async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> 
     """A hint that is still on its way when the database is asked gets a moment to arrive."""
     here, there = engines
     user = await here.user()
-    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    looks = Reconciler(here.hub, here.remote_commits, here.database, 3600)
     running = asyncio.create_task(looks.run())
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await there.store()
         gate = here.database.after_read = Gate()
         looks.request([user.id])
         await gate.reached()
         gate.let_go()
-        here.relay.hint({user.id: 1})
+        here.remote_commits.hint({user.id: 1})
         await wire.has("notification")
         await until(lambda: not looks._asked.is_set(), "it has looked")
     running.cancel()
@@ -117,14 +118,14 @@ async def test_a_reconciliation_outlives_a_database_that_is_away(
     here, there = engines
     user = await here.user()
     # What is looked for once the backplane is back cannot wait for the timer.
-    looks = Reconciler(here.hub, here.relay, here.database, 3600)
+    looks = Reconciler(here.hub, here.remote_commits, here.database, 3600)
     looks.request(None)
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         read, failures = here.database.read, [Unavailable(), Unavailable()]
 
         async def fail(work: Any, *args: Any) -> Any:
-            if work is news.ahead and failures:
+            if work is users_behind.find_users_behind and failures:
                 raise failures.pop()
             return await read(work, *args)
 

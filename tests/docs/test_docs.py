@@ -204,7 +204,7 @@ def made() -> dict[str, bytes]:
         messages.hello("ada", "epoch", counts, 30, 0),
         messages.notification(item, 1, counts),
         messages.changed([item], 1, counts),
-        messages.read(1, 1, counts),
+        messages.read_up_to(1, 1, counts),
         messages.seen(counts),
         messages.reset("epoch", counts),
         messages.live(counts),

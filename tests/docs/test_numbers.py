@@ -69,7 +69,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("auth.md", "up to an `iat` {} seconds later", (jws.LEEWAY,)),
     ("backend.md", "of 1 to {} characters", (names.MAX_SUB,)),
     ("configuration.md", "all sessions of the user together: {} times as many", (throttle.SESSIONS,)),
-    ("backend.md", "It is kept for {} hours", (idempotency.KEPT / HOUR,)),
+    ("backend.md", "It is kept for {} hours", (idempotency.TTL_MS / HOUR,)),
     ("backend.md", "have up to {} recipients", (notification.MAX_RECIPIENTS,)),
     ("backend.md", "A batch stores at most {} items", (writer.MAX_ITEMS,)),
     ("configuration.md", "whose event loop hangs for {} seconds", (SILENCE,)),

@@ -15,14 +15,14 @@ from gateway.cli import run
 from gateway.database import models
 from gateway.database.database import LockingDatabase, open_database
 from gateway.database.models import idempotency_keys, items, notifications
-from gateway.delivery.beginning import Start
+from gateway.delivery.resume_point import ResumePoint
 from gateway.errors import Unavailable
 from gateway.jobs import retention as retention_module
 from gateway.jobs.retention import STEP, Retention, trim
 from gateway.store import idempotency
 from gateway.store.batch import Submission
-from gateway.store.idempotency import Claim
-from gateway.store.log import standing
+from gateway.store.idempotency import Reservation
+from gateway.store.log import head
 from gateway.store.writer import Writer
 from tests.support.clients import User
 from tests.support.databases import settings_for
@@ -51,10 +51,10 @@ class Clock:
 
 
 def retention_of(server: LocalServer, clock: Clock, keep: int | None = KEEP) -> Retention:
-    database = server.parts.database
-    assert isinstance(server.parts.writer, Writer)
-    server.parts.writer.clock = clock
-    return Retention(database, server.parts.writer, keep=keep, clock=clock)  # type: ignore[arg-type]
+    database = server.state.database
+    assert isinstance(server.state.writer, Writer)
+    server.state.writer.clock = clock
+    return Retention(database, server.state.writer, keep=keep, clock=clock)  # type: ignore[arg-type]
 
 
 def rows_of(connection: Connection) -> tuple[int, int]:
@@ -114,11 +114,11 @@ async def test_a_deleted_item_is_removed_a_day_later_and_no_sooner(server: Local
         assert (await ada.delete(f"/v1/inbox/{one}")).status_code == 204
     clock.days = 0.99
     await retention.sweep()
-    assert await server.parts.database.read(rows_of) == (3, 2)
+    assert await server.state.database.read(rows_of) == (3, 2)
     clock.days = 1.01
     await retention.sweep()
     # Bob still has his, so its notification stays; what nobody has is gone, for its sender too.
-    assert await server.parts.database.read(rows_of) == (1, 1)
+    assert await server.state.database.read(rows_of) == (1, 1)
     sent = await server.service.get(f"/v1/notifications/{both['id']}")
     assert (sent.status_code, sent.json()["recipients"]) == (200, 2)
     assert (await server.service.get(f"/v1/notifications/{only}")).status_code == 404
@@ -164,7 +164,7 @@ async def test_a_slow_client_from_whose_place_on_something_was_removed_is_reset(
     async with engine.writer.running():
         user = await engine.user()
         await engine.store(engine.post(), engine.post())
-        async with engine.connected(user, Start(since=2)) as (wire, _):
+        async with engine.connected(user, ResumePoint(since=2)) as (wire, _):
             await wire.has("live")
             mark = update(models.users).where(models.users.c.id == user.id).values(trimmed_seq=3)
             await engine.database.write(lambda connection: connection.execute(mark).rowcount)
@@ -198,12 +198,12 @@ async def test_a_round_that_is_not_alone_does_nothing(locking: LockingDatabase, 
         async with locking.exclusively(0x7265746169) as alone:
             await retention.sweep()
             # One process serves from a SQLite file, so it is always alone.
-            found = await locking.read(standing, user.id)
+            found = await locking.read(head, user.id)
             assert alone
             assert found is not None
             assert found[1].unread == (0 if database_url.startswith("sqlite") else 1)
         await retention.sweep()
-        found = await locking.read(standing, user.id)
+        found = await locking.read(head, user.id)
         assert found is not None
         assert found[1].unread == 0
 
@@ -215,8 +215,8 @@ async def test_keys_sessions_and_tickets_that_have_had_their_time_are_swept(
     clock = Clock()
     async with engine.writer.running():
         await engine.user()
-        claim = Claim(1, "k", b"1", "{}")
-        await engine.writer.post(Submission((engine.post(),), "{}", claim))
+        reservation = Reservation(1, "k", b"1", "{}")
+        await engine.writer.post(Submission((engine.post(),), "{}", reservation))
         session = sessions.new_session(int(time.time() * 1000) + 1000)
         await locking.write(sessions.start_user_session, "ada", session, 0)
         ticket = tickets.NewTicket(b"t", session.id, "inbox", 0, int(time.time() * 1000) + 1000)
@@ -238,11 +238,11 @@ async def test_many_old_keys_are_swept_in_steps(
     locking: LockingDatabase, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "SWEPT", 2)
-    claims = [Claim(1, f"k{number}", b"1", "{}") for number in range(3)]
-    await locking.write(idempotency.claim, claims, 0)
-    assert await locking.write(idempotency.sweep, idempotency.KEPT)
-    assert not await locking.write(idempotency.sweep, idempotency.KEPT)
-    assert await locking.read(idempotency.answered, claims, 0) == {}
+    reservations = [Reservation(1, f"k{number}", b"1", "{}") for number in range(3)]
+    await locking.write(idempotency.reserve, reservations, 0)
+    assert await locking.write(idempotency.sweep, idempotency.TTL_MS)
+    assert not await locking.write(idempotency.sweep, idempotency.TTL_MS)
+    assert await locking.read(idempotency.answered, reservations, 0) == {}
 
 
 async def test_a_user_who_is_erased_meanwhile_is_no_failure(
@@ -296,7 +296,7 @@ async def test_a_round_goes_on_where_the_one_before_was_cut_short(
         ada = await locking.read(users.get_user, "ada")
         assert (ada.unread, ada.trimmed_seq) == (0, ada.last_seq)
         assert await locking.read(rows_of) == (0, 0)
-        found = await locking.read(standing, user.id)
+        found = await locking.read(head, user.id)
         assert found is not None
         assert found[1].trimmed == 3 * STEP + 3
 
@@ -307,7 +307,7 @@ async def test_a_gateway_does_it_by_itself_and_goes_on_when_the_database_was_awa
     monkeypatch.setattr(retention_module, "INTERVAL", 0.01)
     server = await start_server()
     away = asyncio.Event()
-    database = server.parts.database
+    database = server.state.database
     read = database.read
 
     async def fails(*args: Any, **kwargs: Any) -> Any:
@@ -362,7 +362,7 @@ async def test_posts_go_on_while_much_is_removed(start_server: StartServer) -> N
     subs = [f"user-{number}" for number in range(40)]
     for _ in range(10):
         await server.service.notify(subs)
-    await server.parts.database.write(make_old)
+    await server.state.database.write(make_old)
     removing = asyncio.create_task(retention.sweep())
     posted = 0
     while not removing.done():
@@ -434,13 +434,13 @@ async def test_nothing_of_what_was_erased_stays_in_the_file(sqlite_url: str, how
     async with serving(settings_for(sqlite_url)) as server:
         for number in range(60):  # enough that whole pages become free
             await server.service.notify("ada", f"{number}", body=f"{secret} " * 100)
-        database = server.parts.database
+        database = server.state.database
         await database.write(checkpoint)
         assert secret.encode() in await asyncio.to_thread(file.read_bytes)
         if how == "the user is erased":
             assert (await server.service.delete("/v1/users/ada")).status_code == 204
         else:
-            await Retention(database, server.parts.writer, keep=0).expire(in_days(1))  # type: ignore[arg-type]
+            await Retention(database, server.state.writer, keep=0).expire(in_days(1))  # type: ignore[arg-type]
             while await database.write(trim, in_days(3)):
                 pass
         await database.write(checkpoint)

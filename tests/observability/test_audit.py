@@ -611,10 +611,10 @@ async def test_a_post_and_a_look_into_the_inbox_leave_no_line(server: LocalServe
 
 async def test_an_old_hash_is_renewed_by_the_next_sign_in_and_by_two_at_once(server: LocalServer) -> None:
     old = argon2.using(type="ID", memory_cost=8192, time_cost=1, parallelism=1).hash(PASSWORD)
-    await server.parts.database.write(users.add_user, "ada", old, 0)
+    await server.state.database.write(users.add_user, "ada", old, 0)
     answers = await asyncio.gather(*(sign_in(server) for _ in range(5)))
     assert all("access_token" in answer for answer in answers)
-    row = await server.parts.database.read(users.get_user, "ada")
+    row = await server.state.database.read(users.get_user, "ada")
     assert row.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert "access_token" in await sign_in(server)
 
@@ -682,6 +682,6 @@ async def test_the_loop_goes_on_while_passwords_are_hashed(server: LocalServer) 
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
     ada = await server.user("ada")
     logins = [asyncio.create_task(sign_in(server)) for _ in range(4)]
-    await until(lambda: server.parts.passwords.turns.taken > 0, "a password is hashed")
+    await until(lambda: server.state.passwords.turns.taken > 0, "a password is hashed")
     assert (await ada.inbox())["seq"] == 0
     assert all("access_token" in answer for answer in await asyncio.gather(*logins))

@@ -226,7 +226,7 @@ async def test_requests_are_counted_by_route_method_and_status_and_not_by_what_w
     async def fail(*_: object) -> None:
         raise RuntimeError("of the test")
 
-    monkeypatch.setattr(gateway.parts.database, "read", fail)
+    monkeypatch.setattr(gateway.state.database, "read", fail)
     assert (await gateway.service.get("/v1/services")).status_code == 500
     monkeypatch.undo()
     answer = await gateway.http.get("/metrics")

@@ -199,7 +199,7 @@ def test_every_message_is_json_with_the_fields_of_the_contract(
         ),
         messages.notification(encoded, seq, counts): ("notification", {"seq", "notification"} | counted),
         messages.changed([encoded, encoded], seq, counts): ("changed", {"seq", "items"} | counted),
-        messages.read(seq, seq, counts): ("read", {"seq", "up_to"} | counted),
+        messages.read_up_to(seq, seq, counts): ("read", {"seq", "up_to"} | counted),
         messages.seen(counts): ("seen", {"up_to", "unseen"}),
         messages.reset("e", counts): ("reset", {"epoch", "seq", "oldest_seq"} | counted),
         messages.live(counts): ("live", {"seq"} | counted),

@@ -33,7 +33,7 @@ class Fake:
         self.closed: list[tuple[Close, str]] = []
         self.closed_at = 0.0
 
-    def ring(self, seq: int) -> None:
+    def wake(self, seq: int) -> None:
         raise NotImplementedError
 
     def tick(self) -> None:

@@ -12,10 +12,10 @@ from gateway.auth.users import add_missing_users, get_user
 from gateway.database.database import Database
 from gateway.database.models import items, notifications, users
 from gateway.database.sqlite import SqliteDatabase
-from gateway.delivery.beginning import Start, begin
+from gateway.delivery.resume_point import ResumePoint, resume
 from gateway.store import inbox, log
 from gateway.store.batch import commit
-from gateway.store.changes import Mark, ReadUpTo, Seen
+from gateway.store.changes import ItemUpdate, ReadUpTo, Seen
 from gateway.store.inbox import Query
 
 SMALL, LARGE = 400, 6_400
@@ -100,7 +100,7 @@ class Meter:
 Call = Callable[[Connection, int, int], object]
 
 
-def _change(connection: Connection, change: Mark | ReadUpTo | Seen) -> object:
+def _change(connection: Connection, change: ItemUpdate | ReadUpTo | Seen) -> object:
     return commit(connection, [change], MOMENT + 1, False, ())
 
 
@@ -119,11 +119,11 @@ CALLS: dict[str, Call] = {
         connection, user_id, Query(before=size // 2)
     ),
     "the newest unread items": lambda connection, user_id, _: inbox.newest_unread(connection, user_id),
-    "a handshake": lambda connection, user_id, _: begin(connection, user_id, Start()),
+    "a handshake": lambda connection, user_id, _: resume(connection, user_id, ResumePoint()),
     "one item": lambda connection, user_id, size: inbox.find_item(
         connection, user_id, uuid_of(user_id, size // 2)
     ),
-    "the state of the log": lambda connection, user_id, _: log.standing(connection, user_id),
+    "the state of the log": lambda connection, user_id, _: log.head(connection, user_id),
     "all changes": lambda connection, user_id, _: log.read_after(connection, user_id, 0),
     "changes from the middle on": lambda connection, user_id, size: log.read_after(
         connection, user_id, size // 2
@@ -134,13 +134,13 @@ CALLS: dict[str, Call] = {
     ),
     "marking items": lambda connection, user_id, size: _change(
         connection,
-        Mark(user_id, tuple(uuid_of(user_id, size // 2 + one) for one in range(20)), archived=True),
+        ItemUpdate(user_id, tuple(uuid_of(user_id, size // 2 + one) for one in range(20)), archived=True),
     ),
     "deleting an item": lambda connection, user_id, size: _change(
-        connection, Mark(user_id, (uuid_of(user_id, size - 5),), deleted=True)
+        connection, ItemUpdate(user_id, (uuid_of(user_id, size - 5),), deleted=True)
     ),
     "marking what is not there": lambda connection, user_id, _: _change(
-        connection, Mark(user_id, (uuid_of(0, 1),), read=True)
+        connection, ItemUpdate(user_id, (uuid_of(0, 1),), read=True)
     ),
     "the first move of the mark": lambda connection, user_id, _: _change(connection, Seen(user_id, 1)),
     "another move of the mark": lambda connection, user_id, _: _change(connection, Seen(user_id, 2)),

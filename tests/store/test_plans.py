@@ -101,13 +101,13 @@ def number_of_items(connection: Connection) -> int | None:
 async def test_no_statement_walks_through_a_whole_inbox(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 10)
     ada = await server.user()
-    database = server.parts.database
+    database = server.state.database
     assert isinstance(database, SqliteDatabase)
     plans = Plans()
     with plans.noted(database):
         await use_everything(server, ada, ids)
         # What was posted just now is deleted, and two days later removed.
-        await Retention(database, server.parts.writer, keep=0).expire(in_days(1))
+        await Retention(database, server.state.writer, keep=0).expire(in_days(1))
         assert await database.write(trim, in_days(3)) is False
     assert await database.read(number_of_items) == 0
     assert len(plans.steps) > 30

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from gateway.database.database import Database, open_database
 from gateway.store import positions
-from gateway.store.changes import Changed, Mark
+from gateway.store.changes import Changed, ItemUpdate
 from gateway.store.positions import Positions
 from tests.support.databases import settings_for
 from tests.support.engine import Engine
@@ -114,7 +114,7 @@ async def test_changes_of_two_users_wait_for_another_process_and_are_both_made(
         users = [await engine.user(sub) for sub in ("ada", "bob")]
         post = engine.post("ada", "bob")
         await engine.store(post)
-        marks = [Mark(user.id, (post.content.id,), read=True) for user in users]
+        marks = [ItemUpdate(user.id, (post.content.id,), read=True) for user in users]
 
         async def change_both() -> list[Changed]:
             return await asyncio.gather(*(engine.writer.change(mark) for mark in marks))

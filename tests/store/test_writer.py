@@ -18,11 +18,11 @@ from gateway.database.models import items, users
 from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound, Overloaded, Unavailable
 from gateway.protocol.items import Counts
 from gateway.store.batch import Accepted, Submission
-from gateway.store.changes import CHUNK, LONG_CHANGE, Delivered, Mark, ReadUpTo, Seen
-from gateway.store.idempotency import KEPT, Claim
+from gateway.store.changes import CHUNK, LONG_CHANGE, Delivered, ItemUpdate, ReadUpTo, Seen
+from gateway.store.idempotency import TTL_MS, Reservation
 from gateway.store.inbox import Query as PageQuery
 from gateway.store.inbox import list_items
-from gateway.store.log import Post, read_after, standing
+from gateway.store.log import Post, head, read_after
 from gateway.store.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_ITEMS, MAX_WAITING, Writer
 from tests.support.databases import settings_for
 from tests.support.engine import Engine, Gate
@@ -31,7 +31,7 @@ from tests.support.waiting import until
 
 
 async def counts_of(engine: Engine, user_id: int) -> Counts:
-    found = await engine.database.read(standing, user_id)
+    found = await engine.database.read(head, user_id)
     assert found is not None
     return found[1]
 
@@ -109,11 +109,11 @@ async def test_posts_and_changes_of_one_user_share_a_transaction(engine: Engine)
     first = engine.post()
     await engine.store(first)
     changes = [
-        engine.writer.change(Mark(user.id, (first.content.id,), read=True)),
+        engine.writer.change(ItemUpdate(user.id, (first.content.id,), read=True)),
         engine.writer.change(Seen(user.id, 1)),
         engine.writer.change(Delivered(user.id, 1)),
         engine.store(),
-        engine.writer.change(Mark(user.id, (first.content.id,), archived=True)),
+        engine.writer.change(ItemUpdate(user.id, (first.content.id,), archived=True)),
     ]
     before = len(engine.announced)
     await asyncio.gather(*changes)
@@ -126,7 +126,7 @@ async def test_marking_what_is_so_already_takes_no_number(engine: Engine) -> Non
     post = engine.post()
     await engine.store(post)
     for _ in range(2):
-        changed = await engine.writer.change(Mark(user.id, (post.content.id,), read=True))
+        changed = await engine.writer.change(ItemUpdate(user.id, (post.content.id,), read=True))
         assert (changed.counts.seq, changed.counts.unread, changed.items[0].seq) == (2, 0, 2)
 
 
@@ -147,7 +147,7 @@ async def test_reading_everything_goes_in_bounded_steps_and_leaves_nothing(engin
 
 async def test_a_long_read_is_told_live_by_its_end_and_a_short_one_by_its_items(engine: Engine) -> None:
     user = await engine.user()
-    engine.tail.follow(user.id)
+    engine.recent.follow(user.id)
     await engine.store(*[engine.post() for _ in range(2 * LONG_CHANGE + 1)])
     engine.announced.clear()
     await engine.writer.change(ReadUpTo(user.id, LONG_CHANGE))
@@ -222,7 +222,7 @@ async def test_a_database_that_is_down_fails_those_who_wait_and_nobody_after(
 
 
 def claimed(engine: Engine, key: str, digest: bytes, response: str, post: Post | None = None) -> Submission:
-    return Submission((post or engine.post(),), response, Claim(1, key, digest, response))
+    return Submission((post or engine.post(),), response, Reservation(1, key, digest, response))
 
 
 async def test_twins_in_one_transaction_are_one_notification(engine: Engine) -> None:
@@ -245,7 +245,7 @@ async def test_a_key_is_free_again_when_its_time_is_over(database: Database, dat
     engine.writer = Writer(database, engine.announce, clock=lambda: clock[0])
     async with engine.writer.running():
         await engine.writer.post(claimed(engine, "k", b"1", "first"))
-        clock[0] += KEPT / 1000 - 1
+        clock[0] += TTL_MS / 1000 - 1
         assert (await engine.writer.post(claimed(engine, "k", b"1", "second"))).replayed
         clock[0] += 2
         assert await engine.writer.post(claimed(engine, "k", b"2", "third")) == Accepted("third")
@@ -359,7 +359,7 @@ async def test_marking_many_items_by_id_goes_in_bounded_steps(engine: Engine) ->
     posts = [engine.post() for _ in range(CHUNK + 1)]
     await engine.store(*posts)
     ids = tuple(post.content.id for post in posts)
-    changed = await engine.writer.change(Mark(user.id, ids, deleted=True))
+    changed = await engine.writer.change(ItemUpdate(user.id, ids, deleted=True))
     assert changed.counts == Counts(seq=CHUNK + 3, unread=0, unseen=0, seen=0)
     assert [item.content.id for item in changed.items] == list(ids)
 
@@ -391,7 +391,7 @@ class Held:
 async def held(engine: Engine) -> AsyncIterator[tuple[Held, list[asyncio.Task[Accepted]]]]:
     """Hold the writer at its first transaction while the block queues work, then see the work done."""
     database = Held(engine.database)
-    engine.writer = Writer(database, engine.announce, followed=engine.tail)  # type: ignore[arg-type]
+    engine.writer = Writer(database, engine.announce, followed=engine.recent)  # type: ignore[arg-type]
     assert database.gate
     gate = database.gate
     async with engine.writer.running():

@@ -81,7 +81,7 @@ class Forger:
 
     def __post_init__(self) -> None:
         header, claims, signature = self.good.split(".")
-        self.parts = (header, claims, signature)
+        self.state = (header, claims, signature)
         self.header: Json = json.loads(base64.urlsafe_b64decode(header + "=="))
         self.claims: Json = json.loads(base64.urlsafe_b64decode(claims + "=="))
         self.signature = base64.urlsafe_b64decode(signature + "==")
@@ -139,13 +139,13 @@ class Forger:
     def stranger(self, algorithm: str = "EdDSA", **header: Any) -> str:
         """Return a token that somebody else has signed with a key of their own."""
         head = {**self.header, "alg": algorithm, **header}
-        text = f"{encoded(head)}.{self.parts[1]}"
+        text = f"{encoded(head)}.{self.state[1]}"
         signer = jwt.PyJWS().get_algorithm_by_name(algorithm)
         return f"{text}.{encoded(signer.sign(text.encode(), strangers_keys()[algorithm]))}"
 
     def mac(self, secret: bytes, algorithm: str = "HS256", **header: Any) -> str:
         """Return a token with a MAC."""
-        text = f"{encoded({**self.header, 'alg': algorithm, **header})}.{self.parts[1]}"
+        text = f"{encoded({**self.header, 'alg': algorithm, **header})}.{self.state[1]}"
         return f"{text}.{encoded(hmac.digest(secret, text.encode(), algorithm.replace('HS', 'sha')))}"
 
     def public_key(self) -> dict[str, bytes]:
@@ -175,8 +175,8 @@ class Forger:
         spellings: list[Any] = ["none", "None", "NONE", "nOnE", "none ", "none\x00", "", "null", None, 0, []]
         made: dict[str, str | bytes] = {}
         for alg in spellings:
-            text = f"{encoded({**self.header, 'alg': alg})}.{self.parts[1]}"
-            made |= {f"{alg!r} and no signature": f"{text}.", f"{alg!r} signed": f"{text}.{self.parts[2]}"}
+            text = f"{encoded({**self.header, 'alg': alg})}.{self.state[1]}"
+            made |= {f"{alg!r} and no signature": f"{text}.", f"{alg!r} signed": f"{text}.{self.state[2]}"}
         made["left out"] = bare = self.headed(alg=...)
         made["left out and no signature"] = bare.rpartition(".")[0] + "."
         return made
@@ -385,7 +385,7 @@ class Forger:
         return made | {f"header, {name}": self.signed(raw) for name, raw in heads.items()}
 
     def structure(self) -> dict[str, str | bytes]:
-        header, claims, signature = self.parts
+        header, claims, signature = self.state
         flat = {"protected": header, "payload": claims, "signature": signature}
         jwe = [encoded({"alg": "dir", "enc": "A256GCM", "typ": "at+jwt"}), "", *[encoded(b"x" * 16)] * 3]
         return {
@@ -420,11 +420,11 @@ class Forger:
         }
 
     def base64(self) -> dict[str, str | bytes]:
-        header, claims, signature = self.parts
+        header, claims, signature = self.state
         other = self.signed(claims={**self.claims, "x": "???>>>~~~"}).split(".")
         last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
         bits = last[(last.index(signature[-1]) & 0b111100) | 1]
-        padded = [part + "=" * (-len(part) % 4 or 4) for part in self.parts]
+        padded = [part + "=" * (-len(part) % 4 or 4) for part in self.state]
         standard = [part.replace("-", "+").replace("_", "/") for part in other]
         assert standard != other
         return {
@@ -449,7 +449,7 @@ class Forger:
         }
 
     def characters(self) -> dict[str, str | bytes]:
-        header, claims, signature = self.parts
+        header, claims, signature = self.state
         return {
             "an accent": self.good + "\xe9",
             "a full-width dot": f"{header}\uff0e{claims}\uff0e{signature}",
@@ -473,12 +473,12 @@ class Forger:
             "8 KiB and more, signed": self.signed(claims=padded),
             "1 MiB": "A" * 2**20,
             "1 MiB of dots": "." * 2**20,
-            "1 MiB behind a header": f"{self.parts[0]}.{'A' * 2**20}.{self.parts[2]}",
+            "1 MiB behind a header": f"{self.state[0]}.{'A' * 2**20}.{self.state[2]}",
             "one character": "e",
         }
 
     def signatures(self) -> dict[str, str | bytes]:
-        header, claims, signature = self.parts
+        header, claims, signature = self.state
         raw, text = self.signature, f"{header}.{claims}"
         others = self.spare.split(".")[2]
         changed = encoded({**self.claims, "sub": "eve"})

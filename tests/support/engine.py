@@ -19,11 +19,11 @@ from gateway.auth.principals import User
 from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
 from gateway.database.database import Database
-from gateway.delivery.beginning import Start
-from gateway.delivery.connection import Connection
+from gateway.delivery.connection import ClientConnection
 from gateway.delivery.hub import Hub
-from gateway.delivery.relay import Relay
-from gateway.delivery.tail import Tail
+from gateway.delivery.recent_entries import RecentEntries
+from gateway.delivery.remote_commits import RemoteCommits
+from gateway.delivery.resume_point import ResumePoint
 from gateway.errors import Disconnected
 from gateway.observability.metrics import Metrics
 from gateway.protocol.close_codes import Close
@@ -37,6 +37,9 @@ from tests.support.waiting import until
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+HERE = ResumePoint()
+"""A client that asks for its newest unread items."""
 
 FAR = 4_000_000_000
 """A second that is far ahead."""
@@ -86,7 +89,7 @@ class HeldDatabase:
             await after.hold()
         return result
 
-    async def glance(
+    async def lookup(
         self, work: Callable[Concatenate[DatabaseConnection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Glance, held where a gate stands."""
@@ -159,14 +162,16 @@ class Engine:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
         self.database = HeldDatabase(database)
-        self.tail = Tail(settings.tail_bytes)
+        self.recent = RecentEntries(settings.tail_bytes)
         self.hub = Hub(
-            (self.tail,), max_sockets=settings.max_sockets, max_sockets_per_user=settings.max_sockets_per_user
+            (self.recent,),
+            max_sockets=settings.max_sockets,
+            max_sockets_per_user=settings.max_sockets_per_user,
         )
-        self.relay = Relay(self.hub, self.tail, self.database)
+        self.remote_commits = RemoteCommits(self.hub, self.recent, self.database)
         self.announced: list[Committed] = []
         self.on_announced: Callable[[], object] = lambda: None
-        self.writer = Writer(database, self.announce, followed=self.tail)
+        self.writer = Writer(database, self.announce, followed=self.recent)
         self.revocation = Revocation(database, on_ended=self.hub.end_sessions)
         self.tokens = Tokens(settings, database, self.revocation)
         self.metrics = Metrics(max_sockets=settings.max_sockets)
@@ -176,8 +181,8 @@ class Engine:
 
     def announce(self, committed: Committed) -> None:
         self.announced.append(committed)
-        self.tail.record(committed.entries, committed.counts)
-        self.hub.ring({user_id: counts.seq for user_id, counts in committed.counts.items()})
+        self.recent.record(committed.entries, committed.counts)
+        self.hub.wake({user_id: counts.seq for user_id, counts in committed.counts.items()})
         self.on_announced()
 
     async def user(self, sub: str = "ada") -> User:
@@ -197,16 +202,18 @@ class Engine:
         return await self.writer.post(Submission(posts or (self.post(),), "{}"))
 
     @asynccontextmanager
-    async def connected(self, user: User, start: Start = Start()) -> AsyncIterator[tuple[Wire, Connection]]:  # noqa: B008
+    async def connected(
+        self, user: User, start: ResumePoint = HERE
+    ) -> AsyncIterator[tuple[Wire, ClientConnection]]:
         """Connect a client, and see at the end that its loop ends."""
         wire = Wire()
-        connection = Connection(
+        connection = ClientConnection(
             wire,
             user,
             start,
             settings=self.settings,
             database=self.database,
-            tail=self.tail,
+            recent=self.recent,
             hub=self.hub,
             writer=self.writer,
             tokens=self.tokens,

@@ -68,13 +68,13 @@ class LocalServer(Server):
     expected: list[str] = field(default_factory=list)
 
     @property
-    def parts(self) -> Gateway:
+    def state(self) -> Gateway:
         """The parts of the gateway, to look at."""
         return _parts(self.uvicorn)
 
     async def sockets(self, number: int) -> None:
         """Wait until exactly this many sockets are attached."""
-        await until(lambda: len(self.parts.hub) == number, f"{number} sockets are attached")
+        await until(lambda: len(self.state.hub) == number, f"{number} sockets are attached")
 
 
 _SERVING: list[object] = []
@@ -147,10 +147,10 @@ async def _started(server: GatewayServer, listener: socket.socket) -> AsyncItera
 
 async def _let_go(server: GatewayServer) -> None:
     """Wait until the gateway has noticed that its clients are gone."""
-    parts = _parts(server)
-    await until_none(lambda: len(parts.hub), "sockets in the hub")
+    state = _parts(server)
+    await until_none(lambda: len(state.hub), "sockets in the hub")
     await until_none(lambda: server.server_state.connections, "connections of clients")
-    await until_none(lambda: connections_taken(parts.database), "connections taken from a pool")
+    await until_none(lambda: connections_taken(state.database), "connections taken from a pool")
 
 
 def _parts(server: GatewayServer) -> Gateway:

@@ -106,14 +106,14 @@ async def test_a_request_may_be_cancelled_at_every_await(
             number += 1
             await next_is_delivered(server, socket, f"after {number}")
             await until(lambda: not asyncio.all_tasks() - tasks, "no task is left")
-            await until_none(lambda: connections_taken(server.parts.database), "connections taken")
+            await until_none(lambda: connections_taken(server.state.database), "connections taken")
         assert number >= least
 
 
 async def cancelled(server: LocalServer, request: Request, number: int) -> bool:
     """Cancel a request where it waits for the `number`th time; return whether it came that far."""
     # Each looks its token up anew: that is a part of the way.
-    server.parts.tokens.remembered.clear()
+    server.state.tokens.remembered.clear()
     driver = Cancelled(request(server), number)
 
     async def drive() -> None:

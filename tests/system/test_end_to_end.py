@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Response, expect
 
-from gateway.delivery.connection import Connection
+from gateway.delivery.connection import ClientConnection
 from gateway.protocol.close_codes import Close
 from tests.support.checker import Json
 from tests.support.clients import GONE, User
@@ -85,9 +85,9 @@ async def add_user(server: Server, sub: str = "ada") -> User:
     return await server.user(sub)
 
 
-def connections(server: LocalServer) -> list[Connection]:
+def connections(server: LocalServer) -> list[ClientConnection]:
     """Return the sockets that are attached."""
-    return cast("list[Connection]", server.parts.hub.subscribers())
+    return cast("list[ClientConnection]", server.state.hub.subscribers())
 
 
 def base_of(proxy: Proxy) -> str:
@@ -293,7 +293,7 @@ def expired(server: LocalServer, token: str) -> str:
     header, claims = jwt.get_unverified_header(token), jwt.decode(token, options={"verify_signature": False})
     names = {"typ": header["typ"], "kid": header["kid"]}
     past = {**claims, "iat": claims["iat"] - 3600, "exp": claims["exp"] - 3600}
-    return jwt.encode(past, server.parts.tokens.keys.newest.private, "EdDSA", names)
+    return jwt.encode(past, server.state.tokens.keys.newest.private, "EdDSA", names)
 
 
 async def kept_tokens(tab: Tab) -> Json:
@@ -511,7 +511,7 @@ async def test_a_revoked_user_is_signed_out_in_every_tab_and_none_tries_again(
             await tab.page.evaluate(wake)
         await tab.page.clock.fast_forward("01:00:00")
     assert sum((tab.requests for tab in tabs), Counter()) == before
-    assert len(server.parts.hub) == 0
+    assert len(server.state.hub) == 0
 
 
 async def test_signing_out_in_one_tab_signs_out_all_of_the_user_and_nobody_else(

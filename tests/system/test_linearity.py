@@ -34,7 +34,7 @@ import gateway
 from gateway.api import inbox as inbox_api
 from gateway.api.batch_body import split_array, split_lines
 from gateway.api.body import read_json
-from gateway.api.opening import start_after
+from gateway.api.handshake import resume_after
 from gateway.api.query import parameter
 from gateway.api.validation import as_invalid
 from gateway.auth import jws, services
@@ -43,7 +43,7 @@ from gateway.auth.names import check_sub
 from gateway.auth.passwords import check_password
 from gateway.backplane import hints
 from gateway.errors import GatewayError
-from gateway.observability import audit, logs
+from gateway.observability import audit, console_log
 from gateway.observability.audit import Event
 from gateway.protocol.commands import BadCommand, decode_command
 from gateway.protocol.items import is_id
@@ -118,10 +118,10 @@ PATTERNS = all_patterns()
 
 def worst_inputs(pattern: re.Pattern[Any]) -> list[tuple[str, str, str]]:
     """Return inputs as beginning, what is repeated, and end: of what the pattern is made of, and others."""
-    parts = list(dict.fromkeys([*texts_of(pattern), "a", " "]))[:9]
-    pairs = list(itertools.permutations(parts, 2))
+    state = list(dict.fromkeys([*texts_of(pattern), "a", " "]))[:9]
+    pairs = list(itertools.permutations(state, 2))
     return [
-        *(("", part, end) for part in parts for end in ("", "\n", "\x00", "a")),
+        *(("", part, end) for part in state for end in ("", "\n", "\x00", "a")),
         *(("", a + b, "") for a, b in pairs),
         *((a, b, end) for a, b in pairs for end in ("", "\x00", "a")),
     ]
@@ -183,8 +183,8 @@ def quietly(parse: Callable[[Any], object]) -> Callable[[Any], None]:
 
 def written(line: str) -> None:
     """Have a line made for the console and one of JSON, as an access log does and as a failure does."""
-    for processors in (logs.console_processors(), logs.json_processors()):
-        formatter = logs._Formatter(foreign_pre_chain=[], processors=processors)
+    for processors in (console_log.console_processors(), console_log.json_processors()):
+        formatter = console_log._Formatter(foreign_pre_chain=[], processors=processors)
         record = logging.LogRecord("x", logging.INFO, "x", 1, '%s - "GET %s"', ("::1", line), None)
         formatter.format(record)
         error = ValueError(line)
@@ -277,7 +277,7 @@ PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = 
     "cursor, digits": (16 * KIB, lambda size: "djE6" + "MTEx" * (size // 4), inbox_api.before_cursor),
     "query": (2 * KIB, repeat("&%41"), lambda text: ticket_in(text.encode())),
     "If-None-Match": (4 * KIB, repeat("W/,"), lambda text: is_known(text, 'W/"a"')),
-    "Last-Event-ID": (16 * KIB, repeat("1."), start_after),
+    "Last-Event-ID": (16 * KIB, repeat("1."), resume_after),
     "URL, colons": (4 * KIB, lambda size: "http://" + ":" * size, is_link),
     "URL, path": (4 * KIB, lambda size: "http://a" + "/" * size, is_link),
     "URL, brackets": (4 * KIB, lambda size: "http://[" + "[" * size, is_link),
@@ -287,15 +287,15 @@ PARSERS: dict[str, tuple[int, Callable[[int], Any], Callable[[Any], object]]] = 
     "password": (16 * KIB, repeat("1a"), check_password),
     "hint": (480, lambda size: '["a",false,[' + "1," * (size // 2) + "1],[]]", hints.decode),
     "hint, brackets": (480, repeat("["), hints.decode),
-    "log line, slashes": (64 * KIB, repeat("/"), logs.redact),
-    "log line, queries": (64 * KIB, repeat("/?"), logs.redact),
-    "log line, tokens": (64 * KIB, repeat("eyJ-"), logs.redact),
-    "log line, keys": (64 * KIB, repeat("ngk_"), logs.redact),
-    "log line, names": (64 * KIB, repeat("token=' "), logs.redact),
-    "log line, schemes": (64 * KIB, repeat("bearer "), logs.redact),
-    "log line, spaces": (64 * KIB, lambda size: "password" + " " * size, logs.redact),
-    "log line, quotes": (64 * KIB, lambda size: "token='" + '"' * size, logs.redact),
-    "log line, backslashes": (64 * KIB, lambda size: "token='" + "\\" * size, logs.redact),
+    "log line, slashes": (64 * KIB, repeat("/"), console_log.redact),
+    "log line, queries": (64 * KIB, repeat("/?"), console_log.redact),
+    "log line, tokens": (64 * KIB, repeat("eyJ-"), console_log.redact),
+    "log line, keys": (64 * KIB, repeat("ngk_"), console_log.redact),
+    "log line, names": (64 * KIB, repeat("token=' "), console_log.redact),
+    "log line, schemes": (64 * KIB, repeat("bearer "), console_log.redact),
+    "log line, spaces": (64 * KIB, lambda size: "password" + " " * size, console_log.redact),
+    "log line, quotes": (64 * KIB, lambda size: "token='" + '"' * size, console_log.redact),
+    "log line, backslashes": (64 * KIB, lambda size: "token='" + "\\" * size, console_log.redact),
     "log, slashes": (64 * KIB, repeat("/"), written),
     "log, lines": (64 * KIB, repeat("\n"), written),
     "log, escapes": (64 * KIB, repeat("\x1b"), written),

@@ -45,7 +45,7 @@ async def start_two(postgres_url: str, backplane_url: str) -> AsyncIterator[Star
 
 
 def _listens(server: LocalServer) -> bool:
-    return server.parts.backplane.listening
+    return server.state.backplane.listening
 
 
 async def test_a_post_to_one_gateway_reaches_a_socket_of_the_other(start_two: StartTwo) -> None:
@@ -61,7 +61,7 @@ async def test_a_post_to_one_gateway_reaches_a_socket_of_the_other(start_two: St
         # What the other gateway commits is in order with it.
         await other.service.notify("ada", title="post 11")
         assert (await socket.next("notification"))["seq"] == 11
-    assert other.parts.reconciler.reconciled == 0
+    assert other.state.reconciler.reconciled == 0
 
 
 async def test_a_session_that_one_gateway_ends_closes_the_sockets_of_the_other(
@@ -91,7 +91,7 @@ class Weather:
     shuffled: bool = False
 
     def upon(self, server: LocalServer) -> None:
-        link = server.parts.backplane
+        link = server.state.backplane
         assert isinstance(link, Link)
         receiver, dice = link._receiver, random.Random(11)
         loop = asyncio.get_running_loop()
@@ -143,5 +143,5 @@ async def test_whatever_becomes_of_the_hints_nothing_is_lost(
                 await load.answers(20)
         await judged(load, 0)
         if WEATHERS[name].lost == 1:
-            assert one.parts.reconciler.reconciled > 0
-            assert other.parts.reconciler.reconciled > 0
+            assert one.state.reconciler.reconciled > 0
+            assert other.state.reconciler.reconciled > 0

@@ -10,7 +10,7 @@ import pytest
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
 
-from gateway.api import opening
+from gateway.api import handshake
 from gateway.errors import Unauthorized
 from gateway.protocol.wire import MAX_FRAME
 from gateway.store.writer import Writer
@@ -232,7 +232,7 @@ async def test_small_fragments_of_more_than_16_kib_close_with_1009(start_server:
 
 
 @asynccontextmanager
-async def handshake(
+async def shake_hands(
     server: LocalServer, user: User | None, behind: bytes
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Connect, and send a handshake and what is `behind` it in one go."""
@@ -263,7 +263,7 @@ async def test_commands_right_behind_the_handshake_are_carried_out_in_their_orde
 ) -> None:
     frames = [command(type="ping", ref=str(number)) for number in range(70)]
     assert GatewayWebSocket.slice_bytes * 2 < len(b"".join(frames)) <= MAX_UNCOUNTED
-    async with handshake(server, await server.user(), b"".join(frames)) as (reader, _):
+    async with shake_hands(server, await server.user(), b"".join(frames)) as (reader, _):
         for number in range(70):
             async with asyncio.timeout(10):
                 await reader.readuntil(b'"ref":"%d"' % number)
@@ -278,8 +278,8 @@ async def test_a_flood_right_behind_the_handshake_ends_the_connection(
         await gate.wait()
         raise Unauthorized
 
-    monkeypatch.setattr(opening, "socket_user", wait)
-    async with handshake(server, await server.user(), PONG * 40_000) as (reader, _):
+    monkeypatch.setattr(handshake, "socket_user", wait)
+    async with shake_hands(server, await server.user(), PONG * 40_000) as (reader, _):
         await cut_off(reader)
         await gone(server)
     gate.set()
@@ -313,7 +313,7 @@ async def test_who_is_refused_reads_4001_and_no_frame_that_came_before_is_parsed
     monkeypatch.setattr(websocket, "LINGER", 0.2)
     parsed = Parsed(monkeypatch)
     frames = (PING * 100)[: 2 * size]
-    async with handshake(server, None, frames[:size]) as (reader, writer):
+    async with shake_hands(server, None, frames[:size]) as (reader, writer):
         await asyncio.wait_for(reader.readuntil(b"missing_token"), PATIENCE)
         # The first of these may be the end of a frame.
         writer.write(frames[size:])
@@ -328,7 +328,7 @@ async def test_who_is_accepted_has_the_frames_that_came_before_taken_in_turns(
     parsed = Parsed(monkeypatch)
     frames = b"".join(command(type="ping", ref=str(number)) for number in range(70))
     assert 2 * GatewayWebSocket.slice_bytes < len(frames) <= MAX_UNCOUNTED
-    async with handshake(server, await server.user(), frames) as (reader, _):
+    async with shake_hands(server, await server.user(), frames) as (reader, _):
         async with asyncio.timeout(PATIENCE):
             await reader.readuntil(b'"ref":"69"')
     assert sum(parsed.slices) == len(frames)
@@ -340,7 +340,7 @@ async def test_who_is_accepted_has_the_frames_that_came_before_taken_in_turns(
 async def test_each_slice_of_frames_takes_its_turn_among_all_connections(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, *, after_a_close: bool
 ) -> None:
-    async with handshake(server, None if after_a_close else await server.user(), b"") as (reader, writer):
+    async with shake_hands(server, None if after_a_close else await server.user(), b"") as (reader, writer):
         await asyncio.wait_for(reader.readuntil(b"missing_token" if after_a_close else b'"live"'), PATIENCE)
         parsed = Parsed(monkeypatch)
         size = len(PONG) * (3 * GatewayWebSocket.slice_bytes // len(PONG))
@@ -406,7 +406,7 @@ async def test_who_goes_on_after_a_close_is_read_a_little_and_cut_off(
         feed(self, data)
 
     ada = await server.user()
-    async with handshake(server, ada if who == "a user" else None, b"") as (reader, writer):
+    async with shake_hands(server, ada if who == "a user" else None, b"") as (reader, writer):
         if who == "a user":
             await reader.readuntil(b'"live"')
             await ada.http.delete("/v1/users/ada/sessions", headers=server.service.headers)
@@ -424,13 +424,13 @@ async def test_who_is_silent_after_a_close_is_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "LINGER", 0.2)
-    async with handshake(server, None, b"") as (reader, _):
+    async with shake_hands(server, None, b"") as (reader, _):
         await reader.readuntil(b"missing_token")
         await gone(server)
 
 
 async def test_pings_after_a_close_are_not_answered(server: LocalServer) -> None:
-    async with handshake(server, None, b"") as (reader, writer):
+    async with shake_hands(server, None, b"") as (reader, writer):
         await reader.readuntil(b"missing_token")
         writer.write(PING + frame(Opcode.CLOSE, CloseFrame(4001, "").serialize()))
         assert await asyncio.wait_for(reader.read(), 10) == b""

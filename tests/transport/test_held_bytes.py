@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from websockets.frames import Frame, Opcode
 
-from gateway.api import callers, notifications, opening
+from gateway.api import callers, handshake, notifications
 from gateway.transport import turnstile
 from gateway.transport.held_bytes import FIELD_BYTES, UNCOUNTED
 from gateway.transport.http import GatewayHttp
@@ -101,7 +101,7 @@ async def test_the_body_counts_whether_the_application_has_taken_it_or_not(
         await wire.send(HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body)
         await until(lambda: held(server) > len(body), "it counts, though it is not taken")
         go_on.set()
-        await until(lambda: server.parts.throttle.intake._held, "the intake counts it")
+        await until(lambda: server.state.throttle.intake._held, "the intake counts it")
         await wire.send(b" ")
         assert (await wire.head()).startswith(b"HTTP/1.1 201 ")
         await released(server)
@@ -183,11 +183,11 @@ async def test_a_handshake_counts_until_it_is_answered(
         await go_on.wait()
         return await whose(connection)
 
-    monkeypatch.setattr(opening, "socket_user", wait)
-    handshake = HANDSHAKE + f"Authorization: Bearer {user.token}\r\n".encode() + FIELD + b"\r\n"
+    monkeypatch.setattr(handshake, "socket_user", wait)
+    head = HANDSHAKE + f"Authorization: Bearer {user.token}\r\n".encode() + FIELD + b"\r\n"
     async with connected(server) as wire:
-        await wire.send(handshake)
-        await until(lambda: held(server) >= len(handshake), "it counts")
+        await wire.send(head)
+        await until(lambda: held(server) >= len(head), "it counts")
         go_on.set()
         assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
         await released(server)

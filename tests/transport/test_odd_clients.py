@@ -164,7 +164,7 @@ async def test_reading_up_to_beyond_the_end_leaves_later_arrivals_alone(server: 
             "/v1/notifications/batch", json=[{"to": "ada", "title": str(n)} for n in range(300)]
         )
     reading = asyncio.create_task(ada.post("/v1/inbox/read", json={"up_to": 2**53}))
-    writer: Writer = server.parts.writer
+    writer: Writer = server.state.writer
     await until(lambda: writer._waiting or reading.done(), "the first step waits")
     later = [await server.service.notify("ada", f"later {number}") for number in range(5)]
     assert (await reading).status_code == 200

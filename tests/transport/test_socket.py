@@ -492,7 +492,7 @@ async def test_a_ticket_of_30_seconds_ago_is_none(server: LocalServer) -> None:
     ada = await server.user()
     answer = (await ada.post("/v1/auth/ticket")).json()
     assert answer["expires_in"] == 30
-    await server.parts.database.write(age)
+    await server.state.database.write(age)
     async with open_socket(server.base, ticket=answer["ticket"]) as socket:
         assert await socket.closed() == (4001, "invalid_token")
 
@@ -555,7 +555,7 @@ async def test_who_is_not_authorised_reads_4001_and_why_and_nothing_else(
                     assert await socket.closed() == (4001, reason)
                     offered = "subprotocols" in way
                     assert socket.connection.subprotocol == ("notify.v1" if offered else None)
-                assert len(server.parts.hub) == 0
+                assert len(server.state.hub) == 0
 
 
 async def test_a_token_that_may_not_read_an_inbox_is_closed_with_4003(server: LocalServer) -> None:
@@ -564,7 +564,7 @@ async def test_a_token_that_may_not_read_an_inbox_is_closed_with_4003(server: Lo
     ) as socket:
         code, _ = await socket.closed()
         assert code == 4003
-    assert len(server.parts.hub) == 0
+    assert len(server.state.hub) == 0
 
 
 async def test_a_socket_learns_that_its_token_ends_and_is_closed_when_it_has(server: LocalServer) -> None:
@@ -632,7 +632,7 @@ async def test_a_foreign_origin_is_refused_with_403_before_the_upgrade(start_ser
         assert response.status_code == 403
         assert response.headers["content-type"] == "application/problem+json"
         assert json.loads(response.body)["code"] == "origin_not_allowed"
-    assert len(server.parts.hub) == 0
+    assert len(server.state.hub) == 0
     for origin in ("https://app.example.com", server.base):
         async with open_socket(server.base, headers=headers, origin=origin) as socket:
             assert (await socket.receive())["type"] == "hello"
@@ -708,7 +708,7 @@ async def test_one_socket_too_many_of_a_user_closes_with_4009(start_server: Star
 
 
 async def test_twenty_sockets_of_a_user_are_the_default(server: LocalServer) -> None:
-    assert server.parts.settings.max_sockets_per_user == 20
+    assert server.state.settings.max_sockets_per_user == 20
 
 
 async def test_a_full_process_closes_with_1013(start_server: StartServer) -> None:
@@ -748,7 +748,7 @@ async def test_a_client_that_does_not_read_is_closed_with_4008_and_nobody_waits_
     async with live(ada) as reading, live(bob) as other, raw_socket(ada, since="latest") as stalled:
         await server.sockets(3)
         number = 0
-        while len(server.parts.hub) == 3:
+        while len(server.state.hub) == 3:
             number += 1
             await server.service.notify(["ada", "bob"], str(number), body="x" * 4000, data={"x": "y" * 8000})
             for socket in (reading, other):
@@ -811,7 +811,7 @@ async def test_an_unread_count_that_is_wrong_in_the_database_is_not_hidden(serve
         connection.execute(update(users).values(unread=7))
 
     await server.service.notify("ada")
-    await server.parts.database.write(spoil)
+    await server.state.database.write(spoil)
     assert (await (await server.user()).inbox())["unread"] == 7
 
 

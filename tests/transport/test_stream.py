@@ -131,7 +131,7 @@ async def test_an_id_that_is_no_position_of_the_log_is_answered_with_a_reset(
             hello, reset, at_end = await stream.until("live")
             assert (hello.kind, reset.kind, at_end.kind) == ("hello", "reset", "live")
             assert reset.id == at_end.id == f"{epoch}.3"
-    assert server.parts.writer._delivered == {}
+    assert server.state.writer._delivered == {}
 
 
 async def test_the_last_event_id_acknowledges_and_a_position_in_the_query_does_not(
@@ -219,7 +219,7 @@ async def test_a_session_that_ends_ends_its_streams_and_says_so(server: LocalSer
 
 async def test_a_token_that_expires_ends_its_stream(server: LocalServer) -> None:
     user = await server.user("ada", ttl=2)
-    ends = (await server.parts.tokens.verify(user.token or "")).expires_at or 0
+    ends = (await server.state.tokens.verify(user.token or "")).expires_at or 0
     async with stream_of(user) as stream:
         assert (await stream.until("token_expiring"))[-1].id is None
         assert await stream.closed() == (4001, "token_expired")
@@ -240,7 +240,7 @@ async def test_a_client_that_leaves_is_gone_at_once(server: LocalServer) -> None
 
 
 def exposed(server: LocalServer) -> str:
-    return server.parts.metrics.exposition("")[0].decode()
+    return server.state.metrics.exposition("")[0].decode()
 
 
 async def test_a_failure_ends_the_stream_with_1011(
@@ -252,7 +252,7 @@ async def test_a_failure_ends_the_stream_with_1011(
     user = await server.user()
     assert (await user.inbox())["items"] == []  # its token is known from now on
     server.expected.append("a client's loop failed")
-    monkeypatch.setattr(type(server.parts.database), "read", fail)
+    monkeypatch.setattr(type(server.state.database), "read", fail)
     async with stream_of(user) as stream:
         assert await stream.closed() == (1011, "internal_error")
     monkeypatch.undo()
@@ -271,7 +271,7 @@ async def test_a_client_that_does_not_read_costs_its_buffer_and_is_ended_with_40
     async with live(ada) as reading, raw(server, request, buffer=4096) as (reader, _):
         await server.sockets(2)
         number, most = 0, 0
-        while len(server.parts.hub) == 2:
+        while len(server.state.hub) == 2:
             number += 1
             await server.service.notify("ada", str(number), body="x" * 4000, data={"x": "y" * 8000})
             assert (await reading.receive()).message["seq"] == number

@@ -189,7 +189,7 @@ async def test_who_asks_for_the_head_gets_the_head_and_registers_nothing(server:
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"content-type: text/event-stream" in head
         assert body == b""
-    assert len(server.parts.hub) == 0
+    assert len(server.state.hub) == 0
     assert (await server.stranger.request("HEAD", "/v1/stream")).status_code == 401
 
 

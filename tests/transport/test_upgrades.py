@@ -181,7 +181,7 @@ async def test_a_handshake_does_not_overtake_the_answer_before_it(
     # Then it has its turn: without a token it is accepted, and closed.
     assert b"HTTP/1.1 101 " in second
     assert second.endswith(b"missing_token")
-    assert len(server.parts.hub) == 0
+    assert len(server.state.hub) == 0
 
 
 async def test_a_handshake_behind_an_answer_opens_a_socket_that_stays(
@@ -228,7 +228,7 @@ async def test_who_floods_a_handshake_that_is_not_answered_yet_is_cut_off(
         await over.wait()
         raise InvalidToken
 
-    monkeypatch.setattr(server.parts.tokens, "verify", late)
+    monkeypatch.setattr(server.state.tokens, "verify", late)
     async with peer_of(server) as peer:
         await peer.say(HANDSHAKE % (b"", b"Authorization: Bearer x\r\n"))
         await asked.wait()
@@ -271,4 +271,4 @@ async def test_what_is_refused_below_the_application_is_a_problem_too(
     assert b"x-request-id: " in headers
     if b"Version: 8" in request_head:
         assert b"sec-websocket-version: 13" in headers
-    await until(lambda: len(server.parts.hub) == 0, "nothing is registered")
+    await until(lambda: len(server.state.hub) == 0, "nothing is registered")

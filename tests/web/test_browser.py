@@ -32,7 +32,7 @@ from sqlalchemy import update
 
 from gateway.auth.refresh_tokens import RETRY
 from gateway.database.models import sessions
-from gateway.delivery.connection import Connection
+from gateway.delivery.connection import ClientConnection
 from gateway.delivery.hub import Subscriber
 from gateway.protocol.close_codes import Close
 from gateway.server.run import prepare
@@ -142,9 +142,9 @@ async def signed_in(server: Server, tabs: OpenTab, sub: str = "ada", **options: 
     return tab
 
 
-def connections(server: LocalServer) -> list[Connection]:
+def connections(server: LocalServer) -> list[ClientConnection]:
     """Return the sockets that are attached."""
-    return cast("list[Connection]", server.parts.hub.subscribers())
+    return cast("list[ClientConnection]", server.state.hub.subscribers())
 
 
 # --- refused sockets ----------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def as_query(token: str | None) -> tuple[dict[str, str], None]:
 def attached(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> list[Subscriber]:
     """Whatever the hub was asked to attach."""
     asked: list[Subscriber] = []
-    hub = server.parts.hub
+    hub = server.state.hub
     attach = hub.attach
 
     def note(user_id: int, subscriber: Subscriber) -> Any:
@@ -193,7 +193,7 @@ def forged(server: LocalServer, good: str) -> dict[str, str | None]:
     """Return tokens that are almost good, by what is wrong with them."""
     header, claims = jwt.get_unverified_header(good), jwt.decode(good, options={"verify_signature": False})
     names = {"typ": header["typ"], "kid": header["kid"]}
-    own = server.parts.tokens.keys.newest.private
+    own = server.state.tokens.keys.newest.private
     then = int(time.time()) - 3600
     past = {**claims, "iat": then, "exp": then + 900}
     return {
@@ -227,7 +227,7 @@ async def test_a_browser_reads_4001_and_the_reason_and_nothing_is_attached(
         "alg none": [4001, "invalid_token", protocol, []],
         "revoked": [4001, "token_revoked", protocol, []],
     }
-    assert (attached, len(server.parts.hub)) == ([], 0)
+    assert (attached, len(server.state.hub)) == ([], 0)
 
     # The same with the token that they were made from is let in: it was the token that they were refused for.
     assert (await tab.page.evaluate(OPEN_SOCKET, carry(good)))[3] == ["hello"]
@@ -447,15 +447,15 @@ async def test_a_socket_closed_for_its_token_gets_a_new_token_and_opens_again(
 async def end_the_grace(server: LocalServer) -> None:
     """Let what was refreshed up to now be longer ago than a used refresh token is taken once more."""
     longer_ago = update(sessions).values(rotated_at=sessions.c.rotated_at - RETRY)
-    await server.parts.database.write(lambda connection: connection.execute(longer_ago).rowcount)
+    await server.state.database.write(lambda connection: connection.execute(longer_ago).rowcount)
 
 
-def live_beside(server: LocalServer, other: Connection) -> list[Connection]:
+def live_beside(server: LocalServer, other: ClientConnection) -> list[ClientConnection]:
     """Return the sockets but one that have been told all there is."""
     return [one for one in connections(server) if one is not other and one._live]
 
 
-async def renewed_for_its_socket(server: LocalServer, tab: Tab, mine: Connection) -> Connection:
+async def renewed_for_its_socket(server: LocalServer, tab: Tab, mine: ClientConnection) -> ClientConnection:
     """End a tab's socket for its token, and return the one that the tab opens with a new token."""
     others = connections(server)
     async with tab.page.expect_response("**/v1/auth/token") as renewed:

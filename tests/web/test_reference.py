@@ -52,8 +52,8 @@ async def test_the_page_and_its_policy_name_no_other_origin(server: LocalServer)
         answer = await server.http.get(path)
         assert answer.status_code == 200
         policy = answer.headers["content-security-policy"]
-        parts = dict(part.strip().split(" ", 1) for part in policy.split(";"))
-        assert parts == {
+        state = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+        assert state == {
             "default-src": "'none'",
             "script-src": "'self'",
             "style-src": "'self'",

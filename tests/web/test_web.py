@@ -126,13 +126,13 @@ def test_every_module_of_the_sdk_is_loaded_by_its_entries() -> None:
 def test_the_manifest_names_every_event_property_part_and_slot() -> None:
     assert named("events") == set(re.findall(r"new CustomEvent\('([\w-]+)'", COMPONENTS))
     assert named("cssProperties") == set(re.findall(r"var\((--notification-[a-z-]+)", COMPONENTS))
-    parts = {part for text in re.findall(r"\bpart: '([a-z ]+)'", COMPONENTS) for part in text.split()}
-    parts |= {
+    state = {part for text in re.findall(r"\bpart: '([a-z ]+)'", COMPONENTS) for part in text.split()}
+    state |= {
         one
         for found in re.findall(r"part\.toggle\('(\w+)'|quote\('\w+', '(\w+)'", COMPONENTS)
         for one in found
     }
-    assert named("cssParts") == parts - {""}
+    assert named("cssParts") == state - {""}
     slots = set(re.findall(r"make\('slot', \{ name: '([\w-]+)'", COMPONENTS))
     slots |= set(re.findall(r"\bslot: '([\w-]+)'", COMPONENTS))
     assert named("slots") == slots

@@ -192,7 +192,7 @@ async def test_larger_bodies_that_are_complete_in_the_same_moment_are_parsed_one
 
 
 async def test_a_small_body_waits_for_no_turn(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.parts.throttle.intake, "turn", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(server.state.throttle.intake, "turn", Mock(side_effect=AssertionError))
     answer = await server.service.post("/v1/notifications", content=filled(POST, SMALL_BODY), headers=JSON)
     assert answer.status_code == 201
 
@@ -221,7 +221,7 @@ def test_what_one_caller_may_have_here_is_bounded_and_what_all_may_have_too() ->
 async def test_unfinished_bodies_of_a_caller_have_a_bound_and_others_have_their_own(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, kind: str, chunked: bool
 ) -> None:
-    user, other, held = await server.user(), await another(server), server.parts.throttle.intake._held
+    user, other, held = await server.user(), await another(server), server.state.throttle.intake._held
     path, bearer, theirs = {
         "post": ("/v1/notifications", API_KEY, other.token),
         "batch": ("/v1/notifications/batch", API_KEY, other.token),
@@ -257,7 +257,7 @@ async def test_unfinished_bodies_of_a_caller_have_a_bound_and_others_have_their_
 async def test_small_bodies_count_to_their_caller_while_they_are_unfinished(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, held = await another(server), server.parts.throttle.intake._held
+    other, held = await another(server), server.state.throttle.intake._held
     body = filled(POST, 1000)
     monkeypatch.setattr(module, "MAX_HELD", 2000)
     async with AsyncExitStack() as stack:
@@ -326,7 +326,7 @@ async def test_too_many_ids_are_one_error_whatever_they_are(server: LocalServer)
 @pytest.mark.parametrize("valid", [True, False])
 async def test_each_kib_of_a_post_beyond_16_counts_as_4_items(start_server: StartServer, valid: bool) -> None:
     server = await start_server(items_per_second=500)
-    items = server.parts.throttle.items
+    items = server.state.throttle.items
     items.clock = lambda: 0.0
     post = POST if valid else POST | {"title": ""}
     for size, cost in ((SMALL_BODY, 1), (32 * KIB, 1 + 16 * ITEMS_PER_KIB), (LARGEST, 1 + 240 * 4)):
@@ -344,7 +344,7 @@ async def test_a_post_counts_as_its_recipients_where_those_are_more(
     start_server: StartServer, distinct: int, cost: int
 ) -> None:
     server = await start_server(items_per_second=500)
-    items = server.parts.throttle.items
+    items = server.state.throttle.items
     items.clock = lambda: 0.0
     post = {"to": [f"user-{number % distinct}" for number in range(1000)], "title": "x"}
     answer = await server.service.post("/v1/notifications", content=filled(post, LARGEST), headers=JSON)
@@ -354,7 +354,7 @@ async def test_a_post_counts_as_its_recipients_where_those_are_more(
 
 async def test_a_large_item_of_a_batch_counts_as_on_its_own(start_server: StartServer) -> None:
     server = await start_server(items_per_second=500)
-    items = server.parts.throttle.items
+    items = server.state.throttle.items
     items.clock = lambda: 0.0
     body = b"[%b]" % filled(POST, 48 * KIB)
     answer = await server.service.post("/v1/notifications/batch", content=body, headers=JSON)
@@ -365,7 +365,7 @@ async def test_a_large_item_of_a_batch_counts_as_on_its_own(start_server: StartS
 async def test_each_16_kib_of_a_users_body_count_as_a_request(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=1)
     user = await server.user()
-    commands = server.parts.throttle.commands
+    commands = server.state.throttle.commands
     commands.clock = lambda: 0.0
     for size, cost in ((SMALL_BODY, 1), (SMALL_BODY + 1, 2), (64 * KIB, 4)):
         commands._levels.clear()
@@ -379,7 +379,7 @@ async def test_who_is_in_debt_has_no_larger_body_parsed(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(items_per_second=1)
-    throttle = server.parts.throttle
+    throttle = server.state.throttle
     throttle.items.charge(1, 100)
     monkeypatch.setattr(throttle, "begin_post", lambda _service: None)
     monkeypatch.setattr(body_module, "read_json", Mock(side_effect=AssertionError))

@@ -684,8 +684,8 @@ async def test_a_session_is_refreshed_so_often_and_its_token_stays_good(start_se
         one = answer.json()["refresh_token"]
     check_oauth_refusal(await ask(server, grant_type="refresh_token", refresh_token=one), "refreshes")
     assert (await ask(server, grant_type="refresh_token", refresh_token=other)).status_code == 200
-    session = next(iter(server.parts.throttle.refreshes._levels))
-    server.parts.throttle.refreshes.charge(session, -1)
+    session = next(iter(server.state.throttle.refreshes._levels))
+    server.state.throttle.refreshes.charge(session, -1)
     assert (await ask(server, grant_type="refresh_token", refresh_token=one)).status_code == 200
 
 
@@ -697,18 +697,18 @@ async def test_a_user_refreshes_so_often_over_all_sessions_and_the_tokens_stay_g
     await server.service.post("/v1/users", json={"sub": "bob", "password": PASSWORD})
     signed_in = []
     for number in range(SESSIONS + 1):
-        for account in list(server.parts.throttle.sign_ins._levels):
-            server.parts.throttle.sign_ins.charge(account, -1)
+        for account in list(server.state.throttle.sign_ins._levels):
+            server.state.throttle.sign_ins.charge(account, -1)
         sub = "ada" if number < SESSIONS else "bob"
         signed_in.append((await sign_in(server, PASSWORD, sub)).json()["refresh_token"])
     session = new_session(now_ms() + 60_000, digest(last := refresh_tokens.new_token()))
-    await server.parts.database.write(sessions.start_user_session, "ada", session, now_ms())
+    await server.state.database.write(sessions.start_user_session, "ada", session, now_ms())
     answers = [await ask(server, grant_type="refresh_token", refresh_token=one) for one in signed_in]
     assert [answer.status_code for answer in answers] == [200] * (SESSIONS + 1)
     check_oauth_refusal(await ask(server, grant_type="refresh_token", refresh_token=last), "user-refreshes")
-    assert session.id not in server.parts.throttle.refreshes._levels, "nothing is counted"
-    user = next(iter(server.parts.throttle.user_refreshes._levels))
-    server.parts.throttle.user_refreshes.charge(user, -1)
+    assert session.id not in server.state.throttle.refreshes._levels, "nothing is counted"
+    user = next(iter(server.state.throttle.user_refreshes._levels))
+    server.state.throttle.user_refreshes.charge(user, -1)
     assert (await ask(server, grant_type="refresh_token", refresh_token=last)).status_code == 200
 
 

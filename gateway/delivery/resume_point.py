@@ -18,7 +18,7 @@ BATCH_BYTES = 512 * 1024
 """How many bytes of entries a client is given at once: they are held until it has read them."""
 
 
-class Start(NamedTuple):
+class ResumePoint(NamedTuple):
     """Where a client begins: after `since`, or at the end (`latest`), or with its newest unread items.
 
     `applied` says that it has applied all up to `since`, which is an acknowledgement.
@@ -30,7 +30,7 @@ class Start(NamedTuple):
     applied: bool = False
 
 
-class Beginning(NamedTuple):
+class Resumption(NamedTuple):
     """What the log says of a start. `cursor` is None where it cannot be resumed from there.
 
     Behind `entries` come those of `later`: the `created_seq` of their items, for `read_later`.
@@ -43,22 +43,22 @@ class Beginning(NamedTuple):
     later: Sequence[Sequence[int]] = ()
 
 
-def begin(connection: Connection, user_id: int, start: Start) -> Beginning | None:
+def resume(connection: Connection, user_id: int, resume_point: ResumePoint) -> Resumption | None:
     """Find where a client begins, or None when the user is gone. A unit of work."""
-    found = log.standing(connection, user_id)
+    found = log.head(connection, user_id)
     if found is None:
         return None
     epoch, counts = found
-    if start.since is not None:
-        same = start.epoch in {None, epoch}
-        resumes = same and log.resumable(counts, start.since)
-        return Beginning(epoch, counts, start.since if resumes else None)
-    if start.latest:
-        return Beginning(epoch, counts, counts.seq)
+    if resume_point.since is not None:
+        same = resume_point.epoch in {None, epoch}
+        resumes = same and log.resumable(counts, resume_point.since)
+        return Resumption(epoch, counts, resume_point.since if resumes else None)
+    if resume_point.latest:
+        return Resumption(epoch, counts, counts.seq)
     newest = inbox.newest_unread(connection, user_id) if counts.unread else ()
     entries = log.replay(user_id, counts, newest, cursor=0)
     first = fitting(entries, BATCH_BYTES)
-    return Beginning(epoch, counts, counts.seq, first, _batches(entries[len(first) :]))
+    return Resumption(epoch, counts, counts.seq, first, _batches(entries[len(first) :]))
 
 
 def _batches(entries: Sequence[Entry]) -> list[Sequence[int]]:

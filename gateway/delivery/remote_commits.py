@@ -11,9 +11,9 @@ import structlog
 
 from gateway.database.database import Database
 from gateway.delivery.hub import Hub
-from gateway.delivery.tail import Tail
+from gateway.delivery.recent_entries import RecentEntries
 from gateway.errors import Unavailable
-from gateway.store import news
+from gateway.store import users_behind
 
 logger = structlog.get_logger()
 
@@ -21,12 +21,12 @@ PAUSE = 1.0
 """How long to wait before asking a database again that could not be used, in seconds."""
 
 
-class Relay:
+class RemoteCommits:
     """Brings the logs of hinted users into the tail, and rings their sockets."""
 
-    def __init__(self, hub: Hub, tail: Tail, database: Database) -> None:
+    def __init__(self, hub: Hub, recent: RecentEntries, database: Database) -> None:
         self._hub = hub
-        self._tail = tail
+        self._recent = recent
         self._database = database
         self._hinted: set[int] = set()
         self._waiting = asyncio.Event()
@@ -60,6 +60,6 @@ class Relay:
         positions = self._hub.positions(users)
         if not positions:
             return
-        entries, counts = await self._database.read(news.read_news, positions)
-        self._tail.record(entries, counts)
-        self._hub.ring({user_id: standing.seq for user_id, standing in counts.items()})
+        entries, counts = await self._database.read(users_behind.read_new_entries, positions)
+        self._recent.record(entries, counts)
+        self._hub.wake({user_id: head.seq for user_id, head in counts.items()})

@@ -37,7 +37,7 @@ def record_refusal(connection: HTTPConnection, error: GatewayError) -> None:
         status=error.status if connection.scope["type"] == "http" else int(error.close_code),
         method=connection.scope.get("method"),
         route=getattr(route, "path", None),
-        carrier=_carrier(connection),
+        carrier=_token_source(connection),
         why=error.why,
     )
 
@@ -56,7 +56,7 @@ def record_close(route: str, source: str, user: User, code: int, reason: str) ->
         )
 
 
-def _carrier(connection: HTTPConnection) -> str | None:
+def _token_source(connection: HTTPConnection) -> str | None:
     """Return where a token may have been, the first first; it is not said what it was."""
     if "authorization" in connection.headers:
         return "header"

@@ -19,7 +19,7 @@ MIN_MARKS = 1000
 """How many marks of entries that are gone may be left: to remove few of them one by one is not worth it."""
 
 
-class Tail:
+class RecentEntries:
     """The newest entries by user, within a budget of bytes for all of them."""
 
     def __init__(self, budget: int) -> None:

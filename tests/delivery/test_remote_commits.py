@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.delivery import relay
-from gateway.delivery.beginning import Start
+from gateway.delivery import remote_commits
+from gateway.delivery.resume_point import ResumePoint
 from gateway.errors import Unavailable
-from gateway.store import log, news
-from gateway.store.changes import Mark, Seen
+from gateway.store import log, users_behind
+from gateway.store.changes import ItemUpdate, Seen
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
 
@@ -21,15 +21,15 @@ from tests.support.waiting import until
 async def test_a_hint_brings_what_another_process_has_committed(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await there.store(there.post(), there.post())
-        here.relay.hint({user.id: 2})
+        here.remote_commits.hint({user.id: 2})
         await wire.has("notification", 2)
         await here.store()
         await wire.has("notification", 3)
         await there.store()
-        here.relay.hint({user.id: 4})
+        here.remote_commits.hint({user.id: 4})
         await wire.has("notification", 4)
     assert wire.seqs() == [1, 2, 3, 4]
 
@@ -37,12 +37,12 @@ async def test_a_hint_brings_what_another_process_has_committed(engines: tuple[E
 async def test_a_hint_without_a_new_number_brings_the_seen_mark(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await here.store()
         await wire.has("notification")
         await there.writer.change(Seen(user.id, 1))
-        here.relay.hint({user.id: 1})
+        here.remote_commits.hint({user.id: 1})
         await wire.has("seen")
     assert wire.sent[-1] == {"type": "seen", "up_to": 1, "unseen": 0}
 
@@ -50,12 +50,12 @@ async def test_a_hint_without_a_new_number_brings_the_seen_mark(engines: tuple[E
 async def test_a_seen_mark_and_a_number_come_with_one_reading(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await there.store(there.post(), there.post())
         await there.writer.change(Seen(user.id, 1))
         reads = here.database.reads
-        here.relay.hint({user.id: 2})
+        here.remote_commits.hint({user.id: 2})
         await wire.has("seen")
         assert here.database.reads == reads + 1
     assert wire.types()[-3:] == ["notification", "notification", "seen"]
@@ -67,14 +67,14 @@ async def test_counts_that_another_process_has_left_behind_are_not_told(
 ) -> None:
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, connection):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
         await here.store()
         await here.writer.change(Seen(user.id, 1))
         await wire.has("seen")
         await there.store(there.post(), there.post())
         await there.writer.change(Seen(user.id, 3))
-        here.relay.hint({user.id: 3})
+        here.remote_commits.hint({user.id: 3})
         await wire.has("seen", 2)
         assert (wire.sent[-1]["up_to"], wire.sent[-1]["unseen"]) == (3, 0)
         wire.say(type="ping")
@@ -87,18 +87,18 @@ async def test_counts_that_another_process_has_left_behind_are_not_told(
 async def test_hints_that_come_many_times_over_cost_one_reading(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await there.store()
         reads = here.database.reads
         for _ in range(100):
-            here.relay.hint({user.id: 1})
+            here.remote_commits.hint({user.id: 1})
         await wire.has("notification")
         wire.say(type="ping", ref="1")
         await wire.has("ok")
         assert here.database.reads == reads + 1
         for _ in range(100):
-            here.relay.hint({user.id: 1})
+            here.remote_commits.hint({user.id: 1})
         wire.say(type="ping", ref="2")
         await wire.has("ok", 2)
         await until(lambda: here.database.reads == reads + 2, "the log is asked once more")
@@ -109,15 +109,15 @@ async def test_a_hint_during_a_look_at_the_log_is_not_lost(engines: tuple[Engine
     """The flag is cleared before reading: cleared after it, this mark would wait for the reconciliation."""
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await here.store()
         await wire.has("notification")
         gate = here.database.after_read = Gate()
-        here.relay.hint({user.id: 1})
+        here.remote_commits.hint({user.id: 1})
         await gate.reached()
         await there.writer.change(Seen(user.id, 1))
-        here.relay.hint({user.id: 1})
+        here.remote_commits.hint({user.id: 1})
         gate.let_go()
         await wire.has("seen")
 
@@ -125,14 +125,14 @@ async def test_a_hint_during_a_look_at_the_log_is_not_lost(engines: tuple[Engine
 async def test_a_hint_during_a_reading_of_the_log_is_not_lost(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         await there.store()
         gate = here.database.after_read = Gate()
-        here.relay.hint({user.id: 1})
+        here.remote_commits.hint({user.id: 1})
         await gate.reached()
         await there.writer.change(Seen(user.id, 1))
-        here.relay.hint({user.id: 1})
+        here.remote_commits.hint({user.id: 1})
         gate.let_go()
         await wire.has("seen")
     assert wire.types()[-2:] == ["notification", "seen"]
@@ -144,12 +144,12 @@ async def test_a_hint_that_promises_too_much_or_too_little_is_no_harm(
 ) -> None:
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, connection):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
         await there.store(*[there.post() for _ in range(3)])
         reads = here.database.reads
         gate = wire.blocked = Gate()
-        here.relay.hint({user.id: promised})
+        here.remote_commits.hint({user.id: promised})
         await gate.reached()
         # What it is being sent it may acknowledge, whatever the hint has said.
         wire.say(type="ack", seq=3, ref="mine")
@@ -160,7 +160,7 @@ async def test_a_hint_that_promises_too_much_or_too_little_is_no_harm(
         assert here.database.reads <= reads + 2
         await until(lambda: connection.head == 3, "the log has the last word")
         await there.store()
-        here.relay.hint({user.id: 4})
+        here.remote_commits.hint({user.id: 4})
         await wire.has("notification", 4)
     assert wire.seqs() == [1, 2, 3, 4]
     assert "error" not in wire.types()
@@ -172,12 +172,12 @@ async def test_one_reading_serves_all_users_and_all_their_sockets(engines: tuple
     async with AsyncExitStack() as stack:
         wires = []
         for user in users * 3:
-            wire, _ = await stack.enter_async_context(here.connected(user, Start(latest=True)))
+            wire, _ = await stack.enter_async_context(here.connected(user, ResumePoint(latest=True)))
             await wire.has("live")
             wires.append(wire)
         await there.store(there.post("ada", "bob"), there.post("bob"))
         reads = here.database.reads
-        here.relay.hint([user.id for user in users])
+        here.remote_commits.hint([user.id for user in users])
         for wire, number in zip(wires, (1, 2, 0) * 3, strict=True):
             await wire.has("notification", number)
         assert here.database.reads == reads + 1
@@ -191,9 +191,9 @@ async def test_counts_are_told_back_to_the_last_change_of_state(engines: tuple[E
     posts = [there.post() for _ in range(5)]
     await there.store(*posts[:2])
     await there.writer.change(Seen(user.id, 1))
-    await there.writer.change(Mark(user.id, (posts[0].content.id,), read=True))
+    await there.writer.change(ItemUpdate(user.id, (posts[0].content.id,), read=True))
     await there.store(*posts[2:])
-    entries, counts = await here.database.read(news.read_news, [(user.id, 0, 0)])
+    entries, counts = await here.database.read(users_behind.read_new_entries, [(user.id, 0, 0)])
     assert counts[user.id][:3] == (6, 4, 4)
     # The first number is the read one's no more.
     assert [(entry.counts.seq, entry.counts.unread, entry.counts.unseen) for entry in entries] == [
@@ -210,8 +210,8 @@ async def test_who_has_no_socket_here_is_nobody(engines: tuple[Engine, Engine]) 
     user = await here.user()
     await there.store()
     reads = here.database.reads
-    here.relay.hint([user.id, 12345])
-    assert not here.relay._waiting.is_set()
+    here.remote_commits.hint([user.id, 12345])
+    assert not here.remote_commits._waiting.is_set()
     assert here.database.reads == reads
 
 
@@ -220,12 +220,12 @@ async def test_a_commit_here_while_that_of_another_process_is_read_changes_no_or
 ) -> None:
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         for before in (0, 4, 8):
             await there.store()
             gate = here.database.after_read = Gate()
-            here.relay.hint([user.id])
+            here.remote_commits.hint([user.id])
             await gate.reached()
             # It follows what the relay holds in its hand, and is in the tail before that.
             await here.store()
@@ -233,7 +233,7 @@ async def test_a_commit_here_while_that_of_another_process_is_read_changes_no_or
             await wire.has("notification", before + 2)
             await here.store()
             await there.store()
-            here.relay.hint([user.id])
+            here.remote_commits.hint([user.id])
             await wire.has("notification", before + 4)
     assert wire.seqs() == list(range(1, 13))
     assert set(wire.types()[2:]) == {"notification"}
@@ -244,14 +244,14 @@ async def test_an_item_that_a_client_may_know_is_not_told_as_new(engines: tuple[
     here, there = engines
     user = await here.user()
     async with AsyncExitStack() as stack:
-        slow, _ = await stack.enter_async_context(here.connected(user, Start(latest=True)))
+        slow, _ = await stack.enter_async_context(here.connected(user, ResumePoint(latest=True)))
         await slow.has("live")
         first = there.post()
         await there.store(first)
-        fast, _ = await stack.enter_async_context(here.connected(user, Start(latest=True)))
+        fast, _ = await stack.enter_async_context(here.connected(user, ResumePoint(latest=True)))
         await fast.has("live")
-        await there.writer.change(Mark(user.id, (first.content.id,), read=True))
-        here.relay.hint([user.id])
+        await there.writer.change(ItemUpdate(user.id, (first.content.id,), read=True))
+        here.remote_commits.hint([user.id])
         await fast.has("changed")
         await until(lambda: slow.seqs() == [1, 2] or slow.seqs() == [2], "it has come")
     assert fast.seqs() == [2]
@@ -264,13 +264,13 @@ async def test_a_user_far_ahead_is_caught_up_from_the_log(
     here, there = engines
     ada, bob = await here.user("ada"), await here.user("bob")
     async with (
-        here.connected(ada, Start(latest=True)) as (of_ada, _),
-        here.connected(bob, Start(latest=True)) as (of_bob, _),
+        here.connected(ada, ResumePoint(latest=True)) as (of_ada, _),
+        here.connected(bob, ResumePoint(latest=True)) as (of_bob, _),
     ):
         await of_ada.has("live")
         await of_bob.has("live")
         await there.store(*[there.post() for _ in range(log.PAGE + 50)], there.post("bob"))
-        here.relay.hint([ada.id, bob.id])
+        here.remote_commits.hint([ada.id, bob.id])
         await of_ada.has("notification", log.PAGE + 50)
         await of_bob.has("notification")
     assert of_ada.seqs() == list(range(1, log.PAGE + 51))
@@ -285,7 +285,7 @@ async def test_of_a_user_of_whom_not_everything_was_read_nothing_is_taken(
     await there.store(*[there.post("ada", "bob") for _ in range(4)])
     positions = [(ada.id, 0, 0), (bob.id, 0, 0)]
     for limit, expected in ((8, [4, 0]), (6, [4, 0]), (9, [4, 4]), (4, [0, 0])):
-        entries, counts = await here.database.read(news.read_news, positions, limit)
+        entries, counts = await here.database.read(users_behind.read_new_entries, positions, limit)
         taken = [[entry.user_id for entry in entries].count(user.id) for user in (ada, bob)]
         assert (limit, taken) == (limit, expected)
         assert {user_id: found.seq for user_id, found in counts.items()} == {ada.id: 4, bob.id: 4}
@@ -294,22 +294,22 @@ async def test_of_a_user_of_whom_not_everything_was_read_nothing_is_taken(
 async def test_a_database_that_is_away_is_asked_again(
     engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "PAUSE", 0)
+    monkeypatch.setattr(remote_commits, "PAUSE", 0)
     here, there = engines
     user = await here.user()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
         read, failures = here.database.read, [Unavailable(), Unavailable()]
 
         async def fail(work: Any, *args: Any) -> Any:
-            if work is news.read_news and failures:
+            if work is users_behind.read_new_entries and failures:
                 raise failures.pop()
             return await read(work, *args)
 
         here.database.read = fail  # type: ignore[method-assign, assignment]
         await there.store()
         with structlog.testing.capture_logs() as events:
-            here.relay.hint([user.id])
+            here.remote_commits.hint([user.id])
             await wire.has("notification")
     assert [event["log_level"] for event in events] == ["warning", "warning"]
 
@@ -318,12 +318,12 @@ async def test_a_hint_while_a_socket_has_not_begun_is_not_lost(engines: tuple[En
     here, there = engines
     user = await here.user()
     gate = here.database.after_read = Gate()
-    async with here.connected(user, Start(latest=True)) as (wire, _):
+    async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
         await gate.reached()
         # It has read where the log stands, and does not know of this.
         await there.store()
-        here.relay.hint([user.id])
-        await until(lambda: here.tail.counts(user.id) is not None, "it is relayed")
+        here.remote_commits.hint([user.id])
+        await until(lambda: here.recent.counts(user.id) is not None, "it is relayed")
         gate.let_go()
         await wire.has("notification")
     assert wire.types()[:2] == ["hello", "notification"] or wire.types()[:3] == [

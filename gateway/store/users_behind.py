@@ -21,14 +21,14 @@ LIMIT = 2000
 """How many items are read at once."""
 
 
-def ahead(connection: Connection, positions: Sequence[tuple[int, int, int]]) -> dict[int, Counts]:
+def find_users_behind(connection: Connection, positions: Sequence[tuple[int, int, int]]) -> dict[int, Counts]:
     """Return where the logs stand that have gone beyond these positions: users, numbers and seen marks."""
-    found = connection.execute(_select_ahead(connection.dialect.name), {"rows": dumps(positions)})
+    found = connection.execute(_select_users_behind(connection.dialect.name), {"rows": dumps(positions)})
     return {row.id: Counts(*row[1:]) for row in found}
 
 
 @cache
-def _select_ahead(dialect: str) -> Select[Any]:
+def _select_users_behind(dialect: str) -> Select[Any]:
     known = rows(dialect, id=BigInteger(), seq=BigInteger(), seen=BigInteger())
     return (
         select(
@@ -44,29 +44,31 @@ def _select_ahead(dialect: str) -> Select[Any]:
     )
 
 
-class News(NamedTuple):
+class NewEntries(NamedTuple):
     """What has been appended to the logs of several users, and where those stand."""
 
     entries: list[Entry]
     counts: dict[int, Counts]
 
 
-def read_news(connection: Connection, positions: Sequence[tuple[int, int, int]], limit: int = LIMIT) -> News:
+def read_new_entries(
+    connection: Connection, positions: Sequence[tuple[int, int, int]], limit: int = LIMIT
+) -> NewEntries:
     """Return what is beyond these positions: users, with a number and a seen mark that are known of each.
 
     Of a log that has gone far ahead only the newest is among it, and of some users nothing when there is too
     much for all: their clients read the log from where they are.
     """
-    counts = ahead(connection, positions)
+    counts = find_users_behind(connection, positions)
     floors = [
         (user_id, max(seq, counts[user_id].seq - PAGE))
         for user_id, seq, _ in positions
         if user_id in counts and counts[user_id].seq > seq
     ]
     if not floors:
-        return News([], counts)
+        return NewEntries([], counts)
     parameters = {"rows": dumps(floors), "limit": limit}
-    found = connection.execute(_select_news(connection.dialect.name), parameters).all()
+    found = connection.execute(_select_new_entries(connection.dialect.name), parameters).all()
     # A user of whom not all has come would have a hole.
     cut = found[-1].user_id if len(found) == limit else None
     entries: list[Entry] = []
@@ -75,7 +77,7 @@ def read_news(connection: Connection, positions: Sequence[tuple[int, int, int]],
             new = replay(user_id, counts[user_id], (to_item(row[1:]) for row in of_user), None)
             _count_back(new)
             entries += new
-    return News(entries, counts)
+    return NewEntries(entries, counts)
 
 
 def _count_back(entries: Sequence[Entry]) -> None:
@@ -92,7 +94,7 @@ def _count_back(entries: Sequence[Entry]) -> None:
 
 
 @cache
-def _select_news(dialect: str) -> Select[Any]:
+def _select_new_entries(dialect: str) -> Select[Any]:
     floors = rows(dialect, id=BigInteger(), seq=BigInteger())
     return (
         select(items.c.user_id, *ITEM_COLUMNS)

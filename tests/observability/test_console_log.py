@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from gateway.auth import names, services
-from gateway.observability import logs
+from gateway.observability import console_log
 from gateway.protocol.terminal import LONGEST
 from gateway.settings import LogFormat, load_settings
 
@@ -41,7 +41,7 @@ def logging_to(stderr: io.StringIO, *, as_json: bool) -> Iterator[None]:
         patch.setattr(sys, "stderr", stderr)
         # `basicConfig(force=True)` would close the handlers of pytest.
         root.handlers = []
-        logs.configure("info", access_log=True, as_json=as_json)
+        console_log.configure("info", access_log=True, as_json=as_json)
         yield
     logging.captureWarnings(capture=False)
     root.handlers, root.level, uvicorn.filters = handlers, level, filters
@@ -76,7 +76,7 @@ def test_no_secret_reaches_the_console(console: io.StringIO, line: str) -> None:
     "line", ['127.0.0.1:1 - "GET /v1/inbox HTTP/1.1" 200', "Application startup complete."]
 )
 def test_what_holds_no_secret_is_left_alone(line: str) -> None:
-    assert logs.redact(line) == line
+    assert console_log.redact(line) == line
 
 
 def test_a_traceback_shows_no_variables_and_no_secrets(console: io.StringIO) -> None:
