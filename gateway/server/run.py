@@ -29,7 +29,7 @@ from gateway.settings import Settings, SettingsError
 from gateway.transport import open_files, socket_buffers
 from gateway.transport.acceptor import BACKLOG
 from gateway.transport.forwarded import Forwarded
-from gateway.transport.headers import EVERYWHERE
+from gateway.transport.headers import COMMON_HEADERS
 from gateway.transport.http import http_protocol
 from gateway.transport.websocket import GatewayWebSocket
 
@@ -120,7 +120,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=settings.access_log,
         log_config=None,
         server_header=False,
-        headers=EVERYWHERE,
+        headers=COMMON_HEADERS,
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=list(settings.forwarded_allow_ips),
     )

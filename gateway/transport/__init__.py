@@ -1,1 +1,1 @@
-"""What is on the wire: HTTP, the WebSocket and the stream, each bounded."""
+"""The wire: HTTP, WebSockets and streams of server-sent events, each with limits on size and time."""

@@ -1,7 +1,7 @@
-"""The acceptor: takes new connections off the kernel's queue before the queue makes anybody wait.
+"""An acceptor, which empties the kernel's queue of new connections before clients have to wait in it.
 
-That queue is one line for everybody. So it is emptied as fast as may be, and who has a turn is decided
-behind it, by network (`turnstile`).
+All clients share that queue, and its order is fixed. So the acceptor empties it as fast as possible, and the
+`turnstile` then gives turns by network.
 """
 
 import asyncio
@@ -21,23 +21,26 @@ from gateway.transport.connections import Connections, Full, Place
 logger = structlog.get_logger(__name__)
 
 BACKLOG = 4096
-"""How many new connections may wait in the kernel; it may allow fewer (`net.core.somaxconn`)."""
+"""Maximum number of new connections in the kernel's queue, which may allow fewer (`net.core.somaxconn`)."""
 
-PER_PASS = 256
-"""How many connections are accepted in one pass of the event loop at most, besides the first."""
+MAX_PER_PASS = 256
+"""Maximum number of connections accepted in one pass of the event loop, besides the first."""
 
-PASS = 0.005
-"""How long they may take, in seconds: the loop has others to look at, and other workers accept, too."""
+MAX_PASS_SECONDS = 0.005
+"""How long accepting may take in one pass, in seconds.
+
+The loop has other work, and other workers accept, too.
+"""
 
 
 class Acceptor:
-    """Accepts the connections of a listener, from `start` until `close`. It belongs to the event loop.
+    """Accepts the connections of a listener, from `start` until `close`.
 
-    uvloop accepts one connection in a pass, which costs little. The others that wait behind it are accepted
-    here, and refused where there is no room: that costs a fifth of what a refusal by a protocol does.
-    asyncio's own loop accepts all of them by itself.
+    Use it only on the event loop's thread. uvloop accepts one connection per pass, which costs little. This
+    class accepts the others in the queue, and refuses them if there is no room: that costs a fifth of a
+    refusal by a protocol. asyncio's own loop accepts all of them itself.
 
-    `make` returns a protocol. It is given the place of the connection, or None where the protocol is to find
+    `make` returns a protocol. Its argument is the place of the connection, or None if the protocol must get
     one itself.
     """
 
@@ -58,12 +61,12 @@ class Acceptor:
         self._beginning: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Accept from here on. Workers share the file of a listener, so none may wait at it."""
+        """Start accepting. The listener must not block, because another worker may accept first."""
         self._listener.setblocking(False)
         self._server = await self._loop.create_server(self._first, sock=self._listener, backlog=BACKLOG)
 
     def close(self) -> None:
-        """Let go of the listener; what was accepted goes on."""
+        """Close the listener. Accepted connections continue."""
         if self._emptying is not None:
             self._emptying.cancel()
         if self._server is not None:
@@ -71,29 +74,29 @@ class Acceptor:
         self._listener.close()
 
     def _first(self) -> asyncio.Protocol:
-        """Return the protocol of what the event loop has accepted, and see to those behind it."""
+        """Return a protocol for the connection that the loop accepted, and schedule the rest of the queue."""
         if self._emptying is None and self._queue.poll(0):
             self._emptying = self._loop.call_soon(self._empty)
         return self._protocol(None)
 
     def _protocol(self, place: Place | None) -> asyncio.Protocol:
-        """Return a protocol in any case: uvloop would never accept anything again without one."""
+        """Return a protocol, and never raise: after an exception uvloop would never accept again."""
         try:
             return self._make(place)
         except Exception:
             logger.exception("an accepted connection could not begin")
             if place is not None:
                 self._connections.leave(place)
-            return _Closes()
+            return _ClosingProtocol()
 
     def _empty(self) -> None:
         self._emptying = None
-        until = perf_counter() + PASS
-        for _ in range(PER_PASS):
+        until = perf_counter() + MAX_PASS_SECONDS
+        for _ in range(MAX_PER_PASS):
             try:
                 accepted, address = self._listener.accept()
             except OSError:
-                # There are no more, or no file for one, or that client has gone. The loop comes back to it.
+                # The queue is empty, no file is free, or the client has gone. The loop will try again.
                 return
             accepted.setblocking(False)
             self._enter(accepted, address[0])
@@ -119,9 +122,9 @@ class Acceptor:
             accepted.close()
 
 
-class _Closes(asyncio.Protocol):
-    """The protocol of a connection that has none: it ends."""
+class _ClosingProtocol(asyncio.Protocol):
+    """A fallback protocol that aborts its connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """End it."""
+        """Abort the connection."""
         cast("asyncio.Transport", transport).abort()

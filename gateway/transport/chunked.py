@@ -1,8 +1,8 @@
-"""A body in chunks (RFC 9112, section 7.1), decoded in bounded steps.
+"""A decoder for bodies in chunks (RFC 9112, section 7.1), which works in bounded steps.
 
-The HTTP parser does not stop at the end of a body, so what it is given would have to be cut there before, at
-each empty line that might be the end. This decoder searches for no line end in the data of a chunk: data cost
-the same for each byte, whatever they are.
+The HTTP parser doesn't stop at the end of a body. Its input would have to be cut at every empty line that
+might be the end. This decoder never searches the data of a chunk for a line end, so each byte of data costs
+the same, whatever its value.
 """
 
 import re
@@ -12,17 +12,17 @@ from http import HTTPStatus
 
 from gateway.transport.framing import MAX_FIELDS, Refused, too_large
 
-SLICE = 16 * 1024
-"""Most bytes of a body in chunks that are decoded in one step."""
+STEP_BYTES = 16 * 1024
+"""Maximum number of bytes of a body in chunks that are decoded in one step."""
 
-MAX_CHUNKS = 256
-"""Most chunks of a step."""
+MAX_STEP_CHUNKS = 256
+"""Maximum number of chunks in a step."""
 
-MAX_TRAILERS = 16 * 1024
-"""Most bytes of chunk extensions and trailers: what a body in chunks has beside its data."""
+MAX_TRAILER_BYTES = 16 * 1024
+"""Maximum size of chunk extensions and trailers, in bytes: all of a body in chunks except its data."""
 
 _FRAME_PER_BYTE = 8
-"""Bytes of framing that each byte of a body may have: chunks of one byte have five."""
+"""Bytes of framing allowed for each byte of data. A chunk of one byte needs five."""
 
 _TEXT = rb"[^\x00-\x08\x0a-\x1f\x7f]*+"
 
@@ -54,7 +54,7 @@ _Match = Callable[..., re.Match[bytes] | None]
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A kind of line: what matches it, what matches a beginning of it, and where its text begins."""
+    """A kind of line: a pattern for it, a pattern for its beginning, and the index of its text."""
 
     whole: _Match
     begun: _Match
@@ -63,16 +63,16 @@ class _Line:
 
 _FIRST = _Line(_first, _first_begun)
 
-# It begins with the line end behind the data of the chunk before: one match does for both.
+# It begins with the line end after the data of the previous chunk, so that one match covers both.
 _FURTHER = _Line(_further, _further_begun, len(b"\r\n"))
 
 _TRAILER = _Line(_trailer, _trailer_begun)
 
 
 class ChunkedBody:
-    """A body that comes in chunks. It is `whole` once its trailers have ended, which are dropped.
+    """A body in chunks. It is `whole` when its trailers, which are dropped, have ended.
 
-    `lines` says how many lines of framing it had so far: one for each chunk and each trailer.
+    `lines` is the number of framing lines so far: one for each chunk and each trailer.
     """
 
     def __init__(self) -> None:
@@ -81,15 +81,16 @@ class ChunkedBody:
         self._line = _FIRST
         self._left = 0
         self._partial = bytearray()
-        self._spare = MAX_TRAILERS
+        self._spare = MAX_TRAILER_BYTES
         self._fields = 0
 
     def take(self, data: bytes, at: int) -> tuple[bytes, int]:
-        """Decode a step of `data`, from `at` on: return what it has of the body, and where the step ends.
+        """Decode one step of `data`, from index `at` on.
 
-        Raises `Refused` where the framing is broken, or too much of it beside the body.
+        Return the bytes of the body, and the index after the step. Raises `Refused` if the framing is broken,
+        or too large for the size of the body.
         """
-        began, end, lines_end = at, min(at + SLICE, len(data)), self.lines + MAX_CHUNKS
+        began, end, lines_end = at, min(at + STEP_BYTES, len(data)), self.lines + MAX_STEP_CHUNKS
         parts = []
         while at < end and self.lines < lines_end and not self.whole:
             if left := self._left:
@@ -107,7 +108,7 @@ class ChunkedBody:
         return body, at
 
     def _take_partial(self, data: bytes, at: int, end: int) -> int:
-        """Take a line that comes in pieces, and look at each once; return where it, or the piece, ends."""
+        """Take a line that arrives in pieces. Return the index after it, or `end` if it is incomplete."""
         line, partial, known = self._line, self._partial, len(self._partial)
         partial += data[at:end]
         found = partial.find(b"\r\n", max(known - 1, line.text_at))
@@ -135,7 +136,7 @@ class ChunkedBody:
             self._line = _FURTHER if self._left else _TRAILER
 
     def _count(self, data_bytes: int, frame_bytes: int) -> None:
-        self._spare = min(self._spare + data_bytes * _FRAME_PER_BYTE - frame_bytes, MAX_TRAILERS)
+        self._spare = min(self._spare + data_bytes * _FRAME_PER_BYTE - frame_bytes, MAX_TRAILER_BYTES)
         if self._spare < 0:
             raise too_large("The chunk extensions and trailers are over 16 KiB.")
 

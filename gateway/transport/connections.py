@@ -1,7 +1,7 @@
-"""The open connections of this process: how many there may be in all, and from one address.
+"""The open connections of this process, limited in total and per address.
 
-A connection is counted from `connection_made` to `connection_lost`, whichever protocol has it in between. The
-newest is refused; the open ones stay.
+A connection is counted from `connection_made` to `connection_lost`, whichever protocols handle it in between.
+At the limit, new connections are refused, and the open ones stay.
 """
 
 import time
@@ -16,22 +16,22 @@ import structlog
 from gateway.settings.networks import FACTORS, networks_of, unmapped
 
 CONNECTIONS = "gateway.connections"
-"""The key of the lifespan's state that has the `Connections`."""
+"""Key of the `Connections` in the lifespan's state."""
 
-LOG_INTERVAL = 60.0
-"""The least time between two log lines about refused connections of one kind, in seconds."""
+LOG_INTERVAL_SECONDS = 60.0
+"""Minimum time between two log lines about one kind of refused connections, in seconds."""
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-"""Addresses that only the machine's own processes have: one of them may be a proxy for everybody."""
+"""Addresses that only processes of this machine have. One of them may be the proxy for all clients."""
 
 Place = tuple[str, ...]
-"""The networks that a connection is counted by; empty for one that only counts in all."""
+"""The networks under which a connection is counted. Empty if it counts only toward the total."""
 
 logger = structlog.get_logger(__name__)
 
 
 class Full(Exception):
-    """There is no room for one more connection. It has the answer: `status` and `detail`."""
+    """Raised if there is no room for another connection. `status` and `detail` are for the response."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
         super().__init__(detail)
@@ -40,12 +40,13 @@ class Full(Exception):
 
 
 class Connections:
-    """Counts open connections, and says which new one is refused.
+    """Counts open connections, and refuses new ones beyond the limits.
 
-    At most `capacity` are open in all. Each network of `networks.WIDER` may hold as many as are left for all
-    others, so one alone gets half; and an address `per_address` (a /56 four and a /48 sixteen times as many).
-    Loopback and the networks of `proxies` count in all only. `on_refused` is called with the status of each
-    refusal. `clock` returns seconds.
+    At most `capacity` connections are open in total. Each network of `networks.WIDER` may hold as many as
+    remain for all others, so a single network gets at most half. An address may hold `per_address`
+    connections (a /56 four times and a /48 sixteen times as many). Loopback and the networks in `proxies`
+    count only toward the total. `on_refused` is called with the status of each refusal. `clock`
+    returns seconds.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Connections:
         return self._number
 
     def enter(self, host: str) -> Place:
-        """Count a connection from this address, and return its place, for `leave`. Raises `Full`."""
+        """Count a connection from this address. Return its place, for `leave`. Raises `Full` at a limit."""
         place = self._place_of(host)
         free = self.capacity - self._number
         if free <= 0:
@@ -95,7 +96,7 @@ class Connections:
         return place
 
     def leave(self, place: Place) -> None:
-        """Count the end of a connection."""
+        """Remove an ended connection from the counts."""
         self._number -= 1
         for network in place:
             self._held[network] -= 1
@@ -110,12 +111,12 @@ class Connections:
         return () if any(address in network for network in self._exempt) else networks_of(host)
 
     def _refuse(self, status: HTTPStatus, detail: str, event: str, **facts: object) -> Full:
-        """Count a refusal, and log it: the first, and then at most one line a minute with their number."""
+        """Count a refusal. Log the first, and then at most one line a minute with the number of refusals."""
         self._on_refused(status)
         self._unlogged[status] += 1
         now = self._clock()
         if now >= self._log_again_at.get(status, now):
-            self._log_again_at[status] = now + LOG_INTERVAL
+            self._log_again_at[status] = now + LOG_INTERVAL_SECONDS
             number = self._unlogged.pop(status)
             logger.warning(event, refused=number, open=self._number, capacity=self.capacity, **facts)
         return Full(status, detail)

@@ -1,9 +1,9 @@
-"""The frames that a client sends: counted, and joined to messages.
+"""Client frames: counted, fed in turns, and joined into messages.
 
-- They are taken in turns among all connections (`turns`). Those that came before a refusal are dropped.
-- One that is no whole message (a ping, a pong that answers no ping of ours, a fragment) counts as a command.
-- The bytes of an unfinished message are counted (`turnstile`); without room for them the socket closes.
-- Text that is not UTF-8 closes with 1007 and no more: uvicorn would log a traceback for each.
+- Connections take turns at feeding their frames (`turns`). Frames that arrived before a refusal are dropped.
+- A frame that isn't a whole message (a ping, an unsolicited pong, a fragment) counts as a command.
+- The bytes of an unfinished message are counted (`turnstile`). Without room for them, the socket closes.
+- Text that isn't UTF-8 closes the socket with 1007. uvicorn would also log a traceback for each.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,28 @@ from gateway.protocol.close_codes import Close
 from gateway.transport.turns import SharedTurns
 from gateway.transport.turnstile import TURNSTILE
 
-MAX_UNCOUNTED = 4096
-"""How many bytes a client may send while its frames are not counted: before it is served, after a close.
+MAX_UNCOUNTED_BYTES = 4096
+"""Maximum number of bytes that a client may send while its frames aren't counted.
 
-An unfinished message of so many bytes is not counted either.
+Frames aren't counted before the client is served, and after a close. An unfinished message up to this size
+isn't counted either.
 """
 
 MAX_FRAGMENTS = 64
-"""How many fragments of a message are kept apart."""
+"""Maximum number of fragments of a message that are kept separately before they are joined."""
 
 
 class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol as far as it takes frames. A subclass says how a connection ends."""
+    """The part of uvicorn's WebSocket protocol that takes frames. A subclass ends the connection."""
 
     slice_bytes = 1024
-    """At most 170 frames: 1 to 2 ms."""
+    """Maximum size of a slice in bytes: at most 170 frames, which take 1 to 2 ms."""
 
     free_bytes = 64
-    """At most 10 frames, or the answer to a ping."""
+    """Maximum number of bytes fed without a turn: at most 10 frames, or the answer to a ping."""
 
     message_bytes = 0
-    """Bytes of an unfinished message, as they are counted."""
+    """Size of the unfinished message in bytes, as it is counted in the turnstile."""
 
     _early = b""
     _uncounted = 0
@@ -44,18 +45,18 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
     _count_frame: Callable[[], None] | None = None
 
     def close_at_once(self, code: int, reason: str) -> None:
-        """Send a close frame, and take nothing more."""
+        """Send a close frame, and take no more messages."""
         raise NotImplementedError
 
-    def _cut_off_in_time(self) -> None:
-        """Have the connection end, whether its client reads or not."""
+    def _abort_unless_read(self) -> None:
+        """Abort the connection if its client doesn't read the buffered bytes in time."""
         raise NotImplementedError
 
     def feed(self, data: bytes) -> None:
-        """Take what came; what comes before the handshake is answered waits for that."""
+        """Take received bytes. Bytes that arrive before the handshake is answered wait until it is."""
         if self._count_frame is None:
             self._uncounted += len(data)
-            if self._uncounted > MAX_UNCOUNTED:
+            if self._uncounted > MAX_UNCOUNTED_BYTES:
                 self._stop_listening()
                 return
         if self.handshake_complete:
@@ -64,9 +65,10 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
             self._early += data
 
     def _stop_listening(self) -> None:
-        """Read no more from a client whose frames are not counted.
+        """Stop reading from a client whose frames aren't counted.
 
-        One that has been sent a close keeps its time to read that: a reset would take it away.
+        After a close frame, the client keeps its time to read it, because a reset would discard the frame.
+        Otherwise the connection is aborted.
         """
         if self.close_sent:
             self.take_unfed()
@@ -84,14 +86,14 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
         if self.conn.parser_exc is None:
             self.handle_events()
             size = len(self.conn.reader.buffer) + sum(map(len, self.frames))
-            if size > MAX_UNCOUNTED or self.message_bytes:
+            if size > MAX_UNCOUNTED_BYTES or self.message_bytes:
                 self.count_message(size)
         else:
             self.handle_parser_exception()
-            self._cut_off_in_time()
+            self._abort_unless_read()
 
     def count_message(self, size: int) -> None:
-        """Count an unfinished message of this size. Close the socket where there is no room for it."""
+        """Count an unfinished message of this size. Close the socket if there is no room for it."""
         more, self.message_bytes = size - self.message_bytes, size
         address = self.client[0] if self.client else ""
         if more and not self.app_state[TURNSTILE].hold(address, more):
@@ -99,7 +101,7 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
             self.close_at_once(Close.OVERLOADED, "overloaded")
 
     def handle_events(self) -> None:
-        """Handle the frames that came. After a close only the answer to it is one."""
+        """Handle the received frames. After a close was sent, handle only the answering close."""
         for event in self.conn.events_received():
             frame = cast("Frame", event)
             if not self.close_sent and self._is_counted(frame) and self._count_frame is not None:
@@ -110,7 +112,7 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
                 self._handle_frame(frame)
 
     def _is_counted(self, frame: Frame) -> bool:
-        """Return whether it is to be counted here: a whole message is counted by who receives it."""
+        """Return whether to count the frame here. The receiver counts whole messages."""
         if frame.opcode is Opcode.PONG:
             return frame.data != self.pending_ping_payload
         return frame.opcode is Opcode.PING or not frame.fin
@@ -129,13 +131,13 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
                 self.handle_pong(frame)
 
     def handle_cont(self, event: Frame) -> None:
-        """Add a fragment. Many small ones, of which each is an object, are joined meanwhile."""
+        """Add a fragment. Many small fragments are joined early, because each is an object."""
         if len(self.frames) >= MAX_FRAGMENTS:
             self.frames = [b"".join(self.frames)]
         super().handle_cont(event)
 
     def handle_ping(self) -> None:
-        """Answer; a client that does not read gets the answer to its newest ping only (RFC 6455, 5.5.3)."""
+        """Answer a ping, or only the newest one if the client doesn't read (RFC 6455, 5.5.3)."""
         pongs = self.conn.data_to_send()
         if self.writable.is_set():
             self.transport.write(b"".join(pongs))
@@ -143,16 +145,16 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
             self._late_pong = pongs[-1]
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
+        """Send the pong that waited, and continue writing: the client has read."""
         late, self._late_pong = self._late_pong, b""
         if late and not self.close_sent:
             self.transport.write(late)
         super().resume_writing()
 
     def send_receive_event_to_app(self) -> None:
-        """Hand on a message, and feed no more until it is taken.
+        """Queue a message for the application, and feed no more frames until it is taken.
 
-        One that claims to be text and is none ends the connection (RFC 6455, section 8.1).
+        A text message that isn't UTF-8 ends the connection (RFC 6455, section 8.1).
         """
         data, self.frames = b"".join(self.frames), []
         message: dict[str, Any] = {"type": "websocket.receive", "bytes": data}
@@ -166,7 +168,7 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
         self.pause_reading()
 
     async def receive(self) -> Any:
-        """Return the next message, as ASGI does, and go on feeding when there is no other."""
+        """Return the next message, as ASGI specifies. Resume feeding when no other message is queued."""
         message = await self.queue.get()
         if self._held and self.queue.empty():
             self.resume_reading()

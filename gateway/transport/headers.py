@@ -1,6 +1,6 @@
-"""The headers of an answer: what a browser may do with it, which pages may read it, and the request id.
+"""Response headers: the browser's policy for a response, the pages that may read it, and the request id.
 
-What is the same for every answer, uvicorn adds (`EVERYWHERE`); the rest is `BrowserHeaders`'.
+uvicorn adds the headers that every response shares (`COMMON_HEADERS`). `BrowserHeaders` adds the rest.
 """
 
 import json
@@ -17,7 +17,7 @@ from gateway.observability.console_log import REQUEST_ID, bind_request_id, new_r
 from gateway.protocol.problems import MEDIA_TYPE, NO_TYPE, problem, problem_code
 from gateway.settings.origins import log_refused, own_origin, read_origin
 
-EVERYWHERE = [
+COMMON_HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
 ]
@@ -25,16 +25,19 @@ EVERYWHERE = [
 Header = tuple[bytes, bytes]
 
 AS_GET = "gateway.as_get"
-"""Where the scope of a HEAD holds the one of the GET that it is served as."""
+"""Key of the GET's scope in the scope of a HEAD that it serves."""
 
 BEGUN_AT = "gateway.begun_at"
-"""Where the scope of a handshake holds when it began: one that is accepted does not pass here again."""
+"""Key, in the scope of a handshake, of its start time.
+
+An accepted socket doesn't pass through this middleware again.
+"""
 
 Count = Callable[[str, str, int, float], None]
-"""Called for each answer: the template of the path, the method, the status, and the time in seconds."""
+"""Called for each response with the path's template, the method, the status, and the time in seconds."""
 
 API_POLICY = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
-"""An answer of the API is no page: should a browser ever show one as such, it does nothing."""
+"""The policy for API responses: if a browser shows one as a page, it can't run or load anything."""
 
 _POLICY: Header = next((name.lower().encode(), value.encode()) for name, value in API_POLICY.items())
 _NO_STORE: Header = (b"cache-control", b"no-store")
@@ -45,10 +48,10 @@ _HTTPS_ONLY: Header = (b"strict-transport-security", b"max-age=31536000")
 def bare_problem(
     status: HTTPStatus, detail: str, *, retry_after: int | None = None
 ) -> tuple[list[Header], bytes]:
-    """Return head and body of a problem (RFC 9457) for what never gets as far as the application."""
+    """Return the headers and body of a problem (RFC 9457), for requests that never reach the application."""
     body = json.dumps(problem(NO_TYPE, int(status), problem_code(status), status.phrase, detail)).encode()
     head = [
-        *((name.lower().encode(), value.encode()) for name, value in EVERYWHERE),
+        *((name.lower().encode(), value.encode()) for name, value in COMMON_HEADERS),
         _POLICY,
         (REQUEST_ID, new_request_id()),
         (b"content-type", MEDIA_TYPE.encode()),
@@ -61,11 +64,11 @@ def bare_problem(
 
 
 class BrowserHeaders:
-    """Adds a policy to every answer that has none, and keeps what is nobody else's out of caches.
+    """Middleware that adds a policy to each response without one, and keeps private responses out of caches.
 
-    Every answer also has the id of its request, which the log has too; so has that to a handshake.
-
-    Only an answer by https has `Strict-Transport-Security`: by http it would mean nothing (RFC 6797, 7.2).
+    It also adds the request id, which the console log has too, to each response and to the answer to a
+    handshake. Only https responses get `Strict-Transport-Security`, which browsers ignore over http
+    (RFC 6797, 7.2).
     """
 
     def __init__(self, app: ASGIApp, count: Count) -> None:
@@ -73,7 +76,7 @@ class BrowserHeaders:
         self._count = count
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve it. No coroutine of its own: each layer of them costs every request."""
+        """Serve a request. This isn't a coroutine, because each layer of coroutines costs every request."""
         begun_at = perf_counter()
         if scope["type"] == "lifespan":
             return self._app(scope, receive, send)
@@ -102,7 +105,7 @@ class BrowserHeaders:
         try:
             await self._app(scope, receive, answer)
         except Exception:
-            # It is answered outside of this, by what answers for a fault of the program.
+            # The error handler outside of this middleware sends the response.
             if unanswered:
                 seconds = perf_counter() - begun_at
                 self._count(_route(scope), scope["method"], HTTPStatus.INTERNAL_SERVER_ERROR, seconds)
@@ -117,7 +120,7 @@ class BrowserHeaders:
 
 
 def _completed(scope: Scope, given: Iterable[Header], request_id: Header) -> list[Header]:
-    """Return the headers of an answer with those that it lacks."""
+    """Return the headers of a response, with the missing ones added."""
     headers: list[Header] = [*given, request_id]
     names = {name for name, _ in headers}
     method = scope["method"]
@@ -133,27 +136,27 @@ def _completed(scope: Scope, given: Iterable[Header], request_id: Header) -> lis
 
 
 def _route(scope: Scope) -> str:
-    """Return the template of the path, which has nothing that a client sent; empty where there is none."""
+    """Return the template of the path, which contains no bytes of the client. Empty if no route matched."""
     route = scope.get(AS_GET, scope).get("route")
     return "" if route is None else str(route.path)
 
 
 def _log_preflight(scope: Scope) -> None:
-    """Log that a page asked whether it may call, and may not."""
+    """Log a refused preflight request: a page asked for permission to call the API."""
     asked = dict(scope["headers"])
     if b"origin" in asked and b"access-control-request-method" in asked:
         host = asked.get(b"host", b"").decode("latin-1")
         origin, own = read_origin(asked[b"origin"].decode("latin-1")), own_origin(scope["scheme"], host)
-        # A page of the gateway itself needs no leave, and is refused nothing.
+        # The gateway's own pages need no permission.
         if origin is None or origin != own:
             log_refused(origin, own)
 
 
 class Cors(CORSMiddleware):
-    """Lets the pages of some origins call the API (Fetch Standard, section 3.3).
+    """Middleware that lets the pages of some origins call the API (Fetch Standard, section 3.3).
 
-    A request that names no origin comes from no page, and is not looked at further. Credentials are not
-    allowed: the API has none that a browser would add by itself.
+    A request without an `Origin` doesn't come from a page, and is passed on directly. Credentials aren't
+    allowed, because the API uses none that a browser would add by itself.
     """
 
     def __init__(self, app: ASGIApp, allow_origins: tuple[str, ...]) -> None:
@@ -174,7 +177,7 @@ class Cors(CORSMiddleware):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve it."""
+        """Serve a request, with CORS if it has an `Origin`."""
         if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
             await super().__call__(scope, receive, send)
         else:

@@ -1,8 +1,8 @@
-"""The bytes of a request that a connection holds, from the first one until the request is answered.
+"""The memory that a connection holds for a request, from its first byte until it is answered.
 
-Counted are the head, the received body, and unparsed bytes behind it. The `turnstile` limits them for each
-network and for all connections together; the `intake` limits the bodies of one caller. A small request
-(`UNCOUNTED`) is not counted, because counting would cost more than its memory.
+The count includes the head, the received body, and the unparsed bytes after it. The `turnstile` limits the
+count per network and for all connections together; the `intake` limits the bodies of one caller. A small
+request (`MAX_UNCOUNTED_BYTES`) isn't counted, because counting would cost more than its memory.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from gateway.transport.framing import PartialHead
 from gateway.transport.lingering import LingeringProtocol
 from gateway.transport.turnstile import Turnstile
 
-UNCOUNTED = 4096
-"""Largest request that is not counted, in bytes, with `FIELD_BYTES` for each field."""
+MAX_UNCOUNTED_BYTES = 4096
+"""Maximum size of a request that isn't counted, in bytes, including `FIELD_BYTES` for each field."""
 
 FIELD_BYTES = 128
-"""Memory of a header field beside its text: the objects of two strings and a pair."""
+"""Memory of a header field in addition to its text: the objects of two strings and a pair."""
 
 _ANSWERED: Any = {"headers": []}
-"""Replaces the scope of an answered request, so that its head is freed."""
+"""Replaces the scope of an answered request, so that its head can be freed."""
 
 
 class HoldingProtocol(LingeringProtocol):
-    """uvicorn's HTTP protocol, which counts the bytes it holds. A subclass defines `_refuse`."""
+    """uvicorn's HTTP protocol, which counts the bytes that it holds. A subclass defines `_refuse`."""
 
-    # On the class, so that a connection pays only for what it needs.
+    # Defaults on the class, so that a connection uses memory only for the attributes that it sets.
     _head: PartialHead | None = None
     _head_bytes = 0
     _body_bytes = 0
@@ -40,7 +40,7 @@ class HoldingProtocol(LingeringProtocol):
     _task: asyncio.Task[None] | None = None
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer with a problem, and end the connection."""
+        """Respond with a problem, and end the connection."""
         raise NotImplementedError
 
     def _address(self) -> str:
@@ -50,14 +50,14 @@ class HoldingProtocol(LingeringProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        """Start the task as uvicorn does, and keep it: it may hold the request after the connection's end."""
+        """Start the task as uvicorn does, and keep it: it may hold the request after the connection ends."""
         task = self._task = self.loop.create_task(cycle.run_asgi(app))  # type: ignore[arg-type]
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
     def _is_worth_counting(self) -> bool:
         size = self._head_bytes + self._body_bytes + len(self.headers or ()) * FIELD_BYTES
-        return size > UNCOUNTED
+        return size > MAX_UNCOUNTED_BYTES
 
     def _count_held(self) -> None:
         """Update the count. Refuse the request if its network, or all networks together, hold too much."""
@@ -72,12 +72,12 @@ class HoldingProtocol(LingeringProtocol):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much of unfinished requests is on its way.")
 
     def _take_held(self) -> int:
-        """Return the count, for the caller to release."""
+        """Reset the count and return it. The caller must release it."""
         held, self._held_bytes = self._held_bytes, 0
         return held
 
     def on_response_complete(self) -> None:
-        """Free the request: the connection may wait long for its next one."""
+        """Free the request, because the connection may wait a long time for its next request."""
         super().on_response_complete()
         self._task = None
         self._forget_request()
@@ -93,7 +93,7 @@ class HoldingProtocol(LingeringProtocol):
         self._head_bytes = self._body_bytes = 0
 
     def _release_held(self) -> None:
-        """Release the count, once the application has ended too: until then it holds the request."""
+        """Release the count as soon as the application has finished: until then it holds the request."""
         if self._task is None or self._task.done():
             self._forget_request()
             self.turnstile.hold(self._address(), -self._take_held())

@@ -1,16 +1,17 @@
-"""uvicorn's HTTP protocol with bounds on what a client sends (`framing`, `pipelining`), and with deadlines.
+"""uvicorn's HTTP protocol, with limits on what a client sends (`framing`, `pipelining`), and with deadlines.
 
-- From the connection, or the first byte of a further request, to the end of the head: `head_timeout`. Then
-  the connection is closed without a word. A WebSocket handshake is a head.
-- From there to the end of the body: `body_timeout`. Then 408 where nothing was answered yet, and the close.
-- An answer of which no slice (`slices`) is read in `body_timeout` is cut off.
-- What breaks a bound, or HTTP, is answered with a problem and the close.
-- A connection for which there is no room (`connections`) is answered with 429 or 503, and closed at once.
-- A stream of events has no deadline: it is handed over (`stream.py`).
+- The head must be complete `head_timeout` after the connection, or after the first byte of a further request.
+  Otherwise the connection is closed without a response. A WebSocket handshake is a head.
+- The body must be complete `body_timeout` after the head. Otherwise the connection is closed, after a 408 if
+  no response has begun.
+- A client must read a slice (`slices`) of a response within `body_timeout`. Otherwise it is cut off.
+- A request that exceeds a limit, or breaks HTTP, gets a problem, and the connection is closed.
+- A connection for which there is no room (`connections`) gets a 429 or 503, and is closed at once.
+- A stream of events has no deadline, because the connection is handed over (`stream.py`).
 
-A request that arrives whole, as nearly all do, costs no timer. One that would like to upgrade to something
-else than a WebSocket is served as it is (RFC 9110, section 7.8). httptools stops parsing behind its head, and
-uvicorn would take its body for a further request.
+A request that arrives as a whole, as nearly all do, costs no timer. A request to upgrade to anything except a
+WebSocket is served without the upgrade (RFC 9110, section 7.8). httptools stops parsing after its head, and
+uvicorn would take its body for another request.
 """
 
 import asyncio
@@ -36,19 +37,19 @@ from gateway.transport.turnstile import TURNSTILE
 from gateway.transport.websocket import GatewayWebSocket
 
 STREAM_PATH = "/v1/stream"
-"""The path whose answer has no end."""
+"""The path whose response never ends."""
 
-FIRST_REQUEST = 1.0
-"""How long a process that ends waits for a request on a connection that was just made, in seconds."""
+FIRST_REQUEST_SECONDS = 1.0
+"""How long a stopping process waits for the first request on a new connection, in seconds."""
 
 HIGH_WATER_BYTES = 16_384
-"""How much of small answers may wait for a client that does not read before its next request waits, too."""
+"""Maximum number of unread response bytes before the client's next request must wait."""
 
 _EXTENSION = "gateway.stream"
 
 
 class _Awaits(Enum):
-    """What the client has yet to send."""
+    """The part of a request that the client must send next."""
 
     HEAD = "head"
     BODY = "body"
@@ -56,10 +57,10 @@ class _Awaits(Enum):
 
 
 class GatewayHttp(PipeliningProtocol):
-    """What `uvicorn.Config(http=…)` is given, by `http_protocol`."""
+    """The HTTP protocol of the gateway. Pass the class from `http_protocol` to `uvicorn.Config(http=…)`."""
 
     place: Place | None = None
-    """Where the connection is counted; None where it was refused, or another protocol has it."""
+    """The place of the connection, or None if it was refused or handed over to another protocol."""
 
     head_timeout = 10.0
     body_timeout = 30.0
@@ -73,7 +74,7 @@ class GatewayHttp(PipeliningProtocol):
         self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the first request, where there is room for the connection."""
+        """Wait for the first request, or refuse the connection if there is no room for it."""
         super().connection_made(transport)  # type: ignore[arg-type]
         if self.client is not None:
             self.client = (unmapped(self.client[0]), self.client[1])
@@ -82,58 +83,58 @@ class GatewayHttp(PipeliningProtocol):
             if self.place is None:
                 self.place = self.app_state[CONNECTIONS].enter(self.client[0] if self.client else "")
         except Full as full:
-            # It may not hold a file for a moment longer, so nobody waits until the client has read this.
+            # Close without waiting for the client to read this, to free the file at once.
             self.transport.write(refusal_of(full))
             self._close()
         else:
             self._set_timer(_Awaits.HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End it, and make room for another."""
+        """End the connection, and release its place."""
         if (place := self._take_place()) is not None:
             self.app_state[CONNECTIONS].leave(place)
         super().connection_lost(exc)
 
     def _take_place(self) -> Place | None:
-        """Return the place of the connection, for the protocol that counts its end."""
+        """Reset the place and return it. The caller must release it when the connection ends."""
         place, self.place = self.place, None
         return place
 
     def shutdown(self) -> None:
-        """End it: behind the answer to what was asked, which may be on its way, or wait for its turn."""
+        """End the connection after the response to any request, including one in transit or waiting."""
         if self.cycle is None or self.unparsed:
-            self.loop.call_later(FIRST_REQUEST, self._end_unasked)
+            self.loop.call_later(FIRST_REQUEST_SECONDS, self._end_if_idle)
         else:
             super().shutdown()
 
-    def _end_unasked(self) -> None:
-        """End it, unless it is asked something now: then it ends behind the answer."""
+    def _end_if_idle(self) -> None:
+        """End the connection now, or after the response if a request is waiting."""
         if not self.unparsed:
             super().shutdown()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read, but not for ever: it holds the answer, and what it has asked since."""
+        """Wait for the client to read, with a deadline: its response and its further requests take memory."""
         super().pause_writing()
         self._expect_reading()
 
     def _expect_reading(self) -> None:
         unread = self.transport.get_write_buffer_size()
-        self._stalled = self.loop.call_later(self.body_timeout, self._look_whether_it_reads, unread)
+        self._stalled = self.loop.call_later(self.body_timeout, self._check_reading, unread)
 
-    def _look_whether_it_reads(self, before: int) -> None:
-        """Cut off a client that has not taken a slice, or all that was left, since it was looked before."""
+    def _check_reading(self, before: int) -> None:
+        """Abort if the client has read neither a slice nor all the rest since the last check."""
         if self.transport.get_write_buffer_size() > before - SLICE_BYTES:
             self.transport.abort()
         else:
             self._expect_reading()
 
     def resume_writing(self) -> None:
-        """Go on: it has read."""
+        """Continue writing: the client has read."""
         self._stop_waiting()
         super().resume_writing()
 
     def _parse(self, piece: bytes) -> bool:
-        """Parse what belongs to one request, and return whether it is a WebSocket handshake."""
+        """Parse bytes of one request, and return whether they end the head of a WebSocket handshake."""
         while piece:
             try:
                 self.parser.feed_data(piece)
@@ -152,16 +153,19 @@ class GatewayHttp(PipeliningProtocol):
         return False
 
     def _refuse_for(self, reason: BaseException | None) -> None:
-        """Refuse what the parser has stopped at. What parses keeps no `reason`: its frame is held by that."""
+        """Refuse the request that stopped the parser.
+
+        `_parse` must not keep `reason` in a variable, because it refers to the frame of `_parse`.
+        """
         if isinstance(reason, Refused):
             self._refuse(reason.status, reason.detail)
         else:
             self._refuse(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1 (RFC 9112).")
 
     def _head_again(self) -> bytes | None:
-        """Begin with a new parser, and return the head for it, without what made the last one stop.
+        """Start a new parser, and return the head for it, without the fields that stopped the last one.
 
-        None for the method CONNECT, which is all of the reason.
+        Return None for the method CONNECT, which itself stops the parser.
         """
         headers = [header for header in self.headers if header[0] != b"upgrade"]
         if len(headers) == len(self.headers):
@@ -175,7 +179,7 @@ class GatewayHttp(PipeliningProtocol):
         return line + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
     def _await(self) -> None:
-        """Set the deadline for what the client has yet to send."""
+        """Set the deadline for the next head, or for the rest of the body."""
         if self._body_left:
             awaits = _Awaits.BODY
         elif self.unparsed or ((cycle := self.cycle) is not None and not cycle.response_complete):
@@ -186,10 +190,10 @@ class GatewayHttp(PipeliningProtocol):
             self._set_timer(awaits)
 
     def _hand_over(self, rest: bytes) -> None:
-        """Hand the connection and the request over: the handshake is whole, and `rest` came behind it.
+        """Hand the connection over to a WebSocket, with the parsed handshake and the bytes after it (`rest`).
 
-        uvicorn would write the request out again, for its WebSocket protocol to parse it a second time: that
-        was a fifth of what a handshake costs.
+        uvicorn would serialize the request, and its WebSocket protocol would parse it again. That was a fifth
+        of the cost of a handshake.
         """
         headers = Headers()
         for name, value in self.headers:
@@ -210,21 +214,21 @@ class GatewayHttp(PipeliningProtocol):
             websocket.client = self.client
             self.transport.set_protocol(websocket)
             self.flow.resume_reading()
-            # It holds this object, and this object it: finding such circles costs the collector dear.
+            # Break the reference cycle with the parser, which is expensive to collect.
             self.parser = cast("Any", None)
             websocket.handle_connect(request)
             if rest:
                 websocket.data_received(rest)
 
     def _target(self) -> str:
-        """Return path and query of the target, which may also be a whole URL (RFC 9112, section 3.2.2)."""
+        """Return path and query of the target, which may be an absolute URL (RFC 9112, section 3.2.2)."""
         if self.url.startswith(b"/"):
             return self.url.decode("ascii")
         parsed = httptools.parse_url(self.url)
         return b"?".join(filter(None, (parsed.path or b"/", parsed.query))).decode("ascii")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a field. Cookies are dropped: the gateway has none, and reading them takes quadratic time."""
+        """Keep a field. Drop cookies: the gateway uses none, and parsing them takes quadratic time."""
         if len(self.headers) == MAX_FIELDS:
             raise too_large("The head, or the trailer, has over 100 fields.")
         name = name.lower()
@@ -232,9 +236,10 @@ class GatewayHttp(PipeliningProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Begin a request, unless it is ambiguous, or begins when `_parse` feeds it again.
+        """Begin a request. Raises `Refused` if it is ambiguous.
 
-        The application has this object where it may want to hand over.
+        A request to upgrade to anything except a WebSocket begins later, when `_parse` feeds its head again.
+        For `STREAM_PATH`, this object is added to the scope, so that the application can hand it over.
         """
         check_target(self.url)
         fields = check_fields(self.parser.get_http_version(), self.headers)
@@ -258,7 +263,7 @@ class GatewayHttp(PipeliningProtocol):
             cast("dict[str, Any]", self.scope)["extensions"] = {_EXTENSION: (self, self.cycle)}
 
     def become_stream(self, cycle: RequestResponseCycle) -> GatewayStream:
-        """Hand the connection over behind the head of this answer; what else was asked on it has none."""
+        """Hand the connection over after the head of this response. Drop any further requests on it."""
         cycle.response_complete = True
         dropped = self._stop_taking()
         self.connections.discard(self)
@@ -270,12 +275,12 @@ class GatewayHttp(PipeliningProtocol):
         self.flow.resume_reading()
         self.parser = cast("Any", None)
         if dropped:
-            # It is counted, once the stream has begun.
+            # The stream must count these bytes, once it has begun.
             self.loop.call_soon(stream.data_received, dropped)
         return stream
 
     def _stop_taking(self) -> bytes:
-        """Parse nothing more, and wait for nothing; return what was not parsed."""
+        """Stop parsing and cancel the timers. Return the unparsed bytes."""
         self._stop_timer()
         self._stop_waiting()
         return super()._stop_taking()
@@ -290,7 +295,7 @@ class GatewayHttp(PipeliningProtocol):
         self._timed = awaits
         if awaits is not _Awaits.NOTHING:
             seconds = self.head_timeout if awaits is _Awaits.HEAD else self.body_timeout
-            self._timer = self.loop.call_later(seconds, self._too_late)
+            self._timer = self.loop.call_later(seconds, self._on_timeout)
 
     def _stop_timer(self) -> None:
         self._timed = _Awaits.NOTHING
@@ -298,10 +303,10 @@ class GatewayHttp(PipeliningProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _too_late(self) -> None:
+    def _on_timeout(self) -> None:
         if self.flow.read_paused and (self._timed is not _Awaits.BODY or self._is_answering()):
-            # It is we who do not read: the application has not taken what came, or still answers the
-            # request before. A body that came after its answer has no such excuse.
+            # The gateway paused reading: the application hasn't taken the received bytes, or is still
+            # responding to the previous request. For a body after its response, the client is late.
             self._set_timer(self._timed)
         elif self._timed is _Awaits.BODY and not self.cycle.response_started:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time.")
@@ -309,7 +314,7 @@ class GatewayHttp(PipeliningProtocol):
             self._close()
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer with a problem (RFC 9457), and close; the application learns that its client has gone."""
+        """Respond with a problem (RFC 9457), and close. Tell the application that its client has gone."""
         if self._gives_up_answer():
             self.transport.write(answer_of(status, detail))
             self._hang_up()
@@ -317,9 +322,9 @@ class GatewayHttp(PipeliningProtocol):
             self._close()
 
     def _gives_up_answer(self) -> bool:
-        """Give up the request under way, unless its answer has begun; return whether there is none."""
+        """Cancel the current request, unless its response has begun. Return whether one may still be sent."""
         if not self._is_answering():
-            # What is wrong with a body that nobody waits for needs no second answer.
+            # A faulty body after its response needs no second response.
             return not self._body_left
         if self.cycle.response_started:
             return False
@@ -329,13 +334,13 @@ class GatewayHttp(PipeliningProtocol):
 
 
 async def begin_stream(scope: Scope, send: Send, headers: list[tuple[bytes, bytes]]) -> GatewayStream | None:
-    """Send the head of an answer, and return the stream that the connection is from there on.
+    """Send the head of the response, and return the stream that the connection becomes.
 
-    None where there is nobody to have one: the client wants the head only (RFC 9110, section 9.3.2), or has
-    gone. Raises KeyError under another server.
+    Return None if the client wants only the head (RFC 9110, section 9.3.2), or has gone. Raises KeyError if
+    another server runs the application.
     """
     http, cycle = cast("tuple[GatewayHttp, RequestResponseCycle]", scope["extensions"].pop(_EXTENSION))
-    # The body ends with the connection (RFC 9112, section 6.3): so it does in HTTP/1.0, too.
+    # The body ends with the connection (RFC 9112, section 6.3), in HTTP/1.0 too.
     cycle.keep_alive = cycle.chunked_encoding = False
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if cycle.scope["method"] == "HEAD" or cycle.disconnected or http.transport.is_closing():
@@ -345,6 +350,6 @@ async def begin_stream(scope: Scope, send: Send, headers: list[tuple[bytes, byte
 
 
 def http_protocol(*, head_timeout: float, body_timeout: float, mount: str = "") -> type[GatewayHttp]:
-    """Return the protocol with these deadlines, in seconds, and the mount point (`mount`)."""
+    """Return the protocol class with these deadlines, in seconds, and this mount point (`mount`)."""
     options = {"head_timeout": head_timeout, "body_timeout": body_timeout, "mount": mount.encode()}
     return type("GatewayHttp", (GatewayHttp,), options)

@@ -1,38 +1,44 @@
-"""Lingering: how long a connection that ends is kept for its client to read what was written."""
+"""Lingering: keeping a connection that ends open for a while, so that its client can read the last bytes."""
 
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-LINGER = 5.0
-"""How long a connection that was refused, or has ended, waits for its client to read that, in seconds."""
+LINGER_SECONDS = 5.0
+"""How long a refused or ended connection waits for its client to read what was written, in seconds."""
 
 LINGER_BYTES = 8192
-"""How much a client must read of what is left in that time to be waited for again: 1.6 KB a second."""
+"""Minimum number of bytes that a client must read in that time, for the wait to be repeated.
+
+That is 1.6 KB a second.
+"""
 
 
 class LingeringProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, which ends behind what was written. A subclass says what it stops taking."""
+    """uvicorn's HTTP protocol, which ends a connection after the written bytes.
 
-    # On the class, so that a connection pays only for what it needs.
+    A subclass defines `_stop_taking`.
+    """
+
+    # Defaults on the class, so that a connection uses memory only for the attributes that it sets.
     _lingering: asyncio.TimerHandle | None = None
     _dropped_bytes = 0
 
     def _stop_taking(self) -> bytes:
-        """Parse nothing more, and return what was not."""
+        """Stop parsing, and return the unparsed bytes."""
         raise NotImplementedError
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
+        """Cancel the wait."""
         if self._lingering is not None:
             self._lingering.cancel()
         super().connection_lost(exc)
 
     def _hang_up(self) -> None:
-        """End the connection behind what was written; the client may be sending.
+        """End the connection after the written bytes, while the client may still be sending.
 
-        What it sends after a close would be answered with a reset, which takes an answer with it that the
-        client has not read yet. So this end says that it is done, and reads a little on.
+        After a close, the kernel answers further bytes with a reset, and a reset discards a response that
+        the client hasn't read yet. So this method closes only the sending side, and keeps reading a while.
         """
         self._stop_taking()
         self._dropped_bytes = 0
@@ -43,7 +49,7 @@ class LingeringProtocol(HttpToolsProtocol):
         self._linger()
 
     def _close(self) -> None:
-        """Close the connection behind what was written, whether its client reads that or not."""
+        """Close the connection after the written bytes. Abort it if the client doesn't read them."""
         self._stop_taking()
         self.transport.close()
         if self.transport.get_write_buffer_size():
@@ -55,10 +61,10 @@ class LingeringProtocol(HttpToolsProtocol):
 
     def _expect_end(self) -> None:
         unread = self.transport.get_write_buffer_size()
-        self._lingering = self.loop.call_later(LINGER, self._look_whether_it_ends, unread)
+        self._lingering = self.loop.call_later(LINGER_SECONDS, self._check_lingering, unread)
 
-    def _look_whether_it_ends(self, before: int) -> None:
-        """Cut the connection off, unless its client goes on reading what is left."""
+    def _check_lingering(self, before: int) -> None:
+        """Abort the connection, unless its client keeps reading the remaining bytes."""
         unread = self.transport.get_write_buffer_size()
         if unread and unread <= before - LINGER_BYTES:
             self._expect_end()

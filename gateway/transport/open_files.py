@@ -1,6 +1,7 @@
-"""The limit of open files (RLIMIT_NOFILE), and how many connections of clients fit below it.
+"""The limit on open files (RLIMIT_NOFILE), and the number of client connections that fit below it.
 
-A connection is a file. Where they took all files, the gateway could open neither its database nor its logs.
+Each connection is an open file. If connections took all files, the gateway could open neither its database
+nor its logs.
 """
 
 import resource
@@ -9,51 +10,51 @@ from contextlib import suppress
 
 from gateway.settings import Settings
 
-RESERVE = 100
-"""Files that are kept for the process itself, beside its pool of connections to Postgres."""
+RESERVED_FILES = 100
+"""Number of files reserved for the process itself, besides its connection pool to Postgres."""
 
-REQUESTS = 10_000
-"""How many connections there may be beside `GATEWAY_MAX_SOCKETS`, for requests."""
+MAX_REQUEST_CONNECTIONS = 10_000
+"""Maximum number of connections for requests, in addition to `GATEWAY_MAX_SOCKETS`."""
 
-ENOUGH = 4096
-"""The limit of open files below which `gateway check` warns."""
+LOW_LIMIT = 4096
+"""The limit on open files below which `gateway check` warns."""
 
 
 def raise_limit() -> None:
-    """Raise the soft limit to the hard one, as a process may; it stays where the system refuses that."""
+    """Raise the soft limit to the hard limit, which any process may do. Keep it if the system refuses."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # macOS has a hard limit that it does not grant.
+        # macOS reports a hard limit that it doesn't grant.
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def soft_limit() -> int:
-    """Return how many files this process may have open now."""
+    """Return the number of files that this process may have open now."""
     return _number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def hard_limit() -> int:
-    """Return how many files this process may have open after `raise_limit`."""
+    """Return the number of files that this process may have open after `raise_limit`."""
     return _number(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
 def connections_within(limit: int, settings: Settings) -> int:
-    """Return how many connections of clients fit below a limit of open files.
+    """Return the number of client connections that fit below a limit on open files.
 
-    The reserve is at most half of the limit, so that a very low one still serves somebody. And there are no
-    more than the sockets and the requests that the process is meant for, however high the limit: each costs
-    memory, too.
+    The reserve takes at most half of the limit, so that even a very low limit leaves room for clients.
+    However high the limit, the result never exceeds the sockets and requests that the process is configured
+    for, because each connection also costs memory.
     """
-    reserve = min(RESERVE + settings.database_pool_size, limit // 2)
-    return max(1, min(limit - reserve, settings.max_sockets + REQUESTS))
+    reserve = min(RESERVED_FILES + settings.database_pool_size, limit // 2)
+    return max(1, min(limit - reserve, settings.max_sockets + MAX_REQUEST_CONNECTIONS))
 
 
 def report(limit: int, settings: Settings) -> str:
-    """Return a line for `gateway check`: how many files there may be, and what to do where that is little."""
+    """Return a line for `gateway check`: the limit, the room for connections, and a remedy if it is low."""
     line = f"open files: {limit}: room for {connections_within(limit, settings)} connections"
-    if limit < ENOUGH:
-        line += f" (low: set ulimit -n, or LimitNOFILE= of systemd, to {ENOUGH} or more)"
+    if limit < LOW_LIMIT:
+        line += f" (low: set ulimit -n, or LimitNOFILE= of systemd, to {LOW_LIMIT} or more)"
     return line
 
 

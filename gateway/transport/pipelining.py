@@ -1,8 +1,8 @@
-"""Pipelining: what a client sends behind a request waits, as it came, until that one is answered.
+"""Pipelining: the bytes after a request wait, unparsed, until that request is answered.
 
-uvicorn parses all that it is sent, and keeps a parsed request at twenty times its size. Here the next request
-is parsed when the answer is complete and the client has read its answers; until then reading is paused. Each
-request, and each step of a body in chunks, has a turn of its own, which the `turnstile` gives.
+uvicorn parses all received bytes, and a parsed request takes twenty times its size in memory. This protocol
+parses the next request when the response is complete and the client has read its responses. Until then it
+pauses reading. Each request, and each step of a body in chunks, needs a turn of its own from the `turnstile`.
 """
 
 from http import HTTPStatus
@@ -11,31 +11,31 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from gateway.transport.chunked import ChunkedBody
-from gateway.transport.framing import EMPTY_LINE, MAX_HEAD, PartialHead, Refused, end_of_line_ends
-from gateway.transport.held_bytes import UNCOUNTED, HoldingProtocol
+from gateway.transport.framing import EMPTY_LINE, MAX_HEAD_BYTES, PartialHead, Refused, end_of_line_ends
+from gateway.transport.held_bytes import MAX_UNCOUNTED_BYTES, HoldingProtocol
 from gateway.transport.socket_buffers import widen
 
-MAX_UNWANTED = 16 * 1024 * 1024
-"""Most bytes of a body that are read, and dropped, after the answer: twice the largest body.
+MAX_UNWANTED_BYTES = 16 * 1024 * 1024
+"""Maximum number of bytes of a body that are read and dropped after the response: twice the largest body.
 
-A client that sends its whole body before it reads gets its answer so, and may go on with the connection. It
-would be reset otherwise, and lose the answer or its next request.
+This lets a client that sends its whole body before it reads get its response, and reuse the connection.
+Otherwise a reset would discard the response or the client's next request.
 """
 
 MAX_UNWANTED_CHUNKS = 4096
-"""Most chunks of such a body. What comes behind them is dropped unread, and the connection ends."""
+"""Maximum number of chunks of such a body. Further bytes are dropped unread, and the connection ends."""
 
 CHUNKED = -1
-"""The length of a body that only its chunks tell."""
+"""The value of `_body_left` for a body in chunks, whose length isn't known in advance."""
 
 
 class PipeliningProtocol(HoldingProtocol):
     """uvicorn's HTTP protocol, which parses one request at a time.
 
-    A subclass says how a piece is parsed, what a handshake and a refusal do, and what is waited for.
+    A subclass defines `_parse`, `_hand_over`, `_await` and `_refuse`.
     """
 
-    # On the class, so that a connection pays only for what it needs.
+    # Defaults on the class, so that a connection uses memory only for the attributes that it sets.
     _chunks: ChunkedBody | None = None
     _body_left = 0
     _widened = False
@@ -48,32 +48,32 @@ class PipeliningProtocol(HoldingProtocol):
     _admitted = False
 
     def _parse(self, piece: bytes) -> bool:
-        """Parse what belongs to one request, and return whether it is the head of a WebSocket handshake."""
+        """Parse bytes of one request, and return whether they end the head of a WebSocket handshake."""
         raise NotImplementedError
 
     def _hand_over(self, rest: bytes) -> None:
-        """Hand the connection over to a WebSocket; `rest` came behind the handshake."""
+        """Hand the connection over to a WebSocket. `rest` holds the bytes after the handshake."""
         raise NotImplementedError
 
     def _await(self) -> None:
-        """Set the deadline for what the client has yet to send."""
+        """Set the deadline for the next head, or for the rest of the body."""
         raise NotImplementedError
 
     # --- what the event loop calls --------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drop what was not parsed: it has become no request, and fails nowhere."""
+        """Drop the unparsed bytes. They never became a request, so nothing fails."""
         self._stop_taking()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
+        """Continue with the waiting bytes: the client has read its responses."""
         super().resume_writing()
         if self.unparsed:
             self.loop.call_soon(self._go_on)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what belongs to one request; what comes behind it waits."""
+        """Parse the bytes of one request. The bytes after it wait."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         if self._over:
@@ -85,7 +85,7 @@ class PipeliningProtocol(HoldingProtocol):
             self._take(data, 0)
 
     def on_response_complete(self) -> None:
-        """Go on with what came behind the request, in a turn of its own."""
+        """Continue with the bytes after the request, in a turn of their own."""
         super().on_response_complete()
         if self.unparsed:
             self.loop.call_soon(self._go_on)
@@ -93,7 +93,7 @@ class PipeliningProtocol(HoldingProtocol):
             self._close()
 
     def timeout_keep_alive_handler(self) -> None:
-        """End a connection on which no further request comes, unless its client still reads an answer."""
+        """Close an idle connection, unless its client is still reading a response."""
         if self.flow.write_paused:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -104,7 +104,7 @@ class PipeliningProtocol(HoldingProtocol):
     # --- from bytes to a request ----------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """Parse more of what waits."""
+        """Parse more of the waiting bytes."""
         if self.unparsed and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             data, self.unparsed = self.unparsed, b""
@@ -112,7 +112,7 @@ class PipeliningProtocol(HoldingProtocol):
             try:
                 self._take(data, self.unparsed_at)
             except BaseException:
-                # The event loop does so where `data_received` fails.
+                # The event loop aborts if `data_received` fails, but not if a scheduled callback does.
                 self.transport.abort()
                 raise
 
@@ -124,7 +124,7 @@ class PipeliningProtocol(HoldingProtocol):
                 break
             if not self._body_left:
                 at = self._take_head(data, at)
-                # What came of its body in the same piece is decoded in the turn of the head.
+                # The part of the body in the same piece is decoded in the turn of the head.
                 has_turn = self._chunks is not None
                 continue
             at, has_turn = self._take_body(data, at), False
@@ -140,7 +140,7 @@ class PipeliningProtocol(HoldingProtocol):
                 self._count_held()
 
     def _may_go_on(self) -> bool:
-        """Return whether what has come may be parsed now: a body, or the next request."""
+        """Return whether received bytes, of a body or of the next request, may be parsed now."""
         if self._body_left:
             return self._chunks is None or self._may_begin()
         return (
@@ -157,54 +157,54 @@ class PipeliningProtocol(HoldingProtocol):
         return not self._queued
 
     def _ask_for_turn(self) -> None:
-        """Have what waits go on in a later pass of the loop: this one has had its turn."""
+        """Queue the waiting bytes for a later pass of the loop: this connection has had its turn."""
         if not self._queued:
             self._queued = True
             if self.turnstile.passes(self._address(), self._enter):
                 self.loop.call_soon(self._enter)
 
     def _enter(self) -> None:
-        """Go on: this is its turn."""
+        """Continue with the waiting bytes: this is their turn."""
         self._queued = False
         self._admitted = not self._over
         self._go_on()
 
     def _wait(self, data: bytes, at: int) -> None:
         self.unparsed, self.unparsed_at = data, at
-        self._hold()
+        self._block_reading()
         self._count_held()
 
-    def _hold(self) -> None:
-        """Do not read, even where the application asks for more of a body."""
+    def _block_reading(self) -> None:
+        """Stop reading, even if the application asks for more of a body."""
         self._held = True
         self.flow.pause_reading()
-        self.flow.resume_reading = _hold_on  # type: ignore[method-assign]
+        self.flow.resume_reading = _keep_paused  # type: ignore[method-assign]
 
-    def _let_go(self) -> None:
+    def _unblock_reading(self) -> None:
         if self._held:
             self._held = False
             del self.flow.resume_reading
 
     def _read_again(self) -> None:
-        self._let_go()
-        # Where the application has not taken what there is, it reads on when it does.
+        self._unblock_reading()
+        # If the application hasn't taken the received body yet, reading resumes when it does.
         if not self._is_answering() or len(self.cycle.body) <= HIGH_WATER_LIMIT:
             self.flow.resume_reading()
 
     def _take_head(self, data: bytes, at: int) -> int:
-        """Parse a head, or what there is of it, and return where it ends."""
+        """Parse a head, or the part of it in `data`, and return the index after it."""
         if self._head is not None:
             return self._take_piece(self._head, data, at)
         if data[at] in b"\r\n":
             return self._skip_line_ends(data, at)
-        found = data.find(EMPTY_LINE, at, at + MAX_HEAD)
+        found = data.find(EMPTY_LINE, at, at + MAX_HEAD_BYTES)
         if found < 0:
             return self._take_piece(PartialHead(), data, at)
         end = found + len(EMPTY_LINE)
         if self._line_end_bytes:
             self._line_end_bytes = 0
         self._head_bytes = end - at
-        if end - at > UNCOUNTED:
+        if end - at > MAX_UNCOUNTED_BYTES:
             self._count_held()
             if self._over:
                 return end
@@ -230,12 +230,12 @@ class PipeliningProtocol(HoldingProtocol):
     def _skip_line_ends(self, data: bytes, at: int) -> int:
         end = end_of_line_ends(data, at)
         self._line_end_bytes += end - at
-        if self._line_end_bytes > MAX_HEAD:
+        if self._line_end_bytes > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The head is over 64 KiB.")
         return end
 
     def _take_body(self, data: bytes, at: int) -> int:
-        """Parse of a body what may be parsed at once, and return where that ends."""
+        """Parse as much of a body as one step may, and return the index after it."""
         if self._chunks is not None:
             end = self._take_chunks(self._chunks, data, at)
         else:
@@ -258,15 +258,15 @@ class PipeliningProtocol(HoldingProtocol):
         if self.cycle.response_complete:
             self._dropped_lines += chunks.lines - before
         if chunks.whole:
-            # The parser waits for the body that it was not given.
+            # A new parser: the old one still waits for the body, which it never got.
             self.parser = httptools.HttpRequestParser(self)
             self.on_message_complete()
         return end
 
     def _drop_body(self, size: int) -> None:
-        """Count what was sent of a body after the answer, and hang up where it does not end."""
+        """Count the bytes of a body that arrive after the response, and hang up if there are too many."""
         self._dropped_bytes += size
-        if self._dropped_bytes > MAX_UNWANTED or self._dropped_lines > MAX_UNWANTED_CHUNKS:
+        if self._dropped_bytes > MAX_UNWANTED_BYTES or self._dropped_lines > MAX_UNWANTED_CHUNKS:
             self._hang_up()
         elif not self._body_left and not self._over:
             self._dropped_bytes = self._dropped_lines = 0
@@ -275,16 +275,16 @@ class PipeliningProtocol(HoldingProtocol):
     # --- what the parser calls ------------------------------------------------------------------------------
 
     def _expect_chunks(self) -> None:
-        """Take note that the body comes in chunks."""
+        """Prepare for a body in chunks."""
         self._body_left, self._chunks = CHUNKED, ChunkedBody()
 
     def on_body(self, body: bytes) -> None:
-        """Keep it for the application, unless that has answered."""
+        """Keep a piece of the body for the application, unless it has responded."""
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.body += body
             self._body_bytes += len(body)
-            # The application has asked for it: no more than this is taken before it does.
+            # So much arrives only if the application reads the body, so a larger buffer is safe.
             if self._body_bytes > 2 * HIGH_WATER_LIMIT and not self._widened:
                 self._widened = True
                 widen(self.transport)
@@ -293,7 +293,7 @@ class PipeliningProtocol(HoldingProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """Take note that a body is whole; what would upgrade has not begun."""
+        """Mark the body as complete. Skip a request to upgrade, which hasn't begun yet."""
         if not self.parser.should_upgrade():
             self._body_left = 0
             self._chunks = None
@@ -304,11 +304,11 @@ class PipeliningProtocol(HoldingProtocol):
     # --- the end --------------------------------------------------------------------------------------------
 
     def _stop_taking(self) -> bytes:
-        """Parse nothing more, and return what was not."""
+        """Stop parsing, and return the unparsed bytes."""
         unparsed = self.unparsed[self.unparsed_at :]
         self._over = True
         self.unparsed = b""
-        self._let_go()
+        self._unblock_reading()
         self._head = self._chunks = None
         if self._held_bytes:
             self._release_held()
@@ -316,9 +316,9 @@ class PipeliningProtocol(HoldingProtocol):
 
     def _drop(self, size: int) -> None:
         self._dropped_bytes += size
-        if self._dropped_bytes > MAX_UNWANTED:
-            self._hold()
+        if self._dropped_bytes > MAX_UNWANTED_BYTES:
+            self._block_reading()
 
 
-def _hold_on() -> None:
-    """Do nothing: what has come is not parsed yet."""
+def _keep_paused() -> None:
+    """Do nothing: reading stays paused until the waiting bytes are parsed."""

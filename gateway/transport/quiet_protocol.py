@@ -1,4 +1,4 @@
-"""The protocol of RFC 6455 as `websockets` has it, which logs and repeats nothing that a client has sent."""
+"""The WebSocket protocol of `websockets` (RFC 6455), which never logs or repeats the bytes of a client."""
 
 import logging
 from collections.abc import Generator
@@ -15,13 +15,16 @@ _SILENT = logging.getLogger("websockets.server")
 
 
 class QuietProtocol(ServerProtocol):
-    """Expects frames only: the request comes parsed (`http`). It says nothing of what its client has sent."""
+    """A server protocol that expects only frames, because `http` parses the request.
+
+    It never logs or repeats the bytes of its client.
+    """
 
     @classmethod
     def adopt(cls, made: ServerProtocol) -> None:
-        """Turn the protocol that uvicorn has made into one of these: to make another is dear.
+        """Change uvicorn's protocol object into a `QuietProtocol`. Creating another object would cost more.
 
-        uvicorn's would write each header and each frame into uvicorn's log, at the level debug.
+        uvicorn's object would log each header and each frame, at level debug.
         """
         made.__class__ = cls
         made.logger, made.debug = _SILENT, False
@@ -30,14 +33,17 @@ class QuietProtocol(ServerProtocol):
         next(made.parser)
 
     def parse(self) -> Generator[None]:
-        """Parse frames: the request never comes this way."""
+        """Parse frames. The request never passes through this parser."""
         return super(ServerProtocol, self).parse()
 
-    def reject(self, status: StatusLike, text: str) -> Response:  # noqa: ARG002 - it is overridden
-        """Refuse the handshake with a problem. The text of `websockets` quotes the header that is wrong."""
+    def reject(self, status: StatusLike, text: str) -> Response:  # noqa: ARG002 - an override
+        """Refuse the handshake with a problem.
+
+        It replaces the text of `websockets`, which quotes the wrong header.
+        """
         refused = HTTPStatus(status)
         head, body = bare_problem(refused, "This is not a WebSocket handshake (RFC 6455, 4.2.1).")
         headers = Headers((name.decode(), value.decode()) for name, value in head)
-        # What this end speaks, in case that is what was wrong (RFC 6455, section 4.4).
+        # The supported version, in case the client asked for another (RFC 6455, section 4.4).
         headers["Sec-WebSocket-Version"] = "13"
         return Response(refused.value, refused.phrase, headers, body)

@@ -1,4 +1,4 @@
-"""A response in slices: its client takes one before the next is handed to the connection."""
+"""Sliced responses: each slice waits until the client has taken the previous one."""
 
 import asyncio
 import sys
@@ -7,19 +7,22 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 SLICE_BYTES = 65_536
-"""The bytes of an answer that a connection is given at once: it buffers little more for a slow client."""
+"""Size of a slice in bytes. The connection buffers little more than one slice for a slow client."""
 
 
 class SlicedResponse(Response):
-    """A response whose body waits for the client slice by slice. It has returned when all is handed over."""
+    """A response whose body waits for the client, slice by slice.
+
+    The call returns when the connection has the last slice.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. A client that goes away, or is cut off, ends it."""
+        """Send the response. It ends early if the client disconnects or is cut off."""
         if len(self.body) <= SLICE_BYTES:
             await super().__call__(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        # Views: what the kernel does not take of a copy would be held a second time.
+        # Views, not copies: the bytes of a copy that the kernel doesn't take would be held twice.
         body = memoryview(self.body)
         for start in range(0, len(body), SLICE_BYTES):
             part = body[start : start + SLICE_BYTES]
@@ -28,14 +31,14 @@ class SlicedResponse(Response):
 
 
 class SharedResponse(SlicedResponse):
-    """A response whose body is in memory anyway, the same for everybody.
+    """A response whose body stays in memory and is shared by all clients, such as a static file.
 
-    The connection gets all of it at once, and what the request took is free again: a client that reads
-    nothing holds a view of the body. Where the connection would copy it, it goes out in slices.
+    The connection gets the whole body at once, which frees the memory of the request. A client that doesn't
+    read then holds only a view of the body. If the connection would copy the body, it is sent in slices.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         if _keeps_views():
             await Response.__call__(self, scope, receive, send)
         else:
@@ -43,5 +46,5 @@ class SharedResponse(SlicedResponse):
 
 
 def _keeps_views() -> bool:
-    """Return whether a transport of this loop keeps what it cannot send yet without a copy."""
+    """Return whether this loop's transports keep unsent bytes without copying them."""
     return sys.version_info >= (3, 12) or not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)

@@ -1,8 +1,9 @@
-"""What the kernel holds of each connection: little, so that many of them hold no lot of memory.
+"""Socket buffers: limits on the bytes that the kernel holds for each connection.
 
-By itself it takes megabytes of each: of what nobody has read yet, and of answers that their clients do not
-read. When it has no room for more, no connection of the machine gets on. And the event loop reads all that
-has come of a connection at once, of every connection in the same pass: that has to be short, too.
+By default, the kernel buffers megabytes per connection: received bytes that the process hasn't read, and
+responses that a client doesn't read. If it runs out of buffer memory, every connection of the machine stalls.
+Small receive buffers also keep a pass of the event loop short, because the loop reads all the received bytes
+of every connection in one pass.
 """
 
 import asyncio
@@ -10,17 +11,20 @@ import socket
 from contextlib import suppress
 
 UNREAD_BYTES = 16_384
-"""How many bytes that are not read yet the kernel holds before the client has to wait."""
+"""Receive buffer in bytes: how many unread bytes the kernel holds before the client must wait."""
 
 UNREAD_BODY_BYTES = 65_536
-"""The same for a body that the application takes: 8 MiB arrive in 13 s at a round-trip time of 100 ms."""
+"""Receive buffer in bytes while the application reads a large body.
+
+With it, 8 MiB arrive in 13 s at a round-trip time of 100 ms.
+"""
 
 UNSENT_BYTES = 16_384
-"""How many bytes that are not sent yet the kernel holds before it takes no more."""
+"""How many unsent bytes the kernel holds before it accepts no more."""
 
 
 def bound(listener: socket.socket) -> None:
-    """Bound what the kernel holds of each connection of a listener, as far as the system can do it."""
+    """Limit the buffers of each connection of a listener, as far as the system supports it."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         with suppress(OSError):
@@ -28,6 +32,6 @@ def bound(listener: socket.socket) -> None:
 
 
 def widen(transport: asyncio.BaseTransport) -> None:
-    """Let a large body arrive faster: no more comes in a round trip than the buffer holds."""
+    """Enlarge the receive buffer for a large body: at most one buffer arrives per round trip."""
     with suppress(OSError):
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BODY_BYTES)

@@ -1,10 +1,10 @@
-"""The turnstile: how many requests of all connections begin in one pass of the event loop.
+"""The turnstile: a limit on the requests that begin in one pass of the event loop, over all connections.
 
-A connection gives others their turn between its own requests (`pipelining`). But when hundreds of them have
-one ready in the same moment, the loop would begin all of these before it looks at anything else. So a few
-begin in a pass, and fewer where they take long; the others wait, in turns by network (a /48 of IPv6: one
-client may have 65,536 narrower ones). The bytes that unfinished requests and messages hold (`held_bytes`,
-`frames`) are bounded here, too, for all connections together.
+A connection lets others go first between its own requests (`pipelining`). But if hundreds of connections have
+a request ready at the same moment, the loop would begin all of them before it does anything else. So only a
+few begin in each pass, and fewer if they take long. The others wait in a queue that is fair by network. For
+IPv6 that is a /48, because one client may have 65,536 narrower networks. The turnstile also limits the bytes
+that unfinished requests and messages hold (`held_bytes`, `frames`), for all connections together.
 """
 
 import asyncio
@@ -15,36 +15,36 @@ from gateway.auth.limits.fair_queue import FairQueue
 from gateway.settings.networks import networks_of
 
 TURNSTILE = "gateway.turnstile"
-"""The key of the lifespan's state that has the `Turnstile`."""
+"""Key of the `Turnstile` in the lifespan's state."""
 
-PER_PASS = 16
-"""How many requests begin in one pass of the event loop at most."""
+MAX_PER_PASS = 16
+"""Maximum number of requests that begin in one pass of the event loop."""
 
-PASS = 0.005
-"""How long a pass may take before fewer begin in the next, in seconds."""
+MAX_PASS_SECONDS = 0.005
+"""How long a pass may take before fewer requests begin in the next, in seconds."""
 
-MAX_HELD = 64 * 1024 * 1024
-"""Most bytes of requests that are not answered, and of unfinished messages, of all connections together.
+MAX_HELD_BYTES = 64 * 1024 * 1024
+"""Maximum number of bytes that unanswered requests and unfinished messages hold, over all connections.
 
-One network, a /64, /56 or /48 of IPv6, has at most as many as are left for all others.
+One network (for IPv6 a /64, /56 or /48) may hold at most as many bytes as remain for all others.
 """
 
 _NO_LIMIT = 2**60
 
 
 class Turnstile:
-    """Lets requests begin. It belongs to the event loop."""
+    """Admits requests. Use it only on the event loop's thread."""
 
     def __init__(self) -> None:
         self._begun = 0
-        self._per_pass = PER_PASS
+        self._per_pass = MAX_PER_PASS
         self._pass_began_at = 0.0
         self.held_bytes = 0
         self._held: dict[str, int] = {}
         self._waiting: FairQueue[Callable[[], None]] = FairQueue(_NO_LIMIT)
 
     def passes(self, address: str, go_on: Callable[[], None]) -> bool:
-        """Return whether a request may begin now; else `go_on` is called when it may."""
+        """Return whether a request may begin now. If not, call `go_on` when it may."""
         if self._begun >= self._per_pass or self._waiting:
             self._waiting.put(networks_of(address)[-1], 1, go_on)
             return False
@@ -59,20 +59,22 @@ class Turnstile:
 
     def _next_pass(self) -> None:
         self._begun = 0
-        # What began in the pass before runs in this one: several passes in a row tell what they cost.
+        # Requests that began in the previous pass run in this one, so the cost shows over several passes.
         took = perf_counter() - self._pass_began_at
-        self._per_pass = max(1, self._per_pass // 2) if took > PASS else min(PER_PASS, self._per_pass * 2)
+        self._per_pass = (
+            max(1, self._per_pass // 2) if took > MAX_PASS_SECONDS else min(MAX_PER_PASS, self._per_pass * 2)
+        )
         if not self._waiting:
             return
         self._begin_pass()
         loop = asyncio.get_running_loop()
         for go_on in self._waiting.take(self._per_pass):
             self._begun += 1
-            # By the loop, so that one that fails takes no other along.
+            # Scheduled on the loop, so that a failing callback doesn't stop the others.
             loop.call_soon(go_on)
 
     def hold(self, address: str, size: int) -> bool:
-        """Count more or fewer bytes of unfinished requests and messages. Return whether there is room."""
+        """Add `size`, which may be negative, to the bytes held. Return whether there is room for them."""
         self.held_bytes += size
         most = 0
         for network in networks_of(address):
@@ -80,4 +82,4 @@ class Turnstile:
             if not held:
                 del self._held[network]
             most = max(most, held)
-        return size <= 0 or most + self.held_bytes <= MAX_HELD
+        return size <= 0 or most + self.held_bytes <= MAX_HELD_BYTES

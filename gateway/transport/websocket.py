@@ -1,14 +1,14 @@
-"""uvicorn's WebSocket protocol with what ASGI has no words for.
+"""uvicorn's WebSocket protocol, with features that ASGI doesn't offer.
 
-- A close that does not wait for a client that has stopped reading: uvicorn's own waits until the client has
-  read what is buffered, and a stalled client never does.
-- A ping that is not answered closes with 4008, which tells the client to resume, not with 1011.
-- A closing handshake that is not answered is cut off, so that a stalled client holds no memory. After a close
-  a client may send a few KiB more; then nothing more is read.
-- The request comes parsed (`http`), and is not parsed again.
-- A refusal does not repeat what was sent, which may be a token (`quiet_protocol`).
-- Once a socket is accepted it is handed over: the frames of the framework that brought it, and the headers of
-  its request, are not held for as long as it lives, and a push does not go through them.
+- A close doesn't wait for a client that has stopped reading. uvicorn's own close waits until the client has
+  read the buffered bytes, which a stalled client never does.
+- An unanswered ping closes the socket with 4008, which tells the client to resume, instead of 1011.
+- An unanswered closing handshake is aborted after a timeout, so that a stalled client doesn't hold memory.
+  After a close, a client may send a few KiB more; then reading stops.
+- The request arrives parsed (`http`), and isn't parsed again.
+- A refusal doesn't repeat the client's bytes, which may contain a token (`quiet_protocol`).
+- An accepted socket is handed over to its connection. The call stack of the framework and the request's
+  headers are freed, and messages are sent without passing through the framework.
 """
 
 from collections.abc import Awaitable, Callable
@@ -30,20 +30,20 @@ from gateway.transport.frames import FramesProtocol
 from gateway.transport.quiet_protocol import QuietProtocol
 from gateway.transport.turnstile import TURNSTILE
 
-LINGER = 2.0
-"""How long a client has to answer a close frame, in seconds."""
+LINGER_SECONDS = 2.0
+"""How long a client may take to answer a close frame, in seconds."""
 
 _EXTENSION = "gateway.websocket"
 
 CLOSED = "gateway.closed"
-"""Where the state of the lifespan holds what is told of each end: `closed(code, by_client=…)`."""
+"""Key, in the lifespan's state, of the callback for each ended connection: `closed(code, by_client=…)`."""
 
 
 class GatewayWebSocket(FramesProtocol):
-    """What `GatewayHttp` hands a connection over to: give `handle_connect` the request.
+    """The protocol that `GatewayHttp` hands a connection over to, by passing the request to `handle_connect`.
 
-    `place` is that of the connection, whose end is counted here. `head_bytes` are those of the handshake that
-    are counted (`held_bytes`), until it is forgotten.
+    `place` is the connection's place in `Connections`; this protocol releases it when the connection ends.
+    `head_bytes` is the counted size of the handshake (`held_bytes`), which is released with the handshake.
     """
 
     place: Place | None = None
@@ -61,28 +61,28 @@ class GatewayWebSocket(FramesProtocol):
     # --- the end --------------------------------------------------------------------------------------------
 
     def handle_close(self, event: Frame) -> None:
-        """Answer a close, or take the answer to ours."""
+        """Answer the client's close frame, or handle its answer to ours."""
         if self.close_sent:
-            # `close_timer` goes on: an answer does not say that the client has read, too.
+            # `close_timer` keeps running: an answer doesn't prove that the client reads.
             self.transport.close()
         else:
             super().handle_close(event)
-            self._cut_off_in_time()
+            self._abort_unless_read()
 
     def eof_received(self) -> None:
-        """End it: a client that sends no more has gone, as far as a WebSocket is concerned."""
+        """Close the connection: a WebSocket client that closes its sending side has left."""
         self.transport.close()
-        self._cut_off_in_time()
+        self._abort_unless_read()
 
-    def _cut_off_in_time(self) -> None:
-        """Have a transport that is closing end, though its client does not read what is buffered."""
+    def _abort_unless_read(self) -> None:
+        """Abort a closing transport after a timeout, if its client doesn't read the buffered bytes."""
         if self.close_timer is None and self.transport.get_write_buffer_size():
-            self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
+            self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End it, and hold nothing any more.
+        """Release the connection's place and memory, and count the end.
 
-        What is left holds itself in circles otherwise, and to find those is an eighth of what a socket costs.
+        Break reference cycles: collecting them costs an eighth of a socket's CPU.
         """
         if self.place is not None:
             self.app_state[CONNECTIONS].leave(self.place)
@@ -93,7 +93,7 @@ class GatewayWebSocket(FramesProtocol):
         self._on_close = self._count_frame = None
 
     def _count_end(self) -> None:
-        """Say with which code it ended, and who began that, unless the handshake was refused."""
+        """Report the close code, and which side closed first, unless the handshake was refused."""
         sent, received = self.conn.close_sent, self.conn.close_rcvd
         if sent is not None:
             code = received.code if received and self.conn.close_rcvd_then_sent else sent.code
@@ -104,10 +104,10 @@ class GatewayWebSocket(FramesProtocol):
     # --- the handshake --------------------------------------------------------------------------------------
 
     def handle_connect(self, event: Request) -> None:
-        """Begin the handshake, and let the application have this object."""
+        """Begin the handshake, and add this object to the scope for the application."""
         super().handle_connect(event)
         scope = getattr(self, "scope", None)
-        # The scope has all of it once more.
+        # The scope holds a copy of the request.
         self.request = cast("Any", None)
         if scope is None:
             self._release_head()
@@ -116,17 +116,17 @@ class GatewayWebSocket(FramesProtocol):
             extensions[_EXTENSION] = self
 
     async def run_asgi(self) -> None:
-        """Serve it: by the application, and then by whoever that has handed it over to."""
+        """Run the application, and then the connection that it handed the socket over to."""
         self.app = self._answer
         await super().run_asgi()
         self.app = self._serve = cast("Any", None)
-        # It holds this object, and this object it.
+        # The scope and this object refer to each other.
         self._forget_handshake()
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         await self.config.loaded_app(scope, receive, send)
         if self.initial_response is not None:
-            # uvicorn takes a refusal before the upgrade for a failure, and would log it as one.
+            # uvicorn treats a refusal before the upgrade as a failure, and would log it.
             self.handshake_complete = True
         if self._serve is not None:
             self._forget_handshake()
@@ -136,8 +136,8 @@ class GatewayWebSocket(FramesProtocol):
                 await self._serve()
 
     def accept(self, subprotocol: str | None) -> None:
-        """Complete the handshake, as ASGI's `websocket.accept` does, and without the layers above it."""
-        self.queue.get_nowait()  # which is `websocket.connect`
+        """Complete the handshake, as ASGI's `websocket.accept` does, but bypass the middleware."""
+        self.queue.get_nowait()  # `websocket.connect`
         self.handshake_complete = True
         if self.disconnected or self.transport.is_closing():
             return
@@ -160,11 +160,11 @@ class GatewayWebSocket(FramesProtocol):
             self._feed_early()
 
     async def send(self, message: Any) -> None:
-        """Do as ASGI says, but a close does not wait for the client, and has the bounds of any other."""
+        """Send an ASGI message. A close doesn't wait for the client: it is that of `close_at_once`."""
         if message["type"] == "websocket.close" and self.handshake_complete:
             self.close_at_once(message.get("code", 1000), message.get("reason") or "")
             if self.close_sent and (self._early or self._unfed):
-                # The answer to the close is not among these, and what follows may begin within a frame.
+                # These bytes don't contain the answer to the close, and later bytes may begin inside a frame.
                 self._early = b""
                 self._stop_listening()
         else:
@@ -176,17 +176,17 @@ class GatewayWebSocket(FramesProtocol):
         on_close: Callable[[int, str], None],
         count_frame: Callable[[], None],
     ) -> None:
-        """Have `serve` run when the application has returned; the socket ends when it does.
+        """Run `serve` when the application has returned. The socket ends when `serve` returns.
 
-        `told` is called with the code and the reason when this end closes it. `count_frame` is called for
-        each frame that is no whole message, and closes the socket if there are too many.
+        `on_close` is called with the code and the reason when the gateway closes the socket. `count_frame` is
+        called for each frame that isn't a whole message, and closes the socket if there are too many.
         """
         self._serve = serve
         self._on_close = on_close
         self._count_frame = count_frame
 
     def _forget_handshake(self) -> None:
-        """Drop what only the handshake needed: among it the token."""
+        """Free the objects that only the handshake needed, including the token."""
         cast("dict[str, Any]", self.scope).clear()
         self.response = cast("Any", None)
         self._release_head()
@@ -199,7 +199,7 @@ class GatewayWebSocket(FramesProtocol):
     # --- what the connection calls --------------------------------------------------------------------------
 
     async def send_message(self, message: Message) -> None:
-        """Write a message as a frame, waiting while the client does not read. Raises `Disconnected`."""
+        """Write a message as a frame, waiting while the client doesn't read. Raises `Disconnected`."""
         await self.writable.wait()
         if self.disconnected or self.close_sent or self.transport.is_closing():
             raise Disconnected
@@ -213,7 +213,7 @@ class GatewayWebSocket(FramesProtocol):
         return message.get("text")
 
     def close_at_once(self, code: int, reason: str) -> None:
-        """Send a close frame behind what is buffered, and drop the client if it does not answer in time."""
+        """Send a close frame after the buffered bytes, and abort if the client doesn't answer in time."""
         if self.close_sent or self.disconnected or self.transport.is_closing():
             return
         self.stop_keepalive()
@@ -221,38 +221,38 @@ class GatewayWebSocket(FramesProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        # Whoever waits to write learns now that there is nobody to write to.
+        # Wake waiting senders, which then raise `Disconnected`.
         self.disconnected = True
         self.writable.set()
         self._count_frame, self._uncounted = None, 0
         self.resume_reading()
-        self.close_timer = self.loop.call_later(LINGER, self.transport.abort)
+        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
         if self._on_close is not None:
             self._on_close(code, reason)
 
     # --- what the server calls ------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """Close with 1012 and wait for the answer, also when the handshake is still under way.
+        """Close with 1012 and wait for the answer, even during the handshake.
 
-        uvicorn would end the connection at once: what the client has sent meanwhile is then answered with a
-        reset, which takes the close frame with it, and a handshake with 500. Only one that was refused, or
-        closed for another reason, ends so.
+        uvicorn would end the connection at once. The kernel would then answer the client's bytes in transit
+        with a reset, which discards the close frame, and a handshake would get a 500. Only a connection that
+        was refused, or closed for another reason, ends at once.
         """
         self._ending = True
-        on_close = self.conn.close_sent
-        if self.close_sent and (on_close is None or on_close.code != Close.RESTART):
+        sent = self.conn.close_sent
+        if self.close_sent and (sent is None or sent.code != Close.RESTART):
             super().shutdown()
         elif self.handshake_complete:
             self.close_at_once(Close.RESTART, "restart")
 
     def keepalive_timeout(self) -> None:
-        """End a connection whose peer has not answered a ping."""
+        """Close a connection whose client hasn't answered a ping."""
         self.pong_timer = None
         self.pending_ping_payload = None
         self.close_at_once(Close.TOO_SLOW, "ping_timeout")
 
 
 def socket_of(scope: Scope) -> GatewayWebSocket:
-    """Return the socket of this scope. Raises KeyError under another server."""
+    """Return the socket of this scope. Raises KeyError if another server runs the application."""
     return cast("GatewayWebSocket", scope["extensions"][_EXTENSION])

@@ -29,9 +29,9 @@ from gateway.protocol.wire import MAX_FRAME
 from gateway.settings import Settings
 from gateway.store.changes import CHUNK
 from gateway.store.inbox import PAGE_BYTES
-from gateway.transport.frames import MAX_UNCOUNTED
+from gateway.transport.frames import MAX_UNCOUNTED_BYTES
 from gateway.transport.slices import SLICE_BYTES
-from gateway.transport.websocket import LINGER
+from gateway.transport.websocket import LINGER_SECONDS
 from gateway.web import errors as errors_page
 from tests.support.databases import settings_for
 from tests.support.servers import process
@@ -183,7 +183,10 @@ def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
     assert f"A socket may send {rate} a second after a burst of {rate * COMMAND_BURST}" in protocol
     assert f"All sockets of a user in one process may send {SOCKETS} times as many together" in protocol
     assert f"A frame over {MAX_FRAME // 1024} KiB closes with 1009" in protocol
-    assert f"not answered within {LINGER:g} s, and reads at most {MAX_UNCOUNTED // 1024} KiB more" in protocol
+    assert (
+        f"not answered within {LINGER_SECONDS:g} s, and reads at most {MAX_UNCOUNTED_BYTES // 1024} KiB more"
+        in protocol
+    )
 
 
 def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:

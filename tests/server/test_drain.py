@@ -225,7 +225,7 @@ async def test_what_is_asked_on_a_connection_just_made_is_answered_by_a_process_
 async def test_a_connection_on_which_nothing_is_asked_holds_up_no_end(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.transport.http.FIRST_REQUEST", 0.05)
+    monkeypatch.setattr("gateway.transport.http.FIRST_REQUEST_SECONDS", 0.05)
     async with serving(settings_for(sqlite_url)) as server:
         reader, writer, served = await raw(server)
         served.shutdown()

@@ -92,20 +92,20 @@ def added_by_passes(number: int, new_loop: NewLoop = uvloop.new_event_loop) -> l
 def test_all_that_wait_are_accepted_within_three_passes(
     new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptor, "PASS", 3600)
+    monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 3600)
     assert len(added_by_passes(200, new_loop)) <= 3
 
 
 def test_a_pass_accepts_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceptor, "PASS", 3600)
-    monkeypatch.setattr(acceptor, "PER_PASS", 10)
+    monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 3600)
+    monkeypatch.setattr(acceptor, "MAX_PER_PASS", 10)
     added = added_by_passes(33)
     assert max(added) <= 11
     assert len(added) <= 7
 
 
 def test_a_pass_accepts_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceptor, "PASS", 0)
+    monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 0)
     assert max(added_by_passes(9)) <= 2
 
 
@@ -168,7 +168,7 @@ def test_one_that_is_closed_accepts_nobody_and_what_was_accepted_goes_on(new_loo
 def test_one_that_is_closed_with_others_waiting_accepts_none_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(acceptor, "PASS", 0)
+    monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 0)
 
     async def check() -> None:
         with ExitStack() as stack:
@@ -192,7 +192,7 @@ def test_one_that_is_closed_with_others_waiting_accepts_none_of_them(
 
 
 def test_those_without_room_are_refused_as_they_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceptor, "PASS", 3600)
+    monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 3600)
 
     async def check() -> None:
         with ExitStack() as stack:

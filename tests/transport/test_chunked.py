@@ -5,7 +5,7 @@ import random
 import httptools
 import pytest
 
-from gateway.transport.chunked import MAX_CHUNKS, MAX_TRAILERS, SLICE, ChunkedBody
+from gateway.transport.chunked import MAX_STEP_CHUNKS, MAX_TRAILER_BYTES, STEP_BYTES, ChunkedBody
 from gateway.transport.framing import MAX_FIELDS, Refused
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -127,12 +127,15 @@ def test_what_can_begin_no_line_is_refused_before_the_line_ends(text: bytes) -> 
 
 def test_a_step_has_16_kib_and_256_chunks() -> None:
     body = ChunkedBody()
-    assert body.take(b"%x\r\n%b" % (2 * SLICE, b"x" * 2 * SLICE), 0) == (b"x" * (SLICE - 6), SLICE)
+    assert body.take(b"%x\r\n%b" % (2 * STEP_BYTES, b"x" * 2 * STEP_BYTES), 0) == (
+        b"x" * (STEP_BYTES - 6),
+        STEP_BYTES,
+    )
     body = ChunkedBody()
     data, end = body.take(b"1\r\na\r\n" * 1000, 0)
-    assert body.lines == MAX_CHUNKS
-    assert end <= MAX_CHUNKS * 6
-    assert len(data) in {MAX_CHUNKS, MAX_CHUNKS - 1}
+    assert body.lines == MAX_STEP_CHUNKS
+    assert end <= MAX_STEP_CHUNKS * 6
+    assert len(data) in {MAX_STEP_CHUNKS, MAX_STEP_CHUNKS - 1}
 
 
 def test_data_that_look_like_framing_are_taken_as_a_whole() -> None:
@@ -163,7 +166,7 @@ def test_each_byte_of_a_line_in_pieces_is_looked_at_once() -> None:
 @pytest.mark.parametrize("extra", [0, 1])
 def test_extensions_and_trailers_have_16_kib(piece: int, extra: int) -> None:
     for begin in (b"0\r\nX-A: ", b"0;a="):
-        text = begin + b"x" * (MAX_TRAILERS + extra - len(begin) - 4) + b"\r\n\r\n"
+        text = begin + b"x" * (MAX_TRAILER_BYTES + extra - len(begin) - 4) + b"\r\n\r\n"
         assert refused(text, piece=piece) == (431 if extra else None)
 
 

@@ -16,8 +16,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from gateway.transport import open_files
-from gateway.transport.bare_answers import RETRY_AFTER
-from gateway.transport.connections import CONNECTIONS, LOG_INTERVAL, Connections, Full
+from gateway.transport.bare_answers import RETRY_AFTER_SECONDS
+from gateway.transport.connections import CONNECTIONS, LOG_INTERVAL_SECONDS, Connections, Full
 from tests.support.clients import http_client
 from tests.support.databases import settings_for
 from tests.support.servers import LocalServer, Process, Server, StartServer
@@ -91,7 +91,7 @@ def test_refused_connections_are_all_counted_and_logged_once_a_minute() -> None:
     connections = Connections(4, 1, on_refused=counted.append, clock=lambda: now)
     connections.enter(HOME)
     with capture_logs() as lines:
-        for at in (0, 1, LOG_INTERVAL - 1, LOG_INTERVAL, LOG_INTERVAL + 1):
+        for at in (0, 1, LOG_INTERVAL_SECONDS - 1, LOG_INTERVAL_SECONDS, LOG_INTERVAL_SECONDS + 1):
             now = at
             assert fill(connections, HOME) == 0
     assert counted == [HTTPStatus.TOO_MANY_REQUESTS] * 5
@@ -150,7 +150,7 @@ async def test_the_newest_connection_of_an_address_is_429_and_others_go_on(start
         async with idle(port_of(server), 1) as (newest,):
             head, _, body = (await said(newest)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
-        assert b"retry-after: %d" % RETRY_AFTER in head.split(b"\r\n")
+        assert b"retry-after: %d" % RETRY_AFTER_SECONDS in head.split(b"\r\n")
         assert b"connection: close" in head.split(b"\r\n")
         assert b'"code": "too_many_requests"' in body
         with pytest.raises(InvalidStatus) as refused:

@@ -15,9 +15,9 @@ from gateway.errors import Unauthorized
 from gateway.protocol.wire import MAX_FRAME
 from gateway.store.writer import Writer
 from gateway.transport import websocket
-from gateway.transport.frames import MAX_FRAGMENTS, MAX_UNCOUNTED
+from gateway.transport.frames import MAX_FRAGMENTS, MAX_UNCOUNTED_BYTES
 from gateway.transport.turnstile import Turnstile
-from gateway.transport.websocket import LINGER, GatewayWebSocket
+from gateway.transport.websocket import LINGER_SECONDS, GatewayWebSocket
 from tests.support.clients import RawSocket, User, raw_socket
 from tests.support.servers import LocalServer, StartServer
 from tests.support.waiting import PATIENCE, until, until_none
@@ -262,7 +262,7 @@ async def test_commands_right_behind_the_handshake_are_carried_out_in_their_orde
     server: LocalServer,
 ) -> None:
     frames = [command(type="ping", ref=str(number)) for number in range(70)]
-    assert GatewayWebSocket.slice_bytes * 2 < len(b"".join(frames)) <= MAX_UNCOUNTED
+    assert GatewayWebSocket.slice_bytes * 2 < len(b"".join(frames)) <= MAX_UNCOUNTED_BYTES
     async with shake_hands(server, await server.user(), b"".join(frames)) as (reader, _):
         for number in range(70):
             async with asyncio.timeout(10):
@@ -306,11 +306,11 @@ class Parsed:
         monkeypatch.setattr(Turnstile, "passes", counted_passes)
 
 
-@pytest.mark.parametrize("size", [10, 600, MAX_UNCOUNTED])
+@pytest.mark.parametrize("size", [10, 600, MAX_UNCOUNTED_BYTES])
 async def test_who_is_refused_reads_4001_and_no_frame_that_came_before_is_parsed(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(websocket, "LINGER", 0.2)
+    monkeypatch.setattr(websocket, "LINGER_SECONDS", 0.2)
     parsed = Parsed(monkeypatch)
     frames = (PING * 100)[: 2 * size]
     async with shake_hands(server, None, frames[:size]) as (reader, writer):
@@ -327,7 +327,7 @@ async def test_who_is_accepted_has_the_frames_that_came_before_taken_in_turns(
 ) -> None:
     parsed = Parsed(monkeypatch)
     frames = b"".join(command(type="ping", ref=str(number)) for number in range(70))
-    assert 2 * GatewayWebSocket.slice_bytes < len(frames) <= MAX_UNCOUNTED
+    assert 2 * GatewayWebSocket.slice_bytes < len(frames) <= MAX_UNCOUNTED_BYTES
     async with shake_hands(server, await server.user(), frames) as (reader, _):
         async with asyncio.timeout(PATIENCE):
             await reader.readuntil(b'"ref":"69"')
@@ -395,8 +395,8 @@ async def test_frames_wait_while_others_have_the_pass_and_the_answer_to_a_ping_d
 async def test_who_goes_on_after_a_close_is_read_a_little_and_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, who: str, beginning: bytes, unit: bytes
 ) -> None:
-    assert LINGER <= 2
-    monkeypatch.setattr(websocket, "LINGER", 0.2)
+    assert LINGER_SECONDS <= 2
+    monkeypatch.setattr(websocket, "LINGER_SECONDS", 0.2)
     fed = 0
     feed = GatewayWebSocket.feed
 
@@ -417,13 +417,13 @@ async def test_who_goes_on_after_a_close_is_read_a_little_and_cut_off(
         writer.write(beginning + unit * 20_000)
         await cut_off(reader)
         await gone(server)
-    assert 0 < fed <= MAX_UNCOUNTED + GatewayWebSocket.slice_bytes
+    assert 0 < fed <= MAX_UNCOUNTED_BYTES + GatewayWebSocket.slice_bytes
 
 
 async def test_who_is_silent_after_a_close_is_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "LINGER", 0.2)
+    monkeypatch.setattr(websocket, "LINGER_SECONDS", 0.2)
     async with shake_hands(server, None, b"") as (reader, _):
         await reader.readuntil(b"missing_token")
         await gone(server)
@@ -475,7 +475,7 @@ async def test_who_sends_pings_and_does_not_read_gets_the_last_answer_and_none_i
 async def test_who_ends_it_and_does_not_read_is_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(websocket, "LINGER", 0.2)
+    monkeypatch.setattr(websocket, "LINGER_SECONDS", 0.2)
     async with stalled(server) as socket:
         if how == "a close":
             await socket.send_bytes(frame(Opcode.CLOSE, CloseFrame(1000, "").serialize()))
@@ -489,7 +489,7 @@ async def test_who_ends_it_and_does_not_read_is_cut_off(
 async def test_who_answers_a_close_unread_is_cut_off_in_its_time(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "LINGER", 0.2)
+    monkeypatch.setattr(websocket, "LINGER_SECONDS", 0.2)
     async with stalled(server) as socket:
         await server.service.delete("/v1/users/ada/sessions")
         await until(lambda: connection_of(server).close_sent, "it is closed")

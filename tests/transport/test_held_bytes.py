@@ -10,7 +10,7 @@ from websockets.frames import Frame, Opcode
 
 from gateway.api import callers, handshake, notifications
 from gateway.transport import turnstile
-from gateway.transport.held_bytes import FIELD_BYTES, UNCOUNTED
+from gateway.transport.held_bytes import FIELD_BYTES, MAX_UNCOUNTED_BYTES
 from gateway.transport.http import GatewayHttp
 from gateway.transport.turnstile import TURNSTILE
 from tests.support.clients import raw_socket
@@ -110,7 +110,7 @@ async def test_the_body_counts_whether_the_application_has_taken_it_or_not(
 async def test_many_short_fields_count_as_what_they_take(server: LocalServer) -> None:
     fields = b"".join(b"a%d:b\r\n" % number for number in range(90))
     head = HEAD + fields + b"Content-Length: 1\r\n\r\n"
-    assert len(head) < UNCOUNTED < 90 * FIELD_BYTES
+    assert len(head) < MAX_UNCOUNTED_BYTES < 90 * FIELD_BYTES
     async with connected(server) as wire:
         await wire.send(head)
         await until(lambda: held(server) > 90 * FIELD_BYTES, "they count")
@@ -130,7 +130,7 @@ async def test_a_small_request_is_not_counted(server: LocalServer, monkeypatch: 
 async def test_one_request_too_many_is_503_and_those_before_it_and_small_ones_go_on(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turnstile, "MAX_HELD", 250_000)
+    monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 250_000)
     async with connected(server) as first, connected(server) as second, connected(server) as third:
         await first.send(BEGUN)
         await until(lambda: held(server) >= len(BEGUN), "it has come")
@@ -149,7 +149,7 @@ async def test_one_request_too_many_is_503_and_those_before_it_and_small_ones_go
 async def test_a_body_that_is_too_much_is_503(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected(server) as wire:
         await wire.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY))
-        monkeypatch.setattr(turnstile, "MAX_HELD", 10_000)
+        monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 10_000)
         await wire.send(BODY[:-1])
         assert (await wire.head()).startswith(b"HTTP/1.1 503 ")
     await released(server)
@@ -234,7 +234,7 @@ async def test_an_unfinished_message_too_many_closes_its_socket_with_1013(
 ) -> None:
     user = await server.user()
     begun = Frame(Opcode.TEXT, b" " * 6000, fin=False).serialize(mask=True)
-    monkeypatch.setattr(turnstile, "MAX_HELD", 20_000)
+    monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 20_000)
     async with raw_socket(user) as first, raw_socket(user) as second:
         await first.send_bytes(begun)
         await until(lambda: held(server) == 6000, "it counts")

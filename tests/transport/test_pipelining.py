@@ -9,8 +9,14 @@ from typing import Any, cast
 import pytest
 
 from gateway.transport import lingering, pipelining
-from gateway.transport.chunked import MAX_CHUNKS, MAX_TRAILERS, SLICE, ChunkedBody
-from gateway.transport.framing import MAX_FIELDS, MAX_HEAD, MAX_PARAMETERS, MAX_PATH, MAX_TARGET
+from gateway.transport.chunked import MAX_STEP_CHUNKS, MAX_TRAILER_BYTES, STEP_BYTES, ChunkedBody
+from gateway.transport.framing import (
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    MAX_PARAMETERS,
+    MAX_PATH_BYTES,
+    MAX_TARGET_BYTES,
+)
 from gateway.transport.http import GatewayHttp
 from tests.support.databases import API_KEY
 from tests.support.servers import LocalServer, StartServer
@@ -217,7 +223,7 @@ async def test_requests_may_come_in_pieces_of_any_size(server: LocalServer, step
 @pytest.mark.parametrize(("extra", "status"), [(0, 404), (1, 431)])
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_a_head_has_64_kib(server: LocalServer, extra: int, status: int, pieces: int) -> None:
-    head = padded(b"GET /nowhere HTTP/1.1\r\nHost: gateway\r\nX-A: ", MAX_HEAD + extra, b"\r\n\r\n")
+    head = padded(b"GET /nowhere HTTP/1.1\r\nHost: gateway\r\nX-A: ", MAX_HEAD_BYTES + extra, b"\r\n\r\n")
     cut = 50_000 if pieces == 2 else len(head)
     async with connected(server) as wire:
         await wire.send(head[:cut])
@@ -248,9 +254,9 @@ async def test_a_head_has_100_fields(server: LocalServer, extra: int, status: in
 
 async def test_line_ends_before_a_request_have_a_bound(server: LocalServer) -> None:
     async with connected(server) as wire:
-        await wire.send(b"\r\n" * (MAX_HEAD // 2))
+        await wire.send(b"\r\n" * (MAX_HEAD_BYTES // 2))
         assert await wire.is_served()
-        await wire.send(b"\r\n" * (MAX_HEAD // 2 + 1))
+        await wire.send(b"\r\n" * (MAX_HEAD_BYTES // 2 + 1))
         assert (await wire.answer())[0] == 431
         assert await wire.ended()
 
@@ -337,7 +343,7 @@ def chunked(*, trailer: int = 0, extension: int = 0) -> bytes:
 @pytest.mark.parametrize("kind", ["trailer", "extension"])
 async def test_trailers_and_extensions_have_16_kib(server: LocalServer, kind: str, extra: int) -> None:
     async with connected(server) as wire:
-        await wire.send(CHUNKED + chunked(**{kind: MAX_TRAILERS + extra}))
+        await wire.send(CHUNKED + chunked(**{kind: MAX_TRAILER_BYTES + extra}))
         status, problem = await wire.answer()
         assert status == (431 if extra else 422)
         if extra:
@@ -348,7 +354,7 @@ async def test_trailers_and_extensions_have_16_kib(server: LocalServer, kind: st
 async def test_trailers_without_an_end_are_refused_while_others_are_served(server: LocalServer) -> None:
     async with connected(server) as wire, connected(server) as other:
         await wire.send(CHUNKED + b"%x\r\n%b\r\n0\r\nX-A: " % (len(BODY), BODY))
-        for _ in range(MAX_TRAILERS // 1024 + 1):
+        for _ in range(MAX_TRAILER_BYTES // 1024 + 1):
             await wire.send(b"a" * 1024)
         assert await other.is_served()
         assert (await wire.answer())[0] == 431
@@ -379,7 +385,7 @@ async def test_a_large_body_in_small_chunks_ends_where_it_ends(
     server: LocalServer, data: bytes, status: int
 ) -> None:
     chunk = b"%x\r\n%b\r\n" % (len(data), data)
-    count = 4 * SLICE // len(chunk)
+    count = 4 * STEP_BYTES // len(chunk)
     text = json.dumps({"to": "ada", "title": "Hello"}).encode()
     async with connected(server) as wire:
         wire.writer.write(CHUNKED + chunk * count + b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text) + WHOLE)
@@ -440,10 +446,10 @@ class Steps:
 async def test_small_chunks_are_parsed_in_turns(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected(server) as wire:
         steps = Steps(await protocol_of(server), monkeypatch)
-        await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * SLICE // 6) + b"0\r\n\r\n")
+        await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * STEP_BYTES // 6) + b"0\r\n\r\n")
         assert (await wire.answer())[0] == 422
-    assert sum(size for size, _ in steps.all) > 7 * SLICE
-    assert max(size for size, _ in steps.all) <= 6 * MAX_CHUNKS
+    assert sum(size for size, _ in steps.all) > 7 * STEP_BYTES
+    assert max(size for size, _ in steps.all) <= 6 * MAX_STEP_CHUNKS
     assert max(map(len, steps.turns)) == 1
 
 
@@ -451,13 +457,13 @@ async def test_small_chunks_are_parsed_in_turns(server: LocalServer, monkeypatch
 async def test_the_data_of_a_chunk_cost_a_step_for_each_16_kib_whatever_they_are(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
-    size = 2 * SLICE // len(data) * len(data)
+    size = 2 * STEP_BYTES // len(data) * len(data)
     async with connected(server) as wire:
         steps = Steps(await protocol_of(server), monkeypatch)
         await wire.send(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, data * (size // len(data))))
         assert (await wire.answer())[0] == 422
     assert sum(lines for _, lines in steps.all) == 3
-    assert sum(size for size, _ in steps.all) > 2 * SLICE
+    assert sum(size for size, _ in steps.all) > 2 * STEP_BYTES
     # A step may also end with the piece that had come.
     assert len(steps.all) <= 8
 
@@ -476,10 +482,10 @@ async def test_each_step_of_a_body_in_chunks_takes_its_turn_among_all_connection
             return passes(address, go_on)
 
         monkeypatch.setattr(protocol.turnstile, "passes", counted)
-        await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * SLICE // 6) + b"0\r\n\r\n")
+        await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * STEP_BYTES // 6) + b"0\r\n\r\n")
         assert (await wire.answer())[0] == 422
     # The first step is taken in the turn of the head.
-    assert asked >= len(steps.all) > 8 * SLICE // (6 * MAX_CHUNKS)
+    assert asked >= len(steps.all) > 8 * STEP_BYTES // (6 * MAX_STEP_CHUNKS)
 
 
 async def test_a_step_of_a_body_in_chunks_waits_while_others_have_the_pass(
@@ -512,7 +518,7 @@ async def test_a_body_that_nobody_wants_has_its_deadline_also_while_it_waits_for
         monkeypatch.setattr(protocol.turnstile, "passes", lambda *_: False)
         await wire.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
         await until(lambda: protocol.flow.read_paused, "it waits")
-        protocol._too_late()
+        protocol._on_timeout()
         assert protocol.transport.is_closing()
         assert protocol.unparsed == b""
 
@@ -528,7 +534,7 @@ async def test_a_body_that_is_wanted_has_more_time_where_the_gateway_does_not_re
         monkeypatch.setattr(protocol.turnstile, "passes", lambda _, go_on: waiting.append(go_on))
         await wire.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
         await until(lambda: waiting, "it asks for a turn")
-        protocol._too_late()
+        protocol._on_timeout()
         monkeypatch.undo()
         waiting[0]()
         assert (await wire.answer())[0] == 201
@@ -545,7 +551,7 @@ async def test_a_body_in_chunks_that_nobody_wants_is_parsed_for_4096_chunks(
         await wire.send(b"1\r\na\r\n" * 200_000 + b"0\r\n\r\n")
         assert await wire.ended()
     lines = sum(lines for _, lines in steps.all)
-    assert pipelining.MAX_UNWANTED_CHUNKS < lines <= pipelining.MAX_UNWANTED_CHUNKS + MAX_CHUNKS
+    assert pipelining.MAX_UNWANTED_CHUNKS < lines <= pipelining.MAX_UNWANTED_CHUNKS + MAX_STEP_CHUNKS
 
 
 async def test_a_body_of_4000_chunks_that_nobody_wants_leaves_the_connection_to_the_next_request(
@@ -585,7 +591,7 @@ async def test_a_body_in_chunks_has_no_other_end_than_an_empty_line(server: Loca
 async def test_what_comes_of_a_body_after_the_answer_has_a_bound(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, extra: int, framing: str
 ) -> None:
-    monkeypatch.setattr(pipelining, "MAX_UNWANTED", UNWANTED)
+    monkeypatch.setattr(pipelining, "MAX_UNWANTED_BYTES", UNWANTED)
     if framing == "length":
         field, begin, end = b"Content-Length: %d" % (UNWANTED + extra), b"", b""
     else:
@@ -605,7 +611,7 @@ async def test_what_comes_of_a_body_after_the_answer_has_a_bound(
 async def test_a_body_without_an_end_that_nobody_wants_ends_the_connection(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, method: bytes
 ) -> None:
-    monkeypatch.setattr(lingering, "LINGER", 0.2)
+    monkeypatch.setattr(lingering, "LINGER_SECONDS", 0.2)
     async with connected(server) as wire:
         await wire.send(
             method + b" /v1/notifications HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -652,7 +658,7 @@ async def test_a_body_that_is_not_read_does_not_pile_up(
 async def test_a_connection_that_is_closed_does_not_wait_for_a_client_that_reads_nothing(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lingering, "LINGER", 0.2)
+    monkeypatch.setattr(lingering, "LINGER_SECONDS", 0.2)
     server = await start_server()
     async with connected(server) as wire:
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -671,7 +677,7 @@ async def test_a_connection_that_is_closed_does_not_wait_for_a_client_that_reads
 
 @pytest.mark.parametrize("extra", [0, 1])
 async def test_a_path_has_4_kib(server: LocalServer, extra: int) -> None:
-    path = b"/%2F" + b"%" * (MAX_PATH - 4 + extra)
+    path = b"/%2F" + b"%" * (MAX_PATH_BYTES - 4 + extra)
     async with connected(server) as wire:
         await wire.send(b"GET " + path + b"?a=b HTTP/1.1\r\nHost: gateway\r\n\r\n")
         assert (await wire.answer())[0] == (414 if extra else 404)
@@ -679,7 +685,7 @@ async def test_a_path_has_4_kib(server: LocalServer, extra: int) -> None:
 
 @pytest.mark.parametrize("extra", [0, 1])
 async def test_a_target_has_10_kib(server: LocalServer, extra: int) -> None:
-    target = b"/%2F?" + b"%" * (MAX_TARGET - 5 + extra)
+    target = b"/%2F?" + b"%" * (MAX_TARGET_BYTES - 5 + extra)
     async with connected(server) as wire:
         await wire.send(b"GET " + target + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
         assert (await wire.answer())[0] == (414 if extra else 404)

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from gateway.transport.framing import MAX_HEAD
+from gateway.transport.framing import MAX_HEAD_BYTES
 from gateway.transport.http import GatewayHttp
 from tests.support.databases import API_KEY
 from tests.support.servers import LocalServer, StartServer
@@ -219,7 +219,7 @@ async def test_an_open_socket_has_no_deadline(start_server: StartServer) -> None
 
 
 async def test_a_body_and_the_start_of_a_head_in_one_go_are_no_long_head(server: LocalServer) -> None:
-    body = b'{"to":"ada","title":"Hello","body":"%s"}' % (b" " * 3 * MAX_HEAD)
+    body = b'{"to":"ada","title":"Hello","body":"%s"}' % (b" " * 3 * MAX_HEAD_BYTES)
     async with connected(server) as wire:
         wire.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body + WHOLE[:20])
         assert (await wire.answer())[0] == 422
@@ -251,7 +251,7 @@ async def test_a_client_that_asks_and_never_reads_is_cut_off(start_server: Start
 async def test_a_head_without_an_end_is_refused(server: LocalServer) -> None:
     async with connected(server) as wire:
         wire.send(b"GET / HTTP/1.1\r\nHost: gateway\r\nX-A: ")
-        for _ in range(MAX_HEAD // 1024 + 1):
+        for _ in range(MAX_HEAD_BYTES // 1024 + 1):
             wire.send(b"a" * 1024)
             await wire.writer.drain()
         assert (await wire.rest()).startswith(b"HTTP/1.1 431 ")

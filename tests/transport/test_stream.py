@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.transport.stream import RETRY
+from gateway.transport.stream import RETRY_MS
 from tests.support.checker import History, Json, Post, judge
 from tests.support.clients import GONE, User
 from tests.support.servers import LocalServer, StartServer, process
@@ -62,7 +62,7 @@ async def test_the_head_says_that_nobody_is_to_keep_it_and_when_to_come_back(ser
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["x-request-id"]
             assert stream.retry is not None
-            assert RETRY[0] <= stream.retry <= RETRY[1]
+            assert RETRY_MS[0] <= stream.retry <= RETRY_MS[1]
             waits.add(stream.retry)
     assert len(waits) > 1
 

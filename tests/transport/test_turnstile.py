@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from gateway.transport import turnstile
-from gateway.transport.turnstile import PER_PASS, TURNSTILE, Turnstile
+from gateway.transport.turnstile import MAX_PER_PASS, TURNSTILE, Turnstile
 from tests.support.servers import LocalServer
 from tests.support.waiting import until
 
@@ -31,15 +31,15 @@ def turnstile_of(server: LocalServer) -> Turnstile:
 async def test_a_few_requests_begin_in_a_pass_and_the_others_in_those_that_follow() -> None:
     gate, begun = Turnstile(), list[int]()
     at_once = [gate.passes("a", partial(begun.append, number)) for number in range(50)]
-    assert at_once == [True] * PER_PASS + [False] * (50 - PER_PASS)
+    assert at_once == [True] * MAX_PER_PASS + [False] * (50 - MAX_PER_PASS)
     assert begun == []
     each = []
-    while len(begun) < 50 - PER_PASS:
+    while len(begun) < 50 - MAX_PER_PASS:
         before = len(begun)
         await asyncio.sleep(0)
         each.append(len(begun) - before)
-    assert max(each) <= PER_PASS
-    assert begun == list(range(PER_PASS, 50))
+    assert max(each) <= MAX_PER_PASS
+    assert begun == list(range(MAX_PER_PASS, 50))
 
 
 async def test_addresses_take_turns() -> None:
@@ -69,19 +69,25 @@ async def test_fewer_begin_in_a_pass_where_those_before_took_long(monkeypatch: p
     def take_long() -> None:
         nonlocal now
         each[-1] += 1
-        now += 2 * turnstile.PASS
+        now += 2 * turnstile.MAX_PASS_SECONDS
 
     def take_none() -> None:
         each[-1] += 1
 
     for _ in range(200):
         gate.passes("a", take_long)
-    while sum(each) < 200 - PER_PASS:
+    while sum(each) < 200 - MAX_PER_PASS:
         each.append(0)
         await asyncio.sleep(0)
     started = [one for one in each if one]
     # What the first ones cost is known when the next have begun.
-    assert started[:5] == [PER_PASS, PER_PASS, PER_PASS // 2, PER_PASS // 4, PER_PASS // 8], started
+    assert started[:5] == [
+        MAX_PER_PASS,
+        MAX_PER_PASS,
+        MAX_PER_PASS // 2,
+        MAX_PER_PASS // 4,
+        MAX_PER_PASS // 8,
+    ], started
     assert set(started[5:]) == {1}
     # What waits for the next pass is told by what this one costs, whether anything waits then or not.
     await asyncio.sleep(0)
@@ -92,14 +98,14 @@ async def test_fewer_begin_in_a_pass_where_those_before_took_long(monkeypatch: p
     while sum(each) < 101:
         each.append(0)
         await asyncio.sleep(0)
-    assert [one for one in each if one][:5] == [2, 4, 8, PER_PASS, PER_PASS]
+    assert [one for one in each if one][:5] == [2, 4, 8, MAX_PER_PASS, MAX_PER_PASS]
 
 
 @pytest.mark.parametrize("address", ["2001:db8::{:x}", "2001:db8:0:{:x}::1"], ids=["a /64", "a /48"])
 async def test_one_network_holds_no_more_than_is_left_for_others(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    monkeypatch.setattr(turnstile, "MAX_HELD", 100)
+    monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 100)
     gate = Turnstile()
     each = [20, 30, 1]
     held = [gate.hold(address.format(number), size) for number, size in enumerate(each)]
@@ -119,7 +125,7 @@ async def test_one_that_fails_to_begin_takes_no_other_along() -> None:
         raise LookupError
 
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["message"]))
-    for _ in range(PER_PASS):
+    for _ in range(MAX_PER_PASS):
         gate.passes("a", fail)
     gate.passes("a", fail)
     gate.passes("a", lambda: begun.append("the next"))
@@ -130,7 +136,7 @@ async def test_one_that_fails_to_begin_takes_no_other_along() -> None:
 async def test_all_of_many_connections_are_answered_however_few_begin_in_a_pass(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turnstile, "PER_PASS", 1)
+    monkeypatch.setattr(turnstile, "MAX_PER_PASS", 1)
     async with AsyncExitStack() as stack:
         wires = [await connected(server, stack) for _ in range(60)]
         for _, writer in wires:
@@ -143,7 +149,7 @@ async def test_all_of_many_connections_are_answered_however_few_begin_in_a_pass(
 async def test_who_hangs_up_while_it_waits_is_no_failure(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turnstile, "PER_PASS", 1)
+    monkeypatch.setattr(turnstile, "MAX_PER_PASS", 1)
     async with AsyncExitStack() as stack:
         wires = [await connected(server, stack) for _ in range(30)]
         for number, (_, writer) in enumerate(wires):
@@ -158,7 +164,7 @@ async def test_who_hangs_up_while_it_waits_is_no_failure(
 async def test_unfinished_heads_of_all_connections_have_a_bound_and_those_before_it_go_on(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turnstile, "MAX_HELD", 200_000)
+    monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 200_000)
     head = REQUEST[:-2] + b"X-Long: " + b"x" * 40_000
     async with AsyncExitStack() as stack:
         first, second, third = [await connected(server, stack) for _ in range(3)]

@@ -151,10 +151,10 @@ async def test_a_socket_and_a_stream_have_the_usual_buffer(server: LocalServer) 
 async def test_who_takes_a_slice_in_time_is_waited_for(server: LocalServer) -> None:
     async with unread(server, asking(FILE)) as (_, protocol):
         left = protocol.transport.get_write_buffer_size()
-        protocol._look_whether_it_reads(left + SLICE_BYTES)
+        protocol._check_reading(left + SLICE_BYTES)
         assert not protocol.transport.is_closing()
         protocol._stop_waiting()
-        protocol._look_whether_it_reads(left + SLICE_BYTES - 1)
+        protocol._check_reading(left + SLICE_BYTES - 1)
         assert protocol.transport.is_closing()
 
 
@@ -176,12 +176,12 @@ async def test_who_reads_on_has_all_of_the_last_answer(
         await until(protocol.transport.is_closing, "the answer is handed over")
         left = protocol.transport.get_write_buffer_size()
         cast("asyncio.TimerHandle", protocol._lingering).cancel()
-        protocol._look_whether_it_ends(left + LINGER_BYTES)
+        protocol._check_lingering(left + LINGER_BYTES)
         lingering = cast("asyncio.TimerHandle", protocol._lingering)
         assert not lingering.cancelled()
         assert protocol in connections(server)
         lingering.cancel()
-        protocol._look_whether_it_ends(left + LINGER_BYTES - 1)
+        protocol._check_lingering(left + LINGER_BYTES - 1)
         await until_none(lambda: connections(server), "connections")
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await body_of(reader)
