@@ -1,1 +1,1 @@
-"""How it runs: the process, its workers, and the signals that stop it."""
+"""The server: the process, its workers, and the signals that stop them."""

@@ -1,6 +1,7 @@
-"""uvicorn's server, which ends gently, and in time (docs/architecture.md, "Starting and stopping").
+"""The server process: uvicorn's server with a drain and a deadline.
 
-uvicorn itself closes every socket at once, and goes with the signal that has told it to.
+uvicorn itself closes every socket at once, and then raises the stop signal again. docs/architecture.md
+("Starting and stopping") describes how this server stops instead.
 """
 
 import asyncio
@@ -27,22 +28,22 @@ from gateway.transport.http import GatewayHttp
 
 logger = structlog.get_logger()
 
-ANSWERED = 0.8
-"""The part of the grace period after which nobody is waited for: what is left is for the writer."""
+ANSWER_SHARE = 0.8
+"""Share of the grace period for responses. The rest is for flushing the writer."""
 
-TICK = 0.05
-"""How often it is looked whether all are answered, in seconds."""
+CHECK_INTERVAL_SECONDS = 0.05
+"""How often a stopping server checks whether all requests are answered, in seconds."""
 
-CUT_OFF = 0.95
-"""The part of the grace period after which the process is gone, whatever it does."""
+EXIT_SHARE = 0.95
+"""Share of the grace period after which the process exits, even if it isn't done."""
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM, SIGINT or SIGHUP. `started` is called when it does.
+    """Serves until SIGTERM, SIGINT or SIGHUP. `started` is called when it begins to serve.
 
-    One of several workers lets go of the listener at SIGHUP, for the others have it, and leaves it to its
-    supervisor to lose patience. One that is alone takes SIGHUP for SIGTERM, and ends at once when it is told
-    a second time, more than a second later.
+    A supervised worker closes the listener on SIGHUP, because the other workers still accept on it. It
+    ignores repeated signals: its supervisor decides when to kill it. A single process treats SIGHUP like
+    SIGTERM, and exits at once on a second SIGTERM or SIGINT, more than a second after the first.
     """
 
     def __init__(self, config: uvicorn.Config, settings: Settings, started: Callable[[], None]) -> None:
@@ -54,44 +55,44 @@ class Server(uvicorn.Server):
         self._retired = False
         self._answered_by = 0.0
         self._draining: asyncio.Task[None] | None = None
-        self._told_by = signal.SIGTERM
+        self._stop_signal = signal.SIGTERM
 
     @property
     def ended_well(self) -> bool:
-        """Whether it has served, and nothing of the application has failed."""
+        """Whether the server has started, and neither startup nor shutdown of the application has failed."""
         return self.started and not self.lifespan.error_occurred
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handle the signals that stop it, while it serves, but for those that it was started to ignore."""
+        """Handle stop signals while the server runs, except those that the process was started to ignore."""
         handled = [sig for sig in (*HANDLED_SIGNALS, signal.SIGHUP) if not is_ignored(signal.Signals(sig))]
         before = {sig: signal.signal(sig, self.handle_exit) for sig in handled}
         try:
             yield
         finally:
             for sig, handler in before.items():
-                # It ends now, and an echo of what it was told by may still be on its way.
+                # The process is exiting, and an echo of the stop signal may still arrive.
                 signal.signal(sig, signal.SIG_IGN if self.should_exit else handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - it is overridden
-        """Begin to end. It runs between any two steps of the event loop, so it only leaves marks."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - an override
+        """Begin to stop. This runs between any two bytecodes of the loop's thread, so keep it short."""
         if sig == signal.SIGHUP:
             self._retired = self._supervised
-        elif self._stops.insists() and not self._supervised:
+        elif self._stops.is_repeated() and not self._supervised:
             os._exit(1)
         if self.should_exit:
             return
-        self._told_by = signal.Signals(sig)
+        self._stop_signal = signal.Signals(sig)
         if self.started:
             self._parts.drain.begin()
         grace_period = self._settings.grace_period
-        self._answered_by = time.monotonic() + grace_period * ANSWERED
+        self._answered_by = time.monotonic() + grace_period * ANSWER_SHARE
         signal.signal(signal.SIGALRM, lambda *_: os._exit(int(not self.ended_well)))
-        signal.setitimer(signal.ITIMER_REAL, grace_period * CUT_OFF)
+        signal.setitimer(signal.ITIMER_REAL, grace_period * EXIT_SHARE)
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, accept from these listeners, and say so."""
+        """Start, accept connections from these listeners, and call `started`."""
         await super().startup([])
         connections = cast("Connections", self.lifespan.state[CONNECTIONS])
         acceptors = [Acceptor(one, self._protocol, connections) for one in sockets or ()]
@@ -101,14 +102,14 @@ class Server(uvicorn.Server):
         self._on_started()
 
     def _protocol(self, place: Place | None) -> asyncio.Protocol:
-        """Return the protocol of a new connection, which is counted at this place or finds one itself."""
+        """Return the protocol of a new connection. It gets a place itself if `place` is None."""
         make = cast("type[GatewayHttp]", self.config.http_protocol_class)
         protocol = make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
         protocol.place = place
         return protocol
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop: not before the sockets are closed. HTTP is served until then."""
+        """Return whether to stop, which is when the sockets are closed. HTTP is served until then."""
         if not await super().on_tick(counter):
             return False
         if self._retired:
@@ -120,19 +121,20 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         if self.lifespan.error_occurred:
-            return  # There is nobody left who could serve.
-        logger.info("ending", signal=self._told_by.name, sockets=len(self._parts.hub))
-        # With its answer each connection ends, so that its client goes on elsewhere. No handshake that is
-        # still to be accepted gets this header.
+            return  # The application has failed, so it can't close its sockets.
+        logger.info("ending", signal=self._stop_signal.name, sockets=len(self._parts.hub))
+        # Close each connection after its response, so that its client reconnects elsewhere. Handshakes that
+        # are accepted from now on don't get this header.
         close = (b"connection", b"close")
         self.config.encoded_headers = [*self.config.encoded_headers, close]
         self.server_state.default_headers = [*self.server_state.default_headers, close]
         await self._parts.drain.close_sockets()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for the answers while there is time; then end the application, which flushes the writer.
+        """Wait for the responses while there is time. Then end the application, which flushes the writer.
 
-        uvicorn would cancel what has no answer by then, and say 500. Its outcome is open, so nothing is said.
+        uvicorn would cancel unanswered requests and respond with 500. Their outcome isn't known, so this
+        server closes their connections without a response.
         """
         for listener in (*self.servers, *(sockets or ())):
             listener.close()
@@ -140,8 +142,8 @@ class Server(uvicorn.Server):
         for connection in list(state.connections):
             connection.shutdown()
         while (state.connections or state.tasks) and time.monotonic() < self._answered_by:  # noqa: ASYNC110
-            # There is nothing of uvicorn's to be waited for but these sets.
-            await asyncio.sleep(TICK)
+            # uvicorn offers no event to wait for, only these sets.
+            await asyncio.sleep(CHECK_INTERVAL_SECONDS)
         for connection in list(state.connections):
             connection.transport.abort()
         await self.lifespan.shutdown()

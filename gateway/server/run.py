@@ -1,4 +1,4 @@
-"""What `gateway serve` does: the schema, the demo, and uvicorn with the options this gateway needs."""
+"""The steps of `gateway serve`: upgrade the schema, set up the demo, and run uvicorn with our options."""
 
 import errno
 import gc
@@ -39,9 +39,9 @@ _LAST_PORT = 65535
 
 
 def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
-    """Return a socket that listens where the settings say, or the one that a worker has inherited.
+    """Return a socket that listens on the configured address, or the one that a worker has inherited.
 
-    Raises `SettingsError` where it cannot.
+    Raises `SettingsError` if it can't listen.
     """
     listener = _listen(settings, settings.port) if inherited is None else socket.socket(fileno=inherited)
     socket_buffers.bound(listener)
@@ -49,7 +49,7 @@ def listen(settings: Settings, inherited: int | None = None) -> socket.socket:
 
 
 def check_host(settings: Settings) -> None:
-    """Raise `SettingsError` where nothing could listen at the host, whichever port is free there."""
+    """Raise `SettingsError` if the gateway can't listen on the host, with any port."""
     _listen(settings, 0).close()
 
 
@@ -58,13 +58,13 @@ def _listen(settings: Settings, port: int) -> socket.socket:
     way_out = ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        # Encoded first: where Python cannot do it, it leaves its socket open.
+        # Encode it here, because Python leaks a socket if it fails to encode the host.
         address = (host.encode("idna").decode(), port)
-        # `::` is every address of this machine, those of IPv4 too, wherever the system allows it.
+        # `::` means all addresses of this machine, including IPv4 if the system supports it.
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        # Python's own text says the address once more, in words of its own.
+        # Python's text repeats the address after "(while".
         why = str(error.strerror).partition(" (while")[0]
         if error.errno == errno.EADDRINUSE:
             other = port + 1 if port < _LAST_PORT else port - 1
@@ -82,7 +82,7 @@ def serve(
     *,
     demo: bool = False,
 ) -> bool:
-    """Serve until a signal ends it, and return whether it has begun and ended well."""
+    """Serve until a stop signal, and return whether the server started and ended well."""
     open_files.raise_limit()
 
     def begun() -> None:
@@ -90,20 +90,20 @@ def serve(
         started()
 
     server = Server(server_config(create_app(settings, demo_mode=demo), settings), settings, begun)
-    # What is loaded now stays, and short-lived objects come by the thousand: collect seldom, and less.
+    # Loaded modules stay, and requests make thousands of short-lived objects: collect fewer, less often.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
     try:
         server.run(sockets=[listener])
     except SystemExit:
-        # That is how uvicorn ends where the application cannot start; it has logged why.
+        # uvicorn exits like this if the application can't start. It has logged the reason.
         return False
     return server.ended_well
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """Return how uvicorn is to serve the application."""
+    """Return the configuration with which uvicorn serves the application."""
     return _Config(
         app,
         host=settings.host.strip("[]"),
@@ -127,21 +127,21 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 class _Config(uvicorn.Config):
-    """Options under which a proxy that is believed may write scheme and addresses in any way."""
+    """A configuration that normalizes the headers of trusted proxies (`forwarded`)."""
 
     def load(self) -> None:
-        """Load the application."""
+        """Load the application, and wrap it in `Forwarded` if proxies are trusted."""
         super().load()
         if self.proxy_headers:
             self.loaded_app = Forwarded(self.loaded_app)
 
 
 async def prepare(settings: Settings, port: int, *, demo: bool) -> str:
-    """Bring the schema up to date; for a demo, make what it needs, and return what to tell people."""
+    """Upgrade the schema. For a demo, create its data, and return the text to print."""
     async with open_database(settings) as database:
         if await schema.is_pending(database):
             await database.write(schema.upgrade)
-        # What is wrong with the keys stops the start here, in one line, and not the application.
+        # Check the signing keys here, so that a fault is reported in one line instead of by the application.
         await Keyring(settings, database, time.time).start()
         if not demo:
             return ""
@@ -160,7 +160,7 @@ def _make_demo(
     code_hash: bytes,
     now_ms: int,
 ) -> None:
-    """Make the user and the service `demo`; a password, a key and a code of an earlier start end."""
+    """Create the user and the service `demo`. Replace the password, key and code of an earlier start."""
     users.add_missing_users(connection, ["demo"], now_ms)
     changes = {"password_hash": password_hash, "disabled": False}
     users.update_user(connection, "demo", changes, now_ms)
@@ -170,7 +170,7 @@ def _make_demo(
     for key in services.list_keys(connection, "demo", "", 1000):
         services.delete_key(connection, "demo", key.id)
     services.add_key(connection, "demo", key_id, secret_hash, now_ms)
-    # The session of the code is one of its own: a ticket ends with its session, and this one gives no token.
+    # The code has its own session, which issues no tokens, because a ticket ends with its session.
     expires_at = now_ms + CODE_TTL * 1000
     session = sessions.new_session(expires_at)
     sessions.start_user_session(connection, DEMO, session, now_ms)

@@ -1,9 +1,9 @@
-"""Several processes that serve on one listener, and the supervisor that keeps them.
+"""The supervisor: it starts, replaces and stops the workers, which serve on one listener.
 
-Each worker is the command that started the supervisor, once more, in an interpreter of its own: nothing of
-threads, event loops or connections is shared but the listener. Its stdin is a pipe that ends when the
-supervisor does, and its stdout one on which it says that it serves, and then that its event loop runs. A
-worker that falls silent is replaced (docs/decisions/0018).
+Each worker runs the supervisor's own command in a separate interpreter. Workers share only the listener, and
+no threads, event loops or connections. A worker's stdin is a pipe that closes when the supervisor ends. Its
+stdout is a pipe on which it reports that it serves, and then that its event loop runs. A worker that falls
+silent is replaced (docs/decisions/0018).
 """
 
 import asyncio
@@ -29,39 +29,39 @@ from gateway.settings import Settings
 
 logger = structlog.get_logger()
 
-START_TIMEOUT = 60.0
-"""How long a worker may take until it serves, in seconds."""
+START_TIMEOUT_SECONDS = 60.0
+"""How long a worker may take to start serving, in seconds."""
 
-STEADY = 5.0
-"""A worker that dies younger than this is started again later each time, in seconds."""
+STEADY_SECONDS = 5.0
+"""Minimum uptime of a worker in seconds. If it dies earlier, the pause before a restart doubles."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""How long a place is empty after the first death in a row, and at most, in seconds."""
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
+"""Pause before a worker is restarted, after the first death in a row and at most, in seconds."""
 
 
 def supervise(settings: Settings, listener: socket.socket) -> int:
-    """Keep `settings.workers` processes serving until a signal ends them, and return the exit code."""
+    """Keep `settings.workers` processes serving until a stop signal, and return the exit code."""
     with tempfile.TemporaryDirectory(prefix="gateway-metrics-", ignore_cleanup_errors=True) as folder:
         environment = {
-            # The library of the metrics adds up what the processes write there.
+            # The metrics library adds up the files that the processes write there.
             METRICS_FOLDER: folder,
             **os.environ,
             "GATEWAY_WORKERS": str(settings.workers),
         }
-        # The options of the command come again, and this one last.
+        # Repeat the options of the command, and add this one.
         command = [sys.executable, *sys.orig_argv[1:], "--inherit", str(listener.fileno())]
         supervisor = Supervisor(command, environment, listener, settings.workers, settings.grace_period)
         code = asyncio.run(supervisor.run())
         for sig in (signal.SIGTERM, signal.SIGINT):
-            # It ends now, and an echo of what it was told by may still be on its way.
+            # The process is exiting, and an echo of the stop signal may still arrive.
             signal.signal(sig, signal.SIG_IGN)
         return code
 
 
 def work(settings: Settings, listener: socket.socket, *, demo: bool) -> bool:
-    """Serve as one of several, and return whether it ever began. It ends with its supervisor."""
+    """Serve as a worker until a signal, or the supervisor's end. Return whether it started and ended well."""
     threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
-    return run.serve(settings, listener, _say_that_it_serves, demo=demo)
+    return run.serve(settings, listener, _report_serving, demo=demo)
 
 
 def _end_with_supervisor() -> None:
@@ -71,19 +71,19 @@ def _end_with_supervisor() -> None:
     os.kill(os.getpid(), signal.SIGHUP)
 
 
-def _say_that_it_serves() -> None:
+def _report_serving() -> None:
     pipe = os.dup(1)
-    # Only heartbeats go there from now on: what is printed goes where the log goes.
+    # Only heartbeats may go to the pipe from now on, so printed text goes to stderr, like the log.
     os.dup2(2, 1)
     heartbeat.start(pipe)
 
 
 class Supervisor:
-    """Keeps `number` workers, each a process of `command` that inherits the listener.
+    """Runs `number` workers, each a process of `command` that inherits the listener.
 
     A worker whose event loop misses `max_silence` heartbeats is killed, and replaced like any that dies.
-    SIGTERM and SIGINT drain them all; a second one, more than a second later, kills them. SIGHUP replaces
-    them, one at a time.
+    SIGTERM and SIGINT drain all workers. A second signal, more than a second after the first, kills them.
+    SIGHUP replaces the workers, one at a time.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Supervisor:
         self._grace_period = grace_period
         self._max_silence = max_silence
         self._living: set[Process] = set()
-        # Who serves, or is to: each place is kept.
+        # The worker in each place. A dead worker is replaced in its place.
         self._places: list[Process] = []
         self._stopping = asyncio.Event()
         self._stops = StopSignals(clock)
@@ -112,13 +112,13 @@ class Supervisor:
 
     @property
     def workers(self) -> tuple[Process, ...]:
-        """Who serves, or is to; empty until all are launched."""
+        """The current workers, serving or starting. Empty until all are launched."""
         return tuple(self._places)
 
     async def run(self) -> int:
-        """Keep them until a signal ends it, and return the exit code.
+        """Keep the workers running until a stop signal, and return the exit code.
 
-        It is 0, 1 where a second signal had to come, and that of a worker which does not even start.
+        The code is 0, or 1 after a second signal. If a worker fails to start, it is that worker's code.
         """
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.replace}
@@ -137,22 +137,22 @@ class Supervisor:
         return int(self._forced) or code
 
     def replace(self, sig: signal.Signals = signal.SIGHUP) -> None:
-        """Replace the workers, one at a time."""
+        """Request the replacement of all workers, one at a time."""
         logger.info("each worker is replaced, one at a time", signal=sig.name)
         self._hang_up.set()
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
-        """Drain the workers, and kill them when it is called again, more than a second later."""
+        """Drain the workers. Kill them if called again, more than a second later."""
         if not self._stopping.is_set():
             logger.info("the workers are told to end", signal=sig.name)
-        if self._stops.insists():
+        if self._stops.is_repeated():
             self._forced = True
             for worker in self._living:
                 _signal(worker, signal.SIGKILL)
         self._stopping.set()
 
     async def _serve(self) -> int:
-        """Start the workers and keep them; return the exit code of one that does not even start."""
+        """Start the workers and keep them running. Return the exit code of the first that fails to start."""
         self._places = [await self._launch() for _ in range(self._number)]
         for worker in self._places:
             if not await _serves(worker):
@@ -161,11 +161,11 @@ class Supervisor:
         logger.info("every worker serves", number=self._number)
         async with asyncio.TaskGroup() as tasks:
             for place in range(self._number):
-                tasks.create_task(self._keep(place), name=f"worker {place}")
+                tasks.create_task(self._keep_running(place), name=f"worker {place}")
             while True:
                 await self._hang_up.wait()
                 self._hang_up.clear()
-                await self._roll()
+                await self._replace_all()
 
     async def _launch(self) -> Process:
         worker = await asyncio.create_subprocess_exec(
@@ -174,35 +174,35 @@ class Supervisor:
             stdout=PIPE,
             env=self._environment,
             pass_fds=[self._listener.fileno()],
-            # A Ctrl+C, or the end of a terminal, is for the supervisor.
+            # Ctrl+C, or closing the terminal, must signal only the supervisor.
             start_new_session=True,
         )
         self._living.add(worker)
         return worker
 
-    async def _keep(self, place: int) -> None:
-        """Start a worker anew when it dies, unless another has taken its place."""
+    async def _keep_running(self, place: int) -> None:
+        """Restart the worker in a place when it dies, unless another worker has taken the place."""
         failures, started_at = 0, time.monotonic()
         serves = True
         while True:
             worker = self._places[place]
             code = await self._end_of(worker, serves=serves)
-            self._gone(worker)
+            self._forget(worker)
             serves = True
             if self._places[place] is worker:
-                failures = failures + 1 if time.monotonic() - started_at < STEADY else 0
-                pause = pause_after(failures + 1, FIRST_PAUSE, LONGEST_PAUSE)
+                failures = failures + 1 if time.monotonic() - started_at < STEADY_SECONDS else 0
+                pause = pause_after(failures + 1, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
                 logger.error("a worker has died", pid=worker.pid, code=code, again_in=pause)
                 await asyncio.sleep(pause)
             if self._places[place] is worker:
-                # A machine that has no room for a process now may have it after the next, longer pause.
+                # A machine without room for another process may have some after the next, longer pause.
                 with suppress(OSError):
                     self._places[place] = await self._launch()
                     serves = False
             started_at = time.monotonic()
 
     async def _end_of(self, worker: Process, *, serves: bool) -> int:
-        """Wait until a worker has ended, and return its exit code. Kill it if it falls silent."""
+        """Wait until a worker ends, and return its exit code. Kill it if it falls silent."""
         watch = asyncio.create_task(self._watch(worker, serves=serves), name="watch")
         try:
             return await worker.wait()
@@ -210,15 +210,15 @@ class Supervisor:
             watch.cancel()
 
     async def _watch(self, worker: Process, *, serves: bool) -> None:
-        """Kill a worker that does not serve in time, or whose event loop hangs later."""
-        starting = round(START_TIMEOUT / heartbeat.INTERVAL)
+        """Kill a worker that doesn't start serving in time, or whose event loop hangs later."""
+        starting = round(START_TIMEOUT_SECONDS / heartbeat.INTERVAL_SECONDS)
         first = self._max_silence if serves else starting
-        if await heartbeat.is_lost(_output(worker), first, self._max_silence):
+        if await heartbeat.falls_silent(_output(worker), first, self._max_silence):
             logger.error("a worker is silent: it is killed", pid=worker.pid)
             _signal(worker, signal.SIGKILL)
 
-    async def _roll(self) -> None:
-        """Replace each worker by a new one that serves already. Where one does not, the others stay."""
+    async def _replace_all(self) -> None:
+        """Replace each worker once its successor serves. If one fails to, keep the remaining workers."""
         for place in range(self._number):
             new = await self._replacement()
             if new is None:
@@ -229,7 +229,7 @@ class Supervisor:
         logger.info("every worker is a new one")
 
     async def _replacement(self) -> Process | None:
-        """Start a worker and wait until it serves; None where it does not."""
+        """Start a worker and wait until it serves. Return None if it doesn't."""
         with suppress(OSError):
             worker = await self._launch()
             if await _serves(worker):
@@ -238,7 +238,7 @@ class Supervisor:
         return None
 
     async def _end(self, workers: Iterable[Process], how: signal.Signals) -> None:
-        """Tell workers to end, and kill those that have not when the grace period is over."""
+        """Signal workers to end, and kill those still running after the grace period."""
         workers = set(workers)
         for worker in workers:
             _signal(worker, how)
@@ -248,18 +248,18 @@ class Supervisor:
         for worker in workers:
             _signal(worker, signal.SIGKILL)
             await worker.wait()
-            self._gone(worker)
+            self._forget(worker)
 
-    def _gone(self, worker: Process) -> None:
+    def _forget(self, worker: Process) -> None:
         self._living.discard(worker)
         if folder := self._environment.get(METRICS_FOLDER):
             mark_dead(worker.pid, folder)
 
 
 async def _serves(worker: Process) -> bool:
-    """Wait until a worker serves; it does not when it ends instead, or takes too long."""
+    """Wait for a worker to start. Return whether it serves: False if it ends or takes too long."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(START_TIMEOUT):
+        async with asyncio.timeout(START_TIMEOUT_SECONDS):
             return await _output(worker).read(1) != b""
     return False
 
@@ -269,8 +269,7 @@ def _output(worker: Process) -> asyncio.StreamReader:
 
 
 def _signal(worker: Process, sig: signal.Signals) -> None:
-    # Not with the worker's own method: that reaps a process which has just ended, and then nobody learns
-    # its exit code any more.
+    # Not with the worker's own method: it would reap a process that has just ended, and lose its exit code.
     if worker.returncode is None:
         with suppress(ProcessLookupError):
             os.kill(worker.pid, sig)

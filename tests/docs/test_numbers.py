@@ -25,7 +25,7 @@ from gateway.transport import frames, stream, websocket
 DOCS = Path(__file__).parents[2] / "docs"
 KIB, HOUR = 1024, 3_600_000
 WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-SILENCE = heartbeat.MAX_SILENCE * heartbeat.INTERVAL
+SILENCE = heartbeat.MAX_SILENCE * heartbeat.INTERVAL_SECONDS
 COMMANDS = Settings.model_fields["commands_per_second"].default
 
 QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
@@ -58,7 +58,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "does a round every {word} minutes", (retention.INTERVAL / 60,)),
     ("architecture.md", "followed by a rest {word} times as long", (retention.REST,)),
     ("architecture.md", "looked for every {word} seconds", (timetable.REFRESH,)),
-    ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.LONGEST_PAUSE,)),
+    ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.MAX_PAUSE_SECONDS,)),
     ("architecture.md", "A worker that misses {} of them is killed", (heartbeat.MAX_SILENCE,)),
     ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT,)),
     ("auth.md", "It is good for one socket, once, for {} seconds", (tickets.TICKET_TTL,)),
@@ -77,7 +77,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     (
         "operations/monitoring.md",
         "did not serve within {} seconds after a restart",
-        (supervisor.START_TIMEOUT,),
+        (supervisor.START_TIMEOUT_SECONDS,),
     ),
     ("decisions/0018", "that misses {} heartbeats is killed", (heartbeat.MAX_SILENCE,)),
     (

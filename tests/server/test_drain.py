@@ -164,7 +164,7 @@ async def test_a_second_signal_ends_it_at_once(sqlite_url: str, tmp_path: Path) 
         gateway.signal(signal.SIGHUP)
         await until(lambda: refuses(gateway), "one process that is alone takes SIGHUP for SIGTERM")
         gateway.signal(signal.SIGTERM)
-        # Within a second it is an echo: the drain goes on until somebody insists.
+        # Within a second it is an echo: the drain goes on until somebody is_repeated.
         ended = asyncio.create_task(gateway.ended())
 
         async def insisted() -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import pipes
-from gateway.server.stop_signals import ECHO, StopSignals
+from gateway.server.stop_signals import ECHO_SECONDS, StopSignals
 from tests.support.clients import http_client
 from tests.support.databases import settings_for
 from tests.support.postgres import free_port
@@ -25,12 +25,12 @@ from tests.support.waiting import until
 def test_a_signal_within_a_second_is_an_echo_and_a_later_one_insists() -> None:
     now = [100.0]
     stops = StopSignals(lambda: now[0])
-    assert not stops.insists()
-    assert not stops.insists()
-    now[0] += ECHO
-    assert not stops.insists()
+    assert not stops.is_repeated()
+    assert not stops.is_repeated()
+    now[0] += ECHO_SECONDS
+    assert not stops.is_repeated()
     now[0] += 0.01
-    assert stops.insists()
+    assert stops.is_repeated()
 
 
 @contextmanager

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from gateway.server import supervisor as workers
-from gateway.server.heartbeat import INTERVAL, MAX_SILENCE
-from gateway.server.stop_signals import ECHO
-from gateway.server.supervisor import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
+from gateway.server.heartbeat import INTERVAL_SECONDS, MAX_SILENCE
+from gateway.server.stop_signals import ECHO_SECONDS
+from gateway.server.supervisor import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, Supervisor
 from tests.support.clients import Service, http_client
 from tests.support.databases import API_KEY
 from tests.support.servers import Process, process
@@ -92,8 +92,8 @@ async def test_a_worker_that_keeps_dying_is_started_later_each_time(tmp_path: Pa
         assert await running == 0
     moments = [float(moment) for moment in starts.read_text().split()]
     pauses = [after - before for before, after in pairwise(moments)]
-    assert all(pause >= FIRST_PAUSE * 2**number for number, pause in enumerate(pauses, 1))
-    assert LONGEST_PAUSE < 10
+    assert all(pause >= FIRST_PAUSE_SECONDS * 2**number for number, pause in enumerate(pauses, 1))
+    assert MAX_PAUSE_SECONDS < 10
 
 
 async def test_a_worker_that_does_not_end_is_killed_when_the_grace_period_is_over() -> None:
@@ -112,7 +112,7 @@ async def test_a_second_signal_kills_the_workers_at_once() -> None:
         supervisor.stop()
         supervisor.stop()
         assert not supervisor._forced
-        now[0] = ECHO + 0.1
+        now[0] = ECHO_SECONDS + 0.1
         supervisor.stop()
         assert await running == 1
 
@@ -151,7 +151,7 @@ async def test_a_worker_whose_event_loop_hangs_is_replaced_and_a_busy_one_is_not
         {first}
     except FileExistsError:
         while True:
-            time.sleep(1.5 * heartbeat.INTERVAL)
+            time.sleep(1.5 * heartbeat.INTERVAL_SECONDS)
             await asyncio.sleep(0)
     time.sleep(600)
     """
@@ -169,7 +169,7 @@ async def test_a_worker_whose_event_loop_hangs_is_replaced_and_a_busy_one_is_not
 async def test_a_worker_that_is_started_again_and_does_not_serve_in_time_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "START_TIMEOUT", 2 * INTERVAL)
+    monkeypatch.setattr(workers, "START_TIMEOUT_SECONDS", 2 * INTERVAL_SECONDS)
     starts = tmp_path / "starts"
     # The first serves and dies; the others never serve.
     script = f"""
