@@ -1,1 +1,1 @@
-"""The database: SQLite or Postgres, its tables, and the ways into it."""
+"""The database: SQLite or Postgres, its tables, and the units of work that run in it."""

@@ -1,4 +1,4 @@
-"""A backup of SQLite while the gateway writes: one snapshot, checked, in a file of its owner's only."""
+"""Online backups of SQLite: one checked snapshot, in a file that only its owner may read."""
 
 import os
 import secrets
@@ -12,15 +12,15 @@ from gateway.database import sqlite_file
 from gateway.database.sqlite_file import Opening
 from gateway.settings import SettingsError
 
-WAIT = 30.0
-"""How long the backup waits for a lock of another process, in seconds."""
+LOCK_TIMEOUT_SECONDS = 30.0
+"""How long a backup waits for another process's lock, in seconds."""
 
 
 def back_up(url: URL, target: Path) -> int:
     """Copy the SQLite database of this URL to `target`, and return the size of the copy in bytes.
 
-    `target` is there whole or not at all, and nothing that is there is overwritten. Raises `SettingsError`
-    where there is no such file to copy, or another database, and OSError where the copy cannot be made.
+    `target` is written as a whole or not at all, and an existing file is never overwritten. Raises
+    `SettingsError` if the file doesn't exist or the database isn't SQLite, and OSError if the copy fails.
     """
     source = _file_of(url)
     if target.exists() or target.is_symlink():
@@ -31,7 +31,7 @@ def back_up(url: URL, target: Path) -> int:
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         _copy(source, part)
-        # A link, for to rename would overwrite what another has put there meanwhile.
+        # Link it: a rename would overwrite a file that another process has created meanwhile.
         os.link(part, target)
     finally:
         part.unlink()
@@ -47,10 +47,12 @@ def _file_of(url: URL) -> Path:
 
 
 def _copy(source: Path, part: Path) -> None:
-    # VACUUM INTO reads one snapshot however much is written meanwhile; the backup API of SQLite would begin
-    # anew with each write of another process (https://www.sqlite.org/lang_vacuum.html).
+    # VACUUM INTO reads one snapshot, however much is written meanwhile. SQLite's backup API would start again
+    # after each write of another process (https://www.sqlite.org/lang_vacuum.html).
     try:
-        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", WAIT, uri=True)) as connection:
+        with closing(
+            sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", LOCK_TIMEOUT_SECONDS, uri=True)
+        ) as connection:
             connection.execute("VACUUM INTO ?", (str(part),))
         with closing(sqlite3.connect(part)) as copy:
             (found,) = copy.execute("PRAGMA integrity_check").fetchone()
@@ -62,7 +64,7 @@ def _copy(source: Path, part: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk keep what was written. SQLite has not done so for a copy."""
+    """Flush a file or folder to disk. SQLite doesn't do so for a copy."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""Databases: one way to read and one way to write, on SQLite and on Postgres.
+"""The database interface: one way to read and one way to write, on SQLite and on Postgres.
 
-A unit of work is a plain function that takes a SQLAlchemy `Connection` and never commits. On SQLite it runs
-in a thread, once for a whole transaction; on Postgres it runs on asyncpg through SQLAlchemy's greenlets. So
-the SQL of the gateway is written once, and costs one hop per transaction, not one per statement
+A unit of work is a plain function that takes a SQLAlchemy `Connection` and never commits. On SQLite, it runs
+in a thread, once for a whole transaction. On Postgres, it runs on asyncpg through SQLAlchemy's greenlets. So
+the SQL is written only once, and costs one hop per transaction, not one per statement
 (docs/decisions/0002-plain-functions-over-connections.md).
 """
 
@@ -25,58 +25,59 @@ T = TypeVar("T")
 
 
 class Database(Protocol):
-    """Where units of work run. Every call raises `Unavailable` when the database cannot be used now.
+    """Runs units of work. Every method raises `Unavailable` if the database can't be used now.
 
-    A unit of work that has certainly left nothing behind, because another transaction or a lost connection
-    has ended it, is run again for a moment. So it changes nothing but the database.
+    A unit of work is retried for a short time if it was certainly rolled back, because of another transaction
+    or a lost connection. It must therefore change nothing except the database.
     """
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` on one snapshot, without the right to change anything."""
+        """Run `work` on one snapshot, read-only."""
         ...
 
     async def lookup(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Do what `read` does, for work that looks up a few rows by their keys and is over at once."""
+        """Run `work` like `read`. It must look up only a few rows by their keys, and end quickly."""
         ...
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` and commit it durably; whatever it raises rolls it back.
+        """Run `work` and commit it durably. Roll it back if it raises.
 
-        Work that is marked as `background` lets all other work go first.
+        Work marked as `background` lets all other work go first.
 
-        A caller that is cancelled does not know whether the work was committed. Nor does one to whom
-        `Unavailable` is raised: the connection may have been lost while the database committed.
+        A cancelled caller doesn't know whether the work was committed. The same holds if `Unavailable` is
+        raised, because the connection may have been lost during the commit.
         """
         ...
 
 
 def takes_writes(connection: Connection) -> bool:
-    """Ask the database whether it would take a write, and write nothing. A unit of work for `write`.
+    """Return True if the database accepts writes, without writing. A unit of work for `write`.
 
-    Both refuse to change rows, even none, where a session or a file is read-only.
+    Otherwise the database's error is raised: SQLite and Postgres both refuse an UPDATE, even one of no rows,
+    if the file or the session is read-only.
     """
     connection.execute(update(users).where(false()).values(disabled=users.c.disabled))
     return True
 
 
 def name_of(url: URL) -> str:
-    """Return the URL of a database without its password; a file with its whole path."""
+    """Return a database's URL without its password. A file is named by its absolute path."""
     if url.get_backend_name() == "sqlite":
         return f"sqlite:///{sqlite_file.path_of(url)}"
     return url.render_as_string(hide_password=True)
 
 
 class LockingDatabase(Database, Protocol):
-    """A database whose processes can also take turns."""
+    """A database that also offers a lock between processes."""
 
     def exclusively(self, lock: int) -> AbstractAsyncContextManager[bool]:
-        """Say whether this process alone has `lock` while the block runs: never two of them at once."""
+        """Yield whether this process holds `lock` while the block runs. At most one process does."""
         ...
 
 
@@ -84,9 +85,9 @@ class LockingDatabase(Database, Protocol):
 async def open_database(
     settings: Settings, opening: Opening = Opening.CREATE
 ) -> AsyncIterator[LockingDatabase]:
-    """Open the database that the settings name, and close it at the end. Raises `SettingsError`.
+    """Open the configured database, and close it at the end of the block. Raises `SettingsError`.
 
-    `opening` says what may be done to the file of SQLite.
+    `opening` says what the call may do to a SQLite file.
     """
     url = make_url(settings.database_url)
     is_sqlite = url.get_backend_name() == "sqlite"

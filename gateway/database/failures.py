@@ -1,4 +1,4 @@
-"""The failures of a database: which of them pass, and which have certainly left nothing."""
+"""Database failures: classified by whether they are temporary, and whether the work was rolled back."""
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 
@@ -7,8 +7,8 @@ from gateway.observability import sqlstates
 
 
 def passes(error: DBAPIError) -> bool:
-    """Whether trying again later may help."""
-    # Internal is what asyncpg itself raises, as where no host is what `target_session_attrs` asks for.
+    """Return whether the failure is temporary, so that a retry may succeed."""
+    # asyncpg itself raises InternalError, for example if no host matches `target_session_attrs`.
     known = isinstance(error, OperationalError | InterfaceError | InternalError)
     return known or sqlstates.passes(_state(error)) or _has_lost(error)
 
@@ -22,10 +22,11 @@ def _state(error: DBAPIError) -> str:
 
 
 def raise_unavailable(error: DBAPIError, *, committing: bool = True) -> None:
-    """Raise `Unavailable` for a driver's error where trying again later may help; else do nothing.
+    """Raise `Unavailable` for a driver's error if it is temporary. Otherwise do nothing.
 
-    Whoever raises the error itself does so `from None`: what Postgres says of a row holds its content.
-    What was not `committing` yet when its connection was lost has left nothing.
+    A caller that then raises the error itself must do so `from None`, because Postgres quotes the content of
+    rows in its errors. Pass `committing=False` if the commit hadn't begun: a lost connection then means that
+    the work was rolled back, and may be retried.
     """
     if passes(error):
         retryable = sqlstates.is_rolled_back(_state(error)) or (_has_lost(error) and not committing)

@@ -1,6 +1,6 @@
-"""The tables. Times are milliseconds since 1970, in integers; keys are integers.
+"""The database's tables. Times are integers, in milliseconds since 1970. Keys are integers.
 
-The reasons for the counters on `users` and for the indexes of `items` are in docs/architecture.md.
+docs/architecture.md explains the counters on `users` and the indexes of `items`.
 """
 
 from sqlalchemy import (
@@ -33,7 +33,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite numbers rows by itself only in a column whose type is exactly INTEGER.
+# SQLite assigns row numbers only to a column whose type is exactly INTEGER.
 Key = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -46,22 +46,22 @@ users = Table(
     "users",
     metadata,
     Column("id", Key, primary_key=True),
-    # A user who is being erased has no sub any more: the name is free, and the rows are on their way out.
+    # NULL while the user is being erased: the sub may be used again, and the rows are being deleted.
     Column("sub", String(255), unique=True),
     Column("password_hash", Text),
     Column("disabled", Boolean, nullable=False, server_default=false()),
     Column("created_at", BigInteger, nullable=False),
-    # The log of the user: which one it is, its last number, and the counts that are exact at that number.
+    # The user's log: its identity, its last seq, and the counts that are exact at that seq.
     Column("epoch", String(16), nullable=False),
     _number("last_seq"),
     _number("unread"),
     _number("unseen"),
-    # Watermarks: what the user's badge has shown, and what one of the user's clients has acknowledged.
+    # Watermarks: up to where the user has seen the inbox, and one of the user's clients has acknowledged.
     _number("seen_seq"),
     _number("delivered_seq"),
-    # The highest number of which an item was removed: a client before it cannot be told what became of it.
+    # The highest seq of a purged item. A client whose position is lower can't replay, and gets a reset.
     _number("trimmed_seq"),
-    # An erased user's number must never name another user's log.
+    # An erased user's id must never be reused for another user's log.
     sqlite_autoincrement=True,
 )
 
@@ -88,31 +88,31 @@ api_keys = Table(
 
 _ENDED = "ended_at IS NOT NULL"
 
-# Every access token belongs to a session; a session that has ended takes its tokens with it.
+# Every access token belongs to a session. Ending the session revokes its tokens.
 sessions = Table(
     "sessions",
     metadata,
     Column("id", String(32), primary_key=True),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
     Column("service_id", ForeignKey("services.id", ondelete="CASCADE"), index=True),
-    # The refresh token that holds, the one before it, and what the one that holds was derived from the one
-    # before it with (`refresh_tokens`).
+    # The current refresh token, the previous one, and the seed that derives the current one from the previous
+    # one (`refresh_tokens`).
     Column("refresh_hash", LargeBinary, unique=True),
     Column("previous_hash", LargeBinary),
     Column("rotated_at", BigInteger),
     Column("refresh_seed", LargeBinary),
-    # The service that had the tokens of this session minted. A number that names nobody is no harm.
+    # The service that minted the tokens. May outlive the service; deliberately not a foreign key.
     Column("minted_by", BigInteger, index=True),
     Column("created_at", BigInteger, nullable=False),
-    # Expired sessions are swept by it.
+    # Indexed for the deletion of expired sessions.
     Column("expires_at", BigInteger, nullable=False, index=True),
     Column("ended_at", BigInteger),
     CheckConstraint("(user_id IS NULL) <> (service_id IS NULL)", name="one_owner"),
     Index(None, "previous_hash", unique=True),
-    # What has ended, in pages: counted and read without the table.
+    # Ended sessions, to count and page through without reading the table.
     Index(None, "ended_at", "id", sqlite_where=text(_ENDED), postgresql_where=text(_ENDED)),
-    # The live sessions of an owner by age: beyond a limit the oldest end. `ended_at`, null in all of them,
-    # spares SQLite a look at the table.
+    # An owner's live sessions by age: beyond a limit, the oldest are ended. `ended_at`, which is NULL in all
+    # of them, makes the index covering for SQLite.
     *(
         Index(
             None,
@@ -128,7 +128,7 @@ sessions = Table(
     ),
 )
 
-# When all sessions of a user last ended, by a hash of the `sub`, which outlives the user (`cutoffs`).
+# When all sessions of a user were last ended (`cutoffs`). The hash of the `sub` outlives the user.
 token_cutoffs = Table(
     "token_cutoffs",
     metadata,
@@ -138,8 +138,8 @@ token_cutoffs = Table(
     sqlite_with_rowid=False,
 )
 
-# By what the refresh tokens before those two are recognised: the hash of their family, or of a token that has
-# none (`refresh_tokens`). Reuse of one is treated as theft.
+# Recognizes refresh tokens older than a session's last two, by the hash of their family, or of the token if
+# it has none (`refresh_tokens`). Reuse of one is treated as theft.
 used_refresh_tokens = Table(
     "spent_refresh_tokens",
     metadata,
@@ -164,7 +164,7 @@ signing_keys = Table(
     Column("kid", String(64), primary_key=True),
     Column("private_pem", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    # A retired key signs nothing more; it verifies until the last token it signed has expired.
+    # A retired key signs no more tokens. It verifies until the last token that it signed has expired.
     Column("retired_at", BigInteger),
 )
 
@@ -172,9 +172,9 @@ notifications = Table(
     "notifications",
     metadata,
     Column("id", Key, primary_key=True),
-    # UUIDv7, so that the index grows at its right edge.
+    # A UUIDv7, so that new rows go to the end of the index.
     Column("uuid", String(36), nullable=False, unique=True),
-    # The service that posted it, which may be gone by now: a number that names nobody is no harm.
+    # The service that posted it. May outlive the service; deliberately not a foreign key.
     Column("service_id", BigInteger, nullable=False),
     Column("title", Text, nullable=False),
     Column("body", Text),
@@ -202,9 +202,9 @@ items = Table(
     "items",
     metadata,
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-    # Where the item entered the log: its order in the inbox.
+    # The seq at which the item entered the log: its order in the inbox.
     Column("created_seq", BigInteger, nullable=False),
-    # Its last change: its place in a replay. The items of one bulk change share it.
+    # The seq of its last change: its order in a replay. The items of one bulk change share it.
     Column("seq", BigInteger, nullable=False),
     Column("notification_id", ForeignKey("notifications.id"), nullable=False),
     Column("read_at", BigInteger),
@@ -212,13 +212,13 @@ items = Table(
     Column("deleted_at", BigInteger),
     Column("place", SmallInteger, Computed(_STATUS, persisted=True), key="status", nullable=False),
     PrimaryKeyConstraint("user_id", "created_seq"),
-    # Replay reads a range of this one.
+    # A replay reads a range of this index.
     Index(None, "user_id", "seq"),
-    # The pages of an inbox read a range of this one for each place they show, so no page scans what it hides.
+    # An inbox page reads a range of this index for each status that it shows, and never scans other items.
     Index(None, "user_id", "status", "created_seq"),
-    # One item by its notification, and the sender's counts.
+    # For finding an item by its notification, and for the sender's counts.
     Index(None, "notification_id", "user_id", unique=True),
-    # What retention removes. It holds the deleted items only, so an item that is posted costs it nothing.
+    # For purging. It contains only deleted items, so posting an item doesn't write to it.
     Index(
         None,
         "deleted_at",

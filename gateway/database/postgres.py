@@ -1,4 +1,4 @@
-"""Units of work on Postgres: two pools of asyncpg, and no connection in them that takes no writes."""
+"""Postgres through asyncpg: two connection pools, which drop connections to servers that refuse writes."""
 
 import asyncio
 import time
@@ -25,43 +25,43 @@ from gateway.observability.sqlstates import READ_ONLY
 P = ParamSpec("P")
 T = TypeVar("T")
 
-POSTGRES_SHARE = 3
-"""How many callers it takes to have all connections of the pool."""
+CALLERS_TO_FILL_POOL = 3
+"""Number of callers that it takes to use all connections of the pool. Each may use this share of it."""
 
-RETRY_FOR = 2.0
-"""How long a unit of work that was rolled back is begun again, in seconds."""
+RETRY_SECONDS = 2.0
+"""How long a unit of work that was rolled back is retried, in seconds."""
 
-_FIRST_PAUSE = 0.01
+_FIRST_PAUSE_SECONDS = 0.01
 
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
-SPARE = 2
-"""How many connections there are beyond the pool, for work that must not wait for it."""
+SPARE_CONNECTIONS = 2
+"""Number of connections besides the pool, for work that must not wait for the pool."""
 
-LEAST_AGE = 1.0
-"""How often connections are closed at most because they take no writes, in seconds."""
+MIN_REFRESH_INTERVAL_SECONDS = 1.0
+"""Minimum time between two rounds of dropping read-only connections, in seconds."""
 
 _OPENED = "opened_at"
 
-_FITNESS = text(
+_CAPABILITIES = text(
     "SELECT current_setting('server_encoding') AS encoding, current_schema() AS schema,"
     " current_user AS owner, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS creates,"
-    # In a snapshot the transaction is read-only itself.
+    # Not `transaction_read_only`, because the transaction of a snapshot is always read-only.
     " pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' AS read_only,"
     " pg_is_in_recovery() AS standby"
 )
 
 
 class PostgresDatabase:
-    """Postgres through asyncpg: a small pool for everything; a read is one snapshot.
+    """Postgres through asyncpg, with a small pool. Each read is one snapshot.
 
-    While the pool is taken, by slow pages perhaps, `lookup` and `write` have a few connections more: what
-    they do is over soon, and nobody signs in or out without it. Work that is marked as `background` waits.
+    If the pool is exhausted, for example by slow pages, `lookup` and `write` use a few spare connections.
+    Their work is short, and signing in or out depends on it. Work marked as `background` waits for the pool.
     """
 
     def __init__(self, url: URL, size: int) -> None:
         self._size = size
-        self._turns = Turns(max(2, size // POSTGRES_SHARE))
+        self._turns = Turns(max(2, size // CALLERS_TO_FILL_POOL))
         self._pools = Pools(url, size)
         self._outage = DatabaseOutage(url.render_as_string(hide_password=True))
         self._engine, self._spare = self.engines = (self._pools.main, self._pools.spare)
@@ -77,14 +77,14 @@ class PostgresDatabase:
     async def lookup(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` on one snapshot, on a spare connection where the others are taken."""
+        """Run `work` on one snapshot, on a spare connection if the pool is exhausted."""
         async with self._turns.of_caller():
             return await self._run(self._snapshots[self._free()], work, *args, **kwargs)
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` and commit it."""
+        """Run `work` and commit it. If the pool is exhausted, only `background` work waits for it."""
         async with self._turns.of_caller():
             engine = self._engine if is_background(work) else self._free()
             return await self._run(engine, work, *args, **kwargs)
@@ -101,23 +101,23 @@ class PostgresDatabase:
         **kwargs: P.kwargs,
     ) -> T:
         writes = engine is self._engine or engine is self._spare
-        deadline = time.monotonic() + RETRY_FOR
+        deadline = time.monotonic() + RETRY_SECONDS
         failures = 0
         while True:
             try:
                 result = await self._run_once(engine, work, *args, **kwargs)
             except Unavailable as error:
                 failures += 1
-                pause = pause_after(failures, _FIRST_PAUSE, RETRY_FOR)
+                pause = pause_after(failures, _FIRST_PAUSE_SECONDS, RETRY_SECONDS)
                 if not error.retryable or time.monotonic() + pause > deadline:
-                    # That all connections are taken is no outage.
+                    # An exhausted pool isn't an outage.
                     if not isinstance(error.__cause__, PoolTimeoutError):
                         self._outage.note(error.__cause__ or error, writes=writes)
                     raise
             else:
                 self._outage.over(wrote=writes)
                 return result
-            # Two that met in a deadlock must not meet again: no two wait equally long.
+            # Random pauses, so that two transactions that deadlocked don't meet again.
             await asyncio.sleep(spread(pause))
 
     @staticmethod
@@ -141,7 +141,7 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def exclusively(self, lock: int) -> AsyncIterator[bool]:
-        """Try to take an advisory lock, on a connection of its own."""
+        """Yield whether this process got an advisory lock, on a dedicated connection."""
         try:
             async with self._engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -149,7 +149,7 @@ class PostgresDatabase:
                     taken = await connection.scalar(select(func.pg_try_advisory_lock(lock)))
                     yield bool(taken)
                 finally:
-                    # The lock is the connection's, so it ends with it, and never goes back to the pool.
+                    # Close the connection, which holds the lock. It must not return to the pool.
                     await connection.invalidate()
         except DBAPIError as error:
             raise_unavailable(error)
@@ -163,17 +163,16 @@ class PostgresDatabase:
 
 
 class Pools:
-    """A pool, and a few spare connections. Neither keeps a connection to a server that has been replaced.
+    """A main pool and a few spare connections. Both drop connections to a server that has been replaced.
 
-    After a fail-over the old server may stay up, and its connections open: all of them read what is old, and
-    none can write. So the first that is refused a write as read-only is closed, and with it all that were
-    opened before then, in both pools.
+    After a failover, the old server may stay up with its connections open. They read stale data and can't
+    write. So when a write is first refused as read-only, both pools drop every connection opened before then.
     """
 
     def __init__(self, url: URL, size: int) -> None:
         self.main = self._open(url, size)
-        self.spare = self._open(url, SPARE)
-        self._useless_until = float("-inf")
+        self.spare = self._open(url, SPARE_CONNECTIONS)
+        self._stale_until = float("-inf")
 
     def _open(self, url: URL, size: int) -> AsyncEngine:
         engine = create_async_engine(
@@ -187,9 +186,9 @@ class Pools:
                 "command_timeout": 30,
                 "server_settings": {
                     "application_name": "notification-gateway",
-                    # A 2xx means committed, whatever the server's default is. No statement here gains from
-                    # JIT, and none from reading a table whole to join it, which the planner would where it
-                    # cannot know that a parameter names a few rows only.
+                    # A 2xx means committed, whatever the server's default. No statement benefits from JIT, or
+                    # from reading a whole table for a join. The planner would choose that, because it can't
+                    # know that a parameter contains only a few rows.
                     "synchronous_commit": "on",
                     "jit": "off",
                     "enable_hashjoin": "off",
@@ -200,24 +199,24 @@ class Pools:
         )
         event.listen(engine.sync_engine, "handle_error", self._handle_error)
         event.listen(engine.sync_engine, "connect", _note_opening)
-        event.listen(engine.sync_engine, "checkout", self._refuse_useless)
+        event.listen(engine.sync_engine, "checkout", self._refuse_stale)
         return engine
 
     def _handle_error(self, context: ExceptionContext) -> None:
-        """Have the connection closed that was refused a write, unless it is one to the server of now."""
+        """Close the connection if a write on it was refused, unless it goes to the current server."""
         connection = context.connection
         if getattr(context.original_exception, "sqlstate", None) != READ_ONLY or connection is None:
             return
         if connection.get_execution_options().get("postgresql_readonly"):
-            return  # A snapshot, which is not to write.
+            return  # A snapshot, which must not write.
         now = time.monotonic()
-        # Where the server of now is read-only, too, it is asked again once in a while, not with each write.
-        if now - self._useless_until >= LEAST_AGE:
-            self._useless_until = now
-        context.is_disconnect = connection.connection.info[_OPENED] <= self._useless_until
+        # If the current server is read-only too, reconnect to it once in a while, not after each write.
+        if now - self._stale_until >= MIN_REFRESH_INTERVAL_SECONDS:
+            self._stale_until = now
+        context.is_disconnect = connection.connection.info[_OPENED] <= self._stale_until
 
-    def _refuse_useless(self, _connection: Any, record: Any, _proxy: Any) -> None:
-        if record.info[_OPENED] <= self._useless_until:
+    def _refuse_stale(self, _connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info[_OPENED] <= self._stale_until:
             raise DisconnectionError
 
     async def close(self) -> None:
@@ -231,19 +230,19 @@ def _note_opening(_connection: Any, record: Any) -> None:
 
 
 def _asyncpg_url(url: URL) -> URL:
-    """Return the URL as asyncpg wants it: its driver's name, and `ssl` where libpq says `sslmode`."""
+    """Return the URL for asyncpg: with its driver's name, and with `ssl` instead of libpq's `sslmode`."""
     query = dict(url.query)
     if "sslmode" in query:
         query["ssl"] = query.pop("sslmode")
     return url.set(drivername="postgresql+asyncpg", query=query)
 
 
-def unfitness(connection: Connection, *, creates: bool, writes: bool) -> str | None:
-    """Return why the database cannot hold a gateway's data, or None. A unit of work.
+def unusable_because(connection: Connection, *, creates: bool, writes: bool) -> str | None:
+    """Return why the gateway can't use the database, or None if it can. A unit of work.
 
-    With `creates` tables are to be made in it, with `writes` rows.
+    With `creates`, the gateway must be able to create tables. With `writes`, it must be able to write rows.
     """
-    found = connection.execute(_FITNESS).one()
+    found = connection.execute(_CAPABILITIES).one()
     if found.encoding != "UTF8":
         return (
             f"its encoding is {found.encoding}, and must be UTF8:"

@@ -1,4 +1,4 @@
-"""One thread that runs jobs one after another, the urgent ones first."""
+"""A thread that runs jobs one after another, urgent jobs first."""
 
 import threading
 from collections import deque
@@ -10,35 +10,35 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 MAX_IN_A_ROW = 16
-"""How many urgent jobs may overtake one that is not urgent, so that no flood of them stops the others."""
+"""Maximum number of urgent jobs in a row while background jobs wait, so that a flood can't starve them."""
 
 
 class PriorityThread:
-    """An executor of one thread. Jobs of one kind run in the order in which they were submitted.
+    """An executor with one thread. Jobs of the same kind run in the order in which they were submitted.
 
-    It belongs to one thread, such as that of the event loop: no two submit at the same time.
+    Submit jobs from one thread only, such as the event loop's: submitting isn't thread-safe.
     """
 
     def __init__(self, name: str) -> None:
         self._urgent: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._patient: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._background: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._in_a_row = 0
-        # One call for each job: whichever is taken from here, the job that is next is run.
+        # One entry per job. An entry only wakes the thread, which then picks the next job.
         self._calls: SimpleQueue[bool] = SimpleQueue()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Run an urgent job, and return its future. One that is cancelled in time never runs.
+        """Submit an urgent job, and return its future. Cancel the future before the job starts to skip it.
 
         Raises RuntimeError after `shutdown`.
         """
         return self._add(self._urgent, job)
 
-    def submit_patient(self, job: Callable[[], T]) -> Future[T]:
-        """Run a job that lets the urgent ones go first."""
-        return self._add(self._patient, job)
+    def submit_background(self, job: Callable[[], T]) -> Future[T]:
+        """Submit a job that lets urgent jobs go first. Otherwise like `submit`."""
+        return self._add(self._background, job)
 
     def _add(self, jobs: deque[tuple[Future[Any], Callable[[], Any]]], job: Callable[[], T]) -> Future[T]:
         if self._ended:
@@ -58,22 +58,22 @@ class PriorityThread:
             return
         try:
             result = job()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the job is waited for
+        except BaseException as error:  # noqa: BLE001 - raised where the job is awaited
             future.set_exception(error)
-            # The error holds this frame, and the frame would hold it.
+            # Break the reference cycle between the error, this frame and the future.
             del future
         else:
             future.set_result(result)
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]]:
-        if self._urgent and not (self._patient and self._in_a_row >= MAX_IN_A_ROW):
+        if self._urgent and not (self._background and self._in_a_row >= MAX_IN_A_ROW):
             self._in_a_row += 1
             return self._urgent.popleft()
         self._in_a_row = 0
-        return self._patient.popleft()
+        return self._background.popleft()
 
     def shutdown(self) -> None:
-        """Run what was submitted, then end the thread."""
+        """Run the submitted jobs, then end the thread."""
         if not self._ended:
             self._ended = True
             self._calls.put(False)

@@ -1,6 +1,6 @@
-"""Many rows in one statement: a JSON parameter that SQLite and Postgres unpack into a table.
+"""Row parameters: many rows in one statement, as a JSON parameter that the database unpacks into a table.
 
-docs/decisions/0005-many-rows-as-one-parameter.md says what the other ways cost.
+docs/decisions/0005-many-rows-as-one-parameter.md compares the cost of the alternatives.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from sqlalchemy.types import TypeEngine
 def rows(dialect: str, **columns: TypeEngine[Any]) -> FromClause:
     """Return the parameter `rows`, a JSON array of arrays, as a table of these columns.
 
-    One statement with one parameter, however many rows: on SQLite each further step of a statement gives up
-    the interpreter's lock and waits to get it back, and on Postgres each is a message.
+    Any number of rows takes one statement with one parameter. With more steps, SQLite's driver would release
+    the interpreter's lock and wait for it again at each one, and Postgres would need a message for each.
     """
     array = bindparam("rows", type_=Text)
     if dialect == "sqlite":

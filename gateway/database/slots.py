@@ -1,4 +1,4 @@
-"""Slots: how many of one thing each caller may do at the same time."""
+"""Slots: a limit per caller on concurrent operations."""
 
 import asyncio
 from collections.abc import Hashable
@@ -6,12 +6,12 @@ from weakref import WeakValueDictionary
 
 
 class Slots:
-    """How many of one thing each caller may do at the same time; what is more waits, in its order."""
+    """Lets each caller run at most `number` operations at a time. Further ones wait, in order."""
 
     def __init__(self, number: int) -> None:
         self._number = number
         self._slots: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
 
     def of(self, key: Hashable) -> asyncio.Semaphore:
-        """Return the slots of a caller. They are forgotten when nobody holds them or waits for one."""
+        """Return a caller's semaphore. It is freed when no operation holds it or waits for it."""
         return self._slots.setdefault(key, asyncio.Semaphore(self._number))

@@ -1,4 +1,4 @@
-"""Units of work on SQLite: one thread writes, a few read; a write-ahead log, durable commits."""
+"""SQLite with one writing thread and a few reading threads, a write-ahead log, and durable commits."""
 
 import asyncio
 import sqlite3
@@ -28,55 +28,56 @@ from gateway.observability.outage import DatabaseOutage
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BUSY_TIMEOUT = 5.0
+BUSY_TIMEOUT_SECONDS = 5.0
 """How long a statement waits for another process's lock, in seconds."""
 
 SQLITE_READERS = 4
+"""Number of reading threads, each with a connection."""
 
-SQLITE_READS, SQLITE_WRITES = 2, 4
-"""How many units of work of one caller are with the reading threads, and with the writing one, at a time."""
+MAX_READS_PER_CALLER, MAX_WRITES_PER_CALLER = 2, 4
+"""Maximum number of units of work that one caller may have in the reading and in the writing threads."""
 
 
 class SqliteDatabase:
-    """SQLite: one thread writes, a few read. WAL lets them do it at the same time."""
+    """SQLite with one writing thread and a few reading threads, which WAL lets work at the same time."""
 
     def __init__(self, url: URL, opening: Opening = Opening.CREATE) -> None:
         sqlite_file.prepare(url, opening)
         engine = partial(open_engine, url, changes=opening is not Opening.LOOK)
-        self._writer = engine("BEGIN IMMEDIATE", 1, BUSY_TIMEOUT)
-        self._readers = engine("BEGIN", SQLITE_READERS, BUSY_TIMEOUT, query_only=True)
+        self._writer = engine("BEGIN IMMEDIATE", 1, BUSY_TIMEOUT_SECONDS)
+        self._readers = engine("BEGIN", SQLITE_READERS, BUSY_TIMEOUT_SECONDS, query_only=True)
         self.engines = (self._readers, self._writer)
-        self._glances = engine(None, 1, 0, query_only=True)
-        self._glancing: Connection | None = None
+        self._lookup_engine = engine(None, 1, 0, query_only=True)
+        self._lookup_connection: Connection | None = None
         self._outage = DatabaseOutage(f"sqlite:///{sqlite_file.path_of(url)}")
         self._writing = PriorityThread("sqlite-writer")
         self._reading = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="sqlite-reader")
-        self._reads, self._writes = Turns(SQLITE_READS), Turns(SQLITE_WRITES)
+        self._reads, self._writes = Turns(MAX_READS_PER_CALLER), Turns(MAX_WRITES_PER_CALLER)
         self._wal = WriteAheadLog(sqlite_file.path_of(url))
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` on one snapshot in a reading thread."""
+        """Run `work` on one snapshot, in a reading thread."""
         async with self._reads.of_caller():
             return await self._run(self._reading.submit, self._readers, work, *args, **kwargs)
 
     async def lookup(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` on the event loop: finding a row takes less time than waking a thread to do it.
+        """Run `work` on the event loop, because finding a row takes less time than waking a thread.
 
-        In WAL mode a reader hardly ever waits. When it would have to, a reading thread does.
+        In WAL mode, a reader hardly ever has to wait. If it would, the work runs in a reading thread instead.
         """
         try:
-            if self._glancing is None:
-                self._glancing = self._glances.connect()
-            # One connection, which SQLAlchemy takes to be in one transaction for ever: its own way to begin
-            # and to end one costs as much as finding the row.
-            driver = driver_of(self._glancing)
+            if self._lookup_connection is None:
+                self._lookup_connection = self._lookup_engine.connect()
+            # For SQLAlchemy, this connection stays in one transaction forever. Its own way of beginning and
+            # ending a transaction costs as much as finding the row.
+            driver = driver_of(self._lookup_connection)
             driver.execute("BEGIN")
             try:
-                return work(self._glancing, *args, **kwargs)
+                return work(self._lookup_connection, *args, **kwargs)
             finally:
                 driver.execute("COMMIT")
         except (OperationalError, sqlite3.OperationalError):
@@ -88,14 +89,14 @@ class SqliteDatabase:
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `work` in the writing thread, behind the lock of the whole database."""
-        submit = self._writing.submit_patient if is_background(work) else self._writing.submit
+        """Run `work` in the writing thread, with the lock on the whole database, and commit it."""
+        submit = self._writing.submit_background if is_background(work) else self._writing.submit
         async with self._writes.of_caller():
             return await self._run(submit, self._writer, work, *args, **kwargs)
 
     @asynccontextmanager
     async def exclusively(self, lock: int) -> AsyncIterator[bool]:  # noqa: ARG002 - the protocol's
-        """Say yes: one process serves from one file."""
+        """Yield True, because only one process serves from a file."""
         yield True
 
     async def _run(
@@ -128,12 +129,12 @@ class SqliteDatabase:
         return result
 
     def close(self) -> None:
-        """Wait for what is running, then close every connection."""
+        """Wait for the running work, then close every connection."""
         self._writing.shutdown()
         self._reading.shutdown()
-        if self._glancing is not None:
-            self._glancing.close()
-        for engine in (self._glances, *self.engines):
+        if self._lookup_connection is not None:
+            self._lookup_connection.close()
+        for engine in (self._lookup_engine, *self.engines):
             engine.dispose()
 
 
@@ -146,15 +147,15 @@ def open_engine(
     query_only: bool = False,
     changes: bool = True,
 ) -> Engine:
-    """Return an engine whose transactions begin with `begin`, or with nothing.
+    """Return an engine that executes `begin` to begin a transaction, or nothing if it is None.
 
-    Its `size` connections wait up to `busy_timeout` seconds for another process's lock. Unless it `changes`
-    the file, the journal is left as it is.
+    Its `size` connections wait up to `busy_timeout` seconds for another process's lock. Without `changes`,
+    the journal mode of the file is kept.
     """
     engine = create_engine(
         url,
         poolclass=QueuePool,
-        # Parameters are what users say, and keys: they do not belong into an error in a log.
+        # Parameters contain users' content and keys, which must not appear in logged errors.
         hide_parameters=True,
         pool_size=size,
         max_overflow=0,
@@ -171,28 +172,28 @@ def open_engine(
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA query_only = {query_only:d}")
-        # What is deleted is overwritten, in pages that become free too: nothing erased stays in the file.
+        # Overwrite deleted content, in freed pages too, so that erased data doesn't remain in the file.
         connection.execute("PRAGMA secure_delete = ON")
-        # A batch writes all over the indexes: the pages stay at hand, and are copied back less often.
+        # A batch writes to pages all over the indexes. Cache more of them, and checkpoint less often.
         connection.execute("PRAGMA cache_size = -16384")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
 
     if begin is not None:
-        # On the driver's own connection: SQLAlchemy's way of saying one word costs a quarter of a short read.
+        # Use the driver's connection: one statement through SQLAlchemy costs a quarter of a short read.
         event.listen(engine, "begin", lambda connection: driver_of(connection).execute(begin))
     return engine
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
-    """Return the connection of the driver."""
+    """Return the driver's connection."""
     return cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
 def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
-    """Turn the write-ahead log on, waiting up to `timeout` seconds for whoever else is about to.
+    """Turn on the write-ahead log, waiting up to `timeout` seconds for another process that does the same.
 
-    Two processes that open a new file at once may meet here, and SQLite does not wait by itself: both hold a
-    shared lock and want an exclusive one, which waiting cannot give them (its docs of sqlite3_busy_handler).
+    Two processes that open a new file at once may conflict here, and SQLite doesn't wait by itself: both hold
+    a shared lock and want an exclusive one, so they would deadlock (SQLite's docs of sqlite3_busy_handler).
     """
     deadline = time.monotonic() + timeout
     while True:

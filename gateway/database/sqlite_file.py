@@ -1,7 +1,7 @@
-"""The file of a SQLite database: validated before anything is done to it, private, and served by one process.
+"""The file of a SQLite database: validated before use, private, and served by one gateway at a time.
 
-A wrong path must cost its file nothing: only a file that is made here, or one that begins as SQLite's do, has
-its mode changed.
+A wrong path must not harm the file there. Only files that this module creates, or that SQLite recognizes,
+get a new mode.
 """
 
 import errno
@@ -21,31 +21,31 @@ from sqlalchemy.engine import URL
 from gateway.settings import SettingsError
 
 LOCK_SUFFIX = "-serving"
-"""What the name of the file ends with whose lock the process holds that serves from a database."""
+"""Suffix of the lock file, which a process keeps locked while it serves from the database."""
 
-SAYS_SO = 2.0
-"""How long the process that has the lock may take to say of which gateway it is, in seconds."""
+OWNER_TIMEOUT_SECONDS = 2.0
+"""How long the process with the lock may take to write its gateway's id to the lock file, in seconds."""
 
-_OTHERS = 0o077
+_GROUP_AND_OTHERS = 0o077
 
 
 class Opening(Enum):
-    """What opening a database may do to its file."""
+    """Permission to change the file when the database is opened."""
 
-    CREATE = "make the file where there is none, and let only its owner read it"
+    CREATE = "create the file if it is missing, and let only its owner read it"
     EXISTING = "let only its owner read it"
     LOOK = "nothing"
 
 
 class MissingDatabaseError(SettingsError):
-    """There is no file at the path of the database."""
+    """Raised if there is no file at the path of the database."""
 
 
 def path_of(url: URL) -> Path:
-    """Return the path of the file that a URL names, links resolved. Raises `SettingsError` for no file."""
+    """Return the path in a URL, with links resolved. Raises `SettingsError` if it names no file."""
     name = url.database or ""
     if "uri" in url.query:
-        # SQLite's own way to name a file (https://www.sqlite.org/uri.html).
+        # SQLite's own URI syntax (https://www.sqlite.org/uri.html).
         parts = urlsplit(name)
         name = unquote(parts.path) if parts.scheme == "file" else name
         if name in {"", ":memory:"} or url.query.get("mode") == "memory":
@@ -54,10 +54,10 @@ def path_of(url: URL) -> Path:
 
 
 def prepare(url: URL, opening: Opening) -> None:
-    """Validate the file, and then do to it what `opening` says. Raises `SettingsError` for a wrong one.
+    """Validate the file, and then create it or make it private, as `opening` allows.
 
-    SQLite gives the two files that it keeps beside the database the mode of the database. A database of
-    Postgres has no file.
+    Raises `SettingsError` for a path that can't be used. SQLite gives the two files that it keeps beside the
+    database the same mode. For a Postgres database, do nothing.
     """
     if url.get_backend_name() != "sqlite":
         return
@@ -72,11 +72,11 @@ def prepare(url: URL, opening: Opening) -> None:
         _make(path)
     elif opening is not Opening.LOOK:
         for suffix in ("", "-wal", "-shm"):
-            _take_from_others(Path(f"{path}{suffix}"))
+            _make_private(Path(f"{path}{suffix}"))
 
 
 def is_missing(url: URL) -> bool:
-    """Whether there is no file yet, and one can be made. Raises `SettingsError` for a path that is wrong."""
+    """Return whether the file is missing, but can be created. Raises `SettingsError` for an unusable path."""
     if url.get_backend_name() != "sqlite":
         return False
     path = path_of(url)
@@ -92,7 +92,7 @@ def _wrong(path: Path, why: str) -> SettingsError:
 
 
 def _validate(path: Path) -> bool:
-    """Return whether there is a file. Raises `SettingsError` where none can be, or it is no database."""
+    """Return whether the file exists. Raises `SettingsError` if it isn't a database, or can't exist."""
     try:
         about = path.stat()
     except FileNotFoundError:
@@ -104,12 +104,12 @@ def _validate(path: Path) -> bool:
     if not stat.S_ISREG(about.st_mode):
         raise _wrong(path, "it is not a regular file")
     if about.st_nlink > 1:
-        # Each name would have a log and a lock of its own, and SQLite would not notice.
+        # Each name would have its own write-ahead log and lock, and SQLite wouldn't notice.
         raise _wrong(path, f"it has {about.st_nlink} names (hard links): remove all but one")
     if about.st_size == 0:
-        # What a start has left that was killed at once is ours, and private; beside what another process is
-        # about to fill SQLite keeps a journal.
-        is_ours = about.st_uid == os.geteuid() and not about.st_mode & _OTHERS
+        # Accept an empty file that is ours and private: a start that was killed at once leaves one. Accept
+        # one beside a journal, too: another process is filling it.
+        is_ours = about.st_uid == os.geteuid() and not about.st_mode & _GROUP_AND_OTHERS
         if not is_ours and not Path(f"{path}-journal").is_file():
             raise _wrong(path, "it is an empty file that the gateway has not made: remove it")
         return True
@@ -118,9 +118,10 @@ def _validate(path: Path) -> bool:
 
 
 def _validate_header(path: Path) -> None:
-    """Raise `SettingsError` for a file that SQLite does not know as its own.
+    """Raise `SettingsError` if SQLite doesn't recognize the file.
 
-    SQLite itself looks: who opens and closes the file otherwise drops the locks of this process on it.
+    SQLite itself must open it. Closing a file that was opened in another way would drop this process's locks
+    on it.
     """
     address = f"file:{quote(str(path))}?mode=ro&immutable=1"
     try:
@@ -134,31 +135,31 @@ def _validate_header(path: Path) -> None:
 
 def _make(path: Path) -> None:
     try:
-        # Another process may be about to make it, too.
+        # Another process may create it at the same time.
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
         raise _wrong(path, f"it cannot be made: {error.strerror}") from None
 
 
-def _take_from_others(path: Path) -> None:
-    """Let only its owner use a regular file. One that belongs to somebody else keeps its mode."""
+def _make_private(path: Path) -> None:
+    """Let only the owner use a regular file. Keep the mode of another user's file."""
     with suppress(FileNotFoundError, PermissionError):
         about = path.lstat()
-        if stat.S_ISREG(about.st_mode) and about.st_mode & _OTHERS:
+        if stat.S_ISREG(about.st_mode) and about.st_mode & _GROUP_AND_OTHERS:
             path.chmod(0o600)
 
 
-def _gateway() -> bytes:
-    """Return what the processes of one gateway share, and no two gateways: the folder of their metrics."""
+def _gateway_id() -> bytes:
+    """Return an id that only the processes of one gateway share: the folder of their metrics."""
     return os.fsencode(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
 
 
 def _is_shared(file: int) -> bool:
-    """Whether the process that has the lock is one of this gateway. It may just be about to say so."""
-    deadline = time.monotonic() + SAYS_SO
-    while _gateway():
-        if os.pread(file, len(_gateway()) + 1, 0) == _gateway():
+    """Return whether the lock's owner belongs to this gateway. Wait for the owner to write its id."""
+    deadline = time.monotonic() + OWNER_TIMEOUT_SECONDS
+    while _gateway_id():
+        if os.pread(file, len(_gateway_id()) + 1, 0) == _gateway_id():
             return True
         if time.monotonic() > deadline:
             break
@@ -168,11 +169,11 @@ def _is_shared(file: int) -> bool:
 
 @contextmanager
 def served(url: URL) -> Iterator[None]:
-    """Be the one process that serves from the file while the block runs. Raises `SettingsError` for another.
+    """Hold the lock for serving from the file while the block runs.
 
-    Processes that share a folder of metrics are one gateway. The lock ends with the process, however it
-    ends. It is no lock of SQLite's: commands use the database
-    beside the process that serves. For a database of Postgres there may be any number.
+    Raises `SettingsError` if another gateway holds it. Processes that share a folder of metrics are one
+    gateway. The lock ends with the process, however it ends. It is separate from SQLite's locks, so that
+    commands can use the database beside the serving process. On Postgres, any number of gateways may serve.
     """
     if url.get_backend_name() != "sqlite":
         yield
@@ -193,10 +194,10 @@ def served(url: URL) -> Iterator[None]:
                     f"GATEWAY_DATABASE_URL: another gateway serves from {path}:"
                     " stop it first, or use Postgres for more than one"
                 ) from None
-            # Else it is another process of this gateway, or a file system without such locks.
+            # Otherwise another process of this gateway has it, or the file system doesn't support locks.
         else:
             os.truncate(file, 0)
-            os.pwrite(file, _gateway(), 0)
+            os.pwrite(file, _gateway_id(), 0)
         yield
     finally:
         os.close(file)

@@ -1,7 +1,7 @@
-"""Whose work the database does: each caller has little of it under way at a time, and others get their turn.
+"""Turns at the database: each caller may run only a few units of work at a time, so that others get theirs.
 
-Without that a flood of one caller's sign-ins, revocations or look-ups, all of them within its budget, would
-be before everybody else's in the one queue that the database is.
+The database is a single queue. Without turns, one caller's flood of sign-ins, revocations or lookups would
+delay everyone else's, even within its rate limits.
 """
 
 from collections.abc import Hashable
@@ -12,24 +12,26 @@ from gateway.database.slots import Slots
 from gateway.settings.networks import networks_of
 
 caller: ContextVar[Hashable] = ContextVar("caller", default=None)
-"""Who has asked for what runs here: an address as text, then who that turned out to be. None: the gateway."""
+"""The caller of the current task: its address as a string, and its identity once known.
 
-_ANYBODY = nullcontext()
+None stands for the gateway itself.
+"""
+
+_UNLIMITED = nullcontext()
 
 
 class Turns:
-    """How many units of work each caller has under way at a time. What is more waits, in its order.
+    """Lets each caller run at most `number` units of work at a time. Further ones wait, in order.
 
-    The gateway's own work, such as a commit of posts, waits for nobody here. An address of IPv6 counts as
-    its /48.
+    The gateway's own work, such as a commit of posts, never waits here. An IPv6 address counts as its /48.
     """
 
     def __init__(self, number: int) -> None:
         self._slots = Slots(number)
 
     def of_caller(self) -> AbstractAsyncContextManager[object]:
-        """Return what the caller holds while a unit of work runs."""
+        """Return a context manager for the caller to hold while a unit of work runs."""
         who = caller.get()
         if who is None:
-            return _ANYBODY
+            return _UNLIMITED
         return self._slots.of(networks_of(who)[-1] if isinstance(who, str) else who)

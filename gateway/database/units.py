@@ -1,4 +1,4 @@
-"""Units of work: which of them may wait for the others."""
+"""Marks for units of work: background work waits for all other work."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def background(work: Callable[P, T]) -> Callable[P, T]:
-    """Mark a unit of work as one that may wait: sign-ins and revocations never queue behind it."""
+    """Mark a unit of work as background work, so that sign-ins and revocations never queue behind it."""
     work.__dict__[_BACKGROUND] = True
     return work
 
@@ -17,5 +17,5 @@ _BACKGROUND = "background"
 
 
 def is_background(work: Callable[..., object]) -> bool:
-    """Whether a unit of work is marked as one that may wait."""
+    """Return whether a unit of work is marked as background work."""
     return hasattr(work, _BACKGROUND)

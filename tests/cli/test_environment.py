@@ -299,7 +299,7 @@ def test_a_url_of_postgres_that_is_good_is_taken(url: str) -> None:
 def test_a_variable_that_the_driver_of_postgres_cannot_use_is_named_in_one_line(
     here: Here, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.database.postgres.RETRY_FOR", 0)
+    monkeypatch.setattr("gateway.database.postgres.RETRY_SECONDS", 0)
     monkeypatch.setenv(name, value)
     code, text = here("check", database_url="postgresql://u:of-mine@127.0.0.1/x")
     (line,) = [one for one in text.splitlines() if one.startswith("gateway: ")]
@@ -311,7 +311,7 @@ def test_a_variable_that_the_driver_of_postgres_cannot_use_is_named_in_one_line(
 def test_a_postgres_that_is_away_is_said_in_words_of_the_system(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.database.postgres.RETRY_FOR", 0)
+    monkeypatch.setattr("gateway.database.postgres.RETRY_SECONDS", 0)
     code, text = here("check", database_url=f"postgresql://u@127.0.0.1:{free_port()}/x")
     assert code == 2
     assert text.endswith("the database cannot be used (Connection refused)\n")

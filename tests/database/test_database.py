@@ -202,7 +202,7 @@ async def test_postgres_waits_for_every_commit_to_be_durable(postgres: Postgres,
 async def test_a_locked_sqlite_file_is_unavailable_and_then_well(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
     try:
         async with open_database(settings_for(sqlite_url)) as database:

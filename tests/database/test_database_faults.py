@@ -77,7 +77,7 @@ async def test_what_postgres_has_rolled_back_is_run_again(
 
 
 async def test_it_is_not_run_again_for_ever(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "RETRY_FOR", 0.2)
+    monkeypatch.setattr(postgres, "RETRY_SECONDS", 0.2)
     async with open_database(settings_for(postgres_url)) as database:
         work = Attempts(raising("40001"), failing=1000)
         with pytest.raises(Unavailable) as caught:
@@ -102,7 +102,7 @@ async def test_a_failure_that_will_not_pass_is_not_run_again(postgres_url: str) 
 async def test_a_server_that_is_of_no_use_is_unavailable_whatever_it_answers(
     postgres_url: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "RETRY_FOR", 0)
+    monkeypatch.setattr(postgres, "RETRY_SECONDS", 0)
     async with open_database(settings_for(postgres_url)) as database:
         for use in (database.read, database.lookup, database.write):
             with pytest.raises(Unavailable):
@@ -343,7 +343,7 @@ async def test_a_sqlite_file_that_cannot_be_written_costs_nothing_that_was_answe
     monkeypatch: pytest.MonkeyPatch,
     fault: Callable[[LocalServer], AbstractContextManager[None]],
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
     async with serving(settings_for(sqlite_url)) as server, posting(server) as load:
         await load.answers(20)
         for _ in range(2):

@@ -63,7 +63,7 @@ async def test_the_first_refused_write_closes_all_connections_of_before(
 async def test_a_read_only_server_is_not_connected_to_with_every_write(
     postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.database.postgres.LEAST_AGE", 3600)
+    monkeypatch.setattr("gateway.database.postgres.MIN_REFRESH_INTERVAL_SECONDS", 3600)
     await postgres.execute(read_only(postgres, postgres_url))
     async with open_database(settings_for(postgres_url)) as database:
         assert isinstance(database, PostgresDatabase)

@@ -19,7 +19,7 @@ def busy(thread: PriorityThread) -> Iterator[None]:
         started.set()
         go.wait(10)
 
-    thread.submit_patient(hold)
+    thread.submit_background(hold)
     assert started.wait(10)
     yield
     go.set()
@@ -30,7 +30,7 @@ def test_urgent_jobs_go_first_and_each_kind_in_its_order() -> None:
     thread, ran = PriorityThread("test"), list[str]()
     with busy(thread):
         for name in ("posts 1", "posts 2"):
-            thread.submit_patient(lambda name=name: ran.append(name))  # type: ignore[misc]
+            thread.submit_background(lambda name=name: ran.append(name))  # type: ignore[misc]
         for name in ("sign-in", "sign-out"):
             thread.submit(lambda name=name: ran.append(name))  # type: ignore[misc]
     assert ran == ["sign-in", "sign-out", "posts 1", "posts 2"]
@@ -41,7 +41,7 @@ def test_a_flood_of_urgent_jobs_does_not_stop_the_others() -> None:
     with busy(thread):
         for _ in range(5 * MAX_IN_A_ROW):
             thread.submit(lambda: ran.append("urgent"))
-        thread.submit_patient(lambda: ran.append("posts"))
+        thread.submit_background(lambda: ran.append("posts"))
     assert ran.index("posts") == MAX_IN_A_ROW
 
 

@@ -207,7 +207,7 @@ def test_a_process_that_shares_the_metrics_is_one_of_this_gateway(
 ) -> None:
     url = make_url(f"sqlite:///{tmp_path}/gateway.db")
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
-    monkeypatch.setattr(sqlite_file, "SAYS_SO", 0.05)
+    monkeypatch.setattr(sqlite_file, "OWNER_TIMEOUT_SECONDS", 0.05)
     with _holding(tmp_path):
         with served(url):
             pass
