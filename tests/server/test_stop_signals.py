@@ -22,7 +22,7 @@ from tests.support.servers import serving as served
 from tests.support.waiting import until
 
 
-def test_a_signal_within_a_second_is_an_echo_and_a_later_one_insists() -> None:
+def test_a_signal_within_a_second_is_an_echo_and_a_later_one_is_repeated() -> None:
     now = [100.0]
     stops = StopSignals(lambda: now[0])
     assert not stops.is_repeated()
