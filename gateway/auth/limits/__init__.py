@@ -1,1 +1,1 @@
-"""How much each caller may do, and how often."""
+"""Limits on how much each caller may do, and how often."""

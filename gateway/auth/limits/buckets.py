@@ -1,4 +1,7 @@
-"""Token buckets: how often each caller may do something in this process. One costs about a microsecond."""
+"""Token buckets, which limit how often each caller may do something in this process.
+
+Taking a token costs about a microsecond.
+"""
 
 import math
 import time
@@ -9,16 +12,16 @@ from gateway.errors import RateLimited
 from gateway.settings.networks import FACTORS, networks_of
 
 MAX_KEYS = 100_000
-"""Maximum number of tracked callers of one kind; an old one is evicted for one more."""
+"""Maximum number of tracked callers of one kind; an old caller is evicted for a new one."""
 
-LOOKED_AT = 8
-"""How many of the oldest callers are looked at for one that has nothing counted against it."""
+EVICTION_PROBES = 8
+"""Maximum number of the oldest callers that an eviction checks for a full bucket."""
 
 
 K = TypeVar("K")
 
 
-def _is_let(take: Callable[[K], None], key: K) -> bool:
+def _allows(take: Callable[[K], None], key: K) -> bool:
     try:
         take(key)
     except RateLimited:
@@ -29,8 +32,8 @@ def _is_let(take: Callable[[K], None], key: K) -> bool:
 class Buckets:
     """A token bucket for each caller of one kind, in this process.
 
-    A caller may do `rate` things a second, and `burst` at once after a pause. What costs more than is left
-    is let through as long as anything is left; the debt is waited for.
+    A caller may do `rate` things per second, and `burst` at once after a pause. An action that costs more
+    than is left is allowed if at least one token is left. It leaves a debt, which has to refill first.
     """
 
     def __init__(
@@ -43,38 +46,38 @@ class Buckets:
         self._levels: dict[Hashable, tuple[float, float]] = {}
 
     def take(self, key: Hashable, cost: int = 1, *, least: int = 1) -> None:
-        """Count `cost` things that the caller `key` does. Raises `RateLimited`; nothing is counted then.
+        """Take `cost` tokens of the caller `key`. Raises `RateLimited`, and then takes none.
 
-        It takes that `least` are left. What goes on with a request that was let in before needs none: with 0
-        it is refused only where other requests have run into debt meanwhile.
+        At least `least` tokens must be left. Pass 0 for the later parts of a request that was already
+        admitted: they are refused only if other requests have run the caller into debt meanwhile.
         """
         now = self.clock()
         burst = self._burst
-        level, since = self._levels.get(key) or self._first(now)
+        level, since = self._levels.get(key) or self._add(now)
         level = min(burst, level + (now - since) * self._rate)
         if level < least:
             raise self._refusal(level)
         self._levels[key] = (level - cost, now)
 
     def allows(self, key: Hashable) -> bool:
-        """Count one thing as `take` does, and return whether the caller may do it."""
-        return _is_let(self.take, key)
+        """Take one token as `take` does, and return whether there was one."""
+        return _allows(self.take, key)
 
     def check(self, key: Hashable) -> None:
-        """Raise `RateLimited` where `take` would; nothing is counted."""
+        """Raise `RateLimited` if `take` would raise it. Takes no token."""
         level = self.level(key)
         if level < 1:
             raise self._refusal(level)
 
     def level(self, key: Hashable) -> float:
-        """Return how many things the caller may do now; below 0 is a debt."""
+        """Return how many tokens the caller has now; a negative number is a debt."""
         return self._level(key, self.clock())
 
     def charge(self, key: Hashable, cost: int = 1) -> None:
-        """Count what the caller has done, also where that leaves a debt. A negative cost takes it back."""
+        """Take `cost` tokens even if that leaves a debt. A negative cost gives tokens back."""
         now = self.clock()
         if key not in self._levels:
-            self._first(now)
+            self._add(now)
         self._levels[key] = (self._level(key, now) - cost, now)
 
     def _level(self, key: Hashable, now: float) -> float:
@@ -86,14 +89,14 @@ class Buckets:
         window = math.ceil(self._burst / self._rate)
         return RateLimited(self._name, quota=int(self._burst), window=window, retry_after=wait)
 
-    def _first(self, now: float) -> tuple[float, float]:
-        """Make room for one more, and return a full bucket.
+    def _add(self, now: float) -> tuple[float, float]:
+        """Return a full bucket, after evicting an old one if there are `MAX_KEYS`.
 
-        A bucket that is full again is evicted before one that is not: a crowd of new callers must not make
-        the gateway forget what it holds against an old one.
+        A full bucket is evicted before one that is not full, because only the latter limits its caller. So
+        a crowd of new callers does not reset the limits of old ones.
         """
         if len(self._levels) >= MAX_KEYS:
-            for _ in range(LOOKED_AT):
+            for _ in range(EVICTION_PROBES):
                 oldest = next(iter(self._levels))
                 if self._level(oldest, now) >= self._burst:
                     break
@@ -103,9 +106,9 @@ class Buckets:
 
 
 class Bucket:
-    """The token bucket of one caller, as those of `Buckets` are, for `seconds` worth of its rate at once.
+    """The token bucket of one caller, with a burst of `seconds` times its rate.
 
-    Whoever holds it tells it the time.
+    It has no clock: the owner passes the time, in seconds.
     """
 
     __slots__ = ("_level", "_rate", "_seconds", "_since")
@@ -117,31 +120,31 @@ class Bucket:
         self._since = now
 
     def take(self, now: float) -> bool:
-        """Count one thing, also where that leaves a debt, and return whether the caller may do it."""
+        """Take one token even if that leaves a debt, and return whether there was one."""
         burst = self._rate * self._seconds
         self._level = min(burst, self._level + (now - self._since) * self._rate) - 1
         self._since = now
         return self._level >= 0
 
     def give_back(self) -> None:
-        """Count one thing less."""
+        """Give one token back."""
         self._level += 1
 
 
 class NetworkBuckets:
-    """Buckets for the addresses of clients: one for an IPv4 address, and one for each width of IPv6 network.
+    """Token buckets for client addresses: one for each IPv4 address, and for each IPv6 /64, /56 and /48.
 
-    A /56 may do 4 times as much as a /64, and a /48 16 times as much.
+    A /56 has 4 times the limit of a /64, and a /48 has 16 times.
     """
 
     def __init__(
         self, name: str, rate: float, burst: float, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        # Each width has callers of its own, so that many /64 do not make the gateway forget their /48.
+        # Each width tracks its own callers, so that many /64 networks don't evict the bucket of their /48.
         self._widths = tuple(Buckets(name, rate * each, burst * each, clock=clock) for each in FACTORS)
 
     def take(self, host: str) -> None:
-        """Count what the client at this address does. Raises `RateLimited`; nothing is counted then."""
+        """Take one token of the client at this address. Raises `RateLimited`, and then takes none."""
         networks = networks_of(host)
         for width, network in enumerate(networks):
             try:
@@ -151,16 +154,16 @@ class NetworkBuckets:
                 raise
 
     def allows(self, host: str) -> bool:
-        """Count one thing as `take` does, and return whether the client may do it."""
-        return _is_let(self.take, host)
+        """Take one token as `take` does, and return whether there was one."""
+        return _allows(self.take, host)
 
     def check(self, host: str) -> None:
-        """Raise `RateLimited` where `take` would; nothing is counted."""
+        """Raise `RateLimited` if `take` would raise it. Takes no token."""
         for buckets, network in zip(self._widths, networks_of(host), strict=False):
             buckets.check(network)
 
     def charge(self, host: str) -> None:
-        """Count what the client at this address has done, also where that leaves a debt."""
+        """Take one token of the client at this address, even if that leaves a debt."""
         self._charge(networks_of(host), 1)
 
     def _charge(self, networks: tuple[str, ...], cost: int) -> None:

@@ -1,4 +1,4 @@
-"""Counters of failed sign-ins for the library `limits`: in this process, or shared by all in Redis."""
+"""Counters of failed sign-ins for the `limits` library, in memory or shared by all processes in Redis."""
 
 import math
 import time
@@ -7,22 +7,22 @@ from typing import Any
 
 from limits.aio.storage import RedisStorage, Storage
 
-from gateway.auth.limits.buckets import LOOKED_AT, MAX_KEYS
+from gateway.auth.limits.buckets import EVICTION_PROBES, MAX_KEYS
 from gateway.observability.outage import Outage
 from gateway.observability.reasons import reason
 from gateway.settings.redis_url import without_password
 
-RETRY_REDIS = 30.0
-"""How long the counters stay in memory once Redis has failed, in seconds."""
+RETRY_REDIS_SECONDS = 30.0
+"""How long to count in memory after Redis has failed, before trying it again."""
 
-_REDIS_TIMEOUT = 0.5
+_REDIS_TIMEOUT_SECONDS = 0.5
 
 
 class Memory(Storage):
-    """Counters in this process, bounded.
+    """Counters in the memory of this process, at most `MAX_KEYS` of them.
 
-    The library's own looks at all of its counters with each hit, so that a crowd of addresses would make
-    every sign-in slow.
+    The library's own memory storage scans all counters at each hit, so many addresses would make every
+    sign-in slow.
     """
 
     STORAGE_SCHEME = None
@@ -33,7 +33,7 @@ class Memory(Storage):
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        """Nothing here fails."""
+        """Return an error type for the library, which requires one; these counters raise none."""
         return OSError
 
     def _counter(self, key: str) -> tuple[int, float]:
@@ -41,7 +41,7 @@ class Memory(Storage):
         return (count, expires_at) if expires_at > time.time() else (0, 0.0)
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """Add to a counter, which begins with this and ends `expiry` seconds later; return it."""
+        """Add `amount` to a counter and return it. A new counter expires `expiry` seconds from now."""
         count, expires_at = self._counter(key)
         if not count:
             expires_at = time.time() + expiry
@@ -51,8 +51,8 @@ class Memory(Storage):
         return count + amount
 
     def _evict(self) -> None:
-        """Make room for one more: an old counter that has ended goes before one that has not."""
-        for _ in range(LOOKED_AT):
+        """Evict one of the oldest counters, preferably one that has expired."""
+        for _ in range(EVICTION_PROBES):
             oldest = next(iter(self._counters))
             if not self._counter(oldest)[0]:
                 break
@@ -64,26 +64,26 @@ class Memory(Storage):
         return self._counter(key)[0]
 
     async def get_expiry(self, key: str) -> float:
-        """Return when a counter ends, in seconds since 1970."""
+        """Return when a counter expires, in seconds since 1970."""
         return self._counter(key)[1] or time.time()
 
     async def check(self) -> bool:
-        """It is there."""
+        """Return that the storage is available: memory always is."""
         return True
 
     async def reset(self) -> int:
-        """Forget everything."""
+        """Delete all counters and return how many there were."""
         number = len(self._counters)
         self._counters.clear()
         return number
 
     async def clear(self, key: str) -> None:
-        """Forget a counter."""
+        """Delete a counter."""
         self._counters.pop(key, None)
 
 
 class Shared(Memory):
-    """Counters in Redis, or in this process for as long as Redis does not answer."""
+    """Counters in Redis, or in the memory of this process while Redis does not answer."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         from redis.asyncio import ConnectionPool
@@ -92,12 +92,12 @@ class Shared(Memory):
         super().__init__()
         self._failures = (RedisError, OSError)
         self._pool = ConnectionPool.from_url(
-            url, socket_timeout=_REDIS_TIMEOUT, socket_connect_timeout=_REDIS_TIMEOUT
+            url, socket_timeout=_REDIS_TIMEOUT_SECONDS, socket_connect_timeout=_REDIS_TIMEOUT_SECONDS
         )
-        pool: Any = self._pool  # which the library hands on as it is
+        pool: Any = self._pool  # the library passes it on unchanged
         self._redis = RedisStorage(url, implementation="redispy", key_prefix="gateway", connection_pool=pool)
         self._clock = clock
-        self._away_until = -math.inf
+        self._retry_at = -math.inf
         self._outage = Outage(
             "the redis of the rate limits is away: they count in memory",
             "the redis of the rate limits is back",
@@ -105,12 +105,12 @@ class Shared(Memory):
         )
 
     async def _ask(self, name: str, *args: Any) -> Any:
-        """Ask Redis, or this process where Redis fails or has failed lately."""
-        if self._clock() >= self._away_until:
+        """Call a method of the counters in Redis, or in memory if Redis fails or has failed lately."""
+        if self._clock() >= self._retry_at:
             try:
                 found = await getattr(self._redis, name)(*args)
-            except Exception as error:  # noqa: BLE001 - a sign-in does not fail for its counter
-                self._away_until = self._clock() + RETRY_REDIS
+            except Exception as error:  # noqa: BLE001 - a broken counter must not fail a sign-in
+                self._retry_at = self._clock() + RETRY_REDIS_SECONDS
                 self._outage.begin(error)
             else:
                 if self._outage.is_on:
@@ -119,7 +119,7 @@ class Shared(Memory):
         return await getattr(super(), name)(*args)
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """Add to a counter."""
+        """Add `amount` to a counter and return it."""
         return int(await self._ask("incr", key, int(expiry), amount))
 
     async def get(self, key: str) -> int:
@@ -127,26 +127,26 @@ class Shared(Memory):
         return int(await self._ask("get", key))
 
     async def get_expiry(self, key: str) -> float:
-        """Return when a counter ends."""
+        """Return when a counter expires, in seconds since 1970."""
         return float(await self._ask("get_expiry", key))
 
     async def clear(self, key: str) -> None:
-        """Forget a counter."""
+        """Delete a counter."""
         await self._ask("clear", key)
 
     async def check(self) -> bool:
-        """Whether Redis answers."""
+        """Return whether Redis answers."""
         return await self.fault() is None
 
     async def fault(self) -> str | None:
-        """Return why Redis does not answer, without a secret; None where it does."""
+        """Return why Redis does not answer, in words without a secret, or None if it answers."""
         try:
-            # Not with the library's own check, which says no more than whether it does.
+            # The library's own check returns only whether Redis answers, not why it doesn't.
             await self._redis.get("check")
         except self._failures as error:
             return reason(error)
         return None
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to Redis."""
         await self._pool.disconnect()

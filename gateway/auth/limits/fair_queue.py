@@ -1,7 +1,7 @@
-"""A queue that callers share: each gets its turn, and none can fill it.
+"""The fair queue: callers share it, take turns, and no caller can fill it alone.
 
-Work has a weight, which says how long it holds up what comes after it. The work of one caller is taken in the
-order in which it came; between callers it goes round in turns.
+Each piece of work has a weight: how long it delays the work after it. The work of one caller is taken in
+order of arrival. Between callers, it is taken round-robin.
 """
 
 from collections import deque
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Lane(Generic[T]):
-    """What one caller has waiting."""
+    """The waiting work of one caller, and its total weight."""
 
     waiting: deque[tuple[int, T]] = field(default_factory=deque)
     weight: int = 0
 
 
 class FairQueue(Generic[T]):
-    """Work that waits, by caller. `capacity` is the weight that may wait in all."""
+    """Waiting work, by caller. `capacity` is the maximum total weight."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -36,8 +36,8 @@ class FairQueue(Generic[T]):
     def put(self, caller: Hashable, weight: int, work: T) -> bool:
         """Add work of a caller, and return whether there was room for it.
 
-        A caller may have as much waiting as is left for all others: one alone fills half of the queue, and
-        each further one finds room.
+        A caller may have as much work waiting as is left for all others. So one caller alone can fill half
+        of the queue, and each further caller still finds room.
         """
         lane = self._lanes.get(caller)
         if (lane.weight if lane else 0) >= self._capacity - self._weight:
@@ -51,10 +51,10 @@ class FairQueue(Generic[T]):
         return True
 
     def take(self, limit: int) -> list[T]:
-        """Take the work that is next, of a weight up to `limit` in all.
+        """Take the next work, with a total weight of at most `limit`.
 
-        Work that is heavier than that is taken alone, and not twice in a row while something lighter waits at
-        the head of another caller's.
+        Work heavier than `limit` is taken alone, and not twice in a row while lighter work of another caller
+        is first in its lane.
         """
         if len(self._order) == 1 and self._weight <= limit:
             return self._take_all()
@@ -67,14 +67,14 @@ class FairQueue(Generic[T]):
         return taken
 
     def _take_all(self) -> list[T]:
-        """Take all that there is of the only caller: what nearly every batch is."""
+        """Take all work of the only caller. Nearly every batch is taken this way."""
         lane = self._lanes.pop(self._order.pop())
         self._weight = 0
         self._took_large = False
         return [work for _, work in lane.waiting]
 
     def _take_light(self, limit: int) -> list[T]:
-        """Take one piece of each caller in turn; what does not fit now is first the next time."""
+        """Take one piece of each caller in turn. Callers whose work does not fit are first the next time."""
         taken: list[T] = []
         passed: list[Hashable] = []
         while self._order and limit > 0:
@@ -96,7 +96,10 @@ class FairQueue(Generic[T]):
         return self._lanes[caller].waiting[0][0]
 
     def _pop(self, caller: Hashable) -> T:
-        """Take the first piece of a caller who is out of the order; one with more goes to its end."""
+        """Take the first piece of a caller that was removed from the order.
+
+        The caller goes to the end of the order if it has more work.
+        """
         lane = self._lanes[caller]
         weight, work = lane.waiting.popleft()
         lane.weight -= weight

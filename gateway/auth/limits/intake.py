@@ -1,9 +1,9 @@
-"""The intake of larger bodies: how many bytes of them each caller may have here, and which is parsed next.
+"""The intake of large request bodies: limits the bytes held for each caller and schedules the parsing.
 
-Smaller bodies count as well while they are unfinished. A body of up to `SMALL_BODY` is parsed as it comes,
-within a millisecond. Of larger ones, one is parsed at a time in the whole process, however many are complete
-in the same moment; callers take turns, and after each turn the event loop is left to others for as long as it
-has taken.
+A body of up to `SMALL_BODY` bytes is parsed as soon as it arrives, within a millisecond. It counts towards
+the limits only while it is incomplete. Larger bodies are parsed one at a time in the whole process, however
+many are complete. Callers take turns, and after each turn the event loop runs other work for as long as
+the turn took.
 
 A caller is the id of a service, or minus the id of a user.
 """
@@ -15,23 +15,23 @@ from gateway.auth.limits.fair_queue import FairQueue
 from gateway.errors import Overloaded, RateLimited
 
 SMALL_BODY = 16 * 1024
-"""Most bytes of a body that is not waited for, nor counted if it comes at once."""
+"""Maximum size of a small body, in bytes: it takes no turn, and isn't counted if it arrives at once."""
 
 MAX_HELD = 8 * 1024 * 1024
-"""Most bytes of larger or unfinished bodies that one caller may have here, received or not."""
+"""Maximum bytes of large or incomplete bodies held for one caller, received or still to arrive."""
 
 MAX_HELD_BY_ALL = 128 * 1024 * 1024
-"""The same of all callers; one may have as many as are left for all others."""
+"""Maximum bytes of such bodies held for all callers; one caller may hold as many as are left for the rest."""
 
 MAX_WAITING = 10_000
-"""How many pieces of work may wait for their turn; a caller may have as many as are left for all others."""
+"""Maximum number of bodies that wait for a turn; one caller may have as many as are left for the rest."""
 
-MAX_REST = 0.05
-"""Longest time that the event loop is left to others after a turn, in seconds."""
+MAX_REST_SECONDS = 0.05
+"""Maximum time that the event loop runs other work after a turn."""
 
 
 class Intake:
-    """The larger bodies of all callers."""
+    """The large bodies of all callers."""
 
     def __init__(self) -> None:
         self._held: dict[int, int] = {}
@@ -42,8 +42,9 @@ class Intake:
     def hold(self, caller: int, size: int) -> None:
         """Count a body of `size` bytes until `release`.
 
-        Raises `RateLimited` where the caller has too many, and `Overloaded` where all together have. To wait
-        instead would bound nothing: what a client has sent by then is in memory.
+        Raises `RateLimited` if the caller exceeds its limit, and `Overloaded` if all callers together exceed
+        theirs. It doesn't wait, because waiting would not bound memory: the bytes that the client has sent
+        are already there.
         """
         held = self._held.get(caller, 0) + size
         if held > MAX_HELD:
@@ -54,15 +55,15 @@ class Intake:
         self._held_by_all += size
 
     def release(self, caller: int, size: int) -> None:
-        """Take back what `hold` has counted."""
+        """Stop counting a body that `hold` has counted."""
         self._held_by_all -= size
         if left := self._held.pop(caller) - size:
             self._held[caller] = left
 
     async def turn(self, caller: int) -> None:
-        """Wait for a turn, which lasts until the caller next waits for anything: nothing is given back.
+        """Wait for a turn. It ends when the caller next awaits anything, so there is no release.
 
-        Raises `Overloaded` where too much of the caller's waits.
+        Raises `Overloaded` if too many bodies of the caller wait already.
         """
         loop = asyncio.get_running_loop()
         if not self._taken:
@@ -75,15 +76,15 @@ class Intake:
         await future
 
     def _rest(self, loop: asyncio.AbstractEventLoop, began: float) -> None:
-        """Leave the loop to others for as long as the turn that has just ended took."""
-        loop.call_later(min(time.perf_counter() - began, MAX_REST), self._next, loop)
+        """Let the event loop run other work for as long as the last turn took, then start the next turn."""
+        loop.call_later(min(time.perf_counter() - began, MAX_REST_SECONDS), self._next, loop)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._waiting:
             (future,) = self._waiting.take(1)
             if not future.done():
                 future.set_result(None)
-                # The loop calls it right behind the step of the one who has waited.
+                # The event loop runs this callback right after the step of the task that has waited.
                 loop.call_soon(self._rest, loop, time.perf_counter())
                 return
         self._taken = False

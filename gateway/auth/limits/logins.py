@@ -1,7 +1,7 @@
-"""Failed sign-ins: how many an account and an address may have, and how long the next one waits.
+"""Limits on failed sign-ins per account and address, and the delay of the next attempt.
 
-They protect an account, so all processes can share the counters in Redis (`GATEWAY_RATE_LIMIT_URL`). The
-library `limits` counts them.
+The limits protect accounts, so all processes can share the counters in Redis (`GATEWAY_RATE_LIMIT_URL`). The
+`limits` library does the counting.
 """
 
 import asyncio
@@ -22,74 +22,75 @@ from gateway.settings import Settings
 from gateway.settings.networks import FACTORS, networks_of
 
 FREE_FAILURES = 20
-"""Failed sign-ins of one account, from anywhere within 15 minutes, that make nobody wait."""
+"""Maximum number of failed sign-ins of one account, from anywhere within 15 minutes, without a delay."""
 
-MAX_DELAY = 4.0
-"""The longest that a sign-in waits because others have failed for the same account, in seconds."""
+MAX_DELAY_SECONDS = 4.0
+"""Maximum time that a sign-in waits because others have failed for the same account."""
 
-AT_HOME = 10
-"""How many times as often an account may fail from where its owner signs in."""
+KNOWN_NETWORK_FACTOR = 10
+"""Limit of failures of an account from a network it has signed in from, as a multiple of the usual limit."""
 
-_FIRST_DELAY = 0.125
+_FIRST_DELAY_SECONDS = 0.125
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A sign-in that may be tried, and is counted as failed until it is known to have succeeded.
+    """A sign-in attempt that passed the limits. It counts as failed until `succeeded` is called.
 
-    `turn` is for the hasher; the account in it is a hash of the name.
+    `turn` is for the hasher. The account in it is a hash of the name.
     """
 
     _logins: "Logins"
     turn: Turn
 
     async def succeeded(self) -> None:
-        """Take back that it was counted, and know the address as the account's."""
+        """Take back the count of this attempt, and remember the address as known for the account."""
         await self._logins.forgive(self.turn)
 
     async def withdraw(self) -> None:
-        """Take back that it was counted: the password was not looked at."""
+        """Take back the count of this attempt, because the password was not checked."""
         await self._logins.withdraw(self.turn)
 
 
 class Logins:
-    """Failed sign-ins, counted so that guessing is slow and the owner is never locked out.
+    """Counters of failed sign-ins that make guessing slow and never lock the owner out.
 
-    - One account from one network: few failures a minute, an hour, a day, whether the account exists or not.
-    - One network, for whatever accounts: more of them.
-    - One account from everywhere: from the 20th failure within 15 minutes on, each sign-in waits, twice as
-      long for each further failure and 4 seconds at most. Nobody is refused for what others do elsewhere.
+    - One account from one network: a few failures per minute, hour and day, whether or not the account
+      exists.
+    - One network, for all accounts together: a higher limit.
+    - One account from all networks: after 20 failures within 15 minutes each sign-in waits. The delay doubles
+      with each further failure, up to 4 seconds. Failures from elsewhere delay a sign-in but never refuse it.
 
-    An IPv6 client is counted by its /64, by its /56 with 4 times and by its /48 with 16 times the limits.
+    An IPv6 client is counted by its /64, by its /56 with 4 times the limits, and by its /48 with 16 times.
 
-    A network (an IPv4 address, a /64) from which the account has signed in within the last 30 days is spared
-    the last two, and may fail ten times as often before it is refused.
+    A network (an IPv4 address or a /64) is known for 30 days after the account has signed in from it. The
+    last two limits don't apply to a known network, and the first is ten times as high.
     """
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self._limiter = FixedWindowRateLimiter(storage)
-        # Each kind is kept apart in memory: a flood of names must push out neither what is counted against
-        # the networks that it comes from, nor what is known of owners.
+        # In memory each kind has its own storage: a flood of made-up names must evict neither the counters
+        # of the networks that it comes from, nor the known networks of accounts.
         in_memory = isinstance(storage, Memory)
         self._known = Memory() if in_memory else storage
         self._accounts = Memory() if in_memory else storage
         self._network_limiter = FixedWindowRateLimiter(Memory()) if in_memory else self._limiter
         self._pair = [_times(settings.login_limit, factor) for factor in FACTORS]
-        self._pair_known = _times(settings.login_limit, AT_HOME)
+        self._pair_known = _times(settings.login_limit, KNOWN_NETWORK_FACTOR)
         self._network = [_times(settings.login_limit_per_address, factor) for factor in FACTORS]
 
     async def begin(self, sub: str, address: str) -> Attempt:
-        """Return an attempt to sign in as `sub`, after a wait where others have failed for the account.
+        """Count an attempt to sign in as `sub` and return it, after a delay if the account has many failures.
 
-        Raises `RateLimited`: then the password must not be looked at, be it right or wrong.
+        Raises `RateLimited`. Then the caller must not check the password, right or wrong.
         """
         networks = networks_of(address)
         account = account_of(sub)
         if known := bool(await self._known.get(_KNOWN.key_for(account, networks[0]))):
-            # The owner signs in from here, and perhaps others fail from here, too.
+            # The owner signs in from this network, and others may fail from it, too.
             await _hit(self._limiter, self._pair_known, "login-known", account, networks[0])
         else:
-            # The networks first: one that tries made-up names fills no memory with them.
+            # Check the networks first, so that a network that tries made-up names fills no memory with them.
             for limits, network in zip(self._network, networks, strict=False):
                 await _hit(self._network_limiter, limits, "login-address", network)
             for limits, network in zip(self._pair, networks, strict=False):
@@ -103,7 +104,10 @@ class Logins:
             await asyncio.sleep(delay_after(failures))
 
     async def forgive(self, turn: Turn) -> None:
-        """Take back one attempt at an account from an address, and the failures between the two."""
+        """Take back a successful attempt, and clear the failures of its account from its network.
+
+        The network is then known for 30 days from now.
+        """
         account, networks = turn.account, turn.networks
         for limit in self._pair[0]:
             await self._limiter.clear(limit, "login", account, networks[0])
@@ -114,11 +118,11 @@ class Logins:
             await self._uncount(self._limiter, self._pair[1:], "login", networks[1:], account)
             await self._uncount_everywhere(account)
         known = _KNOWN.key_for(account, networks[0])
-        await self._known.clear(known)  # its 30 days begin anew
+        await self._known.clear(known)  # restarts its 30 days
         await self._known.incr(known, _KNOWN.get_expiry())
 
     async def withdraw(self, turn: Turn) -> None:
-        """Take back one attempt, and nothing of those before it."""
+        """Take back one attempt; earlier failures stay counted."""
         account, networks = turn.account, turn.networks
         if turn.known:
             await self._uncount(self._limiter, [self._pair_known], "login-known", networks[:1], account)
@@ -155,13 +159,13 @@ async def _hit(
 
 
 def account_of(sub: str) -> str:
-    """Return what stands for an account: a name that is made up may be long, and Redis need not know it."""
+    """Return the hash that stands for an account: made-up names may be long, and Redis must not see names."""
     return sha256(sub.encode(errors="replace")).hexdigest()[:32]
 
 
 def delay_after(failures: int) -> float:
-    """Return how long the sign-in waits that would be this failure of an account, in seconds."""
-    return min(MAX_DELAY, _FIRST_DELAY * 2.0 ** min(failures - FREE_FAILURES - 1, 10))
+    """Return the delay of a sign-in in seconds, given the failures of its account with this one included."""
+    return min(MAX_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** min(failures - FREE_FAILURES - 1, 10))
 
 
 _EVERYWHERE = RateLimitItemPerMinute(FREE_FAILURES, 15, namespace="login-account")
@@ -169,9 +173,9 @@ _KNOWN = RateLimitItemPerDay(1, 30, namespace="login-known")
 
 
 def _times(limits: str, factor: int) -> list[RateLimitItem]:
-    """Return the limits of a setting, times a factor, the shortest first.
+    """Return the limits of a setting, multiplied by a factor, the shortest window first.
 
-    So what a short one refuses is not counted by a long one.
+    A short window then refuses an attempt before a long window counts it.
     """
     read = sorted(parse_many(limits), key=lambda limit: limit.get_expiry()) if limits else []
     return [type(limit)(limit.amount * factor, limit.multiples) for limit in read]

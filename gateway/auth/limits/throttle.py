@@ -1,7 +1,7 @@
-"""All the limits of what one caller may do: its failed sign-ins, and what it succeeds in.
+"""The throttle: all rate limits and concurrency limits of callers.
 
-Failed sign-ins are counted by `logins`, for all processes in Redis where that is set. The rest protects this
-process, and is counted in it, by `buckets`.
+`logins` counts failed sign-ins, in Redis for all processes if `GATEWAY_RATE_LIMIT_URL` is set. All other
+limits protect this process, and `buckets` counts them in it.
 """
 
 from typing import Self
@@ -14,48 +14,71 @@ from gateway.database.slots import Slots
 from gateway.settings import Settings
 
 CLIENT_FAILURES = 100
-"""How often an address may fail to authenticate as a service within a minute."""
+"""Maximum number of failures per minute to authenticate as a service from one address."""
 
 KEY_LOOKUPS = 2
-"""How many unknown API keys of one address are looked up at a time: one that hangs does not hold up all."""
+"""Maximum number of concurrent lookups of unknown API keys from one address.
+
+More than one, so that a lookup that hangs does not block the others.
+"""
 
 LARGE_BODIES = 2
-"""How many large bodies of one service are held in memory at the same time."""
+"""Maximum number of large bodies of one service in memory at a time."""
 
 LONG_ANSWERS = 2
-"""How many long answers to one user are held in memory at the same time."""
+"""Maximum number of long responses to one user in memory at a time."""
 
 PAGE_READS = 2
-"""How many pages of one user are read at the same time: few threads, or connections, read for all."""
+"""Maximum number of pages of one user read at a time: all users share a few threads or connections."""
 
 SOCKETS = 4
-"""How many sockets' worth of commands one user may send over all its sockets."""
+"""Command rate of all sockets of one user together, as a multiple of the rate of one socket."""
 
 SESSIONS = 4
-"""How many sessions' worth of refreshes one user may do over all its sessions."""
+"""Refresh rate of all sessions of one user together, as a multiple of the rate of one session."""
 
 ITEMS_PER_KIB = 4
-"""How many items each KiB of a larger body counts as: parsing it costs about as much as storing those."""
+"""Number of items that each KiB of a large body counts as: parsing it costs as much as storing them."""
 
-MINUTE = 60
+_MINUTE_SECONDS = 60
 
 
 def items_of(size: int) -> int:
-    """Return how many items the bytes of a body count as beyond a small one."""
+    """Return how many items a body of `size` bytes counts as, beyond the size of a small body."""
     return max(size - SMALL_BODY, 0) * ITEMS_PER_KIB // 1024
 
 
 class Throttle:
-    """All of the limits. An async context manager.
+    """All limits of callers. An async context manager.
 
-    By service or user: the `intake` of larger bodies. By service: `posts` and their `items` (recipients),
-    `large_bodies` at a time, `tokens` that it gets or mints, and `service_calls` (all else). By address:
-    `handshakes`, `auth` (requests to the token and revocation endpoints), `clients` (failures to authenticate
-    as a service), `refusals` (requests with a token or a key that does not hold), `anonymous` (requests whose
-    credential nobody verifies), `refused` (answers 429 that come at once) and `key_lookups` at a time.
-    By user: `commands` (requests over REST), `socket_commands` (over all its sockets; each handshake is one),
-    `long_answers` and `page_reads` at a time; and, each by itself, `sign_ins` that succeeded, `refreshes` of
-    a session and `user_refreshes` of all of them, `minted` tokens, `tickets`.
+    By service or user:
+
+    - `intake`: large bodies.
+
+    By service:
+
+    - `posts`, and `items`: their recipients.
+    - `large_bodies`: large bodies in memory at a time.
+    - `tokens`: tokens that the service gets or mints.
+    - `service_calls`: all other requests.
+
+    By address:
+
+    - `handshakes`.
+    - `auth`: requests to the token and revocation endpoints.
+    - `clients`: failures to authenticate as a service.
+    - `refusals`: requests with an invalid token or API key.
+    - `anonymous`: requests whose credential is not verified.
+    - `refused`: 429 responses that are sent at once.
+    - `key_lookups`: lookups of API keys at a time.
+
+    By user:
+
+    - `commands`: REST requests.
+    - `socket_commands`: commands of all sockets of the user; each handshake counts as one.
+    - `long_answers` and `page_reads`: long responses and page reads at a time.
+    - `sign_ins` (successful ones), `refreshes` of a session, `user_refreshes` of all sessions, `minted`
+      tokens and `tickets`, each counted separately.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -81,40 +104,46 @@ class Throttle:
         anonymous = settings.anonymous_per_second
         self.anonymous = NetworkBuckets("anonymous", anonymous, anonymous * 10)
         self.key_lookups = Slots(KEY_LOOKUPS)
-        self.clients = NetworkBuckets("clients", CLIENT_FAILURES / MINUTE, CLIENT_FAILURES)
+        self.clients = NetworkBuckets("clients", CLIENT_FAILURES / _MINUTE_SECONDS, CLIENT_FAILURES)
         each = settings.tokens_per_minute
-        self.sign_ins = Buckets("sign-ins", each / MINUTE, each)
-        self.refreshes = Buckets("refreshes", each / MINUTE, each)
+        self.sign_ins = Buckets("sign-ins", each / _MINUTE_SECONDS, each)
+        self.refreshes = Buckets("refreshes", each / _MINUTE_SECONDS, each)
         refreshed = SESSIONS * each
-        self.user_refreshes = Buckets("user-refreshes", refreshed / MINUTE, refreshed)
-        self.minted = Buckets("minted", each / MINUTE, each)
-        self.tickets = Buckets("tickets", each / MINUTE, each)
+        self.user_refreshes = Buckets("user-refreshes", refreshed / _MINUTE_SECONDS, refreshed)
+        self.minted = Buckets("minted", each / _MINUTE_SECONDS, each)
+        self.tickets = Buckets("tickets", each / _MINUTE_SECONDS, each)
         url = settings.rate_limit_url
         self._shared = None if url is None else Shared(url.get_secret_value())
         self.logins = Logins(settings, self._shared or Memory())
 
     def begin_post(self, service: int) -> None:
-        """Count a post to one user, before its body is read. Raises `RateLimited`."""
+        """Count a post to one recipient, before its body is read. Raises `RateLimited`."""
         self.posts.take(service)
         self.items.take(service)
 
     def go_on(self, service: int, posts: int, items: int) -> None:
-        """Count what the body holds besides that one. Raises `RateLimited`."""
+        """Count the posts and items of a body beyond those that `begin_post` counted.
+
+        Raises `RateLimited`.
+        """
         if posts > 1:
             self.posts.take(service, posts - 1, least=0)
         if items > 1:
             self.items.take(service, items - 1, least=0)
 
     def begin_refresh(self, session: str, user_id: int) -> None:
-        """Count a refresh of a session, and of its user. Raises `RateLimited`; nothing is counted then."""
+        """Count a refresh against its session and its user.
+
+        Raises `RateLimited`, and then counts nothing.
+        """
         self.user_refreshes.check(user_id)
         self.refreshes.take(session)
         self.user_refreshes.charge(user_id)
 
     def charge_body(self, caller: int, size: int) -> None:
-        """Count what a body costs beyond a small one, before it is parsed. Raises `RateLimited`.
+        """Count the cost of a body beyond that of a small one, before it is parsed. Raises `RateLimited`.
 
-        `size` is in bytes. The caller is a service, or minus a user.
+        `size` is in bytes. `caller` is the id of a service, or minus the id of a user.
         """
         if caller > 0:
             self.items.take(caller, items_of(size), least=0)
@@ -122,11 +151,14 @@ class Throttle:
             self.commands.take(-caller, (size - 1) // SMALL_BODY, least=0)
 
     def refund_body(self, service: int, size: int, recipients: int) -> None:
-        """Take back what the body of a post was counted as, as far as its recipients count as much."""
+        """Take back the charge for the body of a post, up to the charge for its further recipients.
+
+        A post pays for its body or for its recipients, whichever costs more.
+        """
         self.items.charge(service, -min(items_of(size), recipients - 1))
 
     async def fault(self) -> str | None:
-        """Return why the Redis that is set does not answer; None where it does, or none is set."""
+        """Return why the configured Redis does not answer. None if it answers, or if none is configured."""
         return None if self._shared is None else await self._shared.fault()
 
     async def __aenter__(self) -> Self:

@@ -16,7 +16,7 @@ from gateway.api import batch as batch_module
 from gateway.api import body as body_module
 from gateway.api.inbox import MAX_IDS, InboxRoute
 from gateway.auth.limits import intake as module
-from gateway.auth.limits.intake import MAX_HELD, MAX_HELD_BY_ALL, MAX_REST, SMALL_BODY, Intake
+from gateway.auth.limits.intake import MAX_HELD, MAX_HELD_BY_ALL, MAX_REST_SECONDS, SMALL_BODY, Intake
 from gateway.auth.limits.throttle import ITEMS_PER_KIB
 from gateway.errors import GatewayError, Overloaded, RateLimited
 from tests.support.clients import Service
@@ -139,7 +139,7 @@ async def test_a_turn_that_nobody_waits_for_any_more_is_passed_over() -> None:
     await until(lambda: not intake._taken, "the next need not wait")
 
 
-@pytest.mark.parametrize(("took", "rest"), [(0.02, 0.02), (3.0, MAX_REST)])
+@pytest.mark.parametrize(("took", "rest"), [(0.02, 0.02), (3.0, MAX_REST_SECONDS)])
 def test_the_loop_is_left_to_others_for_as_long_as_a_turn_took(
     monkeypatch: pytest.MonkeyPatch, took: float, rest: float
 ) -> None:

@@ -15,9 +15,9 @@ from limits.aio.storage import Storage
 from websockets.exceptions import InvalidStatus
 
 from gateway.auth import refresh_tokens, sessions
-from gateway.auth.limits.buckets import LOOKED_AT, MAX_KEYS, Buckets, NetworkBuckets
-from gateway.auth.limits.counters import RETRY_REDIS, Memory, Shared
-from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY, Logins, delay_after
+from gateway.auth.limits.buckets import EVICTION_PROBES, MAX_KEYS, Buckets, NetworkBuckets
+from gateway.auth.limits.counters import RETRY_REDIS_SECONDS, Memory, Shared
+from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY_SECONDS, Logins, delay_after
 from gateway.auth.limits.throttle import SESSIONS
 from gateway.auth.passwords import MIN_LENGTH
 from gateway.auth.sessions import new_session
@@ -96,7 +96,7 @@ async def test_failures_for_an_account_from_elsewhere_do_not_stop_its_owner(
         await fail(logins, "ada", f"198.51.100.{stranger}", 5)
     attempt = await logins.begin("ada", HOME)
     await attempt.succeeded()
-    assert max(waits) == MAX_DELAY, "who comes from a new address waits so long at most"
+    assert max(waits) == MAX_DELAY_SECONDS, "who comes from a new address waits so long at most"
     waits.clear()
     await fail(logins, "ada", HOME)
     assert waits == [], "an address that has signed in before does not even wait"
@@ -255,7 +255,7 @@ async def test_a_redis_that_is_down_costs_a_warning_and_the_counting_goes_on_in_
     assert [event["log_level"] for event in events] == ["warning"], "one, not one for each sign-in"
     assert not await shared.check()
     with running_redis(port):
-        now = RETRY_REDIS
+        now = RETRY_REDIS_SECONDS
         await fail(logins, "ada", HOME, 5)
         with pytest.raises(RateLimited):
             await logins.begin("ada", HOME)
@@ -284,7 +284,7 @@ async def test_a_crowd_does_not_push_out_what_is_counted_against_an_old_caller()
     now = 0.0
     buckets = Buckets("tests", 1, 1, clock=lambda: now)
     buckets.charge("held against", 10 * MAX_KEYS)
-    for number in range(MAX_KEYS + LOOKED_AT):
+    for number in range(MAX_KEYS + EVICTION_PROBES):
         buckets.take(number)
         now += 1  # so that each is full again when the next one comes
     with pytest.raises(RateLimited):
