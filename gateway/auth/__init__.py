@@ -1,1 +1,1 @@
-"""Who may: users, sessions, services, tokens, keys and issuers."""
+"""Authentication and authorization: users, sessions, services, tokens, keys and issuers."""

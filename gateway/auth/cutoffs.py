@@ -26,7 +26,7 @@ CUTOFF_TTL_MS = 86_430_000
 MARK = "x-m"
 """How the names of rows of `sessions` begin that are cutoffs, as the version before keeps them."""
 
-_SWEPT = 1000
+_SWEEP_LIMIT = 1000
 """Maximum number of cutoffs that one sweep removes."""
 
 
@@ -54,10 +54,10 @@ def sweep(connection: Connection, now_ms: int) -> bool:
     """Delete some cutoffs that no living token is older than, and return whether there are more."""
     kept = token_cutoffs.c
     # A locked row is left to the next sweep: waiting for it here could close a circle.
-    past = select(kept.sub_hash).where(kept.expires_at <= now_ms).limit(_SWEPT)
+    past = select(kept.sub_hash).where(kept.expires_at <= now_ms).limit(_SWEEP_LIMIT)
     past = past.with_for_update(skip_locked=True)
     swept = connection.execute(delete(token_cutoffs).where(kept.sub_hash.in_(past.scalar_subquery())))
-    return swept.rowcount == _SWEPT
+    return swept.rowcount == _SWEEP_LIMIT
 
 
 def _upsert(connection: Connection, table: Table, values: dict[str, Any]) -> None:

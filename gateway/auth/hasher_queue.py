@@ -1,9 +1,9 @@
-"""Turns at the hasher: whose password is hashed next, when more wait than can be hashed at once.
+"""The hasher's queue: it decides whose password is hashed next if more wait than can be hashed at once.
 
-Callers whose account has signed in from their address before (*known*) and all others wait in two lines, and
-the lines take turns, so that known callers have half of the hasher whatever the others do. Within a line each
-network has one turn in a round: a crowd at one address does not push back a caller at another one. An IPv6
-network has its turn as a /48, and within that each /64.
+There are two lines: for *known* callers, whose account has signed in from their network before, and for all
+others. The lines take turns, so known callers get half of the hasher whatever the others do. Within a line
+each network gets one turn per round, so a crowd at one address does not delay a caller at another. An IPv6
+/48 gets one turn, which its /64 networks take in rotation.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 from gateway.errors import Overloaded, RateLimited
 
 WAITING = 1000
-"""How many callers may wait in each of the two lines."""
+"""Maximum number of callers that wait in each of the two lines."""
 
 PER_NETWORK = 16
-"""How many callers may wait at one network that are not known."""
+"""Maximum number of callers that wait at one network, without the known ones."""
 
 PER_ACCOUNT = 4
-"""How many known callers may wait for one account at one network."""
+"""Maximum number of known callers that wait for one account at one network."""
 
 
 class Turn(NamedTuple):
-    """Whose work it is. `networks` stand for the caller's address, the narrowest first."""
+    """A caller's claim to the hasher. `networks` stand for the caller's address, the narrowest first."""
 
     account: str
     networks: tuple[str, ...]
@@ -33,14 +33,14 @@ class Turn(NamedTuple):
 
     @property
     def pair(self) -> tuple[str, str]:
-        """The account at the network: one piece of its work is done at a time."""
+        """The account and the network. Each pair has at most one password hashed at a time."""
         return self.account, self.networks[0]
 
 
 class HasherQueue:
-    """Who may work now: at most `slots` at a time, and one for each account at a network.
+    """A queue for `slots` concurrent turns, and one at a time for each account at a network.
 
-    `take` a turn, do the work, and `release` it, whatever has become of the work.
+    `take` a turn, do the work, and `release` the turn whether or not the work succeeded.
     """
 
     def __init__(self, slots: int) -> None:
@@ -52,14 +52,15 @@ class HasherQueue:
 
     @property
     def taken(self) -> int:
-        """How many turns are taken and not released."""
+        """The number of turns that are taken and not released."""
         return len(self._busy)
 
     async def take(self, turn: Turn) -> None:
         """Wait for a turn.
 
-        Raises `RateLimited` where too many wait for this account or at this network, and `Overloaded` where
-        too many wait at all. A caller at a network with few waiting displaces one at that with the most.
+        Raises `RateLimited` if too many callers wait for this account or at this network, and `Overloaded`
+        if the line is full. In a full line, a caller at a network with few waiting callers displaces one at
+        the network with the most.
         """
         waiter = _Waiter(turn)
         self._join(waiter)
@@ -74,13 +75,13 @@ class HasherQueue:
             raise
 
     def release(self, turn: Turn) -> None:
-        """Give a turn back, and let the next one begin."""
+        """Give a turn back, and start the next one."""
         self._busy.remove(turn.pair)
         self._free += 1
         self._serve()
 
     def close(self) -> None:
-        """Cancel the callers that wait, and refuse those that come."""
+        """Cancel the waiting callers, and refuse new ones."""
         self._closed = True
         for line in self._lines.values():
             for waiter in line.waiters():
@@ -103,13 +104,13 @@ class HasherQueue:
     def _serve(self) -> None:
         while self._free > 0 and not self._closed and (waiter := self._next()) is not None:
             self._lines[waiter.turn.known].remove(waiter, served=True)
-            if not waiter.granted.done():  # else its caller was cancelled just now
+            if not waiter.granted.done():  # otherwise its caller has just been cancelled
                 self._free -= 1
                 self._busy.add(waiter.turn.pair)
                 waiter.granted.set_result(None)
 
     def _next(self) -> "_Waiter | None":
-        """Return who is next, of the line that was not served last where both have one."""
+        """Return the next caller to serve. The lines alternate if both have one."""
         for known in (not self._served_known, self._served_known):
             if (waiter := self._lines[known].next(self._busy)) is not None:
                 self._served_known = known
@@ -119,44 +120,44 @@ class HasherQueue:
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    """A caller that waits for its turn."""
+    """A caller that waits for its turn, which `granted` announces."""
 
     turn: Turn
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class _Line:
-    """Those that wait in one line: by /48 or IPv4 address, within that by network, within that by age."""
+    """The waiting callers of one line, by /48 or IPv4 address, then by /64, then in order of arrival."""
 
     def __init__(self) -> None:
         self._round: dict[str, dict[str, dict[_Waiter, None]]] = {}
         self._number = 0
         self._sizes: Counter[str] = Counter()
-        self._places: Counter[object] = Counter()
+        self._waiting: Counter[object] = Counter()
 
     def __len__(self) -> int:
         return self._number
 
     def waiters(self) -> Iterator[_Waiter]:
-        """Yield all that wait."""
+        """Yield all waiting callers in the order in which they are served."""
         for networks in self._round.values():
             for waiters in networks.values():
                 yield from waiters
 
     def waiting_at(self, turn: Turn) -> int:
-        """Return how many wait where this one would."""
-        return self._places[_place(turn)]
+        """Return how many callers wait that count towards the same limit as this turn."""
+        return self._waiting[_limit_key(turn)]
 
     def add(self, waiter: _Waiter) -> None:
-        """Let a caller wait behind those of its network; a new network is the last of the round."""
+        """Add a caller behind those of its network. A new network goes to the end of the round."""
         networks = waiter.turn.networks
         self._round.setdefault(networks[-1], {}).setdefault(networks[0], {})[waiter] = None
         self._number += 1
         self._sizes[networks[-1]] += 1
-        self._places[_place(waiter.turn)] += 1
+        self._waiting[_limit_key(waiter.turn)] += 1
 
     def remove(self, waiter: _Waiter, *, served: bool = False) -> None:
-        """Let a caller go, if it still waits. One that is served ends the round of its network."""
+        """Remove a caller, if it still waits. If it was served, its network goes to the end of the round."""
         inner, outer = waiter.turn.networks[0], waiter.turn.networks[-1]
         networks = self._round.get(outer, {})
         waiters = networks.get(inner, {})
@@ -164,17 +165,20 @@ class _Line:
             return
         del waiters[waiter]
         self._number -= 1
-        _keep(networks, inner, last=served)
-        _keep(self._round, outer, last=served)
+        _requeue(networks, inner, last=served)
+        _requeue(self._round, outer, last=served)
         _count_down(self._sizes, outer)
-        _count_down(self._places, _place(waiter.turn))
+        _count_down(self._waiting, _limit_key(waiter.turn))
 
     def next(self, busy: Collection[tuple[str, str]]) -> _Waiter | None:
-        """Return whose turn it is, without those whose account is at work at their network already."""
+        """Return the next caller, or None. Skip those whose account and network are in `busy`."""
         return next((waiter for waiter in self.waiters() if waiter.turn.pair not in busy), None)
 
     def displaced_by(self, turn: Turn) -> _Waiter | None:
-        """Return the newest of the network where most wait, if that is more than would wait at this one."""
+        """Return the newest caller of the network with the most callers, or None.
+
+        None means that the network of `turn` would then have as many callers itself.
+        """
         outer, most = max(self._sizes.items(), key=lambda item: item[1], default=("", 0))
         if self._sizes[turn.networks[-1]] + 1 >= most:
             return None
@@ -182,16 +186,16 @@ class _Line:
         return next(reversed(longest))
 
 
-def _place(turn: Turn) -> object:
+def _limit_key(turn: Turn) -> object:
     return turn.pair if turn.known else turn.networks[0]
 
 
-def _keep(places: dict[str, Any], name: str, *, last: bool) -> None:
-    """Forget a network where nobody waits any more; else let it wait for the next round, if it is to."""
-    if not places[name]:
-        del places[name]
+def _requeue(networks: dict[str, Any], name: str, *, last: bool) -> None:
+    """Remove a network without waiting callers; move any other to the end of the round if `last`."""
+    if not networks[name]:
+        del networks[name]
     elif last:
-        places[name] = places.pop(name)
+        networks[name] = networks.pop(name)
 
 
 def _count_down(counter: Counter[Any], name: object) -> None:

@@ -1,4 +1,4 @@
-"""Records: rows of the tables as callers get them, and the error for one that is missing."""
+"""Records: table rows as callers get them, and the error for a missing row."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ Record = Row[*tuple[Any, ...]]
 
 
 def found(row: Record | None, kind: str, name: str) -> Record:
-    """Return the row. Raises `NotFound` where no row of this kind has this name."""
+    """Return the row. Raises `NotFound` if it is None; `kind` and `name` say what was looked for."""
     if row is None:
         raise NotFound(f"There is no such {kind}.", name=name)
     return row

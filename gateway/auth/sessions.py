@@ -25,26 +25,26 @@ from gateway.database.units import background
 from gateway.protocol.encoding import dumps
 
 FOREIGN = "x-"
-"""Prefix of the names of sessions of foreign issuers' tokens; they are kept until they expire."""
+"""Prefix of the ids of sessions of foreign issuers' tokens; these sessions are kept until they expire."""
 
 SESSIONS_PER_USER = 100
-"""Maximum number of sessions that a user has at once where nothing else is set."""
+"""Maximum number of concurrent sessions of a user, unless a setting says otherwise."""
 
 TOO_MANY = "too_many_sessions"
-"""The reason in the audit log for a session that ended because its owner began one too many."""
+"""The audit log's reason for a session that was ended because its owner has started too many."""
 
 PAGE = 1000
-"""Maximum number of sessions that one statement ends, or finds ended."""
+"""Maximum number of sessions that one statement ends, or returns as ended."""
 
 ENDED_SESSION_TTL_MS = 600_000
 """How long an ended session is kept for other processes to notice, in ms; they look twice a second."""
 
-_SWEPT = 1000
-"""Maximum number of rows of each kind that one step of a sweep removes."""
+_SWEEP_LIMIT = 1000
+"""Maximum number of rows of each kind that one step of a sweep deletes."""
 
 
 class Session(NamedTuple):
-    """What a new session is made of. `expires_at` is in ms; `refresh_hash` lets it be refreshed."""
+    """A new session. `expires_at` is in ms; `refresh_hash` is the hash of its refresh token, if any."""
 
     id: str
     expires_at: int
@@ -52,24 +52,24 @@ class Session(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A session was stored. `ended` are the oldest of its owner that had to end for it."""
+    """The result of storing a session: `ended` holds the oldest sessions of its owner, ended to make room."""
 
     ended: list[str]
 
 
 class Ended(NamedTuple):
-    """A session that has ended, as a place in the order in which they did; `ended_at` is in ms."""
+    """An ended session, as a position in the order in which sessions ended. `ended_at` is in ms."""
 
     ended_at: int
     id: str
 
 
 OLDEST = Ended(0, "")
-"""The place before all sessions that have ended."""
+"""The position before all ended sessions."""
 
 
 class SessionOwner(NamedTuple):
-    """Whose a session is: `name` is the `sub` of a user or the `client_id` of a service."""
+    """The owner of a session. `name` is the `sub` of a user or the `client_id` of a service."""
 
     user_id: int | None
     service_id: int
@@ -78,7 +78,7 @@ class SessionOwner(NamedTuple):
 
 
 def new_session(expires_at: int, refresh_hash: bytes | None = None) -> Session:
-    """Return a session that is not stored yet; `expires_at` is in ms."""
+    """Return a new session, not stored yet. `expires_at` is in ms."""
     return Session(secrets.token_hex(16), expires_at, refresh_hash)
 
 
@@ -93,12 +93,14 @@ def start_user_session(
     minted_by: int | None = None,
     limit: int = SESSIONS_PER_USER,
 ) -> Started | None:
-    """Store a session of a user, and end the user's oldest beyond `limit`; the caller announces those.
+    """Store a session of a user, and end the user's oldest sessions beyond `limit`.
 
-    Return None where it was not right any more: the user is gone or disabled, or has another password than
-    the one just verified. The lock on the row makes whoever disables the user meanwhile see this session and
-    end it, and whoever signs in meanwhile count it. `renewed_hash` takes the place of `password_hash`.
-    `minted_by` is the service that asked for the session.
+    The caller announces the ended sessions. Return None if the user is gone or disabled, or if
+    `password_hash`, which the caller has verified, is no longer the user's. `renewed_hash` replaces it.
+    `minted_by` is the id of the service that asked for the session.
+
+    The lock on the user's row orders this transaction with others: one that disables the user sees this
+    session and ends it, and another sign-in counts it.
     """
     statement = select(users).where(users.c.sub == sub, users.c.disabled.is_(False))
     row = connection.execute(statement.with_for_update(key_share=True)).one_or_none()
@@ -111,12 +113,12 @@ def start_user_session(
 
 
 def add_session(connection: Connection, session: Session, now_ms: int, **owner: int | None) -> None:
-    """Store a session of an `owner`: a `user_id` or a `service_id`."""
+    """Store a session. `owner` is a `user_id` or a `service_id`."""
     values = session._asdict() | owner | {"created_at": now_ms}
     connection.execute(sessions.insert().values(values))
 
 
-# It runs at every handshake with a new token, so it is built once.
+# Built once, because it runs at every handshake with a new token.
 _SESSION_OWNER = (
     select(
         sessions.c.user_id,
@@ -133,7 +135,7 @@ _SESSION_OWNER = (
 
 
 def find_session_owner(connection: Connection, session: str) -> SessionOwner | None:
-    """Return whose a session is, and whether it has ended; a disabled user's has."""
+    """Return the owner of a session, and whether the session has ended. A disabled user's counts as ended."""
     row = connection.execute(_SESSION_OWNER, {"session": session}).one_or_none()
     if row is None:
         return None
@@ -143,9 +145,10 @@ def find_session_owner(connection: Connection, session: str) -> SessionOwner | N
 
 
 def end_sessions(connection: Connection, which: Any, now_ms: int, limit: int | None = None) -> list[str]:
-    """End the live sessions that meet a condition, or `limit` of them, and return them.
+    """End the live sessions that meet a condition, at most `limit` of them, and return their ids.
 
-    They are locked in one order: a user may sign out while the service is deleted that had the tokens minted.
+    The rows are locked in the order of their ids, to avoid a deadlock: a user may sign out while the service
+    that minted the user's tokens is deleted.
     """
     live = select(sessions.c.id).where(which, sessions.c.ended_at.is_(None)).order_by(sessions.c.id)
     locked = sessions.c.id.in_(live.limit(limit).with_for_update())
@@ -155,17 +158,17 @@ def end_sessions(connection: Connection, which: Any, now_ms: int, limit: int | N
 
 
 def end_some_sessions(connection: Connection, now_ms: int) -> list[str]:
-    """End a page of all live sessions, whosesoever they are, and return them."""
+    """End a page of all live sessions, of all users and services, and return their ids."""
     return end_sessions(connection, true(), now_ms, PAGE)
 
 
 def end_oldest(
     connection: Connection, mine: ColumnElement[bool], newest: str, limit: int, now_ms: int
 ) -> list[str]:
-    """End the oldest live sessions of one owner beyond `limit`, and return them; a page of them at most.
+    """End the oldest live sessions of one owner beyond `limit`, at most a page, and return their ids.
 
-    The caller has stored `newest`, which is kept, and alone holds a lock on the row of the owner. Expired
-    sessions do not count. It reads a range of one index, as long as the limit.
+    The caller has stored `newest`, which is kept, and holds an exclusive lock on the owner's row. Expired
+    sessions do not count. The query reads a range of one index, as long as the limit.
     """
     live = sessions.c
     older = select(live.id).where(mine, live.ended_at.is_(None), live.expires_at > now_ms, live.id != newest)
@@ -175,34 +178,41 @@ def end_oldest(
 
 
 def end_all_of_user(connection: Connection, user_id: int, sub: str, now_ms: int) -> list[str]:
-    """End every session of a user, whose row is locked, and void foreign tokens; return the sessions."""
+    """End all sessions of a user, void the user's foreign tokens, and return the ids of the sessions.
+
+    The caller has locked the user's row.
+    """
     cutoffs.move(connection, user_id, sub, now_ms)
     return end_sessions(connection, sessions.c.user_id == user_id, now_ms)
 
 
 @background
 def sweep(connection: Connection, now_ms: int, after: Ended = OLDEST) -> Ended | None:
-    """Delete some expired and ended sessions, with their refresh tokens; return where the next step begins.
+    """Delete some expired and ended sessions, with their refresh tokens.
 
-    None where there are no more. An ended session is kept for ten minutes; its tokens are refused without it
-    as well. Not so those of a foreign issuer, which would begin a session anew: a step passes over them.
+    Return where the next step starts, or None if no more are left. An ended session is kept for ten minutes.
+    After that its tokens are refused because the session does not exist. A foreign issuer's token would start
+    its session again instead, so a step skips ended foreign sessions until they expire.
 
-    A step reads a page of each of two indexes, so all steps together read each session once, or nearly so.
+    A step reads a page of each of two indexes, so all steps together read each session about once.
     """
-    expired = connection.scalars(_EXPIRED, {"now": now_ms, "limit": _SWEPT}).all()
-    bounds = {"noticed": now_ms - ENDED_SESSION_TTL_MS, "limit": _SWEPT, **after._asdict()}
-    ended = [] if len(expired) == _SWEPT else [Ended(*row) for row in connection.execute(_ENDED, bounds)]
+    expired = connection.scalars(_EXPIRED, {"now": now_ms, "limit": _SWEEP_LIMIT}).all()
+    bounds = {"noticed": now_ms - ENDED_SESSION_TTL_MS, "limit": _SWEEP_LIMIT, **after._asdict()}
+    ended = (
+        [] if len(expired) == _SWEEP_LIMIT else [Ended(*row) for row in connection.execute(_ENDED, bounds)]
+    )
     past = {*expired, *(one.id for one in ended if not one.id.startswith(FOREIGN))}
     if past:
-        # A session of the version before may have thousands of these rows: they go before it, in short steps.
-        parameters = {"ids": dumps(sorted(past)), "limit": _SWEPT}
+        # A session of the previous version may have thousands of these rows. They are deleted before the
+        # session, in short steps.
+        parameters = {"ids": dumps(sorted(past)), "limit": _SWEEP_LIMIT}
         dialect = connection.dialect.name
-        if connection.execute(_delete_spent(dialect), parameters).rowcount == _SWEPT:
+        if connection.execute(_delete_spent(dialect), parameters).rowcount == _SWEEP_LIMIT:
             return after
         swept = connection.execute(_delete_past(dialect), {"ids": parameters["ids"]}).rowcount
-        if len(expired) == _SWEPT:
+        if len(expired) == _SWEEP_LIMIT:
             return after if swept else None
-    return ended[-1] if len(ended) == _SWEPT else None
+    return ended[-1] if len(ended) == _SWEEP_LIMIT else None
 
 
 _EXPIRED = (
@@ -230,8 +240,8 @@ def _delete_spent(dialect: str) -> Delete:
 
 @cache
 def _delete_past(dialect: str) -> Delete:
-    # A locked row is left to the next sweep: waiting for it here could close a circle. So is one whose token
-    # was refreshed meanwhile.
+    # Leave locked rows to the next sweep, because waiting for them could deadlock. Leave sessions that were
+    # refreshed meanwhile, too.
     bare = ~exists().where(used_refresh_tokens.c.session_id == sessions.c.id)
     past = select(sessions.c.id).where(sessions.c.id.in_(one_column(dialect, "ids", String())), bare)
     return delete(sessions).where(sessions.c.id.in_(past.with_for_update(skip_locked=True).scalar_subquery()))

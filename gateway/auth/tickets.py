@@ -8,7 +8,7 @@ from gateway.auth.sessions import find_session_owner
 from gateway.database.models import tickets
 from gateway.database.units import background
 
-_SWEPT = 1000
+_SWEEP_LIMIT = 1000
 """Maximum number of tickets that one sweep removes."""
 
 
@@ -64,7 +64,7 @@ def redeem_ticket(connection: Connection, ticket_hash: bytes, now_ms: int) -> Ti
 def sweep(connection: Connection, now_ms: int) -> bool:
     """Delete some of the tickets that have expired, and return whether there are more."""
     # A locked row is left to the next sweep: waiting for it here could close a circle.
-    unused = select(tickets.c.hash).where(tickets.c.expires_at <= now_ms).limit(_SWEPT)
+    unused = select(tickets.c.hash).where(tickets.c.expires_at <= now_ms).limit(_SWEEP_LIMIT)
     unused = unused.with_for_update(skip_locked=True)
     swept = connection.execute(delete(tickets).where(tickets.c.hash.in_(unused.scalar_subquery())))
-    return swept.rowcount == _SWEPT
+    return swept.rowcount == _SWEEP_LIMIT

@@ -1,8 +1,8 @@
-"""Access tokens and API keys: who they name, and whether they still hold.
+"""Access tokens, tickets and API keys: issuing, verification and the cache of verified ones.
 
 A token is verified against its signing key and, the first time it is seen, against its session in the
-database; from then on it is remembered until it expires or its session ends. The rules for access tokens
-are those of RFC 9068; the algorithm is always that of the gateway's own key, never what a header says.
+database. It is then cached until it expires or its session ends. The rules for access tokens are those of
+RFC 9068. The algorithm is always that of the gateway's own key, never the one that a header names.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from gateway.auth import issuers, jws, names, services, sessions, tickets
 from gateway.auth.issuers import Issuers
 from gateway.auth.jws import MAX_TOKEN
 from gateway.auth.principals import INBOX, Principal, Service, User
-from gateway.auth.remembered import Known, Remembered
 from gateway.auth.revocation import Revocation
 from gateway.auth.sessions import TOO_MANY
 from gateway.auth.signing import Keyring
+from gateway.auth.token_cache import CachedToken, TokenCache
 from gateway.database.database import Database
 from gateway.errors import (
     InvalidKey,
@@ -38,19 +38,20 @@ from gateway.errors import (
 from gateway.observability import audit
 from gateway.settings import Settings, UnknownRecipients
 
-RECHECK = 0.5
-"""How long a service or an API key is believed without asking the database, in seconds."""
+RECHECK_SECONDS = 0.5
+"""How long a service's token or an API key is trusted before the database is asked again."""
 
 OWN_CLIENT = "gateway"
-"""The `client_id` of tokens that a user got by signing in here."""
+"""The `client_id` of tokens that users get by signing in to this gateway."""
 
 _HEADER = {"alg", "typ", "kid"}
+"""The members that the header of the gateway's own tokens has."""
 
 logger = structlog.get_logger(__name__)
 
 
 class Tokens:
-    """Issues and verifies. Call `start` before anything else, and `load_keys` now and then.
+    """The issuer and verifier of tokens. Call `start` first, and `load_keys` regularly.
 
     `clock` returns seconds since 1970.
     """
@@ -68,21 +69,21 @@ class Tokens:
         self._jws = jwt.PyJWS()
         self.keys = Keyring(settings, database, clock)
         self.issuers = Issuers(settings.trusted_issuers, clock)
-        self.remembered = Remembered()
-        # What has ended is remembered no longer, and outranks what would be: a verification that was reading
-        # the database meanwhile cannot bring a session back.
+        self.remembered = TokenCache()
+        # A revoked handle is evicted from the cache, and a lookup checks revocation first. So a verification
+        # that was reading the database meanwhile cannot bring a session back.
         self._revocation = revocation
-        revocation.precede(self._forget)
+        revocation.precede(self._evict)
 
     async def start(self) -> None:
-        """Load the signing keys, or make the first one.
+        """Load the signing keys, or create the first one.
 
-        Raises `SettingsError` for a secret that is no secret, and `Unavailable`.
+        Raises `SettingsError` and `Unavailable` as `Keyring.start` does.
         """
         await self.keys.start()
 
     def recall(self, token: str) -> Principal | None:
-        """Return who shows this access token or API key, where that is known without asking the database."""
+        """Return the principal of a token or API key from the cache, or None if it must be verified."""
         known = self.remembered.get(token)
         if known is None or known.handle in self._revocation or self._clock() >= known.until:
             return None
@@ -90,7 +91,10 @@ class Tokens:
         return known.principal
 
     def has_held(self, token: str) -> bool:
-        """Whether this was good when it was verified last, and has neither expired nor ended here since."""
+        """Return whether a cached token or key has neither expired nor been revoked in this process.
+
+        Unlike `recall` it ignores how long ago the database was asked.
+        """
         known = self.remembered.get(token)
         if known is None or known.handle in self._revocation:
             return False
@@ -98,10 +102,10 @@ class Tokens:
         return expires_at is None or self._clock() < expires_at
 
     async def verify(self, token: str) -> Principal:
-        """Return who shows this access token or API key.
+        """Verify an access token or API key, and return its principal.
 
-        Raises `InvalidToken`, `TokenExpired` or `TokenRevoked`, and `Unavailable` where the database is
-        needed and cannot be used.
+        Raises `InvalidToken`, `TokenExpired` or `TokenRevoked`, and `Unavailable` if the database is needed
+        and fails.
         """
         if (principal := self.recall(token)) is not None:
             return principal
@@ -121,9 +125,10 @@ class Tokens:
         return found.principal
 
     def is_ended(self, session: str) -> bool:
-        """Whether this session has ended.
+        """Return whether this process knows that a session has ended.
 
-        Ask it before you register a principal, kept over an `await`, where a revocation would look for it.
+        Check it before you register a principal that you have held across an `await`: a revocation in the
+        meantime did not find it registered.
         """
         return session in self._revocation
 
@@ -137,7 +142,7 @@ class Tokens:
         expires_at: int,
         issued_at: int | None = None,
     ) -> str:
-        """Return a signed access token; times are in seconds since 1970, `issued_at` is now by default."""
+        """Return a signed access token. Times are in seconds since 1970; `issued_at` is now by default."""
         key = self.keys.newest
         claims = {
             "iss": self._settings.issuer,
@@ -155,13 +160,13 @@ class Tokens:
         return self._jws.encode(payload, key.private, algorithm=key.algorithm, headers=headers)
 
     async def redeem(self, ticket: str) -> User:
-        """Return the user to whom this ticket was given; it is good for nothing afterwards.
+        """Use up a ticket, and return the user it was issued to.
 
         Raises `InvalidToken` or `TokenRevoked`, and `Unavailable`.
         """
         if not ticket.isascii() or len(ticket) > MAX_TOKEN:
             raise InvalidToken(why="ticket")
-        # Anybody may make one up: that costs no transaction.
+        # Look the ticket up first, so that made-up tickets cost no transaction.
         known = await self._database.lookup(tickets.is_known, digest(ticket))
         row = None
         if known:
@@ -174,9 +179,10 @@ class Tokens:
         return User(row.user_id, row.sub, row.session, scopes, row.token_expires_at // 1000, OWN_CLIENT)
 
     async def session_of(self, token: str) -> str | None:
-        """Return the session of an access token; None for anything else.
+        """Return the session of an access token, or None for anything else.
 
-        One of ours may have expired. One of a foreign issuer must hold: its session begins here, to be ended.
+        The gateway's own token may have expired. A foreign issuer's token must be valid, because verifying
+        it stores its session, which can then be ended.
         """
         try:
             read = jws.read(token)
@@ -187,7 +193,7 @@ class Tokens:
             return None
 
     async def load_keys(self) -> None:
-        """Find new signing keys. A database that cannot be used now is no error: the next call asks again."""
+        """Load new signing keys. If the database is unavailable, do nothing: the next call tries again."""
         with suppress(Unavailable):
             await self.keys.load()
 
@@ -196,35 +202,36 @@ class Tokens:
         return self.keys.signs
 
     def jwks(self) -> dict[str, Any]:
-        """Return the public keys as RFC 7517 has them. A secret is never among them."""
+        """Return the public keys as a JWK set (RFC 7517), which never holds a secret."""
         return self.keys.jwks()
 
-    def _forget(self, handles: Collection[str]) -> None:
-        """Remember the tokens of these sessions no longer."""
+    def _evict(self, handles: Collection[str]) -> None:
+        """Evict the tokens of these sessions from the cache."""
         for handle in handles:
-            # What is known of a deleted key tells it from one that never was; it is asked for again anyhow.
+            # A deleted API key stays cached: that tells it from a key that never existed. It is looked up
+            # again anyway.
             if not services.is_key_id(handle):
-                self.remembered.forget_all_of(handle)
+                self.remembered.evict_all_of(handle)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
-    def _extend(self, token: str, known: Known, now: float) -> None:
-        """Let one caller ask the database about a service while the others go on for a moment."""
+    def _extend(self, token: str, known: CachedToken, now: float) -> None:
+        """Trust a cached token or key a moment longer, so that only one caller asks the database about it."""
         expires_at = known.principal.expires_at
-        until = now + RECHECK if expires_at is None else min(now + RECHECK, expires_at)
-        self.remembered[token] = Known(known.principal, known.handle, until)
+        until = now + RECHECK_SECONDS if expires_at is None else min(now + RECHECK_SECONDS, expires_at)
+        self.remembered[token] = CachedToken(known.principal, known.handle, until)
 
-    async def _look_up_key(self, token: str) -> Known:
+    async def _look_up_key(self, token: str) -> CachedToken:
         key_id, secret = services.parse_key(token)
         row = await self._database.lookup(services.find_key, key_id)
         if row is None or not hmac.compare_digest(row.secret_hash, digest(secret)):
-            # A key that was deleted cannot be told from one that never was; what was known was revoked.
+            # The database can't tell a deleted key from one that never existed. A cached key was deleted.
             raise KeyRevoked if token in self.remembered else InvalidKey(why="unknown_api_key")
         service = Service(row.service_id, row.client_id, frozenset(row.scopes.split()), None, None)
-        return Known(service, key_id, self._clock() + RECHECK)
+        return CachedToken(service, key_id, self._clock() + RECHECK_SECONDS)
 
-    async def _look_up_jwt(self, token: str) -> Known:
+    async def _look_up_jwt(self, token: str) -> CachedToken:
         read = jws.read(token)
         if self.issuers.recognizes(read):
             return await self._look_up_foreign(read)
@@ -240,11 +247,13 @@ class Tokens:
         scopes = frozenset(claims["scope"].split())
         sid, expires_at, client_id = claims["sid"], claims["exp"], claims["client_id"]
         if owner.user_id is not None:
-            return Known(User(owner.user_id, owner.name, sid, scopes, expires_at, client_id), sid, expires_at)
+            return CachedToken(
+                User(owner.user_id, owner.name, sid, scopes, expires_at, client_id), sid, expires_at
+            )
         service = Service(owner.service_id, owner.name, scopes, sid, expires_at)
-        return Known(service, sid, min(now + RECHECK, expires_at))
+        return CachedToken(service, sid, min(now + RECHECK_SECONDS, expires_at))
 
-    async def _look_up_foreign(self, token: jws.Token) -> Known:
+    async def _look_up_foreign(self, token: jws.Token) -> CachedToken:
         visitor = await self.issuers.verify(token)
         if visitor.session in self._revocation:
             raise TokenRevoked
@@ -257,10 +266,10 @@ class Tokens:
         audit.record_ended(ended, TOO_MANY, actor=whose, subject=whose)
         scopes = frozenset({INBOX} if visitor.reads_inbox else ())
         user = User(user_id, visitor.sub, visitor.session, scopes, visitor.expires_at, visitor.issuer)
-        return Known(user, visitor.session, visitor.expires_at)
+        return CachedToken(user, visitor.session, visitor.expires_at)
 
     async def _verify_own(self, token: jws.Token) -> dict[str, Any]:
-        """Return the claims of a token that is signed by us and well formed; it may have expired."""
+        """Return the claims of a well-formed token that this gateway has signed. It may have expired."""
         if token.claims.get("iss") != self._settings.issuer:
             raise InvalidToken(why="issuer")
         if token.type != "at+jwt" or token.header.keys() != _HEADER:
@@ -272,7 +281,7 @@ class Tokens:
         return token.claims
 
     def _fault(self, claims: dict[str, Any]) -> str | None:
-        """Return what is wrong with the claims of a token that we have signed; None where nothing is."""
+        """Return the fault in the claims of a token that this gateway has signed, or None."""
         if not jws.is_meant_for(claims, self._settings.audience):
             return "audience"
         if not jws.are_timely(claims, self._clock()):
@@ -282,7 +291,7 @@ class Tokens:
 
 
 def digest(secret: str) -> bytes:
-    """Return what is stored of a secret of 128 bits or more; a password needs `passwords`."""
+    """Return the hash to store of a secret of 128 bits or more. For passwords use `passwords`."""
     return hashlib.sha256(secret.encode()).digest()
 
 

@@ -14,10 +14,10 @@ from gateway.errors import Conflict
 
 
 def add_missing_users(connection: Connection, subs: Collection[str], now_ms: int) -> None:
-    """Create the users that are not there yet.
+    """Create the users that don't exist yet.
 
-    They are written in the order of their `sub`, so that two processes that create the same ones wait for
-    each other instead of locking each other out. For the same reason the caller holds no lock of a user yet.
+    They are written in the order of their `sub`, so that two processes that create the same users wait for
+    each other instead of deadlocking. For the same reason the caller must not hold a lock on a user yet.
     """
     rows = [{"sub": sub, "created_at": now_ms, "epoch": secrets.token_hex(8)} for sub in sorted(set(subs))]
     if rows:
@@ -25,7 +25,7 @@ def add_missing_users(connection: Connection, subs: Collection[str], now_ms: int
 
 
 def add_user(connection: Connection, sub: str, password_hash: str | None, now_ms: int) -> Record:
-    """Create a user. Raises `Conflict` when the `sub` is taken."""
+    """Create a user and return its row. Raises `Conflict` if the `sub` is taken."""
     statement = _insert(connection).values(
         sub=sub, password_hash=password_hash, created_at=now_ms, epoch=secrets.token_hex(8)
     )
@@ -38,7 +38,7 @@ def add_user(connection: Connection, sub: str, password_hash: str | None, now_ms
 
 
 def find_user(connection: Connection, sub: str) -> Record | None:
-    """Return the row of a user."""
+    """Return the row of a user, or None."""
     return connection.execute(select(users).where(users.c.sub == sub)).one_or_none()
 
 
@@ -48,7 +48,7 @@ def get_user(connection: Connection, sub: str) -> Record:
 
 
 def list_users(connection: Connection, after: int, limit: int) -> list[Record]:
-    """Return users by age, beginning behind the row with the key `after`."""
+    """Return up to `limit` users in order of creation, starting after the row with the key `after`."""
     statement = select(users).where(users.c.sub.is_not(None), users.c.id > after)
     return list(connection.execute(statement.order_by(users.c.id).limit(limit)))
 
@@ -56,9 +56,9 @@ def list_users(connection: Connection, after: int, limit: int) -> list[Record]:
 def update_user(
     connection: Connection, sub: str, changes: dict[str, Any], now_ms: int
 ) -> tuple[Record, list[str]]:
-    """Set `password_hash` or `disabled`, and return the row and the sessions that have ended by it.
+    """Set `password_hash` or `disabled`, and return the row and the sessions that this has ended.
 
-    A new password, or none, ends every session of the user, as disabling does. Raises `NotFound`.
+    Disabling the user, and setting or removing the password, ends all sessions. Raises `NotFound`.
     """
     row = get_user(connection, sub)
     if changes:
@@ -69,16 +69,17 @@ def update_user(
 
 
 def log_out(connection: Connection, sub: str, now_ms: int) -> list[str]:
-    """End every session of a user, and return them. Raises `NotFound`."""
+    """End all sessions of a user and return them. Raises `NotFound`."""
     locked = select(users.c.id).where(users.c.sub == sub).with_for_update()
     row = _found_user(connection.execute(locked).one_or_none(), sub)
     return end_all_of_user(connection, row.id, sub, now_ms)
 
 
 def release_user(connection: Connection, sub: str, now_ms: int) -> tuple[int, list[str]]:
-    """Take a user's name away, end the sessions, and return the key of the row and those sessions.
+    """Begin to erase a user: free its `sub` and end its sessions.
 
-    The name is free at once. The caller goes on with `erasure.erase_some`. Raises `NotFound`.
+    Return the key of the row and the ids of the sessions. The `sub` can be used again at once. The caller
+    continues with `erasure.erase_some`. Raises `NotFound`.
     """
     statement = update(users).where(users.c.sub == sub).values(sub=None, password_hash=None)
     row = _found_user(connection.execute(statement.returning(users.c.id)).one_or_none(), sub)
@@ -86,7 +87,7 @@ def release_user(connection: Connection, sub: str, now_ms: int) -> tuple[int, li
 
 
 def renew_epochs(connection: Connection) -> int:
-    """Give the log of every user a new name, and return how many there are."""
+    """Give every user's log a new `epoch`, and return the number of users."""
     if connection.dialect.name == "postgresql":
         epoch = func.substr(func.md5(cast(func.gen_random_uuid(), Text)), 1, 16)
     else:

@@ -67,7 +67,7 @@ async def test_a_cutoff_outlives_its_user_and_holds_for_who_takes_the_name_next(
 async def test_cutoffs_are_swept_in_steps_once_no_token_from_before_can_live(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutoffs, "_SWEPT", 1)
+    monkeypatch.setattr(cutoffs, "_SWEEP_LIMIT", 1)
     for sub in ("ada", "bob"):
         await database.write(users.log_out, sub, NOW)
     assert not await database.write(cutoffs.sweep, NOW + CUTOFF_TTL_MS - 1)

@@ -209,7 +209,7 @@ async def test_nothing_is_kept_of_those_that_were_served(line: Line) -> None:
     await line.wait(*(guess(number) for number in range(1, 50)))
     line.turns.release((await line.serve(guess(0), 49))[-1])
     for each in line.turns._lines.values():
-        assert (len(each), each._round, each._sizes, each._places) == (0, {}, {}, {})
+        assert (len(each), each._round, each._sizes, each._waiting) == (0, {}, {}, {})
     assert line.turns.taken == 0
 
 

@@ -20,14 +20,14 @@ from zxcvbn.frequency_lists import FREQUENCY_LISTS
 from gateway.auth import hasher_queue, passwords
 from gateway.auth.hasher_queue import Turn
 from gateway.auth.passwords import (
-    FAMOUS,
-    LEAST_BARE_GUESSES,
-    LEAST_GUESSES,
+    FAMOUS_PHRASES,
     MAX_LENGTH,
+    MAX_WINDOWS,
+    MIN_BARE_GUESSES,
+    MIN_GUESSES,
     MIN_LENGTH,
     THREADS,
-    WINDOW,
-    WINDOWS,
+    WINDOW_LENGTH,
     Passwords,
     check_password,
     hash_password,
@@ -155,18 +155,18 @@ def test_what_is_estimated_of_a_long_password_is_bounded(monkeypatch: pytest.Mon
 
     def estimate(text: str, _known: list[str]) -> Decimal:
         seen.append(len(text))
-        return Decimal(LEAST_BARE_GUESSES)
+        return Decimal(MIN_BARE_GUESSES)
 
     monkeypatch.setattr(passwords, "_guesses", estimate)
     for length in (64, 256):
         seen.clear()
         with pytest.raises(ValueError, match="common"):
             check_password("ab-" * (length // 3))
-        assert max(seen) == WINDOW
-        assert len(seen) <= WINDOWS + 1
+        assert max(seen) == WINDOW_LENGTH
+        assert len(seen) <= MAX_WINDOWS + 1
 
 
-@pytest.mark.parametrize("length", [WINDOW, MAX_LENGTH])
+@pytest.mark.parametrize("length", [WINDOW_LENGTH, MAX_LENGTH])
 def test_no_password_makes_the_estimate_try_hundreds_of_spellings(
     length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,10 +196,10 @@ def test_any_text_is_taken_or_refused_in_a_sentence(password: str, sub: str) -> 
         assert str(error).startswith(("it must ", "it is a common one"))  # noqa: PT017
 
 
-@pytest.mark.parametrize("password", [*FAMOUS, "let me in please", "p a s s w o r d 1 2 3"])
+@pytest.mark.parametrize("password", [*FAMOUS_PHRASES, "let me in please", "p a s s w o r d 1 2 3"])
 def test_zxcvbn_alone_finds_these_strong_and_they_are_refused(password: str) -> None:
     """docs/decisions/0017: where the library finds one weak, it need not be named here any more."""
-    assert zxcvbn(password)["guesses"] >= LEAST_GUESSES
+    assert zxcvbn(password)["guesses"] >= MIN_GUESSES
     with pytest.raises(ValueError, match="too easy to guess"):
         check_password(password)
 

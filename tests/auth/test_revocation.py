@@ -242,7 +242,7 @@ async def test_the_memory_of_verified_tokens_is_bounded_in_bytes_too(
 ) -> None:
     session = await desk.session()
     tokens = [await desk.token(session=session) for _ in range(5)]
-    monkeypatch.setattr("gateway.auth.remembered.MAX_TOKEN_BYTES", 2 * len(tokens[0]) + 10)
+    monkeypatch.setattr("gateway.auth.token_cache.MAX_TOKEN_BYTES", 2 * len(tokens[0]) + 10)
     for token in tokens:
         await desk.tokens.verify(token)
         await desk.tokens.verify(token)

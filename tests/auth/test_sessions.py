@@ -223,7 +223,7 @@ async def test_what_the_database_holds_gives_no_successor_of_an_older_token(data
 async def test_spent_tokens_go_with_their_session_in_short_steps(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "_SWEPT", 3)
+    monkeypatch.setattr(sessions, "_SWEEP_LIMIT", 3)
     await session(database, "short", lasts=1_000)
     await session(database, "long")
     for first in ("short", "long"):
@@ -380,7 +380,7 @@ async def steps_of_sweep(database: Database, number: int) -> int:
 async def test_a_sweep_looks_at_each_session_that_is_past_once(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "_SWEPT", 20)
+    monkeypatch.setattr(sessions, "_SWEEP_LIMIT", 20)
     steps = []
     for number in (100, 1_600):
         async with open_database(settings_for(sqlite_url)) as database:

@@ -444,7 +444,7 @@ async def test_the_session_of_an_expired_token_can_still_be_named(desk: Desk) ->
 
 
 async def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.auth.remembered.MAX_TOKENS", 3)
+    monkeypatch.setattr("gateway.auth.token_cache.MAX_TOKENS", 3)
     session = await desk.session()
     for _ in range(5):
         await desk.tokens.verify(await desk.token(session=session))
