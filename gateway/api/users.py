@@ -216,7 +216,7 @@ def _start_session(
     Return the user's oldest sessions that have ended for it.
     """
     try:
-        service = services.keep_service(connection, client_id)
+        service = services.lock_service(connection, client_id)
     except NotFound:
         raise TokenRevoked from None
     if is_nobody(sub) and users.find_user(connection, sub) is None:

@@ -1,4 +1,4 @@
-"""Administration: what an operator does with a command, and a service with `admin` over the API."""
+"""Administration of services, keys and users, by operators with commands and by services over the API."""
 
 import secrets
 from collections.abc import Callable, Collection
@@ -17,7 +17,7 @@ from gateway.protocol.times import now_ms
 
 
 class NewKey(NamedTuple):
-    """A new API key. `text` is what its holder sends, and is stored nowhere; `created_at` is in ms."""
+    """A new API key. `text` is the key as its service sends it, and is not stored. `created_at` is in ms."""
 
     id: str
     text: str
@@ -25,7 +25,7 @@ class NewKey(NamedTuple):
 
 
 class NewService(NamedTuple):
-    """A new service, with its secret, which is stored nowhere, and its key where one was asked for."""
+    """A new service, with its secret, which is not stored, and its API key if one was asked for."""
 
     row: Record
     secret: str
@@ -33,10 +33,10 @@ class NewService(NamedTuple):
 
 
 class Administration:
-    """Changes services, keys and users, and says in the audit log who did it (`actor`) from where (`source`).
+    """Changes to services, keys and users, each recorded in the audit log with its `actor` and `source`.
 
-    `on_ended` is called after each commit with the sessions and API keys that ended in it. Every method may
-    raise `Unavailable`, and `NotFound` where it names a service, a key or a user.
+    `on_ended` is called after each commit with the sessions and API keys that it has ended. Every method may
+    raise `Unavailable`, and `NotFound` if the service, key or user that it names does not exist.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Administration:
     async def create_service(
         self, name: str, scopes: Collection[str], *, with_key: bool = False
     ) -> NewService:
-        """Create a service, and a key of it in the same transaction."""
+        """Create a service, and with `with_key` an API key of it in the same transaction."""
         secret, now = secrets.token_urlsafe(32), now_ms()
         key_id, key_secret, text = services.new_key()
 
@@ -74,7 +74,7 @@ class Administration:
         return NewService(row, secret, NewKey(key_id, text, now))
 
     async def delete_service(self, client_id: str) -> None:
-        """Delete a service and its keys, and end its sessions and those it minted, some at a time."""
+        """Delete a service and its keys, and end its sessions and those it has minted, a page at a time."""
         number, more = 0, True
         while more:
             ended = await self.database.write(services.end_some, client_id, now_ms())
@@ -99,14 +99,17 @@ class Administration:
         self._record(Event.KEY_DELETED, audit.service(client_id), key=key_id)
 
     async def create_user(self, sub: str, password_hash: str | None) -> Record:
-        """Create a user, who signs in with a password where there is a hash of it. Raises `Conflict`."""
+        """Create a user. Without a `password_hash` the user can't sign in with a password.
+
+        Raises `Conflict` if the `sub` is taken.
+        """
         row = await self.database.write(users.add_user, sub, password_hash, now_ms())
         password = "none" if password_hash is None else "set"
         self._record(Event.USER_CREATED, audit.user(sub), password=password)
         return row
 
     async def change_user(self, sub: str, changes: dict[str, Any]) -> tuple[Record, list[str]]:
-        """Set `password_hash` or `disabled`, and return the row and the sessions that have ended by it."""
+        """Set `password_hash` or `disabled`, and return the row and the sessions that this has ended."""
         row, ended = await self.database.write(users.update_user, sub, changes, now_ms())
         self._on_ended(ended)
         changed = sorted(name.removesuffix("_hash") for name in changes)
@@ -115,14 +118,14 @@ class Administration:
         return row, ended
 
     async def log_out(self, sub: str) -> list[str]:
-        """End every session of a user, and return them."""
+        """End all sessions of a user, and return their ids."""
         ended = await self.database.write(users.log_out, sub, now_ms())
         self._on_ended(ended)
         self._record_ended(sub, ended, "logout")
         return ended
 
     async def erase_user(self, sub: str) -> None:
-        """Free the name of a user, end the sessions, and erase the inbox, some of it at a time."""
+        """Free the `sub` of a user, end the user's sessions, and erase the inbox in small steps."""
         user_id, ended = await self.database.write(users.release_user, sub, now_ms())
         self._on_ended(ended)
         self._record(Event.USER_DELETED, audit.user(sub))

@@ -1,14 +1,14 @@
 """The SQL of cutoffs: when all sessions of a user last ended. Each function is a unit of work; none commits.
 
-A token of a foreign issuer has no session before it is first shown, so ending the user's sessions cannot end
-it. The cutoff does: tokens that were issued up to it are void.
+A foreign issuer's token has no session until it is first used, so ending the user's sessions cannot revoke
+it. The cutoff does: tokens issued up to it are void.
 
-It belongs to the `sub` and outlives the user, because whoever takes the name next must not be entered with
-an old token. Only a hash of the `sub` is stored: an erased user's name is not kept.
+A cutoff belongs to the `sub` and outlives the user, because an old token must not give access to a new user
+with the same `sub`. Only a hash of the `sub` is stored, so that an erased user's name is not kept.
 
-The version before this table keeps a cutoff as a row of `sessions` whose name begins with `MARK`. While
-processes of both versions serve, each must find what the other wrote: so a cutoff is written to both places,
-and read from both. The version after this one drops the rows and what is marked with `MARK` here.
+The version before this table stores a cutoff as a row of `sessions` whose id begins with `MARK`. During a
+deploy, processes of both versions must see each other's cutoffs. So each cutoff is written to both tables
+and read from both. The next version will drop these rows and the code for `MARK`.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from gateway.database.models import sessions, token_cutoffs
 from gateway.database.units import background
 
 CUTOFF_TTL_MS = 86_430_000
-"""How long a cutoff is kept, in ms: the longest life of a foreign token, and the most that clocks differ."""
+"""How long a cutoff is kept, in ms: the maximum lifetime of a foreign token, and the allowed clock skew."""
 
 MARK = "x-m"
-"""How the names of rows of `sessions` begin that are cutoffs, as the version before keeps them."""
+"""Prefix of the ids of rows in `sessions` that are cutoffs, as the previous version stores them."""
 
 _SWEEP_LIMIT = 1000
-"""Maximum number of cutoffs that one sweep removes."""
+"""Maximum number of cutoffs that one sweep deletes."""
 
 
 def move(connection: Connection, user_id: int, sub: str, now_ms: int) -> None:
-    """Move the cutoff of a user, whose row is locked, to this moment."""
+    """Move the cutoff of a user to `now_ms`. The caller has locked the user's row."""
     expires_at = now_ms + CUTOFF_TTL_MS
     cutoff = {"sub_hash": _hash(sub), "ended_at": now_ms, "expires_at": expires_at}
     _upsert(connection, token_cutoffs, cutoff)
@@ -40,7 +40,7 @@ def move(connection: Connection, user_id: int, sub: str, now_ms: int) -> None:
 
 
 def ended_at(connection: Connection, sub: str) -> int:
-    """Return when all sessions of this `sub` last ended, in ms; 0 where no token from before can live."""
+    """Return when all sessions of a `sub` last ended, in ms. 0 if no token from before can still be valid."""
     kept = token_cutoffs.c
     both = union_all(
         select(kept.ended_at.label("moment")).where(kept.sub_hash == _hash(sub)),
@@ -51,9 +51,9 @@ def ended_at(connection: Connection, sub: str) -> int:
 
 @background
 def sweep(connection: Connection, now_ms: int) -> bool:
-    """Delete some cutoffs that no living token is older than, and return whether there are more."""
+    """Delete some expired cutoffs, and return whether there may be more."""
     kept = token_cutoffs.c
-    # A locked row is left to the next sweep: waiting for it here could close a circle.
+    # Leave locked rows to the next sweep, because waiting for them could deadlock.
     past = select(kept.sub_hash).where(kept.expires_at <= now_ms).limit(_SWEEP_LIMIT)
     past = past.with_for_update(skip_locked=True)
     swept = connection.execute(delete(token_cutoffs).where(kept.sub_hash.in_(past.scalar_subquery())))
@@ -67,5 +67,5 @@ def _upsert(connection: Connection, table: Table, values: dict[str, Any]) -> Non
 
 
 def _hash(sub: str) -> str:
-    """Return the first 29 digits of the hash of a `sub`: as many as the name of a session has room for."""
+    """Return the first 29 digits of the hash of a `sub`: with `MARK` they fit into the id of a session."""
     return hashlib.sha256(sub.encode()).hexdigest()[:29]

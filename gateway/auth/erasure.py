@@ -1,6 +1,6 @@
-"""The SQL of erasure, in small steps. Each function is a unit of work; none commits.
+"""The SQL of erasing users, in small steps. Each function is a unit of work; none commits.
 
-It begins with `users.release_user`, which frees the name.
+An erasure begins with `users.release_user`, which frees the `sub`.
 """
 
 from collections.abc import Collection
@@ -12,7 +12,7 @@ from gateway.database.units import background
 
 
 def released_users(connection: Connection) -> list[int]:
-    """Return the users whose erasure has begun."""
+    """Return the ids of the users whose erasure has begun."""
     return list(connection.scalars(select(users.c.id).where(users.c.sub.is_(None))))
 
 
@@ -20,8 +20,8 @@ def released_users(connection: Connection) -> list[int]:
 def erase_some(connection: Connection, user_id: int, limit: int = 1000) -> bool:
     """Erase up to `limit` items of a released user, and return whether there are more.
 
-    Notifications that nobody else has go with them. Small steps keep the lock of the database short. The
-    empty row goes with the last of its sessions, which other processes may still have to notice.
+    Notifications without another recipient are deleted with them. Small steps keep the database lock short.
+    The user's row is deleted once it has no sessions: other processes may still have to notice their end.
     """
     connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
     oldest = select(items.c.created_seq, items.c.notification_id).where(items.c.user_id == user_id)
@@ -38,10 +38,10 @@ def erase_some(connection: Connection, user_id: int, limit: int = 1000) -> bool:
 
 
 def remove_unheld(connection: Connection, keys: Collection[int]) -> None:
-    """Remove those of the notifications that nobody has any more; call it after their items are removed.
+    """Delete those of the notifications that have no item left. Call it after you have deleted their items.
 
-    Of two transactions that remove the last two items of one, each would still see the other's: so they wait
-    for each other at its row, in one order.
+    Two transactions that delete the last two items of a notification would each still see the other's item.
+    So each locks the notifications' rows first, in the order of their keys, and waits for the other.
     """
     posted = notifications.c.id.in_(keys)
     connection.execute(
@@ -53,13 +53,13 @@ def remove_unheld(connection: Connection, keys: Collection[int]) -> None:
 
 @background
 def sweep(connection: Connection, _now_ms: int) -> bool:
-    """Delete the rows of erased users that have no item and no session left; none remain after one sweep."""
+    """Delete the rows of erased users without items and sessions. Return False: one call deletes them all."""
     empty = (
         users.c.sub.is_(None),
         ~exists().where(items.c.user_id == users.c.id),
         ~exists().where(sessions.c.user_id == users.c.id),
     )
-    # A locked row is left to the next sweep: waiting for it here could close a circle.
+    # Leave locked rows to the next sweep, because waiting for them could deadlock.
     erased = select(users.c.id).where(*empty).with_for_update(skip_locked=True)
     connection.execute(delete(users).where(users.c.id.in_(erased.scalar_subquery())))
     return False

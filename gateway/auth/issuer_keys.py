@@ -1,8 +1,8 @@
-"""The keys of a foreign issuer: fetched over HTTP, read strictly, kept fresh.
+"""The public keys of a foreign issuer: fetched over HTTP, parsed strictly and kept fresh.
 
-They are fetched in the background, at the start and every ten minutes. A token with a `kid` that is not known
-asks for a fetch, and waits for it a few seconds; there is at most one a minute for each issuer, shared by all
-who wait.
+A background task fetches them at the start and every ten minutes. A token with an unknown `kid` requests a
+fetch, and waits a few seconds for it. There is at most one fetch per minute and issuer, which all waiting
+tokens share.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from gateway.errors import InvalidToken
 from gateway.observability.reasons import environment_fault, reason
 from gateway.settings.trusted_issuer import TrustedIssuer
 
-FETCH_TIMEOUT = 5.0
-"""How long a whole fetch may take, and so how long a token may wait for one, in seconds."""
+FETCH_TIMEOUT_SECONDS = 5.0
+"""Maximum time that a whole fetch takes, and that a token waits for one."""
 
-MAX_JWKS = 256 * 1024
-"""The largest answer that is read, in bytes."""
+MAX_JWKS_BYTES = 256 * 1024
+"""Maximum size of a JWK set."""
 
-PAUSE = 60.0
-"""The least time between two fetches from one issuer, in seconds."""
+MIN_FETCH_INTERVAL_SECONDS = 60.0
+"""Minimum time between two fetches from one issuer."""
 
-REFRESH = 600.0
-"""The time between two fetches that nobody asks for, in seconds."""
+FETCH_INTERVAL_SECONDS = 600.0
+"""Time between two fetches if no token requests one."""
 
-STALE = 86_400.0
-"""How long keys are believed that their issuer has not confirmed, in seconds."""
+KEYS_TTL_SECONDS = 86_400.0
+"""How long the keys are trusted after the last successful fetch."""
 
 _RSA_BITS = range(2048, 8193)
 _ALGORITHMS = {
@@ -51,14 +51,14 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key of a foreign issuer, and the algorithms it may be used with."""
+    """A public key of a foreign issuer, and the algorithms that it may be used with."""
 
     key: Any
     algorithms: tuple[str, ...]
 
 
 class IssuerKeys:
-    """The keys of one issuer. A kid names a key of this issuer only: others may use the same one."""
+    """The keys of one issuer, by `kid`. Each issuer has its own, because two may use the same `kid`."""
 
     def __init__(self, trusted: TrustedIssuer) -> None:
         self.trusted = trusted
@@ -69,25 +69,25 @@ class IssuerKeys:
         self._done = asyncio.Event()
 
     async def run(self) -> None:
-        """Fetch the keys now, after a while, and when they are asked for, until cancelled."""
+        """Fetch the keys now, then regularly and on request, until cancelled."""
         while True:
             good = await self._fetch()
             self._open = False
             self._wanted.clear()
             done, self._done = self._done, asyncio.Event()
             done.set()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(MIN_FETCH_INTERVAL_SECONDS)
             self._open = True
-            if time.monotonic() - self._fetched_at >= STALE:
+            if time.monotonic() - self._fetched_at >= KEYS_TTL_SECONDS:
                 self.keys = {}
             if good:
-                await _wait(self._wanted, REFRESH - PAUSE)
+                await _wait(self._wanted, FETCH_INTERVAL_SECONDS - MIN_FETCH_INTERVAL_SECONDS)
 
     async def find(self, kid: str) -> PublicKey:
-        """Return the key of this name, which may just have been published. Raises `InvalidToken`."""
+        """Return the key with this `kid`, after a fetch if it is unknown. Raises `InvalidToken`."""
         if kid not in self.keys and self._open:
             self._wanted.set()
-            await _wait(self._done, FETCH_TIMEOUT)
+            await _wait(self._done, FETCH_TIMEOUT_SECONDS)
         if kid not in self.keys:
             raise InvalidToken(why="unknown_key" if self.keys else "no_keys_of_the_issuer")
         return self.keys[kid]
@@ -105,53 +105,56 @@ class IssuerKeys:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but no longer than this."""
+    """Wait for an event, but at most this many seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
 
 
 class FetchError(Exception):
-    """The keys of an issuer cannot be had. Its text is one line that says why."""
+    """The keys of an issuer cannot be fetched. Its text is one line that says why."""
 
 
 def _http(trusted: TrustedIssuer) -> httpx.AsyncClient:
-    """Return a client that keeps no connection and follows nobody; loopback is not asked for by a proxy.
+    """Return an HTTP client that keeps no connections, follows no redirects, and uses no proxy for loopback.
 
-    Raises `FetchError` where the environment names a proxy or certificates that cannot be used.
+    Raises `FetchError` if the environment names a proxy or certificates that cannot be used.
     """
     try:
         return httpx.AsyncClient(
             follow_redirects=False,
-            timeout=FETCH_TIMEOUT,
+            timeout=FETCH_TIMEOUT_SECONDS,
             limits=httpx.Limits(max_keepalive_connections=0),
             trust_env=trusted.jwks_url.startswith("https:"),
             headers={"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"},
         )
-    except Exception:  # noqa: BLE001 - whatever a library makes of the environment, it is no fault of ours
+    except Exception:  # noqa: BLE001 - the library may raise anything for a wrong environment
         raise FetchError(environment_fault()) from None
 
 
 async def reach(trusted: TrustedIssuer) -> int:
-    """Return how many usable keys an issuer has now. Raises `FetchError`."""
+    """Fetch the keys of an issuer, and return how many are usable. Raises `FetchError`."""
     return len(await _fetch_keys(trusted))
 
 
 async def _fetch_keys(trusted: TrustedIssuer) -> dict[str, PublicKey]:
     try:
-        async with _http(trusted) as http, asyncio.timeout(FETCH_TIMEOUT):
+        async with _http(trusted) as http, asyncio.timeout(FETCH_TIMEOUT_SECONDS):
             text = await _download(trusted.jwks_url, http)
     except FetchError:
         raise
     except TimeoutError:
-        raise FetchError(f"there was no whole answer within {FETCH_TIMEOUT:g} s") from None
-    except Exception as error:  # noqa: BLE001 - an issuer that cannot be asked costs its own tokens only
+        raise FetchError(f"there was no whole answer within {FETCH_TIMEOUT_SECONDS:g} s") from None
+    except Exception as error:  # noqa: BLE001 - a failing issuer must affect its own tokens only
         raise FetchError(f"{type(error).__name__}: {reason(error)}") from None
     return read_jwks(text, trusted.algorithms)
 
 
 async def _download(url: str, http: httpx.AsyncClient) -> bytes:
-    """Return the body of a plain 200. What is compressed is refused: it could grow without bounds."""
+    """Return the body of an uncompressed 200 response. Raises `FetchError` otherwise.
+
+    A compressed body is refused because it could expand without limit.
+    """
     body = bytearray()
     async with http.stream("GET", url) as answer:
         if answer.status_code != httpx.codes.OK:
@@ -160,16 +163,16 @@ async def _download(url: str, http: httpx.AsyncClient) -> bytes:
             raise FetchError("the answer is compressed")
         async for chunk in answer.aiter_raw():
             body += chunk
-            if len(body) > MAX_JWKS:
-                raise FetchError(f"the answer is over {MAX_JWKS // 1024} KiB")
+            if len(body) > MAX_JWKS_BYTES:
+                raise FetchError(f"the answer is over {MAX_JWKS_BYTES // 1024} KiB")
     return bytes(body)
 
 
 def read_jwks(text: bytes, allowed: Collection[str]) -> dict[str, PublicKey]:
-    """Return the keys of a JWK set that may verify tokens, by `kid` (RFC 7517). Raises `FetchError`.
+    """Return the keys of a JWK set (RFC 7517) that may verify tokens, by `kid`. Raises `FetchError`.
 
-    Others are left out, as the RFC says: shared secrets, private keys, keys for encryption, keys too short or
-    without a name. Of two with one name the first counts.
+    Other keys are ignored, as the RFC says: shared secrets, private keys, encryption keys, and keys that are
+    too short or have no `kid`. If two keys have the same `kid`, the first one counts.
     """
     try:
         given = json.loads(text)["keys"]
@@ -202,7 +205,7 @@ def _read_key(jwk: dict[str, Any], allowed: Collection[str]) -> PublicKey | None
 
 
 def _algorithms_of(jwk: dict[str, Any]) -> set[str]:
-    """Return what a key of this kind can be used with, or only what it says it is for."""
+    """Return the algorithms for a key of this type, reduced to its `alg` if it has one."""
     kind = (str(jwk.get("kty")), str(jwk["crv"]) if "crv" in jwk else None)
     able = _ALGORITHMS.get(kind, set())
     return able & {str(jwk["alg"])} if "alg" in jwk else able

@@ -1,6 +1,6 @@
-"""Tokens of foreign issuers: who they name, and the session that each of them has here.
+"""Tokens of foreign issuers: verification, and the session that each of them gets in this gateway.
 
-An issuer that is down costs its own tokens only, and those not before its keys are too old (`issuer_keys`).
+An issuer that is down affects only its own tokens, and only once its keys are too old (`issuer_keys`).
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select, update
 
 from gateway.auth import cutoffs
 from gateway.auth.issuer_keys import IssuerKeys
-from gateway.auth.jws import LEEWAY, Token, are_timely, is_meant_for, is_of_another_kind, verify
+from gateway.auth.jws import LEEWAY_SECONDS, Token, are_timely, is_meant_for, is_of_another_kind, verify
 from gateway.auth.names import check_sub
 from gateway.auth.sessions import FOREIGN, SESSIONS_PER_USER, Session, add_session, end_oldest
 from gateway.auth.signing import MAX_TTL
@@ -29,7 +29,10 @@ _TYPES = {"jwt", "at+jwt"}
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who a foreign token names, and whether it may read the inbox. Times are in seconds since 1970."""
+    """The user that a foreign token names, and whether it may read the inbox.
+
+    Times are in seconds since 1970.
+    """
 
     sub: str
     session: str
@@ -40,14 +43,14 @@ class Visitor:
 
 
 class Admitted(NamedTuple):
-    """What came of a foreign token: the key of its user, and the user's oldest sessions, ended for it."""
+    """The result of admitting a foreign token: its user's id, and the sessions ended to make room."""
 
     user_id: int
     ended: list[str]
 
 
 class Issuers:
-    """The issuers that are trusted besides the gateway itself. `clock` returns seconds since 1970."""
+    """The trusted foreign issuers. `clock` returns seconds since 1970."""
 
     def __init__(self, trusted: Sequence[TrustedIssuer], clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -55,22 +58,22 @@ class Issuers:
         self._prefixes = frozenset(one.subject_prefix for one in trusted) - {""}
 
     async def run(self) -> None:
-        """Keep the keys fresh, until cancelled. Returns at once where nobody is trusted."""
+        """Keep the keys of all issuers fresh until cancelled. Return at once if there is no issuer."""
         async with asyncio.TaskGroup() as tasks:
             for keys in self.sources.values():
                 tasks.create_task(keys.run(), name=f"keys of {keys.trusted.issuer}")
 
     def recognizes(self, token: Token) -> bool:
-        """Whether the token says that it is of one of these issuers. That is not yet verified."""
+        """Return whether the token claims to be of one of these issuers. The claim is not yet verified."""
         issuer = token.claims.get("iss")
         return isinstance(issuer, str) and issuer in self.sources
 
     def owns(self, sub: str) -> bool:
-        """Whether a `sub` begins with the prefix of one of these issuers: such users sign in there."""
+        """Return whether a `sub` begins with the prefix of one of these issuers. Its user signs in there."""
         return _longest(self._prefixes, sub) != ""
 
     async def verify(self, token: Token) -> Visitor:
-        """Return who a token that is claimed names.
+        """Verify a token that `recognizes` has accepted, and return the user it names.
 
         Raises `InvalidToken` and `TokenExpired`, and `ForeignSubject` for a user of another issuer.
         """
@@ -98,7 +101,10 @@ class Issuers:
 
 
 def overlaps(trusted: Sequence[TrustedIssuer]) -> list[str]:
-    """Return a line for each two issuers of which one's tokens may name what is the other's by its prefix."""
+    """Return a line for each pair of issuers whose prefixes overlap or are equal.
+
+    The line says which tokens are refused, or that both issuers share their users.
+    """
     lines = []
     for one in trusted:
         for other in trusted:
@@ -117,7 +123,7 @@ def overlaps(trusted: Sequence[TrustedIssuer]) -> list[str]:
 
 
 def _longest(prefixes: Collection[str], sub: str) -> str:
-    """Return the longest prefix that a `sub` begins with: of two that overlap, one decides."""
+    """Return the longest prefix that a `sub` begins with, or "". It decides if prefixes overlap."""
     return max((one for one in prefixes if sub.startswith(one)), key=len, default="")
 
 
@@ -136,16 +142,16 @@ def _visitor(trusted: TrustedIssuer, token: Token) -> Visitor:
 
 
 def _scopes(claims: Mapping[str, Any]) -> list[Any]:
-    """Return the scopes of a token: a text as RFC 9068 has it, or a list, and `scp` with some issuers."""
+    """Return the scopes of a token: `scope` is a string in RFC 9068; some issuers use a list, or `scp`."""
     given = claims.get("scope", claims.get("scp"))
     return given.split() if isinstance(given, str) else given if isinstance(given, list) else []
 
 
 def _session_of(issuer: str, sub: str, token: Token) -> str:
-    """Return the name of the session of a token.
+    """Return the id of the session of a token.
 
-    That is what its issuer calls the session, or else what it calls the token, or else what it has signed.
-    The signature does not count, for one text can have several that are good.
+    It is a hash of the token's `sid`, or else of its `jti`, or else of the signed text, each with the issuer
+    and the `sub`. The signature is left out because one text can have several valid signatures.
     """
     for name in ("sid", "jti"):
         value = token.claims.get(name)
@@ -165,12 +171,14 @@ def admit(
     creates: bool,
     limit: int = SESSIONS_PER_USER,
 ) -> Admitted:
-    """Note the session of a foreign token that is seen for the first time, and return the key of its user.
+    """Store the session of a foreign token when the token is first used, and return the id of its user.
 
-    From then on it ends like any other, and counts among the `limit` sessions of its user; the caller
-    announces those that ended for it. Raises `TokenRevoked` where it has ended, or the user is disabled, or
-    everything issued up to some later moment is void; `InvalidToken` for a user who is unknown and not to be
-    created. The lock on the user's row makes whoever ends the sessions meanwhile see this one.
+    The session can then be ended like any other, and counts towards the `limit` of its user. The caller
+    announces the sessions that were ended to make room.
+
+    Raises `TokenRevoked` if the session has ended, the user is disabled, or a cutoff voids the token. Raises
+    `InvalidToken` if the user is unknown and `creates` is false. The lock on the user's row ensures that a
+    transaction that ends the user's sessions in the meantime sees this one.
     """
     if creates and find_user(connection, visitor.sub) is None:
         add_missing_users(connection, [visitor.sub], now_ms)
@@ -178,7 +186,7 @@ def admit(
     user = connection.execute(wanted).one_or_none()
     if user is None:
         raise InvalidToken("The user is not known here.", why="unknown_user")
-    # Asked of every token: a session may live at its issuer on, and have tokens from before and after.
+    # Checked for every token: a session may continue at its issuer, with tokens before and after the cutoff.
     if user.disabled or _is_void(connection, visitor):
         raise TokenRevoked
     expires_at = visitor.expires_at * 1000
@@ -197,9 +205,9 @@ def admit(
 
 
 def _is_void(connection: Connection, visitor: Visitor) -> bool:
-    """Whether a token may have been issued before all sessions of its user ended.
+    """Return whether a token may have been issued before all sessions of its user ended.
 
-    Its issuer's clock may be ahead as far as a token may come from the future. So nobody can tell it from one
-    that was issued shortly after, and that one is void, too: the next that the issuer gives is good.
+    The issuer's clock may be ahead by up to `LEEWAY_SECONDS`. A token issued up to that long after the end
+    cannot be told from one issued before it, so it is void, too. Later tokens of the issuer are valid.
     """
-    return (visitor.issued_at - LEEWAY) * 1000 <= cutoffs.ended_at(connection, visitor.sub)
+    return (visitor.issued_at - LEEWAY_SECONDS) * 1000 <= cutoffs.ended_at(connection, visitor.sub)

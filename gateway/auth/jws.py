@@ -1,7 +1,7 @@
-"""A signed token in its compact form (RFC 7515, section 7.1), read strictly and before it is believed.
+"""Signed tokens in compact form (RFC 7515, section 7.1): strict parsing, then verification of the signature.
 
-What PyJWT lets pass stops here: padding, members given twice, NaN, text that is not UTF-8. Otherwise one
-token would have many spellings, or say one thing to us and another to somebody else (docs/decisions/0016).
+This parser refuses what PyJWT accepts: padding, duplicate members, NaN, text that is not UTF-8. Otherwise one
+token would have many spellings, or mean one thing here and another elsewhere (docs/decisions/0016).
 """
 
 import base64
@@ -16,10 +16,10 @@ import jwt
 from gateway.errors import InvalidToken
 
 MAX_TOKEN = 8 * 1024
-"""The longest token that is looked at, in characters."""
+"""Maximum length of a token, in characters."""
 
-LEEWAY = 30
-"""How far in the future `iat` and `nbf` may be, in seconds, for clocks that differ."""
+LEEWAY_SECONDS = 30
+"""Maximum time in seconds that `iat` and `nbf` may be in the future, to allow for clock skew."""
 
 _PARTS = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _PYJWT = jwt.PyJWS()
@@ -27,7 +27,7 @@ _PYJWT = jwt.PyJWS()
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a token says; `verify` tells whether to believe it. `signed` is what its signature covers."""
+    """A parsed token, to trust only after `verify`. `signed` is the text that the signature covers."""
 
     signed: str
     header: dict[str, Any]
@@ -36,20 +36,21 @@ class Token:
 
     @property
     def type(self) -> str:
-        """The `typ` of the header in lower case, without `application/` (RFC 7515, 4.1.9), or empty."""
+        """The header's `typ` in lower case, without `application/` (RFC 7515, section 4.1.9), or empty."""
         return str(self.header.get("typ", "")).lower().removeprefix("application/")
 
 
 def read(text: str) -> Token:
-    """Take a token apart. Raises `InvalidToken` for what is none, or has no `alg` and `kid`.
+    """Parse a token. Raises `InvalidToken` if it is malformed, or has no `alg` or no `kid`.
 
-    A `crit` names an extension that must be understood, and none is (RFC 7515, section 4.1.11).
+    A `crit` header names extensions that the recipient must understand (RFC 7515, section 4.1.11). The
+    gateway understands none, so it refuses the token.
     """
     if len(text) > MAX_TOKEN:
         raise InvalidToken(_TOO_LONG, why="too_long")
     match = _PARTS.fullmatch(text)
     if match is None:
-        raise InvalidToken(_NONE, why="malformed")
+        raise InvalidToken(_MALFORMED, why="malformed")
     header, claims = _object(match[1]), _object(match[2])
     for name, value in (
         ("typ", header.get("typ", "")),
@@ -63,7 +64,7 @@ def read(text: str) -> Token:
     return Token(text[: match.end(2)], header, claims, _bytes(match[3]))
 
 
-_NONE = (
+_MALFORMED = (
     "This is no access token (three parts, with dots between them) and no API key (ngk_…): send one of them."
 )
 
@@ -73,19 +74,23 @@ _TOO_LONG = (
 )
 
 
-_OF_OTHER_TOKENS = frozenset({"at_hash", "c_hash", "events", "nonce"})
+_CLAIMS_OF_OTHER_KINDS = frozenset({"at_hash", "c_hash", "events", "nonce"})
 
 
 def is_of_another_kind(token: Token) -> bool:
-    """Whether it is an ID token or a logout token whose `typ` does not tell (RFC 8725, section 3.11)."""
-    return token.type != "at+jwt" and not _OF_OTHER_TOKENS.isdisjoint(token.claims)
+    """Return whether this is an ID token or logout token, told by its claims (RFC 8725, section 3.11).
+
+    A `typ` of `at+jwt` rules that out.
+    """
+    return token.type != "at+jwt" and not _CLAIMS_OF_OTHER_KINDS.isdisjoint(token.claims)
 
 
 def verify(token: Token, key: Any, algorithms: Collection[str]) -> None:
-    """Raise `InvalidToken` unless this key has signed the token by one of these algorithms.
+    """Raise `InvalidToken` unless this key has signed the token with one of these algorithms.
 
-    The algorithms are those that the key is for: what the header names must be among them, and decides
-    nothing else (RFC 8725, section 3.1). PyJWT verifies; it would take the whole token apart once more first.
+    `algorithms` are those that the key is for. The header's `alg` must be among them, and selects nothing
+    else (RFC 8725, section 3.1). The code uses PyJWT's algorithms directly, because its `decode` would parse
+    the whole token again.
     """
     if token.header["alg"] not in algorithms:
         raise InvalidToken(why="algorithm")
@@ -99,18 +104,18 @@ def verify(token: Token, key: Any, algorithms: Collection[str]) -> None:
 
 
 def are_timely(claims: dict[str, Any], now: float) -> bool:
-    """Whether the times are whole seconds that make sense together. True and 1.5 are no times.
+    """Return whether the times are integers, in order, and not too far in the future.
 
-    A token that has expired was timely once.
+    Booleans and fractions are not accepted. Expiry is not checked.
     """
     issued, expires, from_ = claims.get("iat"), claims.get("exp"), claims.get("nbf", 0)
     if not (type(issued) is int and type(expires) is int and type(from_) is int):
         return False
-    return 0 <= issued < expires < 2**53 and max(issued, from_) <= now + LEEWAY
+    return 0 <= issued < expires < 2**53 and max(issued, from_) <= now + LEEWAY_SECONDS
 
 
 def is_meant_for(claims: dict[str, Any], audience: str) -> bool:
-    """Whether the audience is among those the token names: one text, or a list of them."""
+    """Return whether the token names this audience in `aud`: one string, or a list of strings."""
     given = claims.get("aud")
     if isinstance(given, list):
         return audience in given and all(isinstance(one, str) for one in given)
@@ -138,7 +143,7 @@ def _object(segment: str) -> dict[str, Any]:
 
 
 def _unique(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, in which no name may come twice (RFC 7519, section 4)."""
+    """Return a JSON object. Raises `InvalidToken` for a duplicate name (RFC 7519, section 4)."""
     pairs = list(members)
     value = dict(pairs)
     if len(value) != len(pairs):

@@ -1,4 +1,4 @@
-"""The names of users and services: how long they may be, and what they may not hold."""
+"""The names of users and services: maximum lengths and forbidden characters."""
 
 import re
 
@@ -12,7 +12,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_identifier(text: str, longest: int) -> str:
-    """Return a name. Raises ValueError for one that is too long or holds a control character."""
+    """Return a name. Raises ValueError if it is empty, too long, or has control characters or surrogates."""
     if not 1 <= len(text) <= longest:
         raise ValueError(f"it must have 1 to {longest} characters")
     if _UNPRINTABLE.search(text):
@@ -21,13 +21,13 @@ def check_identifier(text: str, longest: int) -> str:
 
 
 def check_sub(sub: str) -> str:
-    """Return the `sub` of a user. Raises ValueError for one that no user can have."""
+    """Return the `sub` of a user. Raises ValueError if it is not a valid `sub`."""
     if sub in {".", ".."}:
-        # Clients and proxies remove such a segment from a path (RFC 3986, section 5.2.4).
+        # Clients and proxies remove such segments from paths (RFC 3986, section 5.2.4).
         raise ValueError("it must not be '.' or '..', which no path can hold")
     return check_identifier(sub, MAX_SUB)
 
 
 def check_name(name: str) -> str:
-    """Return the name of a service. Raises ValueError for one that no service can have."""
+    """Return the name of a service. Raises ValueError if it is not a valid name."""
     return check_identifier(name, MAX_NAME)

@@ -1,4 +1,4 @@
-"""Principals: who shows a token or a key, and what it may do."""
+"""Principals: the authenticated users and services, with their scopes."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ from gateway.errors import InsufficientScope
 from gateway.observability import audit
 
 INBOX = "inbox"
-"""The scope of a user's own notifications."""
+"""The scope that gives access to the user's own inbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user who showed a token. `id` is the key of the row; `expires_at` is in seconds since 1970."""
+    """A user, authenticated by a token. `id` is the key of its row; `expires_at` is in seconds since 1970."""
 
     id: int
     sub: str
@@ -22,13 +22,13 @@ class User:
 
     @property
     def actor(self) -> str:
-        """What the audit log calls this user."""
+        """The user's name in the audit log."""
         return audit.user(self.sub)
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that showed a token, or an API key: that has no session and does not expire."""
+    """A service, authenticated by a token or an API key. With a key, it has no session and no expiry."""
 
     id: int
     client_id: str
@@ -38,7 +38,7 @@ class Service:
 
     @property
     def actor(self) -> str:
-        """What the audit log calls this service."""
+        """The service's name in the audit log."""
         return audit.service(self.client_id)
 
 
@@ -46,7 +46,7 @@ Principal = User | Service
 
 
 def inbox_user(principal: Principal) -> User:
-    """Return the user who may read an inbox. Raises `InsufficientScope` for anybody else."""
+    """Return the principal if it is a user with the scope `inbox`. Raises `InsufficientScope` otherwise."""
     if isinstance(principal, User) and INBOX in principal.scopes:
         return principal
     detail = _NO_INBOX if isinstance(principal, Service) else None

@@ -1,15 +1,15 @@
-"""Refresh tokens: each is good once, and its successor is what the next refresh is made with.
+"""Refresh tokens: each is good for one refresh, which returns its successor.
 
-A token that comes a second time was stolen, or the thief was here before its owner: nobody can tell which,
-so the whole session ends (RFC 9700, section 4.14.2). One thing looks like it and is not: the answer was lost
-on its way, and the client asks again. So for a few seconds the token before the current one gives the
-current one once more. That one is derived from the two things which only meet in such a request, the token
-and a seed in the database, so nothing that could be used is stored.
+Reuse of a refresh token is treated as theft: the session is revoked, because the gateway cannot tell the
+thief from the owner (RFC 9700, section 4.14.2). There is one exception. If a response is lost, the client
+retries, so for a few seconds the previous token returns the current one again. The current token is derived
+from the previous token and a seed in the database. The two only meet in such a request, so the database
+holds nothing that could be used as a token.
 
 A token is `family.secret`. All tokens of a session share the family, whose hash is stored when the first of
-them is used; so any older one is recognised by it, and a session keeps one row however often it is refreshed.
-Tokens of the version before have no family. Each of those keeps a row of its own, and its successor begins
-a family.
+them is used. Any older token is recognized by its family, so a session keeps one row of used tokens however
+often it is refreshed. Tokens of the previous version have no family: each keeps a row of its own, and its
+successor starts a family.
 
 Each function is a unit of work; none commits.
 """
@@ -26,19 +26,19 @@ from gateway.auth.sessions import end_sessions
 from gateway.auth.tokens import digest
 from gateway.database.models import sessions, used_refresh_tokens, users
 
-RETRY = 10_000
-"""How long the token before the current one gives the current one again, in ms."""
+RETRY_WINDOW_MS = 10_000
+"""How long the previous token returns the current one again, in ms."""
 
 
-_FAMILY = 22
-"""How many characters a family has: 128 bits and more."""
+_FAMILY_LENGTH = 22
+"""Length of a family, in characters: 128 bits and more."""
 
 
 class Refreshed(NamedTuple):
-    """What a refresh has come to.
+    """The result of a refresh.
 
-    Without a `token` it is refused. `ended` is the session that has ended because the token was used before;
-    `repeated` says that the token was given once more, to who asked again. `expires_at` is in ms.
+    It is refused if `token` is None. `ended` holds the session that was ended because the refresh token was
+    reused. `repeated` is true if this was a retry, and `token` was returned before. `expires_at` is in ms.
     """
 
     session: str = ""
@@ -50,7 +50,7 @@ class Refreshed(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The session to which a refresh token belongs, or once belonged, and its user."""
+    """The session of a current or used refresh token, and its user."""
 
     session: str
     user_id: int
@@ -62,17 +62,17 @@ def new_token() -> str:
 
 
 def find_session(connection: Connection, token: str) -> Found | None:
-    """Return the session of a refresh token, current or spent. What is none need not wait for a lock."""
+    """Return the session of a refresh token, current or used, or None. It waits for no lock."""
     named = select(sessions.c.id, sessions.c.user_id).where(sessions.c.id == _session_of(token))
     row = connection.execute(named).one_or_none()
     return None if row is None else Found(row.id, row.user_id)
 
 
 def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
-    """Take a refresh token and give its successor, or end the session of one that was used before.
+    """Use a refresh token and return its successor, or end its session if the token was used before.
 
-    Refreshes of one session wait for each other at the lock on its row; what the token is, is decided behind
-    it. So of many that come at once the first rotates, and the others are given the same successor.
+    Refreshes of one session wait for each other at the lock on its row, and check the token once they hold
+    it. So of many concurrent refreshes the first rotates the token, and the others get the same successor.
     """
     shown = digest(token)
     row = _lock(connection, connection.scalar(select(_session_of(token))), now_ms)
@@ -81,19 +81,19 @@ def refresh(connection: Connection, token: str, now_ms: int) -> Refreshed:
     good = Refreshed(row.id, row.sub, row.expires_at)
     if row.refresh_hash == shown:
         return good._replace(token=_rotate(connection, row, token, now_ms))
-    if row.previous_hash == shown and now_ms - row.rotated_at < RETRY:
+    if row.previous_hash == shown and now_ms - row.rotated_at < RETRY_WINDOW_MS:
         return good._replace(token=successor_of(row.refresh_seed, token), repeated=True)
     return good._replace(ended=tuple(end_sessions(connection, sessions.c.id == row.id, now_ms)))
 
 
 def revoke(connection: Connection, session: str | None, token: str, now_ms: int) -> list[str]:
-    """End the session with this id, or of this refresh token, current or spent, and return it in a list."""
+    """End the session with this id, or of this refresh token, current or used, and return it in a list."""
     named = or_(sessions.c.id == session, sessions.c.id == _session_of(token))
     return end_sessions(connection, named, now_ms)
 
 
 def _session_of(token: str) -> ScalarSelect[str]:
-    """Return the query for the session to which a refresh token belongs, or once belonged."""
+    """Return the query for the session of a refresh token, current or used."""
     shown, family, spent = digest(token), _family_of(token), used_refresh_tokens.c
     known_by = [shown] if family is None else [shown, digest(family)]
     found = union_all(
@@ -105,7 +105,7 @@ def _session_of(token: str) -> ScalarSelect[str]:
 
 
 def _lock(connection: Connection, session: str | None, now_ms: int) -> Record | None:
-    """Return a session that lives, with the `sub` of its user, and keep others from changing it."""
+    """Lock a live session, and return it with the `sub` of its user. None if it has ended or expired."""
     statement = (
         select(
             sessions.c.id,
@@ -124,10 +124,10 @@ def _lock(connection: Connection, session: str | None, now_ms: int) -> Record | 
 
 
 def _rotate(connection: Connection, row: Record, token: str, now_ms: int) -> str:
-    # A new seed each time: what the database holds gives nothing for a token older than the previous one.
+    # A new seed each time, so that nothing in the database helps with a token older than the previous one.
     seed = secrets.token_bytes(32)
     successor = successor_of(seed, token)
-    _keep(connection, row, token)
+    _store_used(connection, row, token)
     changes = {
         "refresh_hash": digest(successor),
         "previous_hash": row.refresh_hash,
@@ -138,11 +138,11 @@ def _rotate(connection: Connection, row: Record, token: str, now_ms: int) -> str
     return successor
 
 
-def _keep(connection: Connection, row: Record, token: str) -> None:
-    """Store by what the token before this one, which is current, and this one are recognised from now on.
+def _store_used(connection: Connection, row: Record, token: str) -> None:
+    """Store the hashes by which the current token and the one before it are recognized once both are used.
 
-    Once the hash of its family is stored, that is enough for both. The first of a family stores it; the token
-    before that one, if there is one, may have been of no family.
+    The hash of the family is enough for both. The first token of a family stores it, together with the hash
+    of the token before, which may have had no family.
     """
     family, spent = _family_of(token), used_refresh_tokens.c
     kept = {row.previous_hash}
@@ -156,14 +156,14 @@ def _keep(connection: Connection, row: Record, token: str) -> None:
 
 
 def _family_of(token: str) -> str | None:
-    """Return the family of a refresh token; those of the version before have none."""
+    """Return the family of a refresh token, or None for a token of the previous version."""
     family, dot, _ = token.partition(".")
     return family if dot else None
 
 
 def successor_of(seed: bytes, token: str) -> str:
-    """Return the token that follows: of the same family, or of a new one where the token has none."""
-    family = _family_of(token) or _derive(seed, f"family of {token}")[:_FAMILY]
+    """Return the successor of a token: in the same family, or in a new one if the token has none."""
+    family = _family_of(token) or _derive(seed, f"family of {token}")[:_FAMILY_LENGTH]
     return f"{family}.{_derive(seed, token)}"
 
 

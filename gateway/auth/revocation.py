@@ -1,7 +1,7 @@
-"""Revocation: the sessions and API keys that ended lately, here and in other processes.
+"""Revocation: the sessions and API keys that ended recently, in this process and in others.
 
-An end is kept in memory while a verification that read the database before it may still be under way. The
-database knows of it afterwards.
+Each end is kept in memory as long as a verification that has read the database before it may still be in
+progress. After that, the database alone is enough.
 """
 
 import time
@@ -19,23 +19,23 @@ from gateway.database.models import sessions
 from gateway.errors import Unavailable
 
 ENDED_SESSION_TTL_SECONDS = 120
-"""How long an end is kept in memory: longer than a verification takes that read the database before it."""
+"""How long an end is kept in memory: longer than any verification takes after it has read the database."""
 
 LOOK_BACK_SECONDS = 60
-"""How long before its commit an end may have been written, and by how much the clocks of processes differ."""
+"""How far back to look: allows for the time from writing an end to its commit, and for clock skew."""
 
 MAX_FORGOTTEN = 10_000
-"""Maximum number of ends that one look removes from memory, once their time is over."""
+"""Maximum number of expired ends that one call of `Revocation.find` removes from memory."""
 
 logger = structlog.get_logger(__name__)
 
 
 class Revocation:
-    """Tells everything in this process, and the other processes, which sessions and API keys have ended.
+    """The registry of ended sessions and API keys, which notifies this process and the others.
 
-    Both are named by a handle: the id of the session, or of the key. `on_ended` is called with those that are
-    new here, to close their sockets; `publish_ended` with those of them that ended here, to tell the other
-    processes. `clock` returns seconds since 1970. Call `find` now and then.
+    A handle is the id of a session or API key. `on_ended` is called with the handles that are new in this
+    process, to close their sockets. `publish_ended` is called with the new handles that this process has
+    ended, to notify the other processes. `clock` returns seconds since 1970. Call `find` regularly.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Revocation:
         return len(self._ended)
 
     def precede(self, listener: Callable[[Collection[str]], None]) -> None:
-        """Call this, too, with the handles that are new here, before all listeners there are."""
+        """Add a listener that is called with the new handles before all listeners so far."""
         self._listeners.insert(0, listener)
 
     def end(self, handles: Collection[str]) -> None:
-        """Stop believing the tokens of these sessions, and these API keys, here and in the other processes.
+        """Revoke the tokens of these sessions, and these API keys, in this process and the others.
 
         Call it after the commit of the transaction that ended them.
         """
@@ -73,10 +73,10 @@ class Revocation:
             self._publish_ended(fresh)
 
     def drop(self, handles: Collection[str]) -> list[str]:
-        """Do what `end` does, in this process alone, and return which of them it did not know of."""
+        """Revoke these sessions and API keys in this process only, and return the new ones among them."""
         now = self._clock()
         fresh = [handle for handle in handles if self._ended.add(handle, now)]
-        # As many as came may go, and some more: so there are never more than have ended of late.
+        # Remove up to twice as many as were added, so that the expired ones don't pile up.
         self._ended.forget(now, 2 * len(fresh))
         if fresh:
             for listener in self._listeners:
@@ -86,8 +86,8 @@ class Revocation:
     async def find(self) -> None:
         """Find the sessions that other processes have ended, and forget those that ended a while ago.
 
-        A database that cannot be used now is no error: the next call looks from the same moment on.
-        It is a range of one index: 0.3 ms of CPU on SQLite, 0.6 ms on Postgres, where nothing has ended.
+        If the database is unavailable, the next call looks from the same moment on. The query reads a range
+        of one index. If nothing has ended, it takes 0.3 ms of CPU on SQLite and 0.6 ms on Postgres.
         """
         now = self._clock()
         self._ended.forget(now, MAX_FORGOTTEN)
@@ -102,9 +102,9 @@ class Revocation:
 
 
 class Ended:
-    """Handles of sessions and API keys, each for `ENDED_KEPT_SECONDS`; the database knows of them afterwards.
+    """The handles of recently ended sessions and API keys, each kept for `ENDED_SESSION_TTL_SECONDS`.
 
-    So there are as many as end in that time, however long their tokens live. Each costs some 350 bytes.
+    There are as many as end in that time, however long their tokens live. Each takes about 350 bytes.
     """
 
     def __init__(self) -> None:
@@ -117,43 +117,43 @@ class Ended:
         return len(self._until)
 
     def add(self, handle: str, now: float) -> bool:
-        """Keep a handle from `now` on, in seconds, and return whether it is new here."""
+        """Keep a handle from `now` on, in seconds since 1970, and return whether it is new."""
         if handle in self._until:
             return False
         self._until[handle] = now + ENDED_SESSION_TTL_SECONDS
         return True
 
     def forget(self, now: float, limit: int) -> None:
-        """Forget the oldest whose time is over: `limit` of them at most, the rest with the next call."""
+        """Remove expired handles, the oldest first: at most `limit`, the rest at the next call."""
         while limit > 0 and self._until and next(iter(self._until.values())) <= now:
             self._until.popitem(last=False)
             limit -= 1
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all handles."""
         self._until.clear()
 
 
 class Ending(NamedTuple):
-    """A session that has ended. `ended_at` is in ms."""
+    """An ended session. `ended_at` is in ms."""
 
     id: str
     ended_at: int
 
 
 class Tally(NamedTuple):
-    """How many sessions have ended within a second, and the sum of their moments."""
+    """The number of sessions that ended within one second, and the sum of their `ended_at`, in ms."""
 
     number: int
     moments: int
 
 
 class Finder:
-    """Finds in the database which sessions have ended. It does not read the same ones with every look.
+    """A reader of ended sessions in the database that avoids reading the same ones each time.
 
-    The moment of an end is written before its transaction commits, so ends do not become visible in the order
-    of their moments. Hence each look counts the ends of every second of the last minute, which the database
-    does on one index, and reads those seconds whose count has changed.
+    `ended_at` is written before its transaction commits, so ends do not become visible in the order of
+    `ended_at`. Therefore each look counts the ends in every second of the last minute, which the database
+    does on one index, and reads only the seconds whose count has changed.
     """
 
     def __init__(self, database: Database) -> None:
@@ -161,9 +161,9 @@ class Finder:
         self._tallies: dict[int, Tally] = {}
 
     async def look(self, since: float) -> AsyncIterator[list[Ending]]:
-        """Yield pages of the ends that are new since a moment, in seconds. Raises `Unavailable`.
+        """Yield pages of the sessions that have ended since a time, in seconds since 1970.
 
-        Some of them may have been yielded before. Call it again after an error, with the same moment.
+        A session may be yielded more than once. Raises `Unavailable`; then call it again with the same time.
         """
         tallies = await self._database.read(tally, int(since - LOOK_BACK_SECONDS))
         for second, tallied in tallies.items():
@@ -180,7 +180,10 @@ class Finder:
 
 
 def tally(connection: Connection, since: int) -> dict[int, Tally]:
-    """Return how many sessions have ended in each second from a second on; those with none are left out."""
+    """Return how many sessions have ended in each second, from `since` on. Seconds without ends are left out.
+
+    `since` and the keys are in seconds since 1970.
+    """
     second = (sessions.c.ended_at // 1000).label("second")
     counted = select(second, func.count(), func.sum(sessions.c.ended_at)).where(
         sessions.c.ended_at >= since * 1000
@@ -190,7 +193,7 @@ def tally(connection: Connection, since: int) -> dict[int, Tally]:
 
 
 def page_of(connection: Connection, second: int, moment_ms: int, after: str) -> list[Ending]:
-    """Return sessions that have ended within a second, beginning behind the one with this moment and id."""
+    """Return a page of the sessions that ended within a second, after the one with this moment and id."""
     ended = sessions.c.ended_at
     found = (
         select(sessions.c.id, ended)

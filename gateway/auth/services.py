@@ -13,14 +13,17 @@ from gateway.database.models import api_keys, services, sessions
 from gateway.errors import Conflict, InvalidKey
 
 SERVICE_SCOPES = ("notify", "tokens:mint", "admin")
-"""What a service may be allowed."""
+"""The scopes that a service may have."""
 
 SESSIONS_PER_SERVICE = 10_000
-"""How many sessions a service has at once where nothing else is set. Each of its tokens is one."""
+"""Maximum number of concurrent sessions of a service, unless a setting says otherwise; each token has one."""
 
 _KEY_ID_LENGTH = 16
+"""Length of the id of an API key, in characters."""
 
 KEY_PREFIX = "ngk_"
+"""Prefix of all API keys."""
+
 _KEY = re.compile(r"ngk_([0-9a-f]{16})_([0-9a-f]{64})([0-9a-f]{8})")
 
 
@@ -45,7 +48,7 @@ def add_service(
 
 
 def find_service(connection: Connection, client_id: str) -> Record | None:
-    """Return the row of a service."""
+    """Return the row of a service, or None."""
     return connection.execute(select(services).where(services.c.client_id == client_id)).one_or_none()
 
 
@@ -55,16 +58,16 @@ def get_service(connection: Connection, client_id: str) -> Record:
 
 
 def list_services(connection: Connection, after: int, limit: int) -> list[Record]:
-    """Return services by age, beginning behind the row with the key `after`."""
+    """Return up to `limit` services in order of creation, starting after the row with the key `after`."""
     statement = select(services).where(services.c.id > after).order_by(services.c.id).limit(limit)
     return list(connection.execute(statement))
 
 
 def end_some(connection: Connection, client_id: str, now_ms: int) -> list[str]:
-    """End up to a page of the sessions of a service and of those it minted, and return them.
+    """End up to a page of the sessions of a service and of those it has minted, and return their ids.
 
-    Call it as long as whole pages are returned, then `delete_service`: that ends what has come meanwhile, and
-    holds its locks the shorter. Raises `NotFound`.
+    Call it until it returns less than a page, then call `delete_service`, which ends the sessions added in
+    the meantime. With few of them left, it holds its locks only briefly. Raises `NotFound`.
     """
     service = get_service(connection, client_id)
     minted = end_sessions(connection, sessions.c.minted_by == service.id, now_ms, PAGE)
@@ -73,9 +76,10 @@ def end_some(connection: Connection, client_id: str, now_ms: int) -> list[str]:
 
 
 def delete_service(connection: Connection, client_id: str, now_ms: int) -> list[str]:
-    """Delete a service with its keys, and return what has ended: its sessions and keys, and what it minted.
+    """Delete a service with its keys, and end its sessions and those it has minted.
 
-    The lock on the row lets nobody give it a session or a key meanwhile. Raises `NotFound`.
+    Return the ids of these sessions and keys. The lock on the service's row prevents other transactions from
+    adding a session or key in the meantime. Raises `NotFound`.
     """
     mine = select(services).where(services.c.client_id == client_id)
     service = _found_service(connection.execute(mine.with_for_update()).one_or_none(), client_id)
@@ -88,7 +92,10 @@ def delete_service(connection: Connection, client_id: str, now_ms: int) -> list[
 
 
 def identify(connection: Connection, given: str) -> str:
-    """Return the client id of a service, given that or the name. Raises `NotFound`, or `Conflict` for two."""
+    """Return the `client_id` of the service with this `client_id` or name.
+
+    Raises `NotFound`, or `Conflict` if several services have this name.
+    """
     statement = select(services.c.client_id).where(
         or_(services.c.client_id == given, services.c.name == given)
     )
@@ -102,8 +109,11 @@ def identify(connection: Connection, given: str) -> str:
     return str(_found_service(None, given).client_id)
 
 
-def keep_service(connection: Connection, client_id: str) -> Record:
-    """Return the row of a service that nobody deletes before this transaction ends. Raises `NotFound`."""
+def lock_service(connection: Connection, client_id: str) -> Record:
+    """Return the row of a service, and lock it against deletion until this transaction ends.
+
+    Raises `NotFound`.
+    """
     statement = select(services).where(services.c.client_id == client_id)
     row = connection.execute(statement.with_for_update(read=True)).one_or_none()
     return _found_service(row, client_id)
@@ -117,12 +127,12 @@ def start_service_session(
     *,
     limit: int = SESSIONS_PER_SERVICE,
 ) -> Started:
-    """Store a session of a service, and end its oldest beyond `limit`. Raises `NotFound`.
+    """Store a session of a service, and end the service's oldest sessions beyond `limit`.
 
-    The caller announces what has ended.
+    The caller announces the ended sessions. Raises `NotFound`.
     """
     mine = select(services).where(services.c.client_id == client_id)
-    # Two sign-ins at once would not count each other: they wait for each other here.
+    # Concurrent sign-ins would not count each other's sessions, so they wait for each other here.
     row = connection.execute(mine.with_for_update(key_share=True)).one_or_none()
     service = _found_service(row, client_id)
     add_session(connection, session, now_ms, service_id=service.id)
@@ -130,16 +140,16 @@ def start_service_session(
 
 
 def new_key() -> tuple[str, str, str]:
-    """Return the id of a new API key, its secret, and the text that its holder sends."""
+    """Return the id and the secret of a new API key, and the text that its service sends."""
     key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     return key_id, secret, f"{KEY_PREFIX}{key_id}_{secret}{_checksum(key_id, secret)}"
 
 
 def parse_key(text: str) -> tuple[str, str]:
-    """Return the id and the secret of an API key. Raises `InvalidKey` where the text cannot be one.
+    """Return the id and the secret of an API key. Raises `InvalidKey` if the text is not an API key.
 
-    The checksum lets a mistyped key, and a scanner that looks for leaked ones, be answered without the
-    database; it protects nothing.
+    With the checksum, mistyped keys and the guesses of secret scanners are refused without the database. It
+    is not a security measure.
     """
     match = _KEY.fullmatch(text)
     if match is None or match[3] != _checksum(match[1], match[2]):
@@ -149,7 +159,7 @@ def parse_key(text: str) -> tuple[str, str]:
 
 
 def is_key_id(handle: str) -> bool:
-    """Whether this is the id of an API key, and no session: those have longer ones."""
+    """Return whether a handle is the id of an API key. The ids of sessions are longer."""
     return len(handle) == _KEY_ID_LENGTH
 
 
@@ -158,14 +168,14 @@ def _checksum(key_id: str, secret: str) -> str:
 
 
 def add_key(connection: Connection, client_id: str, key_id: str, secret_hash: bytes, now_ms: int) -> None:
-    """Store an API key of a service. Raises `NotFound` for the service."""
-    service = keep_service(connection, client_id)
+    """Store an API key of a service. Raises `NotFound` if the service does not exist."""
+    service = lock_service(connection, client_id)
     values = {"id": key_id, "service_id": service.id, "secret_hash": secret_hash, "created_at": now_ms}
     connection.execute(api_keys.insert().values(values))
 
 
 def find_key(connection: Connection, key_id: str) -> Record | None:
-    """Return the hash of an API key, and the `service_id`, `client_id` and `scopes` it stands for."""
+    """Return the hash of an API key with its `service_id`, `client_id` and `scopes`, or None."""
     columns = (api_keys.c.secret_hash, api_keys.c.service_id, services.c.client_id, services.c.scopes)
     return connection.execute(
         select(*columns).join_from(api_keys, services).where(api_keys.c.id == key_id)
@@ -173,7 +183,7 @@ def find_key(connection: Connection, key_id: str) -> Record | None:
 
 
 def list_keys(connection: Connection, client_id: str, after: str, limit: int) -> list[Record]:
-    """Return the keys of a service by their ids, beginning behind `after`. Raises `NotFound`."""
+    """Return up to `limit` keys of a service in the order of their ids, after `after`. Raises `NotFound`."""
     service = get_service(connection, client_id)
     statement = select(api_keys).where(api_keys.c.service_id == service.id, api_keys.c.id > after)
     return list(connection.execute(statement.order_by(api_keys.c.id).limit(limit)))

@@ -1,8 +1,8 @@
-"""The keys that sign access tokens: Ed25519 ones in the database, or one secret in the settings.
+"""The keys that sign access tokens: Ed25519 keys in the database, or one secret in the settings.
 
-Never both: so a token says which key signed it, and the key says by which algorithm.
+The gateway never uses both. So a token names the key that signed it, and the key determines the algorithm.
 
-A new key is published for some seconds before it signs. By then every process knows it, and none is shown a
+A new key is published some seconds before it signs. By then every process knows it, so no process gets a
 token that it cannot verify yet.
 """
 
@@ -33,21 +33,20 @@ from gateway.errors import InvalidToken
 from gateway.settings import Settings, SettingsError
 
 MAX_TTL = 86_400
-"""The longest life of an access token, in seconds; so long a retired key goes on verifying."""
+"""Maximum lifetime of an access token, in seconds; a retired key verifies tokens for as long."""
 
-AHEAD = 10
-"""How long a new key is known before it signs, in seconds; processes look for new ones more often."""
+SIGNING_DELAY_SECONDS = 10
+"""How long a new key is published before it signs; processes load new keys more often than that."""
 
-RELOAD = 3
-"""The least time between two reloads for tokens with an unknown `kid`, in seconds."""
-
+MIN_RELOAD_SECONDS = 3
+"""Minimum time between two reloads for tokens with an unknown `kid`."""
 
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A key and the one algorithm it is for. The public half of a secret is the secret."""
+    """A key and its only algorithm. For HS256, `private` and `public` are both the secret."""
 
     kid: str
     algorithm: Literal["EdDSA", "HS256"]
@@ -56,7 +55,7 @@ class SigningKey:
 
 
 class Keyring:
-    """The signing keys as this process knows them. `clock` returns seconds since 1970."""
+    """The signing keys that this process knows. `clock` returns seconds since 1970."""
 
     def __init__(self, settings: Settings, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
@@ -64,16 +63,16 @@ class Keyring:
         self._secret = settings.jwt_secret
         self._passphrase = passphrase(settings)
         self._keys: dict[str, SigningKey] = {}
-        # The keys by age, each with the moment from which on it signs, in ms.
+        # The keys in order of creation, each with the time from which it signs, in ms.
         self._signers: list[tuple[int, SigningKey]] = []
         self._unreadable: set[str] = set()
         self._loaded_at = 0.0
 
     async def start(self) -> None:
-        """Load the keys, or make the first one; encrypt those that should be and are not.
+        """Load the keys, or create the first one. Encrypt stored keys if a passphrase is set.
 
-        Raises `SettingsError` for a secret that is no secret and for keys that the settings do not decrypt,
-        and `Unavailable`.
+        Raises `SettingsError` if the configured secret is a key of a key pair, or if the stored keys cannot
+        be decrypted with the settings. Raises `Unavailable`.
         """
         if self._passphrase is not None:
             await self._database.write(encrypt_all, self._passphrase)
@@ -87,22 +86,22 @@ class Keyring:
             await self.load()
 
     async def load(self) -> None:
-        """Read the keys anew, for another process may have rotated them. Raises `Unavailable`.
+        """Load the keys again, because another process may have rotated them. Raises `Unavailable`.
 
-        A key that this process cannot decrypt is of no use to it, and stops nothing that runs already.
+        A key that this process cannot decrypt is skipped, so that a running process keeps working.
         """
         if self._secret is None:
             await self._load(strict=False)
 
     async def _load(self, *, strict: bool) -> None:
-        # Where the database cannot be asked, the next token with an unknown key asks again.
+        # If the database fails, the next token with an unknown key tries again.
         self._loaded_at = 0.0
         rows = await self._database.read(list_keys, self._now_ms())
         self._loaded_at = self._clock()
         found = ((row.created_at, self._read(row, strict=strict)) for row in rows)
         keys = [(created_at, key) for created_at, key in found if key is not None]
         self._keys = {key.kid: key for _, key in keys}
-        self._signers = [(created_at + AHEAD * 1000, key) for created_at, key in keys]
+        self._signers = [(created_at + SIGNING_DELAY_SECONDS * 1000, key) for created_at, key in keys]
 
     def _read(self, row: Row[*tuple[Any, ...]], *, strict: bool) -> SigningKey | None:
         if row.kid in self._keys or row.kid in self._unreadable:
@@ -118,12 +117,12 @@ class Keyring:
 
     @property
     def signs(self) -> bool:
-        """Whether there is a key to sign with."""
+        """Whether a key to sign with is loaded."""
         return bool(self._signers)
 
     @property
     def newest(self) -> SigningKey:
-        """The key that signs: the newest one that has been known for long enough, or the first there is."""
+        """The key to sign with: the newest one past its signing delay, or else the oldest."""
         if not self._signers:
             raise RuntimeError("the keyring is not started")
         now_ms = self._now_ms()
@@ -131,15 +130,18 @@ class Keyring:
         return ready[-1] if ready else self._signers[0][1]
 
     async def find(self, kid: str) -> SigningKey:
-        """Return the key with this name, which may just have come. Raises `InvalidToken`, `Unavailable`."""
-        if kid not in self._keys and not 0 <= self._clock() - self._loaded_at < RELOAD:
+        """Return the key with this `kid`, after a reload if it is unknown.
+
+        Raises `InvalidToken` and `Unavailable`.
+        """
+        if kid not in self._keys and not 0 <= self._clock() - self._loaded_at < MIN_RELOAD_SECONDS:
             await self.load()
         if kid not in self._keys:
             raise InvalidToken(why="unknown_key")
         return self._keys[kid]
 
     def jwks(self) -> dict[str, Any]:
-        """Return the public keys as RFC 7517 has them. A secret is never among them."""
+        """Return the public keys as a JWK set (RFC 7517), which never holds a secret."""
         return {"keys": [_jwk(key) for key in self._keys.values() if key.algorithm == "EdDSA"]}
 
     def _now_ms(self) -> int:
@@ -147,31 +149,34 @@ class Keyring:
 
 
 def list_keys(connection: Connection, now_ms: int) -> list[Row[*tuple[Any, ...]]]:
-    """Return the keys that sign or still verify, the newest last."""
-    # A process that has not heard of a rotation yet goes on signing with the old key for a moment.
+    """Return the keys that sign or still verify tokens, the newest last."""
+    # A process that does not know of a rotation yet signs with the old key a moment longer.
     oldest = now_ms - (MAX_TTL + 60) * 1000
     statement = select(signing_keys).order_by(signing_keys.c.created_at, signing_keys.c.kid)
     return [row for row in connection.execute(statement) if (row.retired_at or now_ms) > oldest]
 
 
 def rotate(connection: Connection, now_ms: int, key: bytes | None) -> str:
-    """Make a new key that signs in `AHEAD` seconds, encrypted with `passphrase(settings)`; return its name.
+    """Create a key that signs after `SIGNING_DELAY_SECONDS`, and return its `kid`.
 
-    The others sign until then, and verify until their last token has expired; what has, is removed.
+    `key` is `passphrase(settings)`, which encrypts it. The other keys sign until then, and verify tokens
+    until the last one that they signed has expired. Keys past that are deleted.
     """
     kid = secrets.token_hex(8)
-    # The newest is the one with the latest time, whatever the clock of another machine said.
+    # The newest key must have the latest time, even if the clock of another machine is ahead.
     now_ms = max(now_ms, (connection.scalar(select(func.max(signing_keys.c.created_at))) or 0) + 1)
     values = {"kid": kid, "private_pem": _pem(Ed25519PrivateKey.generate(), key), "created_at": now_ms}
     active = signing_keys.c.retired_at.is_(None)
-    connection.execute(update(signing_keys).where(active).values(retired_at=now_ms + AHEAD * 1000))
+    connection.execute(
+        update(signing_keys).where(active).values(retired_at=now_ms + SIGNING_DELAY_SECONDS * 1000)
+    )
     connection.execute(signing_keys.insert().values(values))
     connection.execute(delete(signing_keys).where(signing_keys.c.retired_at < now_ms - 2 * MAX_TTL * 1000))
     return kid
 
 
 def make_first(connection: Connection, now_ms: int, key: bytes | None) -> None:
-    """Make a key if there is none that signs. Processes that begin at once wait for each other."""
+    """Create a key if no key signs. Processes that start at the same time wait for each other."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE"))
     if connection.scalar(select(signing_keys.c.kid).where(signing_keys.c.retired_at.is_(None))) is None:
@@ -179,7 +184,7 @@ def make_first(connection: Connection, now_ms: int, key: bytes | None) -> None:
 
 
 def encrypt_all(connection: Connection, key: bytes) -> None:
-    """Encrypt the keys that are not."""
+    """Encrypt all stored keys that are not encrypted yet."""
     for row in connection.execute(select(signing_keys).order_by(signing_keys.c.kid).with_for_update()).all():
         if not _is_encrypted(row.private_pem):
             pem = _pem(_ed25519_key(row, None).private, key)
@@ -188,7 +193,7 @@ def encrypt_all(connection: Connection, key: bytes) -> None:
 
 
 def passphrase(settings: Settings) -> bytes | None:
-    """Return what private keys are encrypted with, if they are."""
+    """Return the passphrase that encrypts the stored private keys, or None if it is not set."""
     key = settings.key_encryption_key
     return None if key is None else key.get_secret_value().encode()
 
@@ -203,7 +208,7 @@ def _is_encrypted(pem: str) -> bool:
 
 
 def _ed25519_key(row: Row[*tuple[Any, ...]], key: bytes | None) -> SigningKey:
-    """Return a stored key. Raises `SettingsError` where it cannot be decrypted."""
+    """Return a stored key. Raises `SettingsError` if it cannot be decrypted, or is not an Ed25519 key."""
     encrypted = _is_encrypted(row.private_pem)
     if encrypted and key is None:
         raise SettingsError("GATEWAY_KEY_ENCRYPTION_KEY: it is missing, and the signing keys are encrypted")

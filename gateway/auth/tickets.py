@@ -1,4 +1,4 @@
-"""The SQL of tickets: each opens one socket in a session. Each function is a unit of work; none commits."""
+"""The SQL of tickets, each good for one socket. Each function is a unit of work; none commits."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from gateway.database.models import tickets
 from gateway.database.units import background
 
 _SWEEP_LIMIT = 1000
-"""Maximum number of tickets that one sweep removes."""
+"""Maximum number of tickets that one sweep deletes."""
 
 
 class NewTicket(NamedTuple):
-    """What a ticket will stand for. Times are in ms."""
+    """A ticket to store. Times are in ms."""
 
     hash: bytes
     session_id: str
@@ -23,7 +23,7 @@ class NewTicket(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """What a ticket stood for. `token_expires_at` is in ms."""
+    """A redeemed ticket, with its user and the state of its session. `token_expires_at` is in ms."""
 
     session: str
     user_id: int
@@ -44,12 +44,12 @@ def withdraw_tickets(connection: Connection, scope: str) -> None:
 
 
 def is_known(connection: Connection, ticket_hash: bytes) -> bool:
-    """Return whether there is such a ticket, good or not."""
+    """Return whether this ticket is stored, expired or not."""
     return connection.execute(select(tickets.c.hash).where(tickets.c.hash == ticket_hash)).first() is not None
 
 
 def redeem_ticket(connection: Connection, ticket_hash: bytes, now_ms: int) -> Ticket | None:
-    """Take a ticket away and return what it stood for. Of two who try, one gets it."""
+    """Delete a ticket and return it, or None if it is unknown or expired. Only one of two callers gets it."""
     taken = delete(tickets).where(tickets.c.hash == ticket_hash).returning(tickets)
     row = connection.execute(taken).one_or_none()
     if row is None or min(row.expires_at, row.token_expires_at) <= now_ms:
@@ -62,8 +62,8 @@ def redeem_ticket(connection: Connection, ticket_hash: bytes, now_ms: int) -> Ti
 
 @background
 def sweep(connection: Connection, now_ms: int) -> bool:
-    """Delete some of the tickets that have expired, and return whether there are more."""
-    # A locked row is left to the next sweep: waiting for it here could close a circle.
+    """Delete some expired tickets, and return whether there may be more."""
+    # Leave locked rows to the next sweep, because waiting for them could deadlock.
     unused = select(tickets.c.hash).where(tickets.c.expires_at <= now_ms).limit(_SWEEP_LIMIT)
     unused = unused.with_for_update(skip_locked=True)
     swept = connection.execute(delete(tickets).where(tickets.c.hash.in_(unused.scalar_subquery())))

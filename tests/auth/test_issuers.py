@@ -289,7 +289,7 @@ def test_what_is_no_key_set_is_no_key_set(text: bytes) -> None:
 async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
     start_server: StartServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuer_keys, "PAUSE", 3)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 3)
     server = await start_server(**settings_of(issuer))
     assert await outcome(server, issuer.token()) == "200"
     [source] = sources(server)
@@ -310,15 +310,19 @@ async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
 
 
 async def test_the_pause_is_a_minute() -> None:
-    assert (issuer_keys.PAUSE, issuer_keys.FETCH_TIMEOUT, issuer_keys.MAX_JWKS) == (60, 5, 262_144)
+    assert (
+        issuer_keys.MIN_FETCH_INTERVAL_SECONDS,
+        issuer_keys.FETCH_TIMEOUT_SECONDS,
+        issuer_keys.MAX_JWKS_BYTES,
+    ) == (60, 5, 262_144)
     assert cutoffs.CUTOFF_TTL_MS >= MAX_TTL * 1000
 
 
 async def test_a_key_that_is_withdrawn_verifies_nothing_new(
     start_server: StartServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuer_keys, "PAUSE", 0.05)
-    monkeypatch.setattr(issuer_keys, "REFRESH", 0.1)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(issuer_keys, "FETCH_INTERVAL_SECONDS", 0.1)
     server = await started(start_server, issuer)
     gone = issuer.keys.pop(1)
     [source] = sources(server)
@@ -343,7 +347,7 @@ async def test_the_gateway_starts_and_serves_its_own_users_while_an_issuer_is_do
 async def test_an_issuer_that_comes_up_later_is_found(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuer_keys, "PAUSE", 0.05)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.05)
     late = Issuer([new_key()])
     server = await start_server(**settings_of(late))
     assert await outcome(server, late.token()) == "401 invalid_token"
@@ -358,8 +362,8 @@ async def test_an_issuer_that_comes_up_later_is_found(
 async def test_the_keys_of_an_issuer_that_goes_down_hold_for_a_day(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(issuer_keys, "PAUSE", 0.05)
-    monkeypatch.setattr(issuer_keys, "REFRESH", 0.1)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(issuer_keys, "FETCH_INTERVAL_SECONDS", 0.1)
     issuer = Issuer([new_key()])
     async with issuer.serving():
         server = await started(start_server, issuer)
@@ -367,7 +371,7 @@ async def test_the_keys_of_an_issuer_that_goes_down_hold_for_a_day(
     for _ in range(3):
         await asyncio.wait_for(source._done.wait(), 10)
     assert await outcome(server, issuer.token()) == "200"
-    monkeypatch.setattr(issuer_keys, "STALE", 0)
+    monkeypatch.setattr(issuer_keys, "KEYS_TTL_SECONDS", 0)
     await until(lambda: not source.keys, "the keys are too old")
     assert await outcome(server, issuer.token()) == "401 invalid_token"
 
@@ -409,7 +413,7 @@ async def test_an_answer_that_is_no_key_set_changes_nothing(
 
 
 @pytest.mark.parametrize("declared", [True, False])
-@pytest.mark.parametrize("size", [issuer_keys.MAX_JWKS, issuer_keys.MAX_JWKS + 1])
+@pytest.mark.parametrize("size", [issuer_keys.MAX_JWKS_BYTES, issuer_keys.MAX_JWKS_BYTES + 1])
 async def test_good_keys_are_read_up_to_the_limit_of_an_answer(
     start_server: StartServer, issuer: Issuer, size: int, declared: bool
 ) -> None:
@@ -417,7 +421,7 @@ async def test_good_keys_are_read_up_to_the_limit_of_an_answer(
     whole = answer(body) if declared else b"HTTP/1.1 200 OK\r\n\r\n" + body
     issuer.reply = lambda _, w: _write(w, whole)
     server = await started(start_server, issuer)
-    good = size <= issuer_keys.MAX_JWKS
+    good = size <= issuer_keys.MAX_JWKS_BYTES
     assert await outcome(server, issuer.token()) == ("200" if good else "401 invalid_token")
 
 
@@ -443,7 +447,7 @@ async def test_a_hanging_issuer_holds_its_own_tokens_for_the_timeout_and_nobody_
     reply: Reply,
 ) -> None:
     # The fetch begins when the gateway starts: a slow machine has to reach the held tokens before it ends.
-    monkeypatch.setattr(issuer_keys, "FETCH_TIMEOUT", 3)
+    monkeypatch.setattr(issuer_keys, "FETCH_TIMEOUT_SECONDS", 3)
     issuer.reply = reply
     server = await start_server(**settings_of(issuer))
     ada = await server.user("ada")
@@ -538,7 +542,7 @@ async def test_a_token_issued_after_a_sign_out_is_good_unless_it_is_of_the_same_
 ) -> None:
     past, later = int(time.time()) - 60, int(time.time()) + 2
     assert await outcome(server, issuer.token(sid="s", iat=past)) == "200"
-    await log_out_before(server, jws.LEEWAY)
+    await log_out_before(server, jws.LEEWAY_SECONDS)
     assert await outcome(server, issuer.token(sid="s", iat=later)) == "401 token_revoked"
     assert await outcome(server, issuer.token(sid="another", iat=later)) == "200"
     assert await outcome(server, issuer.token(iat=later)) == "200"
@@ -555,7 +559,7 @@ async def log_out_before(server: LocalServer, seconds: int) -> None:
     await server.state.database.write(users.log_out, "ada", moment)
 
 
-@pytest.mark.parametrize("ahead", [0, jws.LEEWAY - 2])
+@pytest.mark.parametrize("ahead", [0, jws.LEEWAY_SECONDS - 2])
 async def test_a_token_from_before_a_sign_out_is_void_even_where_its_issuer_s_clock_is_ahead(
     server: LocalServer, issuer: Issuer, ahead: int
 ) -> None:
@@ -573,7 +577,7 @@ async def test_a_sign_out_is_noted_until_the_last_token_from_before_has_expired(
     await server.service.post("/v1/users", json={"sub": "ada"})
     await _log_out(server, "")
     now_ms = int(time.time() * 1000)
-    last = (MAX_TTL + jws.LEEWAY) * 1000
+    last = (MAX_TTL + jws.LEEWAY_SECONDS) * 1000
     await sweep(server, now_ms + last - 10_000)
     assert await server.state.database.read(cutoffs.ended_at, "ada") > 0
     await sweep(server, now_ms + last)
@@ -619,7 +623,7 @@ async def test_a_disabled_user_is_refused_at_first_sight_and_let_in_when_enabled
     server: LocalServer, issuer: Issuer
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada"})
-    long_ago = int((time.time() - jws.LEEWAY) * 1000)
+    long_ago = int((time.time() - jws.LEEWAY_SECONDS) * 1000)
     await server.state.database.write(users.update_user, "ada", {"disabled": True}, long_ago)
     token = issuer.token(iat=int(time.time()) + 2)
     assert await outcome(server, token) == "401 token_revoked"

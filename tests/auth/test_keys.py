@@ -92,7 +92,7 @@ async def rotate_on(server: LocalServer, key: str | None = None) -> None:
     now_ms = int(time.time() * 1000)
     await server.state.database.write(signing.rotate, now_ms, encoded_key(key))
     await server.state.tokens.load_keys()
-    server.state.tokens.keys._clock = lambda: time.time() + signing.AHEAD
+    server.state.tokens.keys._clock = lambda: time.time() + signing.SIGNING_DELAY_SECONDS
 
 
 def published(wake: Keyring) -> set[str]:
@@ -113,7 +113,7 @@ async def test_a_new_key_signs_when_it_has_been_known_for_long_enough(database: 
     kid = await rotate(database, clock)
     await wake.load()
     assert (wake.newest.kid, published(wake)) == (old, {old, kid})
-    clock.now += signing.AHEAD - 0.01
+    clock.now += signing.SIGNING_DELAY_SECONDS - 0.01
     assert wake.newest.kid == old
     clock.now += 0.02
     assert wake.newest.kid == kid
@@ -159,7 +159,7 @@ async def test_an_unknown_key_is_no_reason_to_refuse_a_token_while_the_database_
     clock, failing = Clock(), Failing(database)
     wake = await keyring(failing, clock)
     kid = await rotate(database, clock)
-    clock.now += signing.RELOAD
+    clock.now += signing.MIN_RELOAD_SECONDS
     failing.down = True
     for _ in range(3):
         with pytest.raises(Unavailable):

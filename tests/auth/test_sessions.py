@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from gateway.auth import issuers, refresh_tokens, services, sessions, tickets, users
 from gateway.auth.issuers import Visitor
 from gateway.auth.principals import User as TokenUser
-from gateway.auth.refresh_tokens import RETRY, Refreshed
+from gateway.auth.refresh_tokens import RETRY_WINDOW_MS, Refreshed
 from gateway.auth.revocation import Revocation
 from gateway.auth.sessions import new_session
 from gateway.auth.tickets import NewTicket
@@ -127,25 +127,25 @@ async def test_each_refresh_gives_another_token_of_the_same_session(database: Da
 async def test_within_ten_seconds_the_token_before_gives_the_same_successor_again(database: Database) -> None:
     await session(database, "first")
     done = await refresh(database, "first")
-    for after in (0, 5_000, RETRY - 1):
+    for after in (0, 5_000, RETRY_WINDOW_MS - 1):
         assert await refresh(database, "first", after) == done._replace(repeated=True)
-    assert (await refresh(database, done.token, RETRY)).token not in {None, done.token}
+    assert (await refresh(database, done.token, RETRY_WINDOW_MS)).token not in {None, done.token}
 
 
 async def test_after_ten_seconds_the_token_before_ends_the_session(database: Database) -> None:
     mine = await session(database, "first")
     done = await refresh(database, "first")
-    late = await refresh(database, "first", RETRY)
+    late = await refresh(database, "first", RETRY_WINDOW_MS)
     assert (late.token, late.ended) == (None, (mine,))
-    assert await refresh(database, done.token, RETRY) == Refreshed()
-    assert (await refresh(database, "first", RETRY)).ended == ()
+    assert await refresh(database, done.token, RETRY_WINDOW_MS) == Refreshed()
+    assert (await refresh(database, "first", RETRY_WINDOW_MS)).ended == ()
 
 
 async def test_a_retry_does_not_make_the_ten_seconds_longer(database: Database) -> None:
     await session(database, "first")
     await refresh(database, "first")
-    await refresh(database, "first", RETRY - 1)
-    assert (await refresh(database, "first", RETRY + 1)).token is None
+    await refresh(database, "first", RETRY_WINDOW_MS - 1)
+    assert (await refresh(database, "first", RETRY_WINDOW_MS + 1)).token is None
 
 
 @pytest.mark.parametrize("age", [2, 3, 6])

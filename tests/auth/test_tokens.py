@@ -369,20 +369,20 @@ async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies_until
     old, seen = await desk.token(**last), await desk.token(**last)
     await desk.tokens.verify(seen)
     kid = await desk.database.write(signing.rotate, NOW * 1000, None)
-    desk.clock.now += signing.AHEAD + 1
+    desk.clock.now += signing.SIGNING_DELAY_SECONDS + 1
     await desk.tokens.load_keys()
     new = await desk.token(session=session, expires_at=NOW + 10**6)
     assert jwt.get_unverified_header(new)["kid"] == kid != jwt.get_unverified_header(old)["kid"]
     assert len(desk.tokens.jwks()["keys"]) == 2
     assert isinstance(await desk.tokens.verify(old), User)
-    desk.clock.now = NOW + signing.AHEAD + signing.MAX_TTL + 61
+    desk.clock.now = NOW + signing.SIGNING_DELAY_SECONDS + signing.MAX_TTL + 61
     await desk.tokens.load_keys()
     assert [key["kid"] for key in desk.tokens.jwks()["keys"]] == [kid]
     assert isinstance(await desk.tokens.verify(new), User)
 
 
 async def test_many_unknown_kids_read_the_keys_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.clock.now += signing.RELOAD
+    desk.clock.now += signing.MIN_RELOAD_SECONDS
     loads = 0
     load = desk.tokens.keys.load
 

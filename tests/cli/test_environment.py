@@ -52,7 +52,7 @@ async def test_an_issuer_is_asked_again_whatever_the_environment_says(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr(issuer_keys, "PAUSE", 0.01)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.01)
     trusted = TrustedIssuer(issuer="https://login.invalid/", audience="n", jwks_url=ELSEWHERE)
     with structlog.testing.capture_logs() as logged:
         running = asyncio.create_task(issuers.Issuers([trusted]).run())

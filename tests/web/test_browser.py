@@ -30,7 +30,7 @@ from playwright.async_api import (
 )
 from sqlalchemy import update
 
-from gateway.auth.refresh_tokens import RETRY
+from gateway.auth.refresh_tokens import RETRY_WINDOW_MS
 from gateway.database.models import sessions
 from gateway.delivery.connection import ClientConnection
 from gateway.delivery.hub import Subscriber
@@ -446,7 +446,7 @@ async def test_a_socket_closed_for_its_token_gets_a_new_token_and_opens_again(
 
 async def end_the_grace(server: LocalServer) -> None:
     """Let what was refreshed up to now be longer ago than a used refresh token is taken once more."""
-    longer_ago = update(sessions).values(rotated_at=sessions.c.rotated_at - RETRY)
+    longer_ago = update(sessions).values(rotated_at=sessions.c.rotated_at - RETRY_WINDOW_MS)
     await server.state.database.write(lambda connection: connection.execute(longer_ago).rowcount)
 
 
