@@ -1,6 +1,6 @@
-"""The errors of the gateway: each class knows its HTTP status, its stable `code` and its close code.
+"""The errors of the gateway. Each class has an HTTP status, a stable `code` and a close code.
 
-`api/rendering.py` renders them, once, for HTTP (RFC 9457) and for WebSocket (a close frame).
+`api/rendering.py` renders all of them, for HTTP (RFC 9457) and for WebSocket (a close frame).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,38 +10,38 @@ from gateway.protocol.close_codes import Close
 from gateway.protocol.terminal import shown
 
 MAX_ERRORS = 20
-"""How many of the fields that break a rule an answer names."""
+"""Maximum number of invalid fields that a response names."""
 
 MAX_DETAIL = 1000
-"""How many characters the detail of an error has at most."""
+"""Maximum length of the detail of an error, in characters."""
 
 MAX_FIELD = 64
-"""How many characters of the name of a field are said: the name of an unknown one is the caller's own."""
+"""Maximum length of a field's name in a response, in characters; callers choose unknown fields' names."""
 
 MAX_MESSAGE = 200
-"""How many characters the rule has that a field breaks."""
+"""Maximum length of the message for an invalid field, in characters."""
 
 
 class Disconnected(Exception):
-    """The client of a socket is gone, or is being closed: there is nobody to answer."""
+    """The client of a socket has disconnected or is being closed, so no response is possible."""
 
 
 class GatewayError(Exception):
-    """An answer that is not the wished one. `detail` is a sentence for a person; it never holds a secret.
+    """An error response. `detail` is a sentence for people, and never holds a secret.
 
-    It is of bounded length, however long what it names is, and so are `errors`: the first 20 fields.
-    `actor` is who asked, as the audit log names callers, where that was known when it was refused.
+    `detail` has at most `MAX_DETAIL` characters, and `errors` holds the first `MAX_ERRORS` invalid fields.
+    `actor` is the caller's name in the audit log, if the caller was authenticated.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "The gateway failed"
     advice: ClassVar[str] = ""
-    """What to do, where no detail says it: the end of a sentence that begins with the title."""
+    """What to do, used if there is no detail: the end of a sentence that begins with the title."""
     close_code: ClassVar[Close] = Close.INTERNAL_ERROR
     actor: str | None = None
     why: str | None = None
-    """What the audit log says of the reason where the code does not say all of it: a word of this code."""
+    """The reason in the audit log, one word, if `code` is not specific enough."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ def _bounded(error: Mapping[str, str]) -> dict[str, str]:
 
 
 class Unauthorized(GatewayError):
-    """Who calls is not known. RFC 6750, section 3: 401 with a challenge."""
+    """The caller is not authenticated: 401 with a challenge (RFC 6750, section 3)."""
 
     status = 401
     code = "invalid_token"
@@ -75,13 +75,13 @@ class Unauthorized(GatewayError):
     close_code = Close.UNAUTHORIZED
 
     def __init__(self, detail: str | None = None) -> None:
-        # A request that carried no token at all gets the bare challenge (RFC 6750, section 3.1).
+        # A request without any token gets the bare challenge instead (RFC 6750, section 3.1).
         challenge = f'Bearer error="invalid_token", error_description="{self.title}"'
         super().__init__(detail, headers={"WWW-Authenticate": challenge})
 
 
 class MissingToken(Unauthorized):
-    """No carrier held a token."""
+    """The request has no token in any of the token sources."""
 
     code = "missing_token"
     title = "A token or an API key is needed"
@@ -93,13 +93,13 @@ class MissingToken(Unauthorized):
 
 
 class BearerMissing(MissingToken):
-    """The header `Authorization` has a token or a key, but not the scheme `Bearer`."""
+    """The `Authorization` header has a token or an API key, but not the scheme `Bearer`."""
 
     title = "The header Authorization does not begin with Bearer"
 
 
 class InvalidToken(Unauthorized):
-    """The token is malformed, forged, or not for this gateway; `why` is for the operator alone."""
+    """The token is malformed, forged, or not for this gateway. `why` is for the operator only."""
 
     advice = "it is incomplete, forged, or not of this gateway. Get a new one"
 
@@ -109,7 +109,7 @@ class InvalidToken(Unauthorized):
 
 
 class InvalidKey(InvalidToken):
-    """The API key is mistyped, deleted, or not of this gateway."""
+    """The API key is mistyped, deleted, or from another gateway."""
 
     title = "The API key is not valid"
     advice = "it was deleted, or is of another gateway. Make a new one: gateway key add SERVICE"
@@ -123,7 +123,7 @@ class ForeignSubject(InvalidToken):
 
 
 class TokenExpired(Unauthorized):
-    """The token was good once."""
+    """The token was valid, and has expired."""
 
     code = "token_expired"
     title = "The token has expired"
@@ -131,7 +131,7 @@ class TokenExpired(Unauthorized):
 
 
 class TokenRevoked(Unauthorized):
-    """The session of the token has ended, or its key was deleted."""
+    """The session of the token has ended, or the API key was deleted."""
 
     code = "token_revoked"
     title = "The token has been revoked"
@@ -146,7 +146,7 @@ class KeyRevoked(TokenRevoked):
 
 
 class InsufficientScope(GatewayError):
-    """The caller is known and may not do this. RFC 6750, section 3.1."""
+    """The caller is authenticated but lacks the scope (RFC 6750, section 3.1)."""
 
     status = 403
     code = "insufficient_scope"
@@ -162,7 +162,7 @@ class InsufficientScope(GatewayError):
 
 
 class OriginNotAllowed(GatewayError):
-    """A browser page of another origin asked for a socket; refused before the upgrade."""
+    """A browser page of another origin requested a socket, and was refused before the upgrade."""
 
     status = 403
     code = "origin_not_allowed"
@@ -171,20 +171,23 @@ class OriginNotAllowed(GatewayError):
 
 
 class NotFound(GatewayError):
-    """There is no such thing, or it is someone else's: the two are not told apart."""
+    """The resource does not exist or belongs to another caller; the response does not say which."""
 
     status = 404
     code = "not_found"
     title = "Not found"
 
     def __init__(self, detail: str | None = None, *, name: str | None = None) -> None:
-        """`name` is what was looked for. A command says it; an answer tells no value of its request."""
+        """Create the error for a missing resource called `name`.
+
+        Commands print the name; HTTP responses do not repeat values of the request.
+        """
         super().__init__(detail)
         self.name = name
 
 
 class Conflict(GatewayError):
-    """It exists already."""
+    """The resource exists already."""
 
     status = 409
     code = "already_exists"
@@ -192,7 +195,7 @@ class Conflict(GatewayError):
 
 
 class UserDisabled(GatewayError):
-    """The user may not sign in, so nobody is given a token of theirs."""
+    """The user is disabled, so no token is issued for this user."""
 
     status = 409
     code = "user_disabled"
@@ -201,7 +204,7 @@ class UserDisabled(GatewayError):
 
 
 class ResetRequired(GatewayError):
-    """The log cannot be resumed from there: the client reads the inbox afresh."""
+    """The log can't be replayed from the resume point, so the client reloads the inbox."""
 
     status = 410
     code = "reset_required"
@@ -209,7 +212,7 @@ class ResetRequired(GatewayError):
 
 
 class PayloadTooLarge(GatewayError):
-    """The body, or one message, is over its limit."""
+    """The body, or one message, exceeds its size limit."""
 
     status = 413
     code = "payload_too_large"
@@ -217,7 +220,10 @@ class PayloadTooLarge(GatewayError):
 
 
 class UnsupportedEncoding(GatewayError):
-    """The body is compressed: what it unpacks to would have no bound (RFC 9110, section 15.5.16)."""
+    """The body is compressed, which is refused because it could expand without limit.
+
+    RFC 9110, section 15.5.16.
+    """
 
     status = 415
     code = "unsupported_media_type"
@@ -230,7 +236,7 @@ class UnsupportedEncoding(GatewayError):
 
 
 class Invalid(GatewayError):
-    """The request is understood and breaks a rule; `errors` name the fields."""
+    """The request is well formed but breaks a rule. `errors` name the fields."""
 
     status = 422
     code = "validation_error"
@@ -243,7 +249,7 @@ class Invalid(GatewayError):
 
 
 class IdempotencyKeyReused(Invalid):
-    """The key came before with another body."""
+    """The idempotency key was used before with another body."""
 
     code = "idempotency_key_reused"
     title = "The Idempotency-Key was used with another body"
@@ -251,9 +257,9 @@ class IdempotencyKeyReused(Invalid):
 
 
 class Unavailable(GatewayError):
-    """The gateway cannot do it now; nothing was stored, or it is not known whether it was.
+    """The gateway can't do this now. It has stored nothing, or doesn't know whether it has.
 
-    `retryable` says that nothing was, for certain, and that another attempt may succeed at once.
+    `retryable` means that it has certainly stored nothing, and that another attempt may succeed at once.
     """
 
     status = 503
@@ -267,14 +273,14 @@ class Unavailable(GatewayError):
 
 
 class Overloaded(Unavailable):
-    """More than this process may hold."""
+    """The process has reached a limit of what it holds."""
 
     code = "overloaded"
     title = "The gateway is overloaded"
 
 
 class Draining(Unavailable):
-    """The process is ending and takes no more sockets; refused before the upgrade."""
+    """The process drains and accepts no new sockets; this one was refused before the upgrade."""
 
     code = "draining"
     title = "The gateway is ending"
@@ -282,7 +288,7 @@ class Draining(Unavailable):
 
 
 class UpgradeRequired(GatewayError):
-    """The path of the socket was asked for like any other."""
+    """The path of the socket was requested without a WebSocket upgrade."""
 
     status = 426
     code = "upgrade_required"
@@ -293,7 +299,7 @@ class UpgradeRequired(GatewayError):
 
 
 class TooManySockets(GatewayError):
-    """The user holds as many sockets as one user may."""
+    """The user has the maximum number of sockets already."""
 
     status = 429
     code = "too_many_sockets"
@@ -302,10 +308,10 @@ class TooManySockets(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """The caller does more than one caller may.
+    """The caller has exceeded a rate limit.
 
-    `policy` names the limit, of `quota` within `window` seconds; in `retry_after` seconds there is room.
-    The headers are those of draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4.
+    `policy` names the limit, which is `quota` within `window` seconds. The caller may retry after
+    `retry_after` seconds. The headers follow draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4.
     """
 
     status = 429
@@ -323,7 +329,7 @@ class RateLimited(GatewayError):
 
 
 class OAuthError(GatewayError):
-    """An error of the token endpoint, which has its own body: RFC 6749, section 5.2."""
+    """An error of the token endpoint, which has its own body format (RFC 6749, section 5.2)."""
 
     status = 400
 
