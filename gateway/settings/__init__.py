@@ -24,19 +24,19 @@ from gateway.settings.redis_url import check_redis_url
 from gateway.settings.trusted_issuer import TrustedIssuer
 from gateway.settings.wording import in_words, rule, unknown_member
 
-LEAST_RETENTION = 60
-"""The shortest retention, in seconds: no post may be over its time before it is committed."""
+MIN_RETENTION_SECONDS = 60
+"""Minimum retention: a post must not expire before it is committed."""
 
 
 class UnknownRecipients(StrEnum):
-    """What a post to a `sub` that the gateway has not met does."""
+    """The effect of a post to an unknown `sub`."""
 
     CREATE = "create"
     REJECT = "reject"
 
 
 class BackplaneKind(StrEnum):
-    """What processes tell each other through that something is new."""
+    """The channel through which processes notify each other of changes."""
 
     MEMORY = "memory"
     POSTGRES = "postgres"
@@ -44,89 +44,97 @@ class BackplaneKind(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How the log is written."""
+    """The format of the console log."""
 
     CONSOLE = "console"
     JSON = "json"
 
 
 class SettingsError(Exception):
-    """A setting is wrong. Its text is one line that names the setting and the rule."""
+    """A setting is invalid. Its text is one line that names the setting and the rule."""
 
 
 class Settings(BaseSettings):
-    """Everything an operator can set. Times are in seconds, sizes in bytes."""
+    """The settings of an operator. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix="GATEWAY_", env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", frozen=True
     )
 
     database_url: str = Field(
-        "sqlite:///gateway.db", description="Where everything is stored: sqlite:///… or postgresql://…"
+        "sqlite:///gateway.db", description="The database: sqlite:///… or postgresql://…"
     )
     database_pool_size: int = Field(
-        10, ge=2, le=200, description="Connections to Postgres; SQLite has five of its own."
+        10, ge=2, le=200, description="Connections to Postgres; SQLite always has five."
     )
-    workers: int = Field(1, ge=1, le=256, description="Processes that serve; more than one needs Postgres.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Number of worker processes; more than one needs Postgres."
+    )
     backplane_url: SecretStr | None = Field(
-        None, description="redis://… where processes tell each other what is new; or postgres, or memory."
+        None, description="How processes notify each other of changes: redis://…, postgres or memory."
     )
     reconcile_interval: float = Field(
-        15, ge=0.1, le=3600, description="Time between two looks for what no hint has told."
+        15, ge=0.1, le=3600, description="How often to check the database for missed hints."
     )
-    host: str = Field("127.0.0.1", min_length=1, description="The address to listen on; :: is every one.")
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="The address to listen on; :: means all of them."
+    )
     port: int = Field(8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     log_level: str = Field(
         "info",
         pattern=in_words("be debug, info, warning or error", "^(debug|info|warning|error)$"),
-        description="The least level logged.",
+        description="The minimum level that is logged.",
     )
     log_format: LogFormat = Field(
-        LogFormat.CONSOLE, description="How the log is written: for people (console), or as lines of JSON."
+        LogFormat.CONSOLE,
+        description="The format of the log: console for people, json for one JSON object per line.",
     )
-    access_log: bool = Field(False, description="Log a line for each HTTP request (without its query).")
+    access_log: bool = Field(False, description="Log a line for each HTTP request, without its query.")
 
-    issuer: str = Field("notification-gateway", min_length=1, description="The `iss` of the tokens issued.")
-    audience: str = Field("notification-gateway", min_length=1, description="The `aud` of the tokens issued.")
+    issuer: str = Field("notification-gateway", min_length=1, description="The `iss` of issued tokens.")
+    audience: str = Field("notification-gateway", min_length=1, description="The `aud` of issued tokens.")
     jwt_secret: JwtSecret | None = Field(
         None, description="Sign tokens with HS256 and this secret (32 bytes or more) instead of EdDSA."
     )
-    access_token_ttl: int = Field(900, ge=10, le=86_400, description="How long an access token lives.")
-    refresh_token_ttl: int = Field(2_592_000, ge=60, description="How long a sign-in lasts.")
+    access_token_ttl: int = Field(900, ge=10, le=86_400, description="Lifetime of an access token.")
+    refresh_token_ttl: int = Field(
+        2_592_000, ge=60, description="Lifetime of a session that began with a password."
+    )
 
     max_sessions_per_user: int = Field(
-        100, ge=1, le=10_000, description="Sessions of one user; for one more the oldest ends."
+        100, ge=1, le=10_000, description="Maximum sessions of one user; one more ends the oldest."
     )
     max_sessions_per_service: int = Field(
-        10_000, ge=1, le=100_000, description="Sessions of one service, as many as it has access tokens."
+        10_000, ge=1, le=100_000, description="Maximum sessions of one service: each of its tokens is one."
     )
 
     retention: str = Field(
-        "90d", description="How old an item gets before it is deleted: such as 90d, 12h, or none."
+        "90d", description="Age at which an item is deleted: a duration such as 90d or 12h, or none."
     )
     unknown_recipients: UnknownRecipients = Field(
-        UnknownRecipients.CREATE, description="Whether a post creates the users it names, or is refused."
+        UnknownRecipients.CREATE, description="Whether a post to an unknown user creates it, or is refused."
     )
     allowed_origins: Origins = Field(
-        (), description="Origins, separated by commas, whose pages may call besides the gateway's own."
+        (),
+        description="Origins, separated by commas, whose pages may call, in addition to the gateway's own.",
     )
     api_docs: bool = Field(
         True, description="Serve the API reference at /docs and the OpenAPI document at /openapi.json."
     )
     ws_query_token: bool | None = Field(
-        None, description="Take ?token= on the socket. Default: only when bound to a loopback address."
+        None, description="Accept ?token= on the socket. Default: only when bound to a loopback address."
     )
 
     heartbeat: float = Field(
-        30, ge=0.1, le=3600, description="Silence after which a socket gets a heartbeat."
+        30, ge=0.1, le=3600, description="How long a socket is idle before it gets a heartbeat."
     )
-    ping_interval: float = Field(20, ge=0.1, le=3600, description="Time between protocol pings.")
-    ping_timeout: float = Field(20, ge=0.1, le=3600, description="How long a ping may stay unanswered.")
+    ping_interval: float = Field(20, ge=0.1, le=3600, description="Time between WebSocket pings.")
+    ping_timeout: float = Field(20, ge=0.1, le=3600, description="How long to wait for the pong.")
     send_timeout: float = Field(
-        10, ge=0.1, le=3600, description="How long a socket may refuse to be written to."
+        10, ge=0.1, le=3600, description="How long a send may wait for a slow reader."
     )
-    max_sockets: int = Field(50_000, ge=1, description="Sockets in one process.")
-    max_sockets_per_user: int = Field(20, ge=1, description="Sockets of one user in one process.")
+    max_sockets: int = Field(50_000, ge=1, description="Maximum sockets in one process.")
+    max_sockets_per_user: int = Field(20, ge=1, description="Maximum sockets of one user in one process.")
     commands_per_second: float = Field(
         50,
         gt=0,
@@ -134,24 +142,25 @@ class Settings(BaseSettings):
         description="Commands of a socket, and requests of a user, after a burst of 4 s' worth.",
     )
     tail_bytes: int = Field(
-        32 * 1024 * 1024, ge=0, description="Memory for the newest frames of connected users."
+        32 * 1024 * 1024, ge=0, description="Memory for the recent entries of connected users."
     )
-    grace_period: int = Field(15, ge=1, le=600, description="How long a stop waits for what is under way.")
+    grace_period: int = Field(15, ge=1, le=600, description="How long a shutdown may take.")
 
     audit_log: str | None = Field(
-        None, min_length=1, description="The file of the audit log; the console without it."
+        None, min_length=1, description="The file of the audit log. Without it: the console."
     )
 
     trusted_issuers: Issuers = Field(
-        (), description="A JSON array of other issuers whose tokens name users here."
+        (), description="A JSON array of foreign issuers whose tokens are accepted."
     )
 
     login_limit: str = Field(
         "5/minute; 30/hour",
-        description="Failed sign-ins to one account from one address, or empty.",
+        description="Maximum failed sign-ins to one account from one address; empty means no limit.",
     )
     login_limit_per_address: str = Field(
-        "100/minute; 1000/hour", description="Failed sign-ins from one address, or empty."
+        "100/minute; 1000/hour",
+        description="Maximum failed sign-ins from one address; empty means no limit.",
     )
     posts_per_second: float = Field(
         20_000, gt=0, le=1e9, description="Notifications a service may post, after a burst of 4 s' worth."
@@ -180,25 +189,29 @@ class Settings(BaseSettings):
     connections_per_address: int = Field(
         5000,
         ge=1,
-        description="Connections of an address; proxies and loopback have no limit.",
+        description="Maximum connections of an address; proxies and loopback have no limit.",
     )
     tokens_per_second: float = Field(
         1000, gt=0, le=1e9, description="Tokens a service may get or mint, after a burst of 4 s' worth."
     )
     tokens_per_minute: float = Field(
-        60, gt=0, le=1e9, description="Sign-ins, refreshes, minted tokens and tickets of a user, each kind."
+        60,
+        gt=0,
+        le=1e9,
+        description="Sign-ins, refreshes, minted tokens and tickets of a user, each counted separately.",
     )
     auth_per_second: float = Field(
         100,
         gt=0,
         le=1e6,
-        description="Requests to the OAuth endpoints from an address; a burst of 10 s' worth.",
+        description="Requests to the OAuth endpoints from an address, after a burst of 10 s' worth.",
     )
     rate_limit_url: SecretStr | None = Field(
-        None, description="redis://… where processes share the counters of failed sign-ins; else in memory."
+        None,
+        description="redis://… where processes share the counters of failed sign-ins. Default: in memory.",
     )
     header_timeout: float = Field(
-        10, ge=0.1, le=3600, description="How long the head of a request may take to arrive."
+        10, ge=0.1, le=3600, description="How long the headers of a request may take to arrive."
     )
     keep_alive: float = Field(
         5, ge=1, le=3600, description="How long a connection may wait for its next request."
@@ -207,14 +220,14 @@ class Settings(BaseSettings):
         30, ge=0.1, le=3600, description="How long the body of a request may take to arrive."
     )
     forwarded_allow_ips: Networks = Field(
-        (), description="Proxies, as addresses and networks, whose X-Forwarded-For and -Proto are believed."
+        (), description="Addresses and networks of proxies whose X-Forwarded-For and -Proto are trusted."
     )
 
     metrics_token: MetricsToken | None = Field(
-        None, description="A Bearer token for /metrics (16 characters or more), from other machines too."
+        None, description="A Bearer token for /metrics (16 characters or more), also from other machines."
     )
     otel: bool = Field(
-        False, description="Make spans for OpenTelemetry; OTEL_* variables say where they go. Extra otel."
+        False, description="Export OpenTelemetry spans as the OTEL_* variables say. Needs the extra otel."
     )
 
     @field_validator("log_level", "log_format", mode="before")
@@ -225,7 +238,7 @@ class Settings(BaseSettings):
     @field_validator("retention")
     @classmethod
     def _check_retention(cls, value: str) -> str:
-        if value != "none" and read_duration(value) < LEAST_RETENTION:
+        if value != "none" and read_duration(value) < MIN_RETENTION_SECONDS:
             raise ValueError("it must be 60 seconds or more")
         return value
 
@@ -279,11 +292,11 @@ class Settings(BaseSettings):
         return read_database_url(value)
 
     key_encryption_key: KeyEncryptionKey | None = Field(
-        None, description="Encrypt the private signing keys in the database with it (32 bytes or more)."
+        None, description="Encrypts the private signing keys in the database (32 to 1,023 bytes)."
     )
     public_url: str | None = Field(
         None,
-        description="Where clients reach the gateway: https://notify.example.com, or a path of a site.",
+        description="The gateway's URL for clients: https://notify.example.com, or a path of a site.",
     )
 
     @field_validator("public_url")
@@ -293,7 +306,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def backplane(self) -> BackplaneKind:
-        """What the processes of the gateway tell each other through."""
+        """The channel through which the processes notify each other, chosen from the settings."""
         url = None if self.backplane_url is None else self.backplane_url.get_secret_value()
         if url is None:
             return BackplaneKind.MEMORY if self.workers == 1 else BackplaneKind.POSTGRES
@@ -301,36 +314,36 @@ class Settings(BaseSettings):
 
     @cached_property
     def mount(self) -> str:
-        """The path of `public_url`, such as `/notify`; empty where the gateway has a host of its own."""
+        """The path of `public_url`, such as `/notify`; empty if the gateway has a host of its own."""
         return path_of(self.public_url) if self.public_url else ""
 
     @cached_property
     def session_limit(self) -> int:
-        """How many sessions a user has at once; unless that is set, never fewer than sockets."""
+        """Maximum number of sessions of one user; unless set, at least the maximum number of sockets."""
         if "max_sessions_per_user" in self.model_fields_set:
             return self.max_sessions_per_user
         return max(self.max_sessions_per_user, self.max_sockets_per_user)
 
     @cached_property
     def retention_seconds(self) -> int | None:
-        """How old an item gets, or None where items are kept."""
+        """Age at which an item is deleted, in seconds, or None if items are kept."""
         return None if self.retention == "none" else read_duration(self.retention)
 
     @cached_property
     def takes_query_token(self) -> bool:
-        """Whether `?token=` is a carrier on the socket."""
+        """Whether the socket accepts `?token=` as a token source."""
         return is_loopback(self.host) if self.ws_query_token is None else self.ws_query_token
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings; `overrides` that are not None win over the environment.
+    """Read the settings from the environment and `.env`. `overrides` that are not None take precedence.
 
-    Raises `SettingsError` with one line for the first setting that is wrong.
+    Raises `SettingsError` with one line for the first invalid setting.
     """
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        # A member that is not known may be a misspelt one that is missed, and its name says more.
+        # Report an unknown member first: it may be a required one, misspelt, and its name says more.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         extra = first["type"] == "extra_forbidden"
         message = unknown_member(str(first["loc"][-1]), TrustedIssuer.model_fields) if extra else rule(first)

@@ -1,14 +1,14 @@
-"""The URL that clients reach the gateway at, which the settings name."""
+"""The public URL at which clients reach the gateway, as a setting names it."""
 
 import re
 from urllib.parse import urlsplit
 
-# No segment is `.` or `..`: clients take those away.
+# No segment is `.` or `..`, because clients remove them.
 _MOUNT = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*")
 
 
 def read_public_url(text: str) -> str:
-    """Return the URL of the gateway without a slash at its end. Raises ValueError, whose text is the rule."""
+    """Return the public URL without a trailing slash. Raises ValueError with the rule if it is invalid."""
     text = text.rstrip("/")
     try:
         url = urlsplit(text)
@@ -25,5 +25,5 @@ def read_public_url(text: str) -> str:
 
 
 def path_of(url: str) -> str:
-    """Return the path of a URL that `read_public_url` has returned: empty, or without a slash at its end."""
+    """Return the path of a URL from `read_public_url`: empty, or without a trailing slash."""
     return urlsplit(url).path

@@ -1,4 +1,4 @@
-"""Settings that are secrets: how long each must be, and of which characters."""
+"""Types of secret settings: the length and the characters that each must have."""
 
 import re
 from typing import Annotated
@@ -21,7 +21,7 @@ def _check_jwt_secret(value: SecretStr) -> SecretStr:
 
 
 def _check_key_encryption_key(value: SecretStr) -> SecretStr:
-    # OpenSSL takes no passphrase of more than 1,023 bytes.
+    # OpenSSL accepts passphrases of at most 1,023 bytes.
     if not 32 <= len(value.get_secret_value().encode()) <= 1023:  # noqa: PLR2004
         raise ValueError("it must have 32 to 1,023 bytes")
     return value

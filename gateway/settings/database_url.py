@@ -1,4 +1,4 @@
-"""URLs of databases: validated before a driver takes them, whose errors may show part of a password."""
+"""Database URLs, validated before the driver sees them because its errors may show part of a password."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PORT = "its port must be a number from 1 to 65,535"
 _MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSION_ATTRIBUTES = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 
-# What the query of a URL of Postgres may say: those parameters of asyncpg that are texts.
+# The query parameters of a Postgres URL: the parameters of asyncpg that are strings.
 _PARAMETERS: dict[str, tuple[str, ...] | None] = {
     "host": None,
     "passfile": None,
@@ -32,8 +32,8 @@ _PARAMETERS: dict[str, tuple[str, ...] | None] = {
 
 
 def read_database_url(text: str) -> str:
-    """Return the URL of a database as drivers take it. Raises ValueError, whose text shows no password."""
-    # Hosters write it so, and it is what libpq takes as well.
+    """Return a database URL in the form that drivers accept. Raises ValueError, never with a password."""
+    # Hosting providers use this scheme, and libpq accepts it.
     if text.startswith("postgres://"):
         text = text.replace("postgres://", "postgresql://", 1)
     if not text.startswith(("sqlite:///", "postgresql://")):
@@ -44,7 +44,7 @@ def read_database_url(text: str) -> str:
     if "\0" in unquote(text):
         raise ValueError("it must hold no null character (%00)")
     if url.get_backend_name() == "sqlite":
-        # With `uri` the rest is SQLite's own (https://www.sqlite.org/uri.html).
+        # With `uri` the other parameters are SQLite's own (https://www.sqlite.org/uri.html).
         _check_names(url.query if "uri" not in url.query else {}, ())
         return text
     _check_password(text, url)
@@ -53,17 +53,17 @@ def read_database_url(text: str) -> str:
         raise ValueError(_PORT)
     _check_values(url.query)
     _check_hosts(url)
-    # Drivers do not agree on what a password may hold unencoded: all of it is encoded for them.
+    # Encode the whole password: drivers differ in what it may hold unencoded.
     return text if url.password is None else url.render_as_string(hide_password=False)
 
 
 def _is_port(text: str) -> bool:
-    """Whether a text is the number of a port, or of one for each of several hosts."""
+    """Return whether a text is a port number, or a list of them for several hosts."""
     return all(one.isascii() and one.isdigit() and 0 < int(one) <= 65535 for one in text.split(","))  # noqa: PLR2004
 
 
 def _parse(text: str) -> URL:
-    # Settings are loaded by commands, too, that need no database.
+    # Imported here because commands that need no database load the settings, too.
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -74,7 +74,7 @@ def _parse(text: str) -> URL:
 
 
 def _check_password(text: str, url: URL) -> None:
-    """Raise ValueError where the host does not begin at the last `@`: the password has one, too."""
+    """Raise ValueError if the host does not begin after the last `@`: the password has an unencoded `@`."""
     if "@" not in text:
         return
     try:
@@ -102,8 +102,8 @@ def _check_values(given: Mapping[str, str | tuple[str, ...]]) -> None:
 
 
 def _check_hosts(url: URL) -> None:
-    """Raise ValueError where SQLAlchemy cannot tell which host has which port."""
-    # It takes longer to load than what uses SQLite takes to run.
+    """Raise ValueError if SQLAlchemy cannot tell which host has which port."""
+    # Imported here because it takes longer to load than a command on SQLite takes to run.
     from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
     from sqlalchemy.exc import ArgumentError
 

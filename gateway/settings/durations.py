@@ -1,4 +1,4 @@
-"""Durations as the settings have them: `90d`, `12h`, `30m`, `45s`, or a number of seconds."""
+"""Durations in settings: `90d`, `12h`, `30m`, `45s`, or a number of seconds."""
 
 import re
 
@@ -7,7 +7,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def read_duration(text: str) -> int:
-    """Return a duration in seconds. Raises ValueError, whose text is the rule, for anything else."""
+    """Return a duration in seconds. Raises ValueError with the rule if the text is not a duration."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError("it must be a number of seconds, a duration such as 90d or 12h, or none")

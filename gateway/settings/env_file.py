@@ -1,4 +1,4 @@
-"""The file `.env` of the folder that a command is started in."""
+"""The `.env` file in the folder in which a command is started."""
 
 import codecs
 import os
@@ -15,13 +15,13 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def load(path: str = ".env") -> None:
-    """Put the settings of the file into the environment, where that has none of the name.
+    """Add the settings of the file to the environment, except those that the environment has already.
 
-    Raises `SettingsError` for a file that cannot be read, is not UTF-8, or has a line that is no setting.
+    Raises `SettingsError` if the file cannot be read, is not UTF-8, or has a line that is not `NAME=VALUE`.
     """
     file = Path(path)
     try:
-        # A folder is where some keep an environment of Python. A pipe would be waited for.
+        # Ignore a folder: `.env` may be a virtual environment. Refuse a pipe: reading it would block.
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise _wrong(f"{path}: it is no regular file: put NAME=VALUE lines into one")
         given = file.read_bytes() if file.is_file() else b""
@@ -29,7 +29,7 @@ def load(path: str = ".env") -> None:
         raise _wrong(f"{path}: it cannot be read: {error.strerror}") from None
     text = _text(path, given)
     _check_lines(path, text)
-    # Settings are read in any case: one of the environment wins over one of the file, however it is written.
+    # The case of a name does not matter: a variable in the environment wins over one in the file.
     there = {name.upper() for name in os.environ}
     for name, value in dotenv_values(stream=StringIO(text)).items():
         if name.upper().startswith(PREFIX) and value is not None and name.upper() not in there:
@@ -50,7 +50,10 @@ def _text(path: str, given: bytes) -> str:
 
 
 def _check_lines(path: str, text: str) -> None:
-    """Raise `SettingsError` for the first line that the library would leave out. It may hold a secret."""
+    """Raise `SettingsError` for the first line that the library would skip.
+
+    The error names the number of the line and not its text, which may hold a secret.
+    """
     for binding in parse_stream(StringIO(text)):
         valueless = binding.key is not None and binding.value is None
         if binding.error or valueless:
@@ -61,7 +64,7 @@ def _check_lines(path: str, text: str) -> None:
 
 
 def _wrong(what: str) -> Exception:
-    # It takes longer to load than most commands take to run.
+    # Imported here because it takes longer to load than most commands take to run.
     from gateway.settings import SettingsError
 
     return SettingsError(what)

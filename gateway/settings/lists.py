@@ -1,4 +1,4 @@
-"""Settings that are lists: origins and networks, separated by commas, and issuers, as a JSON array."""
+"""Types of list settings: origins and networks, separated by commas, and issuers as a JSON array."""
 
 import json
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""Web origins: how one is written, and whether a page's is the gateway's own (RFC 6454)."""
+"""Web origins (RFC 6454): their normal form, the gateway's own origin, and the log of refused ones."""
 
 import re
 from ipaddress import ip_address
@@ -10,8 +10,8 @@ logger = structlog.get_logger(__name__)
 _ORIGIN = re.compile(
     r"([a-z][a-z0-9+.-]{0,31})://(\[[0-9a-f:.]+\]|[^\s/?#@:*\\\[\]]{1,255})(?::([0-9]{1,5}))?", re.ASCII
 )
-_NO_ORIGINS = {"ws", "wss", "file", "ftp"}
-"""Schemes whose pages, if any, have no origin that a browser says."""
+_SCHEMES_WITHOUT_ORIGIN = {"ws", "wss", "file", "ftp"}
+"""Schemes that never appear in the `Origin` that a browser sends."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
@@ -19,14 +19,14 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 def read_origin(text: str) -> str | None:
     """Return an origin as browsers write it: in lower case, in ASCII and without the default port.
 
-    Its scheme is http, https, or one of an app (`capacitor://localhost`). None for anything else: `null`, a
-    wildcard, a path, a user name, a name that no host can have.
+    Its scheme is http, https, or that of an app (`capacitor://localhost`). Return None for anything else:
+    `null`, a wildcard, a path, a user name, an invalid host name.
     """
     found = _ORIGIN.fullmatch(text.lower())
     if found is None:
         return None
     scheme, host, port = found.groups()
-    if scheme in _NO_ORIGINS:
+    if scheme in _SCHEMES_WITHOUT_ORIGIN:
         return None
     try:
         host = host if host.isascii() else host.encode("idna").decode()
@@ -36,7 +36,7 @@ def read_origin(text: str) -> str | None:
 
 
 def why_no_origin(text: str) -> str:
-    """Return what to do about a text for which `read_origin` returns None."""
+    """Return the message for a text for which `read_origin` returns None: what is wrong, or what to do."""
     shown = repr(text)
     if "*" in text:
         return f"{shown}: there is no wildcard: name each origin"
@@ -53,7 +53,7 @@ _BRACKETED = re.compile(r"://\[[0-9A-Fa-f:.]+\]")
 
 
 def own_origin(scheme: str, host: str) -> str | None:
-    """Return the origin that a request reached: `scheme` as ASGI has it, `host` the header Host."""
+    """Return the origin that a request was sent to, from the ASGI `scheme` and the `Host` header."""
     return read_origin(f"{'https' if scheme in {'https', 'wss'} else 'http'}://{host}")
 
 
@@ -63,9 +63,9 @@ _logged: set[tuple[str | None, str | None]] = set()
 
 
 def log_refused(origin: str | None, own: str | None) -> None:
-    """Log that pages of an origin are refused, once for each origin, and for `_MAX_LOGGED` of them at most.
+    """Log that pages of an origin are refused, once for each origin, and for at most `_MAX_LOGGED` origins.
 
-    `origin` is None where it is not an http or https origin, `own` where the request names no host.
+    `origin` is None if it is not a valid origin, and `own` is None if the request names no valid host.
     """
     refused = (origin and origin[:_MAX_ORIGIN], own and own[:_MAX_ORIGIN])
     if refused in _logged or len(_logged) >= _MAX_LOGGED:
@@ -79,7 +79,7 @@ def log_refused(origin: str | None, own: str | None) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server bound to `host` can be reached from this machine only."""
+    """Return whether a server bound to `host` can be reached only from this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""URLs of Redis: validated before a driver takes them, which notices most faults later."""
+"""Redis URLs, validated at startup because the driver notices most faults only later."""
 
 from collections.abc import Callable
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -22,7 +22,7 @@ _PARAMETERS: dict[str, Callable[[str], object]] = {
 
 
 def check_redis_url(text: str) -> None:
-    """Raise `ValueError` where a URL is not one of Redis. What it says holds no part of a password."""
+    """Raise `ValueError` if a text is not a valid Redis URL. The message never holds a part of a password."""
     if not text.startswith(("redis://", "rediss://")):
         raise ValueError("it must begin with redis:// or rediss://")
     try:
@@ -40,7 +40,7 @@ def check_redis_url(text: str) -> None:
 
 
 def without_password(url: str) -> str:
-    """Return a URL that `check_redis_url` has passed as scheme, host, port and database."""
+    """Return a valid Redis URL, reduced to its scheme, host, port and database."""
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or 6379}{parts.path}"

@@ -1,4 +1,4 @@
-"""The setting that says whose tokens name users here besides the gateway's own."""
+"""The trusted issuer: one foreign issuer in `GATEWAY_TRUSTED_ISSUERS`."""
 
 from typing import Literal
 from urllib.parse import urlsplit
@@ -12,9 +12,9 @@ _RULE = "it must be a URL such as https://login.example.com/jwks.json"
 
 
 class TrustedIssuer(BaseModel):
-    """Somebody else whose tokens name users here.
+    """A foreign issuer whose tokens the gateway accepts for users.
 
-    Only algorithms with a key pair: who can check a token of a shared secret can also make one.
+    Only algorithms with a key pair are allowed: with a shared secret, any verifier could also issue tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,5 +48,5 @@ class TrustedIssuer(BaseModel):
 
     @property
     def shown_url(self) -> str:
-        """Where the keys are, without the query, which may hold a secret."""
+        """The URL of the keys without its query, which may hold a secret."""
         return self.jwks_url.partition("?")[0]

@@ -1,28 +1,31 @@
-"""The words for a rule that a value breaks. They are never a library's, and never show the value."""
+"""The messages for values that break a rule: in the gateway's words, not a library's, without the value."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-LONGEST_NAME = 40
-"""Longest name, in characters, that is compared with the known ones: comparing takes quadratic time."""
+MAX_NAME_LENGTH = 40
+"""Maximum length of a name that is compared with the known ones, in characters: it takes quadratic time."""
 
 PATTERNS: dict[str, str] = {}
-"""The rule of each pattern in words, as `in_words` was told."""
+"""The rule of each pattern in words, as registered with `in_words`."""
 
 _OTHERWISE = "it has the wrong type or form"
 
 
 def in_words(words: str, pattern: str) -> str:
-    """Return the pattern, and say its rule in these words: what follows "it must"."""
+    """Register the words for a pattern, as they follow "it must", and return the pattern."""
     PATTERNS[pattern] = words
     return pattern
 
 
 def nearest(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
-    """Return the known name that is most like this one, or None where none is like it."""
-    if len(name) > LONGEST_NAME:
+    """Return the most similar known name, or None if no name is similar enough.
+
+    `likeness` is the required similarity, from 0 to 1. Case is ignored.
+    """
+    if len(name) > MAX_NAME_LENGTH:
         return None
     alike = {one.casefold(): one for one in known}
     near = get_close_matches(name.casefold(), alike, 1, likeness)
@@ -30,7 +33,7 @@ def nearest(name: str, known: Collection[str], likeness: float = 0.6) -> str | N
 
 
 def rule(error: Mapping[str, Any]) -> str:
-    """Return the rule that an error of pydantic reports, in our words."""
+    """Return the rule that a pydantic error reports, in the gateway's words."""
     say = _RULES.get(error["type"])
     if say is None:
         return _OTHERWISE
@@ -39,7 +42,7 @@ def rule(error: Mapping[str, Any]) -> str:
 
 
 def _hint(given: object, expected: object) -> str:
-    """Return which of the values that are expected is probably meant, as the end of the rule."""
+    """Return a suggestion for the expected value that is most similar to the given one, or ""."""
     if not (isinstance(given, str) and isinstance(expected, str)):
         return ""
     near = nearest(given, _QUOTED.findall(expected))
@@ -47,11 +50,11 @@ def _hint(given: object, expected: object) -> str:
 
 
 _QUOTED = re.compile("'([^']*)'")
-"""One of the values as pydantic lists them: `'low', 'normal' or 'high'`."""
+"""One quoted value in pydantic's list of expected ones: `'low', 'normal' or 'high'`."""
 
 
 def unknown_member(name: str, known: Collection[str], *, kind: str = "member") -> str:
-    """Return what to say of a member, or of another `kind` of name, that is not among the `known` ones."""
+    """Return the message for a member, or another `kind` of name, that is not among the `known` ones."""
     near = nearest(name, known)
     if near is not None:
         return f"there is no such {kind}: did you mean {near}?"

@@ -12,7 +12,7 @@ from gateway.api.json_route import Body
 from gateway.app import create_app
 from gateway.settings import Settings, SettingsError, load_settings
 from gateway.settings.trusted_issuer import TrustedIssuer
-from gateway.settings.wording import LONGEST_NAME, PATTERNS, nearest, rule, unknown_member
+from gateway.settings.wording import MAX_NAME_LENGTH, PATTERNS, nearest, rule, unknown_member
 from tests.support.databases import settings_for
 
 FOREIGN = re.compile(
@@ -86,7 +86,7 @@ def test_a_setting_that_is_wrong_says_its_rule(
 
 def test_a_long_name_is_compared_with_none() -> None:
     assert nearest("titel", ["to", "title"]) == "title"
-    assert nearest("t" * (LONGEST_NAME + 1), ["t" * (LONGEST_NAME + 1)]) is None
+    assert nearest("t" * (MAX_NAME_LENGTH + 1), ["t" * (MAX_NAME_LENGTH + 1)]) is None
     assert unknown_member("zzz", ()) == "there is no such member: leave it out"
 
 
