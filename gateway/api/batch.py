@@ -52,9 +52,9 @@ async def read_batch(
             await batch.read((split_lines if is_lines else split_array)(body, batch.place))
         except BaseException:
             with suppress(RateLimited):
-                throttle.go_on(service.id, len(batch.posts), max(size, batch.large_items))
+                throttle.charge_rest(service.id, len(batch.posts), max(size, batch.large_items))
             raise
-    throttle.go_on(service.id, len(batch.posts), max(batch.recipients, size, batch.large_items))
+    throttle.charge_rest(service.id, len(batch.posts), max(batch.recipients, size, batch.large_items))
     return tuple(batch.posts), batch.digest.value()
 
 

@@ -58,7 +58,7 @@ async def _verified(connection: HTTPConnection, token: str) -> Principal:
     a crowd of them neither takes the connections to the database, nor passes the budget before it is charged.
     """
     state, address = state_of(connection), client_address(connection)
-    if state.tokens.has_held(token):
+    if state.tokens.was_valid(token):
         return await _charged(state, token, address)
     if not token.startswith(KEY_PREFIX):
         state.throttle.refusals.check(address)

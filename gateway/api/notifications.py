@@ -145,7 +145,7 @@ async def post_notification(
     """Answer once it is committed; open sockets of the recipients have it a moment later."""
     post = to_post(notification, service, now_ms())
     if len(post.recipients) > 1:
-        state.throttle.go_on(service.id, 1, len(post.recipients))
+        state.throttle.charge_rest(service.id, 1, len(post.recipients))
     content = post.content
     created_at = timestamp(content.created_at)
     response = f'{{"id":"{content.id}","created_at":"{created_at}","recipients":{len(post.recipients)}}}'

@@ -6,9 +6,9 @@ it. The cutoff does: tokens issued up to it are void.
 A cutoff belongs to the `sub` and outlives the user, because an old token must not give access to a new user
 with the same `sub`. Only a hash of the `sub` is stored, so that an erased user's name is not kept.
 
-The version before this table stores a cutoff as a row of `sessions` whose id begins with `MARK`. During a
-deploy, processes of both versions must see each other's cutoffs. So each cutoff is written to both tables
-and read from both. The next version will drop these rows and the code for `MARK`.
+The previous version, without this table, stores a cutoff as a row of `sessions` whose id begins with
+`ID_PREFIX`. During a deploy, processes of both versions must see each other's cutoffs. So each cutoff is
+written to both tables and read from both. The next version will drop these rows and the code for `ID_PREFIX`.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from gateway.database.units import background
 CUTOFF_TTL_MS = 86_430_000
 """How long a cutoff is kept, in ms: the maximum lifetime of a foreign token, and the allowed clock skew."""
 
-MARK = "x-m"
+ID_PREFIX = "x-m"
 """Prefix of the ids of rows in `sessions` that are cutoffs, as the previous version stores them."""
 
 _SWEEP_LIMIT = 1000
@@ -35,7 +35,7 @@ def move(connection: Connection, user_id: int, sub: str, now_ms: int) -> None:
     expires_at = now_ms + CUTOFF_TTL_MS
     cutoff = {"sub_hash": _hash(sub), "ended_at": now_ms, "expires_at": expires_at}
     _upsert(connection, token_cutoffs, cutoff)
-    mark = {"id": MARK + _hash(sub), "user_id": user_id, "created_at": now_ms, "expires_at": expires_at}
+    mark = {"id": ID_PREFIX + _hash(sub), "user_id": user_id, "created_at": now_ms, "expires_at": expires_at}
     _upsert(connection, sessions, mark | {"ended_at": now_ms})
 
 
@@ -44,7 +44,7 @@ def ended_at(connection: Connection, sub: str) -> int:
     kept = token_cutoffs.c
     both = union_all(
         select(kept.ended_at.label("moment")).where(kept.sub_hash == _hash(sub)),
-        select(sessions.c.created_at).where(sessions.c.id == MARK + _hash(sub)),
+        select(sessions.c.created_at).where(sessions.c.id == ID_PREFIX + _hash(sub)),
     ).subquery()
     return connection.scalar(select(func.max(both.c.moment))) or 0
 
@@ -67,5 +67,5 @@ def _upsert(connection: Connection, table: Table, values: dict[str, Any]) -> Non
 
 
 def _hash(sub: str) -> str:
-    """Return the first 29 digits of the hash of a `sub`: with `MARK` they fit into the id of a session."""
+    """Return the first 29 digits of the hash of a `sub`. With `ID_PREFIX`, they fit into a session's id."""
     return hashlib.sha256(sub.encode()).hexdigest()[:29]

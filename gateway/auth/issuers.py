@@ -28,7 +28,7 @@ _TYPES = {"jwt", "at+jwt"}
 
 
 @dataclass(frozen=True, slots=True)
-class Visitor:
+class ForeignUser:
     """The user that a foreign token names, and whether it may read the inbox.
 
     Times are in seconds since 1970.
@@ -72,7 +72,7 @@ class Issuers:
         """Return whether a `sub` begins with the prefix of one of these issuers. Its user signs in there."""
         return _longest(self._prefixes, sub) != ""
 
-    async def verify(self, token: Token) -> Visitor:
+    async def verify(self, token: Token) -> ForeignUser:
         """Verify a token that `recognizes` has accepted, and return the user it names.
 
         Raises `InvalidToken` and `TokenExpired`, and `ForeignSubject` for a user of another issuer.
@@ -94,10 +94,10 @@ class Issuers:
             raise InvalidToken("A token of another issuer may live for a day at most.", why="lifetime")
         if claims["exp"] <= now:
             raise TokenExpired
-        visitor = _visitor(trusted, token)
-        if self._prefixes and _longest(self._prefixes, visitor.sub) != trusted.subject_prefix:
+        foreign = _foreign_user(trusted, token)
+        if self._prefixes and _longest(self._prefixes, foreign.sub) != trusted.subject_prefix:
             raise ForeignSubject
-        return visitor
+        return foreign
 
 
 def overlaps(trusted: Sequence[TrustedIssuer]) -> list[str]:
@@ -127,7 +127,7 @@ def _longest(prefixes: Collection[str], sub: str) -> str:
     return max((one for one in prefixes if sub.startswith(one)), key=len, default="")
 
 
-def _visitor(trusted: TrustedIssuer, token: Token) -> Visitor:
+def _foreign_user(trusted: TrustedIssuer, token: Token) -> ForeignUser:
     claims = token.claims
     subject = claims.get(trusted.subject_claim)
     if not isinstance(subject, str) or not subject:
@@ -138,7 +138,7 @@ def _visitor(trusted: TrustedIssuer, token: Token) -> Visitor:
         raise InvalidToken(why="subject") from None
     session = _session_of(trusted.issuer, sub, token)
     allowed = trusted.required_scope is None or trusted.required_scope in _scopes(claims)
-    return Visitor(sub, session, claims["iat"], claims["exp"], allowed, trusted.issuer)
+    return ForeignUser(sub, session, claims["iat"], claims["exp"], allowed, trusted.issuer)
 
 
 def _scopes(claims: Mapping[str, Any]) -> list[Any]:
@@ -165,7 +165,7 @@ def _session_of(issuer: str, sub: str, token: Token) -> str:
 
 def admit(
     connection: Connection,
-    visitor: Visitor,
+    foreign: ForeignUser,
     now_ms: int,
     *,
     creates: bool,
@@ -180,22 +180,22 @@ def admit(
     `InvalidToken` if the user is unknown and `creates` is false. The lock on the user's row ensures that a
     transaction that ends the user's sessions in the meantime sees this one.
     """
-    if creates and find_user(connection, visitor.sub) is None:
-        add_missing_users(connection, [visitor.sub], now_ms)
-    wanted = select(users).where(users.c.sub == visitor.sub).with_for_update(key_share=True)
+    if creates and find_user(connection, foreign.sub) is None:
+        add_missing_users(connection, [foreign.sub], now_ms)
+    wanted = select(users).where(users.c.sub == foreign.sub).with_for_update(key_share=True)
     user = connection.execute(wanted).one_or_none()
     if user is None:
         raise InvalidToken("The user is not known here.", why="unknown_user")
     # Checked for every token: a session may continue at its issuer, with tokens before and after the cutoff.
-    if user.disabled or _is_void(connection, visitor):
+    if user.disabled or _is_void(connection, foreign):
         raise TokenRevoked
-    expires_at = visitor.expires_at * 1000
-    mine = sessions.c.id == visitor.session
+    expires_at = foreign.expires_at * 1000
+    mine = sessions.c.id == foreign.session
     session = connection.execute(select(sessions).where(mine)).one_or_none()
     if session is None:
-        add_session(connection, Session(visitor.session, expires_at), now_ms, user_id=user.id)
+        add_session(connection, Session(foreign.session, expires_at), now_ms, user_id=user.id)
         of_user = sessions.c.user_id == user.id
-        ended = end_oldest(connection, of_user, visitor.session, limit, now_ms)
+        ended = end_oldest(connection, of_user, foreign.session, limit, now_ms)
         return Admitted(user.id, ended)
     if session.ended_at is not None or session.user_id != user.id:
         raise TokenRevoked
@@ -204,10 +204,10 @@ def admit(
     return Admitted(user.id, [])
 
 
-def _is_void(connection: Connection, visitor: Visitor) -> bool:
+def _is_void(connection: Connection, foreign: ForeignUser) -> bool:
     """Return whether a token may have been issued before all sessions of its user ended.
 
     The issuer's clock may be ahead by up to `LEEWAY_SECONDS`. A token issued up to that long after the end
     cannot be told from one issued before it, so it is void, too. Later tokens of the issuer are valid.
     """
-    return (visitor.issued_at - LEEWAY_SECONDS) * 1000 <= cutoffs.ended_at(connection, visitor.sub)
+    return (foreign.issued_at - LEEWAY_SECONDS) * 1000 <= cutoffs.ended_at(connection, foreign.sub)

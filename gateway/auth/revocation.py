@@ -199,7 +199,7 @@ def page_of(connection: Connection, second: int, moment_ms: int, after: str) -> 
         select(sessions.c.id, ended)
         .where(ended >= moment_ms, ended < (second + 1) * 1000)
         .where(tuple_(ended, sessions.c.id) > (moment_ms, after))
-        .where(sessions.c.id.not_like(f"{cutoffs.MARK}%"))
+        .where(sessions.c.id.not_like(f"{cutoffs.ID_PREFIX}%"))
         .order_by(ended, sessions.c.id)
         .limit(PAGE)
     )

@@ -90,7 +90,7 @@ class Tokens:
         self.remembered.move_to_end(token)
         return known.principal
 
-    def has_held(self, token: str) -> bool:
+    def was_valid(self, token: str) -> bool:
         """Return whether a cached token or key has neither expired nor been revoked in this process.
 
         Unlike `recall` it ignores how long ago the database was asked.
@@ -254,19 +254,19 @@ class Tokens:
         return CachedToken(service, sid, min(now + RECHECK_SECONDS, expires_at))
 
     async def _look_up_foreign(self, token: jws.Token) -> CachedToken:
-        visitor = await self.issuers.verify(token)
-        if visitor.session in self._revocation:
+        foreign = await self.issuers.verify(token)
+        if foreign.session in self._revocation:
             raise TokenRevoked
         creates = self._settings.unknown_recipients == UnknownRecipients.CREATE
         user_id, ended = await self._database.write(
-            issuers.admit, visitor, self._now_ms(), creates=creates, limit=self._settings.session_limit
+            issuers.admit, foreign, self._now_ms(), creates=creates, limit=self._settings.session_limit
         )
         self._revocation.end(ended)
-        whose = audit.user(visitor.sub)
+        whose = audit.user(foreign.sub)
         audit.record_ended(ended, TOO_MANY, actor=whose, subject=whose)
-        scopes = frozenset({INBOX} if visitor.reads_inbox else ())
-        user = User(user_id, visitor.sub, visitor.session, scopes, visitor.expires_at, visitor.issuer)
-        return CachedToken(user, visitor.session, visitor.expires_at)
+        scopes = frozenset({INBOX} if foreign.reads_inbox else ())
+        user = User(user_id, foreign.sub, foreign.session, scopes, foreign.expires_at, foreign.issuer)
+        return CachedToken(user, foreign.session, foreign.expires_at)
 
     async def _verify_own(self, token: jws.Token) -> dict[str, Any]:
         """Return the claims of a well-formed token that this gateway has signed. It may have expired."""

@@ -99,13 +99,13 @@ def test_a_message_to_50_000_users_goes_through_at_once_by_default(sqlite_url: s
     throttle = Throttle(settings_for(sqlite_url))
     for _ in range(50):
         throttle.begin_post(1)
-        throttle.go_on(1, 1, 1000)
+        throttle.charge_rest(1, 1, 1000)
 
 
 def test_what_was_let_in_is_not_refused_for_the_last_that_it_took_itself(sqlite_url: str) -> None:
     throttle = Throttle(settings_for(sqlite_url, posts_per_second=0.25, items_per_second=0.25))
     throttle.begin_post(1)
-    throttle.go_on(1, 1000, 5000)
+    throttle.charge_rest(1, 1000, 5000)
 
 
 # --- the turns of others, and memory ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select, text
 from websockets.exceptions import ConnectionClosed
 
 from gateway.auth import issuers, refresh_tokens, services, sessions, tickets, users
-from gateway.auth.issuers import Visitor
+from gateway.auth.issuers import ForeignUser
 from gateway.auth.principals import User as TokenUser
 from gateway.auth.refresh_tokens import RETRY_WINDOW_MS, Refreshed
 from gateway.auth.revocation import Revocation
@@ -1125,7 +1125,7 @@ async def test_two_foreign_tokens_at_once_count_each_other(postgres_url: str) ->
     async with open_database(settings_for(postgres_url)) as database:
         await database.write(users.add_missing_users, ["ada"], NOW)
     one, two = (
-        Visitor("ada", f"x-{name}", NOW // 1000, NOW // 1000 + 900, reads_inbox=True, issuer="i")
+        ForeignUser("ada", f"x-{name}", NOW // 1000, NOW // 1000 + 900, reads_inbox=True, issuer="i")
         for name in "ab"
     )
     done = await in_turn(

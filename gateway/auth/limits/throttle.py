@@ -121,7 +121,7 @@ class Throttle:
         self.posts.take(service)
         self.items.take(service)
 
-    def go_on(self, service: int, posts: int, items: int) -> None:
+    def charge_rest(self, service: int, posts: int, items: int) -> None:
         """Count the posts and items of a body beyond those that `begin_post` counted.
 
         Raises `RateLimited`.
