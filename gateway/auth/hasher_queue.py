@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from gateway.errors import Overloaded, RateLimited
 
-WAITING = 1000
+MAX_WAITING = 1000
 """Maximum number of callers that wait in each of the two lines."""
 
-PER_NETWORK = 16
+MAX_WAITING_PER_NETWORK = 16
 """Maximum number of callers that wait at one network, without the known ones."""
 
-PER_ACCOUNT = 4
+MAX_WAITING_PER_ACCOUNT = 4
 """Maximum number of known callers that wait for one account at one network."""
 
 
@@ -89,10 +89,10 @@ class HasherQueue:
 
     def _join(self, waiter: "_Waiter") -> None:
         line = self._lines[waiter.turn.known]
-        limit = PER_ACCOUNT if waiter.turn.known else PER_NETWORK
+        limit = MAX_WAITING_PER_ACCOUNT if waiter.turn.known else MAX_WAITING_PER_NETWORK
         if line.waiting_at(waiter.turn) >= limit:
             raise RateLimited("hashes", quota=limit, window=1, retry_after=1)
-        if len(line) >= WAITING or self._closed:
+        if len(line) >= MAX_WAITING or self._closed:
             displaced = None if self._closed else line.displaced_by(waiter.turn)
             if displaced is None:
                 raise Overloaded

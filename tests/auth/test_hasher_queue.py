@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from gateway.auth import hasher_queue
-from gateway.auth.hasher_queue import PER_ACCOUNT, PER_NETWORK, HasherQueue, Turn
+from gateway.auth.hasher_queue import MAX_WAITING_PER_ACCOUNT, MAX_WAITING_PER_NETWORK, HasherQueue, Turn
 from gateway.auth.passwords import THREADS, Passwords
 from gateway.errors import Overloaded, RateLimited
 from gateway.settings.networks import networks_of
@@ -139,7 +139,9 @@ async def test_one_account_at_one_address_is_at_work_once_at_a_time(known: bool)
 
 
 @pytest.mark.parametrize(
-    ("known", "most"), [(False, PER_NETWORK), (True, PER_ACCOUNT)], ids=["not known", "known"]
+    ("known", "most"),
+    [(False, MAX_WAITING_PER_NETWORK), (True, MAX_WAITING_PER_ACCOUNT)],
+    ids=["not known", "known"],
 )
 async def test_so_many_wait_at_one_address_and_one_more_is_told_to_come_again(
     line: Line, known: bool, most: int
@@ -156,7 +158,7 @@ async def test_so_many_wait_at_one_address_and_one_more_is_told_to_come_again(
 
 async def test_users_behind_one_known_address_do_not_hold_each_other_up(line: Line) -> None:
     await line.hold(guess(0))
-    users = [Turn(f"user-{number}", HOME, known=True) for number in range(5 * PER_NETWORK)]
+    users = [Turn(f"user-{number}", HOME, known=True) for number in range(5 * MAX_WAITING_PER_NETWORK)]
     await line.wait(*users)
     assert await line.serve(guess(0), len(users)) == users
 
@@ -164,7 +166,7 @@ async def test_users_behind_one_known_address_do_not_hold_each_other_up(line: Li
 async def test_a_full_line_makes_room_for_an_address_at_the_cost_of_the_one_with_the_most(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hasher_queue, "WAITING", 12)
+    monkeypatch.setattr(hasher_queue, "MAX_WAITING", 12)
     await line.hold(guess(0))
     crowd = [Turn(f"guess {number}", HOME) for number in range(10)]
     await line.wait(*crowd, guess(1), guess(2))
@@ -178,7 +180,7 @@ async def test_a_full_line_makes_room_for_an_address_at_the_cost_of_the_one_with
 
 
 async def test_a_line_full_of_single_addresses_is_full(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hasher_queue, "WAITING", 3)
+    monkeypatch.setattr(hasher_queue, "MAX_WAITING", 3)
     await line.hold(guess(0))
     await line.wait(guess(1), guess(2), guess(3))
     with pytest.raises(Overloaded):

@@ -313,7 +313,7 @@ async def test_a_user_without_a_hash_is_verified_as_a_user_with_one(monkeypatch:
 
 
 async def test_a_crowd_is_refused_and_those_before_it_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hasher_queue, "WAITING", 2)
+    monkeypatch.setattr(hasher_queue, "MAX_WAITING", 2)
     gate = threading.Event()
     with Passwords() as hasher:
         monkeypatch.setattr(hasher, "_verify", lambda *_: gate.wait())

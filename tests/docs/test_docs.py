@@ -16,7 +16,7 @@ import pytest
 from gateway.api.inbox import MAX_PAGE
 from gateway.api.oauth import ERRORS
 from gateway.app import create_app
-from gateway.auth.limits.throttle import LONG_ANSWERS, SOCKETS
+from gateway.auth.limits.throttle import LONG_ANSWERS, USER_SOCKETS_FACTOR
 from gateway.cli import app, run
 from gateway.delivery.commands import COMMAND_BURST
 from gateway.errors import GatewayError, OAuthError
@@ -181,7 +181,10 @@ def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
     protocol = " ".join(text_of("docs/protocol.md").split())
     rate = Settings.model_fields["commands_per_second"].default
     assert f"A socket may send {rate} a second after a burst of {rate * COMMAND_BURST}" in protocol
-    assert f"All sockets of a user in one process may send {SOCKETS} times as many together" in protocol
+    assert (
+        f"All sockets of a user in one process may send {USER_SOCKETS_FACTOR} times as many together"
+        in protocol
+    )
     assert f"A frame over {MAX_FRAME // 1024} KiB closes with 1009" in protocol
     assert (
         f"not answered within {LINGER_SECONDS:g} s, and reads at most {MAX_UNCOUNTED_BYTES // 1024} KiB more"

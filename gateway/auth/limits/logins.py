@@ -35,7 +35,7 @@ _FIRST_DELAY_SECONDS = 0.125
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A sign-in attempt that passed the limits. It counts as failed until `succeeded` is called.
+    """A sign-in attempt that passed the limits. It counts as failed until `succeeded` or `withdraw`.
 
     `turn` is for the hasher. The account in it is a hash of the name.
     """
@@ -63,8 +63,8 @@ class Logins:
 
     An IPv6 client is counted by its /64, by its /56 with 4 times the limits, and by its /48 with 16 times.
 
-    A network (an IPv4 address or a /64) is known for 30 days after the account has signed in from it. The
-    last two limits don't apply to a known network, and the first is ten times as high.
+    A network (an IPv4 address or a /64) is known for an account for 30 days after the account has signed in
+    from it. For this account and network the last two limits don't apply, and the first is ten times as high.
     """
 
     def __init__(self, settings: Settings, storage: Storage) -> None:

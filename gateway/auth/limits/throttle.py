@@ -31,10 +31,10 @@ LONG_ANSWERS = 2
 PAGE_READS = 2
 """Maximum number of pages of one user read at a time: all users share a few threads or connections."""
 
-SOCKETS = 4
+USER_SOCKETS_FACTOR = 4
 """Command rate of all sockets of one user together, as a multiple of the rate of one socket."""
 
-SESSIONS = 4
+USER_REFRESHES_FACTOR = 4
 """Refresh rate of all sessions of one user together, as a multiple of the rate of one session."""
 
 ITEMS_PER_KIB = 4
@@ -86,7 +86,7 @@ class Throttle:
         commands, calls = settings.commands_per_second, settings.service_calls_per_second
         self.posts = Buckets("posts", posts, posts * 4)
         self.commands = Buckets("commands", commands, commands * 4)
-        sockets = SOCKETS * commands
+        sockets = USER_SOCKETS_FACTOR * commands
         self.socket_commands = Buckets("socket-commands", sockets, sockets * 4)
         self.service_calls = Buckets("service-calls", calls, calls * 4)
         self.items = Buckets("items", settings.items_per_second, settings.items_per_second * 4)
@@ -108,7 +108,7 @@ class Throttle:
         each = settings.tokens_per_minute
         self.sign_ins = Buckets("sign-ins", each / _MINUTE_SECONDS, each)
         self.refreshes = Buckets("refreshes", each / _MINUTE_SECONDS, each)
-        refreshed = SESSIONS * each
+        refreshed = USER_REFRESHES_FACTOR * each
         self.user_refreshes = Buckets("user-refreshes", refreshed / _MINUTE_SECONDS, refreshed)
         self.minted = Buckets("minted", each / _MINUTE_SECONDS, each)
         self.tickets = Buckets("tickets", each / _MINUTE_SECONDS, each)

@@ -18,7 +18,7 @@ from gateway.auth import refresh_tokens, sessions
 from gateway.auth.limits.buckets import EVICTION_PROBES, MAX_KEYS, Buckets, NetworkBuckets
 from gateway.auth.limits.counters import RETRY_REDIS_SECONDS, Memory, Shared
 from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY_SECONDS, Logins, delay_after
-from gateway.auth.limits.throttle import SESSIONS
+from gateway.auth.limits.throttle import USER_REFRESHES_FACTOR
 from gateway.auth.passwords import MIN_LENGTH
 from gateway.auth.sessions import new_session
 from gateway.auth.tokens import digest
@@ -696,15 +696,15 @@ async def test_a_user_refreshes_so_often_over_all_sessions_and_the_tokens_stay_g
     await add_ada(server)
     await server.service.post("/v1/users", json={"sub": "bob", "password": PASSWORD})
     signed_in = []
-    for number in range(SESSIONS + 1):
+    for number in range(USER_REFRESHES_FACTOR + 1):
         for account in list(server.state.throttle.sign_ins._levels):
             server.state.throttle.sign_ins.charge(account, -1)
-        sub = "ada" if number < SESSIONS else "bob"
+        sub = "ada" if number < USER_REFRESHES_FACTOR else "bob"
         signed_in.append((await sign_in(server, PASSWORD, sub)).json()["refresh_token"])
     session = new_session(now_ms() + 60_000, digest(last := refresh_tokens.new_token()))
     await server.state.database.write(sessions.start_user_session, "ada", session, now_ms())
     answers = [await ask(server, grant_type="refresh_token", refresh_token=one) for one in signed_in]
-    assert [answer.status_code for answer in answers] == [200] * (SESSIONS + 1)
+    assert [answer.status_code for answer in answers] == [200] * (USER_REFRESHES_FACTOR + 1)
     check_oauth_refusal(await ask(server, grant_type="refresh_token", refresh_token=last), "user-refreshes")
     assert session.id not in server.state.throttle.refreshes._levels, "nothing is counted"
     user = next(iter(server.state.throttle.user_refreshes._levels))
@@ -785,7 +785,7 @@ async def test_an_attempt_that_the_hasher_refuses_is_not_counted_as_a_failure(
     server = await start_server(login_limit="2/minute")
     await add_ada(server)
     with monkeypatch.context() as full:
-        full.setattr("gateway.auth.hasher_queue.PER_NETWORK", 0)
+        full.setattr("gateway.auth.hasher_queue.MAX_WAITING_PER_NETWORK", 0)
         for _ in range(5):
             check_oauth_refusal(await sign_in(server, PASSWORD), "hashes")
     assert (await sign_in(server, PASSWORD)).status_code == 200
