@@ -1,4 +1,4 @@
-"""IP addresses: IPv4-mapped ones made plain, and the networks by which a client's address is counted."""
+"""IP addresses: conversion of IPv4-mapped ones, and the networks by which a client is counted."""
 
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network

@@ -42,9 +42,9 @@ class Intake:
     def hold(self, caller: int, size: int) -> None:
         """Count a body of `size` bytes until `release`.
 
-        Raises `RateLimited` if the caller exceeds its limit, and `Overloaded` if all callers together exceed
-        theirs. It doesn't wait, because waiting would not bound memory: the bytes that the client has sent
-        are already there.
+        Raises `RateLimited` if the caller would exceed its limit, and `Overloaded` if it would hold more than
+        is left for all callers. It doesn't wait, because waiting would not bound memory: the bytes that the
+        client has sent are already there.
         """
         held = self._held.get(caller, 0) + size
         if held > MAX_HELD:
