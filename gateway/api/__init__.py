@@ -1,1 +1,1 @@
-"""The edge: routers with their own request and response models, and the dependencies."""
+"""The HTTP API: the routers with their request and response models, and the dependencies of routes."""

@@ -1,4 +1,4 @@
-"""The administration of a request: on its database, by the service that calls, from where it calls."""
+"""The `Administration` of a request: it acts as the calling service and records the address of the client."""
 
 from typing import Annotated
 
@@ -15,4 +15,4 @@ async def _administration(state: State, admin: Admin, source: Source) -> Adminis
 
 
 Administering = Annotated[Administration, Depends(_administration)]
-"""What a service with the scope `admin` may do."""
+"""The administration, for routes that require a service with the scope `admin`."""

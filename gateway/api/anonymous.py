@@ -1,4 +1,4 @@
-"""What is asked without a credential: a budget by address, for each answer costs the process some time."""
+"""Rate limit by address for requests without a credential: each answer costs the process some time."""
 
 from collections.abc import Awaitable
 
@@ -10,25 +10,25 @@ from gateway.api.rendering import render_error
 from gateway.api.state import state_of
 from gateway.errors import RateLimited
 
-PROBES = frozenset({"/healthz", "/readyz"})
-"""What is never refused: it may be a balancer that asks, from the address of everybody."""
+HEALTH_CHECK_PATHS = frozenset({"/healthz", "/readyz"})
+"""Paths without a limit: a load balancer may request them from the address that all clients share."""
 
-VERIFIED = "/v1/"
-"""Where a credential is verified, whether it is good or not: that has a budget of its own."""
+API_PREFIX = "/v1/"
+"""Prefix of the paths that verify a credential. Failed verifications have a rate limit of their own."""
 
 
 class Anonymous:
-    """Refuses what an address asks for beyond its budget, where no credential is verified.
+    """Middleware that refuses requests over the limit of their address, unless they verify a credential.
 
-    A path of `/v1/` that is none is counted where it is answered (`rendering.render_http_error`).
+    The handler of unknown paths counts requests for those below `/v1/` (`rendering.render_http_error`).
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve it. No coroutine of its own: each layer of them costs every request."""
-        if scope["type"] != "http" or _is_verified(scope) or scope["path"] in PROBES:
+        """Serve a request. A plain function: each extra coroutine costs every request some time."""
+        if scope["type"] != "http" or _is_verified(scope) or scope["path"] in HEALTH_CHECK_PATHS:
             return self._app(scope, receive, send)
         return self._serve(scope, receive, send)
 
@@ -44,6 +44,6 @@ class Anonymous:
 
 
 def _is_verified(scope: Scope) -> bool:
-    return scope["path"].startswith(VERIFIED) and any(
+    return scope["path"].startswith(API_PREFIX) and any(
         name == b"authorization" for name, _ in scope["headers"]
     )

@@ -1,7 +1,7 @@
-"""Long answers to a user: a few are held at once, each until its client has taken it.
+"""Long answers to a user: a limited number is in memory at once, each until its client has read it.
 
-A client that does not read holds its answer until it is cut off. So a user has two long answers in memory at
-most, and a further one waits before its items are read. An answer that is short waits for nobody.
+If a client does not read, its answer stays in memory until the gateway disconnects it. So a user has at most
+two long answers in memory; the next one waits before its items are read. A short answer never waits.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from gateway.transport.slices import SLICE_BYTES, SlicedResponse
 class _Page(Protocol):
     @property
     def cut(self) -> bool:
-        """Whether it would be longer if it might hold more bytes."""
+        """Whether the limit on bytes cut the page short."""
         ...
 
 
@@ -29,7 +29,7 @@ P = TypeVar("P", bound=_Page)
 
 
 class _Answer:
-    """The answer to one request of a user. An async context manager, in which its response is made."""
+    """The answer to one request of a user: an async context manager. Make the response inside it."""
 
     def __init__(self, state: Gateway, user_id: int) -> None:
         self._database = state.database
@@ -39,7 +39,11 @@ class _Answer:
         self._slot = AsyncExitStack()
 
     async def read(self, work: Callable[[Connection, int], P | None]) -> P | None:
-        """Run `work` with the bytes that a page may hold, once there is a slot, or without one if few do."""
+        """Wait for one of the user's slots, then return the page that `work` reads, or None if it has none.
+
+        `work` gets a connection and the maximum bytes of the page. If no slot is free, read a short page
+        first: if all items fit into `SLICE_BYTES`, the answer needs no slot.
+        """
         slots = self._slots.of(self._user_id)
         if slots.locked():
             page = await self._read(work, SLICE_BYTES)
@@ -50,12 +54,12 @@ class _Answer:
         return await self._read(work, PAGE_BYTES)
 
     async def _read(self, work: Callable[[Connection, int], P | None], size: int) -> P | None:
-        """Read while few others of the user do: the threads that read are few, and for all users."""
+        """Read a page. Limit the concurrent reads of a user: all users share a few reader threads."""
         async with self._reads:
             return await self._database.read(work, size)
 
     def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """Return the response. A long one keeps the slot until it is sent, or its client has gone."""
+        """Return the response. A long one keeps the slot until it is sent or its client disconnects."""
         if len(body) <= SLICE_BYTES:
             return Response(body, headers=headers, media_type="application/json")
         return _LongResponse(body, headers, self._slot.pop_all())
@@ -68,19 +72,19 @@ class _Answer:
 
 
 class _LongResponse(SlicedResponse):
-    """A response that holds a slot."""
+    """A response that holds a slot until it is sent."""
 
     def __init__(self, body: bytes, headers: Mapping[str, str], slot: AsyncExitStack) -> None:
         super().__init__(body, headers=headers, media_type="application/json")
         self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, and give the slot back."""
+        """Send the response, then release the slot."""
         async with self._slot:
             await super().__call__(scope, receive, send)
 
 
-# Not one with `yield`: the first use of such would have anyio loaded, while everybody waits.
+# Not a dependency with `yield`: the first use of one loads anyio, which blocks all other requests.
 async def _answer(state: State, user: InboxUser) -> _Answer:
     return _Answer(state, user.id)
 

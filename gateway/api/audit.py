@@ -1,4 +1,4 @@
-"""What the routes say in the audit log: where a caller is, and who was refused."""
+"""Audit records of the routes: refused requests, and clients closed because of their token."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from gateway.observability import audit
 from gateway.observability.audit import Event
 from gateway.protocol.close_codes import Close
 
-_RECORDED = (Unauthorized, InsufficientScope, OriginNotAllowed)
+_RECORDED_ERRORS = (Unauthorized, InsufficientScope, OriginNotAllowed)
 
 
 async def _source(connection: HTTPConnection) -> str:
@@ -25,8 +25,11 @@ Source = Annotated[str, Depends(_source)]
 
 
 def record_refusal(connection: HTTPConnection, error: GatewayError) -> None:
-    """Say who may not come in, or may not do this. Of the path only what the code has of it is recorded."""
-    if not isinstance(error, _RECORDED):
+    """Record a refused token, scope or origin. Other errors are not recorded.
+
+    The record holds the path template of the route, never the path that was sent.
+    """
+    if not isinstance(error, _RECORDED_ERRORS):
         return
     route = connection.scope.get("route")
     audit.record(
@@ -43,7 +46,7 @@ def record_refusal(connection: HTTPConnection, error: GatewayError) -> None:
 
 
 def record_close(route: str, source: str, user: User, code: int, reason: str) -> None:
-    """Say that a client was closed because its token does not hold any more, or a new one does not."""
+    """Record that a client was closed because its token, or the new one it sent, is not valid."""
     if code in {Close.UNAUTHORIZED, Close.FORBIDDEN}:
         audit.record(
             Event.REFUSED,
@@ -57,7 +60,7 @@ def record_close(route: str, source: str, user: User, code: int, reason: str) ->
 
 
 def _token_source(connection: HTTPConnection) -> str | None:
-    """Return where a token may have been, the first first; it is not said what it was."""
+    """Return which source may have carried the token, by precedence. Never returns the token."""
     if "authorization" in connection.headers:
         return "header"
     if parameter(connection, "ticket") is not None:

@@ -1,4 +1,4 @@
-"""Signing in and out: the token endpoint of RFC 6749, revocation (RFC 7009)."""
+"""Sign-in and sign-out: the token endpoint (RFC 6749) and the revocation endpoint (RFC 7009)."""
 
 import time
 from collections.abc import Collection
@@ -89,7 +89,7 @@ async def token(
 
 
 def _narrowed(form: dict[str, str], allowed: Collection[str]) -> frozenset[str]:
-    """Return the scopes that are asked for, or all of them. Raises `OAuthError` for others."""
+    """Return the requested scopes, by default all of `allowed`. Raises `OAuthError` for any other scope."""
     wanted = frozenset(form.get("scope", "").split()) or frozenset(allowed)
     if not wanted <= frozenset(allowed):
         raise OAuthError("invalid_scope", f"What may be had is: {' '.join(sorted(allowed))}.")
@@ -97,7 +97,7 @@ def _narrowed(form: dict[str, str], allowed: Collection[str]) -> frozenset[str]:
 
 
 async def _sign_in(state: Gateway, form: dict[str, str], address: str) -> TokenAnswer:
-    """Verify a password. Whatever is wrong with it, the answer and the time it takes are the same."""
+    """Start a session for a password. Every failure gives the same answer and takes the same time."""
     sub, password = field(form, "username"), field(form, "password")
     scopes = _narrowed(form, [INBOX])
     refresh_token = refresh_tokens.new_token()
@@ -112,7 +112,7 @@ async def _sign_in(state: Gateway, form: dict[str, str], address: str) -> TokenA
         raise
     if failure is not None:
         state.metrics.login("password", failure)
-        # A name that nobody has is not recorded: people type their password there.
+        # Do not record an unknown name: people type their password into the wrong field.
         actor = None if failure == "unknown_user" else audit.user(sub)
         audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=failure)
         raise OAuthError("invalid_grant", "The user name or the password is wrong.")
@@ -126,9 +126,9 @@ async def _sign_in(state: Gateway, form: dict[str, str], address: str) -> TokenA
 
 
 async def sign_in_by_code(state: Gateway, code: str, sub: str, scope: str, address: str) -> TokenAnswer:
-    """Give a new session of `sub` for a ticket of this scope, which is good once.
+    """Start a session of `sub` for `code`, a single-use ticket with exactly this scope.
 
-    Raises `InvalidToken` for any other, and for one that was used or is too old.
+    Raises `InvalidToken` if the ticket is for another user or scope, or is used or expired.
     """
     refused = InvalidToken("This link was used or is too old.")
     try:
@@ -136,7 +136,7 @@ async def sign_in_by_code(state: Gateway, code: str, sub: str, scope: str, addre
     except Unauthorized as error:
         audit.record(Event.LOGIN_FAILED, actor=None, source=address, why="code")
         raise refused from error
-    # A ticket that opens a socket must not become a session: it has another scope.
+    # A ticket for opening a socket has another scope, and must not start a session.
     if shown.sub != sub or shown.scopes != {scope}:
         audit.record(Event.LOGIN_FAILED, actor=shown.actor, source=address, why="code")
         raise refused
@@ -154,7 +154,7 @@ async def sign_in_by_code(state: Gateway, code: str, sub: str, scope: str, addre
 
 
 def _end(state: Gateway, crowded_out: list[str], owner: str, address: str) -> None:
-    """Announce and record that the oldest sessions of an owner have ended for a new one."""
+    """Announce and record that a new session has ended the oldest sessions of its owner."""
     state.revocation.end(crowded_out)
     audit.record_ended(crowded_out, TOO_MANY, actor=owner, subject=owner, source=address)
 
@@ -162,10 +162,10 @@ def _end(state: Gateway, crowded_out: list[str], owner: str, address: str) -> No
 async def _start_session(
     state: Gateway, sub: str, password: str, session: Session, attempt: Attempt
 ) -> tuple[str | None, list[str]]:
-    """Store a session for the right password; for a wrong one return what is wrong, in a word.
+    """Store a session if the password is right. Return the failure, in one word, or None if it succeeded.
 
-    Beside it are the sessions that have ended because the user has too many. The hash may have been renewed
-    by a sign-in at the same time; then the password is verified once more.
+    The second value lists the sessions that were ended because the user has too many. If a concurrent sign-in
+    renewed the hash, the password is verified a second time.
     """
     for _ in range(2):
         try:
@@ -191,9 +191,9 @@ async def _start_session(
 
 
 async def _verify(state: Gateway, password: str, hashed: str | None, attempt: Attempt) -> bool:
-    """Whether the password is right. An attempt is not counted where that is not looked at."""
+    """Return whether the password is right. Withdraw the attempt if the password was not verified."""
     try:
-        # First of all: an account over its budget must not tell that a password is right.
+        # Check this first: an account over its limit must not reveal that a password is right.
         state.throttle.sign_ins.check(attempt.turn.account)
         return await state.passwords.verify(password, hashed, attempt.turn)
     except (RateLimited, Overloaded):
@@ -210,9 +210,9 @@ def _failure(user: Record | None) -> str:
 
 
 async def _refresh(state: Gateway, form: dict[str, str], address: str) -> TokenAnswer:
-    """Give another access token and refresh token of the same session, which ends when it was going to.
+    """Issue the next access token and refresh token of a session. The session still ends at the same time.
 
-    A refresh token that was used before ends the session (`refresh_tokens`).
+    Reuse of a refresh token revokes the session (`refresh_tokens`).
     """
     secret, scopes = field(form, "refresh_token"), _narrowed(form, [INBOX])
     now = now_ms()
@@ -236,7 +236,7 @@ async def _refresh(state: Gateway, form: dict[str, str], address: str) -> TokenA
 
 
 def _count_refresh(state: Gateway, found: refresh_tokens.Found, address: str) -> None:
-    """Count a refresh of a session. Raises `RateLimited`: then the token is as good as it was."""
+    """Count a refresh of a session. Raises `RateLimited`; the refresh token then remains valid."""
     session, user_id = found
     try:
         state.throttle.begin_refresh(session, user_id)
@@ -249,7 +249,7 @@ def _count_refresh(state: Gateway, found: refresh_tokens.Found, address: str) ->
 async def _authorize_service(
     state: Gateway, form: dict[str, str], service: Record | None, address: str
 ) -> TokenAnswer:
-    """Give a token to a service that has authenticated."""
+    """Issue a token to an authenticated service."""
     if service is None:
         refuse_client(state, address, "unknown_client")
         raise invalid_client()

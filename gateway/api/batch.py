@@ -1,4 +1,4 @@
-"""Reading a batch: its body within bounds, its items one by one, with turns for others in between."""
+"""The reader of a batch: it bounds the body and reads the items one by one, with turns for other callers."""
 
 import asyncio
 import codecs
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gateway.api.batch_body import Position, split_array, split_lines
-from gateway.api.body import MAX_BODY, BoundedRequest, NotJson, read_json
+from gateway.api.body import MAX_BODY_BYTES, BoundedRequest, NotJson, read_json
 from gateway.api.json_route import check_members
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.validation import as_invalid
@@ -22,19 +22,22 @@ from gateway.store.log import Post
 from gateway.store.writer import MAX_ITEMS
 
 MAX_POSTS = 1000
-_NUMBER = f"it must be a list of 1 to {MAX_POSTS:,} notifications"
+_LENGTH_RULE = f"it must be a list of 1 to {MAX_POSTS:,} notifications"
 
-TURN = 32 * 1024
-"""How much of a batch is read before others get their turn: its characters, and 16 for each recipient."""
+TURN_COST = 32 * 1024
+"""Maximum cost of reading before other callers get a turn: a character costs 1, a recipient 16."""
 
-LARGE_BODY = MAX_BODY
-"""Of bodies that are larger than this, a service may have a few in memory at the same time."""
+LARGE_BODY_BYTES = MAX_BODY_BYTES
+"""A body over this size takes one of the service's slots, which limit how many are in memory at once."""
 
 
 async def read_batch(
     request: BoundedRequest, throttle: Throttle, service: Service, *, hashed: bool
 ) -> tuple[tuple[Post, ...], bytes]:
-    """Return the posts of a batch, and the hash of what was asked, and count them to the service's rate."""
+    """Return the posts of a batch and the hash of the request. Charge them to the service's rate limit.
+
+    Raises `Invalid`, `PayloadTooLarge`, `RateLimited`, and what `BoundedRequest.stream` raises.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in {"application/json", "application/x-ndjson"}:
         raise Invalid.field("content-type", "it must be application/json or application/x-ndjson")
@@ -44,7 +47,7 @@ async def read_batch(
     async with AsyncExitStack() as slot:
         slot.callback(request.release)
         body = await _read_body(request, throttle.large_bodies.of(service.id), slot)
-        # Reading it costs its size, whatever it says; storing it costs its recipients.
+        # Reading a body costs its size, even if it is invalid; storing it costs its recipients.
         size = len(body) // 1024
         if len(body) > SMALL_BODY:
             await throttle.intake.turn(service.id)
@@ -59,21 +62,21 @@ async def read_batch(
 
 
 async def _read_body(request: BoundedRequest, large: asyncio.Semaphore, slot: AsyncExitStack) -> bytes:
-    """Return the body. A large one takes one of the service's slots: so the memory they take is bounded."""
+    """Return the body. A large one takes one of the service's slots, which bounds the memory of bodies."""
     body = bytearray()
     small = True
     async for chunk in request.stream():
         body += chunk
-        if small and len(body) > LARGE_BODY:
+        if small and len(body) > LARGE_BODY_BYTES:
             small = False
             await slot.enter_async_context(large)
     return bytes(body).removeprefix(codecs.BOM_UTF8)
 
 
 class _Batch:
-    """The posts of a batch, taken one by one from the texts of its items.
+    """The posts of a batch, read one by one from the texts of its items.
 
-    `large_items` is what those over `SMALL_BODY` count as where they have fewer recipients.
+    `large_items` is the cost of the items over `SMALL_BODY`; it applies if it exceeds their recipients.
     """
 
     def __init__(self, service: Service, intake: Intake, *, hashed: bool, is_lines: bool = False) -> None:
@@ -90,22 +93,22 @@ class _Batch:
         self._done = 0
 
     async def read(self, texts: Iterator[str | bytes]) -> None:
-        """Take all of them. Raises `PayloadTooLarge` for more items than one transaction stores."""
+        """Read all items. Raises `PayloadTooLarge` for more than one transaction stores, and `Invalid`."""
         number = 0
         for text in texts:
             if number == MAX_POSTS:
-                raise Invalid.field("body", _NUMBER)
-            await self._let_others(len(text))
+                raise Invalid.field("body", _LENGTH_RULE)
+            await self._yield_turn(len(text))
             self.large_items += items_of(len(text))
             value = self._read_item(number, text)
             if self.recipients > MAX_ITEMS:
                 self.recipients += _count(value)
             else:
                 self._add(number, value)
-                await self._let_others(16 * len(self.posts[-1].recipients))
+                await self._yield_turn(16 * len(self.posts[-1].recipients))
             number += 1
         if number == 0:
-            raise Invalid.field("body", _NUMBER)
+            raise Invalid.field("body", _LENGTH_RULE)
         if self.recipients > MAX_ITEMS:
             raise PayloadTooLarge(
                 f"The batch would store {self.recipients:,} items, one for each recipient of each "
@@ -125,10 +128,10 @@ class _Batch:
             return read_json(text)
         except NotJson as error:
             where = self.place.of(error.line, error.column)
-            raise Invalid.field(str(index), error.said(*where)) from None
+            raise Invalid.field(str(index), error.message_at(*where)) from None
 
     def _validate(self, index: int, value: Any) -> Notification:
-        """Return one item. The first bad one refuses the whole; its index and line name it."""
+        """Return one item. Raises `Invalid`, with its index and line: one invalid item refuses the batch."""
         check_members(str(index), value)
         try:
             return Notification.model_validate(value)
@@ -137,15 +140,15 @@ class _Batch:
             line = self.place.line() if self._is_lines else None
             raise as_invalid(found, members=Notification.model_fields, line=line) from None
 
-    async def _let_others(self, done: int) -> None:
-        """Give others their turn, now and then."""
+    async def _yield_turn(self, done: int) -> None:
+        """Add the cost of what was done, and give other callers a turn after each `TURN_COST` of it."""
         self._done += done
-        if self._done >= TURN:
+        if self._done >= TURN_COST:
             self._done = 0
             await self._intake.turn(self._service.id)
 
 
 def _count(value: Any) -> int:
-    """Return how many recipients an item names that is not going to be stored, whatever else it says."""
+    """Count the recipients that an item names, without validation: this item will not be stored."""
     to = value.get("to") if isinstance(value, dict) else None
     return len(to) if isinstance(to, list) else 1

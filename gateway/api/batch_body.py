@@ -1,8 +1,8 @@
-"""The body of a batch, read item by item: a JSON array, or a notification on each line.
+"""The body of a batch, split item by item: a JSON array, or one notification per line.
 
-A body of 8 MiB parsed at once holds the event loop for as long as that takes, and may become four million
-objects. So only the text of one item is cut out at a time, and no item may be longer than the body of a post
-on its own; whoever reads them gives others their turn in between.
+Parsing a body of 8 MiB at once would block the event loop, and could create four million objects. So the
+functions here yield the text of one item at a time, which may be no longer than the body of a single post.
+Their caller gives other callers a turn between items.
 """
 
 import re
@@ -12,36 +12,36 @@ from json import JSONDecodeError, JSONDecoder
 from gateway.errors import Invalid, PayloadTooLarge
 
 MAX_ITEM = 256 * 1024
-"""How many characters one item may have: as many as the body of a post on its own."""
+"""Maximum number of characters of one item: the limit for the body of a single post."""
 
 _LONGEST_WORD = len("-Infinity")
-_WINDOW = MAX_ITEM + 64 * 1024
+_WINDOW_CHARACTERS = MAX_ITEM + 64 * 1024
 
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _LINE = re.compile(rb"[ \t\n\r]*+([^\n]*+)")
 
-# It finds where a value ends. What the value is, and whether it is strict JSON, its reader sees: so numbers
-# are not converted here, which takes quadratic time for long ones.
+# Finds the end of a value. The reader parses the value, and checks that it is strict JSON. Numbers are not
+# converted here, because that takes quadratic time for long ones.
 _find_end = JSONDecoder(parse_int=len, parse_float=len, parse_constant=len).raw_decode
 
 
 class Position:
-    """Where in the body the item begins that was yielded last."""
+    """The position in the body of the item that was yielded last."""
 
     def __init__(self) -> None:
         self._whole: bytes | str = b""
         self._at = 0
 
     def begin(self, whole: bytes | str, at: int) -> None:
-        """Note where an item begins."""
+        """Set the position to an item of `whole` that begins at `at`."""
         self._whole, self._at = whole, at
 
     def line(self) -> int:
-        """Return the number of the line on which it begins, as an editor counts: from 1, and empty ones."""
+        """Return the line on which the item begins, counted like in an editor: from 1, with empty lines."""
         return _line_of(self._whole, self._at)
 
     def of(self, line: int, column: int) -> tuple[int, int]:
-        """Return the line and the column in the body of a place within the item."""
+        """Convert a line and column within the item to those in the body."""
         if line == 1:
             column += _column_of(self._whole, self._at) - 1
         return self.line() + line - 1, column
@@ -58,7 +58,7 @@ def _column_of(whole: bytes | str, at: int) -> int:
 
 
 def split_lines(body: bytes, place: Position | None = None) -> Iterator[bytes]:
-    """Yield each line that is not blank. Raises `PayloadTooLarge` at the first that is too long."""
+    """Yield each line that is not blank. Raises `PayloadTooLarge` at the first line that is too long."""
     place = place or Position()
     at = 0
     while (line := _LINE.match(body, at)) and line[1]:
@@ -70,9 +70,9 @@ def split_lines(body: bytes, place: Position | None = None) -> Iterator[bytes]:
 
 
 def split_array(body: bytes, place: Position | None = None) -> Iterator[str]:
-    """Yield the text of each value of a JSON array, which may still break the rules of JSON within.
+    """Yield the text of each value of a JSON array. A value may still break the rules of strict JSON.
 
-    Raises `Invalid` where the array is none, and `PayloadTooLarge` at the first value that is too long.
+    Raises `Invalid` if the body is not a JSON array, and `PayloadTooLarge` at the first value over the limit.
     """
     try:
         text = body.decode()
@@ -92,16 +92,16 @@ def split_array(body: bytes, place: Position | None = None) -> Iterator[str]:
 
 
 class _Values:
-    """The values of an array, looked for in a window: none is parsed far beyond its limit."""
+    """The values of an array, parsed in a moving window: the parser never reads far beyond the limit."""
 
     def __init__(self, text: str, place: Position | None = None) -> None:
         self._text = text
         self._place = place or Position()
-        self._window = text[:_WINDOW]
+        self._window = text[:_WINDOW_CHARACTERS]
         self._base = 0
 
     def split(self, at: int) -> Generator[str, None, int]:
-        """Yield the values from `at` on, and return where the array's bracket is."""
+        """Yield the values from `at` on, and return the position of the array's closing bracket."""
         index = 0
         while True:
             end = self._end(at, index)
@@ -118,9 +118,9 @@ class _Values:
 
     def _end(self, at: int, index: int) -> int:
         window_ends = self._base + len(self._window)
-        # Not at the end of the text: each value would have the rest copied for it.
+        # The window never moves at the end of the text: that would copy the rest of it for each value.
         if at + MAX_ITEM >= window_ends and window_ends < len(self._text):
-            self._base, self._window = at, self._text[at : at + _WINDOW]
+            self._base, self._window = at, self._text[at : at + _WINDOW_CHARACTERS]
         start = at - self._base
         try:
             end = _find_end(self._window, start)[1]
@@ -134,14 +134,14 @@ class _Values:
         return self._base + end
 
     def _may_go_on(self, error: JSONDecodeError | RecursionError) -> bool:
-        """Whether it is the end of the window that breaks the value."""
+        """Return whether the value only seems broken because the window ends within it."""
         if isinstance(error, RecursionError) or self._base + len(self._window) == len(self._text):
             return False
         return error.msg.startswith("Unterminated") or error.pos > len(self._window) - _LONGEST_WORD
 
 
 def _skip(text: str, at: int) -> int:
-    """Return where the white space that begins at `at` ends."""
+    """Return the position after the white space that begins at `at`."""
     found = _SPACE.match(text, at)
     return at if found is None else found.end()
 

@@ -1,4 +1,4 @@
-"""The body of a request: bounded, counted to its caller while it is unfinished, and strict JSON."""
+"""Request bodies: bounded in size, charged to the caller while they are incomplete, and strict JSON."""
 
 import codecs
 import re
@@ -12,15 +12,18 @@ from gateway.auth.limits.intake import SMALL_BODY
 from gateway.auth.limits.throttle import Throttle
 from gateway.errors import PayloadTooLarge, UnsupportedEncoding
 
-MAX_BODY = 256 * 1024
-"""Most bytes of a body, but for a batch: its items have this bound, and its service has slots for it."""
+MAX_BODY_BYTES = 256 * 1024
+"""Maximum bytes of a body, except for batches.
+
+Each item of a batch has this limit. A larger batch takes a slot of its service (`batch.LARGE_BODY_BYTES`).
+"""
 
 
 class BoundedRequest(Request):
     """A request whose body is bounded and whose JSON is strict.
 
-    A body over `SMALL_BODY`, and one of a known length that comes in pieces, is counted to its `caller` (see
-    `Intake`) until `release`.
+    A body over `SMALL_BODY`, or a body of known length that arrives in pieces, counts against its `caller`
+    (see `Intake`) until `release`.
     """
 
     max_body: int
@@ -30,7 +33,8 @@ class BoundedRequest(Request):
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yield the body. Raises `PayloadTooLarge` before more than the limit is held in memory.
 
-        Raises `RateLimited` where the caller has too many unfinished bodies here.
+        Raises `UnsupportedEncoding` for a compressed body, `RateLimited` if the caller has too many
+        incomplete bodies in this process, and `Overloaded` if all callers together have too many.
         """
         if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise UnsupportedEncoding
@@ -41,13 +45,13 @@ class BoundedRequest(Request):
             received += len(chunk)
             if max(size, received) > self.max_body:
                 raise PayloadTooLarge(f"The body is over {self.max_body // 1024} KiB.")
-            # Strangers are no caller: their bodies are limited by address (`transport.held_bytes`).
+            # Without a known caller, the bodies are limited by address (`transport.held_bytes`).
             if not self.held and (received > SMALL_BODY or (self.caller and received < size)):
-                self._hold(min(size or self.max_body, MAX_BODY))
+                self._hold(min(size or self.max_body, MAX_BODY_BYTES))
             yield chunk
 
     async def body(self) -> bytes:
-        """Return the body, which takes its size alone, in however small pieces it comes."""
+        """Return the body. It takes no more memory than its size, however small the pieces it arrives in."""
         if not hasattr(self, "_body"):
             body = bytearray()
             async for chunk in self.stream():
@@ -56,7 +60,10 @@ class BoundedRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        """Read JSON as RFC 8259 has it: `json.loads` takes NaN and halves of surrogate pairs too."""
+        """Return the value of the body, which must be strict JSON (RFC 8259). Raises `NotJson`.
+
+        NaN and lone surrogates, which `json.loads` accepts, are errors here. Raises what `stream` raises.
+        """
         if not hasattr(self, "_json"):
             body = await self.body()
             if len(body) > SMALL_BODY:
@@ -66,7 +73,7 @@ class BoundedRequest(Request):
         return self._json
 
     def refund(self, recipients: int) -> None:
-        """Let a post count as its recipients or as its body, whichever is more; the body was counted."""
+        """Refund the excess charge: a post costs its recipients or its body, whichever is more."""
         self._throttle.refund_body(self.caller, len(self._body), recipients)
 
     @property
@@ -78,14 +85,14 @@ class BoundedRequest(Request):
         self.held = size
 
     def release(self) -> None:
-        """Count the body no longer: it is read, or will not be."""
+        """Stop counting the body against its caller. Call it once the body is read, or will not be read."""
         if self.held:
             self._throttle.intake.release(self.caller, self.held)
             self.held = 0
 
 
 def read_json(text: bytes | str) -> Any:
-    """Read a JSON text strictly, but for a byte order mark (RFC 8259, 8.1). Raises `NotJson`."""
+    """Return the value of a strict JSON text. Ignores a byte order mark (RFC 8259, 8.1). Raises `NotJson`."""
     if text[:3] == codecs.BOM_UTF8:
         text = text[3:]
     try:
@@ -95,7 +102,7 @@ def read_json(text: bytes | str) -> Any:
 
 
 class NotJson(ValueError):
-    """The text is no JSON from this line and column on, both counted from 1. `why` is empty or words."""
+    """The text is not JSON from this line and column on, both counted from 1. `why` may be empty."""
 
     def __init__(self, why: str, line: int, column: int) -> None:
         super().__init__(why)
@@ -103,13 +110,13 @@ class NotJson(ValueError):
         self.line = line
         self.column = column
 
-    def said(self, line: int, column: int) -> str:
-        """Return the rule, with the place in the whole of which this text is a part."""
+    def message_at(self, line: int, column: int) -> str:
+        """Return the rule with a line and column: those in the whole body, if this text is a part of it."""
         return f"it is not JSON at line {line}, column {column}{self.why and ': '}{self.why}"
 
     def __str__(self) -> str:
-        """Return the rule, with the place in the text."""
-        return self.said(self.line, self.column)
+        """Return the rule with the line and column in the text."""
+        return self.message_at(self.line, self.column)
 
 
 _FOUND = re.compile(r"(.*) at line (\d+) column (\d+)", re.DOTALL)
@@ -133,7 +140,7 @@ _WHY = {
     "lone leading surrogate in hex escape": "half of a surrogate pair",
     "recursion limit exceeded": "it is nested too deeply",
 }
-"""What jiter, which reads JSON for pydantic, calls wrong, in our words."""
+"""The gateway's wording for each error of jiter, which parses JSON for pydantic."""
 
 
 def _not_json(text: bytes | str, found: str) -> NotJson:
@@ -146,5 +153,5 @@ def _not_json(text: bytes | str, found: str) -> NotJson:
     begin = 0
     for _ in range(line - 1):
         begin = data.find(b"\n", begin) + 1
-    # It counts bytes, and an editor characters.
+    # jiter counts bytes, but an editor counts characters.
     return NotJson(why, line, max(len(data[begin : begin + column].decode(errors="replace")), 1))

@@ -1,8 +1,7 @@
-"""The callers: who makes a request or opens a socket, and whether they may.
+"""Dependencies that authenticate and authorise the caller of a request or socket.
 
-Every dependency works on `HTTPConnection`, so HTTP and WebSocket share them. Past one of them the caller is
-a type (`User`, `Service`), never a maybe. None of them holds a database connection: they live as long as
-the socket they serve.
+They take an `HTTPConnection`, so HTTP and WebSocket routes share them. A route gets a `User` or a `Service`,
+never None. They hold no database connection, because they live as long as the socket that they open.
 """
 
 from typing import Annotated
@@ -23,23 +22,23 @@ from gateway.errors import BearerMissing, InsufficientScope, MissingToken, Origi
 from gateway.settings.networks import network_of
 from gateway.settings.origins import log_refused, own_origin, read_origin
 
-MAX_ADDRESS = 64
-"""Most characters of an address. A proxy may pass on any text as one, and caches have it as their key."""
+MAX_ADDRESS_CHARACTERS = 64
+"""Maximum characters of an address. A proxy may pass on any text, and caches use it as a key."""
 
 
 def client_address(connection: HTTPConnection) -> str:
-    """Return who connects: what a proxy says where proxies are believed, else the other end."""
-    return connection.client.host[:MAX_ADDRESS] if connection.client else ""
+    """Return the client's address: from a trusted proxy's header, or else the peer's address."""
+    return connection.client.host[:MAX_ADDRESS_CHARACTERS] if connection.client else ""
 
 
 def bearer(connection: HTTPConnection) -> str | None:
-    """Return the token of the header `Authorization: Bearer`, the scheme in any case (RFC 9110, 11.1)."""
+    """Return the token of `Authorization: Bearer`, or None. The scheme ignores case (RFC 9110, 11.1)."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
 def missing(connection: HTTPConnection) -> MissingToken:
-    """Return the error for a request without a token, which says what its header `Authorization` lacks."""
+    """Return the error for a request without a token. It says what is wrong with `Authorization`."""
     given = connection.headers.get("authorization")
     if given is None:
         return MissingToken()
@@ -51,11 +50,11 @@ def missing(connection: HTTPConnection) -> MissingToken:
 
 
 async def _verified(connection: HTTPConnection, token: str) -> Principal:
-    """Verify a token or API key. One that does not hold counts against the budget of its address.
+    """Verify a token or API key. An invalid one counts against the rate limit of its address.
 
-    Raises `RateLimited` where that is used up: only tokens and keys that were good before are then verified,
-    so known callers at the same address are served. Of one address few unknown keys are looked up at a time:
-    a crowd of them neither takes the connections to the database, nor passes the budget before it is charged.
+    Raises `RateLimited` over that limit. Tokens and keys that were valid before are still verified then, so
+    known callers at the same address are served. Only a few unknown keys per address are looked up at a time:
+    a burst of them can neither take all database connections, nor pass the limit before it is charged.
     """
     state, address = state_of(connection), client_address(connection)
     if state.tokens.was_valid(token):
@@ -77,9 +76,10 @@ async def _charged(state: Gateway, token: str, address: str) -> Principal:
 
 
 async def counted_caller(connection: HTTPConnection) -> Principal:
-    """Return who calls. A request of a user counts once, and before its body is read.
+    """Return the caller. Counts a user's request once, before its body is read.
 
-    Raises `RateLimited`. What a service does is counted by what it is allowed to do (`_Scoped`).
+    Raises `MissingToken`, `RateLimited` and what `Tokens.verify` raises. Requests of services are counted
+    elsewhere, depending on what they do (`_Scoped`).
     """
     caller: Principal | None = connection.scope.get(_COUNTED)
     if caller is None:
@@ -94,14 +94,14 @@ async def counted_caller(connection: HTTPConnection) -> Principal:
 
 
 _COUNTED = "gateway.counted"
-"""Where the scope of a request keeps the user who calls."""
+"""Key of the ASGI scope that caches the counted user."""
 
 
 class UserScheme(SecurityBase):
-    """What the OpenAPI says of a dependency that asks for a user with the scope `inbox`.
+    """The OpenAPI security scheme of a dependency that requires a user with the scope `inbox`.
 
-    The dependency is itself the security scheme, which costs a request nothing: it is what makes the
-    Authorize button of /docs work.
+    The dependency itself is the security scheme, which makes the Authorize button of /docs work and costs
+    requests nothing.
     """
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class UserScheme(SecurityBase):
 
 
 class _SignedIn(UserScheme):
-    """A user with the scope `inbox`."""
+    """Dependency: a user with the scope `inbox`."""
 
     async def __call__(self, connection: HTTPConnection) -> User:
         caller = await counted_caller(connection)
@@ -121,9 +121,10 @@ class _SignedIn(UserScheme):
 
 
 class _Scoped(SecurityBase):
-    """A service with one of some scopes. Its requests are `counted` where no other limit counts them.
+    """Dependency: a service that has at least one of `scopes`.
 
-    So is one that it may not make.
+    Set `counted` if no other rate limit counts the requests. A request that the service lacks the scope for
+    always counts.
     """
 
     def __init__(self, *scopes: str, counted: bool = False) -> None:
@@ -163,10 +164,10 @@ NotificationReader = Annotated[Service, Depends(_Scoped("notify", "admin", count
 
 
 async def socket_user(connection: HTTPConnection) -> User:
-    """Return who opens the socket, from the first carrier that holds a token.
+    """Return the user who opens the socket, from the first token source that holds a token.
 
-    Raises `RateLimited` and `OriginNotAllowed` before anything else, `MissingToken` where no carrier holds
-    one, and what `Tokens.verify` and `Tokens.redeem` raise.
+    Raises `RateLimited` and `OriginNotAllowed` before anything else, `MissingToken` if no source holds a
+    token, and what `Tokens.verify`, `Tokens.redeem` and `inbox_user` raise.
     """
     state = state_of(connection)
     state.throttle.handshakes.take(client_address(connection))
@@ -182,16 +183,16 @@ async def socket_user(connection: HTTPConnection) -> User:
     if token is None:
         raise missing(connection)
     if token.startswith(KEY_PREFIX):
-        # It opens no inbox. But a good one is told so, and that takes a lookup.
+        # An API key opens no inbox. The error tells a valid key from an unknown one, which takes a lookup.
         return inbox_user(await _verified(connection, token))
     return inbox_user(await state.tokens.verify(token))
 
 
 def check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
-    """Let a browser's page in only from the gateway's own origin or one that is listed.
+    """Raise `OriginNotAllowed` for a page of any origin but the gateway's own and those in `allowed`.
 
-    Raises `OriginNotAllowed`. The match is exact: scheme, host and port. A gateway behind a proxy knows that
-    it is reached by https only where the proxy's X-Forwarded-Proto is believed.
+    The match is exact: scheme, host and port. A gateway behind a proxy learns that clients use https only if
+    it trusts the proxy's X-Forwarded-Proto. A request without an `Origin` header passes: no page sent it.
     """
     origins, hosts = connection.headers.getlist("origin"), connection.headers.getlist("host")
     if not origins:
@@ -207,7 +208,7 @@ def check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
 
 
 def _subprotocol_token(connection: HTTPConnection) -> str | None:
-    """Return the token that a browser, which cannot set headers, sends as a subprotocol."""
+    """Return the token that a browser sends as a subprotocol, because it cannot set headers."""
     for offered in connection.scope.get("subprotocols", ()):
         if offered.startswith("bearer."):
             return str(offered.removeprefix("bearer."))

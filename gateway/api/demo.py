@@ -1,10 +1,10 @@
-"""`POST /demo/notifications`: the demo's user posts to their own inbox, from the page.
+"""Routes of the demo: they exist only under `gateway serve --demo`, which listens on loopback.
 
-It exists only where `gateway serve --demo` runs, which is on loopback. The page is given no key: who posts
-is the user who has signed in, to nobody but themselves, and in the name of the service that the demo made.
+`POST /demo/notifications` lets the demo's user post to their own inbox from the page. The page gets no API
+key: the signed-in user can only post to themselves, on behalf of the service that the demo creates.
 
-`POST /demo/session` gives a session for the code of the link that the demo prints. The code stands in the
-fragment of that link, which a browser sends to nobody; it is good once, and for ten minutes.
+`POST /demo/session` exchanges the code of the link that the demo prints for a session. The code is in the
+link's fragment, which browsers never send. It works once, within ten minutes.
 """
 
 from typing import Annotated
@@ -23,17 +23,17 @@ from gateway.auth.principals import Service
 from gateway.errors import InsufficientScope
 
 DEMO = "demo"
-"""The user and the service that the demo is made of."""
+"""The `sub` of the demo's user, and the `client_id` of its service."""
 
 CODE_SCOPE = "demo"
-"""The scope of the ticket that is the code of the link: it opens no socket."""
+"""Scope of the ticket in the link: it can't open a socket."""
 
-CODE_TTL = 600
-"""How long the link waits to be opened, in seconds."""
+CODE_TTL_SECONDS = 600
+"""How long the link stays valid, in seconds."""
 
 
 async def _same_origin(request: Request) -> None:
-    """Refuse the pages of other origins, even those that may call the rest of the API."""
+    """Refuse pages of other origins, even of those in `GATEWAY_ALLOWED_ORIGINS`."""
     check_origin(request, ())
 
 
@@ -45,7 +45,7 @@ form_router = APIRouter(route_class=FormRoute)
 async def post_to_oneself(
     notification: Notification, state: State, user: InboxUser, _: Annotated[None, Depends(_same_origin)]
 ) -> Response:
-    """Post as `POST /v1/notifications` does, from the demo's user to nobody else."""
+    """Post like `POST /v1/notifications`, from the demo's user to themselves only."""
     if user.sub != DEMO or notification.to != [DEMO]:
         raise InsufficientScope("notify", user.actor)
     row = await state.database.read(services.get_service, DEMO)
@@ -58,6 +58,6 @@ async def post_to_oneself(
 async def sign_in_by_link(
     state: State, request: Request, form: Form, response: Response, _: Annotated[None, Depends(_same_origin)]
 ) -> TokenAnswer:
-    """Give what a sign-in with the password gives, for the code of the printed link."""
+    """Exchange the code of the printed link for the tokens that a sign-in with the password returns."""
     response.headers.update(NO_STORE)
     return await sign_in_by_code(state, form.get("code", ""), DEMO, CODE_SCOPE, client_address(request))

@@ -1,4 +1,4 @@
-"""Who opens a socket or a stream, and where it starts: decided before either is accepted."""
+"""The handshake of sockets and streams: find the user and the resume point before accepting either."""
 
 from functools import partial
 from typing import NamedTuple
@@ -20,27 +20,27 @@ from gateway.protocol.items import MAX_SEQ
 
 logger = structlog.get_logger()
 
-MAX_EPOCH = 64
+MAX_EPOCH_CHARACTERS = 64
 
-RETRY_AFTER = 5
-"""When to ask again where the gateway is ending, in seconds: another process may be there by then."""
+RETRY_AFTER_SECONDS = 5
+"""`Retry-After` of a draining process, in seconds: by then, another process may serve."""
 
 
 class Handshake(NamedTuple):
-    """A socket or a stream that may be opened: whose it is, and where it starts."""
+    """An accepted handshake: the user, and the resume point."""
 
     user: User
     resume_point: ResumePoint
 
 
 async def begin_handshake(connection: HTTPConnection) -> Handshake:
-    """Authorise a client, and read where it wants to start.
+    """Authorise a client, and read its resume point.
 
-    Raises `Draining` before anything else, what `socket_user` raises, `RateLimited` and `Invalid`.
+    Raises `Draining` before anything else, then what `socket_user` raises, `RateLimited` and `Invalid`.
     """
     state = state_of(connection)
     if state.drain.began:
-        raise Draining(retry_after=RETRY_AFTER)
+        raise Draining(retry_after=RETRY_AFTER_SECONDS)
     user = await socket_user(connection)
     turns.caller.set((User, user.id))
     state.throttle.socket_commands.take(user.id)
@@ -48,8 +48,8 @@ async def begin_handshake(connection: HTTPConnection) -> Handshake:
 
 
 def _resume_point(since: str | None, epoch: str | None) -> ResumePoint:
-    if epoch is not None and len(epoch) > MAX_EPOCH:
-        raise Invalid.field("epoch", f"it must have at most {MAX_EPOCH} characters")
+    if epoch is not None and len(epoch) > MAX_EPOCH_CHARACTERS:
+        raise Invalid.field("epoch", f"it must have at most {MAX_EPOCH_CHARACTERS} characters")
     if since is None:
         return ResumePoint()
     if since == "latest":
@@ -60,10 +60,10 @@ def _resume_point(since: str | None, epoch: str | None) -> ResumePoint:
 
 
 def resume_after(event_id: str) -> ResumePoint:
-    """Return the start of a client that has applied all up to the event with this id, `<epoch>.<seq>`.
+    """Return the resume point after the event with this id, `<epoch>.<seq>`.
 
-    A browser sends such an id by itself, and would not understand that it is no good. So one that is none is
-    taken for a position of another log: the client is told `reset`.
+    A browser sends the id by itself, and could not handle an error. So a malformed id counts as a position in
+    another log, and the client gets a `reset`.
     """
     epoch, _, seq = event_id.rpartition(".")
     return ResumePoint(_number(seq), epoch, applied=True) if _is_number(seq) else ResumePoint(0, "")
@@ -74,12 +74,12 @@ def _is_number(text: str) -> bool:
 
 
 def _number(digits: str) -> int:
-    """Return the number; one too long to be one of a log is beyond its end, like any other that is."""
+    """Return the `seq`, at most `MAX_SEQ`: a longer number is also beyond the end of every log."""
     return int(digits) if len(digits) < len(str(MAX_SEQ)) else MAX_SEQ
 
 
 def connect(state: Gateway, socket: Socket, handshake: Handshake) -> ClientConnection:
-    """Return the loop that serves the client."""
+    """Create the loop that serves the client."""
     return ClientConnection(
         socket,
         *handshake,
@@ -95,12 +95,12 @@ def connect(state: Gateway, socket: Socket, handshake: Handshake) -> ClientConne
 
 
 def on_close_of(connection: HTTPConnection, route: str, user: User) -> partial[None]:
-    """Return what is to be called with the code and the reason when the gateway closes it."""
+    """Return the callback for when the gateway closes the client. It takes the close code and the reason."""
     return partial(record_close, route, client_address(connection), user)
 
 
 async def serve(connection: ClientConnection, socket: Socket) -> None:
-    """Run the loop, and close its client if it fails."""
+    """Run the loop of a client, and close the client if the loop fails."""
     try:
         await connection.run()
     except GatewayError as error:

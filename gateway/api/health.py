@@ -1,4 +1,4 @@
-"""What the ones who run the gateway ask: does it live, and may it be sent clients. Anybody may ask."""
+"""Health checks for operators and load balancers: liveness and readiness. They need no token."""
 
 from http import HTTPStatus
 from typing import Literal
@@ -13,9 +13,12 @@ router = APIRouter(tags=["operation"])
 
 Status = Literal["ready", "degraded", "unavailable"]
 
-ADVISORY = {"backplane"}
-"""Checks whose failure is told, and no reason to send clients elsewhere: without a backplane nothing is lost,
-and a Redis that is away must not take every gateway out of its balancer at once."""
+ADVISORY_CHECKS = {"backplane"}
+"""Checks whose failure is reported as `degraded`, and does not make the process unready.
+
+Without the backplane nothing is lost, and an outage of Redis must not take every gateway out of its load
+balancer at once.
+"""
 
 
 class Health(BaseModel):
@@ -48,10 +51,10 @@ async def readyz(state: State, response: Response) -> ReadinessAnswer:
     """Say whether clients may be sent here. The checks run at most once a second, whoever asks."""
     response.headers["Cache-Control"] = "no-store"
     draining = state.drain.began
-    # An ending process says so at once, whatever the database does.
+    # A draining process answers at once, without waiting for the database.
     report = {} if draining else await state.readiness.report()
     failed = {name for name, holds in report.items() if not holds}
-    ready = not draining and failed <= ADVISORY
+    ready = not draining and failed <= ADVISORY_CHECKS
     if not ready:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     status: Status = "unavailable" if not ready else "degraded" if failed else "ready"

@@ -1,4 +1,4 @@
-"""The inbox over REST: what the signed-in user has, and what it does with it."""
+"""The inbox API: the user's items, the changes to them, and the routes that mark and delete them."""
 
 import asyncio
 import base64
@@ -27,18 +27,18 @@ MAX_IDS = 1000
 
 
 class InboxRoute(JsonRoute):
-    """A route whose bodies hold `MAX_IDS` ids at most."""
+    """A route with bodies large enough for `MAX_IDS` ids."""
 
     max_body: ClassVar[int] = 64 * 1024
 
 
 router = APIRouter(prefix="/v1/inbox", route_class=InboxRoute, tags=["inbox"])
 
-TURN = 50
-"""How many items are encoded before others get their turn: at most 2 MiB."""
+TURN_ITEMS = 50
+"""Maximum items encoded before other callers get a turn: up to 2 MiB."""
 
 MAX_PAGE = 200
-"""How many items a page of the inbox has at most. A longer answer counts as that many requests."""
+"""Maximum items of a page of the inbox. A longer page of changes counts as several requests."""
 
 
 class ItemModel(BaseModel):
@@ -101,7 +101,7 @@ class Patch(Body):
 
 
 def _check_number(ids: Any) -> Any:
-    """Return the ids. Raises ValueError for too many, each of which may be an error of its own."""
+    """Return the ids. Raises ValueError for too many, before each of them can become an error of its own."""
     if isinstance(ids, list) and len(ids) > MAX_IDS:
         raise ValueError(f"it must have at most {MAX_IDS:,} ids")
     return ids
@@ -209,7 +209,7 @@ async def list_changes(
         if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
             raise ResetRequired("This is not a position of the log: read GET /v1/inbox afresh.")
         rest = f'"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},"more":{dumps(page.more)}'
-        return answer.send(await _encode(items, rest), {"Cache-Control": _CACHING})
+        return answer.send(await _encode(items, rest), {"Cache-Control": _CACHE_CONTROL})
 
 
 @router.post("/read", responses=problems(*BODY), summary="Mark items read")
@@ -255,7 +255,7 @@ async def delete_item(state: State, user: InboxUser, id: Id) -> None:  # noqa: A
 
 
 _NO_ITEM = "There is no such item in this inbox."
-_CACHING = "private, no-cache"
+_CACHE_CONTROL = "private, no-cache"
 
 
 async def _mark(state: State, mark: ItemUpdate) -> Item:
@@ -272,22 +272,25 @@ def _standing(counts: Counts) -> Standing:
 
 
 async def _encode(items: list[Item], rest: str) -> bytes:
-    """Return an object of these items and the rest of its members. Long ones take several turns."""
+    """Encode a JSON object with these items, and with `rest`, its other members as JSON text.
+
+    Gives other callers a turn after each `TURN_ITEMS` items.
+    """
     state = []
-    for first in range(0, len(items), TURN):
+    for first in range(0, len(items), TURN_ITEMS):
         if first:
             await asyncio.sleep(0)
-        state.append(",".join(encode_item(item) for item in items[first : first + TURN]).encode())
+        state.append(",".join(encode_item(item) for item in items[first : first + TURN_ITEMS]).encode())
     return b'{"items":[%b],%b}' % (b",".join(state), rest.encode())
 
 
 def _headers_of(epoch: str, counts: Counts) -> dict[str, str]:
-    """Name the state of the whole inbox: every page of it is the same while this is."""
-    return {"ETag": f'W/"{epoch}-{counts.seq}-{counts.seen}"', "Cache-Control": _CACHING}
+    """Return the caching headers. While the `ETag`, the state of the inbox, is the same, so is every page."""
+    return {"ETag": f'W/"{epoch}-{counts.seq}-{counts.seen}"', "Cache-Control": _CACHE_CONTROL}
 
 
 def _following(request: Request, query: inbox.Query, cursor: str) -> str:
-    """Return the query of the next page: what was asked for, as it was read."""
+    """Return the query of the next page: the parameters of this request with their parsed values."""
     asked = {
         "limit": query.limit,
         "unread": dumps(query.unread),
@@ -303,7 +306,7 @@ def _cursor(before: int) -> str:
 
 
 def before_cursor(cursor: str | None) -> int:
-    """Return the `seq` that a page ends before. Raises `Invalid`."""
+    """Return the `seq` below which a page begins, `MAX_SEQ` without a cursor. Raises `Invalid`."""
     if cursor is None:
         return MAX_SEQ
     try:

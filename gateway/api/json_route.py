@@ -1,4 +1,4 @@
-"""Routes with a JSON body: bounded, strict, and read only for a caller who is known."""
+"""Routes with a JSON body: bounded, strict, and read only after the caller is authenticated."""
 
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, ClassVar, get_args
@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 
-from gateway.api.body import MAX_BODY, BoundedRequest, NotJson
+from gateway.api.body import MAX_BODY_BYTES, BoundedRequest, NotJson
 from gateway.api.callers import counted_caller
 from gateway.api.query import check_names
 from gateway.api.state import state_of
@@ -19,13 +19,13 @@ from gateway.errors import Invalid
 
 
 class Body(BaseModel):
-    """A JSON body: unknown members are refused, and nothing is converted."""
+    """A model of a JSON body. It refuses unknown members, and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def members_of(annotation: Any) -> Collection[str]:
-    """Return the members of a body, which may be one of a union with None."""
+    """Return the names of the members of a body's type, which may be a union with None."""
     bodies = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
     return tuple(name for one in bodies if issubclass(one, Body) for name in one.model_fields)
 
@@ -33,14 +33,14 @@ def members_of(annotation: Any) -> Collection[str]:
 class JsonRoute(APIRoute):
     """A route whose bodies are bounded and whose JSON is strict: `APIRouter(route_class=JsonRoute)`."""
 
-    max_body: ClassVar[int] = MAX_BODY
+    max_body: ClassVar[int] = MAX_BODY_BYTES
     knows_caller: ClassVar[bool] = True
-    """Whether its callers show a token. Their query is then refused where the route takes none."""
+    """Whether the route requires a token. If so, and it has no query parameters, it refuses any query."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, which is given such a request.
+        """Return the handler.
 
-        The body is read before, for FastAPI would turn every error of that into a bare 400.
+        It reads the body itself: FastAPI would turn every error of reading into a 400 without details.
         """
         handler = super().get_route_handler()
         wants_body = self.body_field is not None
@@ -53,7 +53,7 @@ class JsonRoute(APIRoute):
                 await _refuse_query(request)
             if not wants_body:
                 return await handler(bounded)
-            # Whoever is not known, or does too much, has nothing read: bodies come with tokens here.
+            # Authenticate and count the caller before reading the body.
             caller = await counted_caller(request)
             bounded.caller = -caller.id if isinstance(caller, User) else caller.id
             try:
@@ -61,7 +61,7 @@ class JsonRoute(APIRoute):
                     await check_json(bounded)
                 return await handler(bounded)
             except RequestValidationError as error:
-                # A frame of FastAPI keeps the error that would keep it, and the body, in turn.
+                # Break a reference cycle through a frame of FastAPI: it would keep the body in memory.
                 error.__traceback__ = None
                 raise as_invalid(error.errors(), members=members) from None
             finally:
@@ -70,14 +70,14 @@ class JsonRoute(APIRoute):
         return handle
 
     def bounded(self, request: Request) -> BoundedRequest:
-        """Return the request with the bounds of this route."""
+        """Return the request with the body limit of this route."""
         bounded = BoundedRequest(request.scope, request.receive)
         bounded.max_body = self.max_body
         return bounded
 
 
 async def _refuse_query(request: Request) -> None:
-    """Raise `Invalid` for any parameter, to a caller who is known. It counts as a call."""
+    """Authenticate the caller, count the request, and raise `Invalid` for any query parameter."""
     caller = await counted_caller(request)
     if isinstance(caller, Service):
         state_of(request).throttle.service_calls.take(caller.id)
@@ -85,20 +85,20 @@ async def _refuse_query(request: Request) -> None:
 
 
 class ManagementRoute(JsonRoute):
-    """A route whose bodies are names, passwords and scopes."""
+    """A route with small bodies: names, passwords and scopes."""
 
     max_body: ClassVar[int] = SMALL_BODY
 
 
 MAX_MEMBERS = 20
-"""More members than this no body has, and no notification of a batch; what has more is not looked at.
+"""Maximum members of a body, or of a notification in a batch. An object with more is refused unvalidated.
 
-Each unknown member is an error of its own, and a body has room for tens of thousands of them.
+Each unknown member would be an error of its own, and a body has room for tens of thousands of them.
 """
 
 
 async def check_json(request: Request) -> None:
-    """Raise `Invalid` unless the body is JSON, says so, and has no more members than a body may have."""
+    """Raise `Invalid` unless the body is JSON, has a JSON `Content-Type`, and has at most `MAX_MEMBERS`."""
     kind, _, subtype = (
         request.headers.get("content-type", "").partition(";")[0].strip().lower().partition("/")
     )
@@ -112,6 +112,6 @@ async def check_json(request: Request) -> None:
 
 
 def check_members(field: str, value: Any) -> None:
-    """Raise `Invalid` for an object with more members than any body has: each would be an error."""
+    """Raise `Invalid` for an object with more than `MAX_MEMBERS` members."""
     if isinstance(value, dict) and len(value) > MAX_MEMBERS:
         raise Invalid.field(field, f"it has more than {MAX_MEMBERS} members: send only known ones")

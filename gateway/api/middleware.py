@@ -1,4 +1,4 @@
-"""The middleware: what every request passes on its way to its route."""
+"""The middleware that every request passes before its route."""
 
 from fastapi import FastAPI
 
@@ -11,7 +11,7 @@ from gateway.transport.headers import BrowserHeaders, Cors
 
 
 def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
-    """Add it, the innermost first."""
+    """Add the middleware to the application, innermost first."""
     app.add_middleware(Routing)
     app.add_middleware(Anonymous)
     if settings.allowed_origins:

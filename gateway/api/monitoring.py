@@ -1,4 +1,4 @@
-"""`GET /metrics`: what Prometheus reads, for this machine and for who has the token."""
+"""`GET /metrics` for Prometheus: open to this machine, and to callers with `GATEWAY_METRICS_TOKEN`."""
 
 import asyncio
 import hmac
@@ -14,14 +14,15 @@ from gateway.settings.origins import is_loopback
 
 router = APIRouter()
 
-_OF_A_PROXY = frozenset({"forwarded", "via", "x-real-ip"})
+_PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip"})
 
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(state: State, request: Request) -> Response:
-    """Return all metrics, in the format of Prometheus or of OpenMetrics.
+    """Return all metrics, in the format of Prometheus or of OpenMetrics, as `Accept` asks.
 
-    Raises `InvalidToken` and `MissingToken` where there is a token, and `NotFound` where there is none.
+    Raises `InvalidToken` for a wrong token. For other machines without a token, raises `MissingToken` if
+    `GATEWAY_METRICS_TOKEN` is set, and `NotFound` if not.
     """
     _check(request, state.settings)
     accept = request.headers.get("accept", "")
@@ -46,13 +47,13 @@ def _check(request: Request, settings: Settings) -> None:
 
 
 def _is_local(request: Request, settings: Settings) -> bool:
-    """Whether the request was made on this machine, and not by a proxy for somebody else.
+    """Return whether the request is from this machine, and not from a proxy on behalf of another one.
 
-    To a gateway behind a proxy of the same machine everybody is local. So no proxy may be configured, none
-    may have left a trace, and the request must be for a loopback name: that of a page which a browser was
-    made to take for this machine (DNS rebinding) is for another.
+    Behind a proxy on the same machine, every client looks local. So no proxy may be configured, and the
+    request must have no proxy's header. It must also be for a loopback name: after DNS rebinding, a browser
+    on this machine sends the requests of a foreign page here, but with that page's host name.
     """
-    proxied = any(name in _OF_A_PROXY or name.startswith("x-forwarded-") for name in request.headers)
+    proxied = any(name in _PROXY_HEADERS or name.startswith("x-forwarded-") for name in request.headers)
     if settings.forwarded_allow_ips or proxied or request.client is None:
         return False
     return is_loopback(request.client.host) and is_loopback(_host(request.headers.get("host", "")))

@@ -1,4 +1,4 @@
-"""Posting: `POST /v1/notifications`, one or many, and the sender's view of what became of it."""
+"""The notifications API: post one or a batch, and read the delivery status of a posted notification."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -26,7 +26,7 @@ from gateway.store.batch import Accepted, Submission
 from gateway.store.idempotency import Reservation
 from gateway.store.sent import find_sent
 
-MAX_KEY = 255
+MAX_KEY_CHARACTERS = 255
 
 
 class Posted(BaseModel):
@@ -68,16 +68,16 @@ class Sent(BaseModel):
 
 
 class BatchRoute(JsonRoute):
-    """A route that takes larger bodies."""
+    """A route with bodies of up to 8 MiB."""
 
     max_body: ClassVar[int] = 8 * 1024 * 1024
 
 
 class PostRoute(JsonRoute):
-    """Gives `post_notification` its arguments by hand.
+    """A route that passes `post_notification` its arguments by hand.
 
-    FastAPI would solve the same from the signature, which the OpenAPI is made of; but that costs twice what
-    all the rest of a post does (docs/decisions/0007-the-hot-routes-are-solved-by-hand.md).
+    FastAPI would solve the same dependencies from the signature, at twice the cost of the rest of a post
+    (docs/decisions/0007-the-hot-routes-are-solved-by-hand.md). The OpenAPI is still made from the signature.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -113,8 +113,8 @@ async def _read_notification(request: BoundedRequest) -> Notification:
 
 
 def _read_key(key: str | None) -> str | None:
-    if key is not None and not 1 <= len(key) <= MAX_KEY:
-        raise Invalid.field("Idempotency-Key", f"it must have 1 to {MAX_KEY} characters")
+    if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+        raise Invalid.field("Idempotency-Key", f"it must have 1 to {MAX_KEY_CHARACTERS} characters")
     return key
 
 
@@ -126,7 +126,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
-        max_length=MAX_KEY,
+        max_length=MAX_KEY_CHARACTERS,
         description="The same key and body get the first answer again, for 24 h.",
     ),
 ]

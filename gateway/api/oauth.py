@@ -1,4 +1,4 @@
-"""What the two OAuth endpoints share: their form, their error body, and how a service authenticates there."""
+"""Shared parts of the two OAuth endpoints: the form, the error body, and the authentication of services."""
 
 import base64
 import hmac
@@ -28,14 +28,14 @@ NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 FORM = "application/x-www-form-urlencoded"
 
 MAX_FIELDS = 20
-"""More fields than this no form has; what has more is not taken apart."""
+"""Maximum fields of a form. A form with more is refused before it is parsed."""
 
-ERRORS = {429: "rate_limited", 500: "server_error", 503: "temporarily_unavailable"}
-"""The `error` of what RFC 6749 has no word for; everything else is `invalid_request`."""
+ERROR_CODES = {429: "rate_limited", 500: "server_error", 503: "temporarily_unavailable"}
+"""The `error` of statuses for which RFC 6749 has no word. All others are `invalid_request`."""
 
 
 class FormRoute(JsonRoute):
-    """A route whose body is a form: the longest field is a token, and decoding one costs more than JSON."""
+    """A route with a form as its body. The limit is low: tokens are short, and decoding a form is slow."""
 
     max_body: ClassVar[int] = 16 * 1024
     knows_caller: ClassVar[bool] = False
@@ -59,39 +59,39 @@ _STATUSES = {
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": why, "model": OAuthProblem} for status, why in _STATUSES.items()
 }
-"""What the OpenAPI says of the errors of both endpoints."""
+"""The errors of both endpoints, for the OpenAPI document."""
 
 
 def serves(connection: HTTPConnection) -> bool:
-    """Whether this is a request to an OAuth endpoint: each of its errors has the body of RFC 6749."""
+    """Return whether the request is to an OAuth endpoint, where all errors have the body of RFC 6749."""
     return connection.scope["path"] in {TOKEN_PATH, REVOKE_PATH}
 
 
 def refusal(status: int, detail: str, headers: Mapping[str, str], error: str | None = None) -> JSONResponse:
-    """Return an error as RFC 6749 has it, section 5.2."""
-    body = {"error": error or ERRORS.get(status, "invalid_request"), "error_description": detail}
+    """Return an error response (RFC 6749, section 5.2)."""
+    body = {"error": error or ERROR_CODES.get(status, "invalid_request"), "error_description": detail}
     return JSONResponse(body, status, NO_STORE | dict(headers))
 
 
 def refusal_of(error: GatewayError) -> JSONResponse:
-    """Return the answer for an error of the gateway's own."""
+    """Return the error response for an error of the gateway."""
     if isinstance(error, OAuthError):
         return refusal(error.http_status, error.detail, error.headers, error.error)
     return refusal(error.status, error.detail, error.headers)
 
 
 def form_of(required: Collection[str], fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the OpenAPI says of a form with these fields, each with its description."""
+    """Return the OpenAPI of a form. `fields` maps the name of each field to its description."""
     properties = {name: {"type": "string", "description": why} for name, why in fields.items()}
     schema = {"type": "object", "required": list(required), "properties": properties}
     return {"requestBody": {"required": True, "content": {FORM: {"schema": schema}}}}
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return the fields of a form. Raises `OAuthError` for what is none, and for a field given twice.
+    """Return the fields of a form that have a value.
 
-    It is of the one kind that RFC 6749 has (appendix B), also where it is empty. Raises `RateLimited` before
-    anything is read.
+    Raises `RateLimited` before it reads the body. Raises `OAuthError` if the body is not a form or has a
+    field twice. Only the content type of RFC 6749, appendix B, is allowed, even for an empty form.
     """
     state_of(request).throttle.auth.take(client_address(request))
     kind = request.headers.get("content-type", FORM).partition(";")[0].strip().lower()
@@ -115,17 +115,17 @@ Form = Annotated[dict[str, str], Depends(_form)]
 
 
 def field(form: Mapping[str, str], name: str) -> str:
-    """Return a field of the form. Raises `OAuthError` where it is missing."""
+    """Return a field of the form. Raises `OAuthError` if it is missing."""
     if name not in form:
         raise OAuthError("invalid_request", f"The field {name} is missing ({FORM}).")
     return form[name]
 
 
 async def _client(request: Request, form: Form) -> Record | None:
-    """Return the service that authenticates, whatever it asks for, or None where none does.
+    """Return the service that authenticates, for any grant, or None if the request has no client credentials.
 
-    Raises `OAuthError` (401 `invalid_client`) for a secret that is wrong, and `RateLimited` for an address
-    that has sent too many of those.
+    Raises `OAuthError` (401 `invalid_client`) for an unknown client or a wrong secret, and `RateLimited` for
+    an address that has sent too many of those.
     """
     credentials = _credentials(form, request.headers.get("authorization", ""))
     if credentials is None:
@@ -147,22 +147,23 @@ Client = Annotated[Record | None, Depends(_client)]
 
 
 def refuse_client(state: Gateway, address: str, why: str, actor: str | None = None) -> None:
-    """Count and record that a client has not proved who it is."""
+    """Charge, count and record a failed client authentication. `why` goes into the audit log."""
     state.throttle.clients.charge(address)
     state.metrics.login("client_credentials", why)
     audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=why)
 
 
 def invalid_client() -> OAuthError:
-    """Return the error for a client that has not proved who it is."""
+    """Return the error for a failed client authentication."""
     return OAuthError("invalid_client", "The client is unknown, or its secret is wrong.", status=401)
 
 
 def _credentials(form: Mapping[str, str], authorization: str) -> tuple[str, str] | None:
     """Return the id and secret of a client, from HTTP Basic or from the form (RFC 6749, section 2.3.1).
 
-    An id without a secret is no authentication: clients that have none send it too, and Swagger UI sends both
-    empty, which is as if they were omitted (section 3.2).
+    Return None if there is no secret: public clients send their id alone. Swagger UI sends both of them
+    empty, which counts as omitted (section 3.2). Malformed credentials return as two empty strings, which no
+    client has. Raises `OAuthError` for a secret in both places.
     """
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":

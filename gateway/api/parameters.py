@@ -1,4 +1,4 @@
-"""The parameters that routes share: the id of a user, in a path or in a body, and the page of a list."""
+"""Shared parameters: the id of a user in a path or a body, and the cursor and limit of a list."""
 
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
@@ -29,9 +29,9 @@ async def _sub_path(
         ),
     ],
 ) -> str:
-    """Return the `sub` in the path `/v1/users/{sub}…` exactly as its client encoded it.
+    """Return the `sub` in the path `/v1/users/{sub}…`, decoded from the raw path. Raises `Invalid`.
 
-    The path that routing sees is decoded already, and has lost which `/` was part of the `sub`.
+    The path that routing uses is already decoded, and no longer shows which `/` was part of the `sub`.
     """
     raw: bytes | None = connection.scope.get("raw_path")
     try:

@@ -1,4 +1,4 @@
-"""The paths of the API, for whoever asked for one that does not exist."""
+"""Error details for unknown paths and methods, with the path that the client probably meant."""
 
 from collections.abc import Collection, Iterator
 
@@ -7,12 +7,12 @@ from starlette.routing import Route, WebSocketRoute
 
 from gateway.settings.wording import nearest
 
-LONGEST_PATH = 200
-"""Longest path, in characters, that is compared with those of the API."""
+MAX_PATH_CHARACTERS = 200
+"""Maximum characters of a path to compare with the paths of the API."""
 
 
 def explain(connection: HTTPConnection) -> str:
-    """Return what to say of a path that does not exist, with the route that is probably meant."""
+    """Return the error detail for an unknown path, with the route that was probably meant."""
     meant = _meant(connection)
     if meant is None:
         return "There is no such path. Those of the API begin with /v1."
@@ -20,7 +20,7 @@ def explain(connection: HTTPConnection) -> str:
 
 
 def allowed(connection: HTTPConnection) -> list[str]:
-    """Return every method of the path: several routes may share it (RFC 9110, section 10.2.1)."""
+    """Return all methods of the path, which several routes may share (RFC 9110, section 10.2.1)."""
     path = connection.scope["path"]
     routes = [route for route in connection.app.routes if isinstance(route, Route)]
     methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
@@ -29,7 +29,7 @@ def allowed(connection: HTTPConnection) -> list[str]:
 
 def _meant(connection: HTTPConnection) -> str | None:
     path = str(connection.scope["path"])
-    if len(path) > LONGEST_PATH:
+    if len(path) > MAX_PATH_CHARACTERS:
         return None
     prefix = str(connection.scope.get("root_path", ""))
     routes = [
@@ -43,30 +43,33 @@ def _meant(connection: HTTPConnection) -> str | None:
                 return prefix + route.path
     asked = path.removeprefix(prefix)
     plain = {route.path for route in routes if "{" not in route.path}
-    near = nearest(asked, plain, _LIKENESS) or _nearest_template(asked, {one.path for one in routes} - plain)
+    near = nearest(asked, plain, _MIN_SIMILARITY) or _nearest_template(
+        asked, {one.path for one in routes} - plain
+    )
     return None if near is None else prefix + near
 
 
-_LIKENESS = 0.85
-"""How alike two paths must be for one to be meant by the other."""
+_MIN_SIMILARITY = 0.85
+"""Minimum similarity, from 0 to 1, of a path and the one it suggests."""
 
 
 def _nearest_template(asked: str, templates: Collection[str]) -> str | None:
-    """Return the template that a path is probably meant to fill, whatever stands for its parameters."""
+    """Return the path template that was probably meant. Its parameters match any segment."""
     given = asked.split("/")
     for template in sorted(templates):
         parts = template.split("/")
         if len(parts) == len(given):
             shape = [part if part.startswith("{") else one for part, one in zip(parts, given, strict=True)]
-            if nearest("/".join(shape), [template], _LIKENESS):
+            if nearest("/".join(shape), [template], _MIN_SIMILARITY):
                 return template
     return None
 
 
 def explain_method(connection: HTTPConnection, methods: str) -> str:
-    """Return what to say of a method that the path does not take, with the path that may be meant.
+    """Return the error detail for a method that the path does not allow, with the path that may be meant.
 
-    `/v1/notifications/batchs` is a path that takes GET, for it could be that of a notification.
+    The path may match a template by accident: `POST /v1/notifications/batchs` gets this error, not a 404,
+    because the path could be that of a notification, which allows GET.
     """
     path, prefix = str(connection.scope["path"]), str(connection.scope.get("root_path", ""))
     method = connection.scope.get("method")
@@ -77,13 +80,13 @@ def explain_method(connection: HTTPConnection, methods: str) -> str:
     }
     taking = [one for one, takes in plain.items() if method in takes]
     asked = path.removeprefix(prefix)
-    near = None if asked in plain else nearest(asked, taking, _LIKENESS)
+    near = None if asked in plain else nearest(asked, taking, _MIN_SIMILARITY)
     hint = "" if near is None else f" Did you mean {prefix}{near}?"
     return f"This path takes another method: {methods}.{hint}"
 
 
 def _candidates(path: str) -> Iterator[str]:
-    """Yield what the path may be meant to be: without an empty segment, and with the version."""
+    """Yield corrected paths: without empty segments, `/api` or a repeated version, then with a version."""
     segments = [one for one in path.split("/") if one]
     if segments[:1] == ["api"]:
         del segments[0]

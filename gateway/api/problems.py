@@ -1,4 +1,4 @@
-"""The problems that a route may answer with, as the OpenAPI document describes them."""
+"""The OpenAPI description of the problems that routes return."""
 
 from typing import Any
 
@@ -33,11 +33,11 @@ _WHY = {
 
 
 BODY = (413, 415)
-"""What a route with a body may answer besides."""
+"""Further statuses of a route with a body."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI says of these errors; 401, 403, 422, 429 and 503 go without saying."""
+    """Return the OpenAPI of the errors with these statuses, and of 401, 403, 422, 429 and 503."""
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": _WHY[status], "content": content}

@@ -1,7 +1,7 @@
-"""The query of a request: that of a caller who is known has known names only, each once.
+"""Query parameters: the lookup of one parameter, and a check that refuses unknown and repeated ones.
 
-Of a caller who may be unknown a few parameters are found in it, and the rest is not decoded: a query of
-10 KiB takes milliseconds to decode, and microseconds to search.
+The check runs after authentication only. Before it, the query is searched for single parameters and never
+decoded as a whole: a query of 10 KiB takes milliseconds to decode, and microseconds to search.
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ from gateway.settings.wording import unknown_member
 
 
 def parameter(connection: HTTPConnection, name: str) -> str | None:
-    """Return a parameter of the query, or None where it is missing. Of several the last one counts.
+    """Return a parameter of the query, or None if it is missing. If it is repeated, the last one counts.
 
-    It is found by its plain name: one that is written with escapes, or that has no `=`, is not.
+    The name must be unescaped and followed by `=`: `%74icket=x` and a bare `ticket` are not found.
     """
     query = b"&" + connection.scope["query_string"]
     start = query.rfind(b"&%b=" % name.encode())
@@ -40,9 +40,9 @@ async def _check_query(request: Request) -> None:
 
 
 def check_names(request: Request, known: Collection[str]) -> None:
-    """Raise `Invalid` for parameters that are not `known`, or that come more than once.
+    """Raise `Invalid` for parameters that are not in `known`, or that come more than once.
 
-    A filter that is mistyped would be none: its caller would take everything for what was asked for.
+    If a mistyped filter were ignored, the caller would take the unfiltered result for a filtered one.
     """
     given = Counter(name for name, _ in request.query_params.multi_items())
     errors = [
@@ -63,4 +63,4 @@ def _broken(given: Counter[str], known: Collection[str]) -> Iterator[tuple[str, 
 
 
 KnownQuery = Annotated[None, Depends(_check_query)]
-"""Says of a route that its query has the route's parameters alone. It stands behind who calls."""
+"""Dependency that refuses unknown query parameters. List it after the one for the caller."""

@@ -1,4 +1,4 @@
-"""The one renderer of errors: a problem (RFC 9457) for HTTP, a close frame for a WebSocket."""
+"""The renderer of all errors: a problem (RFC 9457) for HTTP, a close frame for a WebSocket."""
 
 import asyncio
 from collections.abc import Mapping
@@ -26,32 +26,31 @@ from gateway.transport.headers import API_POLICY
 
 logger = structlog.get_logger()
 
-HOLD_UP = 1.0
-"""How long a client waits for a 429 whose address has had many, in seconds."""
+REFUSAL_DELAY_SECONDS = 1.0
+"""How long a 429 is delayed for an address that has had many, in seconds."""
 
-_UNVERIFIED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
-"""What routing answers before a credential is verified."""
+_ROUTING_ERRORS = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+"""Statuses that routing returns before a credential is verified."""
 
 ERRORS_PATH = "/errors"
-"""Where `web/errors.py` has the page of the errors."""
+"""The path of the page of errors, which `web/errors.py` serves."""
 
 
 async def render_error(connection: Request | WebSocket, error: Exception) -> Response | None:
-    """Answer with a problem (RFC 9457); a WebSocket is accepted and closed, so that its client sees why.
+    """Return a problem (RFC 9457). Accept and then close a WebSocket, so that its client sees the reason.
 
-    A close before the accept would reach every client as HTTP 403, and a browser as 1006. Only an origin that
-    is not allowed, an address that opens too many, a request that is not valid, and whoever comes when the
-    process is ending, are refused before the upgrade.
+    A close before the accept would reach clients as HTTP 403, and browsers as 1006. Only a forbidden origin,
+    an exceeded rate limit, an invalid request and a draining process refuse a WebSocket before the upgrade.
     """
     known = error if isinstance(error, GatewayError) else GatewayError()
     if known is not error:
         logger.error("a request failed", path=connection.url.path, exc_info=error)
-        # This answer does not pass `BrowserHeaders`, and is the one whose id is asked for.
+        # This response bypasses `BrowserHeaders`, which adds the id. Reports of such errors need it most.
         known.headers["X-Request-ID"] = request_id() or ""
     record_refusal(connection, known)
     state_of(connection).metrics.refused(*_counted(known))
     if isinstance(known, RateLimited):
-        await _hold_up(connection, known)
+        await _delay_refusal(connection, known)
     if isinstance(connection, Request):
         as_oauth = oauth.serves(connection) or isinstance(known, OAuthError)
         return oauth.refusal_of(known) if as_oauth else _refusal(connection, known)
@@ -63,16 +62,16 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
     return None
 
 
-async def _hold_up(connection: HTTPConnection, error: RateLimited) -> None:
-    """Let a client wait that is refused again and again: it asks for no more meanwhile (`pipelining`)."""
+async def _delay_refusal(connection: HTTPConnection, error: RateLimited) -> None:
+    """Delay the 429 of an address that had many: its client can send no further request (`pipelining`)."""
     if not state_of(connection).throttle.refused.allows(client_address(connection)):
-        # What the request held, its body above all, is not held for this.
+        # Release the memory of the request, above all its body, before the delay.
         error.__traceback__ = error.__context__ = None
-        await asyncio.sleep(HOLD_UP)
+        await asyncio.sleep(REFUSAL_DELAY_SECONDS)
 
 
 def _counted(error: GatewayError) -> tuple[int, str]:
-    """Return the status and the code as which an error is counted. Neither comes from the request."""
+    """Return the status and code for the metrics. Neither comes from the request."""
     if isinstance(error, OAuthError):
         return error.http_status, error.error
     return error.status, error.code
@@ -85,26 +84,26 @@ def _refusal(connection: HTTPConnection, error: GatewayError) -> Response:
 
 
 def _type(connection: HTTPConnection, code: str) -> str:
-    """Return the place of a code in the page of errors: absolute where it is known how clients reach it."""
+    """Return the URL of a code in the page of errors, absolute if `GATEWAY_PUBLIC_URL` is set."""
     base = state_of(connection).settings.public_url or connection.scope.get("root_path", "")
     return f"{base}{ERRORS_PATH}#{code}"
 
 
 def _answer(body: dict[str, Any], headers: Mapping[str, str]) -> Response:
-    # What answers for an error that nobody has foreseen stands outside of `BrowserHeaders`.
+    # The handler of unexpected errors runs outside `BrowserHeaders`, so this adds the policy.
     return JSONResponse(body, body["status"], API_POLICY | dict(headers), MEDIA_TYPE)
 
 
 async def render_invalid(connection: Request | WebSocket, error: Exception) -> Response | None:
-    """Name each field and the rule it breaks."""
+    """Return the error that names each invalid field and the rule it breaks."""
     found = cast("RequestValidationError | WebSocketRequestValidationError", error).errors()
     return await render_error(connection, as_invalid(found))
 
 
 async def render_http_error(connection: Request | WebSocket, error: Exception) -> Response | None:
-    """Answer what the framework refuses, such as an unknown path or a method that is not allowed."""
+    """Return the error for a request that the framework refuses, such as an unknown path or method."""
     refused = cast("HTTPException", error)
-    if refused.status_code in _UNVERIFIED:
+    if refused.status_code in _ROUTING_ERRORS:
         try:
             state_of(connection).throttle.anonymous.take(client_address(connection))
         except RateLimited as limited:
@@ -126,7 +125,7 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer for a path that is none. A WebSocket is refused before the upgrade, with the same body."""
+    """Answer a request for an unknown path. Refuse a WebSocket before the upgrade, with the same body."""
     if scope["type"] == "websocket":
         refusal = await render_http_error(WebSocket(scope, receive, send), HTTPException(404))
         if refusal is not None:
@@ -136,14 +135,14 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def render_nothing(_connection: Request | WebSocket, _error: Exception) -> Response:
-    """Answer nobody: the client has gone, or was too slow, before its body was whole. That is no failure."""
+    """Return a response that is never read, without logging: the client left before its body was complete."""
     return Response(status_code=400)
 
 
 def render_errors(app: FastAPI) -> None:
-    """Let an application answer with these.
+    """Install these error handlers in an application.
 
-    They serve WebSockets alike, which Starlette's types do not know.
+    They also handle WebSockets, which Starlette's types do not allow for.
     """
     handlers: dict[type[Exception], Any] = {
         GatewayError: render_error,

@@ -1,4 +1,4 @@
-"""The routes of the API, in the order in which they are tried."""
+"""The routes of the API, in the order in which routing tries them."""
 
 from collections.abc import Iterator
 
@@ -21,9 +21,9 @@ from gateway.api import (
 
 
 def api_routes(*, with_demo: bool) -> Iterator[BaseRoute]:
-    """Yield the routes, those of the hot paths first.
+    """Yield the routes, with the hot paths first.
 
-    Put them among the application's own: what is included as a router is looked for twice with every request.
+    Add them to the application's own routes: routing looks up each route of an included router twice.
     """
     for router in (
         notifications.post_router,

@@ -1,4 +1,4 @@
-"""What routing sees of a request: its path with an encoded slash, and HEAD as GET."""
+"""Middleware that prepares requests for routing: encoded slashes stay encoded, and HEAD becomes GET."""
 
 import re
 from urllib.parse import unquote
@@ -11,18 +11,18 @@ _ENCODED_SLASH = re.compile(rb"%2[fF]")
 
 
 class Routing:
-    """Shows routing a request as it has to see it.
+    """Middleware that changes the path and the method that routing uses.
 
-    In the path an encoded slash is still encoded: a `sub` may hold a slash, uvicorn decodes the whole path,
-    and routing could not tell that slash from one that parts two segments. (`parameters.SubPath` decodes
-    the segment itself.) And HEAD is GET, whose body uvicorn leaves out (RFC 9110, section 9.3.2).
+    An encoded slash in the path stays encoded: a `sub` may hold a slash, uvicorn decodes the whole path, and
+    routing could not tell that slash from a separator of segments. (`parameters.SubPath` decodes the segment
+    itself.) HEAD becomes GET; uvicorn leaves out the body (RFC 9110, section 9.3.2).
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on, with the path that routing is to see."""
+        """Pass the request on, with the path and method for routing."""
         raw_path: bytes = scope.get("raw_path") or b""
         if b"%2" in raw_path and _ENCODED_SLASH.search(raw_path):
             scope["path"] = unquote(_ENCODED_SLASH.sub(b"%252F", raw_path).decode("latin-1"))

@@ -1,4 +1,4 @@
-"""Managing services, and their API keys."""
+"""The services API: create, list and delete services and their API keys."""
 
 from typing import Annotated, Literal
 
@@ -26,7 +26,7 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(c
 
 
 def _check_id(value: str) -> str:
-    # What is no id of ours is not looked up: a database may not even be able to hold it.
+    # Never look up a malformed id: some databases cannot even represent it.
     if not (value.isascii() and value.isprintable() and len(value) <= 64):  # noqa: PLR2004
         raise NotFound
     return value

@@ -1,4 +1,4 @@
-"""The WebSocket: who opens it, and where it starts, is decided before `accept`."""
+"""The WebSocket route. It completes the handshake, the user and the resume point, before `accept`."""
 
 from functools import partial
 from http import HTTPStatus
@@ -26,9 +26,9 @@ ACCEPTED = int(HTTPStatus.SWITCHING_PROTOCOLS)
 async def open_socket(
     websocket: WebSocket, handshake: Annotated[Handshake, Depends(begin_handshake)]
 ) -> None:
-    """Accept a client that is authorised, anybody else never gets here, and hand its socket over.
+    """Accept an authorised client, and hand its socket over to the loop that serves it.
 
-    No database connection is held while it is open.
+    `begin_handshake` has refused all others. An open socket holds no database connection.
     """
     state, socket = state_of(websocket), socket_of(websocket.scope)
     socket.accept(offered_subprotocol(websocket))
@@ -42,9 +42,9 @@ async def open_socket(
 
 
 class SocketRoute(APIWebSocketRoute):
-    """Gives `open_socket` its dependency by hand.
+    """A route that passes `open_socket` its handshake by hand.
 
-    FastAPI would solve the same from the signature, for a tenth of what a whole handshake costs
+    FastAPI would solve the same dependency from the signature, at a tenth of the cost of a whole handshake
     (docs/decisions/0007-the-hot-routes-are-solved-by-hand.md).
     """
 
@@ -62,10 +62,10 @@ router.routes.append(SocketRoute())
 
 @router.get(PATH, include_in_schema=False)
 async def refuse_request() -> None:
-    """Say what is missing to a request that is no WebSocket handshake (RFC 9110, section 15.5.22)."""
+    """Raise `UpgradeRequired` for a request that is not a WebSocket handshake (RFC 9110, section 15.5.22)."""
     raise UpgradeRequired
 
 
 def offered_subprotocol(websocket: WebSocket) -> str | None:
-    """Return the subprotocol to select: ours where it was offered; a token is never echoed."""
+    """Return the subprotocol to select: `SUBPROTOCOL` if the client offers it, else None. Never a token."""
     return SUBPROTOCOL if SUBPROTOCOL in websocket.scope.get("subprotocols", ()) else None

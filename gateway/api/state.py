@@ -1,4 +1,4 @@
-"""The state of the application: the parts of the gateway, as routes and dependencies get them."""
+"""The state of the application: the parts of the gateway that routes and dependencies use."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -24,7 +24,7 @@ from gateway.store.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts that `create_app` has made; they live at `app.state.gateway`."""
+    """The parts that `create_app` creates, stored as `app.state.gateway`."""
 
     settings: Settings
     database: Database

@@ -1,4 +1,4 @@
-"""The stream of server-sent events: who opens it, and where it starts, is decided before its head is sent."""
+"""The route of the event stream. It completes the handshake before it sends the response's header fields."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.callers import UserScheme
 from gateway.api.handshake import (
-    MAX_EPOCH,
+    MAX_EPOCH_CHARACTERS,
     Handshake,
     begin_handshake,
     connect,
@@ -29,16 +29,16 @@ router = APIRouter(tags=["inbox"])
 _HEAD = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
-    # A proxy that gathers an answer before it passes it on would pass on nothing.
+    # A buffering proxy would hold back the events.
     (b"x-accel-buffering", b"no"),
 )
 
 
-class _Opens(UserScheme):
-    """A user with the scope `inbox`, and where the stream starts.
+class _StreamHandshake(UserScheme):
+    """Dependency: the handshake of a stream, by a user with the scope `inbox`.
 
-    The id of the last event has precedence over the query: a browser that connects again sends it along with
-    the address it had in the first place. Raises what `open_for` raises.
+    The id of the last event takes precedence over the query: a browser that reconnects sends it with the
+    original URL. Raises what `begin_handshake` raises.
     """
 
     async def __call__(self, connection: HTTPConnection) -> Handshake:
@@ -49,7 +49,7 @@ class _Opens(UserScheme):
 
 
 class _EventStream(Response):
-    """Sends the head, and hands the connection over."""
+    """A response that sends the header fields, then hands the connection over to the loop that serves it."""
 
     def __init__(self, request: Request, handshake: Handshake) -> None:
         super().__init__()
@@ -80,12 +80,12 @@ def _parameter(name: str, description: str, where: str = "query", **schema: Any)
 
 _PARAMETERS = [
     _parameter("since", "The last `seq` that was applied, or `latest`.", pattern="^(latest|[0-9]+)$"),
-    _parameter("epoch", "The epoch that `since` is of.", maxLength=MAX_EPOCH),
+    _parameter("epoch", "The epoch that `since` is of.", maxLength=MAX_EPOCH_CHARACTERS),
     _parameter("ticket", "A ticket, where no header can be set."),
     _parameter("token", "An access token, where `GATEWAY_WS_QUERY_TOKEN` allows it."),
     _parameter("Last-Event-ID", "The id of the last event that was applied: goes before `since`.", "header"),
 ]
-"""What the OpenAPI says of them. They are read as those of the socket are (`handshake`)."""
+"""The parameters, for the OpenAPI document. The code that reads them is shared with sockets (`handshake`)."""
 
 
 @router.get(
@@ -96,7 +96,9 @@ _PARAMETERS = [
     openapi_extra={"parameters": _PARAMETERS},
     summary="The messages of the socket as server-sent events",
 )
-async def open_stream(request: Request, handshake: Annotated[Handshake, Depends(_Opens())]) -> _EventStream:
+async def open_stream(
+    request: Request, handshake: Annotated[Handshake, Depends(_StreamHandshake())]
+) -> _EventStream:
     """For clients that cannot hold a WebSocket. Its messages are described in docs/protocol.md.
 
     No database connection is held while it is open.

@@ -1,4 +1,4 @@
-"""Tickets: what a browser opens a socket with, for it cannot send a header."""
+"""Tickets: single-use tokens for browsers, which cannot send a header when they open a socket."""
 
 import secrets
 
@@ -17,8 +17,8 @@ from gateway.observability import audit
 from gateway.observability.audit import Event
 from gateway.protocol.times import now_ms
 
-TICKET_TTL = 30
-"""How long a ticket waits to be used, in seconds."""
+TICKET_TTL_SECONDS = 30
+"""How long a ticket stays valid, in seconds."""
 
 router = APIRouter(route_class=JsonRoute, tags=["auth"])
 
@@ -48,8 +48,8 @@ async def ticket(state: State, user: InboxUser, source: Source, response: Respon
             session_id=user.session,
             scope=" ".join(sorted(user.scopes)),
             token_expires_at=user.expires_at * 1000,
-            expires_at=now + TICKET_TTL * 1000,
+            expires_at=now + TICKET_TTL_SECONDS * 1000,
         ),
     )
     audit.record(Event.TICKET_ISSUED, actor=user.actor, source=source, session=user.session)
-    return TicketAnswer(ticket=text, expires_in=TICKET_TTL)
+    return TicketAnswer(ticket=text, expires_in=TICKET_TTL_SECONDS)

@@ -1,4 +1,4 @@
-"""Managing users: their accounts, and tokens that a service mints for its own users."""
+"""The users API: manage accounts, end sessions, and mint access tokens for users."""
 
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -89,9 +89,10 @@ def _answer(row: Record) -> UserAnswer:
 
 
 async def _hash(state: Gateway, password: str | None, sub: str, actor: str) -> str | None:
-    """Return the hash of a password. Raises `Invalid` for one that nobody should be given.
+    """Return the hash of a password, or None without one. Raises `Invalid` for a weak password.
 
-    A user of a trusted issuer signs in there: a name that somebody chose here must not open that inbox.
+    Also raises it if the user belongs to a trusted issuer: such users sign in there, and a password that was
+    set here must not open their inbox.
     """
     if password is not None and state.tokens.issuers.owns(sub):
         raise Invalid.field("password", "the sub begins with the subject_prefix of a trusted issuer")
@@ -193,7 +194,7 @@ async def mint(
         scopes=[INBOX],
         session=session.id,
         expires_at=expires_at,
-        # That of its life: the second may have passed while the session was stored.
+        # The same second as in `expires_at`: storing the session may have taken the clock past it.
         issued_at=now // 1000,
     )
     audit.record(
@@ -211,9 +212,10 @@ async def mint(
 def _start_session(
     connection: Connection, sub: str, session: Session, client_id: str, now_ms: int, limit: int
 ) -> list[str]:
-    """Store a session that ends when the service is deleted, which it must not have been meanwhile.
+    """Store a session that ends when its service is deleted, and return the oldest sessions that it ended.
 
-    Return the user's oldest sessions that have ended for it.
+    Creates the user if necessary. Raises `TokenRevoked` if the service was deleted meanwhile, `UserDisabled`,
+    and what `check_new` raises for a new user.
     """
     try:
         service = services.lock_service(connection, client_id)

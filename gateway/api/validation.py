@@ -1,4 +1,4 @@
-"""The errors that pydantic finds in a request, as the error that its caller gets."""
+"""Conversion of pydantic's validation errors to `Invalid`, with the gateway's own wording."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,11 +11,12 @@ from gateway.settings.wording import rule, unknown_member
 def as_invalid(
     found: Sequence[Mapping[str, Any]], *, members: Collection[str] = (), line: int | None = None
 ) -> Invalid:
-    """Return the error that names the first fields and the rules they break.
+    """Return the error that names the first invalid fields and the rules they break.
 
-    `members` are those that the body may have. `line` is the number of the item's line in a body of lines.
+    `members` are the members that the body may have. `line` is the line of the item in a body with one item
+    per line.
     """
-    _let_go(found)
+    _drop_tracebacks(found)
     errors, places = [], []
     for one in found[:MAX_ERRORS]:
         message = _rule(one, members)
@@ -30,11 +31,11 @@ def as_invalid(
     return Invalid("; ".join(places[:3]), errors=errors)
 
 
-def _let_go(found: Sequence[Mapping[str, Any]]) -> None:
-    """Part the errors of our own rules from where they were raised.
+def _drop_tracebacks(found: Sequence[Mapping[str, Any]]) -> None:
+    """Drop the tracebacks of the errors that the gateway's own rules raised.
 
-    The frames of pydantic's callers hold these errors, and would be held by them: with the whole body, until
-    the collector of cycles runs.
+    They hold the frames of pydantic's callers, which hold these errors: a reference cycle, which would keep
+    the whole body in memory until the garbage collector runs.
     """
     for one in found:
         error = one.get("ctx", {}).get("error")
@@ -43,7 +44,7 @@ def _let_go(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _path(loc: Sequence[int | str]) -> str:
-    """Return the path of a field; an error of a body as a whole is one of `body`."""
+    """Return the path of a field, or `body` for the body as a whole."""
     inner = loc[1:] if loc and loc[0] in {"body", "query", "path", "header"} else loc
     return shown(".".join(cut(str(part), MAX_FIELD) for part in inner), MAX_FIELD) or "body"
 

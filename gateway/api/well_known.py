@@ -1,4 +1,4 @@
-"""What clients find out by themselves: the public keys, and where the OAuth endpoints are."""
+"""Discovery documents for clients: the public keys, and the metadata of the OAuth endpoints."""
 
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from gateway.transport.conditional import etag_of, not_modified
 
 router = APIRouter(prefix="/.well-known", tags=["auth"])
 
-_CACHING = "public, max-age=300"
+_CACHE_CONTROL = "public, max-age=300"
 
 _CLIENT_AUTHENTICATION = ["client_secret_basic", "client_secret_post", "none"]
 
@@ -49,7 +49,7 @@ async def jwks(state: State, if_none_match: Annotated[str | None, Header()] = No
 
     A verifier that meets an unknown `kid` reads them again: a new key signs only when it is here.
     """
-    return _cached(state.tokens.jwks(), _CACHING, if_none_match)
+    return _cached(state.tokens.jwks(), _CACHE_CONTROL, if_none_match)
 
 
 @router.get(
@@ -74,17 +74,17 @@ async def metadata(
         revocation_endpoint=f"{base}/v1/auth/revoke",
         jwks_uri=f"{base}/.well-known/jwks.json",
         scopes_supported=[INBOX, *SERVICE_SCOPES],
-        # There is no authorization endpoint, and no response type without one.
+        # Empty, because there is no authorization endpoint.
         response_types_supported=[],
         grant_types_supported=["password", "refresh_token", "client_credentials"],
         token_endpoint_auth_methods_supported=_CLIENT_AUTHENTICATION,
         revocation_endpoint_auth_methods_supported=_CLIENT_AUTHENTICATION,
     )
-    return _cached(found.model_dump(), _CACHING if settings.public_url else "no-store", if_none_match)
+    return _cached(found.model_dump(), _CACHE_CONTROL if settings.public_url else "no-store", if_none_match)
 
 
 def _cached(content: dict[str, Any], caching: str, if_none_match: str | None) -> Response:
-    """Return JSON with an `ETag` of its own, or 304 to who has it (RFC 9110, section 13.1.2)."""
+    """Return JSON with an `ETag`, or 304 if the client has this version (RFC 9110, section 13.1.2)."""
     text = dumps(content)
     headers = {"ETag": etag_of(text.encode()), "Cache-Control": caching}
     return not_modified(if_none_match, headers) or Response(

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import Connection
 
 from gateway import __version__
-from gateway.api.demo import CODE_SCOPE, CODE_TTL, DEMO
+from gateway.api.demo import CODE_SCOPE, CODE_TTL_SECONDS, DEMO
 from gateway.app import create_app
 from gateway.auth import services, sessions, tickets, users
 from gateway.auth.passwords import hash_password
@@ -171,7 +171,7 @@ def _make_demo(
         services.delete_key(connection, "demo", key.id)
     services.add_key(connection, "demo", key_id, secret_hash, now_ms)
     # The code has its own session, which issues no tokens, because a ticket ends with its session.
-    expires_at = now_ms + CODE_TTL * 1000
+    expires_at = now_ms + CODE_TTL_SECONDS * 1000
     session = sessions.new_session(expires_at)
     sessions.start_user_session(connection, DEMO, session, now_ms)
     tickets.withdraw_tickets(connection, CODE_SCOPE)

@@ -8,7 +8,7 @@ import pytest
 from fastapi import Request
 
 from gateway.api import rendering
-from gateway.api.anonymous import PROBES
+from gateway.api.anonymous import HEALTH_CHECK_PATHS
 from gateway.errors import RateLimited
 from tests.support.servers import StartServer
 from tests.support.waiting import until
@@ -39,7 +39,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     over = asyncio.Event()
 
     async def sleep(seconds: float) -> None:
-        assert seconds == rendering.HOLD_UP
+        assert seconds == rendering.REFUSAL_DELAY_SECONDS
         await over.wait()
 
     monkeypatch.setattr(rendering, "asyncio", SimpleNamespace(sleep=sleep))
@@ -59,7 +59,7 @@ async def test_beyond_its_budget_an_address_is_refused_whatever_it_asks_for(
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
     assert refused.headers["RateLimit-Policy"].startswith('"anonymous";')
     assert "content-security-policy" in refused.headers
-    for probe in PROBES:
+    for probe in HEALTH_CHECK_PATHS:
         assert (await server.http.get(probe)).status_code == 200
     assert (await user.get("/v1/inbox")).status_code == 200
     await server.service.notify("ada")

@@ -12,8 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.batch import TURN, _Batch
-from gateway.api.batch_body import _WINDOW, MAX_ITEM, _Values, split_array, split_lines
+from gateway.api.batch import TURN_COST, _Batch
+from gateway.api.batch_body import _WINDOW_CHARACTERS, MAX_ITEM, _Values, split_array, split_lines
 from gateway.api.notification import Digest, Notification
 from gateway.auth.limits.intake import Intake
 from gateway.auth.limits.throttle import LARGE_BODIES, Throttle
@@ -163,7 +163,7 @@ async def test_others_have_their_turn_while_a_batch_is_read(
     turns = await turns_while(batch, split([post] * number))
     assert len(batch.posts) == number
     cost = number * (len(json.dumps(post)) + (16 * len(SUBS) if post["to"] is SUBS else 0))
-    assert turns >= cost // (2 * TURN)
+    assert turns >= cost // (2 * TURN_COST)
 
 
 async def test_a_million_recipients_are_counted_in_turns_and_not_kept() -> None:
@@ -280,7 +280,7 @@ def test_a_value_behind_others_is_looked_for_in_a_bounded_window_too() -> None:
     values = _Values(text)
     with pytest.raises(PayloadTooLarge, match="Item 200000 "):
         deque(values.split(1), maxlen=0)
-    assert len(values._window) <= _WINDOW
+    assert len(values._window) <= _WINDOW_CHARACTERS
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection
 
-from gateway.api.callers import MAX_ADDRESS, client_address
+from gateway.api.callers import MAX_ADDRESS_CHARACTERS, client_address
 from gateway.api.json_route import JsonRoute
 from gateway.api.query import parameter
 from gateway.errors import MAX_DETAIL, MAX_ERRORS, MAX_FIELD
@@ -184,4 +184,4 @@ async def test_every_answer_with_a_tag_is_whole_to_a_list_that_no_cache_makes(
 
 def test_an_address_is_as_long_as_one_can_be_whatever_a_proxy_passes_on() -> None:
     assert client_address(connection(client=("2001:db8::1", 1))) == "2001:db8::1"
-    assert client_address(connection(client=("x" * 60_000, 1))) == "x" * MAX_ADDRESS
+    assert client_address(connection(client=("x" * 60_000, 1))) == "x" * MAX_ADDRESS_CHARACTERS

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from gateway.api.inbox import MAX_PAGE
-from gateway.api.oauth import ERRORS
+from gateway.api.oauth import ERROR_CODES
 from gateway.app import create_app
 from gateway.auth.limits.throttle import LONG_ANSWERS, USER_SOCKETS_FACTOR
 from gateway.cli import app, run
@@ -162,7 +162,7 @@ def test_every_code_of_a_refused_command_is_documented() -> None:
 def test_every_oauth_error_is_documented() -> None:
     documented = first_codes(section(text_of("docs/errors.md"), "## The OAuth endpoints"))
     raised = set(re.findall(r'OAuthError\(\s*"(\w+)"', source_of_the_gateway()))
-    assert documented == raised | set(ERRORS.values())
+    assert documented == raised | set(ERROR_CODES.values())
 
 
 def test_every_close_code_is_documented_with_its_advice() -> None:

@@ -35,7 +35,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "A frame over {} KiB closes with 1009", (MAX_FRAME / KIB,)),
     ("protocol.md", "it sent a frame over {} KiB", (MAX_FRAME / KIB,)),
     ("protocol.md", "Sent {} s before the token ends", (EXPIRY_NOTICE,)),
-    ("protocol.md", "It opens one socket, within {} s.", (tickets.TICKET_TTL,)),
+    ("protocol.md", "It opens one socket, within {} s.", (tickets.TICKET_TTL_SECONDS,)),
     (
         "protocol.md",
         "may send {} a second after a burst of {}",
@@ -61,7 +61,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.MAX_PAUSE_SECONDS,)),
     ("architecture.md", "A worker that misses {} of them is killed", (heartbeat.MAX_SILENCE,)),
     ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT,)),
-    ("auth.md", "It is good for one socket, once, for {} seconds", (tickets.TICKET_TTL,)),
+    ("auth.md", "It is good for one socket, once, for {} seconds", (tickets.TICKET_TTL_SECONDS,)),
     ("auth.md", "A user has [{} sessions at once]", (sessions.SESSIONS_PER_USER,)),
     ("auth.md", "{} seconds before the end the socket gets", (EXPIRY_NOTICE,)),
     ("auth.md", "A password has {} to {} characters", (passwords.MIN_LENGTH, passwords.MAX_LENGTH)),
