@@ -1,7 +1,7 @@
-"""The inbox page at `/`, and the browser SDK at `/sdk/`: files of the package, with nothing from elsewhere.
+"""The inbox page at `/` and the browser SDK at `/sdk/`, served from the files of the package.
 
-The page shows what strangers wrote to a user who holds a token, so the policy below leaves the browser no
-way to run, load or send anything but these files, should the page ever mistake a text for markup.
+The page shows text from others to a user who holds a token. If a bug ever turned such a text into markup, the
+policy below would still keep the browser from running or loading anything else, or sending it elsewhere.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from starlette.routing import BaseRoute, Route
 
 from gateway import __version__
 from gateway.web.scripts import compact, joined
-from gateway.web.static import FOR_EVER, mounted, serve
+from gateway.web.static import IMMUTABLE, mounted, serve
 
-# 'self' covers the socket too: a browser takes ws: on the page's own host and port for the same origin
-# (Content Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
+# 'self' covers the socket, too: ws: on the page's own host and port counts as the same origin (Content
+# Security Policy Level 3, section 6.7.2.8). Trusted Types make a stray innerHTML throw.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
@@ -23,7 +23,7 @@ PAGE_POLICY = (
 )
 _HEADERS = {
     "Content-Security-Policy": PAGE_POLICY,
-    # Always ask, so that a new version of the gateway never meets an old page; an unchanged file costs a 304.
+    # Revalidate each time, so that an old page never runs on a new gateway. An unchanged file costs a 304.
     "Cache-Control": "no-cache",
 }
 
@@ -40,7 +40,7 @@ _SDK = files(__name__).joinpath("sdk")
 _ENTRIES = ("notifications.js", "components.js")
 _SDK_TYPES = {".js": "text/javascript", ".ts": "application/typescript", ".json": "application/json"}
 _SDK_HEADERS = {
-    # Pages of every origin may load it: it is public, and does nothing without a token of the page's own.
+    # Pages of any origin may load the SDK: it is public, and does nothing without the page's token.
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
     "X-Content-Type-Options": "nosniff",
@@ -61,14 +61,14 @@ for _file in _SDK.iterdir():
     if _suffix in _SDK_TYPES:
         _text = joined(_SDK, _file.name) if _file.name in _ENTRIES else _file.read_text("utf-8")
         _content = (compact(_text) if _suffix == ".js" else _text).encode()
-        # Whoever names no version is asked each time; a path with one never changes what it has.
-        for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", FOR_EVER)):
+        # Browsers revalidate a path without a version each time. A path with a version never changes.
+        for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", IMMUTABLE)):
             _headers = _SDK_HEADERS | {"Cache-Control": _caching}
             _add(f"{_path}/{_file.name}", _content, _SDK_TYPES[_suffix], _headers)
 
 
 def page_routes(mount: str, *, demo: bool) -> list[BaseRoute]:
-    """Return the routes of a page that is mounted, or knows that it is a demo's. They go before `router`."""
+    """Return the routes of the page below a mount point, or marked as a demo. Add them before `router`."""
     page = mounted(files(__name__).joinpath("index.html").read_bytes(), mount)
     if demo:
         page = page.replace(b"<html ", b"<html data-demo ", 1)

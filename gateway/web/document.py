@@ -1,4 +1,4 @@
-"""The OpenAPI document at `/openapi.json`, rendered once in a process, at the first request for it."""
+"""The OpenAPI document at `/openapi.json`. Each process renders it once, at the first request."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ PATH = "/openapi.json"
 
 
 class Document:
-    """The endpoint."""
+    """The endpoint that renders and caches the document."""
 
     def __init__(self, app: FastAPI, mount: str) -> None:
         self._app = app
@@ -20,9 +20,9 @@ class Document:
         self._rendered: asyncio.Task[Callable[[Request], Awaitable[Response]]] | None = None
 
     async def serve(self, request: Request) -> Response:
-        """Answer with the document, or with 304 to who has it."""
+        """Return the document, or 304 if the client has this version."""
         if self._rendered is None:
-            # In a thread, for it takes some 200 ms.
+            # In a thread, because it takes about 200 ms.
             self._rendered = asyncio.create_task(asyncio.to_thread(self._render))
         endpoint = await asyncio.shield(self._rendered)
         answer = await endpoint(request)
@@ -33,7 +33,7 @@ class Document:
         document = self._app.openapi()
         if self._mount:
             document = {**document, "servers": [{"url": self._mount}]}
-            # Unlike the paths, these addresses do not begin at the server (OpenAPI 3.1, section 4.8.30).
+            # Unlike paths, these URLs are not relative to `servers` (OpenAPI 3.1, section 4.8.30).
             for scheme in document["components"]["securitySchemes"].values():
                 for flow in scheme.get("flows", {}).values():
                     flow["tokenUrl"] = f"{self._mount}{flow['tokenUrl']}"

@@ -1,6 +1,7 @@
-"""The page at `/errors`, which the `type` of each problem leads to: docs/errors.md as HTML.
+"""The page of errors at `/errors`: docs/errors.md as HTML. The `type` of each problem links to it.
 
-It is one file that loads nothing. A row of a table whose first cell is a code has that code as its anchor.
+The page is a single file that loads nothing. A table row whose first cell is a code has that code as its
+anchor.
 """
 
 import base64
@@ -42,14 +43,14 @@ _HEADERS = {
 
 
 def text() -> str:
-    """Return docs/errors.md: from an installed wheel, or beside the package in a checkout."""
+    """Return the text of docs/errors.md, from the installed wheel or from the checkout."""
     package = Path(__file__).parents[1]
     installed = package / "web" / "errors.md"
     return (installed if installed.is_file() else package.parent / "docs" / "errors.md").read_text("utf-8")
 
 
 def page(markdown: str) -> str:
-    """Return the page. It knows of Markdown what docs/errors.md has of it."""
+    """Render the page. Supports only the Markdown that docs/errors.md uses."""
     title = markdown.partition("\n")[0].removeprefix("# ")
     body = _anchor("\n".join(_block(block) for block in _blocks(markdown)))
     return (
@@ -90,7 +91,7 @@ def _row(cells: list[str]) -> str:
 
 
 def _anchor(body: str) -> str:
-    """Return the body where each row whose first cell is a code has it as its id, the first of equal ones."""
+    """Give each table row whose first cell is a code that code as its id; of equal ones, only the first."""
     seen: set[str] = set()
 
     def anchored(row: re.Match[str]) -> str:
@@ -103,7 +104,7 @@ def _anchor(body: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Return a text with its code. Of a link its words remain: the other pages are not served."""
+    """Render code spans, and reduce links to their text: the gateway does not serve the other pages."""
     words = _LINK.sub(r"\1", text)
     return _CODE.sub(r"<code>\1</code>", html.escape(words, quote=False))
 

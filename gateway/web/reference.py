@@ -1,7 +1,7 @@
-"""The API reference at `/docs`: Swagger UI, out of the package, shows the gateway's own OpenAPI.
+"""The API reference at `/docs`: Swagger UI, from the package, for the gateway's own OpenAPI document.
 
-The page has the origin of the inbox page, whose tabs keep tokens. So its scripts are files of the package,
-and its policy lets it run and ask nothing else.
+The page shares its origin with the inbox page, whose tabs keep tokens. So its scripts are files of the
+package, and its policy lets it run and request nothing else.
 """
 
 from importlib.resources import files
@@ -9,7 +9,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse
 
-from gateway.web.static import FOR_EVER, serve
+from gateway.web.static import IMMUTABLE, serve
 
 SWAGGER_VERSION = "5.35.0"
 """The release of swagger-ui-dist whose files are in `swagger/`."""
@@ -22,8 +22,8 @@ REFERENCE_POLICY = (
 _FILES = {
     "/docs": ("index.html", "text/html", "no-cache"),
     "/docs/start.js": ("start.js", "text/javascript", "no-cache"),
-    f"/docs/{SWAGGER_VERSION}/swagger-ui-bundle.js": ("swagger-ui-bundle.js", "text/javascript", FOR_EVER),
-    f"/docs/{SWAGGER_VERSION}/swagger-ui.css": ("swagger-ui.css", "text/css", FOR_EVER),
+    f"/docs/{SWAGGER_VERSION}/swagger-ui-bundle.js": ("swagger-ui-bundle.js", "text/javascript", IMMUTABLE),
+    f"/docs/{SWAGGER_VERSION}/swagger-ui.css": ("swagger-ui.css", "text/css", IMMUTABLE),
 }
 
 router = APIRouter()
@@ -37,7 +37,7 @@ for _path, (_name, _media_type, _caching) in _FILES.items():
 
 
 async def _redirect(_request: Request) -> RedirectResponse:
-    # Relative, as the links of the page are: so they lead below any mount point.
+    # Relative, like the links of the page, so that it works below any mount point.
     return RedirectResponse("docs", status_code=308)
 
 

@@ -1,4 +1,4 @@
-"""The routes of what a person sees, in the order in which they are tried."""
+"""The routes of the pages and the SDK, in the order in which routing tries them."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from gateway.web.document import PATH, Document
 
 
 def web_routes(app: FastAPI, settings: Settings, *, with_demo: bool) -> Iterator[BaseRoute]:
-    """Yield the routes of the page, the SDK, the page of errors, and of `app`'s API as `settings` want it."""
+    """Yield the routes of the inbox page, the SDK and the errors; those of the API docs if enabled."""
     if with_demo or settings.mount:
         yield from web.page_routes(settings.mount, demo=with_demo)
     yield from web.router.routes

@@ -1,7 +1,7 @@
-"""The scripts of the SDK, as they are sent: one file for an entry, without what only its readers need.
+"""The bundler of the SDK: it joins each entry module with its imports into one file, and minifies it.
 
-The sources are ES modules that run as they are, and the package for bundlers has them so. A page that loaded
-them one by one would wait for each to name the next, and for twice the bytes.
+The sources are ES modules that run unbuilt, and the package for bundlers ships them like that. A page that
+loaded them one by one would wait for a chain of requests, and load twice the bytes.
 """
 
 import re
@@ -14,7 +14,7 @@ _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
 
 def modules(folder: Traversable, entry: str) -> dict[str, str]:
-    """Return a module and all that it imports from beside it, by name, each after what it needs."""
+    """Return a module and its imports from the same folder, by file name, each one after its own imports."""
     found: dict[str, str] = {}
 
     def add(name: str) -> None:
@@ -29,10 +29,10 @@ def modules(folder: Traversable, entry: str) -> dict[str, str]:
 
 
 def joined(folder: Traversable, entry: str) -> str:
-    """Return a module and all that it imports from beside it as one module.
+    """Join a module and its imports from the same folder into one module.
 
-    They become one scope: no two may declare the same name at their top level, or the script is refused by
-    whoever loads it. Only `import { … } from './….js'` is known, and `export` before a declaration.
+    All of them share one scope: if two declare the same name at their top level, the browser refuses the
+    script. Supports only `import { … } from './….js'`, and `export` before a declaration.
     """
     texts = modules(folder, entry)
     inner = [_EXPORT.sub("", text) for name, text in texts.items() if name != entry]
@@ -40,6 +40,6 @@ def joined(folder: Traversable, entry: str) -> str:
 
 
 def compact(script: str) -> str:
-    """Return a script without its comments and the white space that it does not need. Nothing is renamed."""
+    """Remove the comments and unnecessary white space of a script. Renames nothing."""
     minified: str = jsmin(script)
     return minified
