@@ -1,6 +1,6 @@
-"""The commands that have no noun of their own, and how a command is run.
+"""The command line: its entry point, and the commands that belong to no group.
 
-What takes long to load is loaded by the command that runs: `--help` needs none of it.
+Each command imports its slow modules when it runs, so that `--help` is fast.
 """
 
 import itertools
@@ -32,21 +32,25 @@ app = typer.Typer(
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 2 for a wrong setting or argument, 1 for what failed."""
-    pipes.open_closed()
-    pipes.escape_foreign_letters()
+    """Run a command and return its exit code.
+
+    It is 2 for a wrong setting or argument, 130 for Ctrl-C, and 1 for any other expected failure. Unexpected
+    errors are raised.
+    """
+    pipes.open_closed_streams()
+    pipes.escape_unencodable()
     try:
         env_file.load()
         spelling.forget_injected()
-        _leave_foreign_home()
+        _avoid_unreadable_home()
         given = sys.argv[1:] if arguments is None else arguments
         code = int(app(_titles_last(given), prog_name="gateway", standalone_mode=False) or 0)
         sys.stdout.flush()
     except (BrokenPipeError, pipes.ReaderGoneError):
-        pipes.close_stdout()
-        return pipes.CLOSED
+        pipes.discard_stdout()
+        return pipes.READER_GONE_EXIT_CODE
     except pipes.CannotPrintError as error:
-        pipes.close_stdout()
+        pipes.discard_stdout()
         return fail(f"stdout: {error}", 1)
     except typer.TyperException as error:
         return fail_usage(error)
@@ -64,19 +68,19 @@ _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?|--?", re.DOTALL)
 
 
 def _titles_last(arguments: list[str]) -> list[str]:
-    """Let `gateway send` take a title that begins with a hyphen, and can be no option: "-5 °C outside"."""
+    """Let `gateway send` take a title that begins with a hyphen but is not an option: "-5 °C outside"."""
     if arguments[:1] != ["send"] or "--" in arguments:
         return arguments
     kept, titles = [arguments[0]], list[str]()
     for before, one in itertools.pairwise(arguments):
-        # What follows an option is its value.
+        # The argument after an option is its value.
         is_title = one.startswith("-") and not _OPTION.fullmatch(one) and not before.startswith("--")
         (titles if is_title else kept).append(one)
     return [*kept, "--", *titles] if titles else kept
 
 
-def _leave_foreign_home() -> None:
-    """Have no library look for its files in a home that this user may not enter, as after sudo or su."""
+def _avoid_unreadable_home() -> None:
+    """Keep libraries from looking for files in a home that this user may not enter, as after sudo or su."""
     if not os.access(Path.home(), os.R_OK | os.X_OK):
         os.environ["HOME"] = "/nonexistent"
 
@@ -134,7 +138,7 @@ def serve(
         say = structlog.get_logger().warning if as_json else note
         for line in spelling.misspelt():
             say(line)
-    # The port is taken first: a demo that cannot be served must not change the one that is.
+    # Take the port first: a demo that cannot start must not change the database of a running one.
     with (
         run.listen(settings, inherit) as listener,
         sqlite_file.served(make_url(settings.database_url)),

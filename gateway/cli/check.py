@@ -1,4 +1,4 @@
-"""`gateway check`: the settings, and every server that they name."""
+"""`gateway check`: validation of the settings, and a connection to every server that they name."""
 
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
     from gateway.settings.trusted_issuer import TrustedIssuer
 
-MAX_ADDRESS = 2000
-"""Maximum number of characters of an address that are printed."""
+MAX_ADDRESS_CHARACTERS = 2000
+"""Maximum characters of a printed address."""
 
 
 def check() -> None:
@@ -47,7 +47,7 @@ def check() -> None:
         print(f"backplane: {settings.backplane}: {_outcome(backplane.address, silence)}")
         for line in issuers.overlaps(settings.trusted_issuers):
             print(line)
-        reached = [await _reached(one) for one in settings.trusted_issuers]
+        reached = [await _reach_issuer(one) for one in settings.trusted_issuers]
         async with Throttle(settings) as throttle:
             fault = await throttle.fault()
         if settings.rate_limit_url is not None:
@@ -61,11 +61,11 @@ def check() -> None:
 
 
 def _outcome(address: str, fault: str | None) -> str:
-    return "reached" if fault is None else f"not reached at {shown(address, MAX_ADDRESS)}: {fault}"
+    return "reached" if fault is None else f"not reached at {shown(address, MAX_ADDRESS_CHARACTERS)}: {fault}"
 
 
 async def _database_lines(settings: "Settings") -> list[str]:
-    """Reach the database, see that it can be written to, and say so; its file stays as it is."""
+    """Connect to the database, check that it is writable, and return the lines to print. Changes nothing."""
     from sqlalchemy.engine import make_url
 
     from gateway.database import schema, sqlite_file
@@ -73,7 +73,7 @@ async def _database_lines(settings: "Settings") -> list[str]:
     from gateway.database.sqlite_file import Opening
 
     url = make_url(settings.database_url)
-    name = shown(name_of(url), MAX_ADDRESS)
+    name = shown(name_of(url), MAX_ADDRESS_CHARACTERS)
     if sqlite_file.is_missing(url):
         return [f"database: {name}: not there yet: serve or migrate makes it"]
     async with open_database(settings, Opening.LOOK) as database:
@@ -82,8 +82,8 @@ async def _database_lines(settings: "Settings") -> list[str]:
     return [f"database: {name}: reached, and can be written to", f"schema: {state}"]
 
 
-async def _reached(trusted: "TrustedIssuer") -> bool:
-    """Say whether the keys of an issuer can be had."""
+async def _reach_issuer(trusted: "TrustedIssuer") -> bool:
+    """Fetch the keys of an issuer, print the result, and return whether it has usable keys."""
     from gateway.auth import issuer_keys
 
     try:

@@ -1,4 +1,4 @@
-"""The gateway seen from outside: what `gateway send` and `gateway tail` do over HTTP and WebSocket."""
+"""The client of `gateway send` and `gateway tail`, over HTTP and WebSocket."""
 
 import asyncio
 import json
@@ -22,17 +22,17 @@ from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import SUBPROTOCOL
 from gateway.settings.origins import is_loopback
 
-LONGEST_PAUSE = 30.0
-"""The longest pause between two attempts to connect, in seconds."""
+MAX_PAUSE_SECONDS = 30.0
+"""Maximum pause between two attempts to connect, in seconds."""
 
 
 class ClientError(Exception):
-    """The gateway refused, or could not be reached. Its text is one sentence."""
+    """The gateway refused a request, or could not be reached. The text is one sentence."""
 
 
 def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
-    """Post one notification, and return the answer. Raises `ClientError`."""
-    # It takes longer to load than most commands take to run.
+    """Post one notification, and return the response. Raises `ClientError`."""
+    # Importing it takes longer than most commands run.
     import httpx
 
     headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": secrets.token_hex(16)}
@@ -59,7 +59,7 @@ def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
 
 
 def _address(server: str) -> str:
-    """Return the URL of a gateway without a slash at its end. Raises `ClientError` for what is none."""
+    """Return the URL of a gateway without its final slash. Raises `ClientError` if it is not valid."""
     example = "it must be a URL such as http://127.0.0.1:8000, or http://[::1]:8000"
     try:
         url = urlsplit(server.strip())
@@ -76,17 +76,17 @@ def _address(server: str) -> str:
 
 
 def _or_environment(server: str, what: str) -> str:
-    """Return what went wrong, or which variable of the environment is wrong where one may be at fault."""
+    """Return `what` went wrong, or which environment variable is wrong if that may be the cause."""
     return environment_fault() if _may_be_proxied(server) and wrong_variable() else what
 
 
 def _wrong_scheme(server: str) -> str | None:
-    """Return what to say where the server speaks the other scheme. A server behind a proxy is not asked."""
+    """Return advice if the server speaks the other scheme, else None. Never probes through a proxy."""
     return None if _may_be_proxied(server) and getproxies() else wrong_scheme(server)
 
 
 def _check_tls(server: str) -> None:
-    """Raise `ClientError` where the environment lets no TLS begin: connecting again would not help."""
+    """Raise `ClientError` if the environment breaks TLS: connecting again would not help."""
     try:
         if server.startswith("https:"):
             ssl.create_default_context()
@@ -95,12 +95,12 @@ def _check_tls(server: str) -> None:
 
 
 def _may_be_proxied(server: str) -> bool:
-    """Whether a proxy of the environment may be asked: none leads back to this machine."""
+    """Return whether to use a proxy from the environment: not for a server on this machine."""
     return not is_loopback(urlsplit(server).hostname or "")
 
 
 class _Position:
-    """Where a client is in a log: what it asks for when it connects again."""
+    """A client's position in a log, from which it resumes when it reconnects."""
 
     def __init__(self) -> None:
         self._epoch: str | None = None
@@ -113,7 +113,7 @@ class _Position:
         return "?" + urlencode({"since": self._seq, "epoch": self._epoch})
 
     def apply(self, message: dict[str, Any]) -> None:
-        """Move on. The number in `hello` is where the log stands, not where this client does."""
+        """Move to the `seq` of a message, but not to that of `hello`, which is the head of the log."""
         self._epoch = message.get("epoch", self._epoch)
         if message["type"] in {"notification", "changed", "read", "reset", "live"}:
             self._seq = message.get("seq", self._seq)
@@ -126,10 +126,11 @@ async def tail(
     note: Callable[[str], None],
     renew: Callable[[], Awaitable[str]] | None = None,
 ) -> None:
-    """Show every message of a user's socket, over every reconnect, until the gateway says stop.
+    """Pass every message of a user's socket to `show`, and reconnect until the gateway ends it for good.
 
-    Each reconnect is noted. Messages and notes hold text of others: print them with `terminal`. `renew`
-    returns a new token where one has expired. Raises `ClientError` with the reason then.
+    Passes each reconnect to `note`. Messages and notes contain text from others: print them with
+    `protocol.terminal`. `renew` returns a new token after the old one has expired. Raises `ClientError` with
+    the reason if a retry can't help.
     """
     server = _address(server)
     _check_tls(server)
@@ -142,11 +143,11 @@ async def tail(
             raise ClientError(_FINAL_REASONS.get(why, why))
         failures = 1 if follower.shown > shown else failures + 1
         note(f"{why}; connecting again")
-        await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 2.0**failures)))  # noqa: S311
+        await asyncio.sleep(random.uniform(0, min(MAX_PAUSE_SECONDS, 2.0**failures)))  # noqa: S311
 
 
 class _Follower:
-    """One user's socket, and where its client is in the log."""
+    """The socket of one user, and its position in the log."""
 
     def __init__(self, server: str, show: Callable[[dict[str, Any]], None]) -> None:
         self.shown = 0
@@ -156,7 +157,10 @@ class _Follower:
         self._position = _Position()
 
     async def follow(self, token: str) -> str:
-        """Show each message until the socket ends, and return why. Raises `ClientError` for what stays so."""
+        """Show each message until the socket closes, and return why.
+
+        Raises `ClientError` if a retry can't help.
+        """
         try:
             async with self._connect(token) as socket:
                 async for text in socket:
@@ -179,7 +183,7 @@ class _Follower:
             return f"{self._server}: {reason(error)}. GATEWAY_URL or --server says where the gateway is"
 
     async def _check_scheme(self) -> None:
-        """Raise `ClientError` where the server speaks the other scheme: connecting again would not help."""
+        """Raise `ClientError` if the server speaks the other scheme: connecting again would not help."""
         if (what := await asyncio.to_thread(_wrong_scheme, self._server)) is not None:
             raise ClientError(f"{self._server}: {what}")
 
@@ -200,7 +204,7 @@ class _Follower:
 
 
 def _refused(server: str, response: Response) -> str:
-    """Return why a handshake was refused, for now. Raises `ClientError` where trying again is of no use."""
+    """Return why the server refused the handshake. Raises `ClientError` if a retry can't help."""
     status = response.status_code
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return f"HTTP {status}"
@@ -212,7 +216,7 @@ def _refused(server: str, response: Response) -> str:
 
 
 def _read(server: str, text: str | bytes) -> dict[str, Any]:
-    """Return a message. Raises `ClientError` for what a gateway does not send."""
+    """Parse a message. Raises `ClientError` for a text that no gateway sends."""
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
@@ -223,11 +227,11 @@ def _read(server: str, text: str | bytes) -> dict[str, Any]:
 
 
 def _closed(code: int | None, word: str | None) -> str:
-    """Say that a socket was closed, and why."""
+    """Describe how a socket was closed: the code and the reason."""
     return f"closed with {code} {word}".rstrip()
 
 
-_ANEW = "get a new one, such as by `gateway token SUB` on the machine of the gateway"
+_RENEW = "get a new one, such as by `gateway token SUB` on the machine of the gateway"
 _FINAL = tuple(
     _closed(code, "") for code in (Close.NORMAL, Close.UNAUTHORIZED, Close.FORBIDDEN, Close.TOO_MANY_SOCKETS)
 )
@@ -238,10 +242,10 @@ _FINAL_REASONS = {
     for code, word, advice in (
         (Close.NORMAL, "", "the gateway has closed the socket"),
         (Close.UNAUTHORIZED, "missing_token", "a user's token is needed: gateway tail SUB, or GATEWAY_TOKEN"),
-        (Close.UNAUTHORIZED, "invalid_token", f"the token is not valid at this gateway: {_ANEW}"),
-        (Close.UNAUTHORIZED, "token_expired", f"the token has expired: {_ANEW}"),
-        (Close.UNAUTHORIZED, "token_revoked", f"the token has been revoked, as by signing out: {_ANEW}"),
-        (Close.FORBIDDEN, "insufficient_scope", f"a user's token is needed, not a service's: {_ANEW}"),
+        (Close.UNAUTHORIZED, "invalid_token", f"the token is not valid at this gateway: {_RENEW}"),
+        (Close.UNAUTHORIZED, "token_expired", f"the token has expired: {_RENEW}"),
+        (Close.UNAUTHORIZED, "token_revoked", f"the token has been revoked, as by signing out: {_RENEW}"),
+        (Close.FORBIDDEN, "insufficient_scope", f"a user's token is needed, not a service's: {_RENEW}"),
         (
             Close.TOO_MANY_SOCKETS,
             "too_many_sockets",
@@ -249,4 +253,4 @@ _FINAL_REASONS = {
         ),
     )
 }
-"""What a person is told where connecting again is of no use."""
+"""Advice for each close after which a retry can't help."""

@@ -1,4 +1,4 @@
-"""The database of a command: opened for it, up to date, and named on stderr; its changes in the audit log."""
+"""Access to the database for commands: open it, migrate it, name it on stderr, and audit the changes."""
 
 import asyncio
 import sys
@@ -21,27 +21,27 @@ from gateway.settings import Settings, load_settings
 
 T = TypeVar("T")
 
-PAGE = 500
-"""How many rows a listing reads at once."""
+PAGE_ROWS = 500
+"""Rows that a listing reads at once."""
 
 
 def make_file() -> None:
-    """Make the file of the database that the settings name, where that is SQLite's and not there yet."""
+    """Create the database file that the settings name, if the database is SQLite and the file is missing."""
     sqlite_file.prepare(make_url(load_settings().database_url), Opening.CREATE)
 
 
 def with_database(use: Callable[[Settings, Database], Awaitable[T]]) -> T:
-    """Run what needs the database, on a schema that is up to date, and say on stderr which database it was.
+    """Run `use` on the database, with an up-to-date schema, and print the name of the database to stderr.
 
-    One that is not there is not made (`make_file`): in another folder, or without its `.env`, a command would
-    make a new one, and a key in it that no gateway knows.
+    Never creates a missing SQLite file (`make_file` does): in a wrong folder, or without its `.env`, a
+    command would create a new database, with keys in it that no gateway knows.
     """
 
     async def main() -> T:
         settings = load_settings()
         url = make_url(settings.database_url)
         name = name_of(url)
-        # Before the audit log is opened: nothing is touched for a command that cannot run.
+        # Check the file before the audit log opens: a command that cannot run must not touch anything.
         sqlite_file.prepare(url, Opening.EXISTING)
         with audit.written_to(settings.audit_log):
             try:
@@ -59,30 +59,30 @@ def with_database(use: Callable[[Settings, Database], Awaitable[T]]) -> T:
 
 
 def administer(act: Callable[[Administration], Awaitable[T]]) -> T:
-    """Do something on the database as the operator, and return what came of it."""
+    """Run `act` on the database as the operator, and return its result."""
     return with_database(lambda _, database: act(Administration(database, audit.operator(), "cli")))
 
 
 def record(event: Event, subject: str | None, **details: audit.Value) -> None:
-    """Say in the audit log what the operator has done; call it where `with_database` runs."""
+    """Record an action of the operator in the audit log. Call it within `with_database`."""
     audit.record(event, actor=audit.operator(), subject=subject, source="cli", **details)
 
 
 def record_ended(sub: str, ended: list[str], why: str) -> None:
-    """Say in the audit log which sessions of a user have ended; nothing where there was none."""
+    """Record in the audit log which sessions of a user have ended, if any."""
     audit.record_ended(ended, why, actor=audit.operator(), subject=audit.user(sub), source="cli")
 
 
 def print_pages(
     work: Callable[..., list[Record]], mark: str, after: Any, show: Callable[[Record], dict[str, Any]]
 ) -> None:
-    """Print the rows that `work` reads page by page, each beginning behind the last one's `mark`."""
+    """Print all rows, which `work` reads in pages: each page begins after the last row's column `mark`."""
 
     async def print_all(_settings: Settings, database: Database) -> None:
-        rows = await database.read(work, after, PAGE)
+        rows = await database.read(work, after, PAGE_ROWS)
         while rows:
             for row in rows:
                 print_json(show(row))
-            rows = await database.read(work, getattr(rows[-1], mark), PAGE)
+            rows = await database.read(work, getattr(rows[-1], mark), PAGE_ROWS)
 
     with_database(print_all)

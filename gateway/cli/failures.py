@@ -1,4 +1,4 @@
-"""Failures: every one of a command is one line on stderr and an exit code."""
+"""Failures of commands: each one prints one line to stderr and sets an exit code."""
 
 import sys
 from typing import Any, cast
@@ -10,13 +10,13 @@ from gateway.observability.reasons import answer
 from gateway.protocol.terminal import shown
 from gateway.settings.wording import rule
 
-MAX_MESSAGE = 2000
-"""Maximum number of characters of a message that are printed: part of it may come from a server."""
+MAX_MESSAGE_CHARACTERS = 2000
+"""Maximum characters of a printed message, part of which may come from a server."""
 
 
 def fail_known(error: Exception) -> int | None:
-    """Print a failure that is expected, and return the exit code; None for a fault of the program."""
-    # Loaded late: most commands need neither.
+    """Print an expected failure and return its exit code. Return None for a bug in the program."""
+    # Imported late: most commands need neither.
     from gateway.cli.client import ClientError
     from gateway.settings import SettingsError
 
@@ -28,7 +28,7 @@ def fail_known(error: Exception) -> int | None:
 
 
 def explain(error: Exception) -> str:
-    """Return what has failed, and what to do about it."""
+    """Return what failed, and what to do about it."""
     if isinstance(error, ModuleNotFoundError):
         return _missing(error.name or "")
     if isinstance(error, NotFound) and error.name is not None:
@@ -40,7 +40,7 @@ def explain(error: Exception) -> str:
 
 
 def _missing(module: str) -> str:
-    """Say which extra has a module. The package is not published: it is installed from a checkout."""
+    """Return how to install a missing module: from a checkout, because the package is not published."""
     extra, use = _EXTRAS.get(module.partition(".")[0], ("", ""))
     if not extra:
         return f"the module {module!r} is not installed: install the gateway anew"
@@ -61,16 +61,16 @@ def _notes(error: Exception) -> str:
 
 
 def fail(message: str, code: int) -> int:
-    """Print what has failed on one line, and return the exit code."""
-    print("gateway:", shown(" ".join(message.split()), MAX_MESSAGE), file=sys.stderr)
+    """Print a failure on one line, and return the exit code."""
+    print("gateway:", shown(" ".join(message.split()), MAX_MESSAGE_CHARACTERS), file=sys.stderr)
     return code
 
 
 def fail_usage(error: typer.TyperException) -> int:
-    """Print what is wrong with the arguments, and return the exit code; a bare `gateway` gets the help."""
+    """Print what is wrong with the arguments, and return the exit code. Without any, the help is printed."""
     cause = cast("Any", error.__cause__)
     if hasattr(cause, "errors"):
-        # The library of commands shows the words of the one that converts its values.
+        # typer would print the wording of pydantic, which converts the values.
         cast("Any", error).message = rule(cause.errors()[0])
     text = cast("Any", error).format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
@@ -83,5 +83,5 @@ def fail_usage(error: typer.TyperException) -> int:
 
 
 def _takes_arguments(context: Any) -> bool:
-    """Whether the command of a context has arguments, and is no group of commands."""
+    """Return whether the context is of a command with arguments, and not of a group."""
     return context is not None and any(one.param_type_name == "argument" for one in context.command.params)

@@ -71,7 +71,7 @@ def rotate() -> None:
     async def make(settings: Settings, database: Database) -> str:
         if settings.jwt_secret is not None:
             raise SettingsError("GATEWAY_JWT_SECRET: it signs, so there is no key to rotate")
-        # A key that those who serve cannot decrypt would be none.
+        # Check the encryption key first: the serving processes must be able to decrypt the new signing key.
         await signing.Keyring(settings, database, time.time).start()
         kid = await database.write(signing.rotate, now_ms(), signing.passphrase(settings))
         record(Event.SIGNING_KEY_ROTATED, f"key:{kid}")

@@ -1,4 +1,4 @@
-"""`gateway token`, `send` and `tail`: a user's token, a notification, and what a socket says."""
+"""`gateway token`, `send` and `tail`: mint an access token, post a notification, follow a user's socket."""
 
 import asyncio
 import json
@@ -13,23 +13,23 @@ from gateway.protocol.terminal import json_line
 
 
 class MissingSecretError(typer.BadParameter):
-    """Nothing was given where a key or a token is needed, so that no value is invalid."""
+    """A required key or token was not given. Unlike its base class, it names no invalid value."""
 
     def format_message(self) -> str:
-        """Return the text alone."""
+        """Return the message without typer's prefix."""
         return self.message
 
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-MAX_TTL = 86_400
-"""How long a token lives at most, in seconds: as long as `signing.MAX_TTL`, which takes long to load."""
+MAX_TTL_SECONDS = 86_400
+"""Maximum lifetime of a token, in seconds. A copy of `signing.MAX_TTL`, which is slow to import."""
 
 
 def token(
     sub: SubArgument,
     ttl: Annotated[
-        int | None, typer.Option(min=1, max=MAX_TTL, help="How long it lives, in seconds.")
+        int | None, typer.Option(min=1, max=MAX_TTL_SECONDS, help="How long it lives, in seconds.")
     ] = None,
     create: CreateOption = False,
 ) -> None:
@@ -45,7 +45,7 @@ def token(
 
 
 def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str:
-    """Return a new access token of a user. Raises `NotFound` where there is none, and `UserDisabled`."""
+    """Mint an access token of a user. Raises `NotFound` for an unknown user, and `UserDisabled`."""
     from gateway.auth import sessions, users
     from gateway.auth.principals import INBOX
     from gateway.auth.revocation import Revocation
@@ -161,11 +161,11 @@ def tail(
         server = _own_address() if server is None else server
         secret, renew = _mint(name), lambda: asyncio.to_thread(_mint, name)
     messages = client.tail(_url(server), secret, _show, note, renew)
-    asyncio.run(pipes.while_read(messages))
+    asyncio.run(pipes.run_while_read(messages))
 
 
 def _url(server: str | None) -> str:
-    """Return where the gateway is. An empty address is none, and refused as such."""
+    """Return the URL of the gateway. Keep an empty one: the client refuses it."""
     return DEFAULT_URL if server is None else server
 
 
@@ -179,7 +179,7 @@ def _checked_sub(sub: str) -> str:
 
 
 def _own_address() -> str:
-    """Return where the gateway of these settings is, seen from its own machine."""
+    """Return the URL of the gateway on this machine, as the settings say."""
     from gateway.settings import load_settings
 
     settings = load_settings()
@@ -188,9 +188,10 @@ def _own_address() -> str:
 
 
 def _secret(given: str, name: str) -> str:
-    """Return a secret without space around it, or the first line of stdin where it was given as a hyphen.
+    """Return a secret without surrounding space, or the first line of stdin if it was given as a hyphen.
 
-    A library would refuse a header with a line break in it, and show the whole of it.
+    Raises `typer.BadParameter` for a space, a line break or a letter beyond ASCII: a library would refuse a
+    header with such a character, and print the whole header.
     """
     secret = (first_line(name) if given == "-" else given).strip()
     if not all("!" <= one <= "~" for one in secret):

@@ -1,6 +1,6 @@
-"""The arguments and options that several commands have, and how they print.
+"""Shared arguments, options and output functions of the commands.
 
-What takes long to load is loaded by the command that runs, and not by the one that prints its help.
+Slow modules are imported when a command runs, so that printing its help is fast.
 """
 
 import sys
@@ -13,7 +13,7 @@ from gateway.protocol.terminal import json_line, shown
 
 
 def checked(check: Callable[[str], str]) -> Callable[[str], str]:
-    """Return a callback that refuses an argument for which `check` raises ValueError."""
+    """Return a typer callback that refuses an argument if `check` raises ValueError."""
 
     def callback(value: str) -> str:
         try:
@@ -42,15 +42,15 @@ ServiceArgument = Annotated[
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one object on one line, whatever it holds."""
+    """Print one object as JSON on one line, with control characters escaped."""
     print(json_line(value))
 
 
 def note(text: str) -> None:
-    """Print a line about what happens, beside what the command prints."""
+    """Print a line about the progress to stderr, apart from the command's output."""
     print("gateway:", shown(text), file=sys.stderr)
 
 
 def group(about: str) -> typer.Typer:
-    """Return a group of commands, which prints its help where none of them is named."""
+    """Create a group of commands, which prints its help if no command is named."""
     return typer.Typer(help=about, no_args_is_help=True)

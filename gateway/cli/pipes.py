@@ -1,4 +1,4 @@
-"""Standard streams of a command: closed ones, a pipe whose reader leaves, an encoding that lacks letters."""
+"""Standard streams of a command: closed streams, pipes whose reader has gone, and limited encodings."""
 
 import asyncio
 import codecs
@@ -11,18 +11,18 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-CLOSED = 1
-"""The exit code where the reader of what is printed has gone: as the library of commands has it."""
+READER_GONE_EXIT_CODE = 1
+"""Exit code when the reader of stdout has gone, the same as typer's."""
 
 _ESCAPES = "gateway.json"
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads what is printed any more. It is no `OSError`, as those of a connection are."""
+    """The reader of stdout has gone. Not an `OSError`, so that it can't be taken for a connection's error."""
 
 
 class CannotPrintError(Exception):
-    """What is printed cannot be written: a disk is full. It is no `OSError` either."""
+    """Stdout can't be written to, for example because a disk is full. Not an `OSError` either."""
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -33,42 +33,42 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_ESCAPES, _escape)
 
 
-def open_closed() -> None:
-    """Open /dev/null in the place of each standard stream that is closed, before any other file is opened.
+def open_closed_streams() -> None:
+    """Open /dev/null in place of each closed standard stream. Call it before any other file is opened.
 
-    The first file that is opened gets the lowest free number: the database would be written to as stdout.
+    A new file gets the lowest free descriptor: output to stdout would end up in the database.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is not None:
             continue
         number = os.open(os.devnull, os.O_RDWR)
-        # Workers inherit it, for which their numbers would be free otherwise.
+        # Workers inherit it: otherwise the descriptor would be free in them.
         os.set_inheritable(number, True)
         stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - it is open to the end
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
 
-def escape_foreign_letters() -> None:
-    """Have what the terminal's encoding lacks printed as JSON escapes it, so that JSON stays JSON."""
+def escape_unencodable() -> None:
+    """Print characters that the terminal's encoding lacks as JSON escapes, so that JSON stays valid."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ESCAPES)
 
 
-def close_stdout() -> None:
-    """Let nothing be printed any more, at the end of the interpreter either: nobody reads it."""
+def discard_stdout() -> None:
+    """Discard all further output, also when the interpreter exits, because its reader has gone."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-async def while_read(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until it ends. Raises `ReaderGoneError` when stdout is a pipe that its reader closes."""
+async def run_while_read(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until it ends. Raises `ReaderGoneError` if stdout is a pipe and its reader closes it."""
     running = asyncio.ensure_future(work)
     closed = asyncio.Event()
     loop, number = asyncio.get_running_loop(), _pipe()
     if number is not None:
-        # Nothing is ever to be read from this end: what wakes the loop is that the other one has gone.
+        # This end never has data to read: it becomes readable when the other end closes.
         loop.add_reader(number, closed.set)
     waiting = asyncio.ensure_future(closed.wait())
     try:
@@ -85,7 +85,7 @@ async def while_read(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _pipe() -> int | None:
-    """Return the descriptor of stdout where that is a pipe."""
+    """Return the file descriptor of stdout if it is a pipe, else None."""
     with suppress(OSError, ValueError):
         number = sys.stdout.fileno()
         if stat.S_ISFIFO(os.fstat(number).st_mode):

@@ -1,4 +1,4 @@
-"""`gateway service`: those who post notifications."""
+"""`gateway service`: management of services, the programs that post notifications."""
 
 from typing import Annotated, Any
 

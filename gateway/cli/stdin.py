@@ -1,21 +1,23 @@
-"""The first line of stdin: a secret that no argument holds."""
+"""The first line of stdin, for a secret that must not be an argument."""
 
 import sys
 
 import typer
 
-LONGEST_LINE = 64 * 1024
-"""Longest line that is read, in bytes."""
+MAX_LINE_BYTES = 64 * 1024
+"""Maximum bytes of the line."""
 
 
 def first_line(name: str) -> str:
-    """Return the first line of stdin without its end, decoded as UTF-8 whatever the locale says.
+    """Return the first line of stdin without its line break, decoded as UTF-8 in every locale.
 
-    Raises `typer.BadParameter`, which names what was read and shows nothing of it.
+    Raises `typer.BadParameter` if it is too long or not UTF-8. The error contains `name`, never the text.
     """
-    line = sys.stdin.buffer.readline(LONGEST_LINE + 1)
-    if len(line) > LONGEST_LINE:
-        raise typer.BadParameter(f"{name}: the first line of stdin must have at most {LONGEST_LINE:,} bytes")
+    line = sys.stdin.buffer.readline(MAX_LINE_BYTES + 1)
+    if len(line) > MAX_LINE_BYTES:
+        raise typer.BadParameter(
+            f"{name}: the first line of stdin must have at most {MAX_LINE_BYTES:,} bytes"
+        )
     try:
         return line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""`gateway user`: those who receive notifications."""
+"""`gateway user`: management of users, the recipients of notifications."""
 
 import getpass
 import sys
@@ -25,7 +25,7 @@ def _user(row: Any) -> dict[str, Any]:
 
 
 def _hash(password: str, sub: str) -> str:
-    """Return the hash of a password. Raises `SettingsError` for one that nobody should be given."""
+    """Return the hash of a password. Raises `SettingsError` for a weak password."""
     from gateway.auth.passwords import hash_password
     from gateway.settings import SettingsError
 
@@ -41,7 +41,7 @@ _PasswordStdinOption = Annotated[
 
 
 def _ask_password(sub: str) -> str:
-    """Return a password that a person types twice, unseen."""
+    """Prompt for a password twice, without echo. Raises `typer.BadParameter` if the two differ."""
     first = getpass.getpass(f"New password of {escape(sub)}: ")
     if getpass.getpass("The same again: ") != first:
         raise typer.BadParameter("the two passwords differ: nothing was changed, try again")

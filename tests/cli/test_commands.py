@@ -64,7 +64,7 @@ def test_no_help_loads_what_only_a_command_needs(loaded: dict[str, list[str]]) -
 
 
 def test_the_longest_life_of_a_token_is_the_same_in_the_help() -> None:
-    assert messages.MAX_TTL == MAX_TTL
+    assert messages.MAX_TTL_SECONDS == MAX_TTL
 
 
 # --- passwords ----------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ async def test_tail_goes_on_with_a_new_token_where_one_has_expired(
         return await verify(token)
 
     monkeypatch.setattr(server.state.tokens, "verify", expired)
-    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(client, "MAX_PAUSE_SECONDS", 0.0)
     seen: list[str] = []
     notes: list[str] = []
 

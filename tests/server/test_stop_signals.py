@@ -158,7 +158,7 @@ async def test_who_waits_ends_when_the_reader_of_its_pipe_has_gone(monkeypatch: 
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
-        waiting = asyncio.create_task(pipes.while_read(asyncio.sleep(3600)))
+        waiting = asyncio.create_task(pipes.run_while_read(asyncio.sleep(3600)))
         await asyncio.sleep(0)
         assert not waiting.done()
         os.close(reading)
@@ -181,12 +181,12 @@ def test_a_closed_pipe_is_neither_a_traceback_nor_a_line() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == pipes.CLOSED
+    assert process.returncode == pipes.READER_GONE_EXIT_CODE
 
 
 def test_a_terminal_of_ascii_gets_json_that_is_still_json() -> None:
     code = (
-        "from gateway.cli import pipes; from gateway.cli import options; pipes.escape_foreign_letters();"
+        "from gateway.cli import pipes; from gateway.cli import options; pipes.escape_unencodable();"
         "options.print_json({'title': 'Gr\\u00fc\\u00dfe \\U0001f600'})"
     )
     with _python(code, PYTHONIOENCODING="ascii") as process:
