@@ -21,6 +21,7 @@ from gateway.protocol.items import MAX_SEQ
 logger = structlog.get_logger()
 
 MAX_EPOCH_CHARACTERS = 64
+"""Maximum characters of the `epoch` of a resume point."""
 
 RETRY_AFTER_SECONDS = 5
 """`Retry-After` of a draining process, in seconds: by then, another process may serve."""

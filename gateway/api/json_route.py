@@ -34,8 +34,8 @@ class JsonRoute(APIRoute):
     """A route whose bodies are bounded and whose JSON is strict: `APIRouter(route_class=JsonRoute)`."""
 
     max_body: ClassVar[int] = MAX_BODY_BYTES
-    knows_caller: ClassVar[bool] = True
-    """Whether the route requires a token. If so, and it has no query parameters, it refuses any query."""
+    requires_token: ClassVar[bool] = True
+    """Whether the route requires a token. If it also has no query parameters, it refuses any query."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler.
@@ -44,7 +44,7 @@ class JsonRoute(APIRoute):
         """
         handler = super().get_route_handler()
         wants_body = self.body_field is not None
-        takes_no_query = self.knows_caller and not self.dependant.query_params
+        takes_no_query = self.requires_token and not self.dependant.query_params
         members = members_of(self.body_field.field_info.annotation) if self.body_field else ()
 
         async def handle(request: Request) -> Response:

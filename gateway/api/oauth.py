@@ -38,7 +38,7 @@ class FormRoute(JsonRoute):
     """A route with a form as its body. The limit is low: tokens are short, and decoding a form is slow."""
 
     max_body: ClassVar[int] = 16 * 1024
-    knows_caller: ClassVar[bool] = False
+    requires_token: ClassVar[bool] = False
 
 
 class OAuthProblem(BaseModel):

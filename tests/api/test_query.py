@@ -81,7 +81,7 @@ async def test_each_route_without_parameters_refuses_any(server: LocalServer) ->
     routes = [
         route
         for route in app.routes
-        if isinstance(route, JsonRoute) and route.knows_caller and not route.dependant.query_params
+        if isinstance(route, JsonRoute) and route.requires_token and not route.dependant.query_params
     ]
     assert {"/v1/notifications", "/v1/notifications/batch", "/v1/auth/ticket", "/v1/inbox/{id}"} <= {
         route.path for route in routes
