@@ -1,4 +1,4 @@
-"""`gateway` and `python -m gateway`: every failure is one line on stderr and an exit code."""
+"""The entry point of `gateway` and `python -m gateway`: a failure is one line on stderr and an exit code."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The composition root: the only place that makes the parts and wires them."""
+"""The composition root: the only module that creates the components and connects them."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -41,9 +41,9 @@ from gateway.web.routes import web_routes
 
 
 def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
-    """Return the application. The schema is up to date before it starts: `gateway serve` sees to that.
+    """Return the application. The database schema must be up to date, which `gateway serve` ensures.
 
-    In `demo_mode` the page can post, too: only for a gateway on loopback.
+    In `demo_mode` the demo page can also post. Use it only for a gateway on loopback.
     """
     metrics = Metrics(max_sockets=settings.max_sockets)
     app = (traced if settings.otel else untraced)(
@@ -52,8 +52,8 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
         description="Durable notifications for the users of your backend, pushed when they are committed.",
         lifespan=lambda app: _lifespan(app, settings, metrics),
         redirect_slashes=False,
-        openapi_url=None,  # web/document.py has it
-        docs_url=None,  # web/reference.py has the page
+        openapi_url=None,  # web/document.py serves it
+        docs_url=None,  # web/reference.py serves the page
         redoc_url=None,
     )
     app.router.routes.extend(api_routes(with_demo=demo_mode))
@@ -65,9 +65,9 @@ def create_app(settings: Settings, *, demo_mode: bool = False) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> AsyncIterator[Mapping[str, Any]]:
-    """Make the parts, run what runs in the background, and flush the writer at the end.
+    """Create the components, run the background tasks while the application runs, then flush the writer.
 
-    What is yielded, uvicorn's protocols have too.
+    The yielded mapping is the lifespan state, which uvicorn's protocols can access, too.
     """
     recent = RecentEntries(settings.tail_bytes)
     backplane = open_backplane(settings)

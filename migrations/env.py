@@ -1,4 +1,4 @@
-"""Where Alembic runs the migrations: on the connection it is given, or on the one the settings name."""
+"""The Alembic environment: runs the migrations on a given connection, or on the database in the settings."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The backplane: how a process learns at once of what another has committed. See `base` for what it is."""
+"""The backplane: hints between processes, so that each learns at once of the others' commits. See `base`."""
 
 import asyncio
 
@@ -8,16 +8,16 @@ from gateway.settings import BackplaneKind, Settings
 
 __all__ = ["Backplane", "Receiver", "open_backplane", "reach"]
 
-REACH = 5.0
-"""How long `gateway check` waits for a backplane, in seconds."""
+REACH_SECONDS = 5.0
+"""How long `gateway check` waits for a backplane."""
 
 
 def open_backplane(settings: Settings) -> Backplane:
-    """Return the backplane that the settings choose. It connects when it is run."""
+    """Return the backplane that the settings select. Its `run` connects."""
     if settings.backplane is BackplaneKind.REDIS:
         from gateway.backplane.redis import RedisBackplane
 
-        assert settings.backplane_url is not None  # noqa: S101 - it is what has chosen Redis
+        assert settings.backplane_url is not None  # noqa: S101 - this URL selects Redis
         return RedisBackplane(settings.backplane_url.get_secret_value())
     if settings.backplane is BackplaneKind.POSTGRES:
         from gateway.backplane.postgres import PostgresBackplane
@@ -27,12 +27,15 @@ def open_backplane(settings: Settings) -> Backplane:
 
 
 async def reach(backplane: Backplane) -> str | None:
-    """Return why no message to oneself comes back through it, without a secret; None where it does."""
+    """Send a message to this process itself, and return None, or the reason why it didn't come back.
+
+    The reason contains no secret.
+    """
     heard = asyncio.Event()
     receiver = Receiver(lambda _: None, lambda _: None, lambda _: heard.set())
     running = asyncio.create_task(backplane.run(receiver))
     try:
-        async with asyncio.timeout(REACH):
+        async with asyncio.timeout(REACH_SECONDS):
             await heard.wait()
     except TimeoutError:
         return backplane.problem or "there was no answer in time"

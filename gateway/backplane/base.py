@@ -1,7 +1,7 @@
-"""What a backplane is: it tells the other processes that something is new. It carries hints, never data.
+"""The interface of backplanes: channels between processes that carry hints, never data.
 
-A hint that is lost, doubled, late or out of order costs latency, never a notification: the log alone says
-what is new, and `reconciler` looks at it now and then (docs/architecture.md, "The backplane").
+A hint that is lost, repeated, late or out of order costs latency, never a notification. The log alone says
+what is new, and `reconciler` checks it periodically (docs/architecture.md, "The backplane").
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -9,11 +9,11 @@ from typing import NamedTuple, Protocol
 
 
 class Receiver(NamedTuple):
-    """What a backplane calls, on the event loop. None of it may block.
+    """The callbacks of a backplane. They are called on the event loop and must not block.
 
-    `on_hint` gets the number that the log of each user has reached, as another process says; it may be stale
-    or wrong. `on_ended` gets the sessions and API keys that another process has ended. `on_resumed` gets the
-    users whose hints may have been missed up to now, None for all: look at their logs once.
+    `on_hint` gets the last `seq` of each user's log, as reported by another process. It may be stale or
+    wrong. `on_ended` gets the sessions and API keys that another process has ended. `on_resumed` gets the
+    users whose hints may have been missed until now, or None for all users. Their logs must be checked once.
     """
 
     on_hint: Callable[[Mapping[int, int]], object]
@@ -22,10 +22,10 @@ class Receiver(NamedTuple):
 
 
 class Backplane(Protocol):
-    """Between the processes of one gateway. It belongs to the event loop, and nothing but `run` waits.
+    """The channel between the processes of one gateway. Not thread-safe: use it only on the event loop.
 
-    `sent` and `received` count the hints: users, not messages. `address` is the server's, without a password,
-    and `problem` why there is no connection to it, where an attempt has failed.
+    Only `run` and `drain` wait. `sent` and `received` count the hints: users, not messages. `address` is that
+    of the server, without a password. `problem` is the reason of the last failed connection, or None.
     """
 
     sent: int
@@ -35,28 +35,31 @@ class Backplane(Protocol):
 
     @property
     def listening(self) -> bool:
-        """Whether this process hears the others now."""
+        """Whether this process receives the others' hints now."""
         ...
 
     async def run(self, receiver: Receiver) -> None:
-        """Connect, listen, check, and connect again, until cancelled. A server that is away is no error."""
+        """Connect, listen, check the connection and reconnect, until cancelled.
+
+        An unavailable server is retried and raises nothing.
+        """
         ...
 
     async def drain(self) -> None:
-        """Wait until what was published has gone out; not for long, for it is only hints."""
+        """Wait briefly until the published hints have been sent."""
         ...
 
     def publish(self, seqs: Mapping[int, int], ended: Collection[str] = ()) -> None:
-        """Tell the others what the logs of these users have reached, and which sessions have ended.
+        """Notify the other processes of the last `seq` of these users' logs, and of ended sessions.
 
         Call it after the commit.
         """
         ...
 
     def follow(self, user_id: int) -> None:
-        """Begin to listen for a user who has a socket here. The log must be read after this, not before."""
+        """Start listening for a user with a socket here. Read the log after this call, not before."""
         ...
 
     def forget(self, user_id: int) -> None:
-        """Stop listening for a user: the last socket is gone."""
+        """Stop listening for a user whose last socket has detached."""
         ...

@@ -1,8 +1,9 @@
-"""The hints: what waits to be told, and how it is written.
+"""Hints: their encoding as messages, and the outbox in which they wait to be sent.
 
-A message is a JSON array of four: who says it, whether everything may be new, user and number in turn, and
-the sessions that have ended. Whoever can write to the server can send one, so nothing in it is believed
-beyond "look at the log", and one that is malformed is refused as a whole.
+A message is a JSON array of four elements: the process that sends it, whether every log may have changed, an
+alternating list of user ids and `seq`s, and the sessions that have ended. Anyone with write access to the
+server can send messages, so a message is only a reason to read the log. A malformed message is rejected as a
+whole.
 """
 
 import asyncio
@@ -14,21 +15,21 @@ from gateway.protocol.encoding import dumps
 
 T = TypeVar("T")
 
-MAX_MESSAGE = 7900
-"""How long a message may be, in bytes: Postgres takes less than 8,000."""
+MAX_MESSAGE_BYTES = 7900
+"""Maximum size of a message. Postgres accepts less than 8,000 bytes."""
 
-MAX_WAITING = 100_000
-"""How many users may wait to be told of; beyond it, all are told to look at everything."""
+MAX_WAITING_USERS = 100_000
+"""Maximum number of users waiting in an outbox. Beyond it, one hint says that every log may have changed."""
 
-_PER_MESSAGE = 180
-"""How many users, or sessions, fit into a message whatever their numbers are."""
+_MAX_PER_MESSAGE = 180
+"""Maximum number of users, or of sessions, in a message. That many fit, however long their ids are."""
 
 _MAX_NUMBER = 2**63 - 1
-_MAX_SESSION = 40
+_MAX_SESSION_LENGTH = 40
 
 
 class Hints(NamedTuple):
-    """What the logs of users have reached, which sessions have ended, and whether everything may be new."""
+    """The last `seq` of users' logs, the sessions that have ended, and whether every log may have changed."""
 
     seqs: Mapping[int, int] = {}
     ended: Collection[str] = ()
@@ -36,25 +37,25 @@ class Hints(NamedTuple):
 
 
 class HintMessage(NamedTuple):
-    """Hints, and the process they are from."""
+    """Hints and the process that sent them."""
 
     origin: str
     hints: Hints
 
 
 PROBE = Hints()
-"""What a process says to hear itself."""
+"""The empty hints that a process sends to itself to check its connection."""
 
 
 def encode(origin: str, hints: Hints) -> list[str]:
-    """Return the messages that say this: one, or as many as it takes."""
+    """Return the messages that carry these hints, at least one."""
     users = [_encode(origin, hints.everything, part) for part in _parts(list(hints.seqs.items()))]
     ended = [_encode(origin, hints.everything, (), part) for part in _parts(list(hints.ended))]
     return users + ended or [_encode(origin, hints.everything)]
 
 
 def _parts(whole: list[T]) -> list[list[T]]:
-    return [whole[start : start + _PER_MESSAGE] for start in range(0, len(whole), _PER_MESSAGE)]
+    return [whole[start : start + _MAX_PER_MESSAGE] for start in range(0, len(whole), _MAX_PER_MESSAGE)]
 
 
 def _encode(
@@ -65,13 +66,13 @@ def _encode(
 
 
 def prefix_of(origin: str) -> str:
-    """Return how each message from this process begins."""
+    """Return the prefix of every message from this process."""
     return dumps([origin])[:-1] + ","
 
 
 def decode(text: str) -> HintMessage:
-    """Read a message. Raises ValueError for one that is malformed."""
-    if len(text) > MAX_MESSAGE:
+    """Decode a message. Raises ValueError if it is malformed."""
+    if len(text) > MAX_MESSAGE_BYTES:
         raise ValueError("it is too long")
     try:
         message = json.loads(text)
@@ -82,7 +83,7 @@ def decode(text: str) -> HintMessage:
     origin, everything, flat, ended = message
     if len(flat) % 2 or not all(map(_is_number, flat)):
         raise ValueError("the users are not numbers in pairs")
-    if not all(isinstance(one, str) and 0 < len(one) <= _MAX_SESSION for one in ended):
+    if not all(isinstance(one, str) and 0 < len(one) <= _MAX_SESSION_LENGTH for one in ended):
         raise ValueError("the sessions are not texts")
     return HintMessage(origin, Hints(dict(zip(flat[::2], flat[1::2], strict=True)), ended, everything))
 
@@ -92,9 +93,9 @@ def _is_number(value: Any) -> bool:
 
 
 class Outbox:
-    """What waits to be told: the highest number of each user, however often it was put here."""
+    """The hints that wait to be sent: only the highest `seq` of each user."""
 
-    def __init__(self, limit: int = MAX_WAITING) -> None:
+    def __init__(self, limit: int = MAX_WAITING_USERS) -> None:
         self._limit = limit
         self._seqs: dict[int, int] = {}
         self._ended: set[str] = set()
@@ -102,7 +103,7 @@ class Outbox:
         self._waiting = asyncio.Event()
 
     def put(self, hints: Hints) -> None:
-        """Add hints. When too much waits, that everything may be new is all that is kept of it."""
+        """Add hints. Beyond the limit, replace all users by the hint that every log may have changed."""
         for user_id, seq in hints.seqs.items():
             if self._seqs.get(user_id, -1) < seq:
                 self._seqs[user_id] = seq
@@ -111,13 +112,13 @@ class Outbox:
         if len(self._seqs) > self._limit:
             self._seqs, self._everything = {}, True
         if len(self._ended) > self._limit:
-            # Each process finds what it was not told of in the database.
+            # Each process also finds ended sessions in the database.
             self._ended.clear()
         if self._seqs or self._ended or self._everything:
             self._waiting.set()
 
     async def take(self) -> Hints:
-        """Wait until there is something, and return all of it."""
+        """Wait until there are hints, and return all of them."""
         await self._waiting.wait()
         self._waiting.clear()
         hints = Hints(self._seqs, self._ended, self._everything)
@@ -125,5 +126,5 @@ class Outbox:
         return hints
 
     def __len__(self) -> int:
-        """Return how much waits."""
+        """Return how many hints wait."""
         return len(self._seqs) + len(self._ended) + self._everything

@@ -1,4 +1,4 @@
-"""What the backplanes with a server have in common: a connection that is kept up, and checked by ear."""
+"""The base of backplanes with a server: a supervised connection, health-checked by a loopback message."""
 
 import asyncio
 import secrets
@@ -16,24 +16,25 @@ from gateway.observability.reasons import reason
 logger = structlog.get_logger()
 
 CHECK_INTERVAL = 5.0
-"""How often a process checks that it hears itself, and how long that may take, in seconds."""
+"""How often a process sends itself a message, and how long that may take to arrive, in seconds."""
 
-FIRST_PAUSE, MAX_PAUSE = 0.1, 4.0
-"""The times between two attempts to connect, in seconds: after the first failure, and at most."""
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 4.0
+"""How long to wait between two attempts to connect: after the first failure, and at most."""
 
-DRAIN = 1.0
-"""How long a stop waits for the last hints to go out, in seconds."""
+DRAIN_SECONDS = 1.0
+"""How long a stopping process waits for its last hints to be sent."""
 
 
 class Outdated(ConnectionError):
-    """The server is there, and may no longer be the one that others are on: connect anew."""
+    """The server responds, but may no longer be the one that the other processes use: reconnect."""
 
 
 class Link(ABC):
-    """A backplane on a server at `address`. `failures` are what its driver raises when the server is away.
+    """A backplane on a server at `address`. `failures` are the driver's errors for an unavailable server.
 
-    A connection that is half open, or that has lost its subscription, looks well for ever: so the process
-    sends a message to itself through the server, and expects to hear it. That takes two intervals at most.
+    A half-open connection, or one that has lost its subscription, shows no error. The process therefore sends
+    itself a message through the server and expects to receive it. That detects a dead connection within two
+    check intervals.
     """
 
     failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
@@ -42,10 +43,10 @@ class Link(ABC):
         self.address = address
         self._interval = check_interval
         self._origin = secrets.token_hex(8)
-        self._mine = prefix_of(self._origin)
+        self._own_prefix = prefix_of(self._origin)
         self._outbox = Outbox()
-        self._told = asyncio.Event()
-        self._told.set()
+        self._all_sent = asyncio.Event()
+        self._all_sent.set()
         self._receiver = Receiver(lambda _: None, lambda _: None, lambda _: None)
         self._listening = False
         self._warned = False
@@ -56,26 +57,26 @@ class Link(ABC):
 
     @property
     def listening(self) -> bool:
-        """Whether this process has heard itself lately."""
+        """Whether the last loopback message arrived."""
         return self._listening
 
     def publish(self, seqs: Mapping[int, int], ended: Collection[str] = ()) -> None:
-        """Tell the others, together with what waits already."""
+        """Queue hints for the other processes, merged with those that wait already."""
         self._outbox.put(Hints(seqs, ended))
-        self._told.clear()
+        self._all_sent.clear()
 
     async def drain(self) -> None:
-        """Wait for what was published to go out, for a second at most."""
+        """Wait until the published hints are sent, for a second at most."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN if self._listening else 0):
-                await self._told.wait()
+            async with asyncio.timeout(DRAIN_SECONDS if self._listening else 0):
+                await self._all_sent.wait()
 
     async def run(self, receiver: Receiver) -> None:
-        """Keep a connection up until cancelled. What is published while there is none waits for the next."""
+        """Keep a connection open until cancelled. Hints published without one wait for the next."""
         self._receiver = receiver
         while True:
-            # A task of its own: in Python 3.11 a group whose tasks fail while it is being cancelled forgets
-            # that it was, and this loop would go on.
+            # In its own task: in Python 3.11 a task group swallows its cancellation if one of its tasks fails
+            # meanwhile, and this loop would continue.
             session = asyncio.create_task(self._serve())
             try:
                 await asyncio.wait([session])
@@ -83,9 +84,9 @@ class Link(ABC):
                 session.cancel()
                 await asyncio.wait([session])
                 was_listening, self._listening = self._listening, False
-            self._lost(_cause(session), was_listening=was_listening)
-            # Many processes that lose one server do not come back to it all at once.
-            await asyncio.sleep(spread(pause_after(self._failures, FIRST_PAUSE, MAX_PAUSE)))
+            self._note_loss(_cause(session), was_listening=was_listening)
+            # Randomised, so that processes that lose one server don't all reconnect at once.
+            await asyncio.sleep(spread(pause_after(self._failures, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)))
 
     async def _serve(self) -> None:
         async with self._connected(), asyncio.TaskGroup() as tasks:
@@ -93,10 +94,10 @@ class Link(ABC):
             tasks.create_task(self._check())
             tasks.create_task(self._send_all())
 
-    def _lost(self, error: BaseException, *, was_listening: bool) -> None:
-        """Note why there is no connection: once for each time that it is lost."""
+    def _note_loss(self, error: BaseException, *, was_listening: bool) -> None:
+        """Record why the connection was lost. Log it once per outage."""
         if isinstance(error, Outdated):
-            # Nothing is away: hints wait for the next connection, which is made at once.
+            # This is no outage: hints wait for the next connection, which is opened at once.
             return
         problem = reason(error)
         if not isinstance(error, self.failures):
@@ -108,21 +109,21 @@ class Link(ABC):
         self.problem = problem
         self._failures += 1
 
-    def _resumed(self) -> None:
+    def _note_resumption(self) -> None:
         if self.problem is not None:
             logger.info("the backplane is back", backplane=self.address)
         self._listening, self._warned, self.problem = True, False, None
         self._receiver.on_resumed(None)
 
     async def _check(self) -> None:
-        """Hear oneself every so often. Raises `TimeoutError` when that takes too long."""
+        """Check the connection periodically. Raises `TimeoutError` when a loopback message is overdue."""
         while True:
             async with asyncio.timeout(self._interval):
                 await self._hear_oneself()
             if self._listening:
-                self._failures = 0  # The connection has lasted; one that flaps is not opened ever faster.
+                self._failures = 0  # Only a connection that lasts resets the back-off, not one that flaps.
             else:
-                self._resumed()
+                self._note_resumption()
             await asyncio.sleep(self._interval)
 
     async def _send_all(self) -> None:
@@ -131,16 +132,16 @@ class Link(ABC):
             try:
                 await self._send(hints)
             except BaseException:
-                # It may not have gone out, and to be told twice is no harm.
+                # The hints may not have been sent. Sending them twice is safe.
                 self._outbox.put(hints)
                 raise
             self.sent += len(hints.seqs)
             if not len(self._outbox):
-                self._told.set()
+                self._all_sent.set()
 
     def _heard(self, text: str) -> bool:
-        """Pass on what another process says; return whether it was this process that said it."""
-        if text.startswith(self._mine):
+        """Handle a message: pass on another process's hints. Return whether this process sent it."""
+        if text.startswith(self._own_prefix):
             return True
         try:
             hints = decode(text).hints
@@ -161,23 +162,23 @@ class Link(ABC):
 
     @abstractmethod
     def _connected(self) -> AbstractAsyncContextManager[None]:
-        """Be connected and subscribed while the block runs."""
+        """Connect and subscribe while the block runs."""
 
     @abstractmethod
     async def _listen(self) -> None:
-        """Call `_heard` with what comes, until the connection is lost. Raises one of `failures` then."""
+        """Call `_heard` with each message until the connection is lost, then raise one of `failures`."""
 
     @abstractmethod
     async def _hear_oneself(self) -> None:
-        """Send a message to oneself and return when it has come back."""
+        """Send a loopback message and return when it arrives."""
 
     @abstractmethod
     async def _send(self, hints: Hints) -> None:
-        """Send hints to the others."""
+        """Send hints to the other processes."""
 
     @abstractmethod
     def follow(self, user_id: int) -> None:
-        """Begin to listen for a user."""
+        """Start listening for a user."""
 
     @abstractmethod
     def forget(self, user_id: int) -> None:
@@ -185,7 +186,7 @@ class Link(ABC):
 
 
 def _cause(session: asyncio.Task[None]) -> BaseException:
-    """Return one of the reasons why a session is over: a connection that is lost fails for all who use it."""
+    """Return one of the errors that ended a session. A lost connection fails in several tasks at once."""
     cause = None if session.cancelled() else session.exception()
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]

@@ -1,4 +1,4 @@
-"""The backplane of processes that are one: it reaches those who share `peers`, at once."""
+"""The in-memory backplane: it reaches the gateways in one process that share `peers`, without delay."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -7,7 +7,7 @@ from gateway.backplane.base import Receiver
 
 
 class MemoryBackplane:
-    """One worker has nobody to tell. Several in one process share `peers`."""
+    """A backplane without a server. A single worker has no peers; gateways in one process share them."""
 
     def __init__(self, peers: "dict[MemoryBackplane, Receiver] | None" = None) -> None:
         self._peers = {} if peers is None else peers
@@ -18,11 +18,11 @@ class MemoryBackplane:
 
     @property
     def listening(self) -> bool:
-        """There is nothing to be away."""
+        """Always true: no server can be unavailable."""
         return True
 
     async def run(self, receiver: Receiver) -> None:
-        """Hear the others until cancelled."""
+        """Receive the peers' hints until cancelled."""
         self._peers[self] = receiver
         receiver.on_resumed(None)
         try:
@@ -31,10 +31,10 @@ class MemoryBackplane:
             del self._peers[self]
 
     async def drain(self) -> None:
-        """Nothing waits."""
+        """Return at once: hints never wait."""
 
     def publish(self, seqs: Mapping[int, int], ended: Collection[str] = ()) -> None:
-        """Tell the others."""
+        """Call the receivers of all peers."""
         for peer, receiver in self._peers.items():
             if peer is not self:
                 self.sent += len(seqs)
@@ -45,7 +45,7 @@ class MemoryBackplane:
                     receiver.on_ended(ended)
 
     def follow(self, user_id: int) -> None:
-        """Everything is heard."""
+        """Do nothing: every hint is received."""
 
     def forget(self, user_id: int) -> None:
-        """Everything is heard."""
+        """Do nothing: every hint is received."""

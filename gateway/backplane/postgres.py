@@ -1,8 +1,8 @@
-"""The backplane on Postgres: LISTEN and NOTIFY, on a connection of its own.
+"""The backplane on Postgres: LISTEN and NOTIFY on a dedicated connection.
 
 A transaction that notifies takes a lock that all such transactions of the database share, and notifies at
-its commit. So it is a transaction apart, after the one that stored what is told of, and it carries all that
-has come together meanwhile (https://www.postgresql.org/docs/current/sql-notify.html, "Notes").
+its commit. Hints are therefore sent in their own transaction, after the one that stored the changes, together
+with all hints that have arrived meanwhile (https://www.postgresql.org/docs/current/sql-notify.html, "Notes").
 """
 
 import asyncio
@@ -16,9 +16,10 @@ from gateway.backplane.hints import PROBE, Hints, encode
 from gateway.backplane.link import CHECK_INTERVAL, Link, Outdated
 
 CHANNEL = "gateway"
-"""Every process of a gateway listens to it. It belongs to one database, as the gateway does."""
+"""The channel that every process listens to. Channels are per database, as gateways are."""
 
-CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+"""How long connecting may take."""
 
 _TAKES_NO_WRITES = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'"
 
@@ -26,7 +27,7 @@ _NOTIFY = "SELECT pg_notify($1, message) FROM unnest($2::text[]) AS message"
 
 
 class PostgresBackplane(Link):
-    """Tells everybody everything: who has no socket of a user takes no notice."""
+    """A backplane on Postgres. Every process receives every hint; users without a socket are ignored."""
 
     failures = (
         asyncpg.PostgresError,
@@ -49,9 +50,11 @@ class PostgresBackplane(Link):
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[None]:
         self._closed.clear()
-        # What is told need not be durable: nobody waits for a disk.
+        # Hints need not be durable, so don't wait for the disk.
         options = {"application_name": "notification-gateway backplane", "synchronous_commit": "off"}
-        connection = await asyncpg.connect(self._url, timeout=CONNECT_TIMEOUT, server_settings=options)
+        connection = await asyncpg.connect(
+            self._url, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=options
+        )
         try:
             connection.add_termination_listener(lambda _: self._closed.set())
             await connection.add_listener(CHANNEL, self._notified)
@@ -69,9 +72,10 @@ class PostgresBackplane(Link):
         raise ConnectionError("the connection to Postgres was closed")
 
     async def _hear_oneself(self) -> None:
-        """Leave a server that takes no writes: after a fail-over the others notify on another one.
+        """Raise `Outdated` if the server is read-only: after a failover the others notify on the new primary.
 
-        Where there is no other, each check connects anew, and hears itself all the same.
+        If there is no new primary, each check reconnects to this server and its loopback message still
+        arrives.
         """
         async with self._turn:
             if self.listening and await self._connection.fetchval(_TAKES_NO_WRITES):
@@ -82,12 +86,12 @@ class PostgresBackplane(Link):
 
     async def _send(self, hints: Hints) -> None:
         messages = encode(self._origin, hints)
-        # A connection does one thing at a time.
+        # A connection runs one statement at a time.
         async with self._turn:
             await self._connection.execute(_NOTIFY, CHANNEL, messages)
 
     def follow(self, user_id: int) -> None:
-        """Everything is heard already."""
+        """Do nothing: every hint is received."""
 
     def forget(self, user_id: int) -> None:
-        """Everything is heard anyway."""
+        """Do nothing: every hint is received."""

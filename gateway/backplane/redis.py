@@ -1,7 +1,7 @@
-"""The backplane on Redis: pub/sub, on channels that each carry the hints of some of the users.
+"""The backplane on Redis: pub/sub, on channels that each carry the hints for some of the users.
 
-On a cluster these are shard channels, which live where their slot lives (SPUBLISH, SSUBSCRIBE); elsewhere
-they are ordinary ones. Redis forgets a message that nobody hears; that is why it is only a hint.
+On a cluster these are shard channels, each on the server that owns its slot (SPUBLISH, SSUBSCRIBE). Elsewhere
+they are ordinary channels. Redis drops a message without subscribers, which is fine for a hint.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ from gateway.backplane.link import CHECK_INTERVAL, Link
 from gateway.settings.redis_url import without_password
 
 SHARDS = 4
-"""How many channels the users are spread over.
+"""Number of channels that the users are spread over.
 
-More would spare a process with few sockets some hints, and cost a command and a message more for each group
-commit that concerns many users.
+More channels would spare a process with few sockets some hints. They would also cost another command and
+another message for each group commit that concerns many users.
 """
 
-TIMEOUT = 5.0
-"""How long connecting and a command may take, in seconds."""
+TIMEOUT_SECONDS = 5.0
+"""How long connecting may take, and each command."""
 
 NodeAddress = tuple[str, int]
-"""The host and the port of a server."""
+"""The host and port of a server."""
 
 
 class RedisBackplane(Link):
-    """Listens to the channels of the users who have a socket here, and to one for what concerns all."""
+    """A backplane on Redis. It listens to a common channel and to those of users with a socket here."""
 
     failures = (RedisError, RedisClusterException, OSError, TimeoutError)
 
@@ -44,13 +44,13 @@ class RedisBackplane(Link):
         super().__init__(without_password(url), check_interval=check_interval)
         self._url = url
         self._options: dict[str, Any] = dict(parse_url(url)) | {
-            "socket_timeout": TIMEOUT,
-            "socket_connect_timeout": TIMEOUT,
-            "retry": Retry(NoBackoff(), 0),  # `Link` connects again, and looks for what was missed.
+            "socket_timeout": TIMEOUT_SECONDS,
+            "socket_connect_timeout": TIMEOUT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),  # `Link` reconnects and checks for missed hints.
             "decode_responses": True,
             "encoding_errors": "replace",
         }
-        # The databases of one Redis share their channels.
+        # All databases of one Redis share their channels, so the name includes the database.
         self._prefix = f"gateway:{self._options.get('db', 0)}:"
         self._common = f"{self._prefix}all"
         self._shards = {f"{self._prefix}{shard}": shard for shard in range(SHARDS)}
@@ -61,17 +61,17 @@ class RedisBackplane(Link):
         self._leaving: Counter[str] = Counter()
         self._nodes: dict[str, _Node] = {}
 
-    # --- who is listened for --------------------------------------------------------------------------------
+    # --- the subscriptions ----------------------------------------------------------------------------------
 
     def follow(self, user_id: int) -> None:
-        """Subscribe to the user's channel soon. Then what was missed meanwhile is looked for."""
+        """Subscribe to the user's channel soon. The user's log is then checked for hints missed meanwhile."""
         users = self._users[user_id % SHARDS]
         users.add(user_id)
         if len(users) == 1:
             self._changed.set()
 
     def forget(self, user_id: int) -> None:
-        """Unsubscribe from the user's channel, unless others with a socket here need it."""
+        """Unsubscribe from the user's channel, unless other users with a socket here need it."""
         shard = user_id % SHARDS
         self._users[shard].discard(user_id)
         if not self._users[shard]:
@@ -81,7 +81,7 @@ class RedisBackplane(Link):
     async def _follow_all(self) -> None:
         while True:
             await self._changed.wait()
-            # Cleared before looking: what comes while a command is being sent sets it again.
+            # Cleared before the users are read, so that a change while a command is sent sets it again.
             self._changed.clear()
             wanted = set(self._users)
             await self._subscribe(wanted - self._subscribed)
@@ -107,13 +107,13 @@ class RedisBackplane(Link):
             await self._open_nodes(stack)
             await self._nodes[self._common].subscribe(self._common)
             await self._subscribe(set(self._users))
-            # Last: what comes back through it shows that the others are subscribed to, too.
+            # The probes come last: a message through them shows that the other channels are subscribed, too.
             for node in set(self._nodes.values()):
                 await node.subscribe(node.probe)
             yield
 
     async def _open_nodes(self, stack: AsyncExitStack) -> None:
-        """Open the server of each channel: the one there is, or those of a cluster."""
+        """Open the server of each channel: the only server, or those of a cluster."""
         probe = f"{self._prefix}probe:{self._origin}"
         channels = [self._common, *self._channels]
         async with Redis.from_pool(ConnectionPool(**self._options)) as seed:
@@ -133,8 +133,8 @@ class RedisBackplane(Link):
     async def _places(
         self, channels: Sequence[str], probe: str
     ) -> tuple[dict[str, NodeAddress], dict[NodeAddress, str]]:
-        """Ask a cluster where each channel lives, and find a name for a probe that lives on each server."""
-        options = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+        """Return the server of each channel in a cluster, and for each server a probe name in its slots."""
+        options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
         async with RedisCluster.from_url(self._url, **options) as cluster:
 
             def place(channel: str) -> NodeAddress:
@@ -168,14 +168,14 @@ class RedisBackplane(Link):
                 node.echo.set()
 
     def _now_subscribed(self, channel: str) -> None:
-        """Let the users of a channel be looked at: they may have been attached to before it was heard."""
+        """Request a check of a channel's users: they may have attached before the subscription began."""
         users = self._users.get(self._shards.get(channel, -1))
-        # Before this process has heard itself everything is still to be looked at.
+        # Before the first loopback message arrives, a check of all users is still to come.
         if users and self.listening:
             self._receiver.on_resumed(users.copy())
 
     def _now_unsubscribed(self, channel: str) -> None:
-        """Raise where a cluster has put an end to it, because the slot of the channel has moved."""
+        """Raise ConnectionError if the cluster ended the subscription: the channel's slot has moved."""
         if not self._leaving[channel]:
             raise ConnectionError(f"the channel {channel} has moved")
         self._leaving[channel] -= 1
@@ -205,7 +205,7 @@ class RedisBackplane(Link):
 
 
 class _Node:
-    """One server: a connection that listens, and one that publishes."""
+    """One Redis server: a connection for listening and one for publishing."""
 
     def __init__(self, options: dict[str, Any], probe: str, *, sharded: bool) -> None:
         self._redis = Redis.from_pool(ConnectionPool(**options))
@@ -217,34 +217,35 @@ class _Node:
         self.echo = asyncio.Event()
 
     async def subscribe(self, channel: str) -> None:
-        """Ask for a channel; `read` tells when it is there."""
+        """Request a subscription. `read` returns its confirmation."""
         await (self._pubsub.ssubscribe if self._sharded else self._pubsub.subscribe)(channel)
 
     async def unsubscribe(self, channel: str) -> None:
-        """Ask for no more of a channel."""
+        """Request the end of a subscription. `read` returns its confirmation."""
         await (self._pubsub.sunsubscribe if self._sharded else self._pubsub.unsubscribe)(channel)
 
     async def publish(self, messages: Sequence[tuple[str, str]]) -> None:
-        """Publish all of it in one go: pairs of a channel and a message.
+        """Publish pairs of a channel and a message in one write.
 
-        On a bare connection: a pipeline of the client costs twice as much as what it carries.
+        It uses a bare connection, because the overhead of the client's pipeline is twice the cost of its
+        commands.
         """
         command = "SPUBLISH" if self._sharded else "PUBLISH"
         packed = self._publisher.pack_commands([(command, *message) for message in messages])
-        # A connection does one thing at a time.
+        # A connection handles one exchange at a time.
         async with self._turn:
             await self._publisher.send_packed_command(packed)
             for _ in messages:
                 await self._publisher.read_response()
 
     async def read(self) -> tuple[str, str, str]:
-        """Wait for what comes next: its kind, its channel, and what it says."""
+        """Wait for the next message, and return its kind, its channel and its data."""
         while (message := await self._pubsub.get_message(timeout=None)) is None:
             pass
         return message["type"], message["channel"], message["data"]
 
     async def close(self) -> None:
-        """Close every connection, without waiting for a server that does not answer."""
+        """Close every connection without waiting for a server that doesn't answer."""
         await self._publisher.disconnect(nowait=True)
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
         await self._redis.aclose()

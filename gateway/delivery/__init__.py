@@ -1,1 +1,1 @@
-"""Whether it arrives: connections, who is told of a commit, and what was missed."""
+"""Delivery: the connections of clients, the wakes after a commit, and the search for missed changes."""

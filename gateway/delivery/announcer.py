@@ -1,4 +1,4 @@
-"""The announcer: what a process does with a commit of its own, before those who wait for it are answered."""
+"""The announcer: passes on a commit of this process, before the writer answers its callers."""
 
 import time
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from gateway.store.batch import Committed
 
 
 class Publisher(Protocol):
-    """What the announcer asks of the backplane."""
+    """The part of the backplane that the announcer uses."""
 
     def publish(self, seqs: Mapping[int, int]) -> None:
-        """Tell the other processes what the logs of these users have reached. It does not wait."""
+        """Notify the other processes of the last `seq` of these users' logs. It doesn't wait."""
 
 
 class Announcer:
-    """Records a commit in the tail, wakes the sockets of its users here, and tells other processes of it."""
+    """Caches the entries of a commit, wakes its users' connections here, and notifies the other processes."""
 
     def __init__(self, recent: RecentEntries, hub: Hub, publisher: Publisher, metrics: Metrics) -> None:
         self._recent = recent
@@ -27,13 +27,13 @@ class Announcer:
         self._metrics = metrics
 
     def announce(self, committed: Committed) -> None:
-        """Announce a commit. Call it on the event loop, after each, in their order."""
+        """Announce a commit. Call it on the event loop after each commit, in commit order."""
         committed_at = time.time()
         for entry in committed.entries:
             entry.committed_at = committed_at
         self._metrics.committed(committed.posts, committed.items, committed.seconds)
         seqs = {user_id: counts.seq for user_id, counts in committed.counts.items()}
-        # In this order: a socket that is woken finds the entry in memory.
+        # Recorded before the wake, so that a woken connection finds the entry in memory.
         self._recent.record(committed.entries, committed.counts)
         self._hub.wake(seqs)
         self._publisher.publish(seqs)

@@ -1,4 +1,4 @@
-"""The commands of a client: how many it may send, and what each of them does."""
+"""The commands of a client: their rate limit, and the effect of each."""
 
 import time
 from typing import Protocol
@@ -16,19 +16,19 @@ from gateway.store.batch import Change
 from gateway.store.changes import Delivered, ItemUpdate, ReadUpTo, Seen
 from gateway.store.writer import Writer
 
-COMMAND_BURST = 4
-"""How many seconds' worth of commands a client may send at once."""
+COMMAND_BURST_SECONDS = 4
+"""Maximum burst: a client may send as many commands at once as its rate allows in this time."""
 
 
 class Source(Protocol):
-    """What commands come from."""
+    """The transport that commands arrive on."""
 
     async def receive_text(self) -> str | None:
         """Return the next text message, or None for a binary one. Raises `Disconnected`."""
 
 
 class Client(Protocol):
-    """What commands ask of the connection they come on. `head` is the last number of the log it knows of."""
+    """The connection that commands arrive on. `head` is the highest `seq` of the log that it knows."""
 
     user: User
     closed: bool
@@ -37,45 +37,45 @@ class Client(Protocol):
 
     @property
     def socket(self) -> Source:
-        """What commands come from."""
+        """The transport that commands arrive on."""
 
     async def send(self, message: Message) -> None:
         """Send a message. Raises `Disconnected`."""
 
     def renew(self, user: User) -> None:
-        """Take the user of a new token."""
+        """Continue with the user of a new token."""
 
     def leave(self) -> None:
-        """Take note that the client has gone."""
+        """Record that the client has disconnected."""
 
     def close(self, code: Close, reason: str) -> None:
-        """End it."""
+        """Close the socket."""
 
 
 class Commands:
-    """Carries out what one client says. Changes come back to the client through its log.
+    """Executes the commands of one client. Changes come back to the client through its log.
 
-    The client has a rate of its own, and shares one with the other sockets of its user (`users`). It does not
-    hold the client, for the client holds it.
+    Two rate limits apply: the client's own, and one that all sockets of its user share (`users`). The client
+    holds its `Commands`, and not the other way round, so that the two form no reference cycle.
     """
 
     __slots__ = ("_acknowledged", "_bucket", "_tokens", "_users", "_writer", "unacknowledged")
 
     def __init__(self, rate: float, users: Buckets, writer: Writer, tokens: Tokens, now: float) -> None:
-        self._bucket = Bucket(rate, COMMAND_BURST, now)
+        self._bucket = Bucket(rate, COMMAND_BURST_SECONDS, now)
         self._users = users
         self._writer = writer
         self._tokens = tokens
         self._acknowledged = 0
         self.unacknowledged = 0
-        """How many messages the client was sent, less those it has acknowledged."""
+        """The number of messages sent to the client, less those that it has acknowledged."""
 
     def may_send(self, user_id: int) -> bool:
-        """Count a command, and return whether the client and its user keep to their rates."""
+        """Count a command, and return whether the client and its user are within their rate limits."""
         return self._bucket.take(time.monotonic()) and self._users.allows(user_id)
 
     async def listen(self, client: Client) -> None:
-        """Carry out what the client says, until it is closed."""
+        """Read and execute the client's commands until the connection closes."""
         socket = client.socket
         try:
             while not client.closed:
@@ -111,7 +111,7 @@ class Commands:
         elif command.type is not CommandType.PING:
             await self._writer.change(_change(client.user.id, command))
         elif command.ref is None:
-            # There is no `ok` without a `ref`; this says that the socket is well, too.
+            # `ok` needs a `ref`. Without one, a heartbeat shows that the socket works.
             await client.send(messages.heartbeat(client.counts))
 
     async def _acknowledge(self, client: Client, command: Command) -> None:
@@ -120,7 +120,7 @@ class Commands:
             raise BadCommand("invalid_field", "seq: not beyond the end of the log.", command.ref)
         if command.ref is None:
             if seq > self._acknowledged and self.unacknowledged:
-                # A client that acknowledges every message does as it should: that is not counted.
+                # Acknowledging every message is correct behaviour, so it doesn't count against the limits.
                 self.unacknowledged -= 1
                 self._bucket.give_back()
                 self._users.charge(user_id, -1)
@@ -130,7 +130,7 @@ class Commands:
             await self._writer.change(Delivered(user_id, seq))
 
     async def _authenticate(self, client: Client, token: str) -> None:
-        """Take a new token for this socket. One that is not good, or another user's, ends the socket."""
+        """Continue with a new token. An invalid token, or one of another user, closes the socket."""
         try:
             user = inbox_user(await self._tokens.verify(token))
             if user.id != client.user.id:
@@ -142,7 +142,7 @@ class Commands:
 
 
 def _change(user_id: int, command: Command) -> Change:
-    """Return what a command does to the inbox."""
+    """Return the change that a command makes to the inbox."""
     if command.type is CommandType.SEEN:
         return Seen(user_id, command.seq or 0)
     if command.type is CommandType.READ and command.seq is not None:

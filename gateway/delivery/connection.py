@@ -1,8 +1,8 @@
-"""One client's loop: a cursor over the log of its user. It knows nothing of FastAPI.
+"""The connection: the loop that serves one client, with a cursor over its user's log.
 
-Replay and live delivery are the same loop: read what is after the cursor, send it, move the cursor, wait to
-be rung. The order of these steps is what nothing is lost by; docs/architecture.md says why each stands
-where it does.
+Replay and live delivery are the same loop: read the entries after the cursor, send them, advance the cursor,
+wait for the next wake. Nothing is lost because these steps run in this order; docs/architecture.md explains
+each. The module doesn't depend on FastAPI.
 """
 
 import asyncio
@@ -33,22 +33,22 @@ from gateway.store.writer import Writer
 
 logger = structlog.get_logger()
 
-EXPIRY_NOTICE = 60
-"""How long before its token ends a client is told, in seconds."""
+EXPIRY_NOTICE_SECONDS = 60
+"""How long before its token expires a client is warned."""
 
 
 class Socket(Source, Protocol):
-    """What a connection asks of the transport below it."""
+    """The transport of a connection."""
 
     async def send_message(self, message: Message) -> None:
-        """Send a message, waiting while the client does not read. Raises `Disconnected`."""
+        """Send a message, waiting while the client doesn't read. Raises `Disconnected`."""
 
     def close_at_once(self, code: int, reason: str) -> None:
-        """End it, without waiting for a client that does not read."""
+        """Close without waiting for a client that doesn't read."""
 
 
 class ClientConnection:
-    """Serves one client until it goes or is closed."""
+    """Serves one client until either side closes."""
 
     __slots__ = (
         "_clock",
@@ -57,6 +57,7 @@ class ClientConnection:
         "_database",
         "_expiry_told",
         "_hub",
+        "_last_read",
         "_live",
         "_metrics",
         "_recent",
@@ -65,7 +66,6 @@ class ClientConnection:
         "_sending_since",
         "_sent_at",
         "_settings",
-        "_standing",
         "_tokens",
         "_woken",
         "_writer",
@@ -107,7 +107,7 @@ class ClientConnection:
         self.session = user.session
         self._cursor = 0
         self.head = 0
-        self.counts = self._standing = Counts(0, 0, 0, 0)
+        self.counts = self._last_read = Counts(0, 0, 0, 0)
         self._seen = 0
         self._live = False
         self.closed = False
@@ -122,21 +122,21 @@ class ClientConnection:
 
     @property
     def position(self) -> tuple[int, int]:
-        """The number and the seen mark up to which it knows of the log."""
-        return self.head, self._newest().seen
+        """The highest `seq` and the seen mark of the log that this connection knows."""
+        return self.head, self._latest_counts().seen
 
     def wake(self, seq: int) -> None:
-        """Take note that a commit has brought the log to `seq`, or moved the seen mark."""
+        """Record that a commit extended the log to `seq`, or moved the seen mark."""
         self.head = max(self.head, seq)
         self._woken.set()
 
     def count_frame(self) -> None:
-        """Count a frame that is no command as one, and close the socket if there are too many."""
+        """Count a frame that carries no command against the command limit, and close the socket beyond it."""
         if not self._commands.may_send(self.user.id):
             self.close(Close.TOO_MANY_COMMANDS, "too_many_commands")
 
     def tick(self) -> None:
-        """Look at the deadlines: the client's reading, the token's end, the silence."""
+        """Check the deadlines: the send timeout, the token's expiry, the next heartbeat."""
         now = time.monotonic()
         if self._sending_since is not None and now - self._sending_since > self._settings.send_timeout:
             self.close(Close.TOO_SLOW, "too_slow")
@@ -146,27 +146,27 @@ class ClientConnection:
             self._woken.set()
 
     def close(self, code: Close, reason: str) -> None:
-        """End the socket."""
+        """Close the socket."""
         self.leave()
         self.socket.close_at_once(code, reason)
 
     # --- what commands call ---------------------------------------------------------------------------------
 
     def renew(self, user: User) -> None:
-        """Take the user of a new token."""
+        """Continue with the user of a new token."""
         self.user = user
         self._hub.move(self, user.session)
         self._expiry_told = False
 
     def leave(self) -> None:
-        """Take note that the client has gone."""
+        """Record that the client has disconnected."""
         self.closed = True
         self._woken.set()
 
     # --- the loop -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve the client. Raises what `Hub.attach` raises; nothing has been sent then."""
+        """Serve the client. Raises what `Hub.attach` raises, before anything is sent."""
         with self._hub.attach(self.user.id, self):
             async with asyncio.TaskGroup() as tasks:
                 listener = tasks.create_task(self._commands.listen(self))
@@ -180,23 +180,23 @@ class ClientConnection:
                     listener.cancel()
 
     async def _deliver(self) -> None:
-        """Bring the client to the end of the log and keep it there.
+        """Replay the log up to its head, then send each new entry.
 
-        The socket is attached to the hub already, so whatever is committed from here on rings.
+        The connection is already attached to the hub, so every commit from here on wakes it.
         """
         if self._tokens.is_ended(self.session):
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
         await self._begin()
         while not self.closed:
-            # Cleared before anything is read: what is committed after the reading rings again.
+            # Cleared before the log is read, so that a commit after the read wakes the loop again.
             self._woken.clear()
             if self._cursor < self.head:
                 await self._advance()
             elif not self._live:
                 self._live = True
                 await self.send(messages.live(self.counts))
-            elif (counts := self._newest()).seen > self._seen:
+            elif (counts := self._latest_counts()).seen > self._seen:
                 self._seen = counts.seen
                 self.counts = self.counts._replace(unseen=counts.unseen, seen=counts.seen)
                 await self.send(messages.seen(counts))
@@ -210,14 +210,14 @@ class ClientConnection:
 
     async def _begin(self) -> None:
         newest = self._resume_point.since is None and not self._resume_point.latest
-        # Reading many items takes too long for a lookup: a reading thread does it.
-        look = self._database.read if newest else self._database.lookup
-        resumption = await look(resume, self.user.id, self._resume_point)
+        # Reading many items takes too long for a lookup on the event loop. A reader thread does it.
+        read = self._database.read if newest else self._database.lookup
+        resumption = await read(resume, self.user.id, self._resume_point)
         if resumption is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
         epoch, counts, cursor, entries, later = resumption
-        self.counts = self._standing = counts
+        self.counts = self._last_read = counts
         self._seen = counts.seen
         self.head = max(self.head, counts.seq)
         heartbeat = self._settings.heartbeat
@@ -237,20 +237,20 @@ class ClientConnection:
                 await self.send(entry.message)
 
     async def _advance(self) -> None:
-        """Send what is after the cursor: from memory where it is there, else from the log."""
+        """Send the entries after the cursor: from the recent entries if cached, else from the log."""
         entries = self._recent.after(self.user.id, self._cursor)
         if entries is not None:
             await self._send_all(entries)
             return
-        # The log has the last word on what was rung so far, even where a database has come back without its
-        # last commits; what is rung from here on counts beside it.
+        # The log overrules all wakes so far: a restored database may lack its last commits. Wakes that arrive
+        # from here on raise the head again.
         self.head = self._cursor
         page = await self._database.read(log.read_after, self.user.id, self._cursor)
         if page is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
         self.head = max(self.head, page.counts.seq)
-        self._standing = page.counts
+        self._last_read = page.counts
         if not log.resumable(page.counts, self._cursor):
             await self._reset(page.epoch, page.counts)
             return
@@ -258,10 +258,10 @@ class ClientConnection:
         if not page.more:
             self._cursor = max(self._cursor, page.counts.seq)
 
-    def _newest(self) -> Counts:
-        """Return the counts of now, as far as is known here: by a commit or by the last reading."""
-        committed = self._recent.counts(self.user.id) or self._standing
-        return max(self._standing, committed, key=Counts.order)
+    def _latest_counts(self) -> Counts:
+        """Return the latest known counts: those of the last commit or of the last read of the log."""
+        committed = self._recent.counts(self.user.id) or self._last_read
+        return max(self._last_read, committed, key=Counts.order)
 
     async def _send_all(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -276,17 +276,18 @@ class ClientConnection:
             self._metrics.delivered(self._clock() - since)
 
     async def _fill_to(self, entry: Entry) -> None:
-        """Send a message for each number before this entry whose items have all changed again since.
+        """Send an empty `changed` for each `seq` between the cursor and this entry.
 
-        Only the log, which a slow client catches up from, has such numbers. After `live` a client may rely on
-        every one.
+        The items of such a `seq` have all changed again since, so the log has no entry for it. Only a slow
+        client, which catches up from the log, meets these gaps. After `live` a client may rely on receiving
+        every `seq`.
         """
         while self._cursor + 1 < entry.counts.seq:
             self._cursor += 1
             await self.send(messages.changed((), self._cursor, entry.counts))
 
     async def _reset(self, epoch: str, counts: Counts) -> None:
-        """Tell the client to read its inbox afresh, and go on from where the log stands."""
+        """Tell the client to reload its inbox, and continue from the head of the log."""
         self._live = False
         self._cursor = counts.seq
         self.counts = counts
@@ -295,7 +296,7 @@ class ClientConnection:
         await self.send(messages.reset(epoch, counts))
 
     async def send(self, message: Message) -> None:
-        """Send a message, waiting while the client does not read. Raises `Disconnected`."""
+        """Send a message, waiting while the client doesn't read. Raises `Disconnected`."""
         self._sent_at = now = time.monotonic()
         self._commands.unacknowledged += 1
         if self._sending_since is None:
@@ -309,4 +310,4 @@ class ClientConnection:
         return self._live and now - self._sent_at >= self._settings.heartbeat
 
     def _due_expiry_notice(self) -> bool:
-        return not self._expiry_told and self.user.expires_at - self._clock() <= EXPIRY_NOTICE
+        return not self._expiry_told and self.user.expires_at - self._clock() <= EXPIRY_NOTICE_SECONDS

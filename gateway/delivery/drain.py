@@ -1,4 +1,4 @@
-"""The end of a process, as its clients see it: no new sockets, and the open ones closed a few at a time."""
+"""The drain: a stopping process refuses new sockets and closes the open ones over time."""
 
 import asyncio
 import random
@@ -6,15 +6,15 @@ import random
 from gateway.delivery.hub import Hub
 from gateway.protocol.close_codes import Close
 
-SPREAD = 0.5
-"""The part of the grace period over which many sockets are closed; the rest is for their answers."""
+SPREAD_FRACTION = 0.5
+"""Maximum part of the grace period for closing sockets. The rest is left for the clients' close frames."""
 
-RATE = 100
-"""Sockets closed in a second where that takes less than the spread: a few are gone at once."""
+CLOSED_PER_SECOND = 100
+"""How many sockets are closed per second, or more if the grace period requires it. A few close quickly."""
 
 
 class Drain:
-    """Whether this process is ending, and how its sockets do. `grace_period` is in seconds."""
+    """Records that this process is stopping, and closes its sockets. `grace_period` is in seconds."""
 
     def __init__(self, hub: Hub, grace_period: float) -> None:
         self._hub = hub
@@ -22,14 +22,14 @@ class Drain:
         self.began = False
 
     def begin(self) -> None:
-        """Take no more sockets, and be ready for nobody. A signal handler may call it."""
+        """Refuse new sockets and report the process as not ready. A signal handler may call it."""
         self.began = True
 
     async def close_sockets(self) -> None:
-        """Close every socket with 1012, in no order, spread so that they do not come back as one herd."""
+        """Close every socket with 1012, in random order, spread over time to avoid a reconnect storm."""
         subscribers = self._hub.subscribers()
         random.shuffle(subscribers)
-        seconds = min(len(subscribers) / RATE, self._grace_period * SPREAD)
+        seconds = min(len(subscribers) / CLOSED_PER_SECOND, self._grace_period * SPREAD_FRACTION)
         loop = asyncio.get_running_loop()
         began = loop.time()
         for number, subscriber in enumerate(subscribers):

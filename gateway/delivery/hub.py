@@ -1,6 +1,6 @@
-"""The sockets of this process, by user and by session: attach, ring, end. Nothing here waits or sends.
+"""The hub: the registry of a process's connections, by user and by session. It never waits and never sends.
 
-Work for many sockets is done in turns of the event loop, so that everything else gets its turn in between.
+Work on many connections is spread over several turns of the event loop, so that other tasks run in between.
 """
 
 import asyncio
@@ -12,67 +12,67 @@ from typing import Protocol
 from gateway.errors import Overloaded, TooManySockets
 from gateway.protocol.close_codes import Close
 
-TICK = 0.5
-"""How often each socket looks at its deadlines, in seconds."""
+TICK_SECONDS = 0.5
+"""How often each connection checks its deadlines."""
 
 
 TURN = 500
-"""How many sockets are rung, or looked at, in one turn of the event loop."""
+"""Maximum number of connections woken, or users ticked, in one turn of the event loop."""
 
 CLOSED_PER_TURN = 100
-"""How many sockets are closed in one turn of the event loop: that sends something to each."""
+"""Maximum number of sockets closed in one turn of the event loop. Each close sends a frame."""
 
 ENDED_PER_TURN = 5000
-"""How many ended sessions are looked up in one turn of the event loop; few of them have a socket here."""
+"""Maximum number of ended sessions looked up in one turn of the event loop. Few have a socket here."""
 
 
 class Subscriber(Protocol):
-    """What the hub asks of a socket's loop. None of it may block.
+    """A connection as the hub sees it. No method may block.
 
-    Only `Hub.move` changes the session of one that is attached.
+    Only `Hub.move` may change the session of an attached subscriber.
     """
 
     session: str
 
     @property
     def position(self) -> tuple[int, int]:
-        """The number and the seen mark up to which it knows of the log."""
+        """The highest `seq` and the seen mark of the log that this subscriber knows."""
 
     def wake(self, seq: int) -> None:
-        """Take note that a commit has brought the log to `seq`, or moved the seen mark."""
+        """Record that a commit extended the log to `seq`, or moved the seen mark."""
 
     def tick(self) -> None:
-        """Look at the deadlines."""
+        """Check the deadlines."""
 
     def close(self, code: Close, reason: str) -> None:
-        """End the socket."""
+        """Close the socket."""
 
 
 class Follower(Protocol):
-    """Who is told of which users there are sockets here: before the first reads the log, after the last."""
+    """Notified before a user's first local socket reads the log, and after the last one detaches."""
 
     def follow(self, user_id: int) -> None:
-        """The first socket of this user attaches."""
+        """Handle the attachment of this user's first socket."""
 
     def forget(self, user_id: int) -> None:
-        """The last socket of this user is gone."""
+        """Handle the detachment of this user's last socket."""
 
 
 class Hub:
-    """The subscribers of this process. It belongs to the event loop: no call comes from another thread."""
+    """The subscribers of this process. Not thread-safe: call it only on the event loop."""
 
     def __init__(self, followers: Sequence[Follower], *, max_sockets: int, max_sockets_per_user: int) -> None:
         self._followers = followers
         self._max_sockets = max_sockets
         self._max_sockets_per_user = max_sockets_per_user
         self._users: dict[int, set[Subscriber]] = {}
-        # Most sessions have one socket: a set for it would be larger than all else that is kept of it here.
+        # Most sessions have one socket. A set for it would outweigh everything else the hub keeps for it.
         self._sessions: dict[str, Subscriber | set[Subscriber]] = {}
         self._ended: deque[str] = deque()
         self._count = 0
 
     def __len__(self) -> int:
-        """Return how many sockets are attached."""
+        """Return the number of attached sockets."""
         return self._count
 
     def __contains__(self, user_id: object) -> bool:
@@ -81,10 +81,10 @@ class Hub:
 
     @contextmanager
     def attach(self, user_id: int, subscriber: Subscriber) -> Iterator[None]:
-        """Ring the subscriber for this user while the block runs.
+        """Attach a subscriber while the block runs: every commit for this user wakes it.
 
-        The subscriber must read the log after this, not before, or it misses what is committed in between.
-        Raises `Overloaded` and `TooManySockets`; nothing is attached then.
+        The subscriber must read the log inside the block. If it reads before, it misses the commits in
+        between. Raises `Overloaded` or `TooManySockets` without attaching anything.
         """
         if self._count >= self._max_sockets:
             raise Overloaded("This process holds as many sockets as it may.")
@@ -110,19 +110,20 @@ class Hub:
                     follower.forget(user_id)
 
     def move(self, subscriber: Subscriber, session: str) -> None:
-        """Let an attached subscriber belong to another session from now on."""
+        """Move an attached subscriber to another session."""
         self._remove_from_session(subscriber)
         subscriber.session = session
         self._add_to_session(subscriber)
 
     def wake(self, seqs: Mapping[int, int]) -> None:
-        """Wake the subscribers of these users, whose logs have reached these numbers by a commit.
+        """Wake the subscribers of these users. `seqs` has the last `seq` of each user's log after a commit.
 
-        Beyond a turn's worth they are woken in the turns that follow, after those have sent who were woken.
+        Subscribers beyond `TURN` are woken in later turns of the event loop, after those woken first have
+        sent.
         """
-        self._ring(iter(seqs.items()))
+        self._wake_some(iter(seqs.items()))
 
-    def _ring(self, seqs: Iterator[tuple[int, int]]) -> None:
+    def _wake_some(self, seqs: Iterator[tuple[int, int]]) -> None:
         woken = 0
         for user_id, seq in seqs:
             subscribers = self._users.get(user_id, ())
@@ -130,16 +131,16 @@ class Hub:
                 subscriber.wake(seq)
             woken += len(subscribers)
             if woken >= TURN:
-                asyncio.get_running_loop().call_soon(self._ring, seqs)
+                asyncio.get_running_loop().call_soon(self._wake_some, seqs)
                 return
 
     def positions(self, users: Collection[int] | None = None) -> list[tuple[int, int, int]]:
-        """Return users, these or all, with the number and the mark that all their sockets know of."""
+        """Return for each user, of these or of all, the `seq` and seen mark that all their sockets know."""
         wanted = self._users if users is None else self._users.keys() & users
-        return [(user_id, *_least(self._users[user_id])) for user_id in wanted]
+        return [(user_id, *_lowest_position(self._users[user_id])) for user_id in wanted]
 
     def end_sessions(self, sessions: Collection[str]) -> None:
-        """Close every socket that belongs to one of these sessions: a few at once, many in turns."""
+        """Close every socket of these sessions. Many are closed over several turns of the event loop."""
         waiting = bool(self._ended)
         self._ended.extend(sessions)
         if not waiting:
@@ -159,16 +160,16 @@ class Hub:
                 asyncio.get_running_loop().call_soon(self._end_some)
 
     def subscribers(self) -> list[Subscriber]:
-        """Return all that are attached now."""
+        """Return the subscribers that are attached now."""
         return [subscriber for subscribers in self._users.values() for subscriber in subscribers]
 
     async def run(self) -> None:
-        """Let every subscriber look at its deadlines once in a tick, in turns, until cancelled."""
+        """Tick every subscriber once per `TICK_SECONDS`, over several turns, until cancelled."""
         while True:
             users = list(self._users)
             turns = max(-(-len(users) // TURN), 1)
             for first in range(0, turns * TURN, TURN):
-                await asyncio.sleep(TICK / turns)
+                await asyncio.sleep(TICK_SECONDS / turns)
                 for user_id in users[first : first + TURN]:
                     for subscriber in tuple(self._users.get(user_id, ())):
                         subscriber.tick()
@@ -192,6 +193,6 @@ class Hub:
             del self._sessions[subscriber.session]
 
 
-def _least(subscribers: Collection[Subscriber]) -> tuple[int, int]:
+def _lowest_position(subscribers: Collection[Subscriber]) -> tuple[int, int]:
     seqs, seens = zip(*(subscriber.position for subscriber in subscribers), strict=True)
     return min(seqs), min(seens)

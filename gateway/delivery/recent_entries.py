@@ -1,7 +1,7 @@
-"""The newest entries of the users who have a socket here, in memory, in front of the log.
+"""Recent entries: an in-memory cache of the newest log entries of users with a socket in this process.
 
-It is a cache and nothing more: what it does not have is read from the log. So it may forget at any time, and
-it forgets the oldest first when it holds more than its budget.
+Entries that are not cached are read from the log. The cache may therefore evict at any time, and it evicts
+the oldest entries first when it exceeds its budget.
 """
 
 from collections import deque
@@ -12,50 +12,51 @@ from gateway.protocol.items import Counts
 from gateway.store.entries import Entry, fitting
 
 BURST_BYTES = 512 * 1024
-"""How many bytes of entries a socket is given at once: it holds them until its client has read them."""
+"""Maximum size of the entries returned at once. A connection holds them until its client has read them."""
 
 
-MIN_MARKS = 1000
-"""How many marks of entries that are gone may be left: to remove few of them one by one is not worth it."""
+COMPACTION_SLACK = 1000
+"""How many stale references the eviction queue may hold beyond its live ones before it is compacted."""
 
 
 class RecentEntries:
-    """The newest entries by user, within a budget of bytes for all of them."""
+    """The newest entries of each followed user. `budget` limits the bytes of all users together."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._size = 0
         self._number = 0
-        # None until there is an entry: most users are idle, and an empty deque is not small.
+        # None until there is an entry: most users are idle, and an empty deque takes memory.
         self._users: dict[int, deque[Entry] | None] = {}
         self._counts: dict[int, Counts] = {}
-        # A mark for each entry, in the order of recording: the deque that has it, at its left end by the time
-        # the mark is reached. What is dropped at once is cleared, and its marks lead to nothing.
+        # The eviction queue: for each entry, in the order of recording, the deque that holds it. When its
+        # turn comes, the entry is at the left end of that deque. Dropping a user clears the deque, so its
+        # remaining references in the queue are stale.
         self._oldest: deque[deque[Entry]] = deque()
 
     def __contains__(self, user_id: object) -> bool:
-        """Whether the user is followed. Any thread may ask: a wrong answer costs a read of the log."""
+        """Whether the user is followed. Any thread may ask: a wrong answer only costs a read of the log."""
         return user_id in self._users
 
     def follow(self, user_id: int) -> None:
-        """Begin to keep what is appended to this user's log."""
+        """Start caching the entries of this user's log."""
         self._users[user_id] = None
 
     def forget(self, user_id: int) -> None:
-        """Stop keeping anything of this user, whose entries are freed at once."""
+        """Stop caching this user's entries, and free them at once."""
         self._drop_all(self._users.pop(user_id, None))
         self._counts.pop(user_id, None)
 
     def record(self, entries: Iterable[Entry], counts: Mapping[int, Counts]) -> None:
-        """Take what a transaction has committed, here or elsewhere, in the order of each user's numbers.
+        """Cache committed entries, of this or another process, in ascending `seq` for each user.
 
-        Of users who are not followed, nothing is kept.
+        Entries of users who are not followed are ignored.
         """
         for entry in entries:
             if entry.user_id in self._users:
                 kept = self._users[entry.user_id]
                 if kept and kept[-1].counts.seq >= entry.counts.seq:
-                    continue  # Read from the log after a commit here has brought it.
+                    continue  # A commit in this process has recorded it already.
                 if kept and kept[-1].counts.seq + 1 != entry.counts.seq:
                     self._drop_all(kept)
                     kept = None
@@ -77,22 +78,22 @@ class RecentEntries:
             self._number -= 1
 
     def _drop_all(self, kept: deque[Entry] | None) -> None:
-        """Drop the entries of a user. Their marks are removed when they are more than all others."""
+        """Drop a user's entries. Compact the eviction queue once stale references outnumber live ones."""
         if not kept:
             return
         self._size -= sum(entry.size for entry in kept)
         self._number -= len(kept)
         kept.clear()
-        if len(self._oldest) > 2 * self._number + MIN_MARKS:
+        if len(self._oldest) > 2 * self._number + COMPACTION_SLACK:
             self._oldest = deque(one for one in self._oldest if one)
 
     def after(self, user_id: int, cursor: int) -> list[Entry] | None:
-        """Return what follows `cursor`, at least one entry and without a gap, or None: read the log then.
+        """Return the entries after `cursor`, at least one and without a gap; None if the log must be read.
 
-        It is not all that follows where that is large: ask again.
+        The result is limited to `BURST_BYTES`, so call again for the rest.
 
-        The newest may be missing here: what is committed while the first socket of a user attaches, or while
-        the last one leaves and another comes, was not asked for.
+        The newest entries may be missing here: commits while a user's first socket attaches, or between the
+        last one leaving and another attaching, are not recorded.
         """
         kept = self._users.get(user_id)
         if not kept or not kept[0].counts.seq <= cursor + 1 <= kept[-1].counts.seq:
@@ -101,5 +102,5 @@ class RecentEntries:
         return [kept[first]] if first == len(kept) - 1 else fitting(islice(kept, first, None), BURST_BYTES)
 
     def counts(self, user_id: int) -> Counts | None:
-        """Return where the log of a followed user stands, where it has moved since it is followed."""
+        """Return the latest counts of a followed user, or None if none were recorded since `follow`."""
         return self._counts.get(user_id)

@@ -1,6 +1,6 @@
-"""Reconciliation: the logs of the users with a socket here, compared with what their sockets know of them.
+"""Reconciliation: compares the logs of users with a socket here with what their connections know.
 
-A hint that is lost is made good here. So losing the backplane costs a delay, and never a notification.
+This finds the changes whose hints were lost. An outage of the backplane costs a delay, never a notification.
 """
 
 import asyncio
@@ -17,20 +17,19 @@ from gateway.store import users_behind
 
 logger = structlog.get_logger()
 
-GRACE = 0.2
-"""How long a hint may be on its way before it counts as missed, and the least time between two looks, in
-seconds."""
+HINT_DELAY_SECONDS = 0.2
+"""How long a hint may take before it counts as missed. Also the minimum time between two comparisons."""
 
 
-PAUSE = 1.0
-"""How long to wait before asking a database again that could not be used, in seconds."""
+RETRY_SECONDS = 1.0
+"""How long to wait before asking again after the database was unavailable."""
 
 
 class Reconciler:
-    """Finds the users whose log is ahead of their sockets, with one query: when asked, and on a timer.
+    """Finds users whose log is ahead of their connections, with one query, on request and on a timer.
 
-    `interval` is in seconds; each wait is up to a fifth shorter or longer, so that the processes of a
-    gateway do not ask in step. `reconciled` counts the users whom no hint had told of.
+    `interval` is in seconds. Each wait is up to a fifth shorter or longer, so that the processes of a gateway
+    don't query in step. `reconciled` counts the users whose hints were missed.
     """
 
     def __init__(
@@ -47,48 +46,48 @@ class Reconciler:
         self._database = database
         self._interval = interval
         self._jitter = jitter
-        self._asked_for: set[int] = set()
-        self._all = False
-        self._asked = asyncio.Event()
+        self._requested_users: set[int] = set()
+        self._all_requested = False
+        self._has_request = asyncio.Event()
         self.reconciled = 0
 
     def request(self, users: Collection[int] | None) -> None:
-        """Ask for these users to be looked at soon, or for all of them."""
-        self._asked_for.update(users or ())
-        self._all = self._all or users is None
-        self._asked.set()
+        """Request a comparison soon, for these users or (None) for all."""
+        self._requested_users.update(users or ())
+        self._all_requested = self._all_requested or users is None
+        self._has_request.set()
 
     async def run(self) -> None:
-        """Look when asked, and on the timer, until cancelled."""
+        """Compare on request and on the timer, until cancelled."""
         loop = asyncio.get_running_loop()
         due = loop.time() + self._interval * self._jitter()
         while True:
             try:
                 async with asyncio.timeout_at(due):
-                    await self._asked.wait()
+                    await self._has_request.wait()
             except TimeoutError:
-                self._all = True
-            if self._all:
+                self._all_requested = True
+            if self._all_requested:
                 due = loop.time() + self._interval * self._jitter()
-            await self._look()
+            await self._reconcile()
 
-    async def _look(self) -> None:
-        # Cleared before reading: what is asked for while the database answers is looked at again.
-        users = None if self._all else self._asked_for
-        self._asked_for, self._all = set(), False
-        self._asked.clear()
+    async def _reconcile(self) -> None:
+        # Cleared before the read, so that requests made while the database answers get a read of their own.
+        users = None if self._all_requested else self._requested_users
+        self._requested_users, self._all_requested = set(), False
+        self._has_request.clear()
         positions = self._hub.positions(users)
         if not positions:
             return
         try:
             behind = await self._database.read(users_behind.find_users_behind, positions)
         except Unavailable:
-            # What was asked for may be told by nothing else, and the timer may be long.
+            # Request again: nothing else may report these users, and the timer may be long.
             logger.warning("the database cannot be asked what the sockets have missed")
             self.request(users)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(RETRY_SECONDS)
             return
-        await asyncio.sleep(GRACE)
+        await asyncio.sleep(HINT_DELAY_SECONDS)
         missed = [
             user_id
             for user_id, seq, seen in self._hub.positions(behind)

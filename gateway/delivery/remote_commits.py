@@ -1,7 +1,7 @@
-"""What other processes have committed, brought in: read once for all sockets here, then rung like a commit.
+"""Remote commits: changes by other processes, read once for all connections here, then woken like a commit.
 
-A hint only says whose log may have moved. Whatever is hinted while the database answers is read together the
-next time, so the more there is to bring, the less each of it costs (docs/architecture.md, "The backplane").
+A hint only says whose log may have moved. Hints that arrive while the database answers are read together the
+next time, so the cost per hint falls as the load rises (docs/architecture.md, "The backplane").
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from gateway.store import users_behind
 
 logger = structlog.get_logger()
 
-PAUSE = 1.0
-"""How long to wait before asking a database again that could not be used, in seconds."""
+RETRY_SECONDS = 1.0
+"""How long to wait before asking again after the database was unavailable."""
 
 
 class RemoteCommits:
-    """Brings the logs of hinted users into the tail, and rings their sockets."""
+    """Reads the new entries of hinted users into the recent entries, and wakes their connections."""
 
     def __init__(self, hub: Hub, recent: RecentEntries, database: Database) -> None:
         self._hub = hub
@@ -32,31 +32,31 @@ class RemoteCommits:
         self._waiting = asyncio.Event()
 
     def hint(self, users: Collection[int]) -> None:
-        """Take note that the logs of these users may have moved. Those without a socket here are nobody."""
+        """Record that the logs of these users may have moved. Users without a socket here are ignored."""
         hinted = [user_id for user_id in users if user_id in self._hub]
         if hinted:
             self._hinted.update(hinted)
             self._waiting.set()
 
     async def run(self) -> None:
-        """Bring what is hinted, until cancelled."""
+        """Read the logs of hinted users, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await self._waiting.wait()
-            # Cleared before reading: what is hinted while the database answers is read again.
+            # Cleared before the read, so that hints that arrive while the database answers are read again.
             self._waiting.clear()
             hinted, self._hinted = self._hinted, set()
             began = loop.time()
             try:
-                await self._bring(hinted)
+                await self._read_new_entries(hinted)
             except Unavailable:
                 logger.warning("the database cannot be asked what other processes have committed")
                 self.hint(hinted)
-                await asyncio.sleep(PAUSE)
-            # As long as it took: under load a reading then brings more, and costs no more.
+                await asyncio.sleep(RETRY_SECONDS)
+            # Rest for as long as the read took: under load the next read covers more hints at the same cost.
             await asyncio.sleep(loop.time() - began)
 
-    async def _bring(self, users: Collection[int]) -> None:
+    async def _read_new_entries(self, users: Collection[int]) -> None:
         positions = self._hub.positions(users)
         if not positions:
             return

@@ -1,4 +1,4 @@
-"""Where a client begins: what it asks for, and what the log says of it."""
+"""Resume points: where a client asks delivery to begin, and how the log answers."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,13 +15,13 @@ from gateway.store.entries import Entry, fitting
 from gateway.store.log import ITEM_COLUMNS, to_item
 
 BATCH_BYTES = 512 * 1024
-"""How many bytes of entries a client is given at once: they are held until it has read them."""
+"""Maximum size of the entries sent at once. They are held in memory until the client has read them."""
 
 
 class ResumePoint(NamedTuple):
-    """Where a client begins: after `since`, or at the end (`latest`), or with its newest unread items.
+    """Where delivery begins: after `since`, at the head (`latest`), or with the newest unread items.
 
-    `applied` says that it has applied all up to `since`, which is an acknowledgement.
+    `applied` says that the client has applied everything up to `since`. That counts as an acknowledgement.
     """
 
     since: int | None = None
@@ -31,9 +31,10 @@ class ResumePoint(NamedTuple):
 
 
 class Resumption(NamedTuple):
-    """What the log says of a start. `cursor` is None where it cannot be resumed from there.
+    """The log's answer to a resume point. `cursor` is None if the log can't be replayed from there.
 
-    Behind `entries` come those of `later`: the `created_seq` of their items, for `read_later`.
+    `entries` are sent first. `later` has the `created_seq` of the items to send after them, in batches for
+    `read_later`.
     """
 
     epoch: str
@@ -44,7 +45,7 @@ class Resumption(NamedTuple):
 
 
 def resume(connection: Connection, user_id: int, resume_point: ResumePoint) -> Resumption | None:
-    """Find where a client begins, or None when the user is gone. A unit of work."""
+    """Return where delivery begins, or None if the user no longer exists. A unit of work."""
     found = log.head(connection, user_id)
     if found is None:
         return None
@@ -73,9 +74,10 @@ def _batches(entries: Sequence[Entry]) -> list[Sequence[int]]:
 def read_later(
     connection: Connection, user_id: int, counts: Counts, numbers: Sequence[int]
 ) -> Sequence[Entry]:
-    """Return the entries of a batch, as they were when the client began. A unit of work.
+    """Return the entries of a batch as they were at the handshake. A unit of work.
 
-    An item that has changed since is not among them: it follows with the number of its change.
+    `counts` are those of the handshake. Items that have changed since are left out: they follow with the
+    `seq` of their change.
     """
     found = connection.execute(
         _select_numbered(connection.dialect.name),
@@ -86,7 +88,7 @@ def read_later(
 
 @cache
 def _select_numbered(dialect: str) -> Select[Any]:
-    # With the user in each row SQLite begins with the rows; else it would walk the whole inbox.
+    # With the user id in each row, SQLite starts from these rows. Otherwise it would scan the whole inbox.
     wanted = rows(dialect, user_id=BigInteger(), created_seq=BigInteger())
     return (
         select(*ITEM_COLUMNS)

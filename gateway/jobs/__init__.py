@@ -1,1 +1,1 @@
-"""What runs by the clock."""
+"""The jobs of a process: its background tasks and what they do periodically."""

@@ -1,4 +1,4 @@
-"""Background work: named tasks that run while the application does, and end the process when one fails."""
+"""Background tasks: named tasks that run as long as the application, and stop the process if one fails."""
 
 import asyncio
 import signal
@@ -14,14 +14,14 @@ from gateway.observability.reasons import reason
 logger = structlog.get_logger()
 
 Work: TypeAlias = tuple[str, Coroutine[Any, Any, None]]
-"""The name of a task, and the coroutine that it runs until it is cancelled."""
+"""The name of a task and the coroutine that it runs until cancelled."""
 
 
 @asynccontextmanager
 async def running(*works: Work) -> AsyncIterator[None]:
-    """Run each coroutine in a task of its own, and cancel them after the block.
+    """Run each coroutine in its own task while the block runs, then cancel them.
 
-    One that fails cancels the block: a gateway that half works is worse than none.
+    A task that fails cancels the block: a gateway that only partly works is worse than a stopped one.
     """
     async with asyncio.TaskGroup() as tasks:
         background = [tasks.create_task(coroutine, name=name) for name, coroutine in works]
@@ -32,7 +32,7 @@ async def running(*works: Work) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def ending_the_process() -> AsyncIterator[None]:
-    """End the process when what runs inside fails: uvicorn would go on serving without it."""
+    """Stop the process if the block fails. Otherwise uvicorn would continue to serve without it."""
     try:
         yield
     except Exception:
@@ -42,7 +42,7 @@ async def ending_the_process() -> AsyncIterator[None]:
 
 
 async def every(seconds: float, look: Callable[[], Awaitable[None]]) -> None:
-    """Call `look` again and again. A database that is away is logged once, and is no fault of the program."""
+    """Call `look` every `seconds`, until cancelled. Log an unavailable database once, and continue."""
     failing = False
     while True:
         await asyncio.sleep(seconds)

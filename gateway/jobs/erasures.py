@@ -1,4 +1,4 @@
-"""Erasures that a stop has cut short, finished at the next start."""
+"""Unfinished erasures: users whose erasure was interrupted by a stop, removed at the next start."""
 
 import structlog
 
@@ -10,7 +10,7 @@ logger = structlog.get_logger()
 
 
 async def finish_erasures(database: Database) -> None:
-    """Remove the rest of the users who were erased. Where the database cannot, the next start does."""
+    """Remove the remaining data of erased users. If the database is unavailable, the next start does it."""
     try:
         for user_id in await database.read(erasure.released_users):
             while await database.write(erasure.erase_some, user_id):

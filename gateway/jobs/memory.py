@@ -1,7 +1,7 @@
-"""Memory that is free again, given back to the system.
+"""Free memory: a job that returns it to the operating system.
 
-The allocator of glibc keeps what lies below something that is still in use, so a process stays as large as it
-ever was. Elsewhere nothing is done.
+The allocator of glibc keeps free memory that lies below memory in use, so a process would stay at its maximum
+size. With other C libraries the job does nothing.
 """
 
 import asyncio
@@ -10,52 +10,52 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-LOOK = 10.0
-"""How often it is looked how large the process is, in seconds."""
+CHECK_SECONDS = 10.0
+"""How often the size of the process is checked."""
 
-WORTH = 16 * 1024 * 1024
-"""By how many bytes the process, or what is free in it, must have changed since it was done last."""
+MIN_CHANGE_BYTES = 16 * 1024 * 1024
+"""Minimum change of the process's size, or growth of its free memory, since memory was last returned."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
 
-_INFO = (
+_MALLOC_FIELDS = (
     *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
     *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
 )
 
 
-class _Info(ctypes.Structure):
-    """What `mallinfo2` returns: see mallinfo(3)."""
+class _MallocInfo(ctypes.Structure):
+    """The result of `mallinfo2`, see mallinfo(3)."""
 
-    _fields_ = [(name, ctypes.c_size_t) for name in _INFO]
+    _fields_ = [(name, ctypes.c_size_t) for name in _MALLOC_FIELDS]
 
 
 class Memory:
-    """Gives free memory back now and then, beside the event loop."""
+    """Returns free memory to the system periodically, in a thread."""
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None)
         self._trim: Callable[[int], int] | None = getattr(libc, "malloc_trim", None)
-        self._read: Callable[[], _Info] | None = getattr(libc, "mallinfo2", None)
+        self._read: Callable[[], _MallocInfo] | None = getattr(libc, "mallinfo2", None)
         if self._read is not None:
-            self._read.restype = _Info
+            self._read.restype = _MallocInfo
         self._resident_bytes = self._free_bytes = 0
 
     async def run(self) -> None:
-        """Look now and then, until cancelled."""
+        """Check periodically, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(CHECK_SECONDS)
             await asyncio.to_thread(self.look)
 
     def look(self) -> bool:
-        """Give back what is free where that may be worth it, and return whether it was tried."""
+        """Return free memory to the system if enough has changed. Return whether that was attempted."""
         if self._trim is None or self._read is None:
             return False
-        # What was given back counts as free, too, and what has become free as resident: neither tells alone.
+        # Check both sizes: returned memory still counts as free, and newly freed memory still as resident.
         free_bytes = int(self._read().fordblks)
-        has_changed = abs(_resident_bytes() - self._resident_bytes) >= WORTH
-        if not has_changed and free_bytes - self._free_bytes < WORTH:
+        has_changed = abs(_resident_bytes() - self._resident_bytes) >= MIN_CHANGE_BYTES
+        if not has_changed and free_bytes - self._free_bytes < MIN_CHANGE_BYTES:
             self._free_bytes = min(free_bytes, self._free_bytes)
             return False
         self._trim(0)
@@ -64,5 +64,5 @@ class Memory:
 
 
 def _resident_bytes() -> int:
-    """Return how much of the process is in memory: the second field of statm (proc_pid_statm(5))."""
+    """Return the resident size of the process in bytes: the second field of statm (proc_pid_statm(5))."""
     return int(_STATM.read_text().split()[1]) * _PAGE_BYTES

@@ -1,8 +1,8 @@
-"""What is past is removed: old items, deleted ones, and keys, sessions and tickets that have had their time.
+"""Retention: expire old items, purge deleted ones, and delete expired keys, sessions and tickets.
 
-An item that is older than the retention is deleted like any other, by the writer, so every client learns of
-it. A day after its deletion its row is removed; whoever resumes from before that must read the inbox afresh.
-All of it goes in small steps with rests, so that posts are not held up (docs/architecture.md, "Retention").
+The writer deletes an item that is older than the retention like any other item, so every client learns of it.
+A day after its deletion the item is purged. A client that resumes from before that must reload the inbox. The
+job works in small steps with rests, so that it doesn't hold up posts (docs/architecture.md, "Retention").
 """
 
 import asyncio
@@ -28,29 +28,29 @@ from gateway.store.writer import Writer
 
 logger = structlog.get_logger()
 
-INTERVAL = 600
-"""The time between two rounds, in seconds, on average."""
+INTERVAL_SECONDS = 600
+"""Average time between two rounds."""
 
-DELETED_FOR = 24 * 60 * 60 * 1000
-"""How long a deleted item stays in the log, for clients that are away to learn of it, in ms."""
+DELETED_TTL_MS = 24 * 60 * 60 * 1000
+"""How long a deleted item stays in the log, so that disconnected clients learn of its deletion."""
 
 STEP = CHUNK
-"""About how many items one step deletes or removes: no more than one change of the log touches."""
+"""About how many items one step deletes or purges. It equals the maximum for one change of the log."""
 
-REST = 4
-"""How many times as long as a step took the rest after it is."""
+REST_FACTOR = 4
+"""How long the job rests after a step, as a multiple of the step's duration."""
 
-LATE = 600_000
-"""How long after it was made the id of a notification may still be committed, in ms."""
+MAX_COMMIT_DELAY_MS = 600_000
+"""Maximum time between the creation of a notification's id and its commit."""
 
 _LOCK = 0x7265746169
-"""The advisory lock of Postgres under which one process does this ("retai" in ASCII)."""
+"""The advisory lock of Postgres that lets one process at a time do a round ("retai" in ASCII)."""
 
 
 class Retention:
-    """Removes what is past, now and then, in one process at a time.
+    """The retention job: periodic rounds, in one process at a time.
 
-    `keep` is how old an item gets, in seconds; None keeps items. `clock` returns seconds since 1970.
+    `keep` is the maximum age of an item in seconds, or None for no limit. `clock` returns seconds since 1970.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class Retention:
         self._writer = writer
         self._keep = keep
         self._clock = clock
-        # Everything up to this id has been deleted, so no round looks at it again.
+        # All items up to this notification id are deleted, so no later round reads them.
         self._after = ""
 
     async def run(self) -> None:
-        """Do a round now and then, until cancelled. A database that is away is no error."""
+        """Do a round periodically, until cancelled. A failed round is logged and left to the next one."""
         while True:
-            # Not all processes at once.
-            await asyncio.sleep(INTERVAL * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            # Randomised, so that not all processes start at once.
+            await asyncio.sleep(INTERVAL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             try:
                 await self.sweep()
             except GatewayError:
                 logger.warning("what is past could not be removed; the next round goes on")
 
     async def sweep(self) -> None:
-        """Do one round, unless another process is at it. Raises `GatewayError`."""
+        """Do one round, unless another process is doing one. Raises `GatewayError`."""
         async with self._database.exclusively(_LOCK) as alone:
             if alone:
                 if self._keep is not None:
@@ -89,18 +89,18 @@ class Retention:
                     await self._repeat(step)
 
     async def expire(self, before_ms: int) -> None:
-        """Delete the items of the notifications that were posted before a moment."""
+        """Delete the items of notifications that were posted before `before_ms`."""
         while page := await self._database.read(find_expired, self._after, _first_id(before_ms)):
             for first in range(0, len(page.marks), STEP):
                 await self._delete(page.marks[first : first + STEP])
             self._after = page.last
-        self._after = min(self._after, _first_id(before_ms - LATE))
+        self._after = min(self._after, _first_id(before_ms - MAX_COMMIT_DELAY_MS))
 
     async def _delete(self, marks: Collection[ItemUpdate]) -> None:
         began = time.monotonic()
         changes = (self._writer.change(mark) for mark in marks)
         for outcome in await asyncio.gather(*changes, return_exceptions=True):
-            # A user who was erased meanwhile has nothing left to delete.
+            # NotFound: the user was erased meanwhile, together with the items.
             if isinstance(outcome, BaseException) and not isinstance(outcome, NotFound):
                 raise outcome
         await _rest(began)
@@ -124,29 +124,30 @@ class Retention:
 
 
 async def _rest(began: float) -> None:
-    await asyncio.sleep(REST * (time.monotonic() - began))
+    await asyncio.sleep(REST_FACTOR * (time.monotonic() - began))
 
 
 def _first_id(moment_ms: int) -> str:
-    """Return what stands before every id that was made from a moment on (RFC 9562, section 5.7)."""
+    """Return a lower bound of all ids created from `moment_ms` on (UUIDv7, RFC 9562, section 5.7)."""
     moment = f"{max(moment_ms, 0):012x}"
     return f"{moment[:8]}-{moment[8:]}-0000-0000-000000000000"
 
 
-# --- what is over its time ----------------------------------------------------------------------------------
+# --- expired items ------------------------------------------------------------------------------------------
 
 
 class Expired(NamedTuple):
-    """Items to be deleted, by user, and the id of the last notification that was looked at."""
+    """The expired items to delete, by user, and the id of the last notification that was read."""
 
     marks: list[ItemUpdate]
     last: str
 
 
 def find_expired(connection: Connection, after: str, before: str) -> Expired | None:
-    """Return the items of the next few notifications between two ids, or None where there are no more.
+    """Return the items of the next few notifications between two ids, or None when none are left.
 
-    A step is as many notifications as have `STEP` recipients together: a range of the index of their ids.
+    A step reads consecutive notifications, in the order of their ids, until they have `STEP` recipients in
+    all.
     """
     page: list[int] = []
     last, recipients = after, 0
@@ -180,17 +181,17 @@ _SELECT_KEPT = (
 )
 
 
-# --- what was deleted ---------------------------------------------------------------------------------------
+# --- deleted items ------------------------------------------------------------------------------------------
 
 
 @background
 def trim(connection: Connection, now_ms: int) -> bool:
-    """Remove some of the items that were deleted a day ago, and return whether there are more.
+    """Purge some of the items that were deleted at least a day ago, and return whether more are left.
 
-    Each user's row keeps the highest number that was removed. Notifications that nobody has any more go too.
-    The users are locked first, and in order, as by everybody.
+    Each user's row records the highest `seq` that was purged. Notifications without items are deleted, too.
+    The users are locked first and in order, as everywhere, to avoid deadlocks.
     """
-    due = {"before": now_ms - DELETED_FOR, "limit": STEP}
+    due = {"before": now_ms - DELETED_TTL_MS, "limit": STEP}
     found = connection.execute(_SELECT_DELETED, due).all()
     if not found:
         return False
@@ -231,4 +232,4 @@ def _delete_items(dialect: str) -> Any:
 
 
 SWEEPS = (trim, tickets.sweep, cutoffs.sweep, erasure.sweep, idempotency.sweep)
-"""What a round repeats after the sweep of the sessions, which an erased user's row goes after."""
+"""The steps that a round repeats, after the sweep of the sessions. A user's row must outlive its sessions."""

@@ -1,4 +1,4 @@
-"""The timetable: what a process does by the clock, beside the clients it serves."""
+"""The timetable: the periodic jobs of a process."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ from gateway.jobs.erasures import finish_erasures
 from gateway.jobs.memory import Memory
 from gateway.jobs.retention import Retention
 from gateway.observability import audit
-from gateway.observability.sampling import WINDOW
+from gateway.observability.sampling import WINDOW_SECONDS
 from gateway.settings import Settings
 from gateway.store.writer import Writer
 
-LOOK, REFRESH = 0.5, 5
-"""How often the sessions that others have ended, and their new signing keys, are looked for, in seconds."""
+SESSION_CHECK_SECONDS, KEY_REFRESH_SECONDS = 0.5, 5
+"""How often a process looks for sessions that others have ended, and for their new signing keys."""
 
 
 def timetable(
@@ -25,16 +25,16 @@ def timetable(
     tokens: Tokens,
     revocation: Revocation,
 ) -> Iterator[Work]:
-    """Yield the jobs of a process. They go on until they are cancelled, but for one that is done."""
-    yield "ended sessions", every(LOOK, revocation.find)
-    yield "signing keys", every(REFRESH, tokens.load_keys)
+    """Yield the jobs of a process. All run until cancelled, except the erasures, which finish."""
+    yield "ended sessions", every(SESSION_CHECK_SECONDS, revocation.find)
+    yield "signing keys", every(KEY_REFRESH_SECONDS, tokens.load_keys)
     yield "issuers", tokens.issuers.run()
     yield "erasures", finish_erasures(database)
     yield "retention", Retention(database, writer, keep=settings.retention_seconds).run()
-    yield "refusals", every(WINDOW, _tell_rest)
+    yield "refusals", every(WINDOW_SECONDS, _report_rest)
     yield "memory", Memory().run()
 
 
-async def _tell_rest() -> None:
-    """Log how many refusals of the minutes that are over have no line of their own."""
+async def _report_rest() -> None:
+    """Log the number of refusals in past minutes that have no line of their own."""
     audit.tell_rest()

@@ -1,1 +1,1 @@
-"""What a process tells of itself: its log, the audit log, metrics, spans, and whether it is ready."""
+"""The observability of a process: console log, audit log, metrics, spans and readiness."""

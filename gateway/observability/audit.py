@@ -1,14 +1,14 @@
-"""The audit log: who did what, to whom, from where. One JSON object a line, on a logger of its own.
+"""The audit log: who did what, to whom, from where. One JSON object per line, on its own logger.
 
-`record` is called where something is decided. It never takes a secret: no token, ticket, password, key or
-hash, and no name that the caller only claimed. Text is cut to `LONGEST` characters and everything outside
-printable ASCII is escaped, so that no value can begin a line of its own or paint on a terminal.
+Code that decides something calls `record`. It must never pass a secret: no token, ticket, password, key or
+hash, and no name that the caller only claimed. Text is cut to `MAX_VALUE_LENGTH` characters. Everything
+outside printable ASCII is escaped, so that no value can start a new line or control a terminal.
 
-What anybody can cause without a right to anything is sampled (`SAMPLED`): a caller who is refused over and
-over has a line for each of the first 20 refusals of a minute, and then one whenever their number has doubled.
-Such a line has a `number`, which is how many it stands for; all lines together say how many there were. The
-lines of a wider network, and of all callers (`ALL_CALLERS`), are bounded alike: one beyond is about it all.
-Refreshes, which a user may repeat endlessly, are sampled by user (`OF_A_USER`), and only by that.
+Events that an unauthenticated caller can cause are sampled (`SAMPLED`). Repeated refusals of one caller get a
+line for each of the first 20 in a minute, then one whenever their number has doubled. The `number` of such a
+line says how many refusals it stands for, and all lines together give the total. The lines of a wider
+network, and of all callers (`ALL_CALLERS`), are limited in the same way: a line beyond the limit is about the
+whole group. Refreshes, which a user may repeat without limit, are sampled by user only (`SAMPLED_BY_USER`).
 """
 
 import json
@@ -30,20 +30,20 @@ from gateway.protocol.times import now_ms, timestamp
 from gateway.settings import SettingsError
 from gateway.settings.networks import FACTORS, networks_of
 
-LONGEST = 255
-"""How many characters of a value are kept."""
+MAX_VALUE_LENGTH = 255
+"""Maximum length of a value, in characters. Longer ones are cut."""
 
-LISTED = 50
-"""How many values of a list are kept."""
+MAX_LIST_LENGTH = 50
+"""Maximum number of values of a list. Further ones are left out."""
 
-WAITING = 10_000
-"""How many lines may wait to be written; what comes then is counted and said to be lost."""
+MAX_WAITING_LINES = 10_000
+"""Maximum number of lines that wait to be written. Further lines are dropped, and reported as lost."""
 
-PATIENCE = 2.0
-"""How long the end of the process waits for the lines that are not written yet, in seconds."""
+CLOSE_TIMEOUT_SECONDS = 2.0
+"""How long a stopping process waits for room in the queue, and then for the lines in it to be written."""
 
 ALL_CALLERS = 500
-"""How many lines of one kind all callers together cause in a minute, before only a doubled number has one."""
+"""Maximum number of lines of one kind in a minute, of all callers together. Beyond it, doublings get one."""
 
 logger = logging.getLogger("gateway.audit")
 
@@ -51,7 +51,7 @@ Value = str | int | None | list[str]
 
 
 class Event(StrEnum):
-    """What is recorded. docs/security.md says when, and with which details."""
+    """The events of the audit log. docs/security.md says when each is recorded, and with which details."""
 
     LOGIN = "login"
     LOGIN_FAILED = "login_failed"
@@ -75,17 +75,17 @@ class Event(StrEnum):
 
 
 SAMPLED = frozenset({Event.REFUSED, Event.LOGIN_FAILED, Event.REFRESH_FAILED, Event.REFRESHED})
-"""The events of which a caller can cause any number. No stolen token is among them."""
+"""The events that a caller can cause without limit. Reuse of a refresh token, a theft, is not among them."""
 
-OF_A_USER = frozenset({Event.REFRESHED})
-"""The sampled events that only a known user can cause. They are sampled by user."""
+SAMPLED_BY_USER = frozenset({Event.REFRESHED})
+"""The sampled events that only an authenticated user can cause. They are sampled by user."""
 
 UNBOUNDED = sys.maxsize
-"""How many lines such events of all users may have."""
+"""The limit on the lines of such events for all users together: none."""
 
 
 class Kind(NamedTuple):
-    """What sampled events must have in common to be counted as one kind."""
+    """The key of a sample: events with equal values are counted together."""
 
     event: Event
     actor: str | None
@@ -103,8 +103,8 @@ def record(
 ) -> None:
     """Write an event: who did it (`actor`), to whom or what (`subject`), from which address (`source`).
 
-    Name actors and subjects with `user`, `service` and the like; None is for one who is not known. It costs
-    some 30 µs where the log is on, and does not wait for the disk.
+    Name actors and subjects with `user`, `service` or `operator`. None means unknown. A call takes about 30
+    µs while the audit log is on, and doesn't wait for the disk.
     """
     if not logger.isEnabledFor(logging.INFO):
         return
@@ -121,7 +121,7 @@ def record(
 def record_ended(
     ended: list[str], why: str, *, actor: str | None, subject: str | None, source: str | None = None
 ) -> None:
-    """Write which sessions have ended; nothing where there was none."""
+    """Write an event with the sessions that have ended, unless the list is empty."""
     if ended:
         record(
             Event.SESSIONS_ENDED,
@@ -135,18 +135,18 @@ def record_ended(
 
 
 def tell_rest() -> None:
-    """Write how many sampled events of the minutes that are over have no line yet; call it now and then."""
+    """Write the number of sampled events in past minutes that have no line yet. Call it periodically."""
     _sampler.tell_rest()
 
 
 def _kinds(
     event: Event, actor: str | None, source: str | None, details: Mapping[str, Value]
 ) -> tuple[Kind, list[Group[Kind]]]:
-    """Return the kind of an event, and the groups it is in: wider networks, and all callers."""
+    """Return the kind of an event and its groups: wider networks, and all callers."""
     names = ("code", "status", "why", "repeated")
     reasons = tuple((name, details[name]) for name in names if details.get(name) is not None)
-    actor = actor and cut(actor, LONGEST)
-    if event in OF_A_USER:
+    actor = actor and cut(actor, MAX_VALUE_LENGTH)
+    if event in SAMPLED_BY_USER:
         return Kind(event, actor, None, reasons), [(Kind(event, None, None, reasons), UNBOUNDED)]
     networks = networks_of(source) if source else (None,)
     kind, *wider = (Kind(event, None, network, reasons) for network in networks)
@@ -173,7 +173,7 @@ def _line(event: Event, fields: Mapping[str, Value]) -> str:
 
 
 def _is_line(given: bytes) -> bool:
-    """Whether a line is one of an audit log, of whatever version."""
+    """Whether a line belongs to an audit log, of any version of the gateway."""
     try:
         line = json.loads(given)
     except (ValueError, RecursionError):
@@ -182,34 +182,34 @@ def _is_line(given: bytes) -> bool:
 
 
 def user(sub: str) -> str:
-    """Return how the log names a user."""
+    """Return the name of a user in the log."""
     return f"user:{sub}"
 
 
 def service(client_id: str) -> str:
-    """Return how the log names a service."""
+    """Return the name of a service in the log."""
     return f"service:{client_id}"
 
 
 def operator() -> str:
-    """Return how the log names who runs a command on this machine."""
+    """Return the name in the log of the operator who runs a command on this machine."""
     return f"operator:{os.getuid()}"
 
 
 @contextmanager
 def written_to(path: str | None, *, as_json: bool = False) -> Iterator[None]:
-    """Write the events to a file that only its owner may read, or on the console, while the block runs.
+    """Write the events to a file that only its owner may read, or to the console, while the block runs.
 
-    On a console where the log is written `as_json`, each line has the fields that its other lines have.
+    With `as_json`, each line on the console also has the fields that all lines of the console log have.
 
-    The file is opened anew when it was moved, so it can be rotated. Raises `SettingsError` for one that
-    cannot be written, or kept from others, or is no audit log (`PrivateFile`).
+    The file is reopened after it was moved, so it can be rotated. Raises `SettingsError` for a file that
+    can't be written, that other users could read, or that is not an audit log (`PrivateFile`).
     """
     target: logging.Handler
     with _naming_the_setting():
         target = PrivateFile(path, _is_line, encoding="ascii") if path else logging.StreamHandler()
     if as_json and not path:
-        target.setFormatter(_AsOthers())
+        target.setFormatter(_WithCommonFields())
     handler = _Background(target)
     logger.addHandler(handler)
     logger.propagate = False
@@ -225,7 +225,7 @@ def written_to(path: str | None, *, as_json: bool = False) -> Iterator[None]:
 
 
 def check(path: str) -> str:
-    """Return in a few words what `written_to` would do to the file. One that is not there is not made.
+    """Return in a few words what `written_to` would do to the file, without creating a missing file.
 
     Raises `SettingsError` as `written_to` does.
     """
@@ -243,61 +243,61 @@ def _naming_the_setting() -> Iterator[None]:
 
 def _bounded(value: Value) -> Value:
     if isinstance(value, list):
-        return [cut(one, LONGEST) for one in value[:LISTED]]
-    return cut(value, LONGEST) if isinstance(value, str) else value
+        return [cut(one, MAX_VALUE_LENGTH) for one in value[:MAX_LIST_LENGTH]]
+    return cut(value, MAX_VALUE_LENGTH) if isinstance(value, str) else value
 
 
-class _AsOthers(logging.Formatter):
-    """Begins a line with the fields of the log: its stream is then of one schema."""
+class _WithCommonFields(logging.Formatter):
+    """Begins a line with the fields of the console log, so that all lines of the stream share a schema."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line with the common fields."""
         line = json.loads(record.getMessage())
         common = {"timestamp": line["time"], "level": "info", "logger": logger.name}
         return json.dumps(common | line, separators=(",", ":"))
 
 
 class _Background(logging.Handler):
-    """Hands the lines to a thread, so that a slow disk or a full pipe holds up nobody."""
+    """Writes the lines in a thread, so that a slow disk or a full pipe blocks no caller."""
 
     def __init__(self, target: logging.Handler) -> None:
         super().__init__()
         self._target = target
-        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_WAITING_LINES)
         self._lost = 0
         self._thread = threading.Thread(target=self._write, name="audit", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line, or count it as lost. It is called under the lock of this handler."""
+        """Queue a line, or count it as lost. `logging` calls this under the handler's lock."""
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
             self._lost += 1
 
     def close(self) -> None:
-        """Write what waits, for a while."""
+        """Write the queued lines, and give up after a timeout."""
         try:
-            self._waiting.put(None, timeout=PATIENCE)
+            self._waiting.put(None, timeout=CLOSE_TIMEOUT_SECONDS)
         except queue.Full:
             return
-        self._thread.join(PATIENCE)
+        self._thread.join(CLOSE_TIMEOUT_SECONDS)
         self._target.close()
         super().close()
 
     def _write(self) -> None:
         while (line := self._waiting.get()) is not None:
-            self._hand_on(line)
+            self._pass_on(line)
             if self._lost and self.lock is not None:
                 with self.lock:
                     lost, self._lost = self._lost, 0
-                # Not by way of the queue: it may be full, and the number would be lost with the line.
+                # Bypass the queue: it may be full, and the number would be lost with the line.
                 text = _line(Event.LOST, {"number": lost})
-                self._hand_on(logging.LogRecord(logger.name, logging.INFO, "", 0, text, None, None))
+                self._pass_on(logging.LogRecord(logger.name, logging.INFO, "", 0, text, None, None))
 
-    def _hand_on(self, line: logging.LogRecord) -> None:
+    def _pass_on(self, line: logging.LogRecord) -> None:
         try:
             self._target.handle(line)
         except OSError:
-            # The folder is not there, or the file may not be opened anew: the next line tries again.
+            # The folder is missing, or the file can't be reopened. The next line tries again.
             self._target.handleError(line)

@@ -1,6 +1,6 @@
-"""The log on the console: one line for each event, for people or as JSON, and never a secret in it.
+"""The console log: one line per event, as text or JSON, with all secrets redacted.
 
-What is logged while a request is served bears its id (`bind_request_id`).
+Lines that are logged while a request is served contain its id (`bind_request_id`).
 """
 
 import logging
@@ -15,18 +15,18 @@ import structlog
 
 from gateway.protocol.terminal import cut, escape
 
-LONGEST_EVENT = 1000
-"""How many characters of what has happened are logged; of any other value `terminal.LONGEST` are."""
+MAX_EVENT_LENGTH = 1000
+"""Maximum length of an event's text, in characters. For other values it is `terminal.MAX_SHOWN_LENGTH`."""
 
-MEMBERS = 20
-"""How many members of a list or an object are logged."""
+MAX_MEMBERS = 20
+"""Maximum number of members of a list or an object that are logged."""
 
 TRACEBACK_HEAD, TRACEBACK_TAIL = 100, 200
-"""How many lines of a traceback are logged, from its beginning and from its end."""
+"""Maximum number of lines of a traceback that are logged, from its beginning and from its end."""
 
-# Each pattern takes linear time, which `test_linearity.py` counts: what repeats is possessive, or stands
-# where every text matches from there, so that no text is gone over from each of its positions. A value may
-# have been cut, so none of them needs the end of a secret to know it.
+# Each pattern takes linear time, as `test_linearity.py` checks: a repetition is possessive, or stands where
+# any text matches, so that no text is scanned again from each of its positions. A value may have been cut, so
+# no pattern needs the end of a secret to recognise it.
 _QUOTED = r"'(?:[^'\\\n]|\\.)*+'?|\"(?:[^\"\\\n]|\\.)*+\"?"
 _ADDRESS = re.compile(r"/[^\s?\"']*+(\?[^\s\"']+)?")
 _SECRETS = [
@@ -43,9 +43,9 @@ _SOCKET_LINES = ('%s - "WebSocket', "connection ")
 
 
 def configure(level: str, *, access_log: bool, as_json: bool = False) -> None:
-    """Send what the gateway and its libraries log to the console, from this level on; `as_json` for programs.
+    """Send the logs of the gateway and its libraries to the console, from this level on, as text or JSON.
 
-    With `access_log` there is a line for each socket too; uvicorn counts those as ordinary events.
+    `access_log` keeps uvicorn's lines for each socket, which uvicorn logs as ordinary events.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -75,7 +75,7 @@ def configure(level: str, *, access_log: bool, as_json: bool = False) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # At the level info these log what the gateway has a word of its own for.
+    # At level INFO these libraries log events that the gateway logs itself.
     for name in ("alembic", "httpx", "httpcore", "asyncio", "websockets"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if not access_log:
@@ -84,9 +84,9 @@ def configure(level: str, *, access_log: bool, as_json: bool = False) -> None:
 
 
 def console_processors() -> list[structlog.typing.Processor]:
-    """Return what renders an event as a line for people, without secrets."""
+    """Return the processors that render an event as a line of text, without secrets."""
     plain = structlog.dev.plain_traceback
-    # The values are redacted before they are quoted, and the line for what stands as `token=…` in it.
+    # Values are redacted before they are quoted. The line is redacted again, for fields such as `token=…`.
     return [
         _Bounds(escape),
         _redacted_values,
@@ -96,8 +96,9 @@ def console_processors() -> list[structlog.typing.Processor]:
 
 
 def json_processors() -> list[structlog.typing.Processor]:
-    """Return what renders an event as a line of JSON, without secrets."""
-    # Only the values are redacted: in the line that would cut into the quoting of JSON, which also escapes.
+    """Return the processors that render an event as a line of JSON, without secrets."""
+    # Only the values are redacted: redacting the whole line would break the quoting of JSON, which also
+    # escapes.
     return [_Bounds(str), _redacted_values, structlog.processors.JSONRenderer()]
 
 
@@ -108,15 +109,15 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 def new_request_id() -> bytes:
-    """Return an id for a request that brings none along. It keeps no secret."""
+    """Return an id for a request without one. It is not a secret."""
     return b"%032x" % random.getrandbits(128)
 
 
 def bind_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the id that a request brings along, or a new one, and let all that it makes us log bear it.
+    """Return the id from a request's header, or a new one, and add it to all lines logged for the request.
 
-    It is taken over where it cannot be mistaken for anything else in a line of a log: 1 to 128 letters,
-    digits, dots, underscores and hyphens.
+    The header is used only if it can't be mistaken for another part of a log line: 1 to 128 letters, digits,
+    dots, underscores and hyphens.
     """
     given = next((value for name, value in headers if name == REQUEST_ID), b"")
     request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
@@ -125,22 +126,21 @@ def bind_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def request_id() -> str | None:
-    """Return the id of the request that is being served, if any is."""
+    """Return the id of the request that is being served, or None."""
     found: str | None = structlog.contextvars.get_contextvars().get("request_id")
     return found
 
 
 # --- bounds -------------------------------------------------------------------------------------------------
 #
-# What is cut is cut before anything else is done with it: a line costs as much as it may hold, whatever was
-# to be in it.
+# Values are cut before any other processing, so that the cost of a line depends only on its maximum length.
 
 
 class _Formatter(structlog.stdlib.ProcessorFormatter):
-    """Cuts what a library logs, such as the path of a request, before it is put into its sentence."""
+    """Cuts the arguments of a library's log record, such as a request's path, before they are formatted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the formatted line."""
         args = record.args
         if args:
             record = logging.makeLogRecord(record.__dict__)
@@ -162,7 +162,7 @@ def _short_arg(value: object) -> object:
 
 
 def _traceback(exc_info: Any) -> str:
-    """Return a traceback of bounded length. One with the values of local variables would show tokens."""
+    """Return a traceback of bounded length, without the values of local variables, which may be tokens."""
     lines = "".join(traceback.format_exception(*exc_info)).rstrip("\n").split("\n")
     left_out = len(lines) - TRACEBACK_HEAD - TRACEBACK_TAIL
     if left_out > 0:
@@ -171,7 +171,7 @@ def _traceback(exc_info: Any) -> str:
 
 
 class _Bounds:
-    """Cuts each value of an event, and lets `show` escape what the line cannot hold."""
+    """Cuts each value of an event, and passes it to `show`, which escapes unprintable characters."""
 
     def __init__(self, show: Callable[[str], str]) -> None:
         self._show = show
@@ -182,7 +182,7 @@ class _Bounds:
 
     def _field(self, name: str, value: Any) -> Any:
         if name == "event":
-            return self._show(cut(str(value), LONGEST_EVENT))
+            return self._show(cut(str(value), MAX_EVENT_LENGTH))
         if name in {"exception", "stack"}:
             return "\n".join(map(self._show, str(value).split("\n")))
         return self._value(value, 0)
@@ -190,21 +190,21 @@ class _Bounds:
     def _value(self, value: Any, depth: int) -> Any:
         if value is None or isinstance(value, bool | int | float):
             return value
-        if isinstance(value, dict | list | tuple) and depth > _DEPTH:
+        if isinstance(value, dict | list | tuple) and depth > _MAX_DEPTH:
             return "…"
         if isinstance(value, dict):
-            members = list(value.items())[:MEMBERS]
+            members = list(value.items())[:MAX_MEMBERS]
             return {self._text(str(key)): self._value(one, depth + 1) for key, one in members}
         if isinstance(value, list | tuple):
-            return [self._value(one, depth + 1) for one in value[:MEMBERS]]
+            return [self._value(one, depth + 1) for one in value[:MAX_MEMBERS]]
         return self._text(value if isinstance(value, str) else repr(value))
 
     def _text(self, text: str) -> str:
         return self._show(cut(text))
 
 
-_DEPTH = 3
-"""How deep a value of an event may be nested."""
+_MAX_DEPTH = 3
+"""Maximum depth to which nested values of an event are logged."""
 
 
 # --- redaction ----------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ _DEPTH = 3
 
 def redact(line: str) -> str:
     """Return the line without queries, tokens, keys and passwords, in linear time."""
-    # uvicorn logs the address of a WebSocket with its query, where a ticket or a token may be.
+    # uvicorn logs the URL of a WebSocket with its query, which may contain a ticket or a token.
     line = _ADDRESS.sub(_without_query, line)
     for pattern, replacement in _SECRETS:
         line = pattern.sub(replacement, line)
@@ -232,7 +232,7 @@ def _redacted_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) 
 
 
 def _redacted_value(name: str, value: Any) -> Any:
-    """Return a bounded value without the secrets in it."""
+    """Return a bounded value without its secrets."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if _SECRET_NAME.search(name):

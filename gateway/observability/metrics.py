@@ -1,9 +1,9 @@
-"""What the gateway counts and measures, for Prometheus. docs/operations/monitoring.md has the table.
+"""The metrics of the gateway, for Prometheus. docs/operations/monitoring.md has the table.
 
-Names begin with `gateway_`; units are seconds, sockets, items. A label has a value out of a small set that
-this code knows, never one that a client has sent. Where `PROMETHEUS_MULTIPROC_DIR` names a folder, the
-processes that share it are counted together, whichever of them is asked. The variable is set before this
-module is loaded, and the folder is empty when the first of them starts.
+Names begin with `gateway_`. Units are seconds, sockets and items. The values of a label come from a small
+set in this code, never from a client. If `PROMETHEUS_MULTIPROC_DIR` names a folder, each process that shares
+it reports the totals of all of them. The variable must be set before this module is imported, and the folder
+must be empty when the first process starts.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from gateway import __version__
 from gateway.protocol.close_codes import Close
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable of prometheus-client for the folder where several processes are counted together."""
+"""The environment variable of prometheus-client for the folder in which processes share their metrics."""
 
-LOOK = 0.5
-"""How often the event loop and the process are looked at, in seconds."""
+SAMPLE_SECONDS = 0.5
+"""How often the lag of the event loop and the state of the process are sampled."""
 
 CLIENT_CODES = (1000, 1001, 1005, 1006)
-"""The codes that are counted where a client has closed; a client may send any, and others are `other`."""
+"""The close codes of clients that are counted by number. A client may send any code; the rest are `other`."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"})
-"""The methods that are counted by their names. HTTP's parser knows some 40, so what is kept is bounded."""
+"""The methods that are counted by name. The HTTP parser knows some 40, too many for the values of a label."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -37,7 +37,7 @@ _ITEMS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
 class Now(NamedTuple):
-    """How the process stands: whether it serves, its open sockets, and how many hints there have been."""
+    """The state of the process: whether it is ready, its open sockets, and its numbers of hints."""
 
     ready: bool
     sockets: int
@@ -102,10 +102,10 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"gateway_{name}", text, labels, registry=self.registry, buckets=buckets)
 
-    # --- what happens ---------------------------------------------------------------------------------------
+    # --- events ---------------------------------------------------------------------------------------------
 
     def committed(self, posts: int, items: int, seconds: float) -> None:
-        """Count what one commit has stored, and how long it took."""
+        """Count the posts and items of one commit, and record its duration."""
         self._commit.observe(seconds)
         if items:
             self._posts.inc(posts)
@@ -113,24 +113,24 @@ class Metrics:
             self._batch.observe(items)
 
     def delivered(self, seconds: float) -> None:
-        """Note how long after its commit an entry was written to a socket."""
+        """Record the time from the commit of an entry to its write to a socket."""
         self._delivery.observe(max(seconds, 0))
 
     def replayed(self) -> None:
-        """Count a socket that begins behind the end of its log."""
+        """Count a socket whose resume point is behind the head of its log."""
         self._replays.inc()
 
     def reset(self) -> None:
-        """Count a client that is told to read its inbox afresh."""
+        """Count a client that is told to reload its inbox."""
         self._resets.inc()
 
     def closed(self, code: int, *, by_client: bool) -> None:
-        """Count the end of a socket; a code that means nothing here is `other`."""
+        """Count a closed socket. Unknown codes are counted as `other`."""
         children = self._closes["client" if by_client else "gateway"]
         children.get(code, children["other"]).inc()
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answer. `route` is the template of a path, such as `/v1/users/{sub}`, or empty."""
+        """Record a response. `route` is the path's template, such as `/v1/users/{sub}`, or empty."""
         observe = self._answers.get((route, method, status))
         if observe is None:
             known = method if method in METHODS else "other"
@@ -139,14 +139,14 @@ class Metrics:
         observe(seconds)
 
     def login(self, grant: str, outcome: str) -> None:
-        """Count an answer of the token endpoint. Both are words of this code, never of the request."""
+        """Count a response of the token endpoint. Both labels come from this code, never from the request."""
         self._logins.labels(grant, outcome).inc()
 
     def refused(self, status: int, code: str) -> None:
-        """Count a request or a socket that was refused, with the HTTP status and the code of its error."""
+        """Count a refused request or socket, with the HTTP status and the code of its error."""
         self._refusals.labels(str(status), code).inc()
 
-    # --- what is --------------------------------------------------------------------------------------------
+    # --- the state of the process ---------------------------------------------------------------------------
 
     @contextmanager
     def streaming(self) -> Iterator[None]:
@@ -158,7 +158,7 @@ class Metrics:
             self._streams.dec()
 
     def look(self, now: Now) -> None:
-        """Take note of how the process stands."""
+        """Record the state of the process."""
         self._ready.set(now.ready)
         self._sockets.set(now.sockets)
         self._hints_sent.inc(now.hints_sent - self._last.hints_sent)
@@ -167,32 +167,32 @@ class Metrics:
         self._last = now
 
     async def run(self, now: Callable[[], Now]) -> None:
-        """Look at the event loop and at the process, until cancelled."""
+        """Sample the lag of the event loop and the state of the process, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self.look(now())
-            due = loop.time() + LOOK
-            await asyncio.sleep(LOOK)
+            due = loop.time() + SAMPLE_SECONDS
+            await asyncio.sleep(SAMPLE_SECONDS)
             self._loop.observe(max(loop.time() - due, 0))
 
-    # --- how it is told -------------------------------------------------------------------------------------
+    # --- the exposition -------------------------------------------------------------------------------------
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics, and their content type, in the format that this `Accept` header prefers."""
+        """Return all metrics in the format that this `Accept` header prefers, with their content type."""
         registry = self.registry
         if METRICS_FOLDER in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # it names a version that is none
+        except (TypeError, ValueError):  # the header names an invalid version
             encode, content_type = choose_encoder("")
         return encode(registry), content_type
 
 
 def mark_dead(pid: int, folder: str) -> None:
-    """Take the gauges of a process that has ended out of the sums; what it has counted stays.
+    """Remove the gauges of an exited process from the totals. Its counters stay.
 
-    Whoever starts the processes calls it for each that ends. `folder` is their `PROMETHEUS_MULTIPROC_DIR`.
+    The supervisor calls it for each process that exits. `folder` is their `PROMETHEUS_MULTIPROC_DIR`.
     """
     mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Outages of servers: logged once when one begins, with the reason, and once when it is over."""
+"""Outages of servers: one line in the log when an outage begins, with the reason, and one when it ends."""
 
 import time
 from collections.abc import Callable
@@ -10,12 +10,17 @@ from gateway.observability.reasons import reason
 
 logger = structlog.get_logger()
 
-QUIET = 5.0
-"""For how long after one outage the next is logged only if it lasts, in seconds: a server may flap."""
+QUIET_SECONDS = 5.0
+"""How long after an outage a new one isn't logged, unless it lasts longer. It limits the log of a flapping
+server.
+"""
 
 
 class Outage:
-    """One server. `away` and `back` are the events, `facts` stand beside them; `clock` returns seconds."""
+    """The outages of one server. `away` and `back` are the events to log, with `facts` as further fields.
+
+    `clock` returns seconds.
+    """
 
     def __init__(
         self, away: str, back: str, *, clock: Callable[[], float] = time.monotonic, **facts: str
@@ -30,7 +35,7 @@ class Outage:
         self.is_on = False
 
     def begin(self, error: BaseException) -> None:
-        """Note a failure. Call it for each: the first of an outage is logged."""
+        """Record a failure. Call it for each one: only the first of an outage is logged."""
         now = self._clock()
         if not self.is_on:
             self.is_on, self._began_at = True, now
@@ -39,18 +44,18 @@ class Outage:
             logger.warning(self._away, reason=reason(error), **self._facts)
 
     def end(self) -> None:
-        """Note that it works again."""
+        """Record that the server works again."""
         now = self._clock()
         if self._is_logged:
             logger.info(self._back, after_seconds=round(now - self._began_at, 1), **self._facts)
-            self._quiet_until = now + QUIET
+            self._quiet_until = now + QUIET_SECONDS
         self.is_on = self._is_logged = False
 
 
 class DatabaseOutage:
-    """The outages of a database, which may be away, or be there and take no writes.
+    """The outages of a database. It may be unreachable, or reachable and refuse writes.
 
-    `name` is its URL without a password. A unit of work that works costs a look at two marks.
+    `name` is its URL without a password. A successful unit of work only costs a check of two flags.
     """
 
     def __init__(self, name: str) -> None:
@@ -60,18 +65,18 @@ class DatabaseOutage:
         )
 
     def note(self, error: BaseException, *, writes: bool = False) -> None:
-        """Note why a unit of work has failed, and whether it was to write. A deadlock is no outage."""
+        """Record the error of a unit of work, and whether it was to write. A deadlock is not an outage."""
         state = getattr(getattr(error, "orig", error), "sqlstate", None)
         if state is None:
             is_sqlite = hasattr(getattr(error, "orig", error), "sqlite_errorname")
             (self._refuses if is_sqlite and writes else self._away).begin(error)
         elif sqlstates.stores_nothing(state, writes=writes):
             self._refuses.begin(error)
-        elif sqlstates.is_of_no_use(state):
+        elif sqlstates.is_unusable(state):
             self._away.begin(error)
 
     def over(self, *, wrote: bool) -> None:
-        """Note that a unit of work has succeeded."""
+        """Record that a unit of work has succeeded."""
         if self._away.is_on:
             self._away.end()
         if wrote and self._refuses.is_on:

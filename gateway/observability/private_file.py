@@ -1,4 +1,4 @@
-"""A log file that only its owner can read, or that is refused."""
+"""Private log files: files that only their owner can read. Others are refused."""
 
 import errno
 import os
@@ -9,19 +9,19 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from tempfile import TemporaryFile
 
-LONGEST_LINE = 65_536
-"""How many bytes of a file are read to know its first line."""
+MAX_LINE_BYTES = 65_536
+"""Maximum number of bytes that are read to recognise the first line of a file."""
 
 
 class PrivateFile(WatchedFileHandler):
-    """Writes lines to a file that only its owner may read; it is opened anew when it was moved.
+    """Writes lines to a file that only its owner may read. It reopens the file after it was moved.
 
-    A wrong path costs its file nothing: one that is there is used where it is empty, or `is_ours` knows its
-    first line. Any other is refused with `PermissionError`, before its mode or its content is changed.
+    A wrong path can't damage a file: an existing file is used only if it is empty or `is_ours` recognises its
+    first line. Any other file is refused with `PermissionError` before its mode or content changes.
 
-    One that others may read, and that is ours, is taken from them. One that others could read all the same is
-    refused with `PermissionError`: because it is theirs, because a link leads to it, or because its folder
-    lets them put another in its place.
+    A recognised file that other users may read gets the mode 600. A file that they could read nevertheless is
+    refused with `PermissionError`: it belongs to another user, it is a symbolic link, or its folder lets
+    other users replace it.
     """
 
     def __init__(self, path: str, is_ours: Callable[[bytes], bool], *, encoding: str) -> None:
@@ -42,15 +42,15 @@ class PrivateFile(WatchedFileHandler):
 
 
 def look_at(path: str, is_ours: Callable[[bytes], bool]) -> str:
-    """Return in a few words what `PrivateFile` would do to the file. One that is not there is not made.
+    """Return in a few words what `PrivateFile` would do to the file, without creating a missing file.
 
-    Raises `OSError` where it could not be written, or not kept from others.
+    Raises `OSError` if the file can't be written, or if other users could read it.
     """
     _refuse_open_folder(path)
     try:
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
     except FileNotFoundError:
-        # A file without a name shows that one could be made.
+        # Creating an unnamed temporary file shows that the file can be created.
         TemporaryFile(dir=Path(path).parent).close()
         return "can be made"
     try:
@@ -62,13 +62,14 @@ def look_at(path: str, is_ours: Callable[[bytes], bool]) -> str:
 
 
 def _refuse_foreign(file: int, path: str, is_ours: Callable[[bytes], bool]) -> None:
-    """Raise `PermissionError` for an open regular file that has something in it, and not a line of ours."""
+    """Raise `PermissionError` for an open regular file that isn't empty and whose first line isn't ours."""
     about = os.fstat(file)
     if not stat.S_ISREG(about.st_mode) or about.st_size == 0:
         return
-    # Opened for reading apart from writing: a pipe that is opened for both has a reader that never reads.
+    # Opened for reading separately: a pipe opened for both would have this process as a reader that never
+    # reads.
     with Path(path).open("rb") as beside:
-        line = beside.readline(LONGEST_LINE)
+        line = beside.readline(MAX_LINE_BYTES)
         if not os.path.samestat(about, os.fstat(beside.fileno())) or not is_ours(line):
             raise PermissionError(
                 errno.EPERM, "it is there, and is no audit log: name one, or a file that is not there yet"
@@ -76,16 +77,16 @@ def _refuse_foreign(file: int, path: str, is_ours: Callable[[bytes], bool]) -> N
 
 
 def _others_mode(file: int, path: str) -> int:
-    """Return the mode of an open file where others may use it, else 0. Raises `PermissionError`.
+    """Return the mode of an open file that other users may access, else 0. Raises `PermissionError`.
 
-    A pipe, a terminal or another device keeps nothing, and is as its owner has made it.
+    Return 0 for a pipe, a terminal or another device: it stores nothing, and its owner has set its mode.
     """
     about = os.fstat(file)
     if not stat.S_ISREG(about.st_mode):
         return 0
     if Path(path).is_symlink():
         raise PermissionError(errno.EPERM, "it is a symbolic link: name the file that it leads to")
-    # Root writes for the user whose gateway it is, and could read the file anyway.
+    # Root may run commands for the user that runs the gateway, and can read the file anyway.
     if os.geteuid() not in {0, about.st_uid}:
         raise PermissionError(errno.EPERM, "it belongs to another user, who can read it")
     mode = stat.S_IMODE(about.st_mode)
@@ -93,7 +94,7 @@ def _others_mode(file: int, path: str) -> int:
 
 
 def _refuse_open_folder(path: str) -> None:
-    """Raise `PermissionError` where anybody may rename the file and put another in its place."""
+    """Raise `PermissionError` if every user may rename the file and put another in its place."""
     folder = Path(path).absolute().parent
     mode = folder.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:

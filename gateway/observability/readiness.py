@@ -1,4 +1,4 @@
-"""Whether this process can do its work: what `/readyz` asks."""
+"""Readiness: whether this process can do its work, as reported by `/readyz`."""
 
 import asyncio
 import inspect
@@ -9,20 +9,20 @@ import structlog
 
 logger = structlog.get_logger()
 
-MAX_AGE = 1.0
-"""How long an answer is good for, in seconds."""
+MAX_AGE_SECONDS = 1.0
+"""How long a report is cached."""
 
-TIMEOUT = 2.0
-"""How long a check may take, in seconds."""
+TIMEOUT_SECONDS = 2.0
+"""How long a check may take."""
 
 Check = Callable[[], bool | Awaitable[bool]]
 
 
 class Readiness:
-    """Runs its checks at most once a second, however many ask: nobody loads the database by asking.
+    """Runs its checks at most once a second, so that frequent requests put no load on the database.
 
-    A check that raises, or takes too long, does not hold. What is `awaited` does not hold at first: the log
-    says nothing of it before it has held once. `clock` returns seconds.
+    A check that raises, or takes too long, fails. `awaited` checks are expected to fail at first, and are
+    logged only after they have succeeded once. `clock` returns seconds.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class Readiness:
         self._stale_at = float("-inf")
 
     async def report(self) -> dict[str, bool]:
-        """Return for each check whether it holds."""
-        # Who asks meanwhile waits here, and is given the same answer.
+        """Return for each check whether it succeeds."""
+        # Concurrent requests wait here and get the same report.
         async with self._asking:
             if self._clock() >= self._stale_at:
                 outcomes = await asyncio.gather(*(_holds(check) for check in self._checks.values()))
                 self._note(dict(zip(self._checks, outcomes, strict=True)))
-                self._stale_at = self._clock() + MAX_AGE
+                self._stale_at = self._clock() + MAX_AGE_SECONDS
         return self._report
 
     def _note(self, report: dict[str, bool]) -> None:
-        """Keep the outcome, and log it where something is lost, or back."""
+        """Cache the report, and log when a check begins to fail and when all succeed again."""
         self._held |= {name for name, holds in report.items() if holds}
         missed = [name for name, holds in report.items() if not holds and name in self._held]
         if missed and missed != self._missed:
@@ -62,8 +62,8 @@ class Readiness:
 
 async def _holds(check: Check) -> bool:
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             outcome = check()
             return await outcome if inspect.isawaitable(outcome) else outcome
-    except Exception:  # noqa: BLE001 - whatever is wrong, it does not hold
+    except Exception:  # noqa: BLE001 - any error fails the check
         return False

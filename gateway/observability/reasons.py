@@ -1,8 +1,8 @@
-"""Why something outside failed, in words that hold no secret.
+"""Reasons for the failure of an external system, worded without secrets.
 
-The text of a library's exception may hold what it was given: a header with its token, a URL with its
-password. So none is shown. Shown are the system's words for a number, what a certificate is refused for,
-and names of exceptions.
+The text of a library's exception may contain its input: a header with its token, a URL with its password.
+It is therefore never shown. A reason consists of the system's text for an error number, the reason why a
+certificate is refused, or the name of an exception.
 """
 
 import os
@@ -21,13 +21,13 @@ ENVIRONMENT = (
     "ssl_cert_dir",
     "sslkeylogfile",
 )
-"""The variables of the environment that a library reads to reach a server."""
+"""The environment variables that libraries read to reach a server."""
 
 
 def reason(error: BaseException) -> str:
-    """Return why something failed, in one line without a secret."""
+    """Return the reason of an error, in one line without a secret."""
     for one in _chain(error):
-        if found := _words(one):
+        if found := _describe(one):
             return found
     if any(isinstance(one, TimeoutError) or "Timeout" in type(one).__name__ for one in _chain(error)):
         return "there was no answer in time"
@@ -35,9 +35,9 @@ def reason(error: BaseException) -> str:
 
 
 def answer(error: BaseException) -> str:
-    """Return why a database cannot be used, in one line: what it says itself, which knows no secret of ours.
+    """Return why a database can't be used, in one line: its own message, which contains no secret of ours.
 
-    What its driver makes of a wrong variable is said by the names of those that there are.
+    If the driver can't use the URL or the environment, name the environment variables that are set instead.
     """
     said = str(getattr(error, "orig", error)).partition("\n")[0]
     spoken = getattr(error, "orig", None) is not None and " at 0x" not in said
@@ -50,8 +50,8 @@ def answer(error: BaseException) -> str:
     return f"its driver cannot use the URL or the environment: look at {', '.join(names) or 'the URL'}"
 
 
-def _words(error: BaseException) -> str | None:
-    """Return what an exception says by itself, whatever it was raised from."""
+def _describe(error: BaseException) -> str | None:
+    """Return the reason given by an exception itself, apart from its causes, or None."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     if isinstance(error, socket.gaierror):
@@ -59,15 +59,15 @@ def _words(error: BaseException) -> str | None:
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and (number := _number(error)):
         return os.strerror(number)
     sqlstate = getattr(error, "sqlstate", None)
-    if sqlstate and type(error).__name__ != "Error":  # that of SQLAlchemy's wrapper
-        # The name of a class of asyncpg is that of the condition in PostgreSQL's manual, appendix A.
+    if sqlstate and type(error).__name__ != "Error":  # the name of SQLAlchemy's wrapper
+        # asyncpg names its classes after the conditions in PostgreSQL's manual, appendix A.
         condition = _CAMEL.sub(" ", type(error).__name__.removesuffix("Error").replace("SQL", "Sql")).lower()
         return f"{condition} (SQLSTATE {sqlstate})"
     return _NAMED.get(type(error).__name__) or getattr(error, "sqlite_errorname", None)
 
 
 def _number(error: OSError) -> int | None:
-    """Return the number of a system's error: of several addresses that were tried, that of the first."""
+    """Return the number of a system error. If several addresses were tried, return that of the first."""
     if error.errno is None and (found := _NUMBER.search(str(error))):
         return int(found[1])
     return error.errno
@@ -79,14 +79,14 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def environment_fault() -> str:
-    """Return what to say where no client could be made from the environment, and which variable is wrong."""
+    """Return the error message for an environment that no client can use, with the wrong variable."""
     names = [name for name in os.environ if name.lower() in ENVIRONMENT]
     given = wrong_variable() or ", ".join(sorted(names)) or "its proxy or certificates"
     return f"the environment cannot be used: look at {given}"
 
 
 def wrong_variable() -> str | None:
-    """Return the name of a variable that no library can use, and its rule; None where there is none."""
+    """Return the name of an environment variable that no library can use, with its rule, or None."""
     for name, value in sorted(os.environ.items()):
         kind = name.lower()
         if kind in _PROXIES and value and not _is_proxy(value):
@@ -98,15 +98,15 @@ def wrong_variable() -> str | None:
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy", "socks_proxy")
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}+(?<!-)")
-_LONGEST_HOST = 253
+_MAX_HOST_LENGTH = 253
 
 
 def is_host(host: str) -> bool:
-    """Whether this is an IP address or a host name that can be looked up (RFC 1123, section 2.1)."""
+    """Whether this is an IP address or a valid host name (RFC 1123, section 2.1)."""
     if ":" in host:
-        return True  # an address in brackets, which the parser of URLs has checked
+        return True  # an IPv6 address in brackets, which the URL parser has checked
     name = host.removesuffix(".")
-    return len(name) <= _LONGEST_HOST and all(_LABEL.fullmatch(label) for label in name.split("."))
+    return len(name) <= _MAX_HOST_LENGTH and all(_LABEL.fullmatch(label) for label in name.split("."))
 
 
 def _is_proxy(value: str) -> bool:
@@ -120,7 +120,7 @@ def _is_proxy(value: str) -> bool:
 
 
 def _unwritable(path: str) -> str | None:
-    """Return why a file cannot be appended to. One that is not there is not made."""
+    """Return why a file can't be appended to, or None. A missing file is not created."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
     except FileNotFoundError as error:
@@ -131,7 +131,7 @@ def _unwritable(path: str) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, what it was raised from, and so on."""
+    """Yield an exception, its causes and contexts, and the members of groups, each once."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

@@ -1,8 +1,8 @@
-"""A sample of like events: the first of a minute each, then one whenever their number has doubled.
+"""Samples of similar events: a line for each of the first in a minute, then one whenever the number doubles.
 
-What is left out is counted. So a caller who repeats something does not fill the log with it, and the log
-still says how often it was. Nor do many callers: what is told of one counts for the wider groups it is in,
-each of which has a limit, and beyond it the line that tells of the doubled number is one of the group.
+The events without a line are counted. A caller that repeats an event can't fill the log, and the log still
+says how often it happened. Neither can many callers together: each line also counts in the wider groups of
+its kind. Each group has a limit, and beyond it the lines at a doubled number are about the whole group.
 """
 
 import time
@@ -13,39 +13,39 @@ from typing import Generic, TypeAlias, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 Group: TypeAlias = tuple[K, int]
-"""What kind of events belong together, and how many of their lines are told one by one in each window."""
+"""The kind of the events of a group, and its maximum number of individual lines in each window."""
 
 FIRST = 20
-"""How many like events are told one by one in each window."""
+"""How many events of a kind get an individual line in each window."""
 
-WINDOW = 60.0
-"""How long a window is, in seconds, from its first event on."""
+WINDOW_SECONDS = 60.0
+"""How long a window lasts. It begins with its first event."""
 
 MAX_KINDS = 10_000
-"""How many kinds of events are counted at once; for one more a window that began first is closed."""
+"""Maximum number of open windows. To open another one, the oldest is closed."""
 
 
 @dataclass(slots=True)
 class _Window(Generic[K]):
-    """What came of a group since `began`, and how much of it is untold; `wider` are the groups it is in."""
+    """The lines and the unreported events of a group since `began`. `wider` are its wider groups."""
 
     began: float
     wider: Sequence[Group[K]]
     number: int = 0
-    untold: int = 0
+    unreported: int = 0
 
     def count(self, events: int, first: int) -> int:
-        """Count a line about so many events, and return how many it is to stand for; 0 leaves it out."""
+        """Count a line about `events`. Return how many events it stands for, or 0 to leave it out."""
         self.number += 1
-        self.untold += events
-        if self.number > first and not _is_told(self.number, first):
+        self.unreported += events
+        if self.number > first and not _has_line(self.number, first):
             return 0
-        stands_for, self.untold = self.untold, 0
+        stands_for, self.unreported = self.unreported, 0
         return stands_for
 
 
 class Sampler(Generic[K]):
-    """Counts events by kind. `rest` is told of a kind how many of its events have no line of their own."""
+    """Counts events by kind. It calls `rest` with a kind and the number of its events without a line."""
 
     def __init__(self, rest: Callable[[K, int], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._rest = rest
@@ -53,9 +53,9 @@ class Sampler(Generic[K]):
         self._windows: dict[Group[K], _Window[K]] = {}
 
     def take(self, kind: K, wider: Sequence[Group[K]] = ()) -> int:
-        """Count an event, and return how many the line about it stands for: itself, none, or several.
+        """Count an event, and return how many events its line stands for. It is 0 if it gets no line.
 
-        `wider` are the groups that the kind is in, the narrowest first.
+        `wider` are the groups of the kind, the narrowest first.
         """
         now = self._clock()
         self._close(self._over(now), now)
@@ -63,14 +63,17 @@ class Sampler(Generic[K]):
         return self._pass(kind, events, wider, now) if events else 0
 
     def tell_rest(self, *, everything: bool = False) -> None:
-        """Tell what is untold of the windows that are over, or of `everything`."""
+        """Report the unreported events of windows that are over, or of all windows (`everything`)."""
         now = self._clock()
         self._close(self._over(now), now)
         while everything and self._windows:
             self._close(self._windows, now)
 
     def _pass(self, kind: K, events: int, wider: Sequence[Group[K]], now: float) -> int:
-        """Return how many events a line of this kind stands for; 0 where it has none, or one of its group."""
+        """Return how many events a line of this kind stands for, or 0.
+
+        It is 0 if the events get no line, or only one that is about a wider group. `rest` writes that line.
+        """
         teller = kind
         for place, group in enumerate(wider, 1):
             reported = self._window(group, wider[place:], now).count(events, group[1])
@@ -92,27 +95,27 @@ class Sampler(Generic[K]):
         return window
 
     def _oldest(self) -> Group[K]:
-        """Return the group whose window began first, but none of the widest: those bound all others."""
+        """Return the group whose window began first, sparing the widest groups, which limit all others."""
         narrow = (group for group, window in self._windows.items() if window.wider)
         return next(narrow, None) or next(iter(self._windows))
 
     def _over(self, now: float) -> Iterator[Group[K]]:
-        """Yield the groups whose windows are over: they stand in the order in which these began."""
+        """Yield the groups whose windows are over. `_windows` is in the order in which they began."""
         for group, window in self._windows.items():
-            if now - window.began < WINDOW:
+            if now - window.began < WINDOW_SECONDS:
                 return
             yield group
 
     def _close(self, groups: Iterable[Group[K]], now: float) -> None:
         for group in list(groups):
             window = self._windows.pop(group, None)
-            if window and window.untold:
-                events = self._pass(group[0], window.untold, window.wider, now)
+            if window and window.unreported:
+                events = self._pass(group[0], window.unreported, window.wider, now)
                 if events:
                     self._rest(group[0], events)
 
 
-def _is_told(number: int, first: int) -> bool:
-    """Whether a line tells of the event with this number: the first ones doubled, and doubled again."""
+def _has_line(number: int, first: int) -> bool:
+    """Whether the event with this number gets a line: `first` doubled, doubled again, and so on."""
     times, rest = divmod(number, first)
     return rest == 0 and times & (times - 1) == 0

@@ -1,8 +1,8 @@
-"""Spans for OpenTelemetry, by FastAPI's own integration, and no query in any of them.
+"""Spans for OpenTelemetry, made by FastAPI's integration, without the queries of requests.
 
-`GATEWAY_OTEL` turns it on; where the spans go, the standard variables say (`OTEL_EXPORTER_OTLP_ENDPOINT` and
-its relatives). The telemetry of FastAPI puts the query of a request into its span, and what is said of an
-exception into its log. A query may hold a ticket or a token, so FastAPI sees none; its log stays off.
+`GATEWAY_OTEL` turns them on. The standard variables, such as `OTEL_EXPORTER_OTLP_ENDPOINT`, say where they
+go. FastAPI's telemetry puts the query of a request into its span, and the text of an exception into its log.
+A query may contain a ticket or a token, so it is hidden from FastAPI's telemetry, whose log stays off.
 """
 
 from importlib.util import find_spec
@@ -28,14 +28,14 @@ _ON = TelemetryConfig(
 
 
 def untraced(**options: Any) -> FastAPI:
-    """Return an application without telemetry, whatever the environment says."""
+    """Return an application without telemetry, even if the environment asks for it."""
     return FastAPI(telemetry=_OFF, **options)
 
 
 def traced(**options: Any) -> FastAPI:
-    """Return an application that makes a span for each request and each handshake of a socket.
+    """Return an application that makes a span for each request and each handshake.
 
-    Raises `SettingsError` where the extra `otel` is not installed. Call `restore_query` when all other
+    Raises `SettingsError` if the extra `otel` is not installed. Call `restore_query` after all other
     middleware is added.
     """
     if find_spec("opentelemetry.sdk") is None or find_spec("opentelemetry.exporter") is None:
@@ -44,12 +44,12 @@ def traced(**options: Any) -> FastAPI:
 
 
 def restore_query(app: FastAPI) -> None:
-    """Let everything but the telemetry see the query."""
+    """Restore the query of each request for everything but the telemetry."""
     app.add_middleware(_WithQuery)
 
 
 class _Traced(FastAPI):
-    """Hides the query of a request from the telemetry, which stands outside of all middleware."""
+    """Hides the query of a request from the telemetry, which wraps all middleware."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("query_string"):
@@ -59,7 +59,7 @@ class _Traced(FastAPI):
 
 
 class _WithQuery:
-    """Puts the query back."""
+    """Restores the query that `_Traced` has hidden."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

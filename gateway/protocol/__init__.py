@@ -1,1 +1,1 @@
-"""What clients and the gateway say to each other. The contract is in docs/protocol.md."""
+"""The messages and commands between gateway and clients. docs/protocol.md defines the protocol."""

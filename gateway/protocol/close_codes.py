@@ -1,10 +1,10 @@
-"""The close codes: why a socket was closed, and what its client should do."""
+"""The close codes: the reason why a socket was closed, and the advice for its client."""
 
 from enum import IntEnum
 
 
 class Close(IntEnum):
-    """Why the gateway closed a socket."""
+    """The reason why the gateway closed a socket."""
 
     NORMAL = 1000
     UNSUPPORTED_DATA = 1003
@@ -34,4 +34,4 @@ ADVICE = {
     Close.TOO_MANY_SOCKETS: "stop until another closes",
     Close.TOO_MANY_COMMANDS: "back off, resume",
 }
-"""What the client should do after each close code."""
+"""The advice for the client after each close code, as docs/protocol.md lists it."""

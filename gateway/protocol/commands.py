@@ -1,4 +1,4 @@
-"""The commands of a client: what it may say, read from text frames."""
+"""The commands of a client, decoded from text frames."""
 
 import json
 from enum import StrEnum
@@ -9,7 +9,7 @@ from gateway.settings.wording import nearest
 
 
 class CommandType(StrEnum):
-    """What a client may say."""
+    """The types of commands."""
 
     ACK = "ack"
     READ = "read"
@@ -22,7 +22,7 @@ class CommandType(StrEnum):
 
 
 class BadCommand(Exception):
-    """A text frame that is none of the commands. `ref` is the one it carried, where it carried one."""
+    """A text frame that isn't a valid command. `ref` is the frame's, if it has a valid one."""
 
     def __init__(self, code: str, detail: str, ref: str | None = None) -> None:
         super().__init__(detail)
@@ -32,7 +32,7 @@ class BadCommand(Exception):
 
 
 class Command(NamedTuple):
-    """A command of a client, with the fields its type asks for."""
+    """A command of a client, with the fields that its type requires."""
 
     type: CommandType
     ref: str | None = None
@@ -41,13 +41,14 @@ class Command(NamedTuple):
     token: str | None = None
 
 
-_MAX_REF = 64
+_MAX_REF_LENGTH = 64
+"""Maximum length of a `ref`, in characters."""
 
 
 def decode_command(text: str) -> Command:
-    """Read a text frame.
+    """Decode a text frame.
 
-    Raises `BadCommand` when it is not JSON, not an object, not a command, or lacks a field of one.
+    Raises `BadCommand` if it isn't JSON, an object or a known command, or if a field is missing or invalid.
     """
     try:
         message = json.loads(text)
@@ -56,8 +57,8 @@ def decode_command(text: str) -> Command:
     if not isinstance(message, dict):
         raise BadCommand("malformed", "A frame is one JSON object.")
     ref = message.get("ref")
-    if ref is not None and not (isinstance(ref, str) and len(ref) <= _MAX_REF and _encodable(ref)):
-        raise BadCommand("invalid_field", f"ref: a string of at most {_MAX_REF} characters.")
+    if ref is not None and not (isinstance(ref, str) and len(ref) <= _MAX_REF_LENGTH and _encodable(ref)):
+        raise BadCommand("invalid_field", f"ref: a string of at most {_MAX_REF_LENGTH} characters.")
     try:
         kind = CommandType(str(message.get("type")))
     except ValueError:
@@ -68,7 +69,7 @@ def decode_command(text: str) -> Command:
 
 
 def _encodable(text: str) -> bool:
-    """Whether `text` can be sent: JSON escapes can spell half of a surrogate pair, which UTF-8 cannot."""
+    """Whether UTF-8 can encode `text`. JSON escapes can spell half of a surrogate pair, which it can't."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -1,4 +1,4 @@
-"""The encoding of what clients are given: JSON in UTF-8, without spaces."""
+"""The encoding of responses and messages: compact JSON."""
 
 import json
 from typing import Any
@@ -7,5 +7,8 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 
 
 def dumps(value: Any) -> str:
-    """Return compact JSON in UTF-8. Raises ValueError for NaN and infinity, which JSON does not have."""
+    """Return compact JSON, with non-ASCII characters as they are.
+
+    Raises ValueError for NaN and infinity, which JSON doesn't have.
+    """
     return _ENCODER.encode(value)

@@ -1,4 +1,4 @@
-"""The items of an inbox, their counts and ids, and their JSON, alike in every answer and message."""
+"""Items of an inbox, with their counts, ids and JSON, which is the same in every response and message."""
 
 import re
 from functools import lru_cache
@@ -10,14 +10,14 @@ from gateway.protocol.times import encode_time
 from gateway.settings.wording import in_words
 
 MAX_SEQ = 2**63 - 1
-"""The largest number of a log."""
+"""Maximum `seq` of a log."""
 
 
 class Counts(NamedTuple):
-    """Where a user's log stands: its last number, and the two counts that are exact at it.
+    """The head of a user's log: its last `seq`, and the two counts that are exact there.
 
-    `seen` is the user's seen mark, a `created_seq`. `trimmed` is the highest number of which something was
-    removed, as far as the database was asked for it.
+    `seen` is the user's seen mark, a `created_seq`. `trimmed` is the highest `seq` with a purged item. It is
+    0 if the query didn't read it.
     """
 
     seq: int
@@ -27,12 +27,12 @@ class Counts(NamedTuple):
     trimmed: int = 0
 
     def order(self) -> tuple[int, int]:
-        """Return what tells which of two counts are the later ones: neither number ever goes back."""
+        """Return the sort key that orders counts by time. Neither number ever decreases."""
         return self.seq, self.seen
 
 
 class Content(NamedTuple):
-    """What was posted, shared by all its recipients. `data` is JSON text or None, `created_at` is in ms."""
+    """The posted content, shared by all recipients. `data` is JSON text or None; `created_at` is in ms."""
 
     id: str
     title: str
@@ -45,7 +45,7 @@ class Content(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One notification in one inbox, in its latest state. Times are in milliseconds since 1970, or None."""
+    """One notification in one inbox, in its latest state. Times are in ms since 1970, or None."""
 
     content: Content
     created_seq: int
@@ -59,11 +59,14 @@ ID_PATTERN = in_words(
     "be the id of a notification",
     "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
 )
-"""How a notification id is read: in any case (RFC 9562, section 4). It is stored and sent in lower case."""
+"""The pattern of notification ids, in either case (RFC 9562, section 4).
+
+Ids are stored and sent in lower case.
+"""
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` could be the id of a notification."""
+    """Whether `text` has the form of a notification id."""
     return len(text) == _ID_LENGTH and _IS_ID(text) is not None
 
 
@@ -73,7 +76,7 @@ _IS_ID = re.compile(ID_PATTERN).match
 
 @lru_cache(maxsize=256)
 def _encode_content(content: Content) -> str:
-    """Return the members of an item that all its recipients share, encoded once for all of them."""
+    """Return the JSON members of an item that all recipients share, encoded once for all of them."""
     url = dumps(safe_url(content.url))
     return (
         f'"title":{dumps(content.title)},"body":{dumps(content.body)},"category":{dumps(content.category)},'
@@ -82,16 +85,18 @@ def _encode_content(content: Content) -> str:
     )
 
 
-_ERASED = '"title":null,"body":null,"category":null,"priority":null,"url":null,"data":null,"created_at":null'
+_DELETED_MEMBERS = (
+    '"title":null,"body":null,"category":null,"priority":null,"url":null,"data":null,"created_at":null'
+)
 
 
 def encode_item(item: Item) -> str:
-    """Return an item as JSON, alike in every answer and message.
+    """Return an item as JSON, the same in every response and message.
 
-    A deleted item keeps only its id, its numbers and `deleted_at`.
+    A deleted item has only its id, `created_seq`, `seq` and `deleted_at`. Its other members are null.
     """
     deleted = item.deleted_at is not None
-    shared = _ERASED if deleted else _encode_content(item.content)
+    shared = _DELETED_MEMBERS if deleted else _encode_content(item.content)
     read_at = None if deleted else item.read_at
     archived_at = None if deleted else item.archived_at
     return (

@@ -1,7 +1,6 @@
-"""The messages to a client: plain values in, messages out.
+"""The messages to a client, built from plain values.
 
-The contract of every message is in docs/protocol.md. A message is encoded once, for every socket and every
-stream of its user.
+docs/protocol.md defines every message. A message is encoded once for all sockets and streams of its user.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ def _counted(counts: Counts) -> str:
 
 
 def hello(sub: str, epoch: str, counts: Counts, heartbeat: float, expires_at: int) -> Message:
-    """Return the first message. `heartbeat` is in seconds, `expires_at` in seconds since 1970."""
+    """Return the first message on a socket. `heartbeat` is in seconds, `expires_at` in seconds since 1970."""
     members = (
         f'"sub":{dumps(sub)},"epoch":{dumps(epoch)},"seq":{counts.seq},{_counted(counts)},'
         f'"heartbeat":{heartbeat:g},"expires_at":{encode_time(expires_at * 1000)}'
@@ -26,57 +25,57 @@ def hello(sub: str, epoch: str, counts: Counts, heartbeat: float, expires_at: in
 
 
 def notification(item: str, seq: int, counts: Counts) -> Message:
-    """Return one item, encoded, that this client has not had yet."""
+    """Return the message with one encoded item that is new to the client."""
     return Message("notification", f'"seq":{seq},"notification":{item},{_counted(counts)}', seq)
 
 
 def changed(items: Sequence[str], seq: int, counts: Counts) -> Message:
-    """Return the items, encoded, that took `seq`, each in its latest state."""
+    """Return the message with the encoded items of the change `seq`, each in its latest state."""
     return Message("changed", f'"seq":{seq},"items":[{",".join(items)}],{_counted(counts)}', seq)
 
 
 def read_up_to(up_to: int, seq: int, counts: Counts) -> Message:
-    """Return that every item up to `up_to` was marked read."""
+    """Return the message that all items up to `up_to` were marked read."""
     return Message("read", f'"seq":{seq},"up_to":{up_to},{_counted(counts)}', seq)
 
 
 def seen(counts: Counts) -> Message:
-    """Return that the seen mark moved. It has no `seq`, for it changes no item."""
+    """Return the message that the seen mark advanced. It has no `seq`, because it changes no item."""
     return Message("seen", f'"up_to":{counts.seen},"unseen":{counts.unseen}')
 
 
 def reset(epoch: str, counts: Counts) -> Message:
-    """Return that the client must read the inbox afresh and go on from `seq`."""
+    """Return the message that the client must reload the inbox and continue from `seq`."""
     oldest = counts.trimmed + 1 if counts.seq else 0
     where = f'"epoch":{dumps(epoch)},"seq":{counts.seq},"oldest_seq":{oldest}'
     return Message("reset", f"{where},{_counted(counts)}", counts.seq, epoch)
 
 
 def live(counts: Counts) -> Message:
-    """Return that the replay is complete."""
+    """Return the message that the replay is complete."""
     return Message("live", f'"seq":{counts.seq},{_counted(counts)}', counts.seq)
 
 
 def heartbeat(counts: Counts) -> Message:
-    """Return that the socket is well, and where the log stands."""
+    """Return the message that shows that the socket works, with the head of the log."""
     return Message("heartbeat", f'"seq":{counts.seq},{_counted(counts)}')
 
 
 def token_expiring(expires_at: int) -> Message:
-    """Return that the token ends soon, at `expires_at` seconds since 1970."""
+    """Return the message that the token expires soon, at `expires_at` seconds since 1970."""
     return Message("token_expiring", f'"expires_at":{encode_time(expires_at * 1000)}')
 
 
 def ok(ref: str) -> Message:
-    """Return that the command with this `ref` was carried out, durably."""
+    """Return the message that the command with this `ref` was executed and its effect committed."""
     return Message("ok", f'"ref":{dumps(ref)}')
 
 
 def error(code: str, detail: str, ref: str | None = None) -> Message:
-    """Return that a command was refused; the socket stays."""
+    """Return the message that a command was refused. The socket stays open."""
     return Message("error", f'"ref":{dumps(ref)},"code":"{code}","detail":{dumps(detail)}')
 
 
 def close(code: int, reason: str) -> Message:
-    """Return why a stream ends: what a socket says with its close frame."""
+    """Return the last message of a stream, with the code and reason that a socket has in its close frame."""
     return Message("close", f'"code":{code},"reason":{dumps(reason)}')

@@ -1,4 +1,4 @@
-"""The body of a problem (RFC 9457), and the code of one that its status says all of."""
+"""Problem details (RFC 9457): their body, and the code of those that only repeat the HTTP status."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -7,7 +7,7 @@ from typing import Any
 MEDIA_TYPE = "application/problem+json"
 
 NO_TYPE = "about:blank"
-"""The type of a problem that the status says all of (RFC 9457, section 4.2.1)."""
+"""The type of a problem that only repeats the HTTP status (RFC 9457, section 4.2.1)."""
 
 
 def problem(
@@ -18,7 +18,7 @@ def problem(
     detail: str,
     errors: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
-    """Return the body. `kind` is its `type`, a URL; `errors` are what is wrong with which field."""
+    """Return the body of a problem. `kind` is its `type`, a URL. `errors` has a field and a message each."""
     body: dict[str, Any] = {
         "type": kind,
         "title": title,
@@ -32,5 +32,5 @@ def problem(
 
 
 def problem_code(status: HTTPStatus) -> str:
-    """Return the code of a problem that the status says all of."""
+    """Return the code of a problem that only repeats the HTTP status."""
     return status.phrase.lower().replace(" ", "_")

@@ -1,41 +1,41 @@
-"""Text from outside, ready to be shown: cut to a length, without what a terminal obeys.
+"""Safe display of external text: cut to a length, with unprintable characters escaped.
 
-A control character moves the cursor, sets the title, or answers for the person who reads (ECMA-48); a mark of
-direction shows letters in another order than they have. Neither reaches a terminal from here.
+A control character can move a terminal's cursor, set its title, or send input in the reader's name (ECMA-48).
+A direction mark shows letters in another order. These functions keep both from reaching a terminal.
 """
 
 import json
 from typing import Any
 
-LONGEST = 200
-"""How many characters of a path, a name or a foreign error are shown."""
+MAX_SHOWN_LENGTH = 200
+"""Maximum number of characters shown of a path, a name or a library's error."""
 
 
-def cut(text: str, longest: int = LONGEST) -> str:
-    """Return the text, or its beginning and an ellipsis: at most `longest` characters."""
+def cut(text: str, longest: int = MAX_SHOWN_LENGTH) -> str:
+    """Return the text, or its beginning with an ellipsis: at most `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def escape(text: str) -> str:
-    r"""Return the text with all that is not printable written as JSON does: `\u001b`.
+    r"""Return the text with unprintable characters escaped as in JSON: `\u001b`.
 
-    JSON stays the JSON it was: outside of its strings it has spaces at most.
+    Escaping JSON on one line keeps its value: unprintable characters occur only inside its strings.
     """
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
-def shown(text: str, longest: int = LONGEST) -> str:
-    """Return the text cut and escaped: at most `longest` characters, all of them printable."""
+def shown(text: str, longest: int = MAX_SHOWN_LENGTH) -> str:
+    """Return the text, cut and escaped: at most `longest` characters, all printable."""
     return cut(escape(cut(text, longest)), longest)
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number and what it counts, a noun whose plural ends in s: `1 user`, `1,200 users`."""
+    """Return a number with its noun, whose plural must end in s: `1 user`, `1,200 users`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def json_line(value: Any) -> str:
-    """Return the value as JSON on one line, which a terminal shows as it is."""
+    """Return the value as one line of JSON that is safe to print on a terminal."""
     return escape(json.dumps(value, ensure_ascii=False))

@@ -1,16 +1,16 @@
-"""A message as it goes over the wire: as a WebSocket frame, or as a server-sent event."""
+"""The wire format of messages: WebSocket frames and server-sent events."""
 
 SUBPROTOCOL = "notify.v1"
 
 MAX_FRAME = 16 * 1024
-"""The largest frame a client may send, in bytes; a larger one closes with 1009."""
+"""Maximum size of a frame from a client, in bytes. A larger one closes the socket with 1009."""
 
 
 class Message:
-    """One JSON object with a `type`, encoded once for all who get it.
+    """One JSON object with a `type`, encoded once for all its receivers.
 
-    `members` is the text of its other members. `seq` is where in the log a client is that has applied it, and
-    None where it moves nobody. `epoch` is that of the log, where the message names it.
+    `members` is the JSON text of its other members. `seq` is the position of a client that has applied the
+    message, or None if it doesn't change the position. `epoch` is that of the log, if the message names it.
     """
 
     __slots__ = ("epoch", "frame", "kind", "seq")
@@ -24,25 +24,25 @@ class Message:
 
     @property
     def payload(self) -> bytes:
-        """The JSON. It is kept in the frame alone, for sockets are many and streams are few."""
-        return self.frame[_HEADS.get(self.frame[1], 2) :]
+        """The JSON. It is stored only as part of the frame, since most connections are sockets."""
+        return self.frame[_EXTENDED_HEADER_BYTES.get(self.frame[1], 2) :]
 
     def event(self, epoch: str) -> bytes:
-        """Return it as an event of a stream of this log (HTML, section 9.2.6).
+        """Return the message as an event of a stream, for a log with this epoch (HTML, section 9.2.6).
 
-        Only what moves a client has an id, so a stream that is resumed after the last id misses nothing. JSON
-        holds no line break, so the data is one line.
+        Only messages that change the client's position have an id, so a stream that resumes after the last id
+        misses nothing. Compact JSON contains no line break, so the data is one line.
         """
         name = b"" if self.seq is None else f"id: {epoch}.{self.seq}\n".encode()
         return b"%bevent: %b\ndata: %b\n\n" % (name, self.kind.encode(), self.payload)
 
 
-_HEADS = {126: 4, 127: 10}
-"""How long the head of a frame is where its second byte announces a longer length."""
+_EXTENDED_HEADER_BYTES = {126: 4, 127: 10}
+"""The length of a frame's header in bytes, by its second byte, if that announces an extended length."""
 
 
 def _frame(payload: bytes) -> bytes:
-    """Return a whole text frame that is not masked."""
+    """Return an unmasked text frame with FIN set."""
     size = len(payload)
     if size < 126:  # noqa: PLR2004 - the lengths of the RFC
         return b"\x81%c%b" % (size, payload)

@@ -1,1 +1,1 @@
-"""Whether it is stored: the writer, the logs of the users, and what is read from them."""
+"""The store: the writer, the log and the inbox of each user, and the queries on them."""

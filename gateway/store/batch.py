@@ -1,6 +1,6 @@
-"""A batch: what shares one transaction, and the transaction that does it.
+"""Batches: the work that shares one transaction, and the function that does it.
 
-Functions take a connection and never commit: `writer` does, once for the whole batch.
+Functions take a connection and never commit. `writer` commits once for the whole batch.
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -21,7 +21,7 @@ from gateway.store.recipients import never_made, refusal
 
 
 class Submission(NamedTuple):
-    """Posts that are stored together or not at all, and what is answered once they are."""
+    """Posts that are stored together or not at all, with the response to send once they are."""
 
     posts: tuple[Post, ...]
     response: str
@@ -29,7 +29,7 @@ class Submission(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """A submission that is committed. `replayed` says that it was before, under the same key."""
+    """A committed submission. `replayed` says that an earlier request with the same key committed it."""
 
     response: str
     replayed: bool = False
@@ -41,9 +41,10 @@ Outcome = Accepted | Changed | GatewayError
 
 
 class Committed(NamedTuple):
-    """What a transaction did: an outcome for each piece of work, new entries, and the counts that moved.
+    """The result of a transaction: the outcome of each piece of work, the new entries, the changed counts.
 
-    `posts` were stored, for `items` recipients in all; `seconds` is how long it took.
+    `posts` is the number of posts stored, `items` that of their recipients in all, and `seconds` the
+    duration.
     """
 
     outcomes: list[Outcome]
@@ -60,8 +61,8 @@ def commit(
 ) -> Committed:
     """Do a batch of work, posts first, in a transaction that the caller commits. `now` is in ms.
 
-    Nothing of a batch has been answered, so any order is one that its callers could have seen. What is
-    posted to users who are not `followed` makes no entries: nobody here waits for them.
+    Any order within a batch is valid, because none of its callers has an answer yet. Posts to users who are
+    not `followed` make no entries: those users have no socket here.
     """
     outcomes: dict[int, Outcome] = {}
     submissions = {number: work for number, work in enumerate(batch) if isinstance(work, Submission)}
@@ -91,7 +92,7 @@ def _admit(
     create_users: bool,
     outcomes: dict[int, Outcome],
 ) -> list[int]:
-    """Return which submissions are to be stored; what becomes of the others is put into `outcomes`."""
+    """Return the numbers of the submissions to store, and put the outcome of the others into `outcomes`."""
     reservations = [submission.reservation for submission in submissions.values() if submission.reservation]
     answered = idempotency.answered(connection, reservations, now) if reservations else {}
     doubtful = never_made(_subs(submissions.values()), creates_users=create_users)
@@ -111,7 +112,7 @@ def _admit(
     if not firsts:
         return candidates
     stored = idempotency.reserve(connection, list(firsts.values()), now)
-    # A twin in another process was faster, or one in this batch stands before: both give their answer.
+    # A duplicate was stored first, by another process or earlier in this batch. Its response is the answer.
     answered = {
         name: Answered(reservation.digest, reservation.response) for name, reservation in firsts.items()
     }

@@ -1,6 +1,6 @@
-"""The changes of an inbox: each takes the next number of its log.
+"""The changes to an inbox: each change takes the next `seq` of its log.
 
-Functions take a connection and never commit. A change takes a `Position` that its transaction has locked.
+Functions take a connection and never commit. They take a `Position` whose row the transaction has locked.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,17 @@ from gateway.store.log import to_item
 from gateway.store.positions import Position
 
 CHUNK = 28
-"""How many items one change may touch, so that no transaction is long, and no message is over 1 MiB: clients
-refuse what is larger, and would never get past it. An item is at most 36 KiB long, all control characters.
+"""Maximum number of items in one change. It keeps transactions short and messages below 1 MiB: clients refuse
+a larger message, and would never get past it. An item takes at most 36 KiB, when its text is all control
+characters.
 """
 
 LONG_CHANGE = 16
-"""A bulk read of more items than this is sent live as `read`, not as `changed`."""
+"""Maximum number of items that a bulk read lists in a `changed` message. A longer one is sent as `read`."""
 
 
 class ItemUpdate(NamedTuple):
-    """A change of some items of one user; None leaves a state as it is."""
+    """A change to some items of one user. None leaves a state as it is."""
 
     user_id: int
     ids: tuple[str, ...]
@@ -39,7 +40,7 @@ class ItemUpdate(NamedTuple):
 
 
 class ReadUpTo(NamedTuple):
-    """Marks read what entered the log after a number and up to another; later arrivals are left alone."""
+    """Marks read the items with `after` < `created_seq` ≤ `up_to`. Later arrivals stay unread."""
 
     user_id: int
     up_to: int
@@ -47,21 +48,21 @@ class ReadUpTo(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Moves the seen mark of a user, never back."""
+    """Advances the seen mark of a user. It never moves back."""
 
     user_id: int
     up_to: int
 
 
 class Delivered(NamedTuple):
-    """Says that a client of the user has applied everything up to a number. The mark never moves back."""
+    """Records that a client of the user has applied everything up to a `seq`. The mark never moves back."""
 
     user_id: int
     up_to: int
 
 
 class Changed(NamedTuple):
-    """What became of a change: the items it found as they are now, and whether it has more to do."""
+    """The result of a change: the items that it found, in their new state, and whether more is left to do."""
 
     items: list[Item]
     counts: Counts
@@ -71,7 +72,7 @@ class Changed(NamedTuple):
 def mark(
     connection: Connection, position: Position, change: ItemUpdate, now: int
 ) -> tuple[Changed, list[Entry]]:
-    """Change those of the items that are there, not deleted, and not so already; `now` is in ms."""
+    """Change the items that exist, skipping deleted ones and those already in that state. `now` is in ms."""
     found = [
         item
         for item in find_items(connection, change.user_id, change.ids)
@@ -95,7 +96,7 @@ def _marked(item: Item, change: ItemUpdate, now: int) -> Item:
 
 
 def _moment(since: int | None, wanted: bool | None, now: int) -> int | None:
-    """Return since when a state holds: a state that holds already keeps its moment."""
+    """Return the time of a state, in ms, or None. An item already in the state keeps its time."""
     if wanted is None:
         return since
     return (since or now) if wanted else None
@@ -104,7 +105,7 @@ def _moment(since: int | None, wanted: bool | None, now: int) -> int | None:
 def read_up_to(
     connection: Connection, position: Position, change: ReadUpTo, now: int
 ) -> tuple[Changed, list[Entry]]:
-    """Mark read the oldest unread items of a range, at most `CHUNK` of them; `now` is in ms."""
+    """Mark read the oldest unread items of a range, at most `CHUNK` of them. `now` is in ms."""
     oldest = connection.execute(
         select_page((UNREAD, ARCHIVED_UNREAD), oldest_first=True),
         {
@@ -124,14 +125,14 @@ def read_up_to(
 def _apply(
     connection: Connection, position: Position, before: Sequence[Item], after: Sequence[Item]
 ) -> list[Entry]:
-    """Give the items that differ the next number of the log, all of them one number, and store them."""
+    """Store the items that differ. All of them take the same next `seq` of the log."""
     changes = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     if not changes:
         return []
     position.seq += 1
     for old, new in changes:
-        position.weigh(old, -1)
-        position.weigh(new, 1)
+        position.tally(old, -1)
+        position.tally(new, 1)
     numbered = [new._replace(seq=position.seq) for _, new in changes]
     connection.execute(
         _update_items(connection.dialect.name),
@@ -159,7 +160,8 @@ def _update_items(dialect: str) -> Any:
     number = BigInteger()
     new = rows(
         dialect,
-        # With the user in each row SQLite begins with the rows; else it would walk the whole inbox.
+        # With the user id in each row, SQLite starts from these rows. Otherwise it would scan the whole
+        # inbox.
         user_id=number,
         created_seq=number,
         seq=number,
@@ -180,7 +182,7 @@ def _update_items(dialect: str) -> Any:
 
 
 def move_seen(connection: Connection, position: Position, change: Seen) -> Changed:
-    """Move the seen mark, never back and never beyond the log."""
+    """Advance the seen mark. It never moves back, and never beyond the head of the log."""
     up_to = min(change.up_to, position.seq)
     if up_to > position.seen:
         position.unseen = _count_unseen(connection, position, up_to)
@@ -189,10 +191,10 @@ def move_seen(connection: Connection, position: Position, change: Seen) -> Chang
 
 
 def _count_unseen(connection: Connection, position: Position, seen: int) -> int:
-    """Return how many are unread beyond the mark once it has moved forward to `seen`.
+    """Return how many items are unread beyond the seen mark once it has advanced to `seen`.
 
-    What the mark passes over is counted, or what is beyond it, whichever has fewer numbers. So a user cannot
-    have one range counted again and again: all moves together count each number once.
+    Count either the range that the mark passes or the range beyond it, whichever is shorter. A user therefore
+    can't make the gateway count one range repeatedly: all moves together count each `seq` once.
     """
     passed, beyond = (position.seen, seen), (seen, position.seq)
     after, up_to = min(passed, beyond, key=lambda ends: ends[1] - ends[0])
@@ -216,6 +218,6 @@ _COUNT_UNREAD = (
 
 
 def move_delivered(position: Position, change: Delivered) -> Changed:
-    """Move the delivered mark, never back and never beyond the log."""
+    """Advance the delivered mark. It never moves back, and never beyond the head of the log."""
     position.delivered = max(position.delivered, min(change.up_to, position.seq))
     return Changed([], position.counts())

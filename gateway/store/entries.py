@@ -1,4 +1,4 @@
-"""Entries: what took a number of a log, with the message that is sent of it, and the bytes both take."""
+"""Entries: the changes in a log, with the message that each is sent as, and the memory that they take."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from gateway.protocol.wire import Message
 
 @dataclass(slots=True)
 class Entry:
-    """What took one number of one user's log. Its message is encoded once, for all clients of the user.
+    """One change in one user's log. Its message is encoded once, for all clients of the user.
 
-    `fresh` says that its one item is new to whoever reads on from the entry before. `up_to` is set where
-    the items are too many to be listed: all up to it were marked read. `committed_at` is when it was stored,
-    in seconds since 1970, or 0 where that is not known.
+    `fresh` says that its only item is new to a client that has received the previous entry. `up_to` is set
+    when the items are too many to list: all items up to it were marked read. `committed_at` is the time of
+    the commit, in seconds since 1970, or 0 if unknown.
     """
 
     user_id: int
@@ -45,9 +45,9 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """The most bytes it can hold in memory: its items, and its message once that is encoded.
+        """The maximum memory of this entry, in bytes: its items, and its message once encoded.
 
-        It never changes, so what is added to a budget for it can be taken back. Entries that share a content
+        The value never changes, so a budget can subtract exactly what it added. Entries that share a content
         each count it.
         """
         if not self._size:
@@ -56,17 +56,17 @@ class Entry:
 
 
 _ENTRY_BYTES = 900
-"""The most bytes of an entry besides its items, with their list."""
+"""Maximum memory of an entry besides its items. The list of the items is included."""
 
 _ITEM_BYTES = 1300
-"""The most bytes of an item besides its texts: in memory, and what surrounds the texts in a frame."""
+"""Maximum size of an item besides its texts: in memory, plus the JSON around the texts in a frame."""
 
 
 def _memory_of(item: Item) -> int:
-    """Return the most bytes an item takes in memory and in a frame together."""
+    """Return the maximum size of an item in memory and in a frame together, in bytes."""
     _, title, body, _, _, url, data, _ = item.content
     size = _ITEM_BYTES + _memory_of_text(title)
-    # Most items lack some of these, and a call costs as much as all else here.
+    # Most items lack some of these, and a call costs as much as the rest of this function.
     if body is not None:
         size += _memory_of_text(body)
     if url is not None:
@@ -77,10 +77,10 @@ def _memory_of(item: Item) -> int:
 
 
 def _memory_of_text(text: str) -> int:
-    """Return the most bytes a text takes in memory and in a frame together.
+    """Return the maximum size of a text in memory and in a frame together, in bytes.
 
-    In a frame a character takes up to four bytes in UTF-8, two where it is escaped by a letter, and six where
-    it is by its number, as only characters are that cannot be printed.
+    In a frame a character takes up to four bytes in UTF-8, two if JSON escapes it with a letter, and six if
+    JSON escapes it with its number. Only unprintable characters are escaped with their number.
     """
     if text.isascii():
         return (3 if text.isprintable() else 7) * len(text)
@@ -88,26 +88,26 @@ def _memory_of_text(text: str) -> int:
 
 
 def size_of(item: Item) -> int:
-    """Return about how many bytes an item takes, encoded or in memory: half of them, or more.
+    """Return about how many bytes an item takes, encoded or in memory: at least half of the actual size.
 
-    The texts of a deleted item count, too: they are read with it.
+    The texts of a deleted item count as well, because they are read with it.
     """
     content = item.content
     texts = (content.title, content.body, content.url, content.data)
-    return _FRAME_OF_ITEM + sum(_size_of_text(text) for text in texts if text is not None)
+    return _ITEM_FRAME_BYTES + sum(_size_of_text(text) for text in texts if text is not None)
 
 
-_FRAME_OF_ITEM = 400
-"""About how many bytes an item takes besides its texts."""
+_ITEM_FRAME_BYTES = 400
+"""Approximate size of an item besides its texts."""
 
 
 def _size_of_text(text: str) -> int:
-    # Nearly all texts are such, and to know that takes no time. In others a character takes up to six bytes.
+    # The fast path for nearly all texts. In others a character takes up to six bytes.
     return len(text) if text.isascii() and text.isprintable() else len(dumps(text).encode())
 
 
 def fitting(entries: Iterable[Entry], size: int) -> list[Entry]:
-    """Return the first of these entries: as many as take at most `size` bytes in memory, and at least one."""
+    """Return the longest prefix of the entries that takes at most `size` bytes in memory, at least one."""
     found: list[Entry] = []
     for entry in entries:
         size -= entry.size

@@ -1,7 +1,7 @@
-"""Idempotency keys: the same key and body get the first answer again, for 24 hours.
+"""Idempotency keys: repeating a key with the same body returns the first response, for 24 hours.
 
-Functions take a connection and never commit: a key is stored in the transaction that stores what it is for,
-so there is never one without the other.
+Functions take a connection and never commit. A key is stored in the same transaction as its posts, so neither
+exists without the other.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from gateway.database.units import background
 from gateway.protocol.encoding import dumps
 
 TTL_MS = 24 * 60 * 60 * 1000
-"""How long a key is kept, in milliseconds."""
+"""How long a key is kept."""
 
-SWEPT = 1000
-"""How many keys that are over their time one sweep removes."""
+SWEEP_LIMIT = 1000
+"""Maximum number of expired keys that one sweep deletes."""
 
 
 class Reservation(NamedTuple):
-    """A request that carried a key. `digest` is the SHA-256 of its body, `response` what it will answer."""
+    """A request with a key. `digest` is the SHA-256 of its body, `response` its response once stored."""
 
     service_id: int
     key: str
@@ -33,12 +33,12 @@ class Reservation(NamedTuple):
 
     @property
     def name(self) -> tuple[int, str]:
-        """What makes a key one: each service has its own."""
+        """The identity of the key. Keys are unique per service."""
         return (self.service_id, self.key)
 
 
 class Answered(NamedTuple):
-    """What is kept of the first request with a key."""
+    """The stored part of the first request with a key."""
 
     digest: bytes
     response: str
@@ -47,7 +47,7 @@ class Answered(NamedTuple):
 def answered(
     connection: Connection, reservations: Sequence[Reservation], now: int
 ) -> dict[tuple[int, str], Answered]:
-    """Return what the keys of these claims were answered before, by service and key. `now` is in ms."""
+    """Return the stored responses for the keys of these reservations, by service and key. `now` is in ms."""
     found = connection.execute(
         _select_answered(connection.dialect.name),
         {"rows": dumps([reservation.name for reservation in reservations]), "oldest": now - TTL_MS},
@@ -74,11 +74,11 @@ def _select_answered(dialect: str) -> Select[Any]:
 
 
 def reserve(connection: Connection, reservations: Sequence[Reservation], now: int) -> set[tuple[int, str]]:
-    """Store the keys that nobody has; return the names of those that were stored.
+    """Store the keys that are free, and return the names of those stored. `now` is in ms.
 
-    A twin in another process waits here until the first has committed, and is then not among them.
+    A duplicate in another process waits here until the first has committed. Its key is then not free.
     """
-    statement = _insert_claim(connection.dialect.name)
+    statement = _insert_reservation(connection.dialect.name)
     stored = set()
     for one in sorted(reservations, key=lambda reservation: reservation.name):
         values = {**one._asdict(), "now": now, "oldest": now - TTL_MS}
@@ -88,7 +88,7 @@ def reserve(connection: Connection, reservations: Sequence[Reservation], now: in
 
 
 @cache
-def _insert_claim(dialect: str) -> Any:
+def _insert_reservation(dialect: str) -> Any:
     statement = (postgresql if dialect == "postgresql" else sqlite).insert(idempotency_keys)
     values: dict[str, Any] = {
         "request_hash": bindparam("digest"),
@@ -96,7 +96,7 @@ def _insert_claim(dialect: str) -> Any:
         "created_at": bindparam("now"),
     }
     statement = statement.values(service_id=bindparam("service_id"), key=bindparam("key"), **values)
-    # A key that is over its time is free, whether it has been removed yet or not.
+    # An expired key is free, even before a sweep deletes it.
     return statement.on_conflict_do_update(
         index_elements=["service_id", "key"],
         set_=values,
@@ -106,8 +106,11 @@ def _insert_claim(dialect: str) -> Any:
 
 @background
 def sweep(connection: Connection, now: int) -> bool:
-    """Remove some of the keys that are over their time, and return whether there are more. `now` is in ms."""
-    return connection.execute(_DELETE_OLD, {"oldest": now - TTL_MS, "limit": SWEPT}).rowcount == SWEPT
+    """Delete some of the expired keys, and return whether more are left. `now` is in ms."""
+    return (
+        connection.execute(_DELETE_OLD, {"oldest": now - TTL_MS, "limit": SWEEP_LIMIT}).rowcount
+        == SWEEP_LIMIT
+    )
 
 
 _OLD = (

@@ -1,4 +1,4 @@
-"""The inbox of each user: pages, and single items. Functions take a connection and never commit."""
+"""The inbox of each user: pages and single items. Functions take a connection and never commit."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -25,20 +25,20 @@ from gateway.store.entries import size_of
 from gateway.store.log import ITEM_COLUMNS, PAGE, head, to_item
 
 NEWEST_UNREAD = 100
-"""How many unread items a client that names no position is given."""
+"""Maximum number of unread items sent to a client without a resume point."""
 
-WINDOW = 2_000
-"""How many numbers of the log one page looks through for a category; then it ends, with a cursor."""
+MAX_SCANNED_SEQS = 2_000
+"""Maximum range of `created_seq` that one page searches for a category. The page then ends with a cursor."""
 
 PAGE_BYTES = 1024 * 1024
-"""About how many bytes of items a page holds; then it ends, with a cursor."""
+"""Approximate maximum size of the items of a page. The page then ends with a cursor."""
 
-STEP = PAGE + 1
-"""How many items of a page are read at once: it is seen after each whether they are enough."""
+ITEMS_PER_READ = PAGE + 1
+"""How many items of a page one query reads. The size of the page is checked after each query."""
 
 
 class Query(NamedTuple):
-    """Which items a page shows. `before` is the `created_seq` that it ends before, `limit` is 1 to 200."""
+    """The filter of a page. Items have a `created_seq` below `before`; `limit` is 1 to 200."""
 
     limit: int = 50
     before: int = MAX_SEQ
@@ -48,7 +48,7 @@ class Query(NamedTuple):
 
     @property
     def statuses(self) -> tuple[int, ...]:
-        """The places that hold such items."""
+        """The statuses of the items that match."""
         unread, read = (ARCHIVED_UNREAD, ARCHIVED_READ) if self.archived else (UNREAD, READ)
         if self.unread is None:
             return (unread, read)
@@ -56,9 +56,9 @@ class Query(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A page: its items, newest first, where the next begins (or None), and where the log stands.
+    """A page: its items, newest first, the cursor of the next page or None, and the head of the log.
 
-    `cut` says that it would be longer if it might hold more bytes.
+    `cut` says that the page ended early because of its size in bytes.
     """
 
     items: list[Item]
@@ -69,17 +69,17 @@ class Listing(NamedTuple):
 
 
 def list_items(connection: Connection, user_id: int, query: Query, size: int = PAGE_BYTES) -> Listing | None:
-    """Return a page of the inbox, or None when the user is gone.
+    """Return a page of the inbox, or None if the user no longer exists.
 
-    It ends before the item that brings it over `size` bytes, unless that is the first. Little more than that
-    is ever read.
+    The page ends before the item that would exceed `size` bytes, except that it always holds the first item.
+    Little more than the page is read.
     """
     found = head(connection, user_id)
     if found is None:
         return None
     epoch, counts = found
     before = min(query.before, counts.seq + 1)
-    after = max(before - WINDOW, 0) - 1 if query.category is not None else -1
+    after = max(before - MAX_SCANNED_SEQS, 0) - 1 if query.category is not None else -1
     page: list[Item] = []
     for item in _read_page(connection, user_id, query, before, after):
         size -= size_of(item)
@@ -91,12 +91,12 @@ def list_items(connection: Connection, user_id: int, query: Query, size: int = P
 
 
 def _read_page(connection: Connection, user_id: int, query: Query, before: int, after: int) -> Iterator[Item]:
-    """Yield the items of a page, and one more where there is one, reading them in steps."""
+    """Yield the items of a page, and one more if there is one, reading them in steps."""
     statement = select_page(query.statuses, by_category=query.category is not None)
     ends = {"user_id": user_id, "before": before, "after": after, "category": query.category}
     left = query.limit + 1
     while left:
-        asked = min(STEP, left)
+        asked = min(ITEMS_PER_READ, left)
         step = [to_item(row) for row in connection.execute(statement, ends | {"limit": asked})]
         yield from step
         if len(step) < asked:
@@ -109,7 +109,7 @@ def _read_page(connection: Connection, user_id: int, query: Query, before: int, 
 def select_page(
     statuses: tuple[int, ...], *, by_category: bool = False, oldest_first: bool = False
 ) -> Select[Any]:
-    """Read a range of the index for each place and merge them: no page scans what it does not show."""
+    """Return the query of a page. It merges an index range per status, so it scans only items of the page."""
     order = items.c.created_seq.asc() if oldest_first else items.c.created_seq.desc()
     ranges = []
     for status in statuses:
@@ -154,13 +154,13 @@ def newest_unread(connection: Connection, user_id: int) -> list[Item]:
 
 
 def find_item(connection: Connection, user_id: int, uuid: str) -> Item | None:
-    """Return one item of the user, deleted or not."""
+    """Return one item of the user, deleted or not, or None."""
     found = find_items(connection, user_id, [uuid])
     return found[0] if found else None
 
 
 def find_items(connection: Connection, user_id: int, uuids: Sequence[str]) -> list[Item]:
-    """Return those of the user's items, in the order of the inbox."""
+    """Return the user's items with these ids, ordered by `created_seq`. Unknown ids are left out."""
     wanted = dumps([(user_id, uuid) for uuid in set(uuids)])
     found = connection.execute(_select_by_uuid(connection.dialect.name), {"rows": wanted})
     return sorted((to_item(row) for row in found), key=lambda item: item.created_seq)
@@ -168,7 +168,7 @@ def find_items(connection: Connection, user_id: int, uuids: Sequence[str]) -> li
 
 @cache
 def _select_by_uuid(dialect: str) -> Select[Any]:
-    # With the user in each row SQLite begins with the rows; else it would walk the whole inbox.
+    # With the user id in each row, SQLite starts from these rows. Otherwise it would scan the whole inbox.
     wanted = rows(dialect, user_id=BigInteger(), uuid=String())
     return (
         select(*ITEM_COLUMNS)

@@ -1,7 +1,7 @@
-"""The log of each user: appending what was posted, and reading what comes after a position.
+"""The log of each user: appending posts, and reading the changes after a position.
 
-Functions take a connection and never commit. Why each user has a counter row, and why its lock makes the
-numbers gapless and in commit order, is in docs/architecture.md.
+Functions take a connection and never commit. docs/architecture.md explains why each user has a counter row,
+and why its lock makes each `seq` gapless and in commit order.
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -28,20 +28,20 @@ from gateway.store.entries import Entry, size_of
 from gateway.store.positions import Positions
 
 REPLAY_LIMIT = 1000
-"""How many changes back a client may resume; beyond it, the server says `reset`."""
+"""Maximum number of changes that a client may be behind to resume. Beyond it, the gateway sends `reset`."""
 
 PAGE = 100
-"""How many items one read of the log brings; a page never ends inside one bulk change."""
+"""Maximum number of items in one page of the log, though a page never ends inside a bulk change."""
 
 PAGE_BYTES = 256 * 1024
-"""About how many bytes of items a page holds for a socket, whose client may read slowly."""
+"""Approximate maximum size of the items of a page for a socket, whose client may read slowly."""
 
-STEP = 1000
-"""About how many items one statement inserts: on Postgres it is put together on the event loop."""
+ITEMS_PER_INSERT = 1000
+"""About how many items one statement inserts. On Postgres the event loop builds the statement."""
 
 
 class Post(NamedTuple):
-    """One notification and the distinct users it is for."""
+    """One notification and its distinct recipients."""
 
     content: Content
     service_id: int
@@ -49,9 +49,9 @@ class Post(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What follows a position, and where the log stands.
+    """The entries after a position, and the head of the log.
 
-    `more` says that another page follows, `cut` that this one would be longer if it might hold more bytes.
+    `more` says that another page follows. `cut` says that this page ended early because of its size in bytes.
     """
 
     epoch: str
@@ -67,9 +67,9 @@ class Page(NamedTuple):
 def append(
     connection: Connection, posts: Sequence[Post], positions: Positions, followed: Container[int]
 ) -> list[Entry]:
-    """Store the posts and give each recipient's copy the next number of its log, in the order of `posts`.
+    """Store the posts, each as the next `seq` of every recipient's log, in the order of `posts`.
 
-    Returns the entries of the users who are `followed`, by id.
+    Return the entries of the users whose ids are `followed`.
     """
     keys = _insert_notifications(connection, posts)
     entries: list[Entry] = []
@@ -86,7 +86,7 @@ def append(
             if position.user_id in followed:
                 item = Item(post.content, position.seq, position.seq)
                 entries.append(Entry(position.user_id, position.counts(), (item,), fresh=True))
-        if len(rows_of_items) >= STEP:
+        if len(rows_of_items) >= ITEMS_PER_INSERT:
             connection.execute(statement, {"rows": dumps(rows_of_items)})
             rows_of_items.clear()
     if rows_of_items:
@@ -155,21 +155,21 @@ ITEM_COLUMNS = (
     items.c.deleted_at,
 )
 _CONTENT = 8
-"""How many of the columns above are the content."""
+"""How many of the columns above belong to the content."""
 
 
 def to_item(row: Sequence[Any]) -> Item:
-    """Return the item that a row of `ITEM_COLUMNS` holds."""
+    """Return the item in a row of `ITEM_COLUMNS`."""
     return Item(Content(*row[:_CONTENT]), *row[_CONTENT:])
 
 
 def head(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
-    """Return the epoch and the counts of a user, or None when the user is gone."""
-    row = connection.execute(_SELECT_STANDING, {"user_id": user_id}).one_or_none()
+    """Return the epoch and the counts of a user, or None if the user no longer exists."""
+    row = connection.execute(_SELECT_HEAD, {"user_id": user_id}).one_or_none()
     return None if row is None else (row.epoch, Counts(*row[1:]))
 
 
-_SELECT_STANDING = select(
+_SELECT_HEAD = select(
     users.c.epoch,
     users.c.last_seq,
     users.c.unread,
@@ -180,24 +180,24 @@ _SELECT_STANDING = select(
 
 
 def resumable(counts: Counts, since: int) -> bool:
-    """Whether a client at `since` can be brought up to date from the log, and at once."""
+    """Whether the log can be replayed to a client at `since`: it is complete from there, and short enough."""
     return is_kept(counts, since) and counts.seq - REPLAY_LIMIT <= since
 
 
 def is_kept(counts: Counts, since: int) -> bool:
-    """Whether the log has all that comes after `since`: nothing of it was removed."""
+    """Whether the log is complete after `since`: none of its changes has been purged."""
     return counts.trimmed <= since <= counts.seq
 
 
 def read_after(
     connection: Connection, user_id: int, cursor: int, limit: int = PAGE, size: int = PAGE_BYTES
 ) -> Page | None:
-    """Return what follows `cursor`, oldest change first, or None when the user is gone.
+    """Return the entries after `cursor`, oldest change first, or None if the user no longer exists.
 
-    It ends with the change that brings it to `limit` items, and before one that brings it over `size` bytes,
-    unless that is the first. Little more than that is ever read.
+    The page ends with the change that reaches `limit` items, and before a change that would exceed `size`
+    bytes, except that it always holds the first change. Little more than the page is read.
 
-    The entries carry the unread and unseen counts of now: what they were at an old number is not kept.
+    The entries carry the current unread and unseen counts, because past counts are not stored.
     """
     found = head(connection, user_id)
     if found is None:
@@ -210,10 +210,10 @@ def read_after(
 
 
 def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int | None) -> list[Entry]:
-    """Return an entry for each number of these items, which are in the order of their last change.
+    """Return an entry for each `seq` of these items, which must be in the order of their last change.
 
-    One item that entered after the cursor cannot have been sent before, so it is told as new. Where clients
-    with different cursors will get the entries (None), only one that entered with its number is new to all.
+    A single item that entered after the cursor can't have been sent before, so its entry is `fresh`. If
+    clients with different cursors will get the entries (None), an item is fresh only at its `created_seq`.
     """
     entries = []
     for seq, items_of_seq in groupby(changes, key=lambda item: item.seq):
@@ -222,7 +222,7 @@ def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int | 
         new = len(group) == 1 and group[0].created_seq > known_up_to and group[0].deleted_at is None
         entry = Entry(user_id, counts._replace(seq=seq), group, fresh=new)
         if new:
-            # When it was posted is the nearest that is kept.
+            # The time of the commit isn't stored. That of the post is the nearest.
             entry.committed_at = group[0].content.created_at / 1000
         entries.append(entry)
     return entries
@@ -244,7 +244,7 @@ _REST_OF_CHANGE = _SELECT_CHANGES.where(
 def _changes_after(
     connection: Connection, user_id: int, cursor: int, limit: int, size: int
 ) -> tuple[list[Item], bool]:
-    """Return the items of whole changes, and whether they are fewer than `limit` because of their size."""
+    """Return the items of whole changes, and whether their size kept them below `limit`."""
     found: list[Item] = []
     while len(found) < limit:
         asked = min(PAGE, limit - len(found))

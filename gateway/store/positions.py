@@ -1,4 +1,4 @@
-"""Positions: where the logs of some users stand within a transaction, which holds the locks of their rows."""
+"""Positions: the heads of users' logs within a transaction that holds the locks of the users' rows."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from gateway.protocol.items import Counts, Item
 
 @dataclass(slots=True)
 class Position:
-    """Where a user's log stands within a transaction that holds the lock of the user's row."""
+    """The head of a user's log, within a transaction that holds the lock of the user's row."""
 
     user_id: int
     seq: int
@@ -26,11 +26,15 @@ class Position:
     delivered: int
 
     def counts(self) -> Counts:
-        """Return the counts as they are now."""
+        """Return the current counts."""
         return Counts(self.seq, self.unread, self.unseen, self.seen)
 
-    def weigh(self, item: Item, sign: int) -> None:
-        """Count an item in (1) or out (-1): unread is not read and not archived, unseen is that and new."""
+    def tally(self, item: Item, sign: int) -> None:
+        """Add an item to the unread and unseen counts (`sign` 1), or subtract it (-1).
+
+        An item is unread if it is not read, archived or deleted; it is unseen if it also is beyond the seen
+        mark.
+        """
         if item.read_at is None and item.archived_at is None and item.deleted_at is None:
             self.unread += sign
             self.unseen += sign if item.created_seq > self.seen else 0
@@ -38,10 +42,10 @@ class Position:
 
 @cache
 def _select_positions(dialect: str) -> Select[Any]:
-    """Lock the wanted users, or none of them while one of the `subs` is missing.
+    """Return the query that locks the wanted users, or none of them while one of the `subs` is missing.
 
-    Whoever makes users waits for those who make the same ones, and must hold no lock of a user meanwhile.
-    On Postgres a user who is named by `subs` and by `ids` is returned twice.
+    A transaction that creates users waits for others that create the same ones. It must hold no lock of a
+    user while it waits. On Postgres a user named by both `subs` and `ids` is returned twice.
     """
     named = select(users.c.id).where(users.c.sub.in_(one_column(dialect, "subs", String()))).cte("named")
     complete = select(func.count()).select_from(named).scalar_subquery() == bindparam("number")
@@ -56,14 +60,14 @@ def _select_positions(dialect: str) -> Select[Any]:
             users.c.seen_seq,
             users.c.delivered_seq,
         )
-        # In one order everywhere, so that two writers never wait for each other in a circle.
+        # Lock in the same order everywhere, so that two writers never deadlock.
         .order_by(users.c.id)
         .with_for_update(of=users)
     )
     if dialect == "sqlite":
         return locked.where(users.c.id.in_(wanted), complete)
-    # A row that has changed during the wait for its lock Postgres checks once more. It goes through a whole
-    # union for each such row, and may drop one that is in it; an array it evaluates once.
+    # Postgres checks a row again that changed during the wait for its lock. It scans a union once for each
+    # such row, and may drop a row that is in it. It evaluates an array only once.
     each = func.unnest(func.array(wanted.scalar_subquery())).column_valued("wanted")
     return locked.where(users.c.id == each, complete)
 
@@ -80,7 +84,7 @@ class Positions:
         self.by_sub = {row.sub: self.by_id[row.id] for row in found}
 
     def save(self) -> dict[int, Counts]:
-        """Write back every position that moved, and return the counts of those."""
+        """Store every position that changed, and return the counts of those users."""
         moved = [
             (
                 position.user_id,
@@ -117,7 +121,7 @@ def _update_positions(dialect: str) -> Any:
 
 
 def unknown_subs(connection: Connection, subs: Collection[str]) -> set[str]:
-    """Return those of `subs` that no user has."""
+    """Return the `subs` that belong to no user."""
     wanted = one_column(connection.dialect.name, "subs", String())
     known = connection.scalars(
         select(users.c.sub).where(users.c.sub.in_(wanted)), {"subs": dumps(list(subs))}
@@ -126,7 +130,7 @@ def unknown_subs(connection: Connection, subs: Collection[str]) -> set[str]:
 
 
 def lock(connection: Connection, subs: Collection[str], ids: Collection[int], now: int) -> Positions:
-    """Lock the users that are named by `subs`, making those that are new, and by `ids`. `now` is in ms."""
+    """Lock the users named by `subs` and by `ids`, creating the missing `subs` first. `now` is in ms."""
     while True:
         positions = Positions(connection, subs, ids)
         if positions.by_sub.keys() >= set(subs):

@@ -1,4 +1,4 @@
-"""A notification as its sender sees it. Functions take a connection and never commit."""
+"""Sent notifications, with delivery counts for the sender. Functions take a connection and never commit."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from gateway.store.log import ITEM_COLUMNS
 
 
 class SentNotification(NamedTuple):
-    """A notification as its sender sees it: how many it was for, and how far it came."""
+    """A notification as its sender sees it: the numbers of recipients, and of those it reached."""
 
     content: Content
     service_id: int
@@ -21,10 +21,10 @@ class SentNotification(NamedTuple):
 
 
 def find_sent(connection: Connection, uuid: str) -> SentNotification | None:
-    """Return a notification with its counts.
+    """Return a notification with its counts, or None.
 
-    Delivered: a client of the recipient has acknowledged it. Seen: the recipient's badge has shown it, or
-    it was read. A deleted item counts as what it was.
+    Delivered: a client of the recipient has acknowledged it. Seen: the recipient's seen mark covers it, or it
+    was read. A deleted item counts in the state it had.
     """
     row = connection.execute(_SELECT_SENT, {"uuid": uuid}).one_or_none()
     if row is None:

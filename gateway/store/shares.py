@@ -1,13 +1,13 @@
-"""The share of each user: how much of one user's work may be under way at once, so that others' is, too."""
+"""Shares: a limit on the concurrent work of each user, so that one user can't hold up the others."""
 
 import asyncio
 from collections import deque
 
 
 class Shares:
-    """Lets at most `size` of each user's work be under way, and the rest wait, the first first.
+    """Limits each user's concurrent work to a weight of `size`. Further work waits in order of arrival.
 
-    Work that weighs more than `size` goes alone.
+    Work that weighs more than `size` runs alone.
     """
 
     def __init__(self, size: int) -> None:
@@ -16,9 +16,9 @@ class Shares:
         self._waiting: dict[int, deque[tuple[int, asyncio.Future[None]]]] = {}
 
     async def take(self, user_id: int, weight: int) -> None:
-        """Wait until there is room for work of this weight; the caller gives it back with `release`.
+        """Wait until there is room for work of this weight. The caller must return it with `release`.
 
-        A caller that is cancelled has taken nothing.
+        A cancelled caller takes nothing.
         """
         taken = self._taken.get(user_id, 0)
         if not taken or (user_id not in self._waiting and taken + weight <= self._size):
@@ -30,12 +30,12 @@ class Shares:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                # Its turn had come already.
+                # `release` had already given it room.
                 self.release(user_id, weight)
             raise
 
     def release(self, user_id: int, weight: int) -> None:
-        """Give back what was taken, and let those go on who have room now."""
+        """Return the weight that was taken, and resume the waiting callers that now have room."""
         taken = self._taken.pop(user_id) - weight
         waiting = self._waiting.get(user_id, deque())
         while waiting and (waiting[0][1].cancelled() or not taken or taken + waiting[0][0] <= self._size):

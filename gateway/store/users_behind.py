@@ -1,6 +1,6 @@
-"""What is new to the sockets of a process: of all their users at once, where each log has gone on.
+"""Users behind: the users whose logs are ahead of the connections of a process, and their new entries.
 
-Functions take a connection and never commit.
+One query covers all users of the process. Functions take a connection and never commit.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,15 @@ from gateway.protocol.items import Counts
 from gateway.store.entries import Entry
 from gateway.store.log import ITEM_COLUMNS, PAGE, replay, to_item
 
-LIMIT = 2000
-"""How many items are read at once."""
+MAX_ITEMS_PER_READ = 2000
+"""Maximum number of items read at once."""
 
 
 def find_users_behind(connection: Connection, positions: Sequence[tuple[int, int, int]]) -> dict[int, Counts]:
-    """Return where the logs stand that have gone beyond these positions: users, numbers and seen marks."""
+    """Return the counts of the users whose logs are ahead of these positions.
+
+    A position is the id of a user, a `seq` and a seen mark.
+    """
     found = connection.execute(_select_users_behind(connection.dialect.name), {"rows": dumps(positions)})
     return {row.id: Counts(*row[1:]) for row in found}
 
@@ -45,19 +48,19 @@ def _select_users_behind(dialect: str) -> Select[Any]:
 
 
 class NewEntries(NamedTuple):
-    """What has been appended to the logs of several users, and where those stand."""
+    """The new entries of several users' logs, and the counts of those users."""
 
     entries: list[Entry]
     counts: dict[int, Counts]
 
 
 def read_new_entries(
-    connection: Connection, positions: Sequence[tuple[int, int, int]], limit: int = LIMIT
+    connection: Connection, positions: Sequence[tuple[int, int, int]], limit: int = MAX_ITEMS_PER_READ
 ) -> NewEntries:
-    """Return what is beyond these positions: users, with a number and a seen mark that are known of each.
+    """Return the entries beyond these positions. A position is the id of a user, a `seq` and a seen mark.
 
-    Of a log that has gone far ahead only the newest is among it, and of some users nothing when there is too
-    much for all: their clients read the log from where they are.
+    If a log is far ahead, only its newest entries are returned. If there are more than `limit` items in all,
+    some users get none. Their connections then read the log from their cursors.
     """
     counts = find_users_behind(connection, positions)
     floors = [
@@ -69,22 +72,23 @@ def read_new_entries(
         return NewEntries([], counts)
     parameters = {"rows": dumps(floors), "limit": limit}
     found = connection.execute(_select_new_entries(connection.dialect.name), parameters).all()
-    # A user of whom not all has come would have a hole.
+    # The last user may be incomplete, which would leave a gap in the log.
     cut = found[-1].user_id if len(found) == limit else None
     entries: list[Entry] = []
     for user_id, of_user in groupby(found, key=lambda row: row.user_id):
         if user_id != cut:
             new = replay(user_id, counts[user_id], (to_item(row[1:]) for row in of_user), None)
-            _count_back(new)
+            _restore_counts(new)
             entries += new
     return NewEntries(entries, counts)
 
 
-def _count_back(entries: Sequence[Entry]) -> None:
-    """Give each entry of a user the counts of its own number, as far back as nothing but arrivals follows.
+def _restore_counts(entries: Sequence[Entry]) -> None:
+    """Set the counts of each entry of a user to those at its own `seq`, going back from the newest.
 
-    What has not changed since it arrived is unread, and unseen beyond the mark. What a change of state has
-    changed cannot be told.
+    An item that hasn't changed since it arrived is unread, and unseen if it is beyond the seen mark. The
+    counts are exact only as far back as all later entries are arrivals: the effect of other changes is
+    unknown.
     """
     for later, earlier in pairwise(reversed(entries)):
         counts = later.counts

@@ -1,7 +1,7 @@
-"""Group commit: whatever waits is stored in one transaction, then each caller is told, then the sockets.
+"""The writer: group commit of all waiting work, which it then announces to the sockets and to its callers.
 
-One transaction runs at a time; what arrives meanwhile makes up the next one. So a commit is paid for by as
-many as wait for it, and nobody waits for a timer. docs/architecture.md walks through it.
+One transaction runs at a time, and the work that arrives meanwhile forms the next one. All callers that wait
+share the cost of a commit, and no caller waits for a timer. docs/architecture.md walks through it.
 """
 
 import asyncio
@@ -28,26 +28,26 @@ from gateway.store.shares import Shares
 logger = structlog.get_logger()
 
 MAX_BATCH = 500
-"""The weight of what shares a transaction: items, and KiB of their texts. What is heavier has its own."""
+"""Maximum weight of a transaction: items, plus KiB of their texts. Heavier work gets a transaction alone."""
 
 MAX_ITEMS = 1000
-"""How many items one submission may store: everybody waits for its transaction, and it can't be divided.
+"""Maximum number of items in one submission. Its transaction can't be split, and all callers wait for it.
 
-It is no less than a notification may have recipients, and a batch notifications.
+It must be at least the maximum number of recipients of a notification, and of notifications in a batch.
 """
 
 MAX_WAITING = 100_000
-"""The weight that may wait. A caller has up to as much waiting as is left; beyond it the answer is 503."""
+"""Maximum total weight of waiting work. A caller may have as much waiting as is left; beyond it, 503."""
 
 MAX_ACKNOWLEDGED = 1000
-"""How many acknowledgements one transaction stores at most; they are stored beside what shares it."""
+"""Maximum number of acknowledgements in one transaction. They come on top of its other work."""
 
-DELIVERED_DELAY = 1.0
-"""How long an acknowledgement may wait for company, in seconds: it is only a watermark."""
+DELIVERED_DELAY_SECONDS = 1.0
+"""How long an acknowledgement may wait to share a transaction. It is only a watermark, and not urgent."""
 
 
 class Writer:
-    """The only one that appends to the logs. `announce` is called on the event loop after each commit."""
+    """The only writer to the logs. It calls `announce` on the event loop after each commit."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Writer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Write while the block runs; at its end, write what still waits."""
+        """Write while the block runs. At its end, write the work that still waits."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run(), name="writer")
             try:
@@ -83,19 +83,20 @@ class Writer:
     async def post(self, submission: Submission) -> Accepted:
         """Store posts and return once they are committed.
 
-        Raises `IdempotencyKeyReused`, `Invalid` for unknown recipients where those are refused, `Unavailable`
-        when the database is, and `Overloaded` when too much waits. A caller that is cancelled does not
-        know the outcome; the work goes on.
+        Raises `IdempotencyKeyReused`, `Invalid` for unknown recipients if the settings refuse them,
+        `Unavailable` when the database is unavailable, and `Overloaded` when too much work waits. The work
+        continues if the caller is cancelled, which then doesn't learn the outcome.
         """
         return cast("Accepted", await self._submit(submission))
 
     async def change(self, change: Change, gone: Callable[[], Awaitable[bool]] | None = None) -> Changed:
-        """Change an inbox and return once it is committed, in as many steps as it takes.
+        """Change an inbox, in as many steps as it takes, and return once all are committed.
 
-        `gone` is asked between the steps whether the caller has gone. Then, or when the caller is cancelled,
-        what was done stays done, and the rest is not begun: what is returned has `more`.
+        `gone` is called between the steps and returns whether the caller has disconnected. In that case, or
+        when the caller is cancelled, the finished steps stay and the rest is not begun. The result then has
+        `more`.
 
-        Raises `NotFound` when the user is gone, and what `post` raises of the database.
+        Raises `NotFound` if the user no longer exists, and `Unavailable` and `Overloaded` as `post` does.
         """
         if not isinstance(change, ItemUpdate | ReadUpTo):
             return cast("Changed", await self._submit(change))
@@ -115,7 +116,7 @@ class Writer:
         return Changed(items, changed.counts)
 
     async def _take_turn(self, step: ItemUpdate | ReadUpTo) -> Changed:
-        """Do one step, as soon as the steps of the same user that are under way leave room for it."""
+        """Do one step, once the running steps of the same user leave room for it."""
         weight = _weight(step)
         await self.shares.take(step.user_id, weight)
         try:
@@ -124,10 +125,10 @@ class Writer:
             self.shares.release(step.user_id, weight)
 
     def delivered(self, user_id: int, up_to: int) -> None:
-        """Note that a client has applied everything up to a number; it is stored within about a second."""
+        """Record that a client has applied everything up to a `seq`. It is stored within about a second."""
         if self._delivered.get(user_id, -1) < up_to:
             if not self._delivered:
-                asyncio.get_running_loop().call_later(DELIVERED_DELAY, self._arrived.set)
+                asyncio.get_running_loop().call_later(DELIVERED_DELAY_SECONDS, self._arrived.set)
             self._delivered[user_id] = up_to
 
     async def _submit(self, work: Work) -> Outcome:
@@ -140,13 +141,13 @@ class Writer:
         try:
             return await future
         finally:
-            # What it raises holds this frame, and the frame would hold it, and the work.
+            # Break a reference cycle: the exception holds this frame, which holds the future and its work.
             del future
 
     async def _run(self) -> None:
         while not (self._closing and not self._waiting and not self._delivered):
             await self._arrived.wait()
-            # Cleared before the queue is looked at: what arrives later sets it again.
+            # Cleared before the queue is read, so that work that arrives later sets it again.
             self._arrived.clear()
             if batch := self._take():
                 await self._write(batch)
@@ -172,39 +173,39 @@ class Writer:
             now, began = int(self.clock() * 1000), time.perf_counter()
             committed = await self._database.write(commit, work, now, self._create_users, self.followed)
         except Unavailable as error:
-            _tell(batch, [Unavailable(error.detail) for _ in batch])
-            self._keep_acknowledgements(work)
+            _resolve(batch, [Unavailable(error.detail) for _ in batch])
+            self._requeue_acknowledgements(work)
         except Exception as error:
             if len(batch) > 1:
-                # One piece of work may have broken the transaction for all. Halves find it among 500 in
-                # some 18 transactions, and keep the order.
+                # One piece of work may have broken the transaction for all. Bisecting finds it among 500 in
+                # some 18 transactions, and keeps the order.
                 middle = len(batch) // 2
                 await self._write(batch[:middle])
                 await self._write(batch[middle:])
                 return
             logger.exception("a piece of work could not be stored", work=type(work[0]).__name__)
-            # SQLAlchemy's frames hold the error that holds them, and below them what was posted.
+            # Break a reference cycle: the frames of SQLAlchemy hold the error, and also the posted content.
             error.__traceback__ = None
-            # No 503: it would fail again. It has no cause: that would hold this frame, and so itself.
-            _tell(batch, [GatewayError("It could not be stored.")])
+            # Not a 503: a retry would fail again. It has no cause: that would hold this frame in a cycle.
+            _resolve(batch, [GatewayError("It could not be stored.")])
         else:
             self._announce(committed._replace(seconds=time.perf_counter() - began))
-            _tell(batch, committed.outcomes)
+            _resolve(batch, committed.outcomes)
 
-    def _keep_acknowledgements(self, work: Sequence[Work]) -> None:
-        """Try again later what nobody waits for, unless there is no later."""
+    def _requeue_acknowledgements(self, work: Sequence[Work]) -> None:
+        """Retry acknowledgements later, since no caller waits for them, unless the writer is closing."""
         for one in work:
             if isinstance(one, Delivered) and not self._closing:
                 self.delivered(one.user_id, one.up_to)
 
 
 def _caller(work: Work) -> int:
-    """Return whose turn it is with this work: the id of a service, or minus that of a user."""
+    """Return the caller for the fair queue: the id of a service, or the negated id of a user."""
     return work.posts[0].service_id if isinstance(work, Submission) else -work.user_id
 
 
 def _weight(work: Work) -> int:
-    """Return how many items the work touches, and how many KiB of text it stores."""
+    """Return the weight of the work: the items it touches, plus the KiB of text it stores."""
     if isinstance(work, Submission):
         return sum(len(post.recipients) + _kib(post.content) for post in work.posts)
     if isinstance(work, ItemUpdate):
@@ -213,17 +214,17 @@ def _weight(work: Work) -> int:
 
 
 def _split(change: ItemUpdate | ReadUpTo) -> tuple[ItemUpdate | ReadUpTo, ItemUpdate | ReadUpTo | None]:
-    """Return the first step of a change, and what is known to be left after it."""
+    """Return the first step of a change, and the known rest or None."""
     if isinstance(change, ItemUpdate) and len(change.ids) > CHUNK:
         return change._replace(ids=change.ids[:CHUNK]), change._replace(ids=change.ids[CHUNK:])
     return change, None
 
 
 def _after(step: ReadUpTo, changed: Changed) -> ReadUpTo:
-    """Return what is left of a read after a step that had more to do.
+    """Return the rest of a bulk read after a step that left more to do.
 
-    It goes on behind what it has read, so that no step looks at what another has looked at. What arrives
-    between the steps is later than the request, however far that reaches.
+    The rest begins after the last item read, so that no two steps scan the same items. It ends before items
+    that arrive between the steps: they are newer than the request, whatever its `up_to`.
     """
     up_to = min(step.up_to, changed.counts.seq - 1)
     return step._replace(after=changed.items[-1].created_seq, up_to=up_to)
@@ -233,13 +234,13 @@ def _kib(content: Content) -> int:
     return (len(content.title) + len(content.body or "") + len(content.data or "")) // 1024
 
 
-def _tell(batch: Sequence[tuple[Work, asyncio.Future[Outcome]]], outcomes: Sequence[Outcome]) -> None:
+def _resolve(batch: Sequence[tuple[Work, asyncio.Future[Outcome]]], outcomes: Sequence[Outcome]) -> None:
     for (_, future), outcome in zip(batch, outcomes, strict=True):
         if future.done():
-            continue  # Whoever waited has gone.
+            continue  # The caller was cancelled.
         if isinstance(outcome, GatewayError):
             future.set_exception(outcome)
-            # An acknowledgement has nobody who waits for it.
+            # Mark it as retrieved: no caller awaits the future of an acknowledgement.
             future.exception()
         else:
             future.set_result(outcome)

@@ -1,4 +1,4 @@
-"""what retention needs.
+"""column and index for retention.
 
 Revision: 0003.
 """

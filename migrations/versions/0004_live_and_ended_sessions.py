@@ -1,4 +1,4 @@
-"""indexes of live, ended and expired sessions.
+"""indexes for live, ended and expired sessions.
 
 Revision: 0004.
 """

@@ -1,4 +1,4 @@
-"""cutoffs of tokens in a table of their own.
+"""table of token cutoffs.
 
 Revision: 0005.
 """
@@ -22,7 +22,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index(op.f("ix_token_cutoffs_expires_at"), "token_cutoffs", ["expires_at"], unique=False)
-    # The rows of `sessions` stay: processes of the version before read and write them (`auth/cutoffs`).
+    # The rows in `sessions` stay: processes of the previous version read and write them (`auth/cutoffs`).
     op.execute(
         "INSERT INTO token_cutoffs (sub_hash, ended_at, expires_at)"
         " SELECT substr(id, 4), created_at, expires_at FROM sessions WHERE id LIKE 'x-m%'"
@@ -30,6 +30,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Nothing is carried back: each cutoff is a row of `sessions`, too.
+    # Nothing needs to be copied back: each cutoff is also a row in `sessions`.
     op.drop_index(op.f("ix_token_cutoffs_expires_at"), table_name="token_cutoffs")
     op.drop_table("token_cutoffs")

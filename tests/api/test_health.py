@@ -9,7 +9,7 @@ from websockets.exceptions import InvalidStatus
 
 from gateway import __version__
 from gateway.observability import readiness
-from gateway.observability.readiness import MAX_AGE, Check, Readiness
+from gateway.observability.readiness import MAX_AGE_SECONDS, Check, Readiness
 from tests.support.postgres import free_port
 from tests.support.servers import LocalServer, StartServer
 from tests.support.waiting import until
@@ -66,7 +66,7 @@ async def test_a_backplane_is_missed_only_once_it_has_listened() -> None:
 
     async def logged() -> list[tuple[str, object]]:
         nonlocal now
-        now += MAX_AGE
+        now += MAX_AGE_SECONDS
         with structlog.testing.capture_logs() as events:
             assert await asking.report() == {"database": well, "backplane": listening}
         return [(event["log_level"], event.get("failed")) for event in events]
@@ -101,16 +101,16 @@ async def test_many_who_ask_are_one_question_in_a_second() -> None:
     assert isinstance(reports[0], asyncio.CancelledError)
     assert reports[1:] == [{"database": True}] * 49
     assert asked == 2
-    now = MAX_AGE / 2
+    now = MAX_AGE_SECONDS / 2
     await asking.report()
     assert asked == 2
-    now = MAX_AGE
+    now = MAX_AGE_SECONDS
     await asking.report()
     assert asked == 3
 
 
 async def test_a_check_that_hangs_or_raises_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "TIMEOUT", 0.01)
+    monkeypatch.setattr(readiness, "TIMEOUT_SECONDS", 0.01)
 
     def broken() -> bool:
         raise OSError

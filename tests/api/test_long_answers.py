@@ -113,7 +113,7 @@ async def test_no_page_ends_inside_a_bulk_change_however_few_bytes_it_may_hold(e
     assert sizes == [1, 1, CHUNK]
 
 
-STORED = 3 * inbox.STEP
+STORED = 3 * inbox.ITEMS_PER_READ
 READS = [
     pytest.param(
         lambda connection, user_id, size: log.read_after(connection, user_id, 0, 1000, size),
@@ -147,7 +147,7 @@ async def test_what_a_page_has_no_room_for_is_not_read(
     for module in (log, inbox):
         monkeypatch.setattr(module, "to_item", counted)
     await engine.database.read(read, user.id, 1)
-    assert len(rows) <= inbox.STEP
+    assert len(rows) <= inbox.ITEMS_PER_READ
     rows.clear()
     await engine.database.read(read, user.id, PAGE_BYTES)
     assert len(rows) == most

@@ -21,7 +21,7 @@ from gateway.auth.signing import Keyring
 from gateway.database.database import Database, open_database
 from gateway.database.models import signing_keys
 from gateway.errors import InvalidToken, Unavailable
-from gateway.jobs.timetable import REFRESH
+from gateway.jobs.timetable import KEY_REFRESH_SECONDS
 from gateway.settings import SettingsError, load_settings
 from tests.support.clients import User
 from tests.support.commands import RunCommand
@@ -123,14 +123,14 @@ async def test_a_new_key_signs_when_it_has_been_known_for_long_enough(database: 
 async def test_in_a_rotation_no_process_signs_with_a_key_that_another_has_not_published(
     database: Database, late: float
 ) -> None:
-    """Each of two processes looks for new keys every `REFRESH` seconds, `late` seconds after the other."""
+    """Two processes look for new keys every `KEY_REFRESH_SECONDS`, one `late` seconds after the other."""
     here_clock, there_clock = Clock(), Clock()
     here, there = await keyring(database, here_clock), await keyring(database, there_clock)
     signed: set[str] = set()
     for tenth in range(300):
         for wake, clock, begin in ((here, here_clock, 0.0), (there, there_clock, late)):
             clock.now = NOW + tenth / 10
-            if (tenth - round(begin * 10)) % (REFRESH * 10) == 0:
+            if (tenth - round(begin * 10)) % (KEY_REFRESH_SECONDS * 10) == 0:
                 await wake.load()
         if tenth in {51, 60}:
             await rotate(database, here_clock)

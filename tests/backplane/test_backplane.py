@@ -16,7 +16,7 @@ from redis import Redis as Client
 from sqlalchemy.engine import make_url
 
 from gateway.backplane import Backplane, Receiver, open_backplane, reach
-from gateway.backplane.hints import MAX_MESSAGE, HintMessage, Hints, Outbox, decode, encode
+from gateway.backplane.hints import MAX_MESSAGE_BYTES, HintMessage, Hints, Outbox, decode, encode
 from gateway.backplane.link import Link
 from gateway.backplane.memory import MemoryBackplane
 from gateway.backplane.postgres import CHANNEL, PostgresBackplane
@@ -488,7 +488,7 @@ def test_what_is_written_is_read_again_from_messages_that_postgres_takes(
 ) -> None:
     messages = encode("0123456789abcdef", Hints(seqs, ended, everything))
     read = [decode(message) for message in messages]
-    assert all(len(message) <= MAX_MESSAGE for message in messages)
+    assert all(len(message) <= MAX_MESSAGE_BYTES for message in messages)
     assert {user: seq for one in read for user, seq in one.hints.seqs.items()} == seqs
     assert {session for one in read for session in one.hints.ended} == ended
     assert {one.hints.everything for one in read} == {everything}
@@ -535,9 +535,9 @@ async def test_everything_may_be_new_reaches_the_other_process(make_link: Make) 
 
 
 async def test_a_backplane_is_reached_or_it_is_not(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.backplane.REACH", 20)
+    monkeypatch.setattr("gateway.backplane.REACH_SECONDS", 20)
     assert await reach(make()) is None
-    monkeypatch.setattr("gateway.backplane.REACH", 2)
+    monkeypatch.setattr("gateway.backplane.REACH_SECONDS", 2)
     assert await reach(RedisBackplane(f"redis://127.0.0.1:{free_port()}")) == "Connection refused"
 
 

@@ -46,7 +46,7 @@ def test_settings_are_read_from_the_file_env_too(run_command: RunCommand, tmp_pa
 
 def test_check_reaches_the_backplane(run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "backplane: memory: reached" in run_command("check").stdout
-    monkeypatch.setattr("gateway.backplane.REACH", 1)
+    monkeypatch.setattr("gateway.backplane.REACH_SECONDS", 1)
     done = run_command("check", backplane_url=f"redis://:secret-of-mine@127.0.0.1:{free_port()}")
     assert (done.returncode, done.stderr) == (1, "")
     assert "backplane: redis: not reached" in done.stdout

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.delivery import hub as module
-from gateway.delivery.hub import CLOSED_PER_TURN, TICK, TURN, Hub
+from gateway.delivery.hub import CLOSED_PER_TURN, TICK_SECONDS, TURN, Hub
 from gateway.protocol.close_codes import Close
 from tests.support.waiting import until
 
@@ -153,7 +153,7 @@ async def test_a_commit_for_few_users_wakes_them_at_once(turns: Turns, stack: As
 async def test_every_socket_looks_at_its_deadlines_in_turns(
     turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TICK", TICK / 20)
+    monkeypatch.setattr(module, "TICK_SECONDS", TICK_SECONDS / 20)
     fakes = [Fake(str(number), turns) for number in range(2 * TURN + 1)]
     async with stack:
         running = asyncio.create_task(attached(stack, fakes).run())

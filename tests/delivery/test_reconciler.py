@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler, "GRACE", 0)
+    monkeypatch.setattr(reconciler, "HINT_DELAY_SECONDS", 0)
 
 
 async def test_what_is_committed_before_the_subscription_is_there_is_looked_for_when_it_is(
@@ -106,7 +106,7 @@ async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> 
         gate.let_go()
         here.remote_commits.hint({user.id: 1})
         await wire.has("notification")
-        await until(lambda: not looks._asked.is_set(), "it has looked")
+        await until(lambda: not looks._has_request.is_set(), "it has looked")
     running.cancel()
     assert looks.reconciled == 0
 
@@ -114,7 +114,7 @@ async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> 
 async def test_a_reconciliation_outlives_a_database_that_is_away(
     engines: tuple[Engine, Engine], no_grace: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciler, "PAUSE", 0)
+    monkeypatch.setattr(reconciler, "RETRY_SECONDS", 0)
     here, there = engines
     user = await here.user()
     # What is looked for once the backplane is back cannot wait for the timer.

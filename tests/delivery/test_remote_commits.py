@@ -294,7 +294,7 @@ async def test_of_a_user_of_whom_not_everything_was_read_nothing_is_taken(
 async def test_a_database_that_is_away_is_asked_again(
     engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_commits, "PAUSE", 0)
+    monkeypatch.setattr(remote_commits, "RETRY_SECONDS", 0)
     here, there = engines
     user = await here.user()
     async with here.connected(user, ResumePoint(latest=True)) as (wire, _):

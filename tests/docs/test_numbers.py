@@ -9,8 +9,8 @@ from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, ses
 from gateway.auth.limits import throttle
 from gateway.backplane import link, redis
 from gateway.database import postgres
-from gateway.delivery.commands import COMMAND_BURST
-from gateway.delivery.connection import EXPIRY_NOTICE
+from gateway.delivery.commands import COMMAND_BURST_SECONDS
+from gateway.delivery.connection import EXPIRY_NOTICE_SECONDS
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
 from gateway.observability import readiness
@@ -34,12 +34,12 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "One change touches at most {} items", (changes.CHUNK,)),
     ("protocol.md", "A frame over {} KiB closes with 1009", (MAX_FRAME / KIB,)),
     ("protocol.md", "it sent a frame over {} KiB", (MAX_FRAME / KIB,)),
-    ("protocol.md", "Sent {} s before the token ends", (EXPIRY_NOTICE,)),
+    ("protocol.md", "Sent {} s before the token ends", (EXPIRY_NOTICE_SECONDS,)),
     ("protocol.md", "It opens one socket, within {} s.", (tickets.TICKET_TTL_SECONDS,)),
     (
         "protocol.md",
         "may send {} a second after a burst of {}",
-        (COMMANDS, COMMANDS * COMMAND_BURST),
+        (COMMANDS, COMMANDS * COMMAND_BURST_SECONDS),
     ),
     ("protocol.md", "may send {} times as many together", (throttle.USER_SOCKETS_FACTOR,)),
     ("protocol.md", "has not answered within {} s", (websocket.LINGER_SECONDS,)),
@@ -54,16 +54,16 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "pub/sub on {word} channels", (redis.SHARDS,)),
     ("architecture.md", "sends itself a message every {word} seconds", (link.CHECK_INTERVAL,)),
     ("architecture.md", "expects to hear it within {word}.", (link.CHECK_INTERVAL,)),
-    ("architecture.md", "after growing pauses of {} seconds at most", (link.MAX_PAUSE,)),
-    ("architecture.md", "does a round every {word} minutes", (retention.INTERVAL / 60,)),
-    ("architecture.md", "followed by a rest {word} times as long", (retention.REST,)),
-    ("architecture.md", "looked for every {word} seconds", (timetable.REFRESH,)),
+    ("architecture.md", "after growing pauses of {} seconds at most", (link.MAX_PAUSE_SECONDS,)),
+    ("architecture.md", "does a round every {word} minutes", (retention.INTERVAL_SECONDS / 60,)),
+    ("architecture.md", "followed by a rest {word} times as long", (retention.REST_FACTOR,)),
+    ("architecture.md", "looked for every {word} seconds", (timetable.KEY_REFRESH_SECONDS,)),
     ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.MAX_PAUSE_SECONDS,)),
     ("architecture.md", "A worker that misses {} of them is killed", (heartbeat.MAX_SILENCE,)),
-    ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT,)),
+    ("architecture.md", "each check has {word} seconds", (readiness.TIMEOUT_SECONDS,)),
     ("auth.md", "It is good for one socket, once, for {} seconds", (tickets.TICKET_TTL_SECONDS,)),
     ("auth.md", "A user has [{} sessions at once]", (sessions.SESSIONS_PER_USER,)),
-    ("auth.md", "{} seconds before the end the socket gets", (EXPIRY_NOTICE,)),
+    ("auth.md", "{} seconds before the end the socket gets", (EXPIRY_NOTICE_SECONDS,)),
     ("auth.md", "A password has {} to {} characters", (passwords.MIN_LENGTH, passwords.MAX_LENGTH)),
     ("auth.md", "the same request again within {word} seconds", (refresh_tokens.RETRY_WINDOW_MS / 1000,)),
     ("auth.md", "up to an `iat` {} seconds later", (jws.LEEWAY_SECONDS,)),
@@ -101,7 +101,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     (
         "decisions/0012",
         "it rests {word} times as long",
-        (retention.REST,),
+        (retention.REST_FACTOR,),
     ),
 ]
 

@@ -237,7 +237,7 @@ async def test_keys_sessions_and_tickets_that_have_had_their_time_are_swept(
 async def test_many_old_keys_are_swept_in_steps(
     locking: LockingDatabase, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "SWEPT", 2)
+    monkeypatch.setattr(idempotency, "SWEEP_LIMIT", 2)
     reservations = [Reservation(1, f"k{number}", b"1", "{}") for number in range(3)]
     await locking.write(idempotency.reserve, reservations, 0)
     assert await locking.write(idempotency.sweep, idempotency.TTL_MS)
@@ -304,7 +304,7 @@ async def test_a_round_goes_on_where_the_one_before_was_cut_short(
 async def test_a_gateway_does_it_by_itself_and_goes_on_when_the_database_was_away(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention_module, "INTERVAL", 0.01)
+    monkeypatch.setattr(retention_module, "INTERVAL_SECONDS", 0.01)
     server = await start_server()
     away = asyncio.Event()
     database = server.state.database

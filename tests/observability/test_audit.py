@@ -58,7 +58,7 @@ def test_no_value_leaves_its_line_or_its_quotes(text: str, tmp_path: Path) -> No
     fields = json.loads(line)
     assert fields["actor"][:10] == f"user:{text}"[:10]
     assert set(fields) == {"time", "event", "actor", "subject", "source", "why", "changed"}
-    assert max(len(value) for value in fields.values() if isinstance(value, str)) <= audit.LONGEST
+    assert max(len(value) for value in fields.values() if isinstance(value, str)) <= audit.MAX_VALUE_LENGTH
 
 
 def test_details_cannot_say_that_something_else_has_happened(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_without_a_file_the_lines_go_to_the_console(capsys: pytest.CaptureFixtur
 def test_nobody_waits_for_a_pipe_that_is_full_and_what_is_lost_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "WAITING", 10)
+    monkeypatch.setattr(audit, "MAX_WAITING_LINES", 10)
     stuck, may_write = threading.Event(), threading.Event()
     written: list[str] = []
 

@@ -11,7 +11,7 @@ import structlog
 
 from gateway.auth import names, services
 from gateway.observability import console_log
-from gateway.protocol.terminal import LONGEST
+from gateway.protocol.terminal import MAX_SHOWN_LENGTH
 from gateway.settings import LogFormat, load_settings
 
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
@@ -217,7 +217,7 @@ CUT = [
 @pytest.mark.parametrize("as_json", [False, True], ids=["console", "json"])
 def test_a_secret_that_is_cut_is_still_none_of_the_log(as_json: bool, text: str, secret: str) -> None:
     for kept in range(8, len(secret), 7):
-        before = LONGEST - 1 - (len(text) - len(secret)) - kept
+        before = MAX_SHOWN_LENGTH - 1 - (len(text) - len(secret)) - kept
         with logging_to(stderr := io.StringIO(), as_json=as_json):
             structlog.get_logger().info("an event", text="x" * (before - 1) + " " + text)
         written = stderr.getvalue()

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from websockets.exceptions import InvalidStatus
 
 from gateway.errors import InvalidToken, MissingToken, NotFound
-from gateway.observability.metrics import LOOK, Metrics, Now, mark_dead
+from gateway.observability.metrics import SAMPLE_SECONDS, Metrics, Now, mark_dead
 from gateway.settings import SettingsError, load_settings
 from tests.support.clients import User, open_socket, raw_socket
 from tests.support.databases import settings_for
@@ -251,7 +251,7 @@ async def test_an_event_loop_that_is_held_up_is_noticed(gateway: LocalServer) ->
         return (await scrape(gateway)).get("gateway_event_loop_lag_seconds_count", 0) >= 1
 
     await until(looked, "the loop is looked at")
-    held = asyncio.get_running_loop().time() + LOOK + 1
+    held = asyncio.get_running_loop().time() + SAMPLE_SECONDS + 1
     while asyncio.get_running_loop().time() < held:
         pass
 

@@ -16,7 +16,7 @@ from gateway import cli
 from gateway.auth.limits.counters import Shared
 from gateway.database.database import open_database, takes_writes
 from gateway.errors import Unavailable
-from gateway.observability.outage import QUIET, DatabaseOutage, Outage
+from gateway.observability.outage import QUIET_SECONDS, DatabaseOutage, Outage
 from gateway.protocol.terminal import counted
 from gateway.settings.redis_url import without_password
 from tests.support.databases import settings_for
@@ -116,7 +116,7 @@ def test_a_server_that_flaps_is_logged_only_where_it_stays_away() -> None:
         outage.end()
         assert not outage.is_on
         outage.begin(TimeoutError())
-        clock.now += QUIET
+        clock.now += QUIET_SECONDS
         outage.begin(TimeoutError())
         outage.end()
     assert said(events) == [
@@ -125,7 +125,7 @@ def test_a_server_that_flaps_is_logged_only_where_it_stays_away() -> None:
         ("away", "there was no answer in time"),
         ("back", None),
     ]
-    assert [event.get("after_seconds") for event in events] == [None, 2.0, None, QUIET]
+    assert [event.get("after_seconds") for event in events] == [None, 2.0, None, QUIET_SECONDS]
 
 
 class Refused(Exception):
@@ -202,7 +202,7 @@ def test_check_names_the_address_and_the_reason_of_what_it_does_not_reach(
 ) -> None:
     port = free_port()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gateway.backplane.REACH", 1)
+    monkeypatch.setattr("gateway.backplane.REACH_SECONDS", 1)
     for name, value in {
         "DATABASE_URL": sqlite_url,
         "BACKPLANE_URL": f"redis://:a-secret@127.0.0.1:{port}/0",

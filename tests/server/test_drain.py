@@ -14,7 +14,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from gateway.delivery.drain import RATE, SPREAD, Drain
+from gateway.delivery.drain import CLOSED_PER_SECOND, SPREAD_FRACTION, Drain
 from gateway.delivery.hub import Hub
 from gateway.protocol.close_codes import Close
 from gateway.transport.http import GatewayHttp
@@ -52,7 +52,12 @@ def hub_of(stack: AsyncExitStack, fakes: list[Fake]) -> Hub:
 
 
 @pytest.mark.parametrize(
-    ("sockets", "grace_period", "seconds"), [(RATE, 1, SPREAD), (RATE // 2, 60, 0.5), (3 * RATE, 1, SPREAD)]
+    ("sockets", "grace_period", "seconds"),
+    [
+        (CLOSED_PER_SECOND, 1, SPREAD_FRACTION),
+        (CLOSED_PER_SECOND // 2, 60, 0.5),
+        (3 * CLOSED_PER_SECOND, 1, SPREAD_FRACTION),
+    ],
 )
 async def test_sockets_are_closed_spread_over_half_of_the_grace_period_or_by_the_rate(
     sockets: int, grace_period: float, seconds: float

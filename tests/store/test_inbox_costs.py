@@ -175,7 +175,7 @@ def measure(connection: Connection, state: str) -> dict[str, list[int]]:
 async def test_no_call_costs_more_in_an_inbox_that_is_sixteen_times_as_large(
     database: Database, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "WINDOW", SMALL // 2)
+    monkeypatch.setattr(inbox, "MAX_SCANNED_SEQS", SMALL // 2)
     costs = await database.write(measure, state)
     # A mark that moves where nothing is unread is one UPDATE on Postgres, and reads nothing besides.
     moves = set() if isinstance(database, SqliteDatabase) or state == "unread" else MOVES

@@ -67,7 +67,7 @@ async def test_a_post_to_one_gateway_reaches_a_socket_of_the_other(start_two: St
 async def test_a_session_that_one_gateway_ends_closes_the_sockets_of_the_other(
     start_two: StartTwo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.jobs.timetable.LOOK", 3600)
+    monkeypatch.setattr("gateway.jobs.timetable.SESSION_CHECK_SECONDS", 3600)
     one, other = await start_two(reconcile_interval=3600)
     ada = await one.user()
     there = User(other.http, ada.token, ada.sub)
