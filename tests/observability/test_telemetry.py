@@ -83,11 +83,13 @@ async def test_spans_arrive_and_hold_no_query_no_token_and_no_header(
     async with process(sqlite_url, tmp_path, otel=True) as (gateway, server):
         ada = await server.user("ada")
         headers = {"Cookie": "canary-in-a-header", "X-Other": "canary-in-a-header"}
-        await server.service.post(
-            "/v1/notifications?key=canary-in-a-query",
-            headers=headers,
-            json={"to": "ada", "title": "canary-in-a-body"},
-        )
+        for query, status in (("?key=canary-in-a-query", 422), ("", 201)):
+            posted = await server.service.post(
+                f"/v1/notifications{query}",
+                headers=headers,
+                json={"to": "ada", "title": "canary-in-a-body"},
+            )
+            assert posted.status_code == status
         page = await ada.get("/v1/inbox", params={"limit": 1, "cursor": "canary-in-a-query"})
         assert page.status_code == 422, "the query is hidden from the telemetry alone"
         assert len((await ada.inbox(limit=1))["items"]) == 1
@@ -102,8 +104,8 @@ async def test_spans_arrive_and_hold_no_query_no_token_and_no_header(
         async with open_socket(server.base, ticket=ticket, since="0") as socket:
             await socket.until("live")
         for carrier in ("token", "ticket"):
-            query: dict[str, Any] = {carrier: "canary-in-a-query"}
-            async with open_socket(server.base, **query) as socket:
+            shown: dict[str, Any] = {carrier: "canary-in-a-query"}
+            async with open_socket(server.base, **shown) as socket:
                 assert (await socket.closed())[0] == 4001
         await server.http.get("/metrics?canary-in-a-query")
         secrets |= {str(ada.token), ticket}
