@@ -7,7 +7,7 @@ they are ordinary channels. Redis drops a message without subscribers, which is 
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
 from typing import Any
 
@@ -247,5 +247,7 @@ class _Node:
     async def close(self) -> None:
         """Close every connection without waiting for a server that doesn't answer."""
         await self._publisher.disconnect(nowait=True)
-        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        await self._redis.aclose()
+        with suppress(RedisError, OSError):
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+        with suppress(RedisError, OSError):
+            await self._redis.aclose()

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from limits.aio.storage import RedisStorage, Storage
@@ -15,7 +16,8 @@ from gateway.settings.redis_url import without_password
 RETRY_REDIS_SECONDS = 30.0
 """How long to count in memory after Redis has failed, before trying it again."""
 
-_REDIS_TIMEOUT_SECONDS = 0.5
+REDIS_TIMEOUT_SECONDS = 0.5
+"""How long connecting to Redis may take, and each command."""
 
 
 class Memory(Storage):
@@ -92,7 +94,7 @@ class Shared(Memory):
         super().__init__()
         self._failures = (RedisError, OSError)
         self._pool = ConnectionPool.from_url(
-            url, socket_timeout=_REDIS_TIMEOUT_SECONDS, socket_connect_timeout=_REDIS_TIMEOUT_SECONDS
+            url, socket_timeout=REDIS_TIMEOUT_SECONDS, socket_connect_timeout=REDIS_TIMEOUT_SECONDS
         )
         pool: Any = self._pool  # the library passes it on unchanged
         self._redis = RedisStorage(url, implementation="redispy", key_prefix="gateway", connection_pool=pool)
@@ -148,5 +150,6 @@ class Shared(Memory):
         return None
 
     async def close(self) -> None:
-        """Close the connections to Redis."""
-        await self._pool.disconnect()
+        """Close the connections to Redis, without an error for one that does not close in time."""
+        with suppress(*self._failures):
+            await self._pool.disconnect()

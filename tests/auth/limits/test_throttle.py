@@ -12,9 +12,12 @@ import httpx
 import pytest
 import structlog
 from limits.aio.storage import Storage
+from redis.asyncio import ConnectionPool
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from websockets.exceptions import InvalidStatus
 
 from gateway.auth import refresh_tokens, sessions
+from gateway.auth.limits import counters
 from gateway.auth.limits.buckets import EVICTION_PROBES, MAX_KEYS, Buckets, NetworkBuckets
 from gateway.auth.limits.counters import RETRY_REDIS_SECONDS, Memory, Shared
 from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY_SECONDS, Logins, delay_after
@@ -40,8 +43,9 @@ HOME, AWAY = "192.0.2.1", "198.51.100.7"
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def storage(request: pytest.FixtureRequest) -> AsyncIterator[Storage]:
-    """The counters, once of each kind."""
+async def storage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Storage]:
+    """The counters, once of each kind. Redis has long to answer: after its time-out they count in memory."""
+    monkeypatch.setattr(counters, "REDIS_TIMEOUT_SECONDS", 30)
     if request.param == "memory":
         yield Memory()
         return
@@ -261,6 +265,20 @@ async def test_a_redis_that_is_down_costs_a_warning_and_the_counting_goes_on_in_
             await logins.begin("ada", HOME)
         assert await shared.check(), "it is used again once it is back"
         await shared.close()
+
+
+async def test_a_redis_connection_that_does_not_close_in_time_is_no_error_at_the_end(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_pool: ConnectionPool) -> None:
+        raise RedisTimeoutError
+
+    shared = Shared(redis.url)
+    assert await shared.check()
+    with monkeypatch.context() as patched:
+        patched.setattr(ConnectionPool, "disconnect", hang)
+        await shared.close()
+    await shared.close()
 
 
 async def test_the_memory_that_is_counted_in_is_bounded() -> None:
