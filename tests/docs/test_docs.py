@@ -299,8 +299,8 @@ def test_the_readme_has_the_two_commands() -> None:
 
 
 def test_the_map_has_the_layers_that_are_checked_and_every_module() -> None:
-    house = section(text_of("docs/architecture.md"), "## The house")
-    layers, *packages = re.split(r"^### `([a-z/]+)`$", house, flags=re.MULTILINE)
+    packages_section = section(text_of("docs/architecture.md"), "## The packages")
+    layers, *packages = re.split(r"^### `([a-z/]+)`$", packages_section, flags=re.MULTILINE)
     contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
     checked = [name for row in contracts[0]["layers"] for name in row.split(" | ")]
     assert [row[0].strip("`") for row in table(layers)] == checked
