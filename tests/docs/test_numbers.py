@@ -101,7 +101,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         "A new key is published {word} seconds before it signs",
         (signing.SIGNING_DELAY_SECONDS,),
     ),
-    ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
+    ("decisions/0012", "in steps of at most {} items", (retention.STEP,)),
     (
         "decisions/0012",
         "it rests {word} times as long",
