@@ -336,7 +336,7 @@ def test_every_row_of_the_asvs_names_a_test_or_says_that_there_is_none() -> None
 
 
 def test_every_threat_names_a_test_that_shows_what_meets_it() -> None:
-    rows = table(section(text_of("docs/security.md"), "## Threats, and what meets them"))
+    rows = table(section(text_of("docs/security.md"), "## Threats and defences"))
     assert len(rows) > 30
     assert [row[0] for row in rows if "::test_" not in row[2]] == []
 
