@@ -33,8 +33,8 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "instead of a `changed` with more than {} items", (LONG_CHANGE,)),
     ("protocol.md", "One change touches at most {} items", (changes.CHUNK,)),
     ("protocol.md", "A frame over {} KiB closes with 1009", (MAX_FRAME / KIB,)),
-    ("protocol.md", "it sent a frame over {} KiB", (MAX_FRAME / KIB,)),
-    ("protocol.md", "Sent {} s before the token ends", (EXPIRY_NOTICE_SECONDS,)),
+    ("protocol.md", "the client sent a frame over {} KiB", (MAX_FRAME / KIB,)),
+    ("protocol.md", "Sent {} s before the token expires", (EXPIRY_NOTICE_SECONDS,)),
     ("protocol.md", "It opens one socket, within {} s.", (tickets.TICKET_TTL_SECONDS,)),
     (
         "protocol.md",
@@ -43,7 +43,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("protocol.md", "may send {} times as many together", (throttle.USER_SOCKETS_FACTOR,)),
     ("protocol.md", "has not answered within {} s", (websocket.LINGER_SECONDS,)),
-    ("protocol.md", "reads at most {} KiB more of what it sends", (frames.MAX_UNCOUNTED_BYTES / KIB,)),
+    ("protocol.md", "reads at most {} KiB more from it", (frames.MAX_UNCOUNTED_BYTES / KIB,)),
     ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY_MS)),
     ("architecture.md", "up to {} items and KiB of text together", (writer.MAX_BATCH,)),
     (
