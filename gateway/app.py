@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from gateway import __version__
+from gateway.api.error_rendering import render_errors
 from gateway.api.middleware import add_middleware
-from gateway.api.rendering import render_errors
 from gateway.api.routes import api_routes
 from gateway.api.state import Gateway
 from gateway.auth.limits.throttle import Throttle

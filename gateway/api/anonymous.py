@@ -6,7 +6,7 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.callers import client_address
-from gateway.api.rendering import render_error
+from gateway.api.error_rendering import render_error
 from gateway.api.state import state_of
 from gateway.errors import RateLimited
 

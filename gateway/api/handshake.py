@@ -12,7 +12,7 @@ from gateway.api.query import parameter
 from gateway.api.state import Gateway, state_of
 from gateway.auth.principals import User
 from gateway.database import turns
-from gateway.delivery.connection import ClientConnection, Socket
+from gateway.delivery.client_connection import ClientConnection, Socket
 from gateway.delivery.resume_point import ResumePoint
 from gateway.errors import Draining, GatewayError, Invalid
 from gateway.protocol.close_codes import Close

@@ -22,9 +22,9 @@ from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, is_id
 from gateway.protocol.links import safe_url
 from gateway.protocol.times import now_ms, timestamp
-from gateway.store.batch import Accepted, Submission
 from gateway.store.idempotency import Reservation
 from gateway.store.sent import find_sent
+from gateway.store.transaction import Accepted, Submission
 
 MAX_KEY_CHARACTERS = 255
 

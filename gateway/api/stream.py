@@ -19,7 +19,7 @@ from gateway.api.handshake import (
 )
 from gateway.api.problems import problems
 from gateway.api.state import state_of
-from gateway.delivery.connection import ClientConnection
+from gateway.delivery.client_connection import ClientConnection
 from gateway.observability.metrics import Metrics
 from gateway.transport.http import STREAM_PATH, begin_stream
 from gateway.transport.stream import GatewayStream

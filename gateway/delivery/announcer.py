@@ -7,7 +7,7 @@ from typing import Protocol
 from gateway.delivery.hub import Hub
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.observability.metrics import Metrics
-from gateway.store.batch import Committed
+from gateway.store.transaction import Committed
 
 
 class Publisher(Protocol):

@@ -3,7 +3,7 @@
 import time
 from typing import Protocol
 
-from gateway.auth.limits.buckets import Bucket, Buckets
+from gateway.auth.limits.token_buckets import Bucket, Buckets
 from gateway.auth.principals import User, inbox_user
 from gateway.auth.tokens import Tokens
 from gateway.errors import Disconnected, GatewayError, InsufficientScope, InvalidToken, Unauthorized
@@ -12,8 +12,8 @@ from gateway.protocol.close_codes import Close
 from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command
 from gateway.protocol.items import Counts
 from gateway.protocol.wire import Message
-from gateway.store.batch import Change
 from gateway.store.changes import Delivered, ItemUpdate, ReadUpTo, Seen
+from gateway.store.transaction import Change
 from gateway.store.writer import Writer
 
 COMMAND_BURST_SECONDS = 4

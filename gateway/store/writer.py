@@ -21,9 +21,9 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.protocol.items import Content, Item
-from gateway.store.batch import Accepted, Change, Committed, Outcome, Submission, Work, commit
 from gateway.store.changes import CHUNK, Changed, Delivered, ItemUpdate, ReadUpTo
 from gateway.store.shares import Shares
+from gateway.store.transaction import Accepted, Change, Committed, Outcome, Submission, Work, commit
 
 logger = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from fastapi import Request
 
-from gateway.api import rendering
+from gateway.api import error_rendering
 from gateway.api.anonymous import HEALTH_CHECK_PATHS
 from gateway.errors import RateLimited
 from tests.support.servers import StartServer
@@ -39,10 +39,10 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     over = asyncio.Event()
 
     async def sleep(seconds: float) -> None:
-        assert seconds == rendering.REFUSAL_DELAY_SECONDS
+        assert seconds == error_rendering.REFUSAL_DELAY_SECONDS
         await over.wait()
 
-    monkeypatch.setattr(rendering, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(error_rendering, "asyncio", SimpleNamespace(sleep=sleep))
     return over
 
 
@@ -112,7 +112,7 @@ async def test_a_request_that_waits_for_its_429_does_not_hold_its_body(
         try:
             refuse(held)
         except RateLimited as error:
-            await rendering.render_error(request, error)
+            await error_rendering.render_error(request, error)
 
     await answer()
     waits = asyncio.create_task(answer())

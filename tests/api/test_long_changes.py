@@ -12,10 +12,10 @@ from sqlalchemy import Connection, func, select
 from gateway.database.models import UNREAD, items, users
 from gateway.protocol.items import MAX_SEQ, Counts
 from gateway.store import writer
-from gateway.store.batch import Change, Committed
 from gateway.store.changes import CHUNK, ItemUpdate, ReadUpTo, Seen
 from gateway.store.log import head
 from gateway.store.shares import Shares
+from gateway.store.transaction import Change, Committed
 from tests.support.clients import User
 from tests.support.engine import Engine, Gate
 from tests.support.servers import LocalServer

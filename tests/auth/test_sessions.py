@@ -28,7 +28,7 @@ from gateway.auth.tokens import Tokens, digest
 from gateway.database import models
 from gateway.database.database import Database, open_database
 from gateway.database.models import metadata, used_refresh_tokens
-from gateway.delivery import connection, resume_point
+from gateway.delivery import client_connection, resume_point
 from gateway.errors import InvalidToken, NotFound, TokenRevoked
 from gateway.observability.audit import Event
 from tests.support.checker import Json
@@ -732,13 +732,13 @@ def hold_after(server: LocalServer, work: Callable[..., Any]) -> Gate:
 
 def hold_before_attaching(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Hold the next socket when it is accepted, and nobody knows of it yet."""
-    gate, run = Gate(), connection.ClientConnection.run
+    gate, run = Gate(), client_connection.ClientConnection.run
 
-    async def held(self: connection.ClientConnection) -> None:
+    async def held(self: client_connection.ClientConnection) -> None:
         await gate.hold()
         await run(self)
 
-    monkeypatch.setattr(connection.ClientConnection, "run", held)
+    monkeypatch.setattr(client_connection.ClientConnection, "run", held)
     return gate
 
 

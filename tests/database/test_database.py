@@ -23,7 +23,7 @@ from gateway.database.units import background, is_background
 from gateway.errors import Unavailable
 from gateway.jobs.retention import trim
 from gateway.store import idempotency
-from gateway.store.batch import commit
+from gateway.store.transaction import commit
 from tests.support.databases import settings_for
 from tests.support.postgres import Postgres, free_port
 from tests.support.waiting import until

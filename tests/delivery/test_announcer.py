@@ -6,8 +6,8 @@ from typing import Any
 from gateway.delivery.announcer import Announcer
 from gateway.observability.metrics import Metrics
 from gateway.protocol.items import Content, Counts, Item
-from gateway.store.batch import Committed
 from gateway.store.entries import Entry
+from gateway.store.transaction import Committed
 
 
 class Told:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gateway.auth.limits.buckets import Buckets
+from gateway.auth.limits.token_buckets import Buckets
 from gateway.delivery.resume_point import BATCH_BYTES, ResumePoint, resume
 from gateway.protocol.close_codes import Close
-from gateway.store.batch import Change
 from gateway.store.changes import CHUNK, ItemUpdate, Seen
 from gateway.store.log import PAGE, REPLAY_LIMIT, read_after
+from gateway.store.transaction import Change
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
 

@@ -9,8 +9,8 @@ from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, ses
 from gateway.auth.limits import throttle
 from gateway.backplane import link, redis
 from gateway.database import postgres
+from gateway.delivery.client_connection import EXPIRY_NOTICE_SECONDS
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
-from gateway.delivery.connection import EXPIRY_NOTICE_SECONDS
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
 from gateway.observability import readiness
@@ -72,7 +72,11 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("auth.md", "the same request again within {word} seconds", (refresh_tokens.RETRY_WINDOW_MS / 1000,)),
     ("auth.md", "up to an `iat` {} seconds later", (jws.LEEWAY_SECONDS,)),
     ("backend.md", "of 1 to {} characters", (names.MAX_SUB,)),
-    ("configuration.md", "all sessions of the user together: {} times as many", (throttle.USER_REFRESHES_FACTOR,)),
+    (
+        "configuration.md",
+        "all sessions of the user together: {} times as many",
+        (throttle.USER_REFRESHES_FACTOR,),
+    ),
     ("backend.md", "The gateway keeps a key for {} hours", (idempotency.TTL_MS / HOUR,)),
     ("backend.md", "have up to {} recipients", (notification.MAX_RECIPIENTS,)),
     ("backend.md", "A batch stores at most {} items", (writer.MAX_ITEMS,)),

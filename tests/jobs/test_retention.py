@@ -20,9 +20,9 @@ from gateway.errors import Unavailable
 from gateway.jobs import retention as retention_module
 from gateway.jobs.retention import STEP, Retention, trim
 from gateway.store import idempotency
-from gateway.store.batch import Submission
 from gateway.store.idempotency import Reservation
 from gateway.store.log import head
+from gateway.store.transaction import Submission
 from gateway.store.writer import Writer
 from tests.support.clients import User
 from tests.support.databases import settings_for

@@ -14,9 +14,9 @@ from gateway.database.models import items, notifications, users
 from gateway.database.sqlite import SqliteDatabase
 from gateway.delivery.resume_point import ResumePoint, resume
 from gateway.store import inbox, log
-from gateway.store.batch import commit
 from gateway.store.changes import ItemUpdate, ReadUpTo, Seen
 from gateway.store.inbox import Query
+from gateway.store.transaction import commit
 
 SMALL, LARGE = 400, 6_400
 """How many items two inboxes hold: one is sixteen times as large as the other."""

@@ -19,7 +19,7 @@ from gateway.auth.principals import User
 from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
 from gateway.database.database import Database
-from gateway.delivery.connection import ClientConnection
+from gateway.delivery.client_connection import ClientConnection
 from gateway.delivery.hub import Hub
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.remote_commits import RemoteCommits
@@ -30,8 +30,8 @@ from gateway.protocol.close_codes import Close
 from gateway.protocol.items import Content
 from gateway.protocol.wire import Message
 from gateway.settings import Settings
-from gateway.store.batch import Accepted, Committed, Submission
 from gateway.store.log import Post
+from gateway.store.transaction import Accepted, Committed, Submission
 from gateway.store.writer import Writer
 from tests.support.waiting import until
 

@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Response, expect
 
-from gateway.delivery.connection import ClientConnection
+from gateway.delivery.client_connection import ClientConnection
 from gateway.protocol.close_codes import Close
 from tests.support.checker import Json
 from tests.support.clients import GONE, User

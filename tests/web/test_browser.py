@@ -32,7 +32,7 @@ from sqlalchemy import update
 
 from gateway.auth.refresh_tokens import RETRY_WINDOW_MS
 from gateway.database.models import sessions
-from gateway.delivery.connection import ClientConnection
+from gateway.delivery.client_connection import ClientConnection
 from gateway.delivery.hub import Subscriber
 from gateway.protocol.close_codes import Close
 from gateway.server.run import prepare

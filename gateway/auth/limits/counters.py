@@ -8,7 +8,7 @@ from typing import Any
 
 from limits.aio.storage import RedisStorage, Storage
 
-from gateway.auth.limits.buckets import EVICTION_PROBES, MAX_KEYS
+from gateway.auth.limits.token_buckets import EVICTION_PROBES, MAX_KEYS
 from gateway.observability.outage import Outage
 from gateway.observability.reasons import reason
 from gateway.settings.redis_url import without_password

@@ -6,10 +6,10 @@ limits protect this process, and `buckets` counts them in it.
 
 from typing import Self
 
-from gateway.auth.limits.buckets import Buckets, NetworkBuckets
 from gateway.auth.limits.counters import Memory, Shared
 from gateway.auth.limits.intake import SMALL_BODY, Intake
 from gateway.auth.limits.logins import Logins
+from gateway.auth.limits.token_buckets import Buckets, NetworkBuckets
 from gateway.database.slots import Slots
 from gateway.settings import Settings
 

@@ -18,10 +18,10 @@ from websockets.exceptions import InvalidStatus
 
 from gateway.auth import refresh_tokens, sessions
 from gateway.auth.limits import counters
-from gateway.auth.limits.buckets import EVICTION_PROBES, MAX_KEYS, Buckets, NetworkBuckets
 from gateway.auth.limits.counters import RETRY_REDIS_SECONDS, Memory, Shared
 from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY_SECONDS, Logins, delay_after
 from gateway.auth.limits.throttle import USER_REFRESHES_FACTOR
+from gateway.auth.limits.token_buckets import EVICTION_PROBES, MAX_KEYS, Buckets, NetworkBuckets
 from gateway.auth.passwords import MIN_LENGTH
 from gateway.auth.sessions import new_session
 from gateway.auth.tokens import digest

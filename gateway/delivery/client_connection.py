@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from gateway.auth.limits.buckets import Buckets
+from gateway.auth.limits.token_buckets import Buckets
 from gateway.auth.principals import User
 from gateway.auth.tokens import Tokens
 from gateway.database.database import Database
