@@ -8,7 +8,7 @@ job works in small steps with rests, so that it doesn't hold up posts (docs/arch
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ from gateway.database.units import background
 from gateway.errors import GatewayError, NotFound
 from gateway.protocol.encoding import dumps
 from gateway.store import idempotency, positions
-from gateway.store.changes import CHUNK, ItemUpdate
-from gateway.store.writer import Writer
+from gateway.store.changes import ItemUpdate
+from gateway.store.writer import MAX_BATCH, Writer
 
 logger = structlog.get_logger()
 
@@ -34,11 +34,8 @@ INTERVAL_SECONDS = 600
 DELETED_TTL_MS = 24 * 60 * 60 * 1000
 """How long a deleted item stays in the log, so that disconnected clients learn of its deletion."""
 
-STEP = CHUNK
-"""About how many items one step deletes or purges. It equals the maximum for one change of the log."""
-
-REST_FACTOR = 4
-"""How long the job rests after a step, as a multiple of the step's duration."""
+STEP = MAX_BATCH
+"""Maximum number of items that one step deletes or purges, about: as many as share a transaction of posts."""
 
 MAX_COMMIT_DELAY_MS = 600_000
 """Maximum time between the creation of a notification's id and its commit."""
@@ -91,8 +88,8 @@ class Retention:
     async def expire(self, before_ms: int) -> None:
         """Delete the items of notifications that were posted before `before_ms`."""
         while page := await self._database.read(find_expired, self._after, _first_id(before_ms)):
-            for first in range(0, len(page.marks), STEP):
-                await self._delete(page.marks[first : first + STEP])
+            for step in _steps(page.marks):
+                await self._delete(step)
             self._after = page.last
         self._after = min(self._after, _first_id(before_ms - MAX_COMMIT_DELAY_MS))
 
@@ -123,8 +120,23 @@ class Retention:
         return int(self._clock() * 1000)
 
 
+def _steps(marks: Iterable[ItemUpdate]) -> Iterator[list[ItemUpdate]]:
+    """Put the changes of several users together, so that one transaction does as many as may share it."""
+    step: list[ItemUpdate] = []
+    weight = 0
+    for mark in marks:
+        if step and weight + len(mark.ids) > STEP:
+            yield step
+            step, weight = [], 0
+        step.append(mark)
+        weight += len(mark.ids)
+    if step:
+        yield step
+
+
 async def _rest(began: float) -> None:
-    await asyncio.sleep(REST_FACTOR * (time.monotonic() - began))
+    """Leave the database to others for as long as the step took: the job takes at most half of the time."""
+    await asyncio.sleep(time.monotonic() - began)
 
 
 def _first_id(moment_ms: int) -> str:

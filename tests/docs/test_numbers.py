@@ -60,7 +60,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("architecture.md", "expects to hear it within {word}.", (link.CHECK_INTERVAL,)),
     ("architecture.md", "after growing pauses of {} seconds at most", (link.MAX_PAUSE_SECONDS,)),
     ("architecture.md", "does a round every {word} minutes", (retention.INTERVAL_SECONDS / 60,)),
-    ("architecture.md", "followed by a rest {word} times as long", (retention.REST_FACTOR,)),
+    ("architecture.md", "of its steps touches up to about {} items", (retention.STEP,)),
     ("architecture.md", "checks for new signing keys every {word} seconds", (timetable.KEY_REFRESH_SECONDS,)),
     ("architecture.md", "a pause that doubles up to {word} seconds", (supervisor.MAX_PAUSE_SECONDS,)),
     ("architecture.md", "A worker that misses {} of them is killed", (heartbeat.MAX_SILENCE,)),
@@ -101,12 +101,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         "A new key is published {word} seconds before it signs",
         (signing.SIGNING_DELAY_SECONDS,),
     ),
-    ("decisions/0012", "in steps of at most {} items", (retention.STEP,)),
-    (
-        "decisions/0012",
-        "it rests {word} times as long",
-        (retention.REST_FACTOR,),
-    ),
+    ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
 ]
 
 

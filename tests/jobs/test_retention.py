@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gateway.errors import Unavailable
 from gateway.jobs import retention as retention_module
 from gateway.jobs.retention import STEP, Retention, trim
 from gateway.store import idempotency
+from gateway.store.changes import CHUNK
 from gateway.store.idempotency import Reservation
 from gateway.store.log import head
 from gateway.store.transaction import Submission
@@ -298,7 +300,7 @@ async def test_a_round_goes_on_where_the_one_before_was_cut_short(
         assert await locking.read(rows_of) == (0, 0)
         found = await locking.read(head, user.id)
         assert found is not None
-        assert found[1].trimmed == 3 * STEP + 3
+        assert found[1].trimmed == 3 * (STEP + ceil(STEP / CHUNK))
 
 
 async def test_a_gateway_does_it_by_itself_and_goes_on_when_the_database_was_away(
@@ -350,17 +352,44 @@ async def test_of_two_who_remove_the_last_two_items_one_removes_the_notification
         assert await opened.read(rows_of) == (0, 0)
 
 
+async def test_what_is_past_of_many_users_goes_in_few_steps(
+    locking: LockingDatabase, database_url: str
+) -> None:
+    """Steps of a few items each would not keep up with a service that stores thousands a second."""
+    engine = Engine(settings_for(database_url), locking)
+    engine.writer.clock = lambda: 0
+    users_of_all = [f"user-{number}" for number in range(STEP)]
+    steps: list[str] = []
+    write = locking.write
+
+    async def counted(work: Any, *args: Any) -> Any:
+        steps.append(work.__name__)
+        return await write(work, *args)
+
+    async with engine.writer.running():
+        for _ in range(2):
+            await engine.store(engine.post(*users_of_all))
+        locking.write = counted  # type: ignore[method-assign, assignment]
+        await Retention(locking, engine.writer, keep=KEEP).sweep()
+        assert await locking.read(rows_of) == (0, 0)
+    assert steps.count("commit") <= 3
+    assert steps.count("trim") <= 3
+
+
 def make_old(connection: Connection) -> None:
     """Let everything have been posted in 1970, as the ids say."""
     old = literal("00000000") + func.substr(notifications.c.uuid, 9)
     connection.execute(update(notifications).values(uuid=old))
 
 
-async def test_posts_go_on_while_much_is_removed(start_server: StartServer) -> None:
+async def test_posts_go_on_while_much_is_removed(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention_module, "STEP", 28)
     server = await start_server()
     retention = retention_of(server, Clock())
     subs = [f"user-{number}" for number in range(40)]
-    for _ in range(10):
+    for _ in range(25):
         await server.service.notify(subs)
     await server.state.database.write(make_old)
     removing = asyncio.create_task(retention.sweep())
