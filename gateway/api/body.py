@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, cast
 
 from fastapi import Request
@@ -11,6 +11,9 @@ from pydantic_core import from_json
 from gateway.auth.limits.intake import SMALL_BODY
 from gateway.auth.limits.throttle import Throttle
 from gateway.errors import PayloadTooLarge, UnsupportedEncoding
+
+FREE_BODY_BYTES = 1024
+"""Maximum bytes of a post that counts as its recipients alone."""
 
 MAX_BODY_BYTES = 256 * 1024
 """Maximum bytes of a body, except for batches.
@@ -72,9 +75,10 @@ class BoundedRequest(Request):
             self._json = read_json(body)
         return self._json
 
-    def refund(self, recipients: int) -> None:
-        """Refund the excess charge: a post costs its recipients or its body, whichever is more."""
-        self._throttle.refund_body(self.caller, len(self._body), recipients)
+    def settle(self, to: Iterable[str]) -> None:
+        """Count a post as its recipients or as its body, whichever is more; the first KiB is free."""
+        if len(self._body) > FREE_BODY_BYTES:
+            self._throttle.settle_body(self.caller, len(self._body), len(set(to)))
 
     @property
     def _throttle(self) -> Throttle:

@@ -104,8 +104,7 @@ async def _read_notification(request: BoundedRequest) -> Notification:
     except ValidationError as error:
         raise as_invalid(error.errors(include_url=False), members=Notification.model_fields) from None
     else:
-        if request.held:
-            request.refund(len(set(notification.to)))
+        request.settle(notification.to)
         return notification
     finally:
         if request.held:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.api import notification, tickets
+from gateway.api import body, notification, tickets
 from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, sessions, signing
 from gateway.auth.limits import throttle
+from gateway.auth.limits.intake import SMALL_BODY
 from gateway.backplane import link, redis
 from gateway.database import postgres
 from gateway.delivery.client_connection import EXPIRY_NOTICE_SECONDS
@@ -100,6 +101,11 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         "configuration.md",
         "A new key is published {word} seconds before it signs",
         (signing.SIGNING_DELAY_SECONDS,),
+    ),
+    (
+        "configuration.md",
+        "one of up to {} KiB as 1, one of {} KiB as 16",
+        (body.FREE_BODY_BYTES / KIB, SMALL_BODY / KIB),
     ),
     ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
 ]

@@ -150,12 +150,13 @@ class Throttle:
         else:
             self.commands.take(-caller, (size - 1) // SMALL_BODY, least=0)
 
-    def refund_body(self, service: int, size: int, recipients: int) -> None:
-        """Take back the charge for the body of a post, up to the charge for its further recipients.
+    def settle_body(self, service: int, size: int, recipients: int) -> None:
+        """Count a post as the most of its recipients, the KiB of its body, and its parsing.
 
-        A post pays for its body or for its recipients, whichever costs more.
+        Before, it counted as one item and its parsing; its recipients beyond the first are counted later.
         """
-        self.items.charge(service, -min(items_of(size), recipients - 1))
+        counted = 1 + items_of(size)
+        self.items.charge(service, max(recipients, -(-size // 1024), counted) - counted - (recipients - 1))
 
     async def fault(self) -> str | None:
         """Return why the configured Redis does not answer. None if it answers, or if none is configured."""

@@ -323,13 +323,32 @@ async def test_too_many_ids_are_one_error_whatever_they_are(server: LocalServer)
     assert answer.json()["errors"] == [{"field": "ids", "message": "it must have at most 1,000 ids"}]
 
 
+async def test_each_kib_that_a_post_stores_beyond_the_first_counts_as_an_item(
+    start_server: StartServer,
+) -> None:
+    """The budget of items bounds the bytes that a service stores."""
+    server = await start_server(items_per_second=500)
+    items = server.state.throttle.items
+    items.clock = lambda: 0.0
+    sizes = {KIB: 1, KIB + 1: 2, 2 * KIB: 2, 2 * KIB + 1: 3, SMALL_BODY: 16, SMALL_BODY + 1: 17, 20 * KIB: 20}
+    for size, cost in sizes.items():
+        before = items.level(1)
+        answer = await server.service.post("/v1/notifications", content=filled(POST, size), headers=JSON)
+        assert (answer.status_code, before - items.level(1)) == (201, cost)
+    to_many = POST | {"to": ["ada", "bob", "cy"]}
+    for size, cost in ((2 * KIB, 3), (4 * KIB, 4)):
+        before = items.level(1)
+        await server.service.post("/v1/notifications", content=filled(to_many, size), headers=JSON)
+        assert before - items.level(1) == cost
+
+
 @pytest.mark.parametrize("valid", [True, False])
 async def test_each_kib_of_a_post_beyond_16_counts_as_4_items(start_server: StartServer, valid: bool) -> None:
     server = await start_server(items_per_second=500)
     items = server.state.throttle.items
     items.clock = lambda: 0.0
     post = POST if valid else POST | {"title": ""}
-    for size, cost in ((SMALL_BODY, 1), (32 * KIB, 1 + 16 * ITEMS_PER_KIB), (LARGEST, 1 + 240 * 4)):
+    for size, cost in ((SMALL_BODY, 16 if valid else 1), (32 * KIB, 65), (LARGEST, 1 + 240 * 4)):
         before = items.level(1)
         await server.service.post("/v1/notifications", content=filled(post, size), headers=JSON)
         assert before - items.level(1) == cost
