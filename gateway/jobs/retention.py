@@ -37,6 +37,9 @@ DELETED_TTL_MS = 24 * 60 * 60 * 1000
 STEP = MAX_BATCH
 """Maximum number of items that one step deletes or purges, about: as many as share a transaction of posts."""
 
+PER_USER = 4
+"""How many items more each user of a step counts as: the statements for a user cost about as much."""
+
 MAX_COMMIT_DELAY_MS = 600_000
 """Maximum time between the creation of a notification's id and its commit."""
 
@@ -125,11 +128,12 @@ def _steps(marks: Iterable[ItemUpdate]) -> Iterator[list[ItemUpdate]]:
     step: list[ItemUpdate] = []
     weight = 0
     for mark in marks:
-        if step and weight + len(mark.ids) > STEP:
+        cost = len(mark.ids) + PER_USER
+        if step and weight + cost > STEP:
             yield step
             step, weight = [], 0
         step.append(mark)
-        weight += len(mark.ids)
+        weight += cost
     if step:
         yield step
 
