@@ -12,6 +12,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from gateway.auth.limits.fair_queue import FairQueue
+from gateway.auth.limits.network_bytes import NetworkBytes
 from gateway.settings.networks import networks_of
 
 TURNSTILE = "gateway.turnstile"
@@ -39,8 +40,7 @@ class Turnstile:
         self._begun = 0
         self._per_pass = MAX_PER_PASS
         self._pass_began_at = 0.0
-        self.held_bytes = 0
-        self._held: dict[str, int] = {}
+        self._held = NetworkBytes()
         self._waiting: FairQueue[Callable[[], None]] = FairQueue(_NO_LIMIT)
 
     def passes(self, address: str, go_on: Callable[[], None]) -> bool:
@@ -73,13 +73,11 @@ class Turnstile:
             # Scheduled on the loop, so that a failing callback doesn't stop the others.
             loop.call_soon(go_on)
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of unfinished requests and messages are counted."""
+        return self._held.total
+
     def hold(self, address: str, size: int) -> bool:
         """Add `size`, which may be negative, to the bytes held. Return whether there is room for them."""
-        self.held_bytes += size
-        most = 0
-        for network in networks_of(address):
-            held = self._held[network] = self._held.get(network, 0) + size
-            if not held:
-                del self._held[network]
-            most = max(most, held)
-        return size <= 0 or most + self.held_bytes <= MAX_HELD_BYTES
+        return self._held.add(address, size) <= MAX_HELD_BYTES or size <= 0

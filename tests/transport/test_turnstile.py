@@ -114,7 +114,7 @@ async def test_one_network_holds_no_more_than_is_left_for_others(
     assert gate.hold("192.0.2.2", 5)
     for number, size in enumerate(each):
         gate.hold(address.format(number), -size)
-    assert not any(one.endswith("48") for one in gate._held)
+    assert not any(one.endswith("48") for one in gate._held._by_network)
     assert gate.hold("192.0.2.3", 30)
 
 

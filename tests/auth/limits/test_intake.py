@@ -16,7 +16,8 @@ from gateway.api import batch as batch_module
 from gateway.api import body as body_module
 from gateway.api.inbox import MAX_IDS, InboxRoute
 from gateway.auth.limits import intake as module
-from gateway.auth.limits.intake import MAX_HELD, MAX_HELD_BY_ALL, MAX_REST_SECONDS, SMALL_BODY, Intake
+from gateway.auth.limits.fair_turns import MAX_REST_SECONDS
+from gateway.auth.limits.intake import MAX_HELD, MAX_HELD_BY_ALL, SMALL_BODY, Intake
 from gateway.auth.limits.throttle import ITEMS_PER_KIB
 from gateway.errors import GatewayError, Overloaded, RateLimited
 from tests.support.clients import Service
