@@ -1,14 +1,16 @@
 """The audit log: who did what, to whom, from where. One JSON object per line, on its own logger.
 
 Code that decides something calls `record`. It must never pass a secret: no token, ticket, password, key or
-hash, and no name that the caller only claimed. Text is cut to `MAX_VALUE_LENGTH` characters. Everything
-outside printable ASCII is escaped, so that no value can start a new line or control a terminal.
+hash, and no name that the caller only claimed. Everything outside printable ASCII is escaped, so that no
+value can start a new line or control a terminal. Text over `MAX_VALUE_LENGTH` characters, or over
+`MAX_VALUE_BYTES` when escaped, is cut; the end of its hash tells apart values with the same beginning.
 
 Events that an unauthenticated caller can cause are sampled (`SAMPLED`). Repeated refusals of one caller get a
 line for each of the first 20 in a minute, then one whenever their number has doubled. The `number` of such a
 line says how many refusals it stands for, and all lines together give the total. The lines of a wider
 network, and of all callers (`ALL_CALLERS`), are limited in the same way: a line beyond the limit is about the
 whole group. Refreshes, which a user may repeat without limit, are sampled by user only (`SAMPLED_BY_USER`).
+Events that a service may repeat (`SAMPLED_BY_SERVICE`) are sampled by service and user, then by service.
 """
 
 import json
@@ -25,13 +27,16 @@ from typing import NamedTuple
 from gateway.observability.console_log import request_id
 from gateway.observability.private_file import PrivateFile, look_at
 from gateway.observability.sampling import FIRST, Group, Sampler
-from gateway.protocol.terminal import cut
+from gateway.protocol.terminal import abridge
 from gateway.protocol.times import now_ms, timestamp
 from gateway.settings import SettingsError
 from gateway.settings.networks import FACTORS, networks_of
 
 MAX_VALUE_LENGTH = 255
 """Maximum length of a value, in characters. Longer ones are cut."""
+
+MAX_VALUE_BYTES = 512
+"""Maximum size of a value, escaped and with its quotes. Larger ones are cut."""
 
 MAX_LIST_LENGTH = 50
 """Maximum number of values of a list. Further ones are left out."""
@@ -44,6 +49,9 @@ CLOSE_TIMEOUT_SECONDS = 2.0
 
 ALL_CALLERS = 500
 """Maximum number of lines of one kind in a minute, of all callers together. Beyond it, doublings get one."""
+
+ONE_SERVICE = 500
+"""Maximum number of lines of one kind in a minute, of one service. Beyond it, doublings get one."""
 
 logger = logging.getLogger("gateway.audit")
 
@@ -80,6 +88,15 @@ SAMPLED = frozenset({Event.REFUSED, Event.LOGIN_FAILED, Event.REFRESH_FAILED, Ev
 SAMPLED_BY_USER = frozenset({Event.REFRESHED})
 """The sampled events that only an authenticated user can cause. They are sampled by user."""
 
+SAMPLED_BY_SERVICE = frozenset(
+    {
+        (Event.TOKEN_MINTED, None),
+        (Event.LOGIN, "client_credentials"),
+        (Event.SESSIONS_ENDED, "too_many_sessions"),
+    }
+)
+"""The events, with their `grant` or `why`, that a service can repeat up to its budgets."""
+
 UNBOUNDED = sys.maxsize
 """The limit on the lines of such events for all users together: none."""
 
@@ -91,6 +108,7 @@ class Kind(NamedTuple):
     actor: str | None
     source: str | None
     reasons: tuple[tuple[str, Value], ...]
+    subject: str | None = None
 
 
 def record(
@@ -109,8 +127,9 @@ def record(
     if not logger.isEnabledFor(logging.INFO):
         return
     fields = details | {"actor": actor, "subject": subject, "source": source, "request_id": request_id()}
-    if event in SAMPLED:
-        number = _sampler.take(*_kinds(event, actor, source, details))
+    if sample := _sample_of(event, actor, subject, source, details):
+        ended = details.get("sessions")
+        number = _sampler.take(*sample, len(ended) if isinstance(ended, list) else 1)
         if not number:
             return
         if number > 1:
@@ -139,13 +158,30 @@ def tell_rest() -> None:
     _sampler.tell_rest()
 
 
+def _sample_of(
+    event: Event, actor: str | None, subject: str | None, source: str | None, details: Mapping[str, Value]
+) -> tuple[Kind, list[Group[Kind]]] | None:
+    """Return the kind of an event and its groups, or None for an event that always gets a line."""
+    if event in SAMPLED:
+        return _kinds(event, actor, source, details)
+    if actor is None or (event, details.get("grant") or details.get("why")) not in SAMPLED_BY_SERVICE:
+        return None
+    group = Kind(event, _cut(actor), None, _reasons(details))
+    kind = group if subject is None else group._replace(subject=_cut(subject))
+    return kind, [(group, ONE_SERVICE)]
+
+
+def _reasons(details: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    names = ("code", "status", "why", "grant", "repeated")
+    return tuple((name, details[name]) for name in names if details.get(name) is not None)
+
+
 def _kinds(
     event: Event, actor: str | None, source: str | None, details: Mapping[str, Value]
 ) -> tuple[Kind, list[Group[Kind]]]:
     """Return the kind of an event and its groups: wider networks, and all callers."""
-    names = ("code", "status", "why", "repeated")
-    reasons = tuple((name, details[name]) for name in names if details.get(name) is not None)
-    actor = actor and cut(actor, MAX_VALUE_LENGTH)
+    reasons = _reasons(details)
+    actor = actor and _cut(actor)
     if event in SAMPLED_BY_USER:
         return Kind(event, actor, None, reasons), [(Kind(event, None, None, reasons), UNBOUNDED)]
     networks = networks_of(source) if source else (None,)
@@ -156,7 +192,8 @@ def _kinds(
 
 
 def _write_rest(kind: Kind, number: int) -> None:
-    _write(kind.event, {"number": number, **dict(kind.reasons), "actor": kind.actor, "source": kind.source})
+    who = {"actor": kind.actor, "subject": kind.subject, "source": kind.source}
+    _write(kind.event, {"number": number, **dict(kind.reasons), **who})
 
 
 _sampler = Sampler(_write_rest)
@@ -243,8 +280,12 @@ def _naming_the_setting() -> Iterator[None]:
 
 def _bounded(value: Value) -> Value:
     if isinstance(value, list):
-        return [cut(one, MAX_VALUE_LENGTH) for one in value[:MAX_LIST_LENGTH]]
-    return cut(value, MAX_VALUE_LENGTH) if isinstance(value, str) else value
+        return [_cut(one) for one in value[:MAX_LIST_LENGTH]]
+    return _cut(value) if isinstance(value, str) else value
+
+
+def _cut(text: str) -> str:
+    return abridge(text, MAX_VALUE_LENGTH, MAX_VALUE_BYTES)
 
 
 class _WithCommonFields(logging.Formatter):

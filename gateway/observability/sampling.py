@@ -52,14 +52,14 @@ class Sampler(Generic[K]):
         self._clock = clock
         self._windows: dict[Group[K], _Window[K]] = {}
 
-    def take(self, kind: K, wider: Sequence[Group[K]] = ()) -> int:
-        """Count an event, and return how many events its line stands for. It is 0 if it gets no line.
+    def take(self, kind: K, wider: Sequence[Group[K]] = (), events: int = 1) -> int:
+        """Count a line about `events`, and return how many events it stands for, or 0 to leave it out.
 
         `wider` are the groups of the kind, the narrowest first.
         """
         now = self._clock()
         self._close(self._over(now), now)
-        events = self._window((kind, FIRST), wider, now).count(1, FIRST)
+        events = self._window((kind, FIRST), wider, now).count(events, FIRST)
         return self._pass(kind, events, wider, now) if events else 0
 
     def tell_rest(self, *, everything: bool = False) -> None:

@@ -4,6 +4,7 @@ A control character can move a terminal's cursor, set its title, or send input i
 A direction mark shows letters in another order. These functions keep both from reaching a terminal.
 """
 
+import hashlib
 import json
 from typing import Any
 
@@ -14,6 +15,22 @@ MAX_SHOWN_LENGTH = 200
 def cut(text: str, longest: int = MAX_SHOWN_LENGTH) -> str:
     """Return the text, or its beginning with an ellipsis: at most `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def abridge(text: str, longest: int, max_bytes: int) -> str:
+    """Return the text, or its beginning with an ellipsis and the end of its SHA-256.
+
+    The result has at most `longest` characters, and at most `max_bytes` bytes as JSON in ASCII. The hash
+    tells apart texts with the same beginning.
+    """
+    if len(text) <= longest and len(json.dumps(text)) <= max_bytes:
+        return text
+    end = "…" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[-16:]
+    room = max_bytes - len(json.dumps(end))
+    kept = text[: longest - len(end)]
+    while (size := len(json.dumps(kept))) > room:
+        kept = kept[: len(kept) * room // size]
+    return kept + end
 
 
 def escape(text: str) -> str:

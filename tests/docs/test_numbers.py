@@ -14,7 +14,7 @@ from gateway.delivery.client_connection import EXPIRY_NOTICE_SECONDS
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
-from gateway.observability import readiness
+from gateway.observability import audit, readiness, sampling
 from gateway.protocol.wire import MAX_FRAME
 from gateway.server import heartbeat, supervisor
 from gateway.settings import Settings
@@ -108,6 +108,14 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         (body.FREE_BODY_BYTES / KIB, SMALL_BODY / KIB),
     ),
     ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
+    ("security.md", "the first {} in a minute get a line each", (sampling.FIRST,)),
+    ("security.md", "one service gets {} lines a minute", (audit.ONE_SERVICE,)),
+    ("security.md", "A value takes at most {} bytes of a line", (audit.MAX_VALUE_BYTES,)),
+    (
+        "security.md",
+        "A value over {} characters, or over {} bytes when escaped, is cut",
+        (audit.MAX_VALUE_LENGTH, audit.MAX_VALUE_BYTES),
+    ),
 ]
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from passlib.hash import argon2
 from gateway import cli
 from gateway.auth import users
 from gateway.observability import audit, sampling
-from gateway.observability.audit import ALL_CALLERS, Event
+from gateway.observability.audit import ALL_CALLERS, ONE_SERVICE, Event
 from gateway.observability.sampling import FIRST, Sampler
 from gateway.settings import SettingsError
 from tests.support.checker import Json
@@ -380,6 +382,46 @@ def test_refreshes_of_many_users_have_a_line_each(trail: Trail) -> None:
     audit._sampler.tell_rest(everything=True)
     lines = trail.of(Event.REFRESHED)
     assert len({line["actor"] for line in lines}) == len(lines) == 3 * ALL_CALLERS
+
+
+def test_what_a_service_repeats_is_a_few_lines_that_say_how_many(trail: Trail) -> None:
+    def mint(service: str, sub: str) -> None:
+        who = {"actor": audit.service(service), "subject": audit.user(sub), "source": "192.0.2.1"}
+        audit.record(Event.TOKEN_MINTED, **who, session="s", ttl=60)
+        audit.record_ended(["a", "b"], "too_many_sessions", **who)
+
+    for number in range(5000):
+        mint("shop", f"user {number}")
+        audit.record(Event.LOGIN, actor="service:shop", source="192.0.2.1", grant="client_credentials")
+    for _ in range(1000):
+        mint("wiki", "ada")
+    audit._sampler.tell_rest(everything=True)
+    of_shop = [one for one in trail.of(Event.TOKEN_MINTED) if one["actor"] == "service:shop"]
+    assert {one.get("subject") for one in of_shop[:ONE_SERVICE]} == {
+        f"user:user {number}" for number in range(ONE_SERVICE)
+    }
+    assert len(of_shop) <= ONE_SERVICE + 10
+    of_wiki = [one for one in trail.of(Event.TOKEN_MINTED) if one["actor"] == "service:wiki"]
+    assert (len(of_wiki) <= FIRST + 10, {one["subject"] for one in of_wiki}) == (True, {"user:ada"})
+    assert sum(one.get("number", 1) for one in of_shop) == 5000
+    assert sum(one.get("number", 1) for one in of_wiki) == 1000
+    ended, logins = trail.of(Event.SESSIONS_ENDED), trail.of(Event.LOGIN)
+    assert (len(ended) <= ONE_SERVICE + FIRST + 20, len(logins) <= FIRST + 10) == (True, True)
+    assert sum(one["number"] for one in ended) == 2 * 6000
+    assert sum(one.get("number", 1) for one in logins) == 5000
+
+
+def test_a_long_name_takes_little_of_a_line_and_is_told_from_others(trail: Trail) -> None:
+    subs = [start + end for start in ("\U0001f600" * 254, "x" * 254, "\x01" * 254) for end in "ab"]
+    for sub in subs:
+        audit.record(Event.USER_CREATED, actor=None, subject=audit.user(sub))
+    named = [line["subject"] for line in trail.lines]
+    assert len(set(named)) == len(subs)
+    assert max(len(json.dumps(name)) for name in named) <= audit.MAX_VALUE_BYTES
+    digest = hashlib.sha256(f"user:{subs[0]}".encode()).hexdigest()[-16:]
+    assert re.fullmatch(f"user:\U0001f600+…{digest}", named[0])
+    audit.record(Event.USER_CREATED, actor=None, subject=audit.user("ж" * 80))
+    assert trail.last(Event.USER_CREATED)["subject"] == "user:" + "ж" * 80
 
 
 @pytest.mark.parametrize(
