@@ -5,13 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from limits import parse_many
-from pydantic import (
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings.addresses import path_of, read_public_url

@@ -170,11 +170,8 @@ class GatewayHttp(PipeliningProtocol):
         headers = [header for header in self.headers if header[0] != b"upgrade"]
         if len(headers) == len(self.headers):
             return None
-        line = b"%b %b HTTP/%b\r\n" % (
-            self.parser.get_method(),
-            self.url,
-            self.parser.get_http_version().encode(),
-        )
+        version = self.parser.get_http_version().encode()
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
         self.parser = httptools.HttpRequestParser(self)
         return line + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
@@ -192,8 +189,7 @@ class GatewayHttp(PipeliningProtocol):
     def _hand_over(self, rest: bytes) -> None:
         """Hand the connection over to a WebSocket, with the parsed handshake and the bytes after it (`rest`).
 
-        uvicorn would serialize the request, and its WebSocket protocol would parse it again. That was a fifth
-        of the cost of a handshake.
+        uvicorn would serialize it and parse it again in its WebSocket protocol: a fifth of a handshake.
         """
         headers = Headers()
         for name, value in self.headers:
@@ -275,8 +271,7 @@ class GatewayHttp(PipeliningProtocol):
         self.flow.resume_reading()
         self.parser = cast("Any", None)
         if dropped:
-            # The stream must count these bytes, once it has begun.
-            self.loop.call_soon(stream.data_received, dropped)
+            self.loop.call_soon(stream.data_received, dropped)  # counted once the stream has begun
         return stream
 
     def _stop_taking(self) -> bytes:
