@@ -1,21 +1,33 @@
 """Long answers to a user: a limited number is in memory at once, each until its client has read it.
 
 If a client does not read, its answer stays in memory until the gateway disconnects it. So a user has at most
-two long answers in memory; the next one waits before its items are read. A short answer never waits.
+two long answers in memory; the next one waits before its items are read. A short answer never waits for one.
+The answers of all users together are limited as well (`held_answers`): over that limit pages are short, and
+without room for a short page the answer is 503.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Annotated, Protocol, Self, TypeVar
 
 from fastapi import Depends, Response
 from sqlalchemy import Connection
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.callers import InboxUser
+from gateway.api.callers import InboxUser, client_address
 from gateway.api.state import Gateway, State
+from gateway.auth.limits.held_answers import MAX_ANSWER_BYTES, MAX_LONG_BYTES, UNCOUNTED_BYTES, AnswerBytes
+from gateway.errors import Overloaded
+from gateway.protocol.items import Item, encode_item
 from gateway.store.inbox import PAGE_BYTES
 from gateway.transport.slices import SLICE_BYTES, SlicedResponse
+
+TURN_BYTES = 64 * 1024
+"""About how many bytes of an answer one turn encodes. One answer has a turn at a time."""
+
+_MEDIA_TYPE = "application/json"
+_NO_ROOM = "Too many answers wait for their clients to read them."
 
 
 class _Page(Protocol):
@@ -31,10 +43,13 @@ P = TypeVar("P", bound=_Page)
 class _Answer:
     """The answer to one request of a user: an async context manager. Make the response inside it."""
 
-    def __init__(self, state: Gateway, user_id: int) -> None:
+    def __init__(self, state: Gateway, user_id: int, address: str) -> None:
         self._database = state.database
         self._slots = state.throttle.long_answers
         self._reads = state.throttle.page_reads.of(user_id)
+        self._held = state.throttle.held_answers
+        self._bytes = AnswerBytes(self._held, address)
+        self._making = False
         self._user_id = user_id
         self._slot = AsyncExitStack()
 
@@ -46,47 +61,114 @@ class _Answer:
         """
         slots = self._slots.of(self._user_id)
         if slots.locked():
-            page = await self._read(work, SLICE_BYTES)
+            async with self._reads:
+                page = await self._database.read(work, SLICE_BYTES)
             if page is None or not page.cut:
                 return page
             del page
         await self._slot.enter_async_context(slots)
-        return await self._read(work, PAGE_BYTES)
-
-    async def _read(self, work: Callable[[Connection, int], P | None], size: int) -> P | None:
-        """Read a page. Limit the concurrent reads of a user: all users share a few reader threads."""
+        # Limit the concurrent reads of a user: all users share a few reader threads.
         async with self._reads:
+            size = PAGE_BYTES if await self._may_be_long() else SLICE_BYTES
             return await self._database.read(work, size)
 
+    async def _may_be_long(self) -> bool:
+        """Wait until a long page may be read, and count its bytes. Return False if it has no room."""
+        self._making = await self._held.begin()
+        return self._making and self._bytes.fits(PAGE_BYTES, MAX_LONG_BYTES)
+
+    async def encode(self, items: Iterable[Item], rest: str) -> bytes:
+        """Encode a JSON object with these items, and with `rest`, its other members as JSON text.
+
+        Waits for another turn after each `TURN_BYTES`. Raises `Overloaded` if the answer has no room.
+        """
+        parts: list[bytes] = []
+        texts: list[str] = []
+        size = 0
+        for item in items:
+            if size >= TURN_BYTES:
+                parts.append(",".join(texts).encode())
+                texts.clear()
+                size = 0
+                await self._next_turn()
+            texts.append(text := encode_item(item))
+            size += len(text)
+        parts.append(",".join(texts).encode())
+        return b'{"items":[%b],%b}' % (b",".join(parts), rest.encode())
+
+    async def _next_turn(self) -> None:
+        """Wait for the next turn. Count the answer first, because it is in memory while it waits."""
+        if not self._bytes.size and not self._bytes.fits(2 * SLICE_BYTES, MAX_ANSWER_BYTES):
+            raise Overloaded(_NO_ROOM)
+        await self._held.turn(self._user_id)
+
     def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """Return the response. A long one keeps the slot until it is sent or its client disconnects."""
-        if len(body) <= SLICE_BYTES:
-            return Response(body, headers=headers, media_type="application/json")
-        return _LongResponse(body, headers, self._slot.pop_all())
+        """Return the response. A long one keeps the slot until it is sent or its client disconnects.
+
+        Raises `Overloaded` if too many answers wait for their clients to read them.
+        """
+        if not _count(self._bytes, len(body)):
+            return Response(body, headers=headers, media_type=_MEDIA_TYPE)
+        held = self._slot.pop_all() if len(body) > SLICE_BYTES else AsyncExitStack()
+        # The response now releases the bytes: `__aexit__` must not.
+        counted, self._bytes = self._bytes, AnswerBytes(self._held, "")
+        held.enter_context(counted)
+        return _HeldResponse(body, headers, held)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._slot.aclose()
+        with self._bytes:
+            if self._making:
+                self._held.making.release()
+            await self._slot.aclose()
 
 
-class _LongResponse(SlicedResponse):
-    """A response that holds a slot until it is sent."""
+def item_response(connection: HTTPConnection, state: Gateway, item: Item) -> Response:
+    """Return the response with one item. Raises `Overloaded` as `send` does."""
+    body = encode_item(item).encode()
+    if len(body) <= UNCOUNTED_BYTES:
+        return Response(body, media_type=_MEDIA_TYPE)
+    counted = AnswerBytes(state.throttle.held_answers, client_address(connection))
+    _count(counted, len(body))
+    held = AsyncExitStack()
+    held.enter_context(counted)
+    return _HeldResponse(body, {}, held)
 
-    def __init__(self, body: bytes, headers: Mapping[str, str], slot: AsyncExitStack) -> None:
-        super().__init__(body, headers=headers, media_type="application/json")
-        self._slot = slot
+
+def _count(counted: AnswerBytes, size: int) -> bool:
+    """Count an answer of `size` bytes. Return False if it is too small to count.
+
+    Raises `Overloaded` if it has no room. A page that was counted before it was read always has room, even if
+    its encoding is longer.
+    """
+    if size <= UNCOUNTED_BYTES:
+        counted.resize(0)
+        return False
+    if counted.size:
+        counted.resize(size)
+    elif not counted.fits(size, MAX_ANSWER_BYTES):
+        raise Overloaded(_NO_ROOM)
+    return True
+
+
+class _HeldResponse(SlicedResponse):
+    """A response that holds counted bytes, and a slot if it is long, until it is sent."""
+
+    def __init__(self, body: bytes, headers: Mapping[str, str], held: AsyncExitStack) -> None:
+        super().__init__(body, headers=headers, media_type=_MEDIA_TYPE)
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, then release the slot."""
-        async with self._slot:
+        """Send the response, then release its bytes and its slot."""
+        async with self._held:
             await super().__call__(scope, receive, send)
 
 
 # Not a dependency with `yield`: the first use of one loads anyio, which blocks all other requests.
-async def _answer(state: State, user: InboxUser) -> _Answer:
-    return _Answer(state, user.id)
+async def _answer(connection: HTTPConnection, state: State, user: InboxUser) -> _Answer:
+    return _Answer(state, user.id, client_address(connection))
 
 
 Answer = Annotated[_Answer, Depends(_answer)]

@@ -1,6 +1,5 @@
 """The inbox API: the user's items, the changes to them, and the routes that mark and delete them."""
 
-import asyncio
 import base64
 import binascii
 from typing import Annotated, Any, ClassVar
@@ -9,7 +8,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
 
-from gateway.api.answers import Answer
+from gateway.api.answers import Answer, item_response
 from gateway.api.callers import InboxUser
 from gateway.api.json_route import Body, JsonRoute
 from gateway.api.notification import CATEGORY
@@ -18,7 +17,7 @@ from gateway.api.query import KnownQuery
 from gateway.api.state import State
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.protocol.encoding import dumps
-from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, encode_item, is_id
+from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, is_id
 from gateway.store import inbox, log
 from gateway.store.changes import ItemUpdate, ReadUpTo, Seen
 from gateway.transport.conditional import not_modified
@@ -33,9 +32,6 @@ class InboxRoute(JsonRoute):
 
 
 router = APIRouter(prefix="/v1/inbox", route_class=InboxRoute, tags=["inbox"])
-
-TURN_ITEMS = 50
-"""Maximum items encoded before other callers get a turn: up to 2 MiB."""
 
 MAX_PAGE = 200
 """Maximum items of a page of the inbox. A longer page of changes counts as several requests."""
@@ -173,7 +169,7 @@ async def list_inbox(
             f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
             f'"unread":{page.counts.unread},"unseen":{page.counts.unseen}'
         )
-        return answer.send(await _encode(page.items, rest), headers)
+        return answer.send(await answer.encode(page.items, rest), headers)
 
 
 @router.get(
@@ -209,7 +205,7 @@ async def list_changes(
         if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
             raise ResetRequired("This is not a position of the log: read GET /v1/inbox afresh.")
         rest = f'"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},"more":{dumps(page.more)}'
-        return answer.send(await _encode(items, rest), {"Cache-Control": _CACHE_CONTROL})
+        return answer.send(await answer.encode(items, rest), {"Cache-Control": _CACHE_CONTROL})
 
 
 @router.post("/read", responses=problems(*BODY), summary="Mark items read")
@@ -231,19 +227,19 @@ async def mark_seen(state: State, user: InboxUser, asked: SeenRequest) -> Standi
 
 
 @router.get("/{id}", response_model=ItemModel, responses=problems(404), summary="One item")
-async def get_item(state: State, user: InboxUser, id: Id) -> Response:  # noqa: A002 - the contract's name
+async def get_item(request: Request, state: State, user: InboxUser, id: Id) -> Response:  # noqa: A002 - the contract's name
     """A deleted item is not found."""
     item = await state.database.read(inbox.find_item, user.id, id) if is_id(id) else None
     if item is None or item.deleted_at is not None:
         raise NotFound(_NO_ITEM)
-    return Response(encode_item(item), media_type="application/json")
+    return item_response(request, state, item)
 
 
 @router.patch("/{id}", response_model=ItemModel, responses=problems(404, *BODY), summary="Mark one item")
-async def patch_item(state: State, user: InboxUser, id: Id, asked: Patch) -> Response:  # noqa: A002
+async def patch_item(request: Request, state: State, user: InboxUser, id: Id, asked: Patch) -> Response:  # noqa: A002
     """Both states change in one step, under one `seq`."""
     item = await _mark(state, ItemUpdate(user.id, (id,), read=asked.read, archived=asked.archived))
-    return Response(encode_item(item), media_type="application/json")
+    return item_response(request, state, item)
 
 
 @router.delete(
@@ -269,19 +265,6 @@ async def _mark(state: State, mark: ItemUpdate) -> Item:
 
 def _standing(counts: Counts) -> Standing:
     return Standing(seq=counts.seq, unread=counts.unread, unseen=counts.unseen)
-
-
-async def _encode(items: list[Item], rest: str) -> bytes:
-    """Encode a JSON object with these items, and with `rest`, its other members as JSON text.
-
-    Gives other callers a turn after each `TURN_ITEMS` items.
-    """
-    state = []
-    for first in range(0, len(items), TURN_ITEMS):
-        if first:
-            await asyncio.sleep(0)
-        state.append(",".join(encode_item(item) for item in items[first : first + TURN_ITEMS]).encode())
-    return b'{"items":[%b],%b}' % (b",".join(state), rest.encode())
 
 
 def _headers_of(epoch: str, counts: Counts) -> dict[str, str]:

@@ -34,7 +34,7 @@ PAGE_BYTES = 1024 * 1024
 """Approximate maximum size of the items of a page. The page then ends with a cursor."""
 
 ITEMS_PER_READ = PAGE + 1
-"""How many items of a page one query reads. The size of the page is checked after each query."""
+"""Maximum number of items of a page that one query reads."""
 
 
 class Query(NamedTuple):
@@ -97,12 +97,17 @@ def _read_page(connection: Connection, user_id: int, query: Query, before: int, 
     left = query.limit + 1
     while left:
         asked = min(ITEMS_PER_READ, left)
-        step = [to_item(row) for row in connection.execute(statement, ends | {"limit": asked})]
-        yield from step
-        if len(step) < asked:
+        found, last = 0, before
+        # Close the result when the page ends within it, so that SQLite fetches no further rows.
+        with connection.execute(statement, ends | {"limit": asked}) as result:
+            for row in result:
+                item = to_item(row)
+                found, last = found + 1, item.created_seq
+                yield item
+        if found < asked:
             return
         left -= asked
-        ends["before"] = step[-1].created_seq
+        ends["before"] = last
 
 
 @cache

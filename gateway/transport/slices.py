@@ -9,6 +9,9 @@ from starlette.types import Receive, Scope, Send
 SLICE_BYTES = 65_536
 """Size of a slice in bytes. The connection buffers little more than one slice for a slow client."""
 
+WHOLE_BYTES = 16_384
+"""Maximum size of a body that is sent whole, in bytes. The connection buffers that much of any response."""
+
 
 class SlicedResponse(Response):
     """A response whose body waits for the client, slice by slice.
@@ -18,7 +21,7 @@ class SlicedResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response. It ends early if the client disconnects or is cut off."""
-        if len(self.body) <= SLICE_BYTES:
+        if len(self.body) <= WHOLE_BYTES:
             await super().__call__(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

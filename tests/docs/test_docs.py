@@ -16,6 +16,13 @@ import pytest
 from gateway.api.inbox import MAX_PAGE
 from gateway.api.oauth import ERROR_CODES
 from gateway.app import create_app
+from gateway.auth.limits.held_answers import (
+    MAX_ANSWER_BYTES,
+    MAX_LONG_BYTES,
+    MAX_PAGES_AT_ONCE,
+    MAX_WAITING_PAGES,
+    UNCOUNTED_BYTES,
+)
 from gateway.auth.limits.throttle import LONG_ANSWERS, USER_SOCKETS_FACTOR
 from gateway.cli import app, run
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
@@ -200,6 +207,10 @@ def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
     assert f"for each full {MAX_PAGE} of its `limit`" in api
     assert f"long answers (over {SLICE_BYTES // 1024} KiB) to one user in memory" in api
     assert f"until those are read or cut off | {LONG_ANSWERS} |" in api
+    assert f"answers of the inbox over {UNCOUNTED_BYTES // 1024} KiB that clients have not read yet" in api
+    assert f"above {MAX_LONG_BYTES // 2**20} MiB pages are short (about {SLICE_BYTES // 1024} KiB)" in api
+    assert f"then 503 `overloaded` | {MAX_ANSWER_BYTES // 2**20} MiB; the share of one network" in api
+    assert f"at a time; {MAX_WAITING_PAGES} more wait, further pages are short | {MAX_PAGES_AT_ONCE} |" in api
 
 
 def made() -> dict[str, bytes]:

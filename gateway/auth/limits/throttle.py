@@ -7,6 +7,7 @@ limits protect this process, and `buckets` counts them in it.
 from typing import Self
 
 from gateway.auth.limits.counters import Memory, Shared
+from gateway.auth.limits.held_answers import HeldAnswers
 from gateway.auth.limits.intake import SMALL_BODY, Intake
 from gateway.auth.limits.logins import Logins
 from gateway.auth.limits.token_buckets import Buckets, NetworkBuckets
@@ -55,6 +56,10 @@ class Throttle:
 
     - `intake`: large bodies.
 
+    By network:
+
+    - `held_answers`: larger answers that clients have not read yet.
+
     By service:
 
     - `posts`, and `items`: their recipients.
@@ -93,6 +98,7 @@ class Throttle:
         self.large_bodies = Slots(LARGE_BODIES)
         self.long_answers = Slots(LONG_ANSWERS)
         self.page_reads = Slots(PAGE_READS)
+        self.held_answers = HeldAnswers()
         self.intake = Intake()
         self.handshakes = NetworkBuckets("handshakes", handshakes, handshakes * 10)
         tokens, auth = settings.tokens_per_second, settings.auth_per_second
