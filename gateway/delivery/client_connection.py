@@ -28,7 +28,7 @@ from gateway.protocol.items import Counts
 from gateway.protocol.wire import Message
 from gateway.settings import Settings
 from gateway.store import log
-from gateway.store.entries import Entry
+from gateway.store.entries import Entry, restore_counts
 from gateway.store.writer import Writer
 
 logger = structlog.get_logger()
@@ -254,6 +254,8 @@ class ClientConnection:
         if not log.resumable(page.counts, self._cursor):
             await self._reset(page.epoch, page.counts)
             return
+        if self._live and not page.more:
+            restore_counts(page.entries)
         await self._send_all(page.entries)
         if not page.more:
             self._cursor = max(self._cursor, page.counts.seq)

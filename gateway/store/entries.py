@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from sys import getsizeof
 
 from gateway.protocol import messages
@@ -53,6 +54,20 @@ class Entry:
         if not self._size:
             self._size = _ENTRY_BYTES + sum(map(_memory_of, self.items))
         return self._size
+
+
+def restore_counts(entries: Sequence[Entry]) -> None:
+    """Set the counts of each entry of a user to those at its own `seq`, going back from the newest.
+
+    Each entry must have the counts of the newest one. An item that hasn't changed since it arrived is unread,
+    and unseen if it is beyond the seen mark. The counts are exact only as far back as all later entries are
+    arrivals: the effect of other changes is unknown.
+    """
+    for later, earlier in pairwise(reversed(entries)):
+        counts = later.counts
+        arrived = later.fresh and later.items[0].created_seq == counts.seq
+        unread, unseen = counts.unread - arrived, counts.unseen - (arrived and counts.seq > counts.seen)
+        earlier.counts = counts._replace(seq=earlier.counts.seq, unread=unread, unseen=unseen)
 
 
 _ENTRY_BYTES = 900

@@ -5,7 +5,7 @@ One query covers all users of the process. Functions take a connection and never
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, Select, bindparam, select
@@ -14,7 +14,7 @@ from gateway.database.models import items, notifications, users
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts
-from gateway.store.entries import Entry
+from gateway.store.entries import Entry, restore_counts
 from gateway.store.log import ITEM_COLUMNS, PAGE, replay, to_item
 
 MAX_ITEMS_PER_READ = 2000
@@ -78,23 +78,9 @@ def read_new_entries(
     for user_id, of_user in groupby(found, key=lambda row: row.user_id):
         if user_id != cut:
             new = replay(user_id, counts[user_id], (to_item(row[1:]) for row in of_user), None)
-            _restore_counts(new)
+            restore_counts(new)
             entries += new
     return NewEntries(entries, counts)
-
-
-def _restore_counts(entries: Sequence[Entry]) -> None:
-    """Set the counts of each entry of a user to those at its own `seq`, going back from the newest.
-
-    An item that hasn't changed since it arrived is unread, and unseen if it is beyond the seen mark. The
-    counts are exact only as far back as all later entries are arrivals: the effect of other changes is
-    unknown.
-    """
-    for later, earlier in pairwise(reversed(entries)):
-        counts = later.counts
-        arrived = later.fresh
-        unread, unseen = counts.unread - arrived, counts.unseen - (arrived and counts.seq > counts.seen)
-        earlier.counts = counts._replace(seq=earlier.counts.seq, unread=unread, unseen=unseen)
 
 
 @cache

@@ -166,6 +166,21 @@ async def test_a_slow_client_catches_up_from_the_log_with_a_message_for_every_nu
         assert (by_seq[6]["unread"], by_seq[6]["unseen"]) == (2, 2)
 
 
+async def test_live_arrivals_that_come_from_the_log_have_the_counts_of_their_numbers(engine: Engine) -> None:
+    """So it is right behind the handshake: what is committed meanwhile is not among the recent entries."""
+    engine.recent.budget = 0
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
+        await wire.has("live")
+        await engine.store(*[engine.post() for _ in range(3)])
+        await wire.has("notification", 3)
+        assert [(m["seq"], m["unread"], m["unseen"]) for m in wire.sent[-3:]] == [
+            (1, 1, 1),
+            (2, 2, 2),
+            (3, 3, 3),
+        ]
+
+
 async def test_a_client_that_falls_too_far_behind_is_told_to_reset(engine: Engine) -> None:
     engine.recent.budget = 0
     user = await engine.user()
