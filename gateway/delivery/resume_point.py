@@ -14,11 +14,8 @@ from gateway.store import inbox, log
 from gateway.store.entries import Entry, fitting
 from gateway.store.log import ITEM_COLUMNS, to_item
 
-BATCH_BYTES = 256 * 1024
-"""Maximum size of the entries sent at once. They are held in memory until the client has read them.
-
-A batch has room for `NEWEST_UNREAD` short items, so that most handshakes read once.
-"""
+BATCH_BYTES = 512 * 1024
+"""Maximum size of the entries sent at once. They are held in memory until the client has read them."""
 
 
 class ResumePoint(NamedTuple):
