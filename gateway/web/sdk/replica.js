@@ -22,13 +22,16 @@ function after(operation, item) {
 
 const afterAll = (operations, item) => [...operations].reduce((state, operation) => after(operation, state), item);
 
+// Items that this client has read, and whose number in the log is not known yet: the answer may overtake the message.
+const ownRead = new WeakSet();
+
 /** The items that a message tells of. One of type `read` names none: `items` are those it may concern. */
 const TOLD = {
   notification: ({ notification }) => [notification],
   changed: ({ items }) => items,
   read: ({ seq, up_to }, items) => items
-    .filter((item) => item.created_seq <= up_to && !item.read_at && !item.deleted_at)
-    .map((item) => ({ ...item, seq, read_at: new Date().toISOString() })),
+    .filter((item) => item.created_seq <= up_to && (!item.read_at || ownRead.has(item)) && !item.deleted_at)
+    .map((item) => ({ ...item, seq, read_at: item.read_at ?? new Date().toISOString() })),
 };
 
 /** Bring items that were read meanwhile up to what the messages have told. */
@@ -261,7 +264,10 @@ export class Replica {
     if (operation.countedAt === this.#counts.seq) Object.assign(this.#counts, this.#tally(new Set([operation])));
     for (const [id, seq] of operation.seqs ?? []) {
       const item = this.#known.get(id);
-      if (item?.seq === seq) this.#known.set(id, after(operation, item));
+      if (item?.seq !== seq) continue;
+      const done = after(operation, item);
+      if (operation.field === 'read_at' && done !== item) ownRead.add(done);
+      this.#known.set(id, done);
     }
     return this.rollback(operation);
   }
