@@ -260,7 +260,7 @@ async def what_cannot_be_had_says_so(app: App, way: str) -> None:
     await app.is_opened_anew("offline", fails_with=500)
     await expect(inbox.locator("[part=banner]")).to_be_visible()
     await app.looks_right("a backend that is down")
-    # The backend is down until the press has had its effect: a retry of the client's own would take the button away.
+    # The backend is down until the press has its effect: the client's own retry would take the button away.
     asked = app.asked
     await press(inbox.locator("[part=banner]").get_by_role("button", name="Try now"), way)
     await until(lambda: app.asked > asked, "the client asks for a token")
