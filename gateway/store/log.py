@@ -5,13 +5,13 @@ and why its lock makes each `seq` gapless and in commit order.
 """
 
 from collections.abc import Container, Iterable, Sequence
-from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     Connection,
+    Insert,
     String,
     Text,
     bindparam,
@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from gateway.database.indexes import BY_CHANGE
 from gateway.database.models import items, notifications, users
+from gateway.database.prepared import Prepared
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content, Counts, Item
@@ -73,7 +74,6 @@ def append(
     """
     keys = _insert_notifications(connection, posts)
     entries: list[Entry] = []
-    statement = _insert_items(connection.dialect.name)
     rows_of_items: list[tuple[int, int, int]] = []
     for post in posts:
         key = keys[post.content.id]
@@ -87,15 +87,14 @@ def append(
                 item = Item(post.content, position.seq, position.seq)
                 entries.append(Entry(position.user_id, position.counts(), (item,), fresh=True))
         if len(rows_of_items) >= ITEMS_PER_INSERT:
-            connection.execute(statement, {"rows": dumps(rows_of_items)})
+            _INSERT_ITEMS.run(connection, {"rows": dumps(rows_of_items)})
             rows_of_items.clear()
     if rows_of_items:
-        connection.execute(statement, {"rows": dumps(rows_of_items)})
+        _INSERT_ITEMS.run(connection, {"rows": dumps(rows_of_items)})
     return entries
 
 
-@cache
-def _insert_notification_rows(dialect: str) -> Any:
+def _insert_notification_rows(dialect: str) -> Insert:
     new = rows(
         dialect,
         uuid=String(),
@@ -124,17 +123,22 @@ def _insert_notifications(connection: Connection, posts: Sequence[Post]) -> dict
         values.append(
             (uuid, service_id, title, body, category, priority, url, data, len(recipients), created_at)
         )
-    inserted = connection.execute(_insert_notification_rows(connection.dialect.name), {"rows": dumps(values)})
+    inserted = _INSERT_NOTIFICATIONS.run(connection, {"rows": dumps(values)})
     return {uuid: key for uuid, key in inserted}  # noqa: C416 - rows are not pairs to a type checker
 
 
-@cache
-def _insert_items(dialect: str) -> Any:
+_INSERT_NOTIFICATIONS = Prepared(_insert_notification_rows)
+
+
+def _insert_items(dialect: str) -> Insert:
     new = rows(dialect, user_id=BigInteger(), seq=BigInteger(), notification_id=BigInteger())
     columns = ["user_id", "created_seq", "seq", "notification_id"]
     return insert(items).from_select(
         columns, select(new.c.user_id, new.c.seq, new.c.seq.label("last"), new.c.notification_id)
     )
+
+
+_INSERT_ITEMS = Prepared(_insert_items)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -165,18 +169,20 @@ def to_item(row: Sequence[Any]) -> Item:
 
 def head(connection: Connection, user_id: int) -> tuple[str, Counts] | None:
     """Return the epoch and the counts of a user, or None if the user no longer exists."""
-    row = connection.execute(_SELECT_HEAD, {"user_id": user_id}).one_or_none()
-    return None if row is None else (row.epoch, Counts(*row[1:]))
+    found = _SELECT_HEAD.run(connection, {"user_id": user_id})
+    return (found[0][0], Counts(*found[0][1:])) if found else None
 
 
-_SELECT_HEAD = select(
-    users.c.epoch,
-    users.c.last_seq,
-    users.c.unread,
-    users.c.unseen,
-    users.c.seen_seq,
-    users.c.trimmed_seq,
-).where(users.c.id == bindparam("user_id"), users.c.sub.is_not(None))
+_SELECT_HEAD = Prepared(
+    lambda _: select(
+        users.c.epoch,
+        users.c.last_seq,
+        users.c.unread,
+        users.c.unseen,
+        users.c.seen_seq,
+        users.c.trimmed_seq,
+    ).where(users.c.id == bindparam("user_id"), users.c.sub.is_not(None))
+)
 
 
 def resumable(counts: Counts, since: int) -> bool:
@@ -235,9 +241,13 @@ _SELECT_CHANGES = (
     .order_by(items.c.seq, items.c.created_seq)
     .with_hint(items, BY_CHANGE, "sqlite")
 )
-_CHANGES_AFTER = _SELECT_CHANGES.where(items.c.seq > bindparam("cursor")).limit(bindparam("limit"))
-_REST_OF_CHANGE = _SELECT_CHANGES.where(
-    items.c.seq == bindparam("seq"), items.c.created_seq > bindparam("created_seq")
+_CHANGES_AFTER = Prepared(
+    lambda _: _SELECT_CHANGES.where(items.c.seq > bindparam("cursor")).limit(bindparam("limit"))
+)
+_REST_OF_CHANGE = Prepared(
+    lambda _: _SELECT_CHANGES.where(
+        items.c.seq == bindparam("seq"), items.c.created_seq > bindparam("created_seq")
+    )
 )
 
 
@@ -263,9 +273,9 @@ def _changes_after(
 
 def _step_after(connection: Connection, user_id: int, cursor: int, limit: int) -> list[Item]:
     parameters = {"user_id": user_id, "cursor": cursor, "limit": limit}
-    found = [to_item(row) for row in connection.execute(_CHANGES_AFTER, parameters)]
+    found = [to_item(row) for row in _CHANGES_AFTER.run(connection, parameters)]
     if len(found) == limit:
         last = found[-1]
         parameters = {"user_id": user_id, "seq": last.seq, "created_seq": last.created_seq}
-        found += [to_item(row) for row in connection.execute(_REST_OF_CHANGE, parameters)]
+        found += [to_item(row) for row in _REST_OF_CHANGE.run(connection, parameters)]
     return found

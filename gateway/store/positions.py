@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Select, String, bindparam, func, select, update
+from sqlalchemy import BigInteger, Connection, Select, String, Update, bindparam, func, select, update
 
 from gateway.auth.users import add_missing_users
 from gateway.database.models import users
+from gateway.database.prepared import Prepared
 from gateway.database.rows import one_column, rows
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts, Item
@@ -40,7 +40,6 @@ class Position:
             self.unseen += sign if item.created_seq > self.seen else 0
 
 
-@cache
 def _select_positions(dialect: str) -> Select[Any]:
     """Return the query that locks the wanted users, or none of them while one of the `subs` is missing.
 
@@ -72,16 +71,19 @@ def _select_positions(dialect: str) -> Select[Any]:
     return locked.where(users.c.id == each, complete)
 
 
+_SELECT_POSITIONS = Prepared(_select_positions)
+
+
 class Positions:
     """The positions of the users that a transaction touches, locked until it ends."""
 
     def __init__(self, connection: Connection, subs: Collection[str], ids: Collection[int]) -> None:
         parameters = {"subs": dumps(list(subs)), "ids": dumps(list(ids)), "number": len(subs)}
-        found = connection.execute(_select_positions(connection.dialect.name), parameters).all()
+        found = _SELECT_POSITIONS.run(connection, parameters)
         self._connection = connection
-        self._stored = {row.id: row[2:] for row in found}
-        self.by_id = {row.id: Position(*row[1:]) for row in found}
-        self.by_sub = {row.sub: self.by_id[row.id] for row in found}
+        self._stored = {row[1]: tuple(row[2:]) for row in found}
+        self.by_id = {row[1]: Position(*row[1:]) for row in found}
+        self.by_sub = {row[0]: self.by_id[row[1]] for row in found}
 
     def save(self) -> dict[int, Counts]:
         """Store every position that changed, and return the counts of those users."""
@@ -98,13 +100,11 @@ class Positions:
         ]
         moved = [row for row in moved if self._stored[row[0]] != row[1:]]
         if moved:
-            statement = _update_positions(self._connection.dialect.name)
-            self._connection.execute(statement, {"rows": dumps(moved)})
+            _UPDATE_POSITIONS.run(self._connection, {"rows": dumps(moved)})
         return {row[0]: self.by_id[row[0]].counts() for row in moved}
 
 
-@cache
-def _update_positions(dialect: str) -> Any:
+def _update_positions(dialect: str) -> Update:
     kind = BigInteger()
     new = rows(dialect, id=kind, seq=kind, unread=kind, unseen=kind, seen=kind, delivered=kind)
     return (
@@ -118,6 +118,9 @@ def _update_positions(dialect: str) -> Any:
             delivered_seq=new.c.delivered,
         )
     )
+
+
+_UPDATE_POSITIONS = Prepared(_update_positions)
 
 
 def unknown_subs(connection: Connection, subs: Collection[str]) -> set[str]:

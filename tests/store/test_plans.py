@@ -1,9 +1,10 @@
 """What a client waits for reads ranges of indexes: no statement walks through a whole inbox."""
 
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -28,24 +29,31 @@ class Plans:
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, str]] = []
+        self._statements: set[str] = set()
 
     @contextmanager
     def noted(self, database: SqliteDatabase) -> Any:
-        """Note them while the block runs."""
+        """Note them while the block runs. The driver tells of each statement, whoever has executed it."""
         engines = database.engines
         for engine in engines:
-            event.listen(engine, "before_cursor_execute", self._note)
+            event.listen(engine, "checkout", self._listen)
         try:
             yield
         finally:
             for engine in engines:
-                event.remove(engine, "before_cursor_execute", self._note)
+                event.remove(engine, "checkout", self._listen)
+        with closing(sqlite3.connect(str(database.engines[0].url.database))) as connection:
+            for statement in self._statements:
+                self.steps += [
+                    (str(row[3]), statement) for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+                ]
 
-    def _note(self, connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+    def _listen(self, connection: sqlite3.Connection, *_: Any) -> None:
+        connection.set_trace_callback(self._note)
+
+    def _note(self, statement: str) -> None:
         if statement.startswith(("SELECT", "UPDATE", "INSERT", "DELETE", "WITH")):
-            one = parameters[0] if isinstance(parameters, list) else parameters
-            plan = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", one)
-            self.steps += [(str(row[3]), statement) for row in plan]
+            self._statements.add(statement)
 
     def walks(self) -> list[str]:
         """Return the steps that read all of a large table, or all that one user has of it.
