@@ -231,7 +231,7 @@ def _closed(code: int | None, word: str | None) -> str:
     return f"closed with {code} {word}".rstrip()
 
 
-_RENEW = "get a new one, such as by `gateway token SUB` on the machine of the gateway"
+_RENEW = "get a new one, for example with `gateway token SUB` on the gateway's machine"
 _FINAL = tuple(
     _closed(code, "") for code in (Close.NORMAL, Close.UNAUTHORIZED, Close.FORBIDDEN, Close.TOO_MANY_SOCKETS)
 )
@@ -244,7 +244,11 @@ _FINAL_REASONS = {
         (Close.UNAUTHORIZED, "missing_token", "a user's token is needed: gateway tail SUB, or GATEWAY_TOKEN"),
         (Close.UNAUTHORIZED, "invalid_token", f"the token is not valid at this gateway: {_RENEW}"),
         (Close.UNAUTHORIZED, "token_expired", f"the token has expired: {_RENEW}"),
-        (Close.UNAUTHORIZED, "token_revoked", f"the token has been revoked, as by signing out: {_RENEW}"),
+        (
+            Close.UNAUTHORIZED,
+            "token_revoked",
+            f"the token has been revoked, for example by signing out: {_RENEW}",
+        ),
         (Close.FORBIDDEN, "insufficient_scope", f"a user's token is needed, not a service's: {_RENEW}"),
         (
             Close.TOO_MANY_SOCKETS,

@@ -195,10 +195,11 @@ def test_tail_of_a_user_who_is_not_there_makes_none(sqlite_url: str, run_command
 async def test_tail_tells_a_person_what_to_do(start_server: StartServer, subtests: pytest.Subtests) -> None:
     server = await start_server(max_sockets_per_user=1)
     ada = await server.user()
-    anew = "get a new one, such as by `gateway token SUB` on the machine of the gateway"
+    revoked = "the token has been revoked, for example by signing out"
+    anew = "get a new one, for example with `gateway token SUB` on the gateway's machine"
     await server.service.delete("/v1/users/ada/sessions")
     cases = {
-        str(ada.token): f"the token has been revoked, as by signing out: {anew} (closed with 4001 token_",
+        str(ada.token): f"{revoked}: {anew} (closed with 4001 token_revoked)",
         "nonsense": f"the token is not valid at this gateway: {anew} (closed with 4001 invalid_token)",
         str(server.service.token): f"a user's token is needed, not a service's: {anew} (closed with 4003 ",
         "": "a user's token is needed: gateway tail SUB, or GATEWAY_TOKEN (closed with 4001 missing_token)",

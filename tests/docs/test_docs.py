@@ -205,12 +205,12 @@ def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
     assert api.count(page) == 2
     assert f"so it may hold up to {CHUNK - 1} more" in api
     assert f"for each full {MAX_PAGE} of its `limit`" in api
-    assert f"long answers (over {SLICE_BYTES // 1024} KiB) to one user in memory" in api
-    assert f"until those are read or cut off | {LONG_ANSWERS} |" in api
-    assert f"answers of the inbox over {UNCOUNTED_BYTES // 1024} KiB that clients have not read yet" in api
+    assert f"long responses (over {SLICE_BYTES // 1024} KiB) to one user in memory" in api
+    assert f"until these are read or cut off | {LONG_ANSWERS} |" in api
+    assert f"inbox responses over {UNCOUNTED_BYTES // 1024} KiB that clients have not read yet" in api
     assert f"above {MAX_LONG_BYTES // 2**20} MiB pages are short (about {SLICE_BYTES // 1024} KiB)" in api
-    assert f"then 503 `overloaded` | {MAX_ANSWER_BYTES // 2**20} MiB; the share of one network" in api
-    assert f"at a time; {MAX_WAITING_PAGES} more wait, further pages are short | {MAX_PAGES_AT_ONCE} |" in api
+    assert f"then 503 `overloaded` | {MAX_ANSWER_BYTES // 2**20} MiB; one network gets" in api
+    assert f"at once; {MAX_WAITING_PAGES} more wait, further pages are short | {MAX_PAGES_AT_ONCE} |" in api
 
 
 def made() -> dict[str, bytes]:
