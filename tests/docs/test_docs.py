@@ -194,7 +194,7 @@ def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
     )
     assert f"A frame over {MAX_FRAME // 1024} KiB closes with 1009" in protocol
     assert (
-        f"not answered within {LINGER_SECONDS:g} s, and reads at most {MAX_UNCOUNTED_BYTES // 1024} KiB more"
+        f"not replied within {LINGER_SECONDS:g} s, and reads at most {MAX_UNCOUNTED_BYTES // 1024} KiB more"
         in protocol
     )
 

@@ -30,7 +30,7 @@ SILENCE = heartbeat.MAX_SILENCE * heartbeat.INTERVAL_SECONDS
 COMMANDS = Settings.model_fields["commands_per_second"].default
 
 QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
-    ("protocol.md", "its newest {} unread items", (NEWEST_UNREAD,)),
+    ("protocol.md", "newest {} unread items, in the order", (NEWEST_UNREAD,)),
     ("protocol.md", "instead of a `changed` with more than {} items", (LONG_CHANGE,)),
     ("protocol.md", "One change touches at most {} items", (changes.CHUNK,)),
     ("protocol.md", "A frame over {} KiB closes with 1009", (MAX_FRAME / KIB,)),
@@ -43,7 +43,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         (COMMANDS, COMMANDS * COMMAND_BURST_SECONDS),
     ),
     ("protocol.md", "may send {} times as many together", (throttle.USER_SOCKETS_FACTOR,)),
-    ("protocol.md", "has not answered within {} s", (websocket.LINGER_SECONDS,)),
+    ("protocol.md", "has not replied within {} s", (websocket.LINGER_SECONDS,)),
     ("protocol.md", "reads at most {} KiB more from it", (frames.MAX_UNCOUNTED_BYTES / KIB,)),
     ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY_MS)),
     ("architecture.md", "up to {} items and KiB of text together", (writer.MAX_BATCH,)),
@@ -91,7 +91,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("decisions/0018", "that misses {} heartbeats is killed", (heartbeat.MAX_SILENCE,)),
     (
         "errors.md",
-        "An answer names at most {} fields, each in at most {} characters with a message of at most {}",
+        "A response names at most {} fields, each in at most {} characters with a message of at most {}",
         (MAX_ERRORS, MAX_FIELD, MAX_MESSAGE),
     ),
     ("errors.md", "would store more than {} items", (writer.MAX_ITEMS,)),
