@@ -290,14 +290,12 @@ async def test_a_page_of_an_origin_that_is_not_allowed_is_told_so_in_its_console
         visited = Visit(page)
         await visited.becomes("client.state", "offline")
         await visited.becomes("client.problem.code", "origin_not_allowed")
-        await visited.becomes(
-            "client.problem.detail", "The gateway does not answer to pages of this address."
-        )
+        await visited.becomes("client.problem.detail", "The gateway does not allow pages of this address.")
         await page.evaluate("client.retry()")
         await visited.becomes("client.state", "offline")
         (text,) = said
         assert text == (
-            f"Notifications: {server.base} does not answer to pages of {site}: "
+            f"Notifications: {server.base} does not allow pages of {site}: "
             f"add {site} to its GATEWAY_ALLOWED_ORIGINS."
         )
         await page.close()

@@ -1,5 +1,5 @@
-// What is wrong with how the client is set up, said to its developer: in the console, each once. No text of it has
-// anything of a token, or of what the application said.
+// Setup problems of the client, for its developer: each once, in the console. No text contains a part of a token, or of
+// a text of the application.
 
 const said = new WeakMap();
 
@@ -14,29 +14,29 @@ export function advise(console, text) {
 
 /** @type {[RegExp, string, string][]} */
 const NO_TOKENS = [
-  [/^$/, 'an empty text', 'return the token, or null when nobody is signed in'],
-  [/^</, 'a page of HTML', 'check the address that it asks, and that the user is signed in there; look at answer.ok'],
-  [/^["{[]/, 'JSON as a text', 'return answer.json() where it is { token } or { access_token }; look at answer.ok'],
+  [/^$/, 'an empty string', 'return the token, or null if no user is signed in'],
+  [/^</, 'an HTML page', 'check the address that it fetches, response.ok, and that the user is signed in there'],
+  [/^["{[]/, 'JSON as a string', 'check response.ok, and return response.json() if that is { token } or { access_token }'],
 ];
 /** @type {[RegExp, string, string]} */
-const OTHER = [/./, 'a text that is no token', 'check the address that it asks; look at answer.ok'];
+const OTHER = [/./, 'a string that is not a token', 'check the address that it fetches, and response.ok'];
 
 /** @type {Record<string, string>} */
 const FAILURES = {
-  SyntaxError: 'what it read is no JSON, such as a page of HTML: check the address that it asks, and answer.ok',
-  TypeError: 'the address that it asks could not be reached, or its code has a mistake',
+  SyntaxError: 'the response is not JSON, but perhaps an HTML page: check the address that it fetches, and response.ok',
+  TypeError: 'the address that it fetches could not be reached, or its code has a mistake',
 };
 
 /** Say how getToken has failed, by the name of its error: the text of one may hold a token. @param {any} error */
 export function failedToken(error) {
   const name = /^\w{1,32}$/.exec(error?.name ?? '')?.[0] ?? 'it threw, or its promise was rejected';
-  return `getToken failed: ${FAILURES[name] ?? name}. It is asked again.`;
+  return `getToken failed: ${FAILURES[name] ?? name}. The client tries again.`;
 }
 
 /** Say what getToken has returned instead of a token. @param {unknown} given @param {unknown} token */
 export function noToken(given, token) {
   const [, what, todo] = typeof token === 'string' ? NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER
     : [0, `a value of type ${typeof given} without a token`,
-      'return a string, { token }, { access_token } or the Response of fetch, and look at what the path that it asks has answered'];
+      'return a string, { token }, { access_token } or the Response of fetch, and check the response of the address that it fetches'];
   return `getToken returned ${what}, not a token: ${todo}.`;
 }

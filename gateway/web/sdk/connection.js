@@ -21,8 +21,8 @@ const API_KEY = 1;
 // Of what is set up wrongly, in words for the user.
 /** @type {Record<string, string>} */
 export const WRONG = {
-  not_a_gateway: 'What answers there is not the gateway.',
-  origin_not_allowed: 'The gateway does not answer to pages of this address.',
+  not_a_gateway: 'There is no gateway at this address.',
+  origin_not_allowed: 'The gateway does not allow pages of this address.',
 };
 const LOST = 'The connection was lost. Nothing sent meanwhile is lost.';
 

@@ -98,10 +98,10 @@ export class Gateway {
       throw this.#noToken(failedToken(error));
     }
     if (isAnswer(given)) {
-      if (given.status !== 401) throw this.#noToken(`the path that getToken asks has answered ${given.status}: look at its answer.`);
+      if (given.status !== 401) throw this.#noToken(`the address that getToken fetches returned ${given.status}: look at the response.`);
       given = null;
     }
-    if (given === undefined) this.advise('getToken returned undefined, which is taken for null: nobody is signed in.');
+    if (given === undefined) this.advise('getToken returned undefined, which means null: no user is signed in.');
     if ((given ?? null) === null) throw new SignedOut('missing_token');
     const read = typeof given === 'object' ? given.token ?? given.access_token : given;
     const token = typeof read === 'string' ? read.trim() : '';
@@ -134,8 +134,8 @@ export class Gateway {
       throw error.code === 'missing_token' ? new SignedOut(reason) : error;
     });
     if (token !== refused) return;
-    this.advise(`${this.url.origin} refused the token that getToken returned, and it returned that one again: ${reason}.`
-      + ' Mint it with this gateway, for a user, and anew each time that it is asked for.');
+    this.advise(`${this.url.origin} refused the token that getToken returned, and getToken returned it again: ${reason}.`
+      + ' Mint a new token for the user with this gateway each time that getToken is called.');
     throw new SignedOut(reason);
   }
 
@@ -203,11 +203,11 @@ export class Gateway {
       }
     } else if (page && !await this.answers()) {
       if (page !== origin && await this.answers('sdk/package.json')) {
-        this.advise(`${origin} does not answer to pages of ${page}: add ${page} to its GATEWAY_ALLOWED_ORIGINS.`);
+        this.advise(`${origin} does not allow pages of ${page}: add ${page} to its GATEWAY_ALLOWED_ORIGINS.`);
         return 'origin_not_allowed';
       }
       this.advise(`${href} cannot be reached: start the gateway, or set url to its address. `
-        + 'A content security policy of the page needs it in connect-src.');
+        + 'If the page has a content security policy, add the address to connect-src.');
     }
     return why;
   }

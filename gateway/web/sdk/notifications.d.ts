@@ -44,22 +44,23 @@ export type Token = string | { readonly token: string } | { readonly access_toke
 
 export interface Options {
   /**
-   * Return an access token with the scope `inbox`: as a string, in an object as token endpoints answer, or as the Response
-   * of `fetch`, whose 401 means that nobody is signed in, as null does. It is asked at the start, when the token is about
-   * to end, and when it was refused; a rejected promise, or another status, means: try again later.
+   * Return an access token with the scope `inbox`: as a string, in an object as token endpoints return it, or as the
+   * `Response` of `fetch`. Null, or a response with 401, means that no user is signed in. The client calls it at the start,
+   * before the token expires, and after the token was refused. After a rejected promise, or another status, the client
+   * tries again later.
    */
   getToken: (why: 'start' | 'expiring' | 'rejected') => Token | Response | null | Promise<Token | Response | null>;
-  /** The gateway. Required with a bundler; the default is where this module was loaded from. */
+  /** The gateway. Required with a bundler; the default is the address that this module was loaded from. */
   url?: string | URL;
   /** How the token goes to the connection. Default: `subprotocol`. */
   carrier?: 'subprotocol' | 'ticket';
-  /** Default: `auto`, which takes the stream where a WebSocket cannot be opened. */
+  /** Default: `auto`, which uses the stream if a WebSocket cannot be opened. */
   transport?: 'auto' | 'websocket' | 'stream';
   /** One connection for all tabs of this user. Default: true. */
   share?: boolean;
   /** How many items a page has, 1 to 200. Default: 50. */
   pageSize?: number;
-  /** What is to be used instead of the browser's own; for tests. */
+  /** Replacements for the browser's own functions; for tests. */
   platform?: Partial<Platform>;
 }
 

@@ -482,10 +482,10 @@ for (const [name, wrap] of Object.entries({
 }
 
 for (const [given, said] of [
-  ['<!doctype html><title>secret</title>', /a page of HTML/], ['{"token": "secret"}', /JSON as a text.*answer\.json\(\)/],
-  ['"secret"', /JSON as a text/], ['Internal secret Error', /a text that is no token/], [' \n', /an empty text/],
-  [new Response('secret', { status: 502 }), /the path that getToken asks has answered 502: look at its answer/],
-  [{ jwt: 'secret' }, /type object without a token.* look at what the path that it asks has answered/],
+  ['<!doctype html><title>secret</title>', /an HTML page/], ['{"token": "secret"}', /JSON as a string.*response\.json\(\)/],
+  ['"secret"', /JSON as a string/], ['Internal secret Error', /a string that is not a token/], [' \n', /an empty string/],
+  [new Response('secret', { status: 502 }), /the address that getToken fetches returned 502: look at the response/],
+  [{ jwt: 'secret' }, /type object without a token.* check the response of the address that it fetches/],
   [true, /type boolean/],
 ]) {
   test(`${said} is said once of what is no token, and the user is not signed out`, async () => {
@@ -517,17 +517,17 @@ test('a response with 401 means that nobody is signed in', async () => {
   assert.deepEqual([tab.client.state, tab.client.problem.code], ['signedout', 'missing_token']);
 });
 
-test('a page of HTML as a response is said to be one', async () => {
+test('an HTML page as a response is named as one', async () => {
   const texts = [];
   const console = { warn: (text) => texts.push(text) };
   await new World().serve().tab({ getToken: () => new Response('<!doctype html>'), platform: { console } }).start();
-  assert.match(texts.join(), /a page of HTML/);
+  assert.match(texts.join(), /an HTML page/);
 });
 
 for (const [failed, said] of [
-  [new SyntaxError('secret'), /what it read is no JSON, such as a page of HTML: .*address that it asks, and answer\.ok/],
-  [new TypeError('secret'), /the address that it asks could not be reached/],
-  [new RangeError('secret'), /failed: RangeError\. It is asked again/], ['secret', /failed: it threw/], [null, /failed: it threw/],
+  [new SyntaxError('secret'), /the response is not JSON, but perhaps an HTML page: .*address that it fetches, and response\.ok/],
+  [new TypeError('secret'), /the address that it fetches could not be reached/],
+  [new RangeError('secret'), /failed: RangeError\. The client tries again/], ['secret', /failed: it threw/], [null, /failed: it threw/],
   [Object.assign(new Error('secret'), { name: 'eyJ.secret.x' }), /failed: it threw/],
 ]) {
   test(`of a getToken that fails with ${failed?.name ?? failed} the console has ${said}`, async () => {
@@ -599,7 +599,7 @@ for (const [what, answer] of Object.entries({
     await world.clock.pass(60_000);
     assert.equal(tab.client.state, 'offline');
     for (const { problem: told } of tab.of('state').filter(({ state }) => state === 'offline')) {
-      assert.deepEqual(told, { code: 'not_a_gateway', detail: 'What answers there is not the gateway.' });
+      assert.deepEqual(told, { code: 'not_a_gateway', detail: 'There is no gateway at this address.' });
     }
     assert.deepEqual(texts, ['Notifications: https://gateway.test/ is not a gateway: set url to the address of one.']);
   });
