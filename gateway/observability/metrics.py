@@ -51,46 +51,46 @@ class Metrics:
 
     def __init__(self, *, max_sockets: int) -> None:
         self.registry = CollectorRegistry()
-        build = self._gauge("build_info", "1, with the version that runs.", "max", "version")
+        build = self._gauge("build_info", "Always 1; the label is the gateway's version.", "max", "version")
         build.labels(__version__).set(1)
-        self._ready = self._gauge("ready", "1 while every process is ready to serve, else 0.", "livemin")
+        self._ready = self._gauge("ready", "1 if every process is ready to serve, else 0.", "livemin")
         self._sockets = self._gauge("sockets", "Open sockets and streams.", "livesum")
         self._streams = self._gauge("streams", "Open streams of server-sent events.", "livesum")
-        self._max_sockets = self._gauge("sockets_max", "How many sockets may be open.", "livesum")
+        self._max_sockets = self._gauge("sockets_max", "Maximum of open sockets and streams.", "livesum")
         self._max_sockets.set(max_sockets)
-        self._posts = self._counter("posts", "Notifications that were committed.")
-        self._items = self._counter("items", "Notifications that were committed, times their recipients.")
-        self._batch = self._histogram("commit_batch_items", "Items that one commit stored.", _ITEMS)
-        self._commit = self._histogram("commit_seconds", "How long a commit took.", _SECONDS)
+        self._posts = self._counter("posts", "Committed notifications.")
+        self._items = self._counter("items", "Committed items: notifications times their recipients.")
+        self._batch = self._histogram("commit_batch_items", "Items stored by a commit.", _ITEMS)
+        self._commit = self._histogram("commit_seconds", "Duration of a commit.", _SECONDS)
         self._delivery = self._histogram(
             "delivery_lag_seconds",
-            "From the commit to the write to a live socket. What a socket is written in one go counts once.",
+            "Time from a commit to the write to a live socket. Messages written together count once.",
             _SECONDS,
         )
-        self._loop = self._histogram("event_loop_lag_seconds", "How late the event loop runs a timer.", _LAG)
-        self._replays = self._counter("replays", "Sockets that resumed, and were sent what they had missed.")
-        self._resets = self._counter("resets", "Times that a client was told to read its inbox afresh.")
-        self._hints_sent = self._counter("hints_sent", "Hints given to the backplane.")
-        self._hints_received = self._counter("hints_received", "Hints that came from the backplane.")
+        self._loop = self._histogram("event_loop_lag_seconds", "Delay of the event loop's timers.", _LAG)
+        self._replays = self._counter("replays", "Sockets that resumed and received missed changes.")
+        self._resets = self._counter("resets", "Clients that were told to reload their inbox.")
+        self._hints_sent = self._counter("hints_sent", "Hints sent to the backplane.")
+        self._hints_received = self._counter("hints_received", "Hints received from the backplane.")
         self._hints_missed = self._counter(
-            "hints_missed", "Users of whom no hint came, found ahead of their sockets by the reconciliation."
+            "hints_missed", "Missed hints: users whose new entries were found by reconciliation."
         )
-        closes = self._counter("closes", "Sockets that ended: who closed them, and the code.", "by", "code")
+        closes = self._counter("closes", "Closed sockets, by closing side and close code.", "by", "code")
         self._closes = {
             by: {code: closes.labels(by, str(code)) for code in (*codes, "other")}
             for by, codes in (("gateway", tuple(map(int, Close))), ("client", CLIENT_CODES))
         }
         self._request_seconds = self._histogram(
             "request_seconds",
-            "From the head of a request to the head of its answer; of a handshake, too.",
+            "Time from the head of a request or handshake to the head of its response.",
             _SECONDS,
             "route",
             "method",
             "status",
         )
         self._answers: dict[tuple[str, str, int], Callable[[float], None]] = {}
-        self._logins = self._counter("logins", "Answers of the token endpoint.", "grant", "outcome")
-        self._refusals = self._counter("refusals", "Requests and sockets refused.", "status", "code")
+        self._logins = self._counter("logins", "Responses of the token endpoint.", "grant", "outcome")
+        self._refusals = self._counter("refusals", "Refused requests and sockets.", "status", "code")
         self._last = Now(ready=False, sockets=0, hints_sent=0, hints_received=0, hints_missed=0)
 
     def _gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
