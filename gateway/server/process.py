@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -103,8 +103,9 @@ class Server(uvicorn.Server):
 
     def _protocol(self, place: Place | None) -> asyncio.Protocol:
         """Return the protocol of a new connection. It gets a place itself if `place` is None."""
-        make = cast("type[GatewayHttp]", self.config.http_protocol_class)
-        protocol = make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        make: Any = self.config.http_protocol_class
+        state = self.lifespan.state
+        protocol: GatewayHttp = make(config=self.config, server_state=self.server_state, app_state=state)
         protocol.place = place
         return protocol
 

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
@@ -102,8 +102,9 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
 
     def handle_events(self) -> None:
         """Handle the received frames. After a close was sent, handle only the answering close."""
+        event: Any
         for event in self.conn.events_received():
-            frame = cast("Frame", event)
+            frame: Frame = event
             if not self.close_sent and self._is_counted(frame) and self._count_frame is not None:
                 self._count_frame()
             if frame.opcode is Opcode.CLOSE:
@@ -157,14 +158,14 @@ class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
         A text message that isn't UTF-8 ends the connection (RFC 6455, section 8.1).
         """
         data, self.frames = b"".join(self.frames), []
-        message: dict[str, Any] = {"type": "websocket.receive", "bytes": data}
+        message: Any = {"type": "websocket.receive", "bytes": data}
         if self.curr_msg_data_type == "text":
             try:
                 message = {"type": "websocket.receive", "text": data.decode()}
             except UnicodeDecodeError:
                 self.close_at_once(Close.INVALID_DATA, "invalid_utf8")
                 return
-        self.queue.put_nowait(cast("Any", message))
+        self.queue.put_nowait(message)
         self.pause_reading()
 
     async def receive(self) -> Any:

@@ -242,8 +242,8 @@ class GatewayHttp(PipeliningProtocol):
         upgrades = self.parser.should_upgrade()
         if upgrades:
             check_lists(self.headers)
-        if upgrades and not self._should_upgrade():
-            return
+            if not self._find_upgrade():
+                return
         if self.mount:
             self.url = unmounted(self.url, self.mount)
         if b"expect" in fields:

@@ -46,6 +46,7 @@ class PipeliningProtocol(HoldingProtocol):
     _over = False
     _queued = False
     _admitted = False
+    _is_handshake = False
 
     def _parse(self, piece: bytes) -> bool:
         """Parse bytes of one request, and return whether they end the head of a WebSocket handshake."""
@@ -273,6 +274,15 @@ class PipeliningProtocol(HoldingProtocol):
             self._await()
 
     # --- what the parser calls ------------------------------------------------------------------------------
+
+    def _find_upgrade(self) -> bool:
+        """Return whether the head asks for a WebSocket, and keep that for `_should_upgrade`."""
+        self._is_handshake = super()._should_upgrade()
+        return self._is_handshake
+
+    def _should_upgrade(self) -> bool:
+        """Return whether the head asks for a WebSocket. uvicorn would search it for each call."""
+        return self._is_handshake
 
     def _expect_chunks(self) -> None:
         """Prepare for a body in chunks."""

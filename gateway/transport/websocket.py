@@ -12,7 +12,7 @@
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 from starlette.types import Scope
 from uvicorn import Config
@@ -34,6 +34,9 @@ LINGER_SECONDS = 2.0
 """How long a client may take to answer a close frame, in seconds."""
 
 _EXTENSION = "gateway.websocket"
+
+_NOTHING: Any = None
+"""Replaces what an accepted socket no longer needs."""
 
 CLOSED = "gateway.closed"
 """Key, in the lifespan's state, of the callback for each ended connection: `closed(code, by_client=…)`."""
@@ -108,18 +111,17 @@ class GatewayWebSocket(FramesProtocol):
         super().handle_connect(event)
         scope = getattr(self, "scope", None)
         # The scope holds a copy of the request.
-        self.request = cast("Any", None)
+        self.request = _NOTHING
         if scope is None:
             self._release_head()
         else:
-            extensions = cast("dict[str, Any]", scope["extensions"])
-            extensions[_EXTENSION] = self
+            scope["extensions"][_EXTENSION] = self
 
     async def run_asgi(self) -> None:
         """Run the application, and then the connection that it handed the socket over to."""
         self.app = self._answer
         await super().run_asgi()
-        self.app = self._serve = cast("Any", None)
+        self.app = self._serve = _NOTHING
         # The scope and this object refer to each other.
         self._forget_handshake()
 
@@ -145,14 +147,15 @@ class GatewayWebSocket(FramesProtocol):
             self.logger.info(
                 '%s - "WebSocket %s" [accepted]', get_client_addr(self.scope), self.scope["path"]
             )
-        headers = self.response.headers
-        del headers["Date"]
+        # None of these values comes from the client unchecked.
+        add = self.response.headers.set_insecure
         for name, value in self.default_headers:
-            headers[name.decode("latin-1")] = value.decode("latin-1")
+            if name != b"date":  # `websockets` has added it.
+                add(name.decode("latin-1"), value.decode("latin-1"))
         if (bound := request_id()) is not None:
-            headers["X-Request-ID"] = bound
+            add("X-Request-ID", bound)
         if subprotocol is not None:
-            headers["Sec-WebSocket-Protocol"] = subprotocol
+            add("Sec-WebSocket-Protocol", subprotocol)
         self.conn.send_response(self.response)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.start_keepalive()
@@ -187,8 +190,9 @@ class GatewayWebSocket(FramesProtocol):
 
     def _forget_handshake(self) -> None:
         """Free the objects that only the handshake needed, including the token."""
-        cast("dict[str, Any]", self.scope).clear()
-        self.response = cast("Any", None)
+        scope: Any = self.scope
+        scope.clear()
+        self.response = _NOTHING
         self._release_head()
 
     def _release_head(self) -> None:
@@ -207,7 +211,7 @@ class GatewayWebSocket(FramesProtocol):
 
     async def receive_text(self) -> str | None:
         """Return the next text message, or None for a binary one. Raises `Disconnected`."""
-        message = cast("dict[str, Any]", await self.receive())
+        message: dict[str, Any] = await self.receive()
         if message["type"] == "websocket.disconnect":
             raise Disconnected
         return message.get("text")
@@ -255,4 +259,5 @@ class GatewayWebSocket(FramesProtocol):
 
 def socket_of(scope: Scope) -> GatewayWebSocket:
     """Return the socket of this scope. Raises KeyError if another server runs the application."""
-    return cast("GatewayWebSocket", scope["extensions"][_EXTENSION])
+    socket: GatewayWebSocket = scope["extensions"][_EXTENSION]
+    return socket

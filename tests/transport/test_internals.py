@@ -42,7 +42,7 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "PipeliningProtocol",
         HttpToolsProtocol,
         """
-        _unset_keepalive_if_required connection_lost cycle data_received flow loop
+        _should_upgrade _unset_keepalive_if_required connection_lost cycle data_received flow loop
         on_body on_message_complete on_response_complete parser resume_writing
         timeout_keep_alive timeout_keep_alive_handler timeout_keep_alive_task transport
         """,
