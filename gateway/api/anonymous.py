@@ -9,6 +9,7 @@ from gateway.api.callers import client_address
 from gateway.api.error_rendering import render_error
 from gateway.api.state import state_of
 from gateway.errors import RateLimited
+from gateway.protocol.fields import first_field
 
 HEALTH_CHECK_PATHS = frozenset({"/healthz", "/readyz"})
 """Paths without a limit: a load balancer may request them from the address that all clients share."""
@@ -44,6 +45,6 @@ class Anonymous:
 
 
 def _is_verified(scope: Scope) -> bool:
-    return scope["path"].startswith(API_PREFIX) and any(
-        name == b"authorization" for name, _ in scope["headers"]
+    return (
+        scope["path"].startswith(API_PREFIX) and first_field(scope["headers"], b"authorization") is not None
     )

@@ -19,6 +19,7 @@ from gateway.auth.principals import INBOX, Principal, Service, User, inbox_user
 from gateway.auth.services import KEY_PREFIX
 from gateway.database import turns
 from gateway.errors import BearerMissing, InsufficientScope, MissingToken, OriginNotAllowed, Unauthorized
+from gateway.protocol.fields import first_field
 from gateway.settings.networks import network_of
 from gateway.settings.origins import log_refused, own_origin, read_origin
 
@@ -28,12 +29,14 @@ MAX_ADDRESS_CHARACTERS = 64
 
 def client_address(connection: HTTPConnection) -> str:
     """Return the client's address: from a trusted proxy's header, or else the peer's address."""
-    return connection.client.host[:MAX_ADDRESS_CHARACTERS] if connection.client else ""
+    client: tuple[str, int] | None = connection.scope.get("client")
+    return client[0][:MAX_ADDRESS_CHARACTERS] if client else ""
 
 
 def bearer(connection: HTTPConnection) -> str | None:
     """Return the token of `Authorization: Bearer`, or None. The scheme ignores case (RFC 9110, 11.1)."""
-    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    given = first_field(connection.scope["headers"], b"authorization") or b""
+    scheme, _, token = given.decode("latin-1").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
@@ -194,9 +197,9 @@ def check_origin(connection: HTTPConnection, allowed: tuple[str, ...]) -> None:
     The match is exact: scheme, host and port. A gateway behind a proxy learns that clients use https only if
     it trusts the proxy's X-Forwarded-Proto. A request without an `Origin` header passes: no page sent it.
     """
-    origins, hosts = connection.headers.getlist("origin"), connection.headers.getlist("host")
-    if not origins:
+    if first_field(connection.scope["headers"], b"origin") is None:
         return
+    origins, hosts = connection.headers.getlist("origin"), connection.headers.getlist("host")
     origin = read_origin(origins[0]) if len(origins) == 1 else None
     own = own_origin(connection.scope["scheme"], hosts[0]) if len(hosts) == 1 else None
     if origin is None or (origin != own and origin not in allowed):

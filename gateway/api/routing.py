@@ -1,6 +1,7 @@
 """Middleware that prepares requests for routing: encoded slashes stay encoded, and HEAD becomes GET."""
 
 import re
+from collections.abc import Awaitable
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,11 +22,11 @@ class Routing:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, with the path and method for routing."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass the request on, with the path and method for routing. A plain function: see `Anonymous`."""
         raw_path: bytes = scope.get("raw_path") or b""
         if b"%2" in raw_path and _ENCODED_SLASH.search(raw_path):
             scope["path"] = unquote(_ENCODED_SLASH.sub(b"%252F", raw_path).decode("latin-1"))
         if scope.get("method") == "HEAD":
             scope[AS_GET] = scope = {**scope, "method": "GET"}
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
 from fastapi.routing import APIWebSocketRoute
-from starlette.routing import websocket_session
+from starlette.types import Receive, Scope, Send
 
 from gateway.api.handshake import Handshake, begin_handshake, connect, on_close_of, serve
 from gateway.api.state import state_of
@@ -51,10 +51,13 @@ class SocketRoute(APIWebSocketRoute):
     def __init__(self) -> None:
         super().__init__(PATH, open_socket)
 
-        async def handle(websocket: WebSocket) -> None:
-            await open_socket(websocket, await begin_handshake(websocket))
+        # `websocket_session` would handle errors once more than the middleware does.
+        self.app = _handle
 
-        self.app = websocket_session(handle)
+
+async def _handle(scope: Scope, receive: Receive, send: Send) -> None:
+    websocket = WebSocket(scope, receive, send)
+    await open_socket(websocket, await begin_handshake(websocket))
 
 
 router.routes.append(SocketRoute())

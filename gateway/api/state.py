@@ -1,7 +1,7 @@
 """The state of the application: the parts of the gateway that routes and dependencies use."""
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -44,7 +44,8 @@ class Gateway:
 
 def state_of(connection: HTTPConnection) -> Gateway:
     """Return the parts of the gateway that serves this connection."""
-    return cast("Gateway", connection.app.state.gateway)
+    gateway: Gateway = connection.scope["app"].state.gateway
+    return gateway
 
 
 async def _parts(connection: HTTPConnection) -> Gateway:
