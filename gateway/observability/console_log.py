@@ -9,10 +9,12 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
 
+from gateway.protocol.fields import first_field
 from gateway.protocol.terminal import cut, escape
 
 MAX_EVENT_LENGTH = 1000
@@ -48,7 +50,7 @@ def configure(level: str, *, access_log: bool, as_json: bool = False) -> None:
     `access_log` keeps uvicorn's lines for each socket, which uvicorn logs as ordinary events.
     """
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -107,6 +109,8 @@ def json_processors() -> list[structlog.typing.Processor]:
 REQUEST_ID = b"x-request-id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
+_bound_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
 
 def new_request_id() -> bytes:
     """Return an id for a request without one. It is not a secret."""
@@ -119,16 +123,22 @@ def bind_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     The header is used only if it can't be mistaken for another part of a log line: 1 to 128 letters, digits,
     dots, underscores and hyphens.
     """
-    given = next((value for name, value in headers if name == REQUEST_ID), b"")
-    request_id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
-    structlog.contextvars.bind_contextvars(request_id=request_id.decode())
+    given = first_field(headers, REQUEST_ID)
+    request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else new_request_id()
+    _bound_id.set(request_id.decode())
     return request_id
 
 
 def request_id() -> str | None:
     """Return the id of the request that is being served, or None."""
-    found: str | None = structlog.contextvars.get_contextvars().get("request_id")
-    return found
+    return _bound_id.get()
+
+
+def _add_request_id(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the id of the request that is being served, if an event has none."""
+    if (bound := _bound_id.get()) is not None:
+        event.setdefault("request_id", bound)
+    return event
 
 
 # --- bounds -------------------------------------------------------------------------------------------------
