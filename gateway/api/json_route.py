@@ -16,6 +16,7 @@ from gateway.api.validation import as_invalid
 from gateway.auth.limits.intake import SMALL_BODY
 from gateway.auth.principals import Service, User
 from gateway.errors import Invalid
+from gateway.protocol.fields import first_field
 
 
 class Body(BaseModel):
@@ -99,9 +100,8 @@ Each unknown member would be an error of its own, and a body has room for tens o
 
 async def check_json(request: Request) -> None:
     """Raise `Invalid` unless the body is JSON, has a JSON `Content-Type`, and has at most `MAX_MEMBERS`."""
-    kind, _, subtype = (
-        request.headers.get("content-type", "").partition(";")[0].strip().lower().partition("/")
-    )
+    given = first_field(request.scope["headers"], b"content-type") or b""
+    kind, _, subtype = given.decode("latin-1").partition(";")[0].strip().lower().partition("/")
     if kind != "application" or not f"+{subtype}".endswith("+json"):
         raise Invalid.field("body", "it must come with Content-Type: application/json")
     try:

@@ -1,11 +1,11 @@
 """The notifications API: post one or a batch, and read the delivery status of a posted notification."""
 
 import json
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, ClassVar, cast
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, Field, ValidationError
+from starlette.types import Receive, Scope, Send
 
 from gateway.api.batch import MAX_POSTS, read_batch
 from gateway.api.body import BoundedRequest
@@ -19,6 +19,7 @@ from gateway.api.validation import as_invalid
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, NotFound
 from gateway.protocol.encoding import dumps
+from gateway.protocol.fields import first_field
 from gateway.protocol.items import ID_PATTERN, is_id
 from gateway.protocol.links import safe_url
 from gateway.protocol.times import now_ms, timestamp
@@ -80,21 +81,26 @@ class PostRoute(JsonRoute):
     (docs/decisions/0007-the-hot-routes-are-solved-by-hand.md). The OpenAPI is still made from the signature.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The middleware handles errors, and the route has no dependencies whose ends would be awaited.
+        self.app = self._handle
 
-        async def handle(request: Request) -> Response:
-            service, state = await poster(request), state_of(request)
-            state.throttle.begin_post(service.id)
-            if request.scope["query_string"]:
-                check_names(request, ())
-            key = _read_key(request.headers.get("idempotency-key"))
-            bounded = self.bounded(request)
-            bounded.caller = service.id
-            notification = await _read_notification(bounded)
-            return await post_notification(notification, state, service, key)
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = BoundedRequest(scope, receive)
+        request.max_body = self.max_body
+        response = await _post(request)
+        await response(scope, receive, send)
 
-        return handle
+
+async def _post(request: BoundedRequest) -> Response:
+    service, state = await poster(request), state_of(request)
+    state.throttle.begin_post(service.id)
+    if request.scope["query_string"]:
+        check_names(request, ())
+    key = _read_key(first_field(request.scope["headers"], b"idempotency-key"))
+    request.caller = service.id
+    return await post_notification(await _read_notification(request), state, service, key)
 
 
 async def _read_notification(request: BoundedRequest) -> Notification:
@@ -111,10 +117,12 @@ async def _read_notification(request: BoundedRequest) -> Notification:
             request.release()
 
 
-def _read_key(key: str | None) -> str | None:
-    if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+def _read_key(key: bytes | None) -> str | None:
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
         raise Invalid.field("Idempotency-Key", f"it must have 1 to {MAX_KEY_CHARACTERS} characters")
-    return key
+    return key.decode("latin-1")
 
 
 router = APIRouter(route_class=JsonRoute, tags=["notifications"])
