@@ -19,7 +19,7 @@ from gateway.database.database import Database
 from gateway.delivery.commands import Commands, Source
 from gateway.delivery.hub import Hub
 from gateway.delivery.recent_entries import RecentEntries
-from gateway.delivery.resume_point import ResumePoint, read_later, resume
+from gateway.delivery.resume_point import ResumePoint, created_seqs, read_later, resume
 from gateway.errors import Disconnected, GatewayError
 from gateway.observability.metrics import Metrics
 from gateway.protocol import messages
@@ -39,6 +39,9 @@ EXPIRY_NOTICE_SECONDS = 60
 
 class Socket(Source, Protocol):
     """The transport of a connection."""
+
+    writable: asyncio.Event
+    """Set while the client keeps up, and once the transport has closed."""
 
     async def send_message(self, message: Message) -> None:
         """Send a message, waiting while the client doesn't read. Raises `Disconnected`."""
@@ -217,6 +220,7 @@ class ClientConnection:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
         epoch, counts, cursor, entries, later = resumption
+        del resumption  # It would hold the entries until all of them are sent.
         self.counts = self._last_read = counts
         self._seen = counts.seen
         self.head = max(self.head, counts.seq)
@@ -230,14 +234,29 @@ class ClientConnection:
                 self._writer.delivered(self.user.id, cursor)
             if cursor < counts.seq:
                 self._metrics.replayed()
-        for entry in entries:
+        later = [*await self._send_newest(entries), *later]
+        while later:
+            entries = ()
+            await self._keep_up()
+            entries = await self._database.read(read_later, self.user.id, counts, later[0])
+            later = [*await self._send_newest(entries), *later[1:]]
+
+    async def _send_newest(self, entries: Sequence[Entry]) -> list[Sequence[int]]:
+        """Send newest items until the client lags. Return the numbers of the rest, for `read_later`."""
+        for number, entry in enumerate(entries):
+            if number and not self.socket.writable.is_set():
+                return [created_seqs(entries[number:])]
             await self.send(entry.message)
-        for numbers in later:
-            for entry in await self._database.read(read_later, self.user.id, counts, numbers):
-                await self.send(entry.message)
+        return []
 
     async def _advance(self) -> None:
-        """Send the entries after the cursor: from the recent entries if cached, else from the log."""
+        """Send the entries after the cursor: from the recent entries if cached, else from the log.
+
+        They are sent until the client lags behind. The rest is then dropped, and read again once the client
+        has caught up, so that only the transport holds anything for a client that doesn't read.
+        """
+        if not self.socket.writable.is_set():
+            await self._keep_up()
         entries = self._recent.after(self.user.id, self._cursor)
         if entries is not None:
             await self._send_all(entries)
@@ -256,8 +275,7 @@ class ClientConnection:
             return
         if self._live and not page.more:
             restore_counts(page.entries)
-        await self._send_all(page.entries)
-        if not page.more:
+        if await self._send_all(page.entries) and not page.more:
             self._cursor = max(self._cursor, page.counts.seq)
 
     def _latest_counts(self) -> Counts:
@@ -265,26 +283,33 @@ class ClientConnection:
         committed = self._recent.counts(self.user.id) or self._last_read
         return max(self._last_read, committed, key=Counts.order)
 
-    async def _send_all(self, entries: Sequence[Entry]) -> None:
+    async def _send_all(self, entries: Sequence[Entry]) -> bool:
+        """Send entries until the client lags behind, at least one message. Return whether all were sent."""
+        began = self._cursor
         for entry in entries:
-            if self.closed:
-                return
-            if self._live:
-                await self._fill_to(entry)
+            if self._live and self._cursor + 1 < entry.counts.seq:
+                await self._fill_to(entry, began)
+            if self._lags(began):
+                return False
             await self.send(entry.message)
             self._cursor = entry.counts.seq
             self.counts = entry.counts
         if self._live and entries and (since := entries[0].committed_at):
             self._metrics.delivered(self._clock() - since)
+        return True
 
-    async def _fill_to(self, entry: Entry) -> None:
+    def _lags(self, began: int) -> bool:
+        """Whether to send no more: the client doesn't keep up, and has got something since `began`."""
+        return self.closed or (not self.socket.writable.is_set() and self._cursor > began)
+
+    async def _fill_to(self, entry: Entry, began: int) -> None:
         """Send an empty `changed` for each `seq` between the cursor and this entry.
 
         The items of such a `seq` have all changed again since, so the log has no entry for it. Only a slow
         client, which catches up from the log, meets these gaps. After `live` a client may rely on receiving
         every `seq`.
         """
-        while self._cursor + 1 < entry.counts.seq:
+        while self._cursor + 1 < entry.counts.seq and not self._lags(began):
             self._cursor += 1
             await self.send(messages.changed((), self._cursor, entry.counts))
 
@@ -296,6 +321,15 @@ class ClientConnection:
         self.head = max(self.head, counts.seq)
         self._metrics.reset()
         await self.send(messages.reset(epoch, counts))
+
+    async def _keep_up(self) -> None:
+        """Wait until the client has caught up with what was sent, within the deadline of a send."""
+        if self._sending_since is None:
+            self._sending_since = time.monotonic()
+        try:
+            await self.socket.writable.wait()
+        finally:
+            self._sending_since = None
 
     async def send(self, message: Message) -> None:
         """Send a message, waiting while the client doesn't read. Raises `Disconnected`."""

@@ -11,8 +11,8 @@ from itertools import islice
 from gateway.protocol.items import Counts
 from gateway.store.entries import Entry, fitting
 
-BURST_BYTES = 512 * 1024
-"""Maximum size of the entries returned at once. A connection holds them until its client has read them."""
+BURST_BYTES = 64 * 1024
+"""Maximum size of the entries returned at once: about as much as a transport buffers."""
 
 
 COMPACTION_SLACK = 1000

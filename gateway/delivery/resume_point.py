@@ -14,8 +14,11 @@ from gateway.store import inbox, log
 from gateway.store.entries import Entry, fitting
 from gateway.store.log import ITEM_COLUMNS, to_item
 
-BATCH_BYTES = 512 * 1024
-"""Maximum size of the entries sent at once. They are held in memory until the client has read them."""
+BATCH_BYTES = 256 * 1024
+"""Maximum size of the entries read at once.
+
+A batch has room for `NEWEST_UNREAD` short items, so that most handshakes read once.
+"""
 
 
 class ResumePoint(NamedTuple):
@@ -66,9 +69,14 @@ def _batches(entries: Sequence[Entry]) -> list[Sequence[int]]:
     batches: list[Sequence[int]] = []
     while entries:
         batch = fitting(entries, BATCH_BYTES)
-        batches.append([item.created_seq for entry in batch for item in entry.items])
+        batches.append(created_seqs(batch))
         entries = entries[len(batch) :]
     return batches
+
+
+def created_seqs(entries: Sequence[Entry]) -> Sequence[int]:
+    """Return the numbers of these items, for `read_later`."""
+    return [item.created_seq for entry in entries for item in entry.items]
 
 
 def read_later(

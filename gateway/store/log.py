@@ -34,7 +34,7 @@ REPLAY_LIMIT = 1000
 PAGE = 100
 """Maximum number of items in one page of the log, though a page never ends inside a bulk change."""
 
-PAGE_BYTES = 256 * 1024
+PAGE_BYTES = 64 * 1024
 """Approximate maximum size of the items of a page for a socket, whose client may read slowly."""
 
 ITEMS_PER_INSERT = 1000

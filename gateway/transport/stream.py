@@ -45,8 +45,8 @@ class GatewayStream(asyncio.Protocol):
         self._received = 0
         self._code: int | None = None
         self._ended = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self.writable = asyncio.Event()
+        self.writable.set()
         self._linger: asyncio.TimerHandle | None = None
         state.connections.add(self)
 
@@ -72,7 +72,8 @@ class GatewayStream(asyncio.Protocol):
 
     async def send_message(self, message: Message) -> None:
         """Write a message as an event, waiting while the client doesn't read. Raises `Disconnected`."""
-        await self._writable.wait()
+        if not self.writable.is_set():
+            await self.writable.wait()
         if self._ended.is_set() or self.transport.is_closing():
             raise Disconnected
         if message.epoch is not None:
@@ -99,7 +100,7 @@ class GatewayStream(asyncio.Protocol):
     def _end(self) -> None:
         self._ended.set()
         # Wake waiting senders, which then raise `Disconnected`.
-        self._writable.set()
+        self.writable.set()
 
     # --- what the event loop and uvicorn call ---------------------------------------------------------------
 
@@ -111,11 +112,11 @@ class GatewayStream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Block senders until the client reads."""
-        self._writable.clear()
+        self.writable.clear()
 
     def resume_writing(self) -> None:
         """Unblock senders: the client has read."""
-        self._writable.set()
+        self.writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - an override
         """End the stream, and release its place: the connection is gone."""

@@ -204,7 +204,8 @@ class GatewayWebSocket(FramesProtocol):
 
     async def send_message(self, message: Message) -> None:
         """Write a message as a frame, waiting while the client doesn't read. Raises `Disconnected`."""
-        await self.writable.wait()
+        if not self.writable.is_set():
+            await self.writable.wait()
         if self.disconnected or self.close_sent or self.transport.is_closing():
             raise Disconnected
         self.transport.write(message.frame)

@@ -1,6 +1,7 @@
 """The order of the steps of a connection, forced; and what a slow client costs."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from gateway.auth.limits.token_buckets import Buckets
 from gateway.delivery.resume_point import BATCH_BYTES, ResumePoint, resume
 from gateway.protocol.close_codes import Close
 from gateway.store.changes import CHUNK, ItemUpdate, Seen
+from gateway.store.entries import Entry
 from gateway.store.log import PAGE, REPLAY_LIMIT, read_after
 from gateway.store.transaction import Change
 from tests.support.engine import Engine, Gate
@@ -451,6 +453,63 @@ async def test_an_item_that_changes_before_its_turn_comes_with_its_change_only(e
     assert wire.types() == ["hello", *["notification"] * 58, "changed", "changed", "live"]
     assert wire.seqs() == [*range(1, 59), 61, 62]
     assert wire.sent[-2]["items"][0]["archived_at"] is not None
+
+
+@pytest.mark.parametrize("start", [ResumePoint(), ResumePoint(since=0)])
+async def test_only_the_transport_holds_what_a_client_that_lags_has_not_read(
+    engine: Engine, start: ResumePoint
+) -> None:
+    user = await engine.user()
+    title = f"{LARGE} unread"
+    await engine.store(*(engine.post("ada", title=title) for _ in range(40)))
+
+    def held() -> list[Entry]:
+        gc.collect()
+        entries = [one for one in gc.get_objects() if isinstance(one, Entry)]
+        return [one for one in entries if one.items and one.items[0].content.title == title]
+
+    async with engine.connected(user, start) as (wire, connection):
+        wire.lags_after = 3
+        await until(lambda: connection._sending_since is not None, "it waits for the client")
+        assert (wire.seqs(), held()) == ([1, 2], [])
+        while "live" not in wire.types():
+            wire.writable.set()
+            await asyncio.sleep(0)
+    assert wire.seqs() == list(range(1, 41))
+
+
+async def test_a_client_that_lags_behind_live_changes_gets_each_number_once(engine: Engine) -> None:
+    user = await engine.user()
+    posts = [engine.post("ada") for _ in range(10)]
+    await engine.store(*posts)
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await wire.has("live")
+        wire.lags_after = 1
+        await engine.store()
+        await until(lambda: not wire.writable.is_set(), "it lags")
+        for post in posts:
+            for read in (True, False):
+                await engine.writer.change(ItemUpdate(user.id, (post.content.id,), read=read))
+        # Read from the log: of each item, the second change only.
+        engine.recent.forget(user.id)
+        engine.recent.follow(user.id)
+        await until(lambda: connection.head == 31, "all is committed")
+        while 31 not in wire.seqs():
+            wire.writable.set()
+            await asyncio.sleep(0)
+    assert wire.seqs() == list(range(11, 32))
+    assert [len(message["items"]) for message in wire.sent[3:]] == [0, 1] * 10
+
+
+async def test_a_client_that_lags_for_too_long_is_closed_although_nothing_is_held(engine: Engine) -> None:
+    engine.settings = engine.settings.model_copy(update={"send_timeout": 0.0})
+    user = await engine.user()
+    await engine.store(engine.post(), engine.post())
+    async with engine.connected(user, ResumePoint(since=0)) as (wire, connection):
+        wire.lags_after = 1
+        await until(lambda: connection._sending_since is not None, "it waits for the client")
+        connection.tick()
+        assert wire.closed == (Close.TOO_SLOW, "too_slow")
 
 
 async def test_a_replay_of_large_items_is_read_in_parts_and_whole(engine: Engine) -> None:

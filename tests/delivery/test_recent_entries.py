@@ -7,9 +7,12 @@ from uuid import uuid4
 import pytest
 
 from gateway.delivery.recent_entries import BURST_BYTES, RecentEntries
+from gateway.delivery.resume_point import BATCH_BYTES
 from gateway.protocol import items
 from gateway.protocol.items import Content, Counts, Item
+from gateway.store import log
 from gateway.store.entries import Entry
+from gateway.store.inbox import NEWEST_UNREAD
 
 CONTENT = Content("00000000-0000-7000-8000-000000000001", "Hello", None, "default", "normal", None, None, 0)
 
@@ -45,6 +48,16 @@ def test_what_is_large_is_returned_in_parts_and_without_a_gap() -> None:
         assert [entry.counts.seq for entry in entries] == list(range(cursor + 1, cursor + 1 + len(entries)))
         cursor, state = cursor + len(entries), state + 1
     assert (cursor, state > 1) == (1000, True)
+
+
+def test_little_is_read_at_once_for_a_socket() -> None:
+    assert max(BURST_BYTES, log.PAGE_BYTES) <= 64 * 1024
+    assert BATCH_BYTES <= 256 * 1024
+
+
+def test_short_newest_items_are_one_batch() -> None:
+    short = Item(CONTENT._replace(title="Your order", body="It has left our warehouse today."), 1, 1)
+    assert NEWEST_UNREAD * Entry(7, Counts(1, 0, 0, 0), (short,)).size <= BATCH_BYTES
 
 
 def test_one_entry_is_returned_however_large_it_is() -> None:

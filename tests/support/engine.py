@@ -102,14 +102,24 @@ class HeldDatabase:
         return await self._database.write(work, *args, **kwargs)
 
 
+def _set(event: asyncio.Event) -> asyncio.Event:
+    event.set()
+    return event
+
+
 @dataclass
 class Wire:
-    """A client's end: what it was sent, and what it says. While `blocked`, it does not read."""
+    """A client's end: what it was sent, and what it says. While `blocked`, it does not read.
+
+    It lags, as one whose transport is full, after so many messages each.
+    """
 
     messages: list[Message] = field(default_factory=list)
     sent: list[dict[str, Any]] = field(default_factory=list)
     closed: tuple[int, str] | None = None
     blocked: Gate | None = None
+    lags_after: int | None = None
+    writable: asyncio.Event = field(default_factory=lambda: _set(asyncio.Event()))
     _said: deque[str | None] = field(default_factory=deque)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -117,10 +127,13 @@ class Wire:
         """Take a message."""
         if self.blocked:
             await self.blocked.hold()
+        await self.writable.wait()
         if self.closed:
             raise Disconnected
         self.messages.append(message)
         self.sent.append(json.loads(message.payload))
+        if self.lags_after is not None and len(self.sent) % self.lags_after == 0:
+            self.writable.clear()
 
     async def receive_text(self) -> str | None:
         """Return what the client says next."""
@@ -135,6 +148,7 @@ class Wire:
         """Be closed."""
         self.closed = self.closed or (code, reason)
         self._news.set()
+        self.writable.set()
         if self.blocked:
             self.blocked.let_go()
 
