@@ -12,6 +12,7 @@ from gateway.api.error_rendering import render_errors
 from gateway.api.middleware import add_middleware
 from gateway.api.routes import api_routes
 from gateway.api.state import Gateway
+from gateway.auth.limits.network_bytes import NetworkBytes
 from gateway.auth.limits.throttle import Throttle
 from gateway.auth.passwords import Passwords
 from gateway.auth.revocation import Revocation
@@ -36,6 +37,7 @@ from gateway.store.writer import Writer
 from gateway.transport.connections import CONNECTIONS, Connections
 from gateway.transport.open_files import connections_within, soft_limit
 from gateway.transport.turnstile import TURNSTILE, Turnstile
+from gateway.transport.unsent import UNSENT
 from gateway.transport.websocket import CLOSED
 from gateway.web.routes import web_routes
 
@@ -137,7 +139,12 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
             )
             async with background:
                 async with writer.running():
-                    yield {CLOSED: metrics.closed, CONNECTIONS: connections, TURNSTILE: Turnstile()}
+                    yield {
+                        CLOSED: metrics.closed,
+                        CONNECTIONS: connections,
+                        TURNSTILE: Turnstile(),
+                        UNSENT: NetworkBytes(),
+                    }
                 await backplane.drain()
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, WebSocket
 from fastapi.routing import APIWebSocketRoute
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.callers import client_address
 from gateway.api.handshake import Handshake, begin_handshake, connect, on_close_of, serve
 from gateway.api.state import state_of
 from gateway.errors import UpgradeRequired
@@ -38,6 +39,7 @@ async def open_socket(
         partial(serve, connection, socket),
         on_close_of(websocket, PATH, handshake.user),
         connection.count_frame,
+        client_address(websocket),
     )
 
 

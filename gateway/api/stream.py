@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.callers import UserScheme
+from gateway.api.callers import UserScheme, client_address
 from gateway.api.handshake import (
     MAX_EPOCH_CHARACTERS,
     Handshake,
@@ -65,6 +65,7 @@ class _EventStream(Response):
             stream.hand_over(
                 partial(_serve, connection, stream, state.metrics),
                 on_close_of(self._request, STREAM_PATH, self._handshake.user),
+                address=client_address(self._request),
                 patience=state.settings.ping_interval + state.settings.ping_timeout,
             )
 

@@ -18,13 +18,14 @@ from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import MAX_FRAME, Message
 from gateway.transport.connections import CONNECTIONS, Place
+from gateway.transport.unsent import UnsentProtocol
 from gateway.transport.websocket import CLOSED, LINGER_SECONDS
 
 RETRY_MS = (1000, 5000)
 """How long a browser waits before it reconnects: for each, a random time between these, in ms."""
 
 
-class GatewayStream(asyncio.Protocol):
+class GatewayStream(UnsentProtocol):
     """The protocol that `GatewayHttp` hands a connection over to, after the head of the response.
 
     `state` is uvicorn's, through which its server closes the connection. `app_state` is the state that the
@@ -36,6 +37,7 @@ class GatewayStream(asyncio.Protocol):
         self, transport: asyncio.Transport, state: Any, app_state: dict[str, Any], place: Place | None
     ) -> None:
         self.transport = transport
+        self.app_state = app_state
         self._connections = app_state[CONNECTIONS]
         self._place = place
         self._state = state
@@ -51,14 +53,20 @@ class GatewayStream(asyncio.Protocol):
         state.connections.add(self)
 
     def hand_over(
-        self, serve: Callable[[], Awaitable[None]], on_close: Callable[[int, str], None], *, patience: float
+        self,
+        serve: Callable[[], Awaitable[None]],
+        on_close: Callable[[int, str], None],
+        *,
+        address: str,
+        patience: float,
     ) -> None:
         """Begin the stream, and run `serve`, which must close it before it returns.
 
         `on_close` is called with the code and the reason when the gateway closes the stream. The kernel ends
         the connection if the client hasn't taken any of the sent bytes for `patience` seconds. A stream has
-        no ping, because a client couldn't answer it.
+        no ping, because a client couldn't answer it. `address` is that of the client.
         """
+        self.address = address
         self._on_close = on_close
         plain = self.transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -112,14 +120,17 @@ class GatewayStream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Block senders until the client reads."""
+        super().pause_writing()
         self.writable.clear()
 
     def resume_writing(self) -> None:
         """Unblock senders: the client has read."""
+        super().resume_writing()
         self.writable.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - an override
+    def connection_lost(self, exc: Exception | None) -> None:
         """End the stream, and release its place: the connection is gone."""
+        super().connection_lost(exc)
         self._state.connections.discard(self)
         if self._place is not None:
             self._connections.leave(self._place)

@@ -29,6 +29,7 @@ from gateway.transport.connections import CONNECTIONS, Place
 from gateway.transport.frames import FramesProtocol
 from gateway.transport.quiet_protocol import QuietProtocol
 from gateway.transport.turnstile import TURNSTILE
+from gateway.transport.unsent import UnsentProtocol
 
 LINGER_SECONDS = 2.0
 """How long a client may take to answer a close frame, in seconds."""
@@ -42,7 +43,7 @@ CLOSED = "gateway.closed"
 """Key, in the lifespan's state, of the callback for each ended connection: `closed(code, by_client=…)`."""
 
 
-class GatewayWebSocket(FramesProtocol):
+class GatewayWebSocket(UnsentProtocol, FramesProtocol):
     """The protocol that `GatewayHttp` hands a connection over to, by passing the request to `handle_connect`.
 
     `place` is the connection's place in `Connections`; this protocol releases it when the connection ends.
@@ -178,13 +179,16 @@ class GatewayWebSocket(FramesProtocol):
         serve: Callable[[], Awaitable[None]],
         on_close: Callable[[int, str], None],
         count_frame: Callable[[], None],
+        address: str,
     ) -> None:
         """Run `serve` when the application has returned. The socket ends when `serve` returns.
 
         `on_close` is called with the code and the reason when the gateway closes the socket. `count_frame` is
         called for each frame that isn't a whole message, and closes the socket if there are too many.
+        `address` is that of the client.
         """
         self._serve = serve
+        self.address = address
         self._on_close = on_close
         self._count_frame = count_frame
 

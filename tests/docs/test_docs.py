@@ -38,6 +38,7 @@ from gateway.store.changes import CHUNK
 from gateway.store.inbox import PAGE_BYTES
 from gateway.transport.frames import MAX_UNCOUNTED_BYTES
 from gateway.transport.slices import SLICE_BYTES
+from gateway.transport.unsent import MAX_LINGERING_BYTES, MAX_UNSENT_BYTES
 from gateway.transport.websocket import LINGER_SECONDS
 from gateway.web import errors as errors_page
 from tests.support.databases import settings_for
@@ -211,6 +212,14 @@ def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
     assert f"above {MAX_LONG_BYTES // 2**20} MiB pages are short (about {SLICE_BYTES // 1024} KiB)" in api
     assert f"then 503 `overloaded` | {MAX_ANSWER_BYTES // 2**20} MiB; one network gets" in api
     assert f"at once; {MAX_WAITING_PAGES} more wait, further pages are short | {MAX_PAGES_AT_ONCE} |" in api
+
+
+def test_the_bounds_for_clients_that_lag_are_documented_as_they_are() -> None:
+    limits = " ".join(text_of("docs/configuration.md").split())
+    assert f"the transports that are full may hold {MAX_UNSENT_BYTES // 2**20} MiB" in limits
+    assert f"Above {MAX_LINGERING_BYTES // 2**20} MiB its connection ends without the close frame" in limits
+    api = text_of("docs/api.md")
+    assert f"before 4008 | {MAX_UNSENT_BYTES // 2**20} MiB; the share of one network" in api
 
 
 def made() -> dict[str, bytes]:

@@ -261,6 +261,22 @@ class RawSocket:
                 self._protocol.receive_data(data)
         return self._protocol.close_rcvd.code, self._protocol.close_rcvd.reason
 
+    async def read_until(self, text: bytes) -> None:
+        """Read until this text has come, which fails where the connection ends before."""
+        read = b""
+        async with asyncio.timeout(PATIENCE):
+            while text not in read:
+                data = await self._reader.read(65536)
+                assert data, "the connection ended"
+                read = read[-len(text) :] + data
+
+    async def read_to_the_end(self) -> None:
+        """Read until the connection ends, which fails where a close frame has come before."""
+        async with asyncio.timeout(PATIENCE):
+            while data := await self._reader.read(65536):
+                self._protocol.receive_data(data)
+        assert self._protocol.close_rcvd is None
+
 
 @asynccontextmanager
 async def raw_socket(user: User, *, buffer: int = 4096, **query: Any) -> AsyncIterator[RawSocket]:

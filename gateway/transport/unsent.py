@@ -1,0 +1,72 @@
+"""Unsent bytes: what transports hold for clients that lag, over all sockets and streams of the process.
+
+A transport takes messages until it holds 64 KiB, and then pauses its connection. Each of these transports may
+be small, but one service may mint tokens for any number of users with many sockets each. So the bytes of all
+paused transports have a limit, and so have those of each network. A client that keeps up costs nothing here.
+"""
+
+import asyncio
+from typing import Any
+
+from gateway.auth.limits.network_bytes import NetworkBytes
+from gateway.protocol.close_codes import Close
+
+UNSENT = "gateway.unsent"
+"""Key of the `NetworkBytes` of all paused transports, in the lifespan's state."""
+
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
+"""Maximum bytes of all paused transports; one network may hold as many as are left for the rest.
+
+A client that lags without room for its bytes is too slow at once.
+"""
+
+MAX_LINGERING_BYTES = 48 * 1024 * 1024
+"""Maximum bytes of all paused transports at which a client that is closed may still read its close."""
+
+
+class UnsentProtocol(asyncio.Protocol):
+    """The part of a socket or a stream that counts its unsent bytes while its client lags."""
+
+    app_state: dict[str, Any]
+    transport: asyncio.Transport
+
+    address = ""
+    """The address of the client, from which its networks follow."""
+
+    _unsent: tuple[str, int] | None = None
+
+    def close_at_once(self, code: int, reason: str) -> None:
+        """Close without waiting for a client that doesn't read."""
+        raise NotImplementedError
+
+    def pause_writing(self) -> None:
+        """Count the unsent bytes, and close a client without room for them."""
+        super().pause_writing()
+        self._unsent = self.address, self.transport.get_write_buffer_size()
+        if self.app_state[UNSENT].add(*self._unsent) > MAX_UNSENT_BYTES:
+            # Later, because this is the middle of a write.
+            asyncio.get_running_loop().call_soon(self._close_lagging)
+
+    def resume_writing(self) -> None:
+        """Release the bytes: the client has read."""
+        self._release_unsent()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release the bytes: the connection is gone."""
+        self._release_unsent()
+        super().connection_lost(exc)
+
+    def _release_unsent(self) -> None:
+        if self._unsent is not None:
+            address, size = self._unsent
+            self._unsent = None
+            self.app_state[UNSENT].add(address, -size)
+
+    def _close_lagging(self) -> None:
+        if self._unsent is None:
+            return
+        self.close_at_once(Close.TOO_SLOW, "too_slow")
+        unsent: NetworkBytes = self.app_state[UNSENT]
+        if unsent.total > MAX_LINGERING_BYTES:
+            self.transport.abort()
