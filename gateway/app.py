@@ -87,8 +87,9 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
     async with ending_the_process(), open_database(settings) as database, Throttle(settings) as throttle:
         writer = Writer(
             database,
-            Announcer(recent, hub, backplane, metrics).announce,
+            Announcer(recent, hub, backplane, metrics, throttle.changes).announce,
             followed=recent,
+            changes=throttle.changes,
             create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
         )
         revocation = Revocation(

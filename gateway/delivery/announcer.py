@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from gateway.auth.limits.token_buckets import Buckets
 from gateway.delivery.hub import Hub
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.observability.metrics import Metrics
@@ -18,13 +19,19 @@ class Publisher(Protocol):
 
 
 class Announcer:
-    """Caches the entries of a commit, wakes its users' connections here, and notifies the other processes."""
+    """Caches the entries of a commit, wakes its users' connections here, and notifies the other processes.
 
-    def __init__(self, recent: RecentEntries, hub: Hub, publisher: Publisher, metrics: Metrics) -> None:
+    It charges the users of changes for what is sent on to their sockets.
+    """
+
+    def __init__(
+        self, recent: RecentEntries, hub: Hub, publisher: Publisher, metrics: Metrics, changes: Buckets
+    ) -> None:
         self._recent = recent
         self._hub = hub
         self._publisher = publisher
         self._metrics = metrics
+        self._changes = changes
 
     def announce(self, committed: Committed) -> None:
         """Announce a commit. Call it on the event loop after each commit, in commit order."""
@@ -37,3 +44,7 @@ class Announcer:
         self._recent.record(committed.entries, committed.counts)
         self._hub.wake(seqs)
         self._publisher.publish(seqs)
+        for user_id, size in committed.sent_on.items():
+            # At least once: the sockets may be in another process.
+            if kib := size * max(self._hub.sockets_of(user_id), 1) // 1024:
+                self._changes.charge(user_id, kib)

@@ -6,7 +6,14 @@ from typing import Protocol
 from gateway.auth.limits.token_buckets import Bucket, Buckets
 from gateway.auth.principals import User, inbox_user
 from gateway.auth.tokens import Tokens
-from gateway.errors import Disconnected, GatewayError, InsufficientScope, InvalidToken, Unauthorized
+from gateway.errors import (
+    Disconnected,
+    GatewayError,
+    InsufficientScope,
+    InvalidToken,
+    RateLimited,
+    Unauthorized,
+)
 from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
 from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command
@@ -95,6 +102,8 @@ class Commands:
             command = decode_command(text)
             ref = command.ref
             await self._carry_out(client, command)
+        except RateLimited:
+            client.close(Close.TOO_MANY_COMMANDS, "too_many_commands")
         except BadCommand as error:
             await client.send(messages.error(error.code, error.detail, error.ref))
         except GatewayError as error:

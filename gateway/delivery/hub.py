@@ -79,6 +79,10 @@ class Hub:
         """Whether this user has a socket here."""
         return user_id in self._users
 
+    def sockets_of(self, user_id: int) -> int:
+        """Return the number of this user's attached sockets."""
+        return len(self._users.get(user_id, ()))
+
     @contextmanager
     def attach(self, user_id: int, subscriber: Subscriber) -> Iterator[None]:
         """Attach a subscriber while the block runs: every commit for this user wakes it.

@@ -121,6 +121,14 @@ def _size_of_text(text: str) -> int:
     return len(text) if text.isascii() and text.isprintable() else len(dumps(text).encode())
 
 
+def sent_bytes(entry: Entry) -> int:
+    """Return about how many bytes of items the message of a change carries."""
+    if entry.up_to is not None:
+        return 0
+    # A deleted item is sent without its texts.
+    return sum(size_of(item) for item in entry.items if item.deleted_at is None)
+
+
 def fitting(entries: Iterable[Entry], size: int) -> list[Entry]:
     """Return the longest prefix of the entries that takes at most `size` bytes in memory, at least one."""
     found: list[Entry] = []

@@ -3,7 +3,8 @@
 Functions take a connection and never commit. `writer` commits once for the whole batch.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -13,7 +14,7 @@ from gateway.errors import GatewayError, IdempotencyKeyReused, NotFound
 from gateway.protocol.items import Counts
 from gateway.store import changes, idempotency, log
 from gateway.store.changes import Changed, Delivered, ItemUpdate, ReadUpTo, Seen
-from gateway.store.entries import Entry
+from gateway.store.entries import Entry, sent_bytes
 from gateway.store.idempotency import Answered, Reservation
 from gateway.store.log import Post
 from gateway.store.positions import Position, lock, unknown_subs
@@ -44,7 +45,7 @@ class Committed(NamedTuple):
     """The result of a transaction: the outcome of each piece of work, the new entries, the changed counts.
 
     `posts` is the number of posts stored, `items` that of their recipients in all, and `seconds` the
-    duration.
+    duration. `sent_on` has the bytes of the items that each user has changed, as one socket gets them.
     """
 
     outcomes: list[Outcome]
@@ -53,6 +54,7 @@ class Committed(NamedTuple):
     posts: int = 0
     items: int = 0
     seconds: float = 0
+    sent_on: Mapping[int, int] = MappingProxyType({})
 
 
 @background
@@ -74,6 +76,7 @@ def commit(
     subs = {sub for post in posts for sub in post.recipients}
     positions = lock(connection, subs, {change.user_id for change in changes.values()}, now)
     entries = log.append(connection, posts, positions, followed) if posts else []
+    posted = len(entries)
     for number, change in changes.items():
         outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
     return Committed(
@@ -82,7 +85,15 @@ def commit(
         positions.save(),
         posts=len(posts),
         items=sum(len(post.recipients) for post in posts),
+        sent_on=_sent_on(entries[posted:]),
     )
+
+
+def _sent_on(entries: Sequence[Entry]) -> dict[int, int]:
+    sizes: dict[int, int] = {}
+    for entry in entries:
+        sizes[entry.user_id] = sizes.get(entry.user_id, 0) + sent_bytes(entry)
+    return sizes
 
 
 def _admit(

@@ -14,6 +14,7 @@ from typing import cast
 import structlog
 
 from gateway.auth.limits.fair_queue import FairQueue
+from gateway.auth.limits.token_buckets import Buckets
 from gateway.database.database import Database
 from gateway.errors import (
     GatewayError,
@@ -47,7 +48,10 @@ DELIVERED_DELAY_SECONDS = 1.0
 
 
 class Writer:
-    """The only writer to the logs. It calls `announce` on the event loop after each commit."""
+    """The only writer to the logs. It calls `announce` on the event loop after each commit.
+
+    A change of a user whose `changes` are used up is refused, unless it deletes. `announce` charges them.
+    """
 
     def __init__(
         self,
@@ -56,12 +60,14 @@ class Writer:
         *,
         followed: Container[int] = (),
         create_users: bool = True,
+        changes: Buckets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._announce = announce
         self.followed = followed
         self._create_users = create_users
+        self._changes = changes
         self.clock = clock
         self._waiting: FairQueue[tuple[Work, asyncio.Future[Outcome]]] = FairQueue(MAX_WAITING)
         self.shares = Shares(CHUNK)
@@ -96,17 +102,20 @@ class Writer:
         when the caller is cancelled, the finished steps stay and the rest is not begun. The result then has
         `more`.
 
-        Raises `NotFound` if the user no longer exists, and `Unavailable` and `Overloaded` as `post` does.
+        Raises `RateLimited` before the first step, `NotFound` if the user no longer exists, and `Unavailable`
+        and `Overloaded` as `post` does.
         """
         if not isinstance(change, ItemUpdate | ReadUpTo):
             return cast("Changed", await self._submit(change))
         if isinstance(change, ItemUpdate):
             change = change._replace(ids=tuple(dict.fromkeys(change.ids)))
+        budget = None if isinstance(change, ItemUpdate) and change.deleted else self._changes
         items: list[Item] = []
         rest: ItemUpdate | ReadUpTo | None = change
         while rest is not None:
             step, rest = _split(rest)
-            changed = await self._take_turn(step)
+            changed = await self._take_turn(step, budget)
+            budget = None  # A change that has begun is finished.
             if isinstance(step, ReadUpTo) and changed.more:
                 rest = _after(step, changed)
             else:
@@ -115,11 +124,16 @@ class Writer:
                 return Changed(items, changed.counts, more=True)
         return Changed(items, changed.counts)
 
-    async def _take_turn(self, step: ItemUpdate | ReadUpTo) -> Changed:
-        """Do one step, once the running steps of the same user leave room for it."""
+    async def _take_turn(self, step: ItemUpdate | ReadUpTo, budget: Buckets | None) -> Changed:
+        """Do one step, once the running steps of the same user leave room for it.
+
+        The budget is checked then, so that few changes of a user that wait at once can exceed it together.
+        """
         weight = _weight(step)
         await self.shares.take(step.user_id, weight)
         try:
+            if budget is not None:
+                budget.check(step.user_id)
             return cast("Changed", await self._submit(step))
         finally:
             self.shares.release(step.user_id, weight)

@@ -25,6 +25,12 @@ class Told:
     def publish(self, seqs: Mapping[int, int]) -> None:
         self.calls.append(("publish", seqs))
 
+    def sockets_of(self, user_id: int) -> int:
+        return 3 if user_id == 1 else 0
+
+    def charge(self, user_id: int, kib: int) -> None:
+        self.calls.append(("charge", (user_id, kib)))
+
 
 def test_a_commit_is_in_memory_before_its_sockets_wake_and_other_processes_hear_of_it() -> None:
     told, metrics = Told(), Metrics(max_sockets=1)
@@ -33,6 +39,14 @@ def test_a_commit_is_in_memory_before_its_sockets_wake_and_other_processes_hear_
     )
     counts = Counts(3, 1, 1, 0)
     committed = Committed([], [Entry(7, counts, (Item(content, 3, 3),), fresh=True)], {7: counts}, 1, 1, 0.1)
-    Announcer(told, told, told, metrics).announce(committed)  # type: ignore[arg-type]
+    Announcer(told, told, told, metrics, told).announce(committed)  # type: ignore[arg-type]
     assert told.calls == [("record", ([True], {7: counts})), ("wake", {7: 3}), ("publish", {7: 3})]
     assert metrics.registry.get_sample_value("gateway_posts_total") == 1
+
+
+def test_a_change_is_charged_for_each_socket_that_it_is_sent_on_to() -> None:
+    told, metrics = Told(), Metrics(max_sockets=1)
+    announcer = Announcer(told, told, told, metrics, told)  # type: ignore[arg-type]
+    announcer.announce(Committed([], [], {}, sent_on={1: 3000, 2: 3000, 3: 0, 4: 500}))
+    # The sockets of 2 may all be in another process.
+    assert [call for call in told.calls if call[0] == "charge"] == [("charge", (1, 8)), ("charge", (2, 2))]

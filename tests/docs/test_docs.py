@@ -23,7 +23,7 @@ from gateway.auth.limits.held_answers import (
     MAX_WAITING_PAGES,
     UNCOUNTED_BYTES,
 )
-from gateway.auth.limits.throttle import LONG_ANSWERS, USER_SOCKETS_FACTOR
+from gateway.auth.limits.throttle import LONG_ANSWERS, SENT_ON_KIB, USER_SOCKETS_FACTOR
 from gateway.cli import app, run
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
 from gateway.errors import GatewayError, OAuthError
@@ -212,6 +212,15 @@ def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
     assert f"above {MAX_LONG_BYTES // 2**20} MiB pages are short (about {SLICE_BYTES // 1024} KiB)" in api
     assert f"then 503 `overloaded` | {MAX_ANSWER_BYTES // 2**20} MiB; one network gets" in api
     assert f"at once; {MAX_WAITING_PAGES} more wait, further pages are short | {MAX_PAGES_AT_ONCE} |" in api
+
+
+def test_the_budget_of_changes_is_documented_as_it_is() -> None:
+    rate = int(SENT_ON_KIB * Settings.model_fields["commands_per_second"].default)
+    limits = " ".join(text_of("docs/configuration.md").split())
+    assert f"A user may have {SENT_ON_KIB} KiB sent on for each request" in limits
+    assert f"with the default, {rate:,} KiB a second after {rate * 4:,} KiB" in limits
+    row = f"a burst of {rate * 4:,} | {rate:,} a second ({SENT_ON_KIB} times `GATEWAY_COMMANDS_PER_SECOND`)"
+    assert row in text_of("docs/api.md")
 
 
 def test_the_bounds_for_clients_that_lag_are_documented_as_they_are() -> None:

@@ -35,6 +35,9 @@ PAGE_READS = 2
 USER_SOCKETS_FACTOR = 4
 """Command rate of all sockets of one user together, as a multiple of the rate of one socket."""
 
+SENT_ON_KIB = 64
+"""How many KiB of changed items a user may have sent on to all its sockets, for each request of its rate."""
+
 USER_REFRESHES_FACTOR = 4
 """Refresh rate of all sessions of one user together, as a multiple of the rate of one session."""
 
@@ -81,6 +84,7 @@ class Throttle:
 
     - `commands`: REST requests.
     - `socket_commands`: commands of all sockets of the user; each handshake counts as one.
+    - `changes`: the KiB of the items that the user changes, once for each socket of the user.
     - `long_answers` and `page_reads`: long responses and page reads at a time.
     - `sign_ins` (successful ones), `refreshes` of a session, `user_refreshes` of all sessions, `minted`
       tokens and `tickets`, each counted separately.
@@ -93,6 +97,8 @@ class Throttle:
         self.commands = Buckets("commands", commands, commands * 4)
         sockets = USER_SOCKETS_FACTOR * commands
         self.socket_commands = Buckets("socket-commands", sockets, sockets * 4)
+        sent_on = SENT_ON_KIB * commands
+        self.changes = Buckets("changes", sent_on, sent_on * 4)
         self.service_calls = Buckets("service-calls", calls, calls * 4)
         self.items = Buckets("items", settings.items_per_second, settings.items_per_second * 4)
         self.large_bodies = Slots(LARGE_BODIES)
