@@ -1,8 +1,8 @@
 """The connection: the loop that serves one client, with a cursor over its user's log.
 
 Replay and live delivery are the same loop: read the entries after the cursor, send them, advance the cursor,
-wait for the next wake. Nothing is lost because these steps run in this order; docs/architecture.md explains
-each. The module doesn't depend on FastAPI.
+wait for the next wake. A wake takes these steps itself for a client that keeps up. Nothing is lost because
+the steps run in this order; docs/architecture.md explains each. The module doesn't depend on FastAPI.
 """
 
 import asyncio
@@ -43,6 +43,9 @@ class Socket(Source, Protocol):
     writable: asyncio.Event
     """Set while the client keeps up, and once the transport has closed."""
 
+    def write_message(self, message: Message) -> bool:
+        """Write a message unless the client lags or has gone. Return whether it was written."""
+
     async def send_message(self, message: Message) -> None:
         """Send a message, waiting while the client doesn't read. Raises `Disconnected`."""
 
@@ -60,6 +63,7 @@ class ClientConnection:
         "_database",
         "_expiry_told",
         "_hub",
+        "_idle",
         "_last_read",
         "_live",
         "_metrics",
@@ -113,6 +117,7 @@ class ClientConnection:
         self.counts = self._last_read = Counts(0, 0, 0, 0)
         self._seen = 0
         self._live = False
+        self._idle = False
         self.closed = False
         self._expiry_told = False
         self._woken = asyncio.Event()
@@ -129,9 +134,31 @@ class ClientConnection:
         return self.head, self._latest_counts().seen
 
     def wake(self, seq: int) -> None:
-        """Record that a commit extended the log to `seq`, or moved the seen mark."""
+        """Send what a commit added to the log, up to `seq`, or let the loop do it if that takes waiting."""
         self.head = max(self.head, seq)
-        self._woken.set()
+        if not (self._idle and self._push()):
+            self._woken.set()
+
+    def _push(self) -> bool:
+        """Write the new entries at once, and return whether nothing is left for the loop to do.
+
+        Nearly all clients keep up, and waking a task costs more than the write. The rest is left to the loop:
+        entries that are not in memory, a client that lags or has gone, the seen mark.
+        """
+        if self._woken.is_set():
+            return False  # The loop goes on first, in order.
+        entries = self._recent.after(self.user.id, self._cursor)
+        if entries is None:
+            return False
+        for entry in entries:
+            if not self.socket.write_message(entry.message):
+                return False
+            self._count_sent()
+            self._cursor = entry.counts.seq
+            self.counts = entry.counts
+        if since := entries[0].committed_at:
+            self._metrics.delivered(self._clock() - since)
+        return self._cursor >= self.head and self._latest_counts().seen <= self._seen
 
     def count_frame(self) -> None:
         """Count a frame that carries no command against the command limit, and close the socket beyond it."""
@@ -209,7 +236,9 @@ class ClientConnection:
             elif self._due_heartbeat(time.monotonic()):
                 await self.send(messages.heartbeat(self.counts))
             else:
+                self._idle = True
                 await self._woken.wait()
+                self._idle = False
 
     async def _begin(self) -> None:
         newest = self._resume_point.since is None and not self._resume_point.latest
@@ -333,14 +362,17 @@ class ClientConnection:
 
     async def send(self, message: Message) -> None:
         """Send a message, waiting while the client doesn't read. Raises `Disconnected`."""
-        self._sent_at = now = time.monotonic()
-        self._commands.unacknowledged += 1
+        self._count_sent()
         if self._sending_since is None:
-            self._sending_since = now
+            self._sending_since = self._sent_at
         try:
             await self.socket.send_message(message)
         finally:
             self._sending_since = None
+
+    def _count_sent(self) -> None:
+        self._sent_at = time.monotonic()
+        self._commands.unacknowledged += 1
 
     def _due_heartbeat(self, now: float) -> bool:
         return self._live and now - self._sent_at >= self._settings.heartbeat

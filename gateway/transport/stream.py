@@ -78,15 +78,21 @@ class GatewayStream(UnsentProtocol):
 
     # --- what the connection calls --------------------------------------------------------------------------
 
+    def write_message(self, message: Message) -> bool:
+        """Write a message as an event unless the client lags or has gone. Return whether it was written."""
+        if self._ended.is_set() or not self.writable.is_set() or self.transport.is_closing():
+            return False
+        if message.epoch is not None:
+            self._epoch = message.epoch
+        self.transport.write(message.event(self._epoch))
+        return True
+
     async def send_message(self, message: Message) -> None:
         """Write a message as an event, waiting while the client doesn't read. Raises `Disconnected`."""
         if not self.writable.is_set():
             await self.writable.wait()
-        if self._ended.is_set() or self.transport.is_closing():
+        if not self.write_message(message):
             raise Disconnected
-        if message.epoch is not None:
-            self._epoch = message.epoch
-        self.transport.write(message.event(self._epoch))
 
     async def receive_text(self) -> str | None:
         """Wait until the stream ends, and raise `Disconnected`: a stream has no commands."""

@@ -206,13 +206,19 @@ class GatewayWebSocket(UnsentProtocol, FramesProtocol):
 
     # --- what the connection calls --------------------------------------------------------------------------
 
+    def write_message(self, message: Message) -> bool:
+        """Write a message as a frame unless the client lags or has gone. Return whether it was written."""
+        if self.disconnected or self.close_sent or not self.writable.is_set() or self.transport.is_closing():
+            return False
+        self.transport.write(message.frame)
+        return True
+
     async def send_message(self, message: Message) -> None:
         """Write a message as a frame, waiting while the client doesn't read. Raises `Disconnected`."""
         if not self.writable.is_set():
             await self.writable.wait()
-        if self.disconnected or self.close_sent or self.transport.is_closing():
+        if not self.write_message(message):
             raise Disconnected
-        self.transport.write(message.frame)
 
     async def receive_text(self) -> str | None:
         """Return the next text message, or None for a binary one. Raises `Disconnected`."""

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from gateway.auth.limits.token_buckets import Buckets
 from gateway.delivery.resume_point import BATCH_BYTES, ResumePoint, resume
 from gateway.protocol.close_codes import Close
+from gateway.protocol.items import Counts
 from gateway.store.changes import CHUNK, ItemUpdate, Seen
 from gateway.store.entries import Entry
 from gateway.store.log import PAGE, REPLAY_LIMIT, read_after
@@ -210,6 +211,87 @@ async def test_a_client_in_step_is_served_from_memory(engine: Engine) -> None:
         await engine.store(*[engine.post() for _ in range(50)])
         await wire.has("notification", 50)
         assert engine.database.reads == reads
+
+
+async def test_a_client_that_keeps_up_is_sent_a_commit_before_the_sender_knows_of_it(engine: Engine) -> None:
+    user = await engine.user()
+    async with (
+        engine.connected(user, ResumePoint(latest=True)) as (wire, connection),
+        engine.connected(user, ResumePoint(latest=True)) as (other, _),
+    ):
+        await wire.has("live")
+        await other.has("live")
+        await until(lambda: connection._idle, "it waits")
+        sent: list[list[int]] = []
+        engine.on_announced = lambda: sent.append([*wire.seqs(), *other.seqs()])
+        await engine.store(engine.post(), engine.post())
+        await engine.store()
+        assert sent == [[1, 2, 1, 2], [1, 2, 3, 1, 2, 3]]
+        assert (connection.position, connection._cursor, connection.counts.unread) == ((3, 0), 3, 3)
+        assert not connection._woken.is_set()
+
+
+async def test_a_client_that_begins_to_lag_in_a_commit_gets_the_rest_later_and_once(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await wire.has("live")
+        await until(lambda: connection._idle, "it waits")
+        wire.lags_after = len(wire.sent) + 1
+        await engine.store(*(engine.post() for _ in range(3)))
+        assert (wire.written, wire.seqs()) == (1, [1])
+        await engine.store()
+        wire.lags_after = None
+        wire.writable.set()
+        await wire.has("notification", 4)
+        await until(lambda: connection._idle, "it waits")
+        await engine.store()
+        assert (wire.written, wire.seqs()) == (2, [1, 2, 3, 4, 5])
+
+
+async def test_a_commit_does_not_overtake_what_the_connection_was_woken_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await wire.has("live")
+        await until(lambda: connection._idle, "it waits")
+        record = engine.recent.record
+
+        def wake_and_record(entries: Iterable[Entry], counts: Mapping[int, Counts]) -> None:
+            connection.wake(0)
+            record(entries, counts)
+
+        monkeypatch.setattr(engine.recent, "record", wake_and_record)
+        await engine.store()
+        await wire.has("notification")
+        assert (wire.written, wire.seqs()) == (0, [1])
+
+
+async def test_a_seen_mark_in_the_transaction_of_a_post_follows_its_notification(engine: Engine) -> None:
+    user = await engine.user()
+    await engine.store()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await wire.has("live")
+        await until(lambda: connection._idle, "it waits")
+        await asyncio.gather(engine.store(), engine.writer.change(Seen(user.id, 1)))
+        await wire.has("seen")
+        assert len(engine.announced) == 2
+        assert (wire.types()[-2:], wire.sent[-1]["unseen"]) == (["notification", "seen"], 1)
+
+
+async def test_a_client_that_has_gone_costs_the_others_of_its_user_nothing(engine: Engine) -> None:
+    user = await engine.user()
+    async with (
+        engine.connected(user, ResumePoint(latest=True)) as (gone, connection),
+        engine.connected(user, ResumePoint(latest=True)) as (wire, _),
+    ):
+        await gone.has("live")
+        await wire.has("live")
+        await until(lambda: connection._idle, "it waits")
+        gone.closed = (1006, "")
+        await engine.store()
+        assert (wire.seqs(), gone.seqs()) == ([1], [])
+        await until(lambda: engine.hub.sockets_of(user.id) == 1, "it has left")
 
 
 async def test_what_memory_has_missed_is_read_from_the_log(engine: Engine) -> None:

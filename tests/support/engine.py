@@ -116,12 +116,21 @@ class Wire:
 
     messages: list[Message] = field(default_factory=list)
     sent: list[dict[str, Any]] = field(default_factory=list)
+    written: int = 0
     closed: tuple[int, str] | None = None
     blocked: Gate | None = None
     lags_after: int | None = None
     writable: asyncio.Event = field(default_factory=lambda: _set(asyncio.Event()))
     _said: deque[str | None] = field(default_factory=deque)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def write_message(self, message: Message) -> bool:
+        """Take a message unless this end does not read, or is closed."""
+        if self.blocked or self.closed or not self.writable.is_set():
+            return False
+        self.written += 1
+        self._take(message)
+        return True
 
     async def send_message(self, message: Message) -> None:
         """Take a message."""
@@ -130,6 +139,9 @@ class Wire:
         await self.writable.wait()
         if self.closed:
             raise Disconnected
+        self._take(message)
+
+    def _take(self, message: Message) -> None:
         self.messages.append(message)
         self.sent.append(json.loads(message.payload))
         if self.lags_after is not None and len(self.sent) % self.lags_after == 0:
