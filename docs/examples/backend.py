@@ -18,8 +18,8 @@ PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Shop</tit
   const client = document.querySelector('notification-bell').client = new NotificationClient({{ getToken }});
   client.start();
   document.querySelector('#order').onclick = async () => {{
-    const answer = await fetch('/orders', {{ method: 'POST' }});
-    document.querySelector('output').textContent = answer.ok ? 'Ordered.' : (await answer.json()).detail;
+    const response = await fetch('/orders', {{ method: 'POST' }});
+    document.querySelector('output').textContent = response.ok ? 'Ordered.' : (await response.json()).detail;
   }};
 </script>"""
 app = FastAPI()
@@ -27,18 +27,18 @@ gateway = httpx.AsyncClient(base_url=URL, headers={"Authorization": f"Bearer {KE
 
 
 async def call(path: str, body: dict[str, object]) -> dict[str, object]:
-    """Post to the gateway, and return its answer; 502 with its `code: detail` where it refuses."""
+    """Post to the gateway, and return its response. Raise a 502 with `code: detail` if it refuses."""
     try:
-        answer = await gateway.post(path, json=body)
+        response = await gateway.post(path, json=body)
     except httpx.TransportError as error:
         raise HTTPException(502, f"the gateway cannot be reached at {URL}") from error
-    if answer.is_error:
-        raise HTTPException(502, "{code}: {detail}".format_map(answer.json()))
-    return answer.json()
+    if response.is_error:
+        raise HTTPException(502, "{code}: {detail}".format_map(response.json()))
+    return response.json()
 
 
 def user() -> str:
-    """Return the id of the signed-in user: ask your own session here, and raise a 401 where there is none."""
+    """Return the id of the signed-in user: take it from your own session; raise a 401 if there is none."""
     return "ada"
 
 
