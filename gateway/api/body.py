@@ -173,7 +173,7 @@ _WHY = {
     "EOF while parsing a string": "it ends within a string",
     "EOF while parsing a value": "it ends where a value belongs",
     "invalid escape": "only the escapes of JSON may follow a backslash",
-    "invalid number": "it is no number",
+    "invalid number": "it is not a number",
     "invalid unicode code point": "it is not UTF-8",
     "lone leading surrogate in hex escape": "half of a surrogate pair",
     "recursion limit exceeded": "it is nested too deeply",

@@ -203,7 +203,7 @@ async def list_changes(
         if page is None:
             raise TokenRevoked
         if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
-            raise ResetRequired("This is not a position of the log: read GET /v1/inbox afresh.")
+            raise ResetRequired("This is not a position of the log: read GET /v1/inbox again.")
         rest = f'"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},"more":{dumps(page.more)}'
         return answer.send(await answer.encode(items, rest), {"Cache-Control": _CACHE_CONTROL})
 

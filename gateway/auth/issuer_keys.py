@@ -96,11 +96,13 @@ class IssuerKeys:
         try:
             self.keys = await _fetch_keys(self.trusted)
         except FetchError as error:
-            logger.warning("an issuer's keys cannot be had", issuer=self.trusted.issuer, reason=str(error))
+            logger.warning(
+                "an issuer's keys cannot be fetched", issuer=self.trusted.issuer, reason=str(error)
+            )
             return False
         self._fetched_at = time.monotonic()
         if not self.keys:
-            logger.warning("an issuer has no key that can be used", issuer=self.trusted.issuer)
+            logger.warning("an issuer has no usable key", issuer=self.trusted.issuer)
         return True
 
 
@@ -179,7 +181,7 @@ def read_jwks(text: bytes, allowed: Collection[str]) -> dict[str, PublicKey]:
     except (ValueError, TypeError, KeyError, RecursionError):
         given = None
     if not isinstance(given, list):
-        raise FetchError("the answer is no JWK set")
+        raise FetchError("the response is not a JWK set")
     keys: dict[str, PublicKey] = {}
     for jwk in given:
         kid = jwk.get("kid") if isinstance(jwk, dict) else None

@@ -64,9 +64,7 @@ def read(text: str) -> Token:
     return Token(text[: match.end(2)], header, claims, _bytes(match[3]))
 
 
-_MALFORMED = (
-    "This is no access token (three parts, with dots between them) and no API key (ngk_…): send one of them."
-)
+_MALFORMED = "Send an access token (three parts, separated by dots) or an API key (ngk_…): this is neither."
 
 _TOO_LONG = (
     f"The token is too long: it must have at most {MAX_TOKEN:,} characters. "

@@ -97,7 +97,7 @@ class Revocation:
             self._looked_at, self._blind = now, False
         except Unavailable:
             if not self._blind:
-                logger.warning("the database cannot be asked which sessions have ended")
+                logger.warning("the query for ended sessions failed")
             self._blind = True
 
 

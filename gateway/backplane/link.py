@@ -104,7 +104,7 @@ class Link(ABC):
             logger.error("the backplane has failed", exc_info=error)
         elif was_listening or self.problem is None:
             logger.warning(
-                "the backplane is away: others are told late", reason=problem, backplane=self.address
+                "the backplane is unavailable: hints are delayed", reason=problem, backplane=self.address
             )
         self.problem = problem
         self._failures += 1

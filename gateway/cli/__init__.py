@@ -107,15 +107,15 @@ def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on. Default: 127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on. Default: 8000")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="How many processes serve; more than one needs Postgres. Default: 1")
+        int | None, typer.Option(help="Number of processes; more than one needs Postgres. Default: 1")
     ] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Make a user and a key to try it out.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Create a demo user and a demo key.")] = False,
     inherit: Annotated[int | None, typer.Option(hidden=True, help="The listener of a worker.")] = None,
 ) -> None:
     """Bring the schema up to date, and serve. Example: gateway serve --demo.
 
-    SIGTERM drains: sockets are closed over half of GATEWAY_GRACE_PERIOD, what is under way is finished, and
-    the exit code is 0. SIGHUP replaces the workers one at a time.
+    SIGTERM drains: the gateway closes its sockets over half of GATEWAY_GRACE_PERIOD, finishes current
+    requests, and exits with code 0. SIGHUP replaces the workers one at a time.
     """
     import asyncio
 
@@ -131,7 +131,7 @@ def serve(
 
     settings = load_settings(host=host, port=port, workers=workers)
     if demo and not is_loopback(settings.host):
-        raise SettingsError("--demo: only on a loopback address such as 127.0.0.1, for anybody may sign in")
+        raise SettingsError("--demo: needs a loopback address such as 127.0.0.1, because anyone may sign in")
     as_json = settings.log_format is LogFormat.JSON
     console_log.configure(settings.log_level, access_log=settings.access_log, as_json=as_json)
     if inherit is None:
@@ -167,11 +167,11 @@ def migrate() -> None:
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, which is not there yet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to create; it must not exist.")],
 ) -> None:
     """Copy the SQLite database while the gateway serves. Example: gateway backup /var/backups/gateway.db.
 
-    The copy is one snapshot, and checked. Keep GATEWAY_KEY_ENCRYPTION_KEY in another place.
+    The copy is one snapshot, which the command checks. Keep GATEWAY_KEY_ENCRYPTION_KEY in another place.
     """
     from sqlalchemy.engine import make_url
 
@@ -185,11 +185,11 @@ def backup(
 
 @app.command("backup-epoch")
 def backup_epoch() -> None:
-    """Make every client read its inbox afresh, and end all sessions: run it on a restored backup.
+    """Make every client reload its inbox, and end all sessions: run it on a restored backup.
 
-    Run it before the gateway serves. The numbers of the logs go on from where the backup left them, and
-    clients may have seen them before. What has ended or was deleted since the backup is there again: sessions
-    are ended, so that everybody signs in anew; keys and services have to be deleted again.
+    Run it before you start the gateway. The restored logs continue from the numbers in the backup, which
+    clients may have seen before. Sessions, keys and services that ended after the backup are valid again: the
+    command ends all sessions, so every user signs in again; delete the keys and services yourself.
     """
     from gateway.auth.sessions import end_some_sessions
     from gateway.auth.users import renew_epochs
@@ -210,7 +210,7 @@ def backup_epoch() -> None:
 
     renewed, ended = with_database(renew)
     print(f"Renewed the epochs of {counted(renewed, 'user')}, and ended {counted(ended, 'session')}.")
-    print("What was deleted or disabled since the backup is as it was: look at the keys, services and users.")
+    print("The backup has no later deletions and changes: check the keys, services and users.")
 
 
 for _command in (check.check, messages.token, messages.send, messages.tail):

@@ -17,7 +17,7 @@ MAX_ADDRESS_CHARACTERS = 2000
 
 
 def check() -> None:
-    """Validate the settings, and reach every server they name. The port is not taken: a gateway may serve."""
+    """Validate the settings, and connect to every server they name. Opens no port, changes nothing."""
     import asyncio
 
     from gateway.auth import issuers
@@ -75,11 +75,11 @@ async def _database_lines(settings: "Settings") -> list[str]:
     url = make_url(settings.database_url)
     name = shown(name_of(url), MAX_ADDRESS_CHARACTERS)
     if sqlite_file.is_missing(url):
-        return [f"database: {name}: not there yet: serve or migrate makes it"]
+        return [f"database: {name}: does not exist yet: serve or migrate creates it"]
     async with open_database(settings, Opening.LOOK) as database:
         pending = await schema.is_pending(database, writes=True)
-    state = "to be brought up to date by serve or migrate" if pending else "up to date"
-    return [f"database: {name}: reached, and can be written to", f"schema: {state}"]
+    state = "out of date: serve or migrate updates it" if pending else "up to date"
+    return [f"database: {name}: reached, and writable", f"schema: {state}"]
 
 
 async def _reach_issuer(trusted: "TrustedIssuer") -> bool:
@@ -89,7 +89,7 @@ async def _reach_issuer(trusted: "TrustedIssuer") -> bool:
     try:
         number = await issuer_keys.reach(trusted)
     except issuer_keys.FetchError as error:
-        print(f"issuer: {trusted.issuer}: the keys at {trusted.shown_url} cannot be had: {shown(str(error))}")
+        print(f"issuer: {trusted.issuer}: cannot fetch the keys at {trusted.shown_url}: {shown(str(error))}")
         return False
     print(f"issuer: {trusted.issuer}: usable keys at {trusted.shown_url}: {number}")
     return number > 0

@@ -69,7 +69,7 @@ def _address(server: str) -> str:
     if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
         raise ClientError(f"GATEWAY_URL or --server: {example}")
     if url.netloc.isascii() and not is_host(url.hostname):
-        raise ClientError("GATEWAY_URL or --server: its host is no valid host name")
+        raise ClientError("GATEWAY_URL or --server: its host is not a valid host name")
     if url.query or url.fragment or not url.netloc.isascii() or not server.strip().isprintable():
         raise ClientError(f"GATEWAY_URL or --server: {example}")
     return url.geturl().rstrip("/")

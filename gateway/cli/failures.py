@@ -43,7 +43,7 @@ def _missing(module: str) -> str:
     """Return how to install a missing module: from a checkout, because the package is not published."""
     extra, use = _EXTRAS.get(module.partition(".")[0], ("", ""))
     if not extra:
-        return f"the module {module!r} is not installed: install the gateway anew"
+        return f"the module {module!r} is not installed: reinstall the gateway"
     how = f"uv run --extra {extra} gateway …, or pip install '.[{extra}]' in the checkout"
     return f"{use} needs the module {module!r} of the extra {extra}: {how}"
 

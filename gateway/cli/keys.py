@@ -13,7 +13,7 @@ signing_app = group("Manage the keys that sign access tokens.")
 
 @app.command("add")
 def add(service: ServiceArgument) -> None:
-    """Create an API key of a service, and print it once. Example: gateway key add shop."""
+    """Create an API key for a service, and print it once. Example: gateway key add shop."""
     from gateway.auth.administration import Administration, NewKey
     from gateway.auth.services import identify
     from gateway.cli.database import administer
@@ -27,7 +27,7 @@ def add(service: ServiceArgument) -> None:
 
 @app.command("list")
 def list_keys(service: ServiceArgument) -> None:
-    """Print the keys of a service, without their secrets, one JSON object a line."""
+    """Print the keys of a service, without their secrets, one JSON object per line."""
     from sqlalchemy import Connection
 
     from gateway.auth import services
@@ -58,7 +58,7 @@ def delete_key(
 
 @signing_app.command("rotate")
 def rotate() -> None:
-    """Sign with a new key in ten seconds; the old one verifies until its last token has expired."""
+    """Create a key, which signs after ten seconds; the old key verifies until its last token expires."""
     import time
 
     from gateway.auth import signing
@@ -70,7 +70,7 @@ def rotate() -> None:
 
     async def make(settings: Settings, database: Database) -> str:
         if settings.jwt_secret is not None:
-            raise SettingsError("GATEWAY_JWT_SECRET: it signs, so there is no key to rotate")
+            raise SettingsError("GATEWAY_JWT_SECRET: it signs the tokens, so there is no key to rotate")
         # Check the encryption key first: the serving processes must be able to decrypt the new signing key.
         await signing.Keyring(settings, database, time.time).start()
         kid = await database.write(signing.rotate, now_ms(), signing.passphrase(settings))
@@ -82,7 +82,7 @@ def rotate() -> None:
 
 @signing_app.command("list")
 def list_signing_keys() -> None:
-    """Print the keys that sign or still verify, one JSON object a line."""
+    """Print the keys that sign or still verify, one JSON object per line."""
     from gateway.auth import signing
     from gateway.cli.database import with_database
     from gateway.protocol.times import now_ms, timestamp

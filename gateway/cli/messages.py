@@ -29,11 +29,11 @@ MAX_TTL_SECONDS = 86_400
 def token(
     sub: SubArgument,
     ttl: Annotated[
-        int | None, typer.Option(min=1, max=MAX_TTL_SECONDS, help="How long it lives, in seconds.")
+        int | None, typer.Option(min=1, max=MAX_TTL_SECONDS, help="Lifetime of the token, in seconds.")
     ] = None,
     create: CreateOption = False,
 ) -> None:
-    """Print an access token of a user, who is created if need be. Example: gateway token ada --ttl 3600."""
+    """Print an access token for a user; create an unknown user. Example: gateway token ada --ttl 3600."""
     from gateway.store.recipients import check_new
 
     if create:
@@ -85,17 +85,17 @@ def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str
 
 _ServerOption = Annotated[
     str | None,
-    typer.Option("--server", envvar="GATEWAY_URL", help=f"Where the gateway is. Default: {DEFAULT_URL}"),
+    typer.Option("--server", envvar="GATEWAY_URL", help=f"The URL of the gateway. Default: {DEFAULT_URL}"),
 ]
 
 
 def send(
     sub: SubArgument,
-    title: Annotated[str, typer.Argument(metavar="TITLE", help="What it says.")],
-    body: Annotated[str | None, typer.Option(help="More text.")] = None,
-    category: Annotated[str | None, typer.Option(help="What kind of notification it is.")] = None,
+    title: Annotated[str, typer.Argument(metavar="TITLE", help="The title of the notification.")],
+    body: Annotated[str | None, typer.Option(help="The text below the title.")] = None,
+    category: Annotated[str | None, typer.Option(help="The category of the notification.")] = None,
     priority: Annotated[str | None, typer.Option(help="low, normal, high or urgent.")] = None,
-    url: Annotated[str | None, typer.Option(help="Where a click leads.")] = None,
+    url: Annotated[str | None, typer.Option(help="The link that a click opens.")] = None,
     data: Annotated[str | None, typer.Option(help="A JSON object for programs.")] = None,
     key: Annotated[
         str,
@@ -107,7 +107,7 @@ def send(
     ] = "",
     server: _ServerOption = None,
 ) -> None:
-    """Post a notification over HTTP, with the key of GATEWAY_KEY.
+    """Post a notification over HTTP, with the API key in GATEWAY_KEY.
 
     Example: gateway send ada "Lunch is ready" --priority high.
     """
@@ -123,7 +123,7 @@ def send(
     key = _secret(key, "GATEWAY_KEY or --key")
     if not key:
         raise MissingSecretError(
-            "GATEWAY_KEY or --key: an API key is needed. Make one: gateway key add SERVICE"
+            "GATEWAY_KEY or --key: an API key is needed. Create one: gateway key add SERVICE"
         )
     print_json(client.send(_url(server), key, {"to": sub, "title": title} | given))
 
@@ -131,7 +131,7 @@ def send(
 def tail(
     sub: Annotated[
         str | None,
-        typer.Argument(metavar="SUB", help="The user, where this is the machine of the gateway."),
+        typer.Argument(metavar="SUB", help="The user's id, on the gateway's machine."),
     ] = None,
     token: Annotated[
         str,
@@ -143,10 +143,10 @@ def tail(
     ] = "",
     server: _ServerOption = None,
 ) -> None:
-    """Print the messages of a user's socket as they come. Example: gateway tail ada.
+    """Print the messages of a user's socket as they arrive. Example: gateway tail ada.
 
-    On the machine of the gateway a SUB is enough, of a user who exists: the token is minted, as `gateway
-    token` does, and anew when it has expired. Elsewhere it takes GATEWAY_TOKEN.
+    On the gateway's machine, give the SUB of an existing user: the command mints a token like `gateway
+    token`, and another one when it expires. On other machines, set GATEWAY_TOKEN.
     """
     from gateway.cli import client
 
@@ -154,7 +154,7 @@ def tail(
         secret, renew = _secret(token, "GATEWAY_TOKEN or --token"), None
         if not secret:
             raise MissingSecretError(
-                "a user is needed: gateway tail SUB on the machine of the gateway, elsewhere GATEWAY_TOKEN"
+                "a user is needed: gateway tail SUB on the gateway's machine, GATEWAY_TOKEN on others"
             )
     else:
         name = _checked_sub(sub)

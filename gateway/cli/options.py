@@ -34,10 +34,10 @@ SubArgument = Annotated[
     str, typer.Argument(metavar="SUB", help="The user's id.", callback=checked(_check_sub))
 ]
 CreateOption = Annotated[
-    bool, typer.Option("--create", help="Make the database of SQLite first, where there is none.")
+    bool, typer.Option("--create", help="Create the SQLite database first, if it does not exist.")
 ]
 ServiceArgument = Annotated[
-    str, typer.Argument(metavar="SERVICE", help="The service: its client_id, or its name where one has it.")
+    str, typer.Argument(metavar="SERVICE", help="The service's client_id, or its name if that is unique.")
 ]
 
 

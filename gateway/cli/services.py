@@ -7,7 +7,7 @@ import typer
 from gateway.cli.options import CreateOption, checked, group, print_json
 from gateway.protocol.terminal import escape
 
-app = group("Manage services: those who post notifications.")
+app = group("Manage the services that post notifications.")
 
 
 def _check_name(value: str) -> str:
@@ -45,11 +45,11 @@ def _service(row: Any) -> dict[str, Any]:
 @app.command("add")
 def add(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name for people.", callback=checked(_check_name))
+        str, typer.Argument(metavar="NAME", help="A name for display.", callback=checked(_check_name))
     ],
     scope: Annotated[list[str], typer.Option(help=_SCOPES, callback=_scope)],
     with_key: Annotated[
-        bool, typer.Option("--with-key", help="Make an API key of it, too, and print it once.")
+        bool, typer.Option("--with-key", help="Also create an API key, and print it once.")
     ] = False,
     create: CreateOption = False,
 ) -> None:
@@ -68,7 +68,7 @@ def add(
 
 @app.command("list")
 def list_services() -> None:
-    """Print the services, one JSON object a line."""
+    """Print the services, one JSON object per line."""
     from gateway.auth import services
     from gateway.cli.database import print_pages
 
@@ -79,7 +79,7 @@ def list_services() -> None:
 def delete(
     client_id: Annotated[str, typer.Argument(metavar="CLIENT_ID", help="The service, as `list` shows it.")],
 ) -> None:
-    """Delete a service and its keys; what it posted stays."""
+    """Delete a service and its keys; its notifications stay."""
     from gateway.cli.database import administer
 
     administer(lambda admin: admin.delete_service(client_id))

@@ -10,7 +10,7 @@ from gateway.cli.options import CreateOption, SubArgument, group, print_json
 from gateway.cli.stdin import first_line
 from gateway.protocol.terminal import escape
 
-app = group("Manage users: those who receive notifications.")
+app = group("Manage the users who receive notifications.")
 
 
 def _user(row: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def set_password(
 ) -> None:
     """Set a user's password, which ends every session. Example: gateway user password ada.
 
-    A terminal is asked for it twice; where there is none, it is the first line of stdin.
+    At a terminal, the command prompts for it twice; otherwise it reads the first line of stdin.
     """
     from gateway.cli.database import administer
 
@@ -84,7 +84,7 @@ def set_password(
 
 @app.command("list")
 def list_users() -> None:
-    """Print the users, one JSON object a line."""
+    """Print the users, one JSON object per line."""
     from gateway.auth import users
     from gateway.cli.database import print_pages
 
@@ -93,7 +93,7 @@ def list_users() -> None:
 
 @app.command("disable")
 def disable(sub: SubArgument) -> None:
-    """Let a user sign in no more, and end every session."""
+    """Forbid a user to sign in, and end every session."""
     from gateway.cli.database import administer
 
     _, ended = administer(lambda admin: admin.change_user(sub, {"disabled": True}))
@@ -102,7 +102,7 @@ def disable(sub: SubArgument) -> None:
 
 @app.command("enable")
 def enable(sub: SubArgument) -> None:
-    """Let a disabled user sign in again."""
+    """Allow a disabled user to sign in again."""
     from gateway.cli.database import administer
 
     administer(lambda admin: admin.change_user(sub, {"disabled": False}))
@@ -119,7 +119,7 @@ def log_out(sub: SubArgument) -> None:
 
 @app.command("delete")
 def delete(sub: SubArgument) -> None:
-    """Erase a user and the inbox, for good."""
+    """Erase a user and the inbox permanently."""
     from gateway.cli.database import administer
 
     administer(lambda admin: admin.erase_user(sub))

@@ -26,7 +26,7 @@ def back_up(url: URL, target: Path) -> int:
     if target.exists() or target.is_symlink():
         raise FileExistsError(f"{target}: it is there already; name a new file")
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"{target}: there is no folder {target.parent}: make it, or name another")
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}: create it, or name another")
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:

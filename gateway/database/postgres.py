@@ -246,12 +246,12 @@ def unusable_because(connection: Connection, *, creates: bool, writes: bool) -> 
     if found.encoding != "UTF8":
         return (
             f"its encoding is {found.encoding}, and must be UTF8:"
-            " make it anew with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+            " recreate it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
     if found.schema is None:
         return "no schema of its search_path exists, or may be used"
     if (writes or creates) and found.read_only:
-        return "it takes no writes: " + ("it is a standby" if found.standby else "it is read-only")
+        return "it refuses writes: " + ("it is a standby" if found.standby else "it is read-only")
     if creates and not found.creates:
         return (
             f"its user may not make tables: GRANT CREATE ON SCHEMA {found.schema} TO {found.owner},"

@@ -100,7 +100,7 @@ def _validate(path: Path) -> bool:
             return False
         raise _wrong(path, "its folder does not exist") from None
     except (OSError, ValueError) as error:
-        raise _wrong(path, getattr(error, "strerror", None) or "it is no name of a file") from None
+        raise _wrong(path, getattr(error, "strerror", None) or "it is not a file name") from None
     if not stat.S_ISREG(about.st_mode):
         raise _wrong(path, "it is not a regular file")
     if about.st_nlink > 1:

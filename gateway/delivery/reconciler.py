@@ -83,7 +83,7 @@ class Reconciler:
             behind = await self._database.read(users_behind.find_users_behind, positions)
         except Unavailable:
             # Request again: nothing else may report these users, and the timer may be long.
-            logger.warning("the database cannot be asked what the sockets have missed")
+            logger.warning("the reconciliation query failed")
             self.request(users)
             await asyncio.sleep(RETRY_SECONDS)
             return

@@ -50,7 +50,7 @@ class RemoteCommits:
             try:
                 await self._read_new_entries(hinted)
             except Unavailable:
-                logger.warning("the database cannot be asked what other processes have committed")
+                logger.warning("the query for remote commits failed")
                 self.hint(hinted)
                 await asyncio.sleep(RETRY_SECONDS)
             # Rest for as long as the read took: under load the next read covers more hints at the same cost.

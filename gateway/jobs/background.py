@@ -36,7 +36,7 @@ async def ending_the_process() -> AsyncIterator[None]:
     try:
         yield
     except Exception:
-        logger.critical("a background task has died, and the gateway with it", exc_info=True)
+        logger.critical("a background task has failed: the gateway stops", exc_info=True)
         signal.raise_signal(signal.SIGTERM)
         raise
 
@@ -51,5 +51,5 @@ async def every(seconds: float, look: Callable[[], Awaitable[None]]) -> None:
             failing = False
         except (Unavailable, OSError) as error:
             if not failing:
-                logger.warning("a background task failed; it goes on", reason=reason(error))
+                logger.warning("a background task failed, and continues", reason=reason(error))
             failing = True

@@ -76,7 +76,7 @@ class Retention:
             try:
                 await self.sweep()
             except GatewayError:
-                logger.warning("what is past could not be removed; the next round goes on")
+                logger.warning("retention failed; the next round continues")
 
     async def sweep(self) -> None:
         """Do one round, unless another process is doing one. Raises `GatewayError`."""

@@ -59,9 +59,9 @@ class DatabaseOutage:
     """
 
     def __init__(self, name: str) -> None:
-        self._away = Outage("the database is away", "the database is back", database=name)
+        self._away = Outage("the database is unavailable", "the database is back", database=name)
         self._refuses = Outage(
-            "the database takes no writes", "the database takes writes again", database=name
+            "the database refuses writes", "the database accepts writes again", database=name
         )
 
     def note(self, error: BaseException, *, writes: bool = False) -> None:

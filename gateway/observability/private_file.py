@@ -72,7 +72,7 @@ def _refuse_foreign(file: int, path: str, is_ours: Callable[[bytes], bool]) -> N
         line = beside.readline(MAX_LINE_BYTES)
         if not os.path.samestat(about, os.fstat(beside.fileno())) or not is_ours(line):
             raise PermissionError(
-                errno.EPERM, "it is there, and is no audit log: name one, or a file that is not there yet"
+                errno.EPERM, "it is not an audit log: name one, or a file that does not exist yet"
             )
 
 

@@ -123,7 +123,7 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         if self.lifespan.error_occurred:
             return  # The application has failed, so it can't close its sockets.
-        logger.info("ending", signal=self._stop_signal.name, sockets=len(self._parts.hub))
+        logger.info("stopping", signal=self._stop_signal.name, sockets=len(self._parts.hub))
         # Close each connection after its response, so that its client reconnects elsewhere. Handshakes that
         # are accepted from now on don't get this header.
         close = (b"connection", b"close")

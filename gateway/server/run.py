@@ -70,7 +70,7 @@ def _listen(settings: Settings, port: int) -> socket.socket:
             other = port + 1 if port < _LAST_PORT else port - 1
             way_out = f": stop what listens there, or take another port: --port {other}"
     except UnicodeError:
-        why = "it is no name of a host"
+        why = "it is not a host name"
     where = f"{settings.host}:{settings.port}"
     raise SettingsError(f"GATEWAY_HOST, GATEWAY_PORT: cannot listen on {where} ({why}){way_out}")
 

@@ -138,13 +138,13 @@ class Supervisor:
 
     def replace(self, sig: signal.Signals = signal.SIGHUP) -> None:
         """Request the replacement of all workers, one at a time."""
-        logger.info("each worker is replaced, one at a time", signal=sig.name)
+        logger.info("replacing the workers one at a time", signal=sig.name)
         self._hang_up.set()
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
         """Drain the workers. Kill them if called again, more than a second later."""
         if not self._stopping.is_set():
-            logger.info("the workers are told to end", signal=sig.name)
+            logger.info("stopping the workers", signal=sig.name)
         if self._stops.is_repeated():
             self._forced = True
             for worker in self._living:
@@ -214,7 +214,7 @@ class Supervisor:
         starting = round(START_TIMEOUT_SECONDS / heartbeat.INTERVAL_SECONDS)
         first = self._max_silence if serves else starting
         if await heartbeat.falls_silent(_output(worker), first, self._max_silence):
-            logger.error("a worker is silent: it is killed", pid=worker.pid)
+            logger.error("a worker does not respond: killing it", pid=worker.pid)
             _signal(worker, signal.SIGKILL)
 
     async def _replace_all(self) -> None:
@@ -222,11 +222,11 @@ class Supervisor:
         for place in range(self._number):
             new = await self._replacement()
             if new is None:
-                logger.error("a new worker does not serve: the old ones stay")
+                logger.error("a new worker does not serve: the old workers stay")
                 return
             old, self._places[place] = self._places[place], new
             await self._end({old}, signal.SIGHUP)
-        logger.info("every worker is a new one")
+        logger.info("all workers are replaced")
 
     async def _replacement(self) -> Process | None:
         """Start a worker and wait until it serves. Return None if it doesn't."""

@@ -23,7 +23,7 @@ def load(path: str = ".env") -> None:
     try:
         # Ignore a folder: `.env` may be a virtual environment. Refuse a pipe: reading it would block.
         if file.exists() and not (file.is_file() or file.is_dir()):
-            raise _wrong(f"{path}: it is no regular file: put NAME=VALUE lines into one")
+            raise _wrong(f"{path}: it is not a regular file: put NAME=VALUE lines into one")
         given = file.read_bytes() if file.is_file() else b""
     except OSError as error:
         raise _wrong(f"{path}: it cannot be read: {error.strerror}") from None

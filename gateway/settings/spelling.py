@@ -24,7 +24,7 @@ def forget_injected() -> None:
 
 
 def misspelt() -> Iterator[str]:
-    """Yield a line for each variable that has a setting's prefix and is no setting. It shows no value."""
+    """Yield a line for each variable that has a setting's prefix and is not a setting. It shows no value."""
     # Imported here because it takes longer to load than most commands take to run.
     from gateway.settings import Settings
 
@@ -38,4 +38,4 @@ def misspelt() -> Iterator[str]:
             continue
         near = nearest(bare, known)
         hint = f": did you mean {PREFIX}{near}?" if near else ""
-        yield f"{name} is no setting{hint}"
+        yield f"{name} is not a setting{hint}"

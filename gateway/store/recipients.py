@@ -21,14 +21,14 @@ NO_AUDIENCE = f"it does not stand for every user: {_EACH}"
 def check_recipient(sub: str) -> str:
     """Return the `sub`. Raises ValueError for `EVERYBODY`."""
     if is_nobody(sub):
-        raise ValueError(f"'*' stands for nobody: {_EACH}")
+        raise ValueError(f"'*' is not a user: {_EACH}")
     return sub
 
 
 def check_new(sub: str) -> None:
     """Raise `Invalid` if no post could reach a user with this `sub`."""
     if is_nobody(sub):
-        raise Invalid.field("sub", "nobody can be called '*', for no post reaches it: choose another id")
+        raise Invalid.field("sub", "no user can be called '*', because no post reaches it: choose another id")
 
 
 def is_nobody(sub: str) -> bool:

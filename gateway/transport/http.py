@@ -142,7 +142,7 @@ class GatewayHttp(PipeliningProtocol):
                 if self._should_upgrade():
                     return True
                 if (head := self._head_again()) is None:
-                    self._refuse(HTTPStatus.BAD_REQUEST, "This is no proxy (RFC 9110, 9.3.6).")
+                    self._refuse(HTTPStatus.BAD_REQUEST, "This is not a proxy (RFC 9110, 9.3.6).")
                     return False
                 piece = head
             except httptools.HttpParserError as error:

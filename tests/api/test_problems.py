@@ -234,7 +234,7 @@ async def test_a_key_is_called_a_key(server: LocalServer, subtests: pytest.Subte
             posts,
             "invalid_token",
             "The token is not valid",
-            "no API key (ngk_…)",
+            "an API key (ngk_…)",
         ),
         (f"Bearer {ada.token}", posts, "insufficient_scope", "The token", "not a user"),
     ]
@@ -252,7 +252,7 @@ async def test_a_key_is_called_a_key(server: LocalServer, subtests: pytest.Subte
 async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> None:
     post = {"title": "x"}
     rule = "it does not stand for every user: name each recipient, up to 1,000 in one post"
-    star = "'*' stands for nobody: name each recipient, up to 1,000 in one post"
+    star = "'*' is not a user: name each recipient, up to 1,000 in one post"
     for to, field in (("*", "to"), (["ada", "*"], "to.1")):
         answer = await server.service.post("/v1/notifications", json=post | {"to": to})
         found = check_problem(answer, 422, "validation_error")
@@ -272,7 +272,7 @@ async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> Non
 
 
 async def test_nobody_is_made_whom_no_post_reaches(server: LocalServer) -> None:
-    rule = "nobody can be called '*', for no post reaches it: choose another id"
+    rule = "no user can be called '*', because no post reaches it: choose another id"
     for sub in ("*", " * "):
         for path, body in (("/v1/users", {"sub": sub}), (f"/v1/users/{quote(sub)}/tokens", {})):
             answer = await server.service.post(path, json=body)

@@ -680,7 +680,7 @@ async def test_gateway_check_reaches_each_issuer_and_says_so(
     good = f"issuer: {issuer.name}: usable keys at {issuer.url}: 3"
     assert lines.count(good) == 2
     assert lines[-1].startswith(
-        f"issuer: https://down.example: the keys at {down.url} cannot be had: ConnectError"
+        f"issuer: https://down.example: cannot fetch the keys at {down.url}: ConnectError"
     )
 
 

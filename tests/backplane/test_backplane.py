@@ -389,7 +389,7 @@ async def test_an_outage_is_said_once_and_so_is_its_end(faulty: Faulty) -> None:
         await faulty.proxy.open()
         await until(lambda: link.listening, "it is back", within=15)
     assert [(event["event"], event["log_level"]) for event in events] == [
-        ("the backplane is away: others are told late", "warning"),
+        ("the backplane is unavailable: hints are delayed", "warning"),
         ("the backplane is back", "info"),
     ]
 

@@ -98,7 +98,7 @@ async def test_a_backup_that_fails_is_one_line_and_leaves_nothing(
 ) -> None:
     target = home / "no" / "copy.db"
     assert await asyncio.to_thread(run, ["backup", str(target)]) == 1
-    why = f"there is no folder {home / 'no'}: make it, or name another"
+    why = f"there is no folder {home / 'no'}: create it, or name another"
     assert capsys.readouterr().err == f"gateway: {target}: {why}\n"
     assert names(home) == []
 

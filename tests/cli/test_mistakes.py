@@ -74,7 +74,7 @@ BY_A_SERVICE: dict[str, Mistake] = {
             422,
             ("to: it must be the id of a user, or a list of 1 to 1,000",),
         ),
-        ("everybody by *", POSTS, post(to="*"), 422, ("to: '*' stands for nobody: name each",)),
+        ("everybody by *", POSTS, post(to="*"), 422, ("to: '*' is not a user: name each",)),
         (
             "everybody by all",
             POSTS,
@@ -366,7 +366,14 @@ BY_A_STRANGER: dict[str, Mistake] = {
             401,
             ("The token is too long: it must have at most 8,192 characters", "groups"),
         ),
-        ("a secret", POSTS, "Bearer s3cret", post(), 401, ("no access token", "no API key (ngk_…)")),
+        (
+            "a secret",
+            POSTS,
+            "Bearer s3cret",
+            post(),
+            401,
+            ("an access token", "an API key (ngk_…)"),
+        ),
         (
             "a cut token",
             "/v1/inbox/seen",
@@ -454,8 +461,8 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     ),
     "tail": (2, ("gateway: a user is needed: gateway tail SUB", "GATEWAY_TOKEN")),
     "user add bob": (1, ("There is a user with this sub already", "gateway user password")),
-    "user add *": (1, ("sub: nobody can be called '*', for no post reaches it: choose another id",)),
-    "token *": (1, ("sub: nobody can be called '*', for no post reaches it: choose another id",)),
+    "user add *": (1, ("sub: no user can be called '*', because no post reaches it: choose another id",)),
+    "token *": (1, ("sub: no user can be called '*', because no post reaches it: choose another id",)),
     "user password eve --password-stdin": (2, ("the password: it must have 12 to 256 characters",)),
     "user disable eve": (1, ("There is no such user: 'eve'", "gateway user list")),
     "token bob": (1, ("The user is disabled: enable the user first", "gateway user enable")),
@@ -464,7 +471,7 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "service add shop --scope post": (2, ("post: it must be one of notify, tokens:mint, admin",)),
     "service add shop --scope Notify": (2, ("Notify: it must be one of", "admin: did you mean notify?")),
     "serve --port http": (2, ("'--port': it must be a whole number", "gateway serve --help")),
-    "serve --demo --host 0.0.0.0": (2, ("--demo: only on a loopback address such as 127.0.0.1",)),
+    "serve --demo --host 0.0.0.0": (2, ("--demo: needs a loopback address such as 127.0.0.1",)),
     "serve --workers 2": (2, ("GATEWAY_WORKERS", "Postgres")),
 }
 
@@ -529,7 +536,7 @@ def test_a_misspelt_setting_is_told_its_name(
     monkeypatch.setenv("GATEWAY_DATABSE_URL", "sqlite:///x.db")
     assert cli.run(["check"]) == 0
     (line,) = [one for one in capsys.readouterr().err.splitlines() if "DATABSE" in one]
-    check(line, "GATEWAY_DATABSE_URL is no setting: did you mean GATEWAY_DATABASE_URL?")
+    check(line, "GATEWAY_DATABSE_URL is not a setting: did you mean GATEWAY_DATABASE_URL?")
 
 
 # --- the SDK ------------------------------------------------------------------------------------------------
@@ -540,13 +547,13 @@ def test_a_misspelt_setting_is_told_its_name(
     [
         "getToken: a function that returns an access token",
         "getToken returned ${what}, not a token: ${todo}.",
-        "what it read is no JSON, such as a page of HTML: check the address that it asks, and answer.ok",
-        "the address that it asks could not be reached",
+        "the response is not JSON, but perhaps an HTML page: check the address that it fetches",
+        "the address that it fetches could not be reached",
         "it threw, or its promise was rejected",
         "getToken returned an API key: it must never reach a browser. Mint a token for the user.",
         "the token may not read an inbox: mint it for a user, with the scope inbox.",
-        "getToken returned undefined, which is taken for null: nobody is signed in.",
-        "refused the token that getToken returned, and it returned that one again",
+        "getToken returned undefined, which means null: no user is signed in.",
+        "refused the token that getToken returned, and getToken returned it again",
     ],
 )
 def test_a_mistake_of_a_page_is_told_in_the_console(said: str) -> None:

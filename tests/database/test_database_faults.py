@@ -123,7 +123,7 @@ async def test_a_server_that_is_not_what_the_url_asks_for_is_unavailable(postgre
         with structlog.testing.capture_logs() as events, pytest.raises(Unavailable):
             await database.read(stored)
     assert [(one["event"], one["reason"]) for one in events] == [
-        ("the database is away", "no host is what target_session_attrs asks for")
+        ("the database is unavailable", "no host is what target_session_attrs asks for")
     ]
 
 
@@ -404,7 +404,7 @@ async def test_a_postgres_that_lets_nobody_in_is_an_outage_that_ends_by_itself(
             await until(lambda: posts(201), "a post is taken", within=30)
             await until(lambda: readyz(200), "readyz is well again", within=30)
     logged = [one for one in events if one["event"].startswith("the database is")]
-    assert [one["event"] for one in logged][:2] == ["the database is away", "the database is back"]
+    assert [one["event"] for one in logged][:2] == ["the database is unavailable", "the database is back"]
     assert f"(SQLSTATE {state})" in logged[0]["reason"]
     assert [one for one in events if one["log_level"] in {"error", "critical"}] == []
 

@@ -201,7 +201,7 @@ def test_check_says_that_a_read_only_database_takes_no_writes(
     asyncio.run(postgres.execute(read_only(postgres, postgres_url)))
     code, text = said("check", postgres_url)
     assert (code, text.count("\n")) == (2, 1)
-    assert "it takes no writes: it is read-only" in text
+    assert "it refuses writes: it is read-only" in text
 
 
 @pytest.mark.parametrize("command", ["check", "migrate", "user list", "token ada"])

@@ -125,7 +125,7 @@ def test_a_command_makes_no_database_in_another_folder(tmp_path: Path, command: 
 def test_check_makes_no_database_and_says_who_does(tmp_path: Path) -> None:
     done = run(tmp_path, "check")
     assert (done.returncode, list(tmp_path.iterdir())) == (0, [])
-    assert f"{tmp_path}/gateway.db: not there yet: serve or migrate makes it" in done.stdout
+    assert f"{tmp_path}/gateway.db: does not exist yet: serve or migrate creates it" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -38,5 +38,5 @@ async def test_background_work_that_fails_is_said_and_stops_the_process() -> Non
     finally:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
     assert [(one["event"], one["log_level"]) for one in logged] == [
-        ("a background task has died, and the gateway with it", "critical")
+        ("a background task has failed: the gateway stops", "critical")
     ]

@@ -200,7 +200,7 @@ def test_a_file_that_is_no_audit_log_is_refused_and_left_as_it_is(tmp_path: Path
     file = tmp_path / "of-another"
     file.write_bytes(content)
     file.chmod(0o644)
-    assert "it is there, and is no audit log: name one, or a file that is not there yet" in refused(file)
+    assert "it is not an audit log: name one, or a file that does not exist yet" in refused(file)
     assert file.read_bytes() == content
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
 

@@ -54,7 +54,7 @@ async def test_a_postgres_that_is_away_is_logged_with_the_reason_and_so_is_its_r
 
                 await until(answers, "it is back")
                 assert await answers()
-    assert [event for event, _ in said(events)] == ["the database is away", "the database is back"]
+    assert [event for event, _ in said(events)] == ["the database is unavailable", "the database is back"]
     assert events[0]["reason"] == "Connection refused"
     assert events[0]["database"] == events[1]["database"] == make_url(behind).render_as_string()
     assert str(url.password) not in str(events)
@@ -81,8 +81,8 @@ async def test_a_read_that_works_does_not_end_that_nothing_can_be_written(
 
             await until(is_written, "it is written", within=30)
     assert said(events) == [
-        ("the database takes no writes", "read only sql transaction (SQLSTATE 25006)"),
-        ("the database takes writes again", None),
+        ("the database refuses writes", "read only sql transaction (SQLSTATE 25006)"),
+        ("the database accepts writes again", None),
     ]
 
 
@@ -94,7 +94,7 @@ async def test_a_sqlite_that_takes_no_writes_is_logged_with_the_reason(sqlite_ur
                 with pytest.raises(Unavailable):
                     await database.write(takes_writes)
                 await database.read(lambda connection: connection.scalar(text("SELECT 1")))
-    assert said(events) == [("the database takes no writes", "SQLITE_READONLY")]
+    assert said(events) == [("the database refuses writes", "SQLITE_READONLY")]
 
 
 class Clock:
@@ -137,17 +137,17 @@ class Refused(Exception):
 @pytest.mark.parametrize(
     ("error", "event"),
     [
-        (Refused("28P01"), "the database is away"),
-        (Refused("57P03"), "the database is away"),
-        (Refused("53300"), "the database is away"),
-        (Refused("53100"), "the database takes no writes"),
-        (Refused("25006"), "the database takes no writes"),
-        (Refused("55000"), "the database is away"),
-        (Refused("55006"), "the database is away"),
-        (Refused("42501"), "the database is away"),
-        (Refused("25P03"), "the database is away"),
-        (Refused("F0000"), "the database is away"),
-        (Refused("XX000"), "the database is away"),
+        (Refused("28P01"), "the database is unavailable"),
+        (Refused("57P03"), "the database is unavailable"),
+        (Refused("53300"), "the database is unavailable"),
+        (Refused("53100"), "the database refuses writes"),
+        (Refused("25006"), "the database refuses writes"),
+        (Refused("55000"), "the database is unavailable"),
+        (Refused("55006"), "the database is unavailable"),
+        (Refused("42501"), "the database is unavailable"),
+        (Refused("25P03"), "the database is unavailable"),
+        (Refused("F0000"), "the database is unavailable"),
+        (Refused("XX000"), "the database is unavailable"),
         (Refused("40P01"), None),
         (Refused("55P03"), None),
         (Refused("57014"), None),
@@ -164,7 +164,7 @@ def test_what_passes_at_once_is_no_outage(error: Exception, event: str | None) -
 def test_a_write_that_its_user_has_no_right_to_is_no_server_that_is_away() -> None:
     with structlog.testing.capture_logs() as events:
         DatabaseOutage("x").note(DBAPIError("SELECT 1", None, Refused("42501")), writes=True)
-    assert [one["event"] for one in events] == ["the database takes no writes"]
+    assert [one["event"] for one in events] == ["the database refuses writes"]
 
 
 async def test_the_redis_of_the_rate_limits_is_said_to_be_away_once_and_back_once() -> None:
@@ -179,7 +179,7 @@ async def test_the_redis_of_the_rate_limits_is_said_to_be_away_once_and_back_onc
         await shared.incr("key", 60)
     await shared.close()
     assert [event for event, _ in said(events)] == [
-        "the redis of the rate limits is away: they count in memory",
+        "the redis of the rate limits is unavailable: counting in memory",
         "the redis of the rate limits is back",
     ]
     assert events[0]["reason"] == "Connection refused"
@@ -233,9 +233,9 @@ async def test_a_log_of_json_is_of_one_schema_and_says_when_it_serves_and_what_e
     events = [line["event"] for line in lines]
     assert events.index("Application startup complete.") < events.index("serving")
     assert {"login_failed", "refused"} <= {one["event"] for one in lines if one["logger"] == "gateway.audit"}
-    assert [one["signal"] for one in lines if one["event"] == "ending"] == ["SIGHUP"]
+    assert [one["signal"] for one in lines if one["event"] == "stopping"] == ["SIGHUP"]
     assert any(one["logger"] == "uvicorn.access" for one in lines)
-    assert any("GATEWAY_TYPO is no setting" in event for event in events)
+    assert any("GATEWAY_TYPO is not a setting" in event for event in events)
 
 
 def test_one_is_counted_in_the_singular() -> None:

@@ -130,7 +130,7 @@ async def test_where_a_new_worker_does_not_serve_the_old_ones_stay(
         broken.touch()
         supervisor.replace()
         await until(lambda: said, "the new one has failed")
-        assert said == ["a new worker does not serve: the old ones stay"]
+        assert said == ["a new worker does not serve: the old workers stay"]
         assert supervisor.workers == before
         assert all(worker.returncode is None for worker in before)
         supervisor.stop()
@@ -257,8 +257,8 @@ async def test_sighup_replaces_the_workers_and_no_connection_is_refused(
                 await asyncio.sleep(0.01)
             assert await first.closed() == (1012, "restart")
         assert answers > 10
-        await until(lambda: "every worker is a new one" in gateway.log.read_text(), "it is said", within=30)
-        assert "each worker is replaced, one at a time" in gateway.log.read_text()
+        await until(lambda: "all workers are replaced" in gateway.log.read_text(), "it is said", within=30)
+        assert "replacing the workers one at a time" in gateway.log.read_text()
         await until(lambda: len(children(gateway)) == 2, "two workers run", within=30)
         async with ada.socket(since="latest") as second:
             await second.next("live")

@@ -101,7 +101,7 @@ class Shared(Memory):
         self._clock = clock
         self._retry_at = -math.inf
         self._outage = Outage(
-            "the redis of the rate limits is away: they count in memory",
+            "the redis of the rate limits is unavailable: counting in memory",
             "the redis of the rate limits is back",
             redis=without_password(url),
         )
