@@ -208,7 +208,7 @@ class Settings(BaseSettings):
         10, ge=0.1, le=3600, description="How long the headers of a request may take to arrive."
     )
     keep_alive: float = Field(
-        5, ge=1, le=3600, description="How long a connection may wait for its next request."
+        75, ge=1, le=3600, description="How long a connection may wait for its next request."
     )
     body_timeout: float = Field(
         30, ge=0.1, le=3600, description="How long the body of a request may take to arrive."

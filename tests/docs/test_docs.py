@@ -225,10 +225,10 @@ def test_the_budget_of_changes_is_documented_as_it_is() -> None:
 
 def test_the_bounds_for_clients_that_lag_are_documented_as_they_are() -> None:
     limits = " ".join(text_of("docs/configuration.md").split())
-    assert f"the transports that are full may hold {MAX_UNSENT_BYTES // 2**20} MiB" in limits
+    assert f"full transports may hold {MAX_UNSENT_BYTES // 2**20} MiB" in limits
     assert f"Above {MAX_LINGERING_BYTES // 2**20} MiB its connection ends without the close frame" in limits
     api = text_of("docs/api.md")
-    assert f"before 4008 | {MAX_UNSENT_BYTES // 2**20} MiB; the share of one network" in api
+    assert f"before 4008 | {MAX_UNSENT_BYTES // 2**20} MiB; one network gets" in api
 
 
 def made() -> dict[str, bytes]:

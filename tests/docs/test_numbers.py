@@ -82,7 +82,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("backend.md", "have up to {} recipients", (notification.MAX_RECIPIENTS,)),
     ("backend.md", "A batch stores at most {} items", (writer.MAX_ITEMS,)),
     ("configuration.md", "whose event loop hangs for {} seconds", (SILENCE,)),
-    ("operations/monitoring.md", "its event loop hung for {} seconds", (SILENCE,)),
+    ("operations/monitoring.md", "event loop hung for {} seconds", (SILENCE,)),
     (
         "operations/monitoring.md",
         "did not serve within {} seconds after a restart",

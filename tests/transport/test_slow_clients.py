@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from gateway.settings import Settings
 from gateway.transport.framing import MAX_HEAD_BYTES
 from gateway.transport.http import GatewayHttp
 from tests.support.databases import API_KEY
@@ -164,6 +165,12 @@ async def test_a_connection_is_kept_for_requests_that_arrive_whole(start_server:
         while time.monotonic() - began < SHORT * 3:
             wire.send(WHOLE)
             assert (await wire.answer())[0] == 201
+
+
+def test_a_connection_waits_longer_than_the_clients_of_most_backends_keep_it() -> None:
+    """Which client closes first is a race otherwise, and a request of the other gets no response."""
+    kept_by = {"httpx": 5, "undici": 4, "aiohttp": 15, "AWS's balancer, nginx's upstreams": 60}
+    assert Settings().keep_alive > max(kept_by.values())
 
 
 async def test_a_connection_waits_for_its_next_request_as_long_as_is_set(start_server: StartServer) -> None:

@@ -13,7 +13,7 @@ from tests.support.checker import History, Json, Post, judge
 from tests.support.clients import GONE, User
 from tests.support.servers import LocalServer, StartServer, process
 from tests.support.streams import Event, Listener, asked, live, raw, rest, stream_of, streams_of, titles
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, until, until_none
 
 MOVES = {"notification", "changed", "read", "reset", "live"}
 """What moves a client, and so has an id."""
@@ -236,7 +236,7 @@ async def test_a_client_that_leaves_is_gone_at_once(server: LocalServer) -> None
     await until(lambda: "gateway_streams 0.0" in exposed(server), "none is left")
     assert 'gateway_closes_total{by="client",code="1005"} 1.0' in exposed(server)
     assert streams_of(server) == []
-    assert not server.uvicorn.server_state.tasks
+    await until_none(lambda: server.uvicorn.server_state.tasks, "tasks")
 
 
 def exposed(server: LocalServer) -> str:
