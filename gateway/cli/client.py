@@ -44,18 +44,49 @@ def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
     try:
         with http:
             response = http.post(f"{server}/v1/notifications", json=notification, headers=headers)
-        answer = response.json()
     except ValueError:
-        what = _wrong_scheme(server) or "this is not a gateway"
-        raise ClientError(f"{server}: {_or_environment(server, what)}") from None
+        raise _no_gateway(server) from None
     except Exception as error:  # noqa: BLE001 - its text may hold the key
         what = _wrong_scheme(server) or f"{reason(error)}. GATEWAY_URL or --server says where the gateway is"
         raise ClientError(f"{server}: {_or_environment(server, what)}") from None
-    if not isinstance(answer, dict):
-        raise ClientError(f"{server}: this is not a gateway")
-    if not response.is_success:
-        raise ClientError(f"{answer.get('code')}: {answer.get('detail')}")
-    return answer
+    answer = _object(response.content)
+    if response.is_success and "id" in answer:
+        return answer
+    if (beyond := _beyond(server, response.status_code)) is not None:
+        raise ClientError(beyond)
+    if response.is_success or not _is_problem(answer):
+        raise _no_gateway(server, response.status_code)
+    raise ClientError(f"{answer['code']}: {answer['detail']}")
+
+
+def _object(body: bytes | bytearray | None) -> dict[str, Any]:
+    """Parse the JSON object in a body. Return an empty one if there is none."""
+    try:
+        value = json.loads(body or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_problem(answer: dict[str, Any]) -> bool:
+    """Return whether a gateway may have refused a request with this answer. Other servers use JSON, too."""
+    return all(isinstance(answer.get(name), str) for name in ("code", "detail"))
+
+
+def _no_gateway(server: str, status: int = 0) -> ClientError:
+    """Return the error for an answer that is not a gateway's: perhaps one of a proxy before it."""
+    failed = f"HTTP {status}" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+    what = failed or _wrong_scheme(server) or "this is not a gateway"
+    return ClientError(f"{server}: {_or_environment(server, what)}")
+
+
+def _beyond(server: str, status: int) -> str | None:
+    """Return advice if the URL of the gateway goes on with the paths of the API, so that none is found."""
+    url = urlsplit(server)
+    base, version, rest = url.path.partition("/v1")
+    if status != HTTPStatus.NOT_FOUND or not version or rest[:1] not in {"", "/"}:
+        return None
+    return f"GATEWAY_URL or --server: it must end before /v1: {url._replace(path=base).geturl()}"
 
 
 def _address(server: str) -> str:
@@ -208,20 +239,17 @@ def _refused(server: str, response: Response) -> str:
     status = response.status_code
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return f"HTTP {status}"
-    try:
-        detail = json.loads(response.body or b"")["detail"]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        detail = "is there a gateway, and does GATEWAY_URL end before /v1?"
+    if (beyond := _beyond(server, status)) is not None:
+        raise ClientError(beyond)
+    answer = _object(response.body)
+    detail = answer["detail"] if _is_problem(answer) else "this is not a gateway"
     raise ClientError(f"{server}: refused with HTTP {status}: {detail}")
 
 
 def _read(server: str, text: str | bytes) -> dict[str, Any]:
     """Parse a message. Raises `ClientError` for a text that no gateway sends."""
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
-        message = None
-    if not isinstance(message, dict) or "type" not in message:
+    message = _object(text if isinstance(text, bytes) else text.encode(errors="replace"))
+    if "type" not in message:
         raise ClientError(f"{server}: this is not a gateway")
     return message
 

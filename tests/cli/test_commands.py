@@ -208,8 +208,49 @@ async def test_tail_tells_a_person_what_to_do(start_server: StartServer, subtest
         with subtests.test(said), pytest.raises(ClientError) as caught:
             await client.tail(server.base, token, lambda _: None, lambda _: None)
         assert str(caught.value).startswith(said)
-    with pytest.raises(ClientError, match=r"HTTP 404: There is no such path: did you mean /v1/ws\?"):
-        await client.tail(f"{server.base}/v1", "t", lambda _: None, lambda _: None)
+
+
+@pytest.mark.parametrize("rest", ["/v1", "/v1/", "/v1/notifications"])
+async def test_the_address_of_a_gateway_ends_before_the_version(server: LocalServer, rest: str) -> None:
+    said = f"^GATEWAY_URL or --server: it must end before /v1: {server.base}$"
+    with pytest.raises(ClientError, match=said):
+        await client.tail(f"{server.base}{rest}", "t", lambda _: None, lambda _: None)
+    with pytest.raises(ClientError, match=said):
+        await asyncio.to_thread(client.send, f"{server.base}{rest}", "k", {})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, '{"detail":"Not Found"}', "this is not a gateway"),
+        (422, '{"code":1,"detail":[]}', "this is not a gateway"),
+        (404, "[]", "this is not a gateway"),
+        (200, "{}", "this is not a gateway"),
+        (200, "[" * 100_000, "this is not a gateway"),
+        (502, "<h1>Bad Gateway</h1>", "HTTP 502"),
+        (503, '{"message":"no upstream"}', "HTTP 503"),
+    ],
+)
+async def test_a_server_that_is_no_gateway_is_called_so_whatever_it_answers(
+    status: int, body: str, said: str
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        writer.write(f"{head}\r\nConnection: close\r\n\r\n{body}".encode())
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        address = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+        with pytest.raises(ClientError) as caught:
+            await asyncio.to_thread(client.send, address, "k", {})
+        assert str(caught.value) == f"{address}: {said}"
+        if 400 <= status < 500:
+            with pytest.raises(ClientError) as caught:
+                await client.tail(address, "t", lambda _: None, lambda _: None)
+            assert str(caught.value) == f"{address}: refused with HTTP {status}: {said}"
 
 
 async def test_tail_goes_on_with_a_new_token_where_one_has_expired(
