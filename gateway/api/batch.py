@@ -24,6 +24,10 @@ from gateway.store.writer import MAX_ITEMS
 MAX_POSTS = 1000
 _LENGTH_RULE = f"it must be a list of 1 to {MAX_POSTS:,} notifications"
 
+_BROKEN_LINES = ("it ends within", "something follows the end")
+_ONE_LINE = "each notification takes one whole line (curl: --data-binary keeps line breaks, -d does not)"
+_ARRAY_IN_LINES = "it must be a JSON object: an array is sent as application/json"
+
 TURN_COST = 32 * 1024
 """Maximum cost of reading before other callers get a turn: a character costs 1, a recipient 16."""
 
@@ -127,18 +131,33 @@ class _Batch:
         try:
             return read_json(text)
         except NotJson as error:
-            where = self.place.of(error.line, error.column)
-            raise Invalid.field(str(index), error.message_at(*where)) from None
+            line, column = self.place.of(error.line, error.column)
+            if not self._is_lines:
+                message = error.message_at(f"line {line}, column {column}")
+                raise Invalid.field(str(index), message) from None
+            hint = f": {_ONE_LINE}" if error.why.startswith(_BROKEN_LINES) else ""
+            raise self._invalid(index, error.message_at(f"column {column}") + hint) from None
 
     def _validate(self, index: int, value: Any) -> Notification:
         """Return one item. Raises `Invalid`, with its index and line: one invalid item refuses the batch."""
-        check_members(str(index), value)
+        if self._is_lines and isinstance(value, list):
+            raise self._invalid(index, _ARRAY_IN_LINES)
         try:
+            check_members(str(index), value)
             return Notification.model_validate(value)
+        except Invalid as error:
+            raise self._invalid(index, error.errors[0]["message"]) from None
         except ValidationError as error:
             found = [{**one, "loc": (index, *one["loc"])} for one in error.errors(include_url=False)]
             line = self.place.line() if self._is_lines else None
             raise as_invalid(found, members=Notification.model_fields, line=line) from None
+
+    def _invalid(self, index: int, message: str) -> Invalid:
+        """Return the error of an item: named by its line in NDJSON, else by its index."""
+        if not self._is_lines:
+            return Invalid.field(str(index), message)
+        message = f"line {self.place.line()}: {message}"
+        return Invalid(message, errors=[{"field": str(index), "message": message}])
 
     async def _yield_turn(self, done: int) -> None:
         """Add the cost of what was done, and give other callers a turn after each `TURN_COST` of it."""

@@ -25,6 +25,9 @@ _LINE = re.compile(rb"[ \t\n\r]*+([^\n]*+)")
 _find_end = JSONDecoder(parse_int=len, parse_float=len, parse_constant=len).raw_decode
 
 
+_BARE_OBJECT = "send the array itself, such as [{…}, {…}], or objects on lines as application/x-ndjson"
+
+
 class Position:
     """The position in the body of the item that was yielded last."""
 
@@ -80,7 +83,7 @@ def split_array(body: bytes, place: Position | None = None) -> Iterator[str]:
         raise Invalid.field("body", "it is not UTF-8") from None
     at = _skip(text, 0)
     if text[at : at + 1] != "[":
-        bare = ": send the array itself, such as [{…}, {…}]" if text[at : at + 1] == "{" else ""
+        bare = f": {_BARE_OBJECT}" if text[at : at + 1] == "{" else ""
         raise Invalid.field("body", f"it is not a JSON array{bare}")
     at = _skip(text, at + 1)
     values = _Values(text, place)

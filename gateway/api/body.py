@@ -148,20 +148,20 @@ class NotJson(ValueError):
         self.line = line
         self.column = column
 
-    def message_at(self, line: int, column: int) -> str:
-        """Return the rule with a line and column: those in the whole body, if this text is a part of it."""
-        return f"it is not JSON at line {line}, column {column}{self.why and ': '}{self.why}"
+    def message_at(self, place: str) -> str:
+        """Return the rule with the place in the whole body, if this text is a part of it."""
+        return f"it is not JSON at {place}{self.why and ': '}{self.why}"
 
     def __str__(self) -> str:
         """Return the rule with the line and column in the text."""
-        return self.message_at(self.line, self.column)
+        return self.message_at(f"line {self.line}, column {self.column}")
 
 
 _FOUND = re.compile(r"(.*) at line (\d+) column (\d+)", re.DOTALL)
 
 _WHY = {
     "expected value": "a value belongs here",
-    "trailing comma": "nothing follows the comma",
+    "trailing comma": "nothing follows the comma: take it out",
     "trailing characters": "something follows the end",
     "key must be a string": "a name in double quotes belongs here",
     "expected `:`": "a colon belongs here",

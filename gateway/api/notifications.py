@@ -28,6 +28,7 @@ from gateway.store.sent import find_sent
 from gateway.store.transaction import Accepted, Submission
 
 MAX_KEY_CHARACTERS = 255
+_ARRAY = "it must be a JSON object: an array is sent to /v1/notifications/batch"
 
 
 class Posted(BaseModel):
@@ -108,6 +109,8 @@ async def _read_notification(request: BoundedRequest) -> Notification:
         await check_json(request)
         notification = Notification.model_validate(await request.json())
     except ValidationError as error:
+        if isinstance(await request.json(), list):
+            raise Invalid.field("body", _ARRAY) from None
         raise as_invalid(error.errors(include_url=False), members=Notification.model_fields) from None
     else:
         request.settle(notification.to)

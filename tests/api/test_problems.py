@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import re
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -85,7 +86,7 @@ async def test_a_field_that_is_wrong_is_named_with_what_is_expected_of_it(
         ("/v1/notifications", post | {"to": []}, "to", many),
         ("/v1/notifications", post | {"to": ["ada"] * 1001}, "to", many),
         ("/v1/notifications", post | {"to": ["ada", ""]}, "to.1", "it must have at least 1 character"),
-        ("/v1/notifications", [post], "body", no_object),
+        ("/v1/notifications", [post], "body", f"{no_object}: an array is sent to /v1/notifications/batch"),
         ("/v1/notifications", post | {"to": "ada", "data": []}, "data", no_object),
         ("/v1/notifications/batch", [5], "0", no_object),
         ("/v1/users", [], "body", no_object),
@@ -124,11 +125,26 @@ async def test_an_error_in_lines_is_at_the_line_that_an_editor_shows(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     good = '{"to": "ada", "title": "x"}'
+    whole = "each notification takes one whole line (curl: --data-binary keeps line breaks, -d does not)"
+    no = "it is not JSON at column"
+    within, many = "it ends within an object", json.dumps({str(number): 0 for number in range(21)})
     cases = [
         (f'{good}\n\n\n{{"to": "ada"}}\n', "1.title", "line 4, title: it is required"),
         (f"\r\n{good}\r\n7\r\n", "1", "line 3: it must be a JSON object"),
-        (f'{good}\n\n  {{"to": "ada",}}\n', "1", "1: it is not JSON at line 3, column 16: nothing follows"),
-        (f'{good}\n{{"to": "ädä" "title"}}\n', "1", "1: it is not JSON at line 2, column 14: a comma or }"),
+        (
+            f'{good}\n\n  {{"to": "ada",}}\n',
+            "1",
+            "line 3: it is not JSON at column 16: nothing follows the comma",
+        ),
+        (f'{good}\n{{"to": "ädä" "title"}}\n', "1", f"line 2: {no} 14: a comma or }}"),
+        (
+            f"\n\n{good}{good}",
+            "0",
+            f"line 3: {no} 28: something follows the end: {whole}",
+        ),
+        ('{\n"to": "ada",\n"title": "x"}', "0", f"line 1: {no} 1: {within}: {whole}"),
+        (f"[{good}]", "0", "line 1: it must be a JSON object: an array is sent as application/json"),
+        (f"\n{many}\n", "0", "line 2: it has more than 20 members"),
     ]
     for lines, field, detail in cases:
         with subtests.test(detail):
@@ -178,6 +194,22 @@ async def test_a_body_that_is_no_json_is_told_where_it_breaks(
             answer = await server.service.post(path, content=written, headers=headers)
             found = check_problem(answer, 422, "validation_error")
             assert found["detail"].startswith(detail), found["detail"]
+
+
+async def test_a_body_for_the_other_route_is_told_so(server: LocalServer) -> None:
+    good = '{"to": "ada", "title": "x"}'
+    array = "send the array itself, such as [{…}, {…}], or objects on lines as application/x-ndjson"
+    cases = {
+        "/v1/notifications": (
+            f"[{good}]",
+            "body: it must be a JSON object: an array is sent to /v1/notifications/batch",
+        ),
+        "/v1/notifications/batch": (f"{good}\n{good}\n", f"body: it is not a JSON array: {array}"),
+    }
+    for path, (content, detail) in cases.items():
+        headers = {"Content-Type": "application/json"}
+        answer = await server.service.post(path, content=content, headers=headers)
+        assert check_problem(answer, 422, "validation_error")["detail"] == detail
 
 
 async def test_a_path_that_is_nearly_one_is_told_which(server: LocalServer) -> None:

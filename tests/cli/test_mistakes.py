@@ -141,7 +141,7 @@ BY_A_SERVICE: dict[str, Mistake] = {
             POSTS,
             {"content": '{"to": "ada",}', "headers": JSON},
             422,
-            ("line 1, column 14: nothing",),
+            ("line 1, column 14: nothing follows the comma: take it out",),
         ),
         (
             "one post to batch",
