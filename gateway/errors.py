@@ -150,12 +150,12 @@ class InsufficientScope(GatewayError):
 
     status = 403
     code = "insufficient_scope"
-    title = "The token does not allow this"
+    title = "The token or API key does not allow this"
     close_code = Close.FORBIDDEN
 
     def __init__(self, scope: str, actor: str | None = None, detail: str | None = None) -> None:
         super().__init__(
-            detail or f"This needs a token with the scope '{scope}'.",
+            detail or f"This needs the scope '{scope}'.",
             headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
         )
         self.actor = actor

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocketState
 from gateway.api import oauth, paths, socket
 from gateway.api.audit import record_refusal
 from gateway.api.callers import client_address
+from gateway.api.not_found_page import page_for_browser
 from gateway.api.state import state_of
 from gateway.api.validation import as_invalid
 from gateway.errors import Draining, GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited
@@ -119,6 +120,10 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
     else:
         kind = NO_TYPE
     state_of(connection).metrics.refused(refused.status_code, code)
+    if refused.status_code == HTTPStatus.NOT_FOUND and isinstance(connection, Request):
+        page = page_for_browser(connection)
+        if page is not None:
+            return page
     if oauth.serves(connection):
         return oauth.refusal(refused.status_code, f"{title}.", headers)
     return _answer(problem(kind, refused.status_code, code, title, detail), headers)

@@ -212,6 +212,35 @@ async def test_a_body_for_the_other_route_is_told_so(server: LocalServer) -> Non
         assert check_problem(answer, 422, "validation_error")["detail"] == detail
 
 
+async def test_a_key_that_may_not_do_this_is_not_called_a_token(server: LocalServer) -> None:
+    made = (await server.service.post("/v1/services", json={"name": "n", "scopes": ["notify"]})).json()
+    keys = f"/v1/services/{made['client_id']}/keys"
+    headers = {"Authorization": f"Bearer {(await server.service.post(keys)).json()['key']}"}
+    for path in ("/v1/users", "/v1/inbox"):
+        found = check_problem(await server.stranger.get(path, headers=headers), 403, "insufficient_scope")
+        assert found["title"] == "The token or API key does not allow this"
+    answer = await server.stranger.post("/v1/users", json={"sub": "x"}, headers=headers)
+    assert "This needs the scope 'admin'" in check_problem(answer, 403, "insufficient_scope")["detail"]
+
+
+async def test_a_browser_gets_a_page_for_an_unknown_path_and_all_others_a_problem(
+    server: LocalServer,
+) -> None:
+    html = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    answer = await server.stranger.get("/orders/7", headers=html)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["vary"] == "Accept"
+    assert "There is no such page" in answer.text
+    refused = [
+        await server.stranger.get("/orders/7"),
+        await server.stranger.get("/v1/orders/7", headers=html),
+        await server.stranger.post("/orders/7", headers=html),
+    ]
+    for one in refused:
+        check_problem(one, 404, "not_found")
+
+
 async def test_a_path_that_is_nearly_one_is_told_which(server: LocalServer) -> None:
     cases = {
         "/notifications": "/v1/notifications",
