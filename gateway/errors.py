@@ -177,13 +177,16 @@ class NotFound(GatewayError):
     code = "not_found"
     title = "Not found"
 
-    def __init__(self, detail: str | None = None, *, name: str | None = None) -> None:
-        """Create the error for a missing resource called `name`.
+    def __init__(
+        self, detail: str | None = None, *, name: str | None = None, near: str | None = None
+    ) -> None:
+        """Create the error for a missing resource called `name`. `near` is the most similar existing name.
 
-        Commands print the name; HTTP responses do not repeat values of the request.
+        Commands print the names; HTTP responses do not repeat values of the request.
         """
         super().__init__(detail)
         self.name = name
+        self.near = near
 
 
 class Conflict(GatewayError):
@@ -192,6 +195,11 @@ class Conflict(GatewayError):
     status = 409
     code = "already_exists"
     title = "It exists already"
+
+    def __init__(self, detail: str | None = None, *, name: str | None = None) -> None:
+        """Create the error for an existing user called `name`, which only commands print."""
+        super().__init__(detail)
+        self.name = name
 
 
 class UserDisabled(GatewayError):

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.errors import MAX_ERRORS, MAX_FIELD, Invalid
 from gateway.protocol.terminal import cut, shown
-from gateway.settings.wording import rule, unknown_member
+from gateway.settings.wording import member_rule
 
 
 def as_invalid(
@@ -19,7 +19,7 @@ def as_invalid(
     _drop_tracebacks(found)
     errors, places = [], []
     for one in found[:MAX_ERRORS]:
-        message = _rule(one, members)
+        message = member_rule(one, members)
         field = _path(one["loc"])
         if line is None:
             places.append(f"{field}: {message}")
@@ -47,9 +47,3 @@ def _path(loc: Sequence[int | str]) -> str:
     """Return the path of a field, or `body` for the body as a whole."""
     inner = loc[1:] if loc and loc[0] in {"body", "query", "path", "header"} else loc
     return shown(".".join(cut(str(part), MAX_FIELD) for part in inner), MAX_FIELD) or "body"
-
-
-def _rule(error: Mapping[str, Any], members: Collection[str]) -> str:
-    if error["type"] == "extra_forbidden":
-        return unknown_member(str(error["loc"][-1]), members)
-    return rule(error)

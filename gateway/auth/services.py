@@ -10,13 +10,17 @@ from sqlalchemy import Connection, delete, or_, select
 from gateway.auth.records import Record, found
 from gateway.auth.sessions import PAGE, Session, Started, add_session, end_oldest, end_sessions
 from gateway.database.models import api_keys, services, sessions
-from gateway.errors import Conflict, InvalidKey
+from gateway.errors import Conflict, InvalidKey, NotFound
+from gateway.settings.wording import nearest
 
 SERVICE_SCOPES = ("notify", "tokens:mint", "admin")
 """The scopes that a service may have."""
 
 SESSIONS_PER_SERVICE = 10_000
 """Maximum number of concurrent sessions of a service, unless a setting says otherwise; each token has one."""
+
+MAX_COMPARED_NAMES = 1000
+"""Maximum number of services whose names are compared with one that does not exist."""
 
 _KEY_ID_LENGTH = 16
 """Length of the id of an API key, in characters."""
@@ -106,7 +110,8 @@ def identify(connection: Connection, given: str) -> str:
         raise Conflict(
             f"There is more than one service of this name: name one of {', '.join(found_ids[:10])}"
         )
-    return str(_found_service(None, given).client_id)
+    names = connection.scalars(select(services.c.name).limit(MAX_COMPARED_NAMES))
+    raise NotFound("There is no such service.", name=given, near=nearest(given, set(names)))
 
 
 def lock_service(connection: Connection, client_id: str) -> Record:

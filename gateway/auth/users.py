@@ -32,7 +32,8 @@ def add_user(connection: Connection, sub: str, password_hash: str | None, now_ms
     row = connection.execute(statement.returning(users)).one_or_none()
     if row is None:
         raise Conflict(
-            "There is a user with this sub already. Change it: PATCH /v1/users/{sub}, gateway user password."
+            "There is a user with this sub already. Change it: PATCH /v1/users/{sub}, gateway user password.",
+            name=sub,
         )
     return row
 

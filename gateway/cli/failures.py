@@ -1,13 +1,15 @@
 """Failures of commands: each one prints one line to stderr and sets an exit code."""
 
+import shlex
 import sys
 from typing import Any, cast
 
 import typer
 
-from gateway.errors import GatewayError, NotFound
+from gateway.errors import Conflict, GatewayError, NotFound
 from gateway.observability.reasons import answer
 from gateway.protocol.terminal import shown
+from gateway.settings.durations import with_unit
 from gateway.settings.wording import rule
 
 MAX_MESSAGE_CHARACTERS = 2000
@@ -34,7 +36,11 @@ def explain(error: Exception) -> str:
     if isinstance(error, NotFound) and error.name is not None:
         kind = error.detail.removesuffix(".").rpartition(" ")[2]
         listing = f"gateway {kind} list{' SERVICE' if kind == 'key' else ''}"
-        return f"{error.detail.removesuffix('.')}: {error.name!r}. To see them: {listing}"
+        hint = f"Did you mean {error.near!r}? " if error.near else ""
+        return f"{error.detail.removesuffix('.')}: {error.name!r}. {hint}To see them: {listing}"
+    if isinstance(error, Conflict) and error.name is not None:
+        command = f"gateway user password {shlex.quote(error.name)}"
+        return f"There is a user with this sub already: {error.name!r}. To change the password: {command}"
     cause = error.__cause__
     return f"{error} ({answer(cause)})" if cause else str(error)
 
@@ -71,7 +77,8 @@ def fail_usage(error: typer.TyperException) -> int:
     cause = cast("Any", error.__cause__)
     if hasattr(cause, "errors"):
         # typer would print the wording of pydantic, which converts the values.
-        cast("Any", error).message = rule(cause.errors()[0])
+        name = getattr(getattr(error, "param", None), "name", None) or ""
+        cast("Any", error).message = with_unit(name, rule(cause.errors()[0]))
     text = cast("Any", error).format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":

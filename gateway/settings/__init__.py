@@ -16,7 +16,7 @@ from gateway.settings.lists import Issuers, Networks, Origins
 from gateway.settings.origins import is_loopback
 from gateway.settings.redis_url import check_redis_url
 from gateway.settings.trusted_issuer import TrustedIssuer
-from gateway.settings.wording import in_words, rule, unknown_member
+from gateway.settings.wording import in_words, member_rule
 
 MIN_RETENTION_SECONDS = 60
 """Minimum retention: a post must not expire before it is committed."""
@@ -330,19 +330,21 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings from the environment and `.env`. `overrides` that are not None take precedence.
+    """Read the settings from the environment and `.env`, and options from `overrides`, unless None.
 
-    Raises `SettingsError` with one line for the first invalid setting.
+    Raises `SettingsError` with one line for the first invalid setting or option.
     """
+    given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
         # Report an unknown member first: it may be a required one, misspelt, and its name says more.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        extra = first["type"] == "extra_forbidden"
-        message = unknown_member(str(first["loc"][-1]), TrustedIssuer.model_fields) if extra else rule(first)
-        if not first["loc"]:  # a rule for several settings, which names them itself
-            raise SettingsError(message) from None
-        name, *inner = first["loc"]
-        where = f"{'.'.join(map(str, inner))}: " if inner else ""
-        raise SettingsError(f"GATEWAY_{str(name).upper()}: {where}{message}") from None
+        message = member_rule(first, TrustedIssuer.model_fields)
+        if first["loc"]:  # a rule for several settings names them itself
+            name, *inner = map(str, first["loc"])
+            where = f"{'.'.join(inner)}: " if inner else ""
+            message = f"GATEWAY_{name.upper()}: {where}{message}"
+        for name in given:
+            message = message.replace(f"GATEWAY_{name.upper()}: ", f"--{name}: ", 1)
+        raise SettingsError(message) from None

@@ -5,6 +5,13 @@ import re
 _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+_SECONDS = re.compile(r"(\w+_)?(ttl|timeout|interval|period)|heartbeat|keep_alive")
+
+
+def with_unit(name: str, rule: str) -> str:
+    """Return the rule for a value in seconds with its unit, which the value may have had: 15m."""
+    return f"{rule} of seconds" if rule.endswith(" number") and _SECONDS.fullmatch(name) else rule
+
 
 def read_duration(text: str) -> int:
     """Return a duration in seconds. Raises ValueError with the rule if the text is not a duration."""

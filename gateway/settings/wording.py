@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from gateway.settings.durations import with_unit
+
 MAX_NAME_LENGTH = 40
 """Maximum length of a name that is compared with the known ones, in characters: it takes quadratic time."""
 
@@ -61,6 +63,14 @@ def unknown_member(name: str, known: Collection[str], *, kind: str = "member") -
     if known:
         return f"there is no such {kind}, only {', '.join(sorted(known))}"
     return f"there is no such {kind}: leave it out"
+
+
+def member_rule(error: Mapping[str, Any], members: Collection[str]) -> str:
+    """Return the rule that a pydantic error reports, of a member or setting where `members` are known."""
+    name = str(error["loc"][-1]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        return unknown_member(name, members)
+    return with_unit(name, rule(error))
 
 
 def _fixed(words: str) -> Callable[[Mapping[str, Any]], str]:

@@ -460,7 +460,10 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
         ("GATEWAY_URL or --server", "such as http://127.0.0.1:8000"),
     ),
     "tail": (2, ("gateway: a user is needed: gateway tail SUB", "GATEWAY_TOKEN")),
-    "user add bob": (1, ("There is a user with this sub already", "gateway user password")),
+    "user add bob": (1, ("There is a user with this sub already: 'bob'. To", "gateway user password bob")),
+    "key add shp": (1, ("no such service: 'shp'. Did you mean 'shop'? To see", "gateway service list")),
+    "token ada --ttl 15m": (2, ("'--ttl': it must be a whole number of seconds", "gateway token --help")),
+    "serve --port 99999": (2, ("gateway: --port: it must be at most 65,535",)),
     "user add *": (1, ("sub: no user can be called '*', because no post reaches it: choose another id",)),
     "token *": (1, ("sub: no user can be called '*', because no post reaches it: choose another id",)),
     "user password eve --password-stdin": (2, ("the password: it must have 12 to 256 characters",)),
@@ -472,11 +475,13 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "service add shop --scope Notify": (2, ("Notify: it must be one of", "admin: did you mean notify?")),
     "serve --port http": (2, ("'--port': it must be a whole number", "gateway serve --help")),
     "serve --demo --host 0.0.0.0": (2, ("--demo: needs a loopback address such as 127.0.0.1",)),
-    "serve --workers 2": (2, ("GATEWAY_WORKERS", "Postgres")),
+    "serve --workers 2": (2, ("gateway: --workers: more than one process needs Postgres",)),
 }
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "GATEWAY_PORT=http": ("GATEWAY_PORT: it must be a whole number",),
+    "GATEWAY_ACCESS_TOKEN_TTL=15m": ("GATEWAY_ACCESS_TOKEN_TTL: it must be a whole number of seconds",),
+    "GATEWAY_HEARTBEAT=30s": ("GATEWAY_HEARTBEAT: it must be a number of seconds",),
     "GATEWAY_DATABASE_URL=mysql://localhost/x": (
         "GATEWAY_DATABASE_URL: it must begin with sqlite:/// or postgresql",
     ),
@@ -501,6 +506,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(home)
         assert cli.run(["user", "add", "bob", "--create"]) == 0
         assert cli.run(["user", "disable", "bob"]) == 0
+        assert cli.run(["service", "add", "shop", "--scope", "notify"]) == 0
     return home
 
 

@@ -62,7 +62,7 @@ def test_every_pattern_of_the_api_and_of_the_settings_has_words() -> None:
         ("access_log", "maybe", "GATEWAY_ACCESS_LOG: it must be true or false"),
         ("log_level", "loud", "GATEWAY_LOG_LEVEL: it must be debug, info, warning or error"),
         ("log_format", "xml", "GATEWAY_LOG_FORMAT: it must be one of 'console' or 'json'"),
-        ("reconcile_interval", "soon", "GATEWAY_RECONCILE_INTERVAL: it must be a number"),
+        ("reconcile_interval", "soon", "GATEWAY_RECONCILE_INTERVAL: it must be a number of seconds"),
         (
             "trusted_issuers",
             '[{"issuer": "a", "audience": "b", "jwks_uri": "https://a.example/"}]',
