@@ -8,19 +8,21 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
 
-URL, KEY = os.environ["GATEWAY_URL"], os.environ["GATEWAY_KEY"]
+URL, KEY = os.environ["GATEWAY_URL"].rstrip("/"), os.environ["GATEWAY_KEY"]
 PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Shop</title>
 <link rel="icon" href="data:,">
 <h1>Shop</h1><notification-bell></notification-bell><button id="order">Order</button> <output></output>
+<script type="module">
+  document.querySelector('#order').onclick = async () => {{
+    const answer = await fetch('/orders', {{ method: 'POST' }});
+    document.querySelector('output').textContent = answer.ok ? 'Ordered.' : (await answer.json()).detail;
+  }};
+</script>
 <script type="module">
   import {{ NotificationClient }} from '{URL}/sdk/components.js';
   const getToken = () => fetch('/token');
   const client = document.querySelector('notification-bell').client = new NotificationClient({{ getToken }});
   client.start();
-  document.querySelector('#order').onclick = async () => {{
-    const response = await fetch('/orders', {{ method: 'POST' }});
-    document.querySelector('output').textContent = response.ok ? 'Ordered.' : (await response.json()).detail;
-  }};
 </script>"""
 app = FastAPI()
 gateway = httpx.AsyncClient(base_url=URL, headers={"Authorization": f"Bearer {KEY}"}, timeout=5)
@@ -32,9 +34,12 @@ async def call(path: str, body: dict[str, object]) -> dict[str, object]:
         response = await gateway.post(path, json=body)
     except httpx.TransportError as error:
         raise HTTPException(502, f"the gateway cannot be reached at {URL}") from error
+    said = response.json() if "json" in response.headers.get("Content-Type", "") else None
+    if not isinstance(said, dict) or (response.is_error and "code" not in said):
+        raise HTTPException(502, f"HTTP {response.status_code} from {URL}: is there a gateway?")
     if response.is_error:
-        raise HTTPException(502, "{code}: {detail}".format_map(response.json()))
-    return response.json()
+        raise HTTPException(502, "{code}: {detail}".format_map(said))
+    return said
 
 
 def user() -> str:

@@ -62,7 +62,7 @@ async def test_the_example_backend_shows_a_bell_that_rings_for_what_it_posts(
     port = free_port()
     async with (
         serving(settings_for(sqlite_url, allowed_origins=f"http://127.0.0.1:{port}")) as server,
-        example(tmp_path, port, server.base, API_KEY) as http,
+        example(tmp_path, port, f"{server.base}/", API_KEY) as http,
     ):
         page = await browser.new_page()
         await page.goto(f"http://127.0.0.1:{port}/")
@@ -89,3 +89,27 @@ async def test_the_example_backend_passes_on_the_code_and_the_detail_of_a_refusa
         refused = await http.get("/token")
         assert refused.status_code == 502
         assert refused.json() == {"detail": f"{problem['code']}: {problem['detail']}"}
+
+
+async def test_the_example_backend_says_that_another_server_is_no_gateway(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 22"
+        writer.write(f'{head}\r\nConnection: close\r\n\r\n{{"detail":"Not Found"}}'.encode())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        address, port = f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}", free_port()
+        said = f"HTTP 404 from {address}: is there a gateway?"
+        async with example(tmp_path, port, address, API_KEY) as http:
+            for refused in (await http.get("/token"), await http.post("/orders")):
+                assert refused.status_code == 502
+                assert refused.json() == {"detail": said}
+            # The page's own button does its work, though the SDK cannot be loaded.
+            page = await browser.new_page()
+            await page.goto(f"http://127.0.0.1:{port}/")
+            await page.get_by_role("button", name="Order").click()
+            await expect(page.get_by_role("status")).to_have_text(said)
+            await page.close()
