@@ -553,6 +553,7 @@ def test_a_misspelt_setting_is_told_its_name(
     [
         "getToken: a function that returns an access token",
         "getToken returned ${what}, not a token: ${todo}.",
+        "an object without a token",
         "the response is not JSON, but perhaps an HTML page: check the address that it fetches",
         "the address that it fetches could not be reached",
         "it threw, or its promise was rejected",

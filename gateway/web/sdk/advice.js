@@ -33,10 +33,17 @@ export function failedToken(error) {
   return `getToken failed: ${FAILURES[name] ?? name}. The client tries again.`;
 }
 
+/** Say that the path that getToken fetches has refused: its query may hold anything. @param {Response} response */
+export function refusedToken({ url, status }) {
+  return `getToken: ${url ? new URL(url).pathname : 'the address that it fetches'} returned ${status}: look at the response.`;
+}
+
 /** Say what getToken has returned instead of a token. @param {unknown} given @param {unknown} token */
 export function noToken(given, token) {
-  const [, what, todo] = typeof token === 'string' ? NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER
-    : [0, `a value of type ${typeof given} without a token`,
-      'return a string, { token }, { access_token } or the Response of fetch, and check the response of the address that it fetches'];
+  if (typeof token !== 'string') {
+    return `getToken returned ${typeof given === 'object' ? 'an object without a token' : `a ${typeof given}`}: `
+      + 'return a string, { token }, { access_token } or the Response of fetch, and check the response of the address that it fetches.';
+  }
+  const [, what, todo] = NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER;
   return `getToken returned ${what}, not a token: ${todo}.`;
 }

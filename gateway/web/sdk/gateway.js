@@ -1,7 +1,7 @@
 // Calls to the gateway in the name of the user. The token is held here and nowhere else: it goes into a header or a
 // subprotocol, never into a URL, a storage, a message to another tab or an error.
 
-import { advise, failedToken, noToken } from './advice.js';
+import { advise, failedToken, noToken, refusedToken } from './advice.js';
 import { Backoff } from './backoff.js';
 /** @import { Ended, Options, Platform } from './types.d.ts' */
 
@@ -32,9 +32,10 @@ export class SignedOut extends Failed {
   }
 }
 
-/** Make an error of an answer that is none of the good ones. */
+/** Make an error of an answer that is none of the good ones. Another server than a gateway may have sent any JSON. */
 export async function failure(response) {
-  const { code, detail } = await response.json().catch(() => ({}));
+  const said = await response.json().catch(() => null);
+  const { code, detail } = typeof said?.code === 'string' && typeof said.detail === 'string' ? said : /** @type {any} */ ({});
   const seconds = Number(response.headers.get('Retry-After')) || 0;
   const words = detail ?? `The gateway answered ${response.status}.`;
   return new Failed(code ?? (response.status === 404 ? 'not_a_gateway' : 'failed'), words, response.status, seconds * 1_000);
@@ -98,7 +99,7 @@ export class Gateway {
       throw this.#noToken(failedToken(error));
     }
     if (isAnswer(given)) {
-      if (given.status !== 401) throw this.#noToken(`the address that getToken fetches returned ${given.status}: look at the response.`);
+      if (given.status !== 401) throw this.#noToken(refusedToken(given));
       given = null;
     }
     if (given === undefined) this.advise('getToken returned undefined, which means null: no user is signed in.');
@@ -195,10 +196,11 @@ export class Gateway {
    */
   async explain({ why = 'unreachable', status = 0 }) {
     const page = globalThis.location?.origin;
-    const { href, origin } = this.url;
+    const { href, origin, pathname } = this.url;
     if (why !== 'unreachable') {
       if (why === 'not_a_gateway' || status === 404) {
-        this.advise(`${href} is not a gateway: set url to the address of one.`);
+        const todo = /\/v1\//.test(pathname) ? 'url ends before /v1' : 'set url to the address of one';
+        this.advise(`${href} is not a gateway: ${todo}.`);
         return 'not_a_gateway';
       }
     } else if (page && !await this.answers()) {

@@ -481,12 +481,16 @@ for (const [name, wrap] of Object.entries({
   });
 }
 
+const at = (url, status) => Object.defineProperty(new Response('secret', { status }), 'url', { value: url });
+
 for (const [given, said] of [
   ['<!doctype html><title>secret</title>', /an HTML page/], ['{"token": "secret"}', /JSON as a string.*response\.json\(\)/],
   ['"secret"', /JSON as a string/], ['Internal secret Error', /a string that is not a token/], [' \n', /an empty string/],
-  [new Response('secret', { status: 502 }), /the address that getToken fetches returned 502: look at the response/],
-  [{ jwt: 'secret' }, /type object without a token.* check the response of the address that it fetches/],
-  [true, /type boolean/],
+  [new Response('secret', { status: 502 }), /getToken: the address that it fetches returned 502: look at the response/],
+  [at('https://shop.test/token?key=secret', 404), /getToken: \/token returned 404: look at the response/],
+  [{ jwt: 'secret' }, /getToken returned an object without a token: return .* check the response of the address that it fetches/],
+  [{ token: { access: 'secret' } }, /getToken returned an object without a token: return/],
+  [true, /getToken returned a boolean: return/],
 ]) {
   test(`${said} is said once of what is no token, and the user is not signed out`, async () => {
     const texts = [];
@@ -602,6 +606,28 @@ for (const [what, answer] of Object.entries({
       assert.deepEqual(told, { code: 'not_a_gateway', detail: 'There is no gateway at this address.' });
     }
     assert.deepEqual(texts, ['Notifications: https://gateway.test/ is not a gateway: set url to the address of one.']);
+  });
+}
+
+test('an address that goes on with /v1 is told where it ends', async () => {
+  const texts = [];
+  const console = { warn: (text) => texts.push(text) };
+  const world = new World().serve();
+  world.answers['GET /v1/inbox'] = () => problem(404, 'not_found');
+  await world.tab({ url: 'https://gateway.test/v1', platform: { console } }).start();
+  await world.clock.pass(60_000);
+  assert.deepEqual(texts, ['Notifications: https://gateway.test/v1/ is not a gateway: url ends before /v1.']);
+});
+
+for (const [what, answer] of Object.entries({
+  'a list of FastAPI': () => Response.json({ detail: [{ msg: 'Other words' }] }, { status: 422 }),
+  'a number': () => Response.json({ code: 7, detail: 'Other words' }, { status: 422 }),
+  nothing: () => Response.json(null, { status: 422 }),
+})) {
+  test(`${what} in an answer of another server is not taken for an error of the gateway`, async () => {
+    const { world, client } = await liveTab();
+    world.answers['GET /v1/inbox'] = answer;
+    await assert.rejects(client.query({ unread: true }), { code: 'failed', detail: 'The gateway answered 422.' });
   });
 }
 
