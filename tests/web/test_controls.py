@@ -148,6 +148,43 @@ async def test_each_button_of_a_notification_does_what_it_says(
     assert troubles == []
 
 
+@pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
+async def test_the_header_of_the_page_is_never_over_the_row_that_is_gone_to(
+    server: LocalServer, browser: Browser, options: dict[str, object]
+) -> None:
+    await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
+    for number in range(1, 41):
+        await server.service.notify("ada", f"Title {number}")
+    troubles: list[str] = []
+    async with profile_of(browser, troubles, **options) as profile:
+        tab = await profile.signed_in(server.base)
+        await expect(tab.rows).to_have_count(40)
+        below = """(row) => row.getBoundingClientRect().top
+          >= document.querySelector('header.bar').getBoundingClientRect().bottom - 1"""
+        await tab.rows.nth(39).focus()
+        for _ in range(20):
+            await tab.page.keyboard.press("k")
+        assert await tab.rows.nth(19).evaluate(below)
+        await server.service.notify("ada", "Title 41")
+        await press(tab.page.locator("#list").get_by_role("button", name="1 new"), "click")
+        await expect(tab.titles.first).to_have_text("Title 41")
+        assert await tab.rows.first.evaluate(below)
+        await expect(tab.page.locator("#list .day").first).to_be_in_viewport()
+
+        # The top of a list that begins behind the header is out of sight.
+        top = """(shift) => {
+          const list = document.querySelector('#list').shadowRoot.querySelector('[role=feed]');
+          const { bottom } = document.querySelector('header.bar').getBoundingClientRect();
+          scrollBy(0, list.getBoundingClientRect().top - bottom + shift);
+        }"""
+        await tab.page.evaluate(top, 20)
+        await server.service.notify("ada", "Title 42")
+        await expect(tab.page.locator("#list").get_by_role("button", name="1 new")).to_be_visible()
+        await tab.page.evaluate(top, -40)
+        await expect(tab.page.locator("#list [part=newer]")).to_be_hidden()
+    assert troubles == []
+
+
 # --- the bell, the banner, the demo, and two tabs -----------------------------------------------------------
 
 WAYS = {"click": DESKTOP, "tap": PHONE, "keyboard": DESKTOP}

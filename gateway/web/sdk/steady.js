@@ -51,8 +51,11 @@ export class Steady {
     }, { signal, passive: true, capture: true });
   }
 
-  /** Whether the top of the list is out of sight. */
-  #isAway() { return topOf(this.#feed.element) < Math.max(topOf(this.#panel), 0) - 1 + this.#shift; }
+  /** Whether the top of the list is out of sight, or behind a header of the page. */
+  #isAway() {
+    const inset = parseFloat(getComputedStyle(this.#feed.element).scrollMarginTop);
+    return topOf(this.#feed.element) < Math.max(topOf(this.#panel), inset) - 1 + this.#shift;
+  }
 
   /** Hold another list. */
   take(feed) {
@@ -105,7 +108,7 @@ export class Steady {
   #goToTop() {
     this.release();
     this.#panel.scrollTop = 0;
-    if (this.#isAway()) this.#feed.first?.scrollIntoView({ block: 'nearest' });
+    if (this.#isAway()) this.#feed.element.scrollIntoView();
     this.#settle();
   }
 

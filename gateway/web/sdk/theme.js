@@ -99,6 +99,7 @@ select { field-sizing: content; max-width: 100%; margin-inline-start: auto; colo
 article + article { border-block-start: 1px solid var(--_line); }
 .day { padding-block: 16px 6px; padding-inline: 24px 20px; color: var(--_muted); font-size: .8667em; font-weight: 600; }
 .item.held { content-visibility: visible; }
+:host, [role="feed"], .item, .item * { scroll-margin-block-start: var(--notification-scroll-inset, 0px); }
 .item:hover { background: color-mix(in oklab, var(--_sunken) 55%, transparent); }
 .item:focus-visible { outline-offset: -3px; border-radius: 10px; }
 .item.new { background: var(--_unread); }
