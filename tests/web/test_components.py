@@ -1568,6 +1568,25 @@ async def test_a_list_is_out_of_view_from_the_moment_it_is_hidden(stage: Stage) 
     assert await calls(page, "seen") == seen
 
 
+async def test_toasts_go_where_another_list_of_an_inbox_in_view_shows_them(stage: Stage) -> None:
+    page = await stage(TOASTS_BESIDE)
+    toasts = page.locator(".toast")
+    await until(lambda: calls(page, "seen"), "the list is in view")
+    await page.get_by_role("tab", name="Archived").click()
+    await page.evaluate("client.arrive(item(4, { priority: 'urgent' }))")
+    await expect(toasts).to_have_count(1)
+    await page.get_by_role("tab", name="Unread").click()
+    await expect(toasts).to_have_count(0)
+    # Of an inbox that connects, it is not known yet whose it is.
+    await page.evaluate("client.become('connecting', { sub: null })")
+    await page.evaluate(
+        "element.client = new FakeClient(); element.client.arrive(item(5, { priority: 'urgent' }))"
+    )
+    await expect(toasts).to_have_count(1)
+    await page.evaluate("client.become('live', { sub: 'ada' })")
+    await expect(toasts).to_have_count(0)
+
+
 async def test_a_toast_that_cannot_be_marked_read_says_so(stage: Stage) -> None:
     page = await stage(TOASTS.replace("/x", "/#x"))
     await page.evaluate("client.refuse = true")

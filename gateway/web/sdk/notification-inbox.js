@@ -173,6 +173,7 @@ export class NotificationInbox extends NotificationElement {
     this.#parts.panel.scrollTop = 0;
     if (this.#view) this.#put(this.#view.items);
     this.#watchEnd();
+    this.#tellToasts();
   }
 
   #put(items) {
@@ -226,9 +227,13 @@ export class NotificationInbox extends NotificationElement {
   #onState() {
     this.refresh();
     this.#markSeen();
+    this.#tellToasts();
     // What could not be loaded without a connection can be now.
     if (this.#failed && this.client.state === 'live') this.#tryAgain();
   }
+
+  /** What is in view may be another list now, or that of a user who was not known before. */
+  #tellToasts() { if (inView.has(this)) views.dispatchEvent(new Event('change')); }
 
   /** What stands in view has been seen, where somebody looks. */
   #markSeen() {
