@@ -631,7 +631,7 @@ async def test_tabs_and_categories_follow_what_happens(stage: Stage) -> None:
         "client.arrive(item(5, { category: 'ci' })); client.arrive(item(6, { category: 'orders' }))"
     )
     await titles(page, "Title 5", "Title 3", "Title 1")
-    await button(page, "Mark read: Title 3").click()
+    await page.evaluate("client.read('id-3')")
     await titles(page, "Title 5", "Title 1")
     # Of many that are read at once, the client names only those that it holds.
     await page.evaluate(
@@ -639,11 +639,47 @@ async def test_tabs_and_categories_follow_what_happens(stage: Stage) -> None:
     )
     await titles(page, "Title 5")
     await button(page, "Archive: Title 5").click()
-    await expect(page.locator("notification-inbox")).to_contain_text("Nothing unread")
+    await expect(page.locator("notification-inbox")).to_contain_text("Nothing in CI")
     await page.get_by_role("tab", name="Archived").click()
     await titles(page, "Title 5")
     await button(page, "Move to inbox: Title 5").click()
-    await expect(page.locator("notification-inbox")).to_contain_text("Nothing archived")
+    await expect(page.locator("notification-inbox")).to_contain_text("Nothing in CI")
+
+
+async def test_an_empty_category_says_so_and_leads_to_all_categories_of_its_tab(stage: Stage) -> None:
+    page = await stage(
+        inbox(
+            "many(3, (n) => ({ category: ['default', 'ci', 'orders'][n % 3],"
+            " archived_at: n === 1 ? new Date().toISOString() : null }))"
+        )
+    )
+    said = page.locator("notification-inbox .state")
+    for tab, label, found in (
+        ("Archived", "Orders", ["Title 1"]),
+        ("Unread", "CI", ["Title 3", "Title 2"]),
+    ):
+        await page.get_by_role("tab", name=tab).click()
+        await titles(page, *found)
+        await page.get_by_label("Category").select_option(label)
+        await expect(said).to_have_text(f"Nothing in {label}Show all categories")
+        await button(page, "Show all categories").click()
+        await titles(page, *found)
+        await expect(page.get_by_label("Category")).to_have_value("")
+        await expect(page.get_by_role("tab", name=tab)).to_be_focused()
+
+
+async def test_mark_all_read_marks_the_category_that_is_chosen_and_undo_has_those_back(stage: Stage) -> None:
+    page = await stage(inbox("many(700, (n) => ({ category: n % 2 ? 'ci' : 'orders' }))"))
+    await page.get_by_label("Category").select_option("ci")
+    await button(page, "Mark all read").click()
+    await expect(page.get_by_text("350 notifications marked read")).to_be_visible()
+    unread = "client.all.filter((one) => !one.read_at).map(({ category }) => category)"
+    assert set(await page.evaluate(unread)) == {"orders"}
+    await button(page, "Undo").click()
+    await until(lambda: page.evaluate("client.unread === 700"), "those are unread again")
+    # What is archived is not in the inbox, which the button is about.
+    await page.get_by_role("tab", name="Archived").click()
+    await expect(button(page, "Mark all read")).to_be_disabled()
 
 
 # --- a press lands on what was pressed ----------------------------------------------------------------------
@@ -844,15 +880,22 @@ async def test_what_is_said_of_a_command_is_in_the_window_where_the_list_goes_on
         await expect(rows(page)).to_have_count(40)
 
 
-async def test_what_is_opened_among_the_unread_ones_stays_until_the_tab_is_left(stage: Stage) -> None:
+async def test_what_is_opened_or_marked_among_the_unread_ones_stays_until_the_tab_is_left(
+    stage: Stage,
+) -> None:
     page = await stage(inbox("many(3)"))
     await page.get_by_role("tab", name="Unread").click()
     await rows(page).nth(1).click()
     await expect(button(page, "Mark unread: Title 2")).to_be_attached()
     await titles(page, "Title 3", "Title 2", "Title 1")
-    # What is marked read without being opened goes.
     await button(page, "Mark read: Title 3").click()
-    await titles(page, "Title 2", "Title 1")
+    await page.keyboard.press("u")
+    await page.keyboard.press("u")
+    await expect(button(page, "Mark unread: Title 3")).to_be_attached()
+    await titles(page, "Title 3", "Title 2", "Title 1")
+    # What is marked read elsewhere goes.
+    await page.evaluate("client.arrive(item(4)); client.read('id-4')")
+    await titles(page, "Title 3", "Title 2", "Title 1")
     await page.get_by_role("tab", name="All").click()
     await page.get_by_role("tab", name="Unread").click()
     await titles(page, "Title 1")
@@ -1428,8 +1471,12 @@ async def test_keys_of_one_letter_work_in_the_list_and_never_where_somebody_type
     await titles(page, "Title 4", "Title 3", "Title 1")
     done = [["read", "id-3"], ["unreadAgain", "id-3"], ["archive", "id-3", True], ["archive", "id-3", False]]
     assert await calls(page, "read", "unreadAgain", "archive", "delete") == [*done, ["delete", "id-2"]]
+    await press("z")
+    await expect(page.get_by_role("status").filter(has_text="nothing to undo")).to_be_visible()
     await press("?")
-    await expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_contain_text("Mark read or unread")
+    help_ = page.get_by_role("dialog", name="Keyboard shortcuts")
+    await expect(help_).to_contain_text("Mark read or unread")
+    await expect(help_).to_contain_text("# DeleteDelete: press twice; Escape cancels")
     await press("Escape")
     await expect(page.get_by_role("dialog")).to_have_count(0)
     await expect(rows(page).nth(2)).to_be_focused()
@@ -1446,6 +1493,48 @@ async def test_keys_of_one_letter_work_in_the_list_and_never_where_somebody_type
     await expect(rows(page).nth(1)).to_be_focused()
     await expect(page.get_by_role("dialog")).to_have_count(0)
     assert await page.evaluate("client.calls.length") == before
+
+
+async def test_escape_takes_the_question_back_and_a_key_that_is_held_does_not_answer_it(
+    stage: Stage,
+) -> None:
+    page = await stage(BELL)
+    await page.evaluate("element.open = true")
+    rows_of_bell = page.locator("notification-bell article")
+    for key in ("#", "Delete"):
+        await rows_of_bell.first.focus()
+        await page.keyboard.down(key)
+        await page.keyboard.down(key)
+        await page.keyboard.up(key)
+        await expect(button(page, "Press again to delete: Title 12")).to_be_attached()
+        await page.keyboard.press("Escape")
+        await expect(button(page, "Delete: Title 12")).to_be_attached()
+    await button(page, "Delete: Title 12").press("Enter")
+    await expect(button(page, "Press again to delete: Title 12")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(button(page, "Delete: Title 12")).to_be_attached()
+    assert await calls(page, "delete") == []
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+async def test_the_buttons_of_one_row_are_shown_at_a_time(stage: Stage) -> None:
+    page = await stage(inbox("many(3)"), reduced_motion="reduce")
+    actions = rows(page).locator(".actions")
+
+    async def shown_in(*numbers: int) -> None:
+        for number in range(3):
+            await expect(actions.nth(number)).to_have_css("opacity", "1" if number in numbers else "0")
+
+    await page.mouse.move(1, 1)
+    await rows(page).nth(0).focus()
+    await shown_in(0)
+    await rows(page).nth(2).hover()
+    await shown_in(2)
+    # A button that has the focus is never out of sight.
+    await actions.nth(0).get_by_role("button").first.focus()
+    await shown_in(0, 2)
 
 
 async def test_categories_and_links_are_shown_in_words(stage: Stage) -> None:
@@ -1631,6 +1720,14 @@ async def test_the_popover_leads_to_the_page_with_all_where_the_page_has_one(sta
     await expect(page.get_by_role("dialog")).to_be_hidden()
     assert page.url == ORIGIN + "/#inbox"
     assert len(page.context.pages) == 1
+
+
+async def test_the_link_of_the_popover_is_large_enough_for_a_finger(stage: Stage) -> None:
+    page = await stage(BELL.removesuffix(")") + ", { 'see-all': '#inbox' })", **FINGER)
+    await page.evaluate("element.open = true")
+    box = await page.get_by_role("link", name="See all").bounding_box()
+    assert box is not None
+    assert box["height"] >= 44
 
 
 # --- the manifest -------------------------------------------------------------------------------------------

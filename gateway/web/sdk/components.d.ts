@@ -11,17 +11,19 @@ export type Plural = { other: string } & Partial<Record<'zero' | 'one' | 'two' |
 export interface Texts {
   notifications: string; all: string; unread: string; archived: string; category: string; anyCategory: string; general: string;
   markRead: string; markUnread: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
-  markAllRead: string; undo: string; dismiss: string; close: string; moreActions: string; showAll: string; showArchived: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
+  markAllRead: string; undo: string; dismiss: string; close: string; moreActions: string; showAll: string; showArchived: string; showCategories: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
   low: string; high: string; urgent: string; justNow: string; loading: string;
   emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptyArchived: string; emptyArchivedMore: string;
+  /** `{category}` */
+  emptyCategory: string;
   offline: string; unavailable: string;
   /** `{time}` */
   retryIn: string;
   retrying: string; stopped: string; signedOut: string; signedOutMore: string; failedToLoad: string;
   /** `{detail}` */
   failed: string;
-  shortcuts: string; keyNext: string; keyPrevious: string; keyOpen: string; keyRead: string; keyArchive: string; keyHelp: string;
-  archivedNow: string; unarchivedNow: string; deletedNow: string;
+  shortcuts: string; keyNext: string; keyPrevious: string; keyOpen: string; keyRead: string; keyArchive: string; keyDelete: string; keyHelp: string;
+  archivedNow: string; unarchivedNow: string; deletedNow: string; noUndo: string;
   readNow: string | Plural; bellNew: string | Plural; arrived: string | Plural; more: string | Plural; newer: string | Plural;
   systemAsk: string; systemOn: string; systemHow: string; systemOff: string; systemDenied: string;
 }

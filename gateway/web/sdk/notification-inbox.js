@@ -19,7 +19,7 @@ const CONTROLS = 'button, a, summary, pre';
 const FIELDS = 'input, textarea, select, [contenteditable]';
 // What each key is for, in the words of the help. Enter, Escape and Home are the browser's, or those of the list.
 const KEYS = {
-  j: 'keyNext', k: 'keyPrevious', Enter: 'keyOpen', u: 'keyRead', e: 'keyArchive', '#': 'delete', z: 'undo', '?': 'keyHelp',
+  j: 'keyNext', k: 'keyPrevious', Enter: 'keyOpen', u: 'keyRead', e: 'keyArchive', '#': 'keyDelete', z: 'undo', '?': 'keyHelp',
 };
 
 /** The parts of an inbox that a page may style: the bell hands them on. */
@@ -271,7 +271,7 @@ export class NotificationInbox extends NotificationElement {
       write(tab.lastChild, words.badge(unread, 999));
     }
     parts.panel.setAttribute('aria-labelledby', `tab-${this.#tab}`);
-    parts.readAll.disabled = !unread;
+    parts.readAll.disabled = !unread || this.#tab === 'archived';
     parts.readAll.hidden = !signedIn;
     parts.bar.hidden = !signedIn;
     parts.list.hidden = !signedIn || this.#feed.size === 0;
@@ -317,15 +317,16 @@ export class NotificationInbox extends NotificationElement {
   #showState() {
     const kind = this.#kindOfState();
     const { state } = this.#parts;
-    // An empty list offers one that holds more.
-    const other = this.#tab === 'all' && !this.#category ? 'archived' : 'all';
-    const key = `${kind} ${this.#tab} ${other}`;
+    const tab = this.#tab, category = this.#category;
+    const key = `${kind} ${tab} ${category}`;
     if (state.dataset.kind === key) return;
     state.dataset.kind = key;
-    state.replaceChildren(...STATES[kind](this.words, this.#tab, other, () => this.#tryAgain(), (tab) => {
-      this.#choose(tab, '');
+    // An empty list offers one that holds more.
+    const other = category ? tab : tab === 'all' ? 'archived' : 'all';
+    state.replaceChildren(...STATES[kind](this.words, tab, category, () => this.#tryAgain(), () => {
+      this.#choose(other, '');
       this.#parts.filter.value = '';
-      this.#parts.tabs[TABS.indexOf(tab)].focus();
+      this.#parts.tabs[TABS.indexOf(other)].focus();
     }));
   }
 
@@ -373,10 +374,17 @@ export class NotificationInbox extends NotificationElement {
   }
 
   #onRowKey(event) {
-    const row = event.target.row;
-    if (!row) return;
-    if (event.key === 'Enter') this.#activate(row);
-    else if (event.key === 'Delete') this.#act('delete', row);
+    const { key, target, repeat } = event;
+    const around = target.closest('article')?.row;
+    if (key === 'Escape' && around?.asked) {
+      // It takes the question back, and closes nothing.
+      event.preventDefault();
+      around.ask(false);
+    }
+    const row = target.row;
+    if (!row || repeat) return;
+    if (key === 'Enter') this.#activate(row);
+    else if (key === 'Delete') this.#act('delete', row);
   }
 
   /** Keys of one letter, for who is in the list or beside it, and never for who types. */
@@ -392,7 +400,7 @@ export class NotificationInbox extends NotificationElement {
       else this.focus();
     } else if (repeat) return;
     else if (key === '?') this.#help();
-    else if (key === 'z') this.#snack.takeBack();
+    else if (key === 'z') this.#snack.takeBack() || this.#snack.say(this.words.say('noUndo'));
     else if (row) this.#act({ u: 'read', e: 'archive', '#': 'delete' }[key], row);
   }
 
@@ -400,7 +408,8 @@ export class NotificationInbox extends NotificationElement {
     const { words } = this;
     const from = this.shadowRoot.activeElement;
     const keys = Object.entries(KEYS).map(([key, name]) => make('div', {},
-      make('dt', {}, make('kbd', { textContent: key })), make('dd', { textContent: words.say(name) })));
+      make('dt', {}, make('kbd', { textContent: key }), key === '#' && ' ', key === '#' && make('kbd', { textContent: 'Delete' })),
+      make('dd', { textContent: words.say(name) })));
     const help = make('div', { className: 'help', part: 'help', popover: 'auto', role: 'dialog', tabIndex: -1,
       'aria-label': words.say('shortcuts'),
       beforetoggle: ({ newState }) => newState === 'closed' && help.matches(':focus-within') && from?.focus(),
@@ -439,7 +448,10 @@ export class NotificationInbox extends NotificationElement {
     else if (action === 'menu') row.openMenu();
     else this.#own.add(item.id);
     if (action !== 'menu' && (action !== 'delete' || row.asked)) row.closeMenu();
-    if (action === 'read') this.#try(item.read_at ? client.unreadAgain(item.id) : client.read(item.id));
+    if (action === 'read') {
+      this.#view.keep(item.id);
+      this.#try(item.read_at ? client.unreadAgain(item.id) : client.read(item.id));
+    }
     if (action === 'archive') {
       const archived = !item.archived_at;
       this.#try(client.archive(item.id, archived), words.say(archived ? 'archivedNow' : 'unarchivedNow'),
@@ -463,36 +475,42 @@ export class NotificationInbox extends NotificationElement {
 
   /** Take the question back after a while, but not from under a pointer: its button becomes a smaller one. */
   #askNoMore(row) {
-    setTimeout(() => {
+    clearTimeout(row.asking);
+    row.asking = setTimeout(() => {
       const isAimedAt = row.element === this.#feed.pointed && row.buttons.delete.matches(':hover');
       if (isAimedAt || row.buttons.delete.matches(':active')) this.#askNoMore(row);
       else row.ask(false);
     }, QUESTION_TIME);
   }
 
+  /** Mark read what the list has: all that is unread, or those of the category that is chosen. */
   async #readAll() {
     const { client, words } = this;
+    const category = this.#category;
     this.#snack.say('');
     const upTo = client.seq;
-    const count = client.unread;
-    const ids = await this.#unreadIds().catch(() => []);
+    const all = client.unread;
+    const found = this.#unreadIds(category);
+    const ids = await found.catch(() => []);
+    const count = category ? ids.length : all;
     const undo = ids.length === count && (async () => {
       for (let from = 0; from < ids.length; from += AT_ONCE) {
         await this.#try(client.unreadAgain(ids.slice(from, from + AT_ONCE)));
       }
     });
-    await this.#try(client.read({ upTo }), words.say('readNow', { count }), undo || null);
+    const reading = category ? found.then(() => client.read(ids)) : client.read({ upTo });
+    await this.#try(reading, words.say('readNow', { count }), undo || null);
   }
 
-  /** Return which items are unread, where they are few enough to be told apart again. */
-  async #unreadIds() {
+  /** Return which items are unread: those of a category, or all, where they are few enough to be told apart again. */
+  async #unreadIds(category) {
     const { client } = this;
     const here = client.items.filter((item) => !item.read_at);
-    if (here.length === client.unread) return here.map(({ id }) => id);
-    if (client.unread > UNDO_AT_MOST) return [];
+    if (here.length === client.unread) return here.filter((item) => !category || item.category === category).map(({ id }) => id);
+    if (!category && client.unread > UNDO_AT_MOST) return [];
     const ids = [];
     for (let cursor = ''; cursor !== null;) {
-      const page = await client.query({ unread: true, limit: AT_ONCE, ...(cursor && { cursor }) });
+      const page = await client.query({ unread: true, limit: AT_ONCE, ...(category && { category }), ...(cursor && { cursor }) });
       ids.push(...page.items.map(({ id }) => id));
       cursor = page.next;
     }

@@ -27,11 +27,12 @@ export class Snack {
     this.#release();
   }
 
-  /** Undo what has just been done, where that can be. */
+  /** Undo what has just been done, and return whether that can be. */
   takeBack() {
     const undo = this.#undo;
     this.say('');
     undo?.();
+    return Boolean(undo);
   }
 
   #hold() { clearTimeout(this.#timer); }

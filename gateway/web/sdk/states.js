@@ -9,9 +9,9 @@ const EMPTY = {
 };
 
 /** A few words in the middle of the list; a page can put its own into the slot. */
-function message(words, { sign, text, slot, more = words.say(`${text}More`), role = 'status' }, ...children) {
+function message(words, { sign, text, slot, category, more = words.say(`${text}More`), role = 'status' }, ...children) {
   return make('slot', { name: slot }, make('div', { className: 'state', part: 'state', role },
-    make('span', { className: 'art' }, icon(sign)), make('h3', { textContent: words.say(text) }),
+    make('span', { className: 'art' }, icon(sign)), make('h3', { textContent: words.say(text, { category }) }),
     more && make('p', { textContent: more }), ...children));
 }
 
@@ -23,29 +23,33 @@ function again(words, tryAgain) {
   return make('button', { type: 'button', textContent: words.say('tryAgain'), click: tryAgain });
 }
 
-/** What can be done where nothing is shown. In an inbox that is empty a page may offer something else. */
-function next(words, tab, name, act) {
-  const button = make('button', { type: 'button', textContent: words.say(name), click: act });
-  return tab === 'all' ? make('slot', { name: 'empty-action' }, button) : button;
+/** A list that is empty, and what leads on from there. In an inbox that is empty a page may offer something else. */
+function empty(words, tab, category, leave) {
+  const lead = (name) => make('button', { type: 'button', textContent: words.say(name), click: leave });
+  const what = { ...EMPTY[tab], slot: 'empty' };
+  if (category) {
+    return message(words, { ...what, text: 'emptyCategory', more: '', category: words.category(category) }, lead('showCategories'));
+  }
+  return message(words, what,
+    tab === 'all' ? make('slot', { name: 'empty-action' }, lead('showArchived')) : lead('showAll'));
 }
 
 /**
- * What each state consists of, in the words of a locale. `tab` is the one that is chosen, `other` the one that an
- * empty list offers.
+ * What each state consists of, in the words of a locale. `tab` and `category` are those that are chosen; `leave` leads
+ * from an empty list to another one.
  */
 export const STATES = {
   nothing: () => [],
   more: (words) => [make('p', { className: 'more', role: 'status', textContent: `${words.say('loading')} …` })],
   loading: (words) => [make('p', { className: 'unseen', role: 'status', textContent: words.say('loading') }),
     ...Array.from({ length: 4 }, bone)],
-  empty: (words, tab, other, tryAgain, choose) => [message(words, { ...EMPTY[tab], slot: 'empty' },
-    next(words, tab, other === 'all' ? 'showAll' : 'showArchived', () => choose(other)))],
+  empty: (words, tab, category, tryAgain, leave) => [empty(words, tab, category, leave)],
   signedOut: (words) => [message(words, { sign: 'lock', text: 'signedOut', slot: 'signed-out' })],
-  failed: (words, tab, other, tryAgain) => [
+  failed: (words, tab, category, tryAgain) => [
     message(words, { sign: 'cloud', text: 'failedToLoad', slot: 'failed', more: '', role: 'alert' },
       again(words, tryAgain)),
   ],
-  failedMore: (words, tab, other, tryAgain) => [
+  failedMore: (words, tab, category, tryAgain) => [
     make('div', { className: 'more', role: 'alert' }, words.say('failedToLoad'), ' ', again(words, tryAgain)),
   ],
 };

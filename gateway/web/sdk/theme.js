@@ -124,7 +124,7 @@ details { flex-basis: 100%; font-size: .8333em; }
 summary { width: max-content; min-height: 24px; border-radius: 4px; color: var(--_muted); }
 pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radius: 8px; overflow: auto; background: var(--_sunken); font: 12px/1.5 ui-monospace, "SF Mono", Menlo, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .actions { display: flex; position: absolute; inset-block-start: 5px; inset-inline-end: 14px; padding: 1px; border-radius: 10px; background: var(--_raised); box-shadow: 0 0 0 1px var(--_line), 0 2px 8px #0001; opacity: 0; transition: opacity .12s; }
-.item:hover .actions, .item:focus-within .actions { opacity: 1; }
+.item:hover .actions, .actions:focus-within, [role="feed"]:not(:has(.item:hover)) .item:focus-within .actions { opacity: 1; }
 .danger:hover, .danger.asked { background: color-mix(in oklab, var(--_danger) 12%, transparent) !important; color: var(--_danger) !important; }
 .actions button { min-height: 28px; border-radius: 8px; }
 .item .menu { display: none; }
@@ -144,7 +144,7 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 .help h3 { font-weight: 650; }
 .help dl { display: grid; gap: 6px; margin: 12px 0 0; }
 .help dl div { display: flex; gap: 14px; }
-.help dt { width: 5em; text-align: end; }
+.help dt { flex: none; width: 7em; text-align: end; }
 .help dd { margin: 0; }
 .help .icon { position: absolute; inset-block-start: 10px; inset-inline-end: 10px; }
 kbd { padding: 1px 7px; border-radius: 6px; background: var(--_sunken); box-shadow: 0 0 0 1px var(--_line); font: 600 .8667em ui-monospace, monospace; }
@@ -194,7 +194,8 @@ notification-inbox { flex: 1; border-radius: 0; --notification-surface: var(--_r
 .settings { display: flex; align-items: center; gap: 8px; min-height: 46px; padding-block: 5px; padding-inline: 20px 12px; border-block-start: 1px solid var(--_line); color: var(--_muted); font-size: .8667em; }
 .settings span { flex: 1; }
 .settings button { margin-inline-start: auto; }
-.settings a { color: var(--_accent); font-size: .875em; font-weight: 550; text-decoration: none; }
+.settings a { display: inline-flex; align-items: center; min-height: 32px; padding-inline: 10px; color: var(--_accent); font-size: .875em; font-weight: 550; text-decoration: none; }
+@media (pointer: coarse) { .settings a { min-height: 44px; } }
 @media (max-width: 520px) { .popover { inset-inline: 8px !important; width: auto; height: 100dvh; } }
 @media (forced-colors: active) { .badge, .popover { border: 1px solid; } }
 `);
