@@ -75,8 +75,8 @@ async function onSend(event) {
   try {
     await post(Object.fromEntries(given));
     say('Sent.');
-    // Above the toast that comes.
-    event.submitter?.scrollIntoView({ block: 'nearest' });
+    // Above the toasts that come.
+    $('fill').parentElement.scrollIntoView({ block: 'nearest' });
   } catch (error) {
     const marked = error.errors?.map((one) => mark(form, one)) ?? [];
     say(marked.length && marked.every(Boolean) ? 'Not sent.' : error.message, true);

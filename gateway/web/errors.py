@@ -26,7 +26,8 @@ _STYLE = """
 :root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 code, pre { font: 0.9em ui-monospace, monospace; }
-pre, table { display: block; overflow-x: auto; }
+pre { padding: 0.75rem; background: #8882; white-space: pre-wrap; overflow-wrap: anywhere; }
+table { display: block; overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { text-align: start; vertical-align: top; padding: 0.4rem 0.6rem; border-bottom: 1px solid #8886; }
 tr:target { background: #fd08; scroll-margin-top: 2rem; }

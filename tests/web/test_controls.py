@@ -199,6 +199,13 @@ OUTLINE = "getComputedStyle(document.querySelector('#list').shadowRoot.activeEle
 """The ring around what has the focus in the inbox."""
 
 
+COVERED = """(one) => {
+  const { x, y, width, height } = one.getBoundingClientRect();
+  return document.elementFromPoint(x + width / 2, y + height / 2) !== one;
+}"""
+"""Whether something is over the middle of a control."""
+
+
 async def press(control: Locator, way: str) -> None:
     """Press a control as people do. By keyboard it needs no more than the focus."""
     await (control.press("Enter") if way == "keyboard" else getattr(control, way)())
@@ -344,16 +351,50 @@ async def test_the_demo_is_entered_by_its_link_and_its_form_is_free_of_toasts(
         await press(send, way)
         await expect(tab.page.locator("#sent")).to_have_text("Sent.")
         await expect(toasts.locator("bdi")).to_have_text([title])
-        covered = """(one) => {
-          const { x, y, width, height } = one.getBoundingClientRect();
-          return document.elementFromPoint(x + width / 2, y + height / 2) !== one;
-        }"""
         for control in await tab.page.locator("#send-form :is(button, input, select, textarea)").all():
-            assert not await control.evaluate(covered), await control.evaluate("(one) => one.outerHTML")
+            assert not await control.evaluate(COVERED), await control.evaluate("(one) => one.outerHTML")
         await press(toasts.get_by_role("button", name="Dismiss"), way)
         await expect(toasts).to_have_count(0)
         await press(tab.page.get_by_role("link", name="Inbox", exact=True), way)
         await expect(tab.rows).to_have_count(4)
+    assert troubles == []
+
+
+@pytest.mark.parametrize(("way", "options"), [("click", DESKTOP), ("tap", PHONE)], ids=["mouse", "finger"])
+async def test_a_burst_of_toasts_leaves_the_form_free_and_goes_where_a_device_shows_it(
+    sqlite_url: str, browser: Browser, way: str, options: dict[str, object]
+) -> None:
+    settings = settings_for(sqlite_url)
+    [code] = re.findall(r"#code=(\S+)", await prepare(settings, 8000, demo=True))
+    troubles: list[str] = []
+    async with (
+        serving(settings, demo=True) as server,
+        profile_of(browser, troubles, **options) as profile,
+    ):
+        tab = await profile.open(f"{server.base}/#code={code}")
+        await tab.is_live()
+        await tab.page.evaluate("document.querySelector('#toasts').removeAttribute('always')")
+        await press(tab.page.get_by_role("link", name="Send", exact=True), way)
+        if way == "tap":
+            await tab.page.set_viewport_size({"width": 390, "height": 780})
+        await tab.page.get_by_label("Title").fill("A title that takes up two of the lines of a toast")
+        await tab.page.get_by_label("Body").fill("A long line of words that goes on. " * 9)
+        await tab.page.get_by_label("Priority").select_option("urgent")
+        toasts, send = tab.page.locator("#toasts .toast"), tab.button("Send")
+        for number in range(1, 4):
+            await press(send, way)
+            await expect(tab.rows).to_have_count(number)
+            await tab.page.get_by_label("Priority").select_option("normal")
+        if way == "tap":
+            await expect(toasts.filter(has_text="2 more notifications")).to_be_visible()
+        for control in (send, tab.button("Fill in a sample")):
+            assert not await control.evaluate(COVERED)
+
+        # A device shows what a toast would cover, once it knows whose inbox it has.
+        await expect(tab.page.locator("#toasts [data-priority=urgent].toast")).to_be_visible()
+        await press(tab.page.get_by_role("link", name="Side by side"), way)
+        await expect(tab.page.locator("#view-devices article")).to_have_count(6)
+        await expect(toasts).to_have_count(0)
     assert troubles == []
 
 
@@ -404,3 +445,21 @@ async def test_a_link_within_the_site_is_followed_in_the_same_tab_and_read_all_t
             await tab.page.wait_for_url("**/docs")
             await until_kept(ada, item_id, read=True)
         assert len(profile.context.pages) == 2
+
+
+@pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
+async def test_a_link_to_a_path_that_is_not_there_and_the_page_of_errors_are_for_people(
+    server: LocalServer, browser: Browser, options: dict[str, object]
+) -> None:
+    troubles: list[str] = []
+    async with profile_of(browser, troubles, **options) as profile:
+        tab = await profile.open(f"{server.base}/orders/7")
+        await expect(tab.page.get_by_role("heading", name="There is no such page")).to_be_visible()
+        await tab.page.get_by_role("link", name="Go to the inbox").click()
+        await expect(tab.button("Sign in")).to_be_visible()
+
+        await tab.page.goto(f"{server.base}/errors")
+        for example in await tab.page.locator("pre").all():
+            size = "(one) => [one.scrollWidth - one.clientWidth, one.scrollHeight - one.clientHeight]"
+            assert await example.evaluate(size) == [0, 0]
+    assert troubles == []
