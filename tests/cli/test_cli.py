@@ -180,7 +180,7 @@ def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
 ) -> None:
     done = run_command("serve", *options, **settings)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("gateway: GATEWAY_WORKERS: ")
+    assert done.stderr.startswith(f"gateway: {'--workers' if options else 'GATEWAY_WORKERS'}: ")
     assert "GATEWAY_DATABASE_URL=postgresql://" in done.stderr
     assert not (tmp_path / "gateway.db").exists()
 
