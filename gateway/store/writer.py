@@ -145,13 +145,24 @@ class Writer:
                 asyncio.get_running_loop().call_later(DELIVERED_DELAY_SECONDS, self._arrived.set)
             self._delivered[user_id] = up_to
 
-    async def _submit(self, work: Work) -> Outcome:
+    def submit(self, submission: Submission) -> asyncio.Future[Outcome]:
+        """Queue posts as `post` does, and return the future of the outcome: `Accepted`, or its error.
+
+        Raises `Overloaded`, and `Unavailable` when the gateway stops. Don't cancel the future.
+        """
+        return self._queue(submission)
+
+    def _queue(self, work: Work) -> asyncio.Future[Outcome]:
         if self._closing:
             raise Unavailable("The gateway is stopping.")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if not self._waiting.put(_caller(work), _weight(work), (work, future)):
             raise Overloaded("Too much of yours waits to be stored.")
         self._arrived.set()
+        return future
+
+    async def _submit(self, work: Work) -> Outcome:
+        future = self._queue(work)
         try:
             return await future
         finally:
