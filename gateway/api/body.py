@@ -110,9 +110,8 @@ class BoundedRequest(Request):
         return self._json
 
     def settle(self, to: Iterable[str]) -> None:
-        """Count a post as its recipients or as its body, whichever is more; the first KiB is free."""
-        if len(self._body) > FREE_BODY_BYTES:
-            self._throttle.settle_body(self.caller, len(self._body), len(set(to)))
+        """Count a post as its recipients or as its body, whichever is more."""
+        settle_body(self._throttle, self.caller, len(self._body), to)
 
     @property
     def _throttle(self) -> Throttle:
@@ -127,6 +126,12 @@ class BoundedRequest(Request):
         if self.held:
             self._throttle.intake.release(self.caller, self.held)
             self.held = 0
+
+
+def settle_body(throttle: Throttle, service: int, size: int, to: Iterable[str]) -> None:
+    """Count a post as its recipients or as its body, whichever is more; the first KiB is free."""
+    if size > FREE_BODY_BYTES:
+        throttle.settle_body(service, size, len(set(to)))
 
 
 def read_json(text: bytes | str) -> Any:

@@ -1,7 +1,7 @@
 """The notifications API: post one or a batch, and read the delivery status of a posted notification."""
 
 import json
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, Field, ValidationError
@@ -14,7 +14,7 @@ from gateway.api.json_route import JsonRoute, check_json
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.problems import BODY, problems
 from gateway.api.query import check_names
-from gateway.api.state import State, state_of
+from gateway.api.state import Gateway, State, state_of
 from gateway.api.validation import as_invalid
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, NotFound
@@ -26,7 +26,9 @@ from gateway.protocol.times import now_ms, timestamp
 from gateway.store.idempotency import Reservation
 from gateway.store.sent import find_sent
 from gateway.store.transaction import Accepted, Submission
+from gateway.transport.fast_path import FAILURE
 
+PATH = "/v1/notifications"
 MAX_KEY_CHARACTERS = 255
 _ARRAY = "it must be a JSON object: an array is sent to /v1/notifications/batch"
 
@@ -88,6 +90,8 @@ class PostRoute(JsonRoute):
         self.app = self._handle
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if FAILURE in scope:
+            raise scope.pop(FAILURE)
         request = BoundedRequest(scope, receive)
         request.max_body = self.max_body
         response = await _post(request)
@@ -99,7 +103,7 @@ async def _post(request: BoundedRequest) -> Response:
     state.throttle.begin_post(service.id)
     if request.scope["query_string"]:
         check_names(request, ())
-    key = _read_key(first_field(request.scope["headers"], b"idempotency-key"))
+    key = read_key(first_field(request.scope["headers"], b"idempotency-key"))
     request.caller = service.id
     return await post_notification(await _read_notification(request), state, service, key)
 
@@ -120,7 +124,8 @@ async def _read_notification(request: BoundedRequest) -> Notification:
             request.release()
 
 
-def _read_key(key: bytes | None) -> str | None:
+def read_key(key: bytes | None) -> str | None:
+    """Return the idempotency key. Raises `Invalid` if it is empty or too long."""
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
@@ -143,7 +148,7 @@ IdempotencyKey = Annotated[
 
 
 @post_router.post(
-    "/v1/notifications",
+    PATH,
     status_code=201,
     response_model=Posted,
     responses=problems(*BODY),
@@ -153,16 +158,34 @@ async def post_notification(
     notification: Notification, state: State, service: Poster, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Answer once it is committed; open sockets of the recipients have it a moment later."""
+    posting = begin(notification, state, service, idempotency_key)
+    accepted = await state.writer.post(posting.submission)
+    return _created(accepted, {"Location": posting.location(accepted)})
+
+
+class Posting(NamedTuple):
+    """A post that is charged, and can be submitted to the writer."""
+
+    submission: Submission
+    mount: str
+
+    def location(self, accepted: Accepted) -> str:
+        """Return the path of the notification that was stored for it, now or by an earlier request."""
+        if accepted.replayed:
+            return f"{self.mount}{PATH}/{json.loads(accepted.response)['id']}"
+        return f"{self.mount}{PATH}/{self.submission.posts[0].content.id}"
+
+
+def begin(notification: Notification, state: Gateway, service: Service, key: str | None) -> Posting:
+    """Charge a post for its recipients beyond the first, and return it. Raises `RateLimited`."""
     post = to_post(notification, service, now_ms())
     if len(post.recipients) > 1:
         state.throttle.charge_rest(service.id, 1, len(post.recipients))
     content = post.content
     created_at = timestamp(content.created_at)
     response = f'{{"id":"{content.id}","created_at":"{created_at}","recipients":{len(post.recipients)}}}'
-    reservation = _reservation(service, idempotency_key, notification, response)
-    accepted = await state.writer.post(Submission((post,), response, reservation))
-    first = json.loads(accepted.response)["id"] if accepted.replayed else content.id
-    return _created(accepted, {"Location": f"{state.settings.mount}/v1/notifications/{first}"})
+    reservation = _reservation(service, key, notification, response)
+    return Posting(Submission((post,), response, reservation), state.settings.mount)
 
 
 @batch_router.post(

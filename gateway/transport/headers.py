@@ -28,7 +28,7 @@ AS_GET = "gateway.as_get"
 """Key of the GET's scope in the scope of a HEAD that it serves."""
 
 BEGUN_AT = "gateway.begun_at"
-"""Key, in the scope of a handshake, of its start time.
+"""Key, in the scope of a handshake or of a request that the fast path has failed to serve, of its start time.
 
 An accepted socket doesn't pass through this middleware again.
 """
@@ -77,7 +77,7 @@ class BrowserHeaders:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request. This isn't a coroutine, because each layer of coroutines costs every request."""
-        begun_at = perf_counter()
+        begun_at = scope.get(BEGUN_AT) or perf_counter()
         if scope["type"] == "lifespan":
             return self._app(scope, receive, send)
         request_id = (REQUEST_ID, bind_request_id(scope["headers"]))
@@ -117,6 +117,14 @@ class BrowserHeaders:
             self._count(_route(scope), "GET", status, perf_counter() - scope[BEGUN_AT])
             message["headers"] = [*message.get("headers", ()), request_id]
         await send(message)
+
+
+def api_lines(request_id: bytes) -> bytes:
+    """Return the header lines that the middleware adds to the response to an API's POST over http."""
+    return _API_LINES % request_id
+
+
+_API_LINES = b"%b: %%b\r\n%b: %b\r\n" % (REQUEST_ID, *_POLICY)
 
 
 def _completed(scope: Scope, given: Iterable[Header], request_id: Header) -> list[Header]:

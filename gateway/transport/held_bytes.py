@@ -37,7 +37,7 @@ class HoldingProtocol(LingeringProtocol):
     unparsed = b""
     _held_bytes = 0
     turnstile: Turnstile
-    _task: asyncio.Task[None] | None = None
+    _task: asyncio.Future[Any] | None = None
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Respond with a problem, and end the connection."""

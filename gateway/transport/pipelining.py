@@ -11,8 +11,9 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from gateway.transport.chunked import ChunkedBody
+from gateway.transport.fast_path import FastPathProtocol
 from gateway.transport.framing import EMPTY_LINE, MAX_HEAD_BYTES, PartialHead, Refused, end_of_line_ends
-from gateway.transport.held_bytes import MAX_UNCOUNTED_BYTES, HoldingProtocol
+from gateway.transport.held_bytes import MAX_UNCOUNTED_BYTES
 from gateway.transport.socket_buffers import widen
 
 MAX_UNWANTED_BYTES = 16 * 1024 * 1024
@@ -29,7 +30,7 @@ CHUNKED = -1
 """The value of `_body_left` for a body in chunks, whose length isn't known in advance."""
 
 
-class PipeliningProtocol(HoldingProtocol):
+class PipeliningProtocol(FastPathProtocol):
     """uvicorn's HTTP protocol, which parses one request at a time.
 
     A subclass defines `_parse`, `_hand_over`, `_await` and `_refuse`.
