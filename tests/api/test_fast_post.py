@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import requests
-import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from gateway.auth.limits.fair_queue import FairQueue
 from gateway.auth.token_cache import CachedToken
 from gateway.database.sqlite import SqliteDatabase
 from gateway.errors import Unavailable
+from gateway.observability.console_log import request_id
 from gateway.store.transaction import commit
 from gateway.transport.fast_path import FAST_PATH
 from tests.api.test_posting import BAD, GOOD, NO_BODIES
@@ -667,7 +667,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = re.sub(r"127\.0\.0\.1:\d+", "PEER", record.getMessage())
-        self.lines.append((text, structlog.contextvars.get_contextvars().get("request_id")))
+        self.lines.append((text, request_id()))
 
 
 async def test_the_access_log_has_the_same_line_with_the_id_of_the_request(
