@@ -22,7 +22,16 @@ from uvicorn.server import ServerState
 from websockets.server import ServerProtocol
 
 from gateway.server import process
-from gateway.transport import frames, held_bytes, http, lingering, pipelining, quiet_protocol, websocket
+from gateway.transport import (
+    fast_path,
+    frames,
+    held_bytes,
+    http,
+    lingering,
+    pipelining,
+    quiet_protocol,
+    websocket,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +61,12 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "HoldingProtocol",
         HttpToolsProtocol,
         "_start_asgi_task client cycle headers loop on_response_complete scope tasks url",
+    ),
+    (
+        fast_path,
+        "FastPathProtocol",
+        HttpToolsProtocol,
+        "_start_asgi_task app_state loop tasks transport",
     ),
     (lingering, "LingeringProtocol", HttpToolsProtocol, "connection_lost flow loop transport"),
     (
@@ -86,8 +101,8 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
 """For each class of the gateway: what it overrides or uses of the one it inherits from."""
 
 USED: dict[type, str] = {
-    RequestResponseCycle: "body chunked_encoding disconnected keep_alive message_event more_body on_response "
-    "response_complete response_started run_asgi scope",
+    RequestResponseCycle: "access_log access_logger body chunked_encoding default_headers disconnected "
+    "keep_alive message_event more_body on_response response_complete response_started run_asgi scope",
     FlowControl: "pause_reading read_paused resume_reading write_paused",
     ServerProtocol: "close_rcvd close_rcvd_then_sent close_sent data_to_send debug events_received logger "
     "parser parser_exc reader receive_data send_close send_response state",
