@@ -19,7 +19,7 @@ from gateway.transport.websocket import GatewayWebSocket
 from tests.support.checker import Json
 from tests.support.clients import Device, Service, Socket, User, open_socket, raw_socket
 from tests.support.servers import LocalServer, StartServer
-from tests.support.waiting import until
+from tests.support.waiting import until, until_none
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -831,7 +831,12 @@ async def test_a_socket_leaves_no_circle_behind_whether_it_was_served_or_refused
     gc.disable()
     try:
         await come_and_go()
-        await until(lambda: not server.uvicorn.server_state.connections, "all are gone")
+        await until_none(
+            lambda: [
+                one for one in server.uvicorn.server_state.connections if isinstance(one, GatewayWebSocket)
+            ],
+            "sockets",
+        )
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
         assert not [one for one in gc.garbage if isinstance(one, GatewayWebSocket)]
