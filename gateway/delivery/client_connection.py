@@ -43,8 +43,8 @@ class Socket(Source, Protocol):
     writable: asyncio.Event
     """Set while the client keeps up, and once the transport has closed."""
 
-    def write_message(self, message: Message) -> bool:
-        """Write a message unless the client lags or has gone. Return whether it was written."""
+    def write_messages(self, messages: Sequence[Message]) -> bool:
+        """Write messages at once unless the client lags or has gone. Return whether they were written."""
 
     async def send_message(self, message: Message) -> None:
         """Send a message, waiting while the client doesn't read. Raises `Disconnected`."""
@@ -148,17 +148,20 @@ class ClientConnection:
         if self._woken.is_set():
             return False  # The loop goes on first, in order.
         entries = self._recent.after(self.user.id, self._cursor)
-        if entries is None:
+        if entries is None or not self._write_all(entries):
             return False
-        for entry in entries:
-            if not self.socket.write_message(entry.message):
-                return False
-            self._count_sent()
-            self._cursor = entry.counts.seq
-            self.counts = entry.counts
-        if since := entries[0].committed_at:
-            self._metrics.delivered(self._clock() - since)
         return self._cursor >= self.head and self._latest_counts().seen <= self._seen
+
+    def _write_all(self, entries: Sequence[Entry]) -> bool:
+        """Write entries without a gap before them at once, unless the client lags or has gone."""
+        if not self.socket.write_messages([entry.message for entry in entries]):
+            return False
+        self._count_sent(len(entries))
+        self.counts = entries[-1].counts
+        self._cursor = self.counts.seq
+        if self._live and (since := entries[0].committed_at):
+            self._metrics.delivered(self._clock() - since)
+        return True
 
     def count_frame(self) -> None:
         """Count a frame that carries no command against the command limit, and close the socket beyond it."""
@@ -288,7 +291,11 @@ class ClientConnection:
             await self._keep_up()
         entries = self._recent.after(self.user.id, self._cursor)
         if entries is not None:
-            await self._send_all(entries)
+            if self._write_all(entries):
+                # Others first, if there is more: a commit may wake hundreds of connections with much to send.
+                await asyncio.sleep(0)
+            else:
+                await self._send_all(entries)
             return
         # The log overrules all wakes so far: a restored database may lack its last commits. Wakes that arrive
         # from here on raise the head again.
@@ -362,7 +369,7 @@ class ClientConnection:
 
     async def send(self, message: Message) -> None:
         """Send a message, waiting while the client doesn't read. Raises `Disconnected`."""
-        self._count_sent()
+        self._count_sent(1)
         if self._sending_since is None:
             self._sending_since = self._sent_at
         try:
@@ -370,9 +377,9 @@ class ClientConnection:
         finally:
             self._sending_since = None
 
-    def _count_sent(self) -> None:
+    def _count_sent(self, number: int) -> None:
         self._sent_at = time.monotonic()
-        self._commands.unacknowledged += 1
+        self._commands.unacknowledged += number
 
     def _due_heartbeat(self, now: float) -> bool:
         return self._live and now - self._sent_at >= self._settings.heartbeat

@@ -16,8 +16,11 @@ TICK_SECONDS = 0.5
 """How often each connection checks its deadlines."""
 
 
-TURN = 500
-"""Maximum number of connections woken, or users ticked, in one turn of the event loop."""
+TURN = 250
+"""Maximum number of connections woken, or users ticked, in one turn of the event loop.
+
+A wake may write a burst of messages, which takes some 20 µs.
+"""
 
 CLOSED_PER_TURN = 100
 """Maximum number of sockets closed in one turn of the event loop. Each close sends a frame."""

@@ -329,6 +329,10 @@ class Settings(BaseSettings):
         return is_loopback(self.host) if self.ws_query_token is None else self.ws_query_token
 
 
+OPTIONS = {"host", "port", "workers"}
+"""The settings that `gateway serve` also takes as options. An error names the option if it was given."""
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings from the environment and `.env`, and options from `overrides`, unless None.
 
@@ -345,6 +349,6 @@ def load_settings(**overrides: Any) -> Settings:
             name, *inner = map(str, first["loc"])
             where = f"{'.'.join(inner)}: " if inner else ""
             message = f"GATEWAY_{name.upper()}: {where}{message}"
-        for name in given:
+        for name in OPTIONS & given.keys():
             message = message.replace(f"GATEWAY_{name.upper()}: ", f"--{name}: ", 1)
         raise SettingsError(message) from None

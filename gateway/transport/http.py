@@ -26,6 +26,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from gateway.settings.networks import unmapped
+from gateway.transport import unsent
 from gateway.transport.bare_answers import answer_of, refusal_of
 from gateway.transport.connections import CONNECTIONS, Full, Place
 from gateway.transport.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
@@ -205,7 +206,7 @@ class GatewayHttp(PipeliningProtocol):
             websocket.place, websocket.head_bytes = self._take_place(), self._take_held()
             self._stop_taking()
             self.connections.discard(self)
-            self.transport.set_write_buffer_limits()
+            self.transport.set_write_buffer_limits(unsent.HIGH_WATER_BYTES)
             websocket.connection_made(self.transport)
             websocket.client = self.client
             self.transport.set_protocol(websocket)
@@ -264,7 +265,7 @@ class GatewayHttp(PipeliningProtocol):
         dropped = self._stop_taking()
         self.connections.discard(self)
         stream = GatewayStream(self.transport, self.server_state, self.app_state, self._take_place())
-        self.transport.set_write_buffer_limits()
+        self.transport.set_write_buffer_limits(unsent.HIGH_WATER_BYTES)
         self.transport.set_protocol(stream)
         if self.flow.write_paused:
             stream.pause_writing()

@@ -1,6 +1,6 @@
 """Unsent bytes: what transports hold for clients that lag, over all sockets and streams of the process.
 
-A transport takes messages until it holds 64 KiB, and then pauses its connection. Each of these transports may
+A transport takes messages until it holds 16 KiB, and then pauses its connection. Each of these transports may
 be small, but one service may mint tokens for any number of users with many sockets each. So the bytes of all
 paused transports have a limit, and so have those of each network. A client that keeps up costs nothing here.
 """
@@ -13,6 +13,9 @@ from gateway.protocol.close_codes import Close
 
 UNSENT = "gateway.unsent"
 """Key of the `NetworkBytes` of all paused transports, in the lifespan's state."""
+
+HIGH_WATER_BYTES = 16 * 1024
+"""Bytes that a transport holds before it pauses its connection. Up to this size they aren't counted."""
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Maximum bytes of all paused transports; one network may hold as many as are left for the rest.

@@ -11,7 +11,7 @@
   headers are freed, and messages are sent without passing through the framework.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.types import Scope
@@ -206,18 +206,19 @@ class GatewayWebSocket(UnsentProtocol, FramesProtocol):
 
     # --- what the connection calls --------------------------------------------------------------------------
 
-    def write_message(self, message: Message) -> bool:
-        """Write a message as a frame unless the client lags or has gone. Return whether it was written."""
+    def write_messages(self, messages: Sequence[Message]) -> bool:
+        """Write messages as frames unless the client lags or has gone. Return whether they were written."""
         if self.disconnected or self.close_sent or not self.writable.is_set() or self.transport.is_closing():
             return False
-        self.transport.write(message.frame)
+        # One write for all: a write costs several times as much as the rest of a message.
+        self.transport.write(b"".join([message.frame for message in messages]))
         return True
 
     async def send_message(self, message: Message) -> None:
         """Write a message as a frame, waiting while the client doesn't read. Raises `Disconnected`."""
         if not self.writable.is_set():
             await self.writable.wait()
-        if not self.write_message(message):
+        if not self.write_messages((message,)):
             raise Disconnected
 
     async def receive_text(self) -> str | None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -238,14 +239,29 @@ async def test_a_client_that_begins_to_lag_in_a_commit_gets_the_rest_later_and_o
         await until(lambda: connection._idle, "it waits")
         wire.lags_after = len(wire.sent) + 1
         await engine.store(*(engine.post() for _ in range(3)))
-        assert (wire.written, wire.seqs()) == (1, [1])
         await engine.store()
+        assert (wire.writes, wire.seqs()) == ([3], [1, 2, 3])
         wire.lags_after = None
         wire.writable.set()
         await wire.has("notification", 4)
         await until(lambda: connection._idle, "it waits")
         await engine.store()
-        assert (wire.written, wire.seqs()) == (2, [1, 2, 3, 4, 5])
+        assert (wire.writes, wire.seqs()) == ([3, 1, 1], [1, 2, 3, 4, 5])
+
+
+async def test_a_commit_with_much_to_send_lets_others_go_first_after_each_burst(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await wire.has("live")
+        await until(lambda: connection._idle, "it waits")
+        passes = [len(wire.sent)]
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(engine.store(*(engine.post() for _ in range(500))))
+            while wire.types().count("notification") < 500:
+                await asyncio.sleep(0)
+                passes.append(len(wire.sent))
+        assert max(after - before for before, after in pairwise(passes)) == max(wire.writes) < 50
+        assert wire.seqs() == list(range(1, 501))
 
 
 async def test_a_commit_does_not_overtake_what_the_connection_was_woken_for(
@@ -262,9 +278,11 @@ async def test_a_commit_does_not_overtake_what_the_connection_was_woken_for(
             record(entries, counts)
 
         monkeypatch.setattr(engine.recent, "record", wake_and_record)
+        sent: list[list[int]] = []
+        engine.on_announced = lambda: sent.append(wire.seqs())
         await engine.store()
         await wire.has("notification")
-        assert (wire.written, wire.seqs()) == (0, [1])
+        assert (sent, wire.seqs()) == ([[]], [1])
 
 
 async def test_a_seen_mark_in_the_transaction_of_a_post_follows_its_notification(engine: Engine) -> None:

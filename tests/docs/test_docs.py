@@ -26,6 +26,7 @@ from gateway.auth.limits.held_answers import (
 from gateway.auth.limits.throttle import LONG_ANSWERS, SENT_ON_KIB, USER_SOCKETS_FACTOR
 from gateway.cli import app, run
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
+from gateway.delivery.recent_entries import BURST_BYTES
 from gateway.errors import GatewayError, OAuthError
 from gateway.observability.audit import Event
 from gateway.protocol import messages
@@ -38,7 +39,7 @@ from gateway.store.changes import CHUNK
 from gateway.store.inbox import PAGE_BYTES
 from gateway.transport.frames import MAX_UNCOUNTED_BYTES
 from gateway.transport.slices import SLICE_BYTES
-from gateway.transport.unsent import MAX_LINGERING_BYTES, MAX_UNSENT_BYTES
+from gateway.transport.unsent import HIGH_WATER_BYTES, MAX_LINGERING_BYTES, MAX_UNSENT_BYTES
 from gateway.transport.websocket import LINGER_SECONDS
 from gateway.web import errors as errors_page
 from tests.support.databases import settings_for
@@ -225,6 +226,8 @@ def test_the_budget_of_changes_is_documented_as_it_is() -> None:
 
 def test_the_bounds_for_clients_that_lag_are_documented_as_they_are() -> None:
     limits = " ".join(text_of("docs/configuration.md").split())
+    burst = f"buffers {HIGH_WATER_BYTES // 1024} KiB and one burst of at most {BURST_BYTES // 1024} KiB"
+    assert burst in limits
     assert f"full transports may hold {MAX_UNSENT_BYTES // 2**20} MiB" in limits
     assert f"Above {MAX_LINGERING_BYTES // 2**20} MiB its connection ends without the close frame" in limits
     api = text_of("docs/api.md")

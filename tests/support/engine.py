@@ -6,7 +6,7 @@ An ordering rule is tested by holding one task at a named point, running the oth
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -116,7 +116,7 @@ class Wire:
 
     messages: list[Message] = field(default_factory=list)
     sent: list[dict[str, Any]] = field(default_factory=list)
-    written: int = 0
+    writes: list[int] = field(default_factory=list)
     closed: tuple[int, str] | None = None
     blocked: Gate | None = None
     lags_after: int | None = None
@@ -124,12 +124,13 @@ class Wire:
     _said: deque[str | None] = field(default_factory=deque)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def write_message(self, message: Message) -> bool:
-        """Take a message unless this end does not read, or is closed."""
+    def write_messages(self, messages: Sequence[Message]) -> bool:
+        """Take messages unless this end does not read, or is closed."""
         if self.blocked or self.closed or not self.writable.is_set():
             return False
-        self.written += 1
-        self._take(message)
+        self.writes.append(len(messages))
+        for message in messages:
+            self._take(message)
         return True
 
     async def send_message(self, message: Message) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gateway.auth.limits.network_bytes import NetworkBytes
 from gateway.protocol.close_codes import Close
 from gateway.transport import unsent, websocket
-from gateway.transport.unsent import UNSENT, UnsentProtocol
+from gateway.transport.unsent import HIGH_WATER_BYTES, UNSENT, UnsentProtocol
 from tests.support.clients import User, raw_socket
 from tests.support.servers import LocalServer
 from tests.support.waiting import PATIENCE, until
@@ -76,7 +76,7 @@ async def test_what_lags_counts_until_it_is_read_or_gone(server: LocalServer) ->
         await until(lambda: len([one for one in protocols(server) if one._unsent]) == 2, "both lag")
         assert {one._unsent and one._unsent[0] for one in protocols(server)} == {"127.0.0.1"}
         buffered = sum(one.transport.get_write_buffer_size() for one in protocols(server))
-        assert held(server).total >= buffered > 64 * 1024
+        assert held(server).total >= buffered > HIGH_WATER_BYTES
         while b"event: live" not in await reader.read(65536):
             pass
         await until(lambda: len([one for one in protocols(server) if one._unsent]) == 1, "one has read")
