@@ -142,7 +142,9 @@ async def test_a_worker_whose_event_loop_hangs_is_replaced_and_a_busy_one_is_not
 ) -> None:
     killed: list[int] = []
     monkeypatch.setattr(
-        workers.logger, "error", lambda text, *, pid, **_: killed.append(pid) if "silent" in text else None
+        workers.logger,
+        "error",
+        lambda text, *, pid, **_: killed.append(pid) if "does not respond" in text else None,
     )
     # The first to start hangs; each other is held up too, but for less than is allowed.
     first = f"os.open({str(tmp_path / 'first')!r}, os.O_CREAT | os.O_EXCL)"
