@@ -547,8 +547,8 @@ async def test_a_backplane_is_reached_or_it_is_not(make: Make, monkeypatch: pyte
         ("GATEWAY_BACKPLANE_URL", {"backplane_url": "postgres"}),
         ("GATEWAY_BACKPLANE_URL", {"backplane_url": "amqp://localhost"}),
         ("GATEWAY_BACKPLANE_URL", {"backplane_url": "redis://localhost:port"}),
-        ("GATEWAY_WORKERS", {"workers": 2}),
-        ("GATEWAY_WORKERS", {"workers": 0}),
+        ("--workers", {"workers": 2}),
+        ("--workers", {"workers": 0}),
     ],
 )
 def test_a_backplane_that_cannot_be_is_one_line_that_names_the_setting(
