@@ -10,8 +10,10 @@ from gateway.auth.limits import throttle
 from gateway.auth.limits.intake import SMALL_BODY
 from gateway.backplane import link, redis
 from gateway.database import postgres
+from gateway.delivery import hub
 from gateway.delivery.client_connection import EXPIRY_NOTICE_SECONDS
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
+from gateway.delivery.recent_entries import BURST_BYTES
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
 from gateway.observability import audit, readiness, sampling
@@ -108,6 +110,8 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         (body.FREE_BODY_BYTES / KIB, SMALL_BODY / KIB),
     ),
     ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
+    ("security.md", "A commit wakes {} sockets in one turn of the event loop", (hub.TURN,)),
+    ("security.md", "in bursts of at most {} KiB", (BURST_BYTES / 1024,)),
     ("security.md", "the first {} in a minute get a line each", (sampling.FIRST,)),
     ("security.md", "one service gets {} lines a minute", (audit.ONE_SERVICE,)),
     ("security.md", "A value takes at most {} bytes of a line", (audit.MAX_VALUE_BYTES,)),
