@@ -11,7 +11,7 @@ import uvloop
 
 from gateway.server.run import listen
 from gateway.settings import Settings
-from gateway.transport import slices
+from gateway.transport import slices, unsent
 from gateway.transport.http import HIGH_WATER_BYTES, GatewayHttp
 from gateway.transport.lingering import LINGER_BYTES
 from gateway.transport.slices import SLICE_BYTES, SharedResponse
@@ -131,7 +131,7 @@ async def test_small_answers_wait_to_be_read_and_the_next_request_with_them(serv
             assert b"not_found" in await body_of(reader)
 
 
-async def test_a_socket_and_a_stream_have_the_usual_buffer(server: LocalServer) -> None:
+async def test_a_socket_and_a_stream_have_a_small_buffer(server: LocalServer) -> None:
     ada = await server.user()
     request = asking("/v1/stream", f"Authorization: Bearer {ada.token}")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(server.base.rpartition(":")[2]))
@@ -140,7 +140,8 @@ async def test_a_socket_and_a_stream_have_the_usual_buffer(server: LocalServer) 
         writer.write(request)
         await server.sockets(2)
         carriers = [one for one in connections(server) if not isinstance(one, GatewayHttp)]
-        assert [one.transport.get_write_buffer_limits() for one in carriers] == [(16_384, 65_536)] * 2
+        limits = [one.transport.get_write_buffer_limits() for one in carriers]
+        assert limits == [(unsent.HIGH_WATER_BYTES // 4, unsent.HIGH_WATER_BYTES)] * 2
     writer.transport.abort()
     assert not reader.at_eof()
 
