@@ -1725,9 +1725,8 @@ async def test_the_popover_leads_to_the_page_with_all_where_the_page_has_one(sta
 async def test_the_link_of_the_popover_is_large_enough_for_a_finger(stage: Stage) -> None:
     page = await stage(BELL.removesuffix(")") + ", { 'see-all': '#inbox' })", **FINGER)
     await page.evaluate("element.open = true")
-    box = await page.get_by_role("link", name="See all").bounding_box()
-    assert box is not None
-    assert box["height"] >= 44
+    # Not the bounding box, which is smaller while the popover opens.
+    assert await page.get_by_role("link", name="See all").evaluate("link => link.offsetHeight") >= 44
 
 
 # --- the manifest -------------------------------------------------------------------------------------------
