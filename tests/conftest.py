@@ -49,6 +49,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 UNMEASURED = ("docs", "system", "web")
 """The folders whose tests are not measured: they serve under load, or run little of the gateway."""
 
+UNMEASURED_MODULES = ("test_inbox_machine", "test_schemathesis")
+"""The modules whose tests run the same code with very many inputs."""
+
 MEASURED_ON_BOTH = ("backplane", "database", "jobs", "store")
 """The folders whose tests run other code of the gateway on Postgres than on SQLite."""
 
@@ -57,7 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Measure the coverage of the tests that run the code in their own process: tracing makes them slower."""
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in UNMEASURED or ("postgres" in item.name and folder not in MEASURED_ON_BOTH):
+        repeats = "postgres" in item.name and folder not in MEASURED_ON_BOTH
+        if folder in UNMEASURED or item.path.stem in UNMEASURED_MODULES or repeats:
             item.add_marker("no_cover")
 
 

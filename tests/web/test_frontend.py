@@ -67,7 +67,7 @@ def interface(name: str) -> set[str]:
 
 
 def test_every_option_event_property_and_method_of_the_client_is_documented() -> None:
-    text = chapter("## Only the client")
+    text = chapter("## The client without the elements")
     assert table_below(text, "option") == interface("Options")
     assert table_below(text, "event") == interface("Events")
     body = TYPES.partition("export class NotificationClient")[2].partition("\n}\n")[0]
