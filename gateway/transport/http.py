@@ -26,7 +26,6 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from gateway.settings.networks import unmapped
-from gateway.transport import unsent
 from gateway.transport.bare_answers import answer_of, refusal_of
 from gateway.transport.connections import CONNECTIONS, Full, Place
 from gateway.transport.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
@@ -35,6 +34,7 @@ from gateway.transport.pipelining import PipeliningProtocol
 from gateway.transport.slices import SLICE_BYTES
 from gateway.transport.stream import GatewayStream
 from gateway.transport.turnstile import TURNSTILE
+from gateway.transport.unsent import HIGH_WATER_BYTES
 from gateway.transport.websocket import GatewayWebSocket
 
 STREAM_PATH = "/v1/stream"
@@ -42,9 +42,6 @@ STREAM_PATH = "/v1/stream"
 
 FIRST_REQUEST_SECONDS = 1.0
 """How long a stopping process waits for the first request on a new connection, in seconds."""
-
-HIGH_WATER_BYTES = 16_384
-"""Maximum number of unread response bytes before the client's next request must wait."""
 
 _EXTENSION = "gateway.stream"
 
@@ -206,7 +203,7 @@ class GatewayHttp(PipeliningProtocol):
             websocket.place, websocket.head_bytes = self._take_place(), self._take_held()
             self._stop_taking()
             self.connections.discard(self)
-            self.transport.set_write_buffer_limits(unsent.HIGH_WATER_BYTES)
+            self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
             websocket.connection_made(self.transport)
             websocket.client = self.client
             self.transport.set_protocol(websocket)
@@ -265,7 +262,7 @@ class GatewayHttp(PipeliningProtocol):
         dropped = self._stop_taking()
         self.connections.discard(self)
         stream = GatewayStream(self.transport, self.server_state, self.app_state, self._take_place())
-        self.transport.set_write_buffer_limits(unsent.HIGH_WATER_BYTES)
+        self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
         self.transport.set_protocol(stream)
         if self.flow.write_paused:
             stream.pause_writing()

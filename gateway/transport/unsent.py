@@ -15,7 +15,10 @@ UNSENT = "gateway.unsent"
 """Key of the `NetworkBytes` of all paused transports, in the lifespan's state."""
 
 HIGH_WATER_BYTES = 16 * 1024
-"""Bytes that a transport holds before it pauses its connection. Up to this size they aren't counted."""
+"""Bytes that a transport holds before it pauses its connection: a socket, a stream, or HTTP.
+
+Unread responses pause the client's next request. Up to this size, a lagging client's bytes aren't counted.
+"""
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Maximum bytes of all paused transports; one network may hold as many as are left for the rest.

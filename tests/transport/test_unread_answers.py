@@ -11,11 +11,12 @@ import uvloop
 
 from gateway.server.run import listen
 from gateway.settings import Settings
-from gateway.transport import slices, unsent
-from gateway.transport.http import HIGH_WATER_BYTES, GatewayHttp
+from gateway.transport import slices
+from gateway.transport.http import GatewayHttp
 from gateway.transport.lingering import LINGER_BYTES
 from gateway.transport.slices import SLICE_BYTES, SharedResponse
 from gateway.transport.socket_buffers import UNSENT_BYTES
+from gateway.transport.unsent import HIGH_WATER_BYTES
 from gateway.web.reference import SWAGGER_VERSION
 from tests.support.servers import LocalServer
 from tests.support.waiting import PATIENCE, until, until_none
@@ -141,7 +142,7 @@ async def test_a_socket_and_a_stream_have_a_small_buffer(server: LocalServer) ->
         await server.sockets(2)
         carriers = [one for one in connections(server) if not isinstance(one, GatewayHttp)]
         limits = [one.transport.get_write_buffer_limits() for one in carriers]
-        assert limits == [(unsent.HIGH_WATER_BYTES // 4, unsent.HIGH_WATER_BYTES)] * 2
+        assert limits == [(HIGH_WATER_BYTES // 4, HIGH_WATER_BYTES)] * 2
     writer.transport.abort()
     assert not reader.at_eof()
 
