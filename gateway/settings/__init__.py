@@ -16,7 +16,7 @@ from gateway.settings.lists import Issuers, Networks, Origins
 from gateway.settings.origins import is_loopback
 from gateway.settings.redis_url import check_redis_url
 from gateway.settings.trusted_issuer import TrustedIssuer
-from gateway.settings.wording import in_words, member_rule
+from gateway.settings.wording import first_rule, in_words
 
 MIN_RETENTION_SECONDS = 60
 """Minimum retention: a post must not expire before it is committed."""
@@ -342,13 +342,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        # Report an unknown member first: it may be a required one, misspelt, and its name says more.
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        message = member_rule(first, TrustedIssuer.model_fields)
-        if first["loc"]:  # a rule for several settings names them itself
-            name, *inner = map(str, first["loc"])
-            where = f"{'.'.join(inner)}: " if inner else ""
-            message = f"GATEWAY_{name.upper()}: {where}{message}"
+        message = first_rule(error, TrustedIssuer.model_fields)
         for name in OPTIONS & given.keys():
             message = message.replace(f"GATEWAY_{name.upper()}: ", f"--{name}: ", 1)
         raise SettingsError(message) from None

@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from pydantic import ValidationError
+
 from gateway.settings.durations import with_unit
 
 MAX_NAME_LENGTH = 40
@@ -63,6 +65,18 @@ def unknown_member(name: str, known: Collection[str], *, kind: str = "member") -
     if known:
         return f"there is no such {kind}, only {', '.join(sorted(known))}"
     return f"there is no such {kind}: leave it out"
+
+
+def first_rule(error: ValidationError, members: Collection[str]) -> str:
+    """Return the rule for the first invalid setting, with its name: one line."""
+    # An unknown member first: it may be a required one, misspelt, and its name says more.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    message = member_rule(first, members)
+    if not first["loc"]:  # a rule for several settings names them itself
+        return message
+    name, *inner = map(str, first["loc"])
+    where = f"{'.'.join(inner)}: " if inner else ""
+    return f"GATEWAY_{name.upper()}: {where}{message}"
 
 
 def member_rule(error: Mapping[str, Any], members: Collection[str]) -> str:
