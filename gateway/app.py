@@ -27,6 +27,7 @@ from gateway.delivery.hub import Hub
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.reconciler import Reconciler
 from gateway.delivery.remote_commits import RemoteCommits
+from gateway.delivery.services import Services
 from gateway.jobs.background import ending_the_process, running
 from gateway.jobs.timetable import timetable
 from gateway.observability.metrics import Metrics, Now
@@ -38,9 +39,9 @@ from gateway.store.writer import Writer
 from gateway.transport.connections import CONNECTIONS, Connections
 from gateway.transport.fast_path import FAST_PATH
 from gateway.transport.open_files import connections_within, soft_limit
+from gateway.transport.socket import CLOSED
 from gateway.transport.turnstile import TURNSTILE, Turnstile
 from gateway.transport.unsent import UNSENT
-from gateway.transport.websocket import CLOSED
 from gateway.web.routes import web_routes
 
 
@@ -131,6 +132,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
                 Drain(hub, settings.grace_period),
                 readiness,
                 metrics,
+                Services(settings, database, recent, hub, writer, tokens, metrics, throttle.socket_commands),
             )
             background = running(
                 ("hub", hub.run()),

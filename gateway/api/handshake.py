@@ -1,24 +1,22 @@
 """The handshake of sockets and streams: find the user and the resume point before accepting either."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
-import structlog
 from starlette.requests import HTTPConnection
 
 from gateway.api.audit import record_close
-from gateway.api.callers import client_address, socket_user
+from gateway.api.callers import socket_user
 from gateway.api.query import parameter
 from gateway.api.state import Gateway, state_of
 from gateway.auth.principals import User
 from gateway.database import turns
-from gateway.delivery.client_connection import ClientConnection, Socket
+from gateway.delivery.client_connection import ClientConnection
+from gateway.delivery.outgoing import Socket
 from gateway.delivery.resume_point import ResumePoint
-from gateway.errors import Draining, GatewayError, Invalid
-from gateway.protocol.close_codes import Close
+from gateway.errors import Draining, Invalid
 from gateway.protocol.items import MAX_SEQ
-
-logger = structlog.get_logger()
 
 MAX_EPOCH_CHARACTERS = 64
 """Maximum characters of the `epoch` of a resume point."""
@@ -79,33 +77,11 @@ def _number(digits: str) -> int:
     return int(digits) if len(digits) < len(str(MAX_SEQ)) else MAX_SEQ
 
 
-def connect(state: Gateway, socket: Socket, handshake: Handshake) -> ClientConnection:
-    """Create the loop that serves the client."""
-    return ClientConnection(
-        socket,
-        *handshake,
-        settings=state.settings,
-        database=state.database,
-        recent=state.recent,
-        hub=state.hub,
-        writer=state.writer,
-        tokens=state.tokens,
-        metrics=state.metrics,
-        commands=state.throttle.socket_commands,
-    )
+def connect(state: Gateway, socket: Socket, handshake: Handshake, route: str) -> ClientConnection:
+    """Create the connection that serves the client."""
+    return ClientConnection(socket, *handshake, state.services, _recorder(route))
 
 
-def on_close_of(connection: HTTPConnection, route: str, user: User) -> partial[None]:
-    """Return the callback for when the gateway closes the client. It takes the close code and the reason."""
-    return partial(record_close, route, client_address(connection), user)
-
-
-async def serve(connection: ClientConnection, socket: Socket) -> None:
-    """Run the loop of a client, and close the client if the loop fails."""
-    try:
-        await connection.run()
-    except GatewayError as error:
-        socket.close_at_once(error.close_code, error.code)
-    except Exception:
-        logger.exception("a client's loop failed")
-        socket.close_at_once(Close.INTERNAL_ERROR, "internal_error")
+@cache
+def _recorder(route: str) -> Callable[[str, User, int, str], None]:
+    return partial(record_close, route)

@@ -1,6 +1,5 @@
 """The WebSocket route. It completes the handshake, the user and the resume point, before `accept`."""
 
-from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import Annotated
@@ -10,12 +9,12 @@ from fastapi.routing import APIWebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.callers import client_address
-from gateway.api.handshake import Handshake, begin_handshake, connect, on_close_of, serve
+from gateway.api.handshake import Handshake, begin_handshake, connect
 from gateway.api.state import state_of
 from gateway.errors import UpgradeRequired
 from gateway.protocol.wire import SUBPROTOCOL
 from gateway.transport.headers import BEGUN_AT
-from gateway.transport.websocket import socket_of
+from gateway.transport.websocket import handshake_of
 
 router = APIRouter()
 
@@ -27,20 +26,15 @@ ACCEPTED = int(HTTPStatus.SWITCHING_PROTOCOLS)
 async def open_socket(
     websocket: WebSocket, handshake: Annotated[Handshake, Depends(begin_handshake)]
 ) -> None:
-    """Accept an authorised client, and hand its socket over to the loop that serves it.
+    """Accept an authorised client, and hand its socket over to the connection that serves it.
 
     `begin_handshake` has refused all others. An open socket holds no database connection.
     """
-    state, socket = state_of(websocket), socket_of(websocket.scope)
-    socket.accept(offered_subprotocol(websocket))
+    state, answer = state_of(websocket), handshake_of(websocket.scope)
+    socket = answer.accept(offered_subprotocol(websocket))
     state.metrics.answered(PATH, "GET", ACCEPTED, perf_counter() - websocket.scope[BEGUN_AT])
-    connection = connect(state, socket, handshake)
-    socket.hand_over(
-        partial(serve, connection, socket),
-        on_close_of(websocket, PATH, handshake.user),
-        connection.count_frame,
-        client_address(websocket),
-    )
+    if socket is not None:
+        answer.hand_over(connect(state, socket, handshake, PATH), client_address(websocket))
 
 
 class SocketRoute(APIWebSocketRoute):

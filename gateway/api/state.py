@@ -16,6 +16,7 @@ from gateway.delivery.drain import Drain
 from gateway.delivery.hub import Hub
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.reconciler import Reconciler
+from gateway.delivery.services import Services
 from gateway.observability.metrics import Metrics
 from gateway.observability.readiness import Readiness
 from gateway.settings import Settings
@@ -40,6 +41,7 @@ class Gateway:
     drain: Drain
     readiness: Readiness
     metrics: Metrics
+    services: Services
 
 
 def state_of(connection: HTTPConnection) -> Gateway:

@@ -1,6 +1,5 @@
 """The route of the event stream. It completes the handshake before it sends the response's header fields."""
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,16 +12,11 @@ from gateway.api.handshake import (
     Handshake,
     begin_handshake,
     connect,
-    on_close_of,
     resume_after,
-    serve,
 )
 from gateway.api.problems import problems
 from gateway.api.state import state_of
-from gateway.delivery.client_connection import ClientConnection
-from gateway.observability.metrics import Metrics
 from gateway.transport.http import STREAM_PATH, begin_stream
-from gateway.transport.stream import GatewayStream
 
 router = APIRouter(tags=["inbox"])
 
@@ -49,7 +43,7 @@ class _StreamHandshake(UserScheme):
 
 
 class _EventStream(Response):
-    """A response that sends the header fields, then hands the connection over to the loop that serves it."""
+    """A response that sends the header fields, then hands the connection over to the one that serves it."""
 
     def __init__(self, request: Request, handshake: Handshake) -> None:
         super().__init__()
@@ -61,18 +55,12 @@ class _EventStream(Response):
         stream = await begin_stream(scope, send, self.raw_headers)
         if stream is not None:
             state = state_of(self._request)
-            connection = connect(state, stream, self._handshake)
             stream.hand_over(
-                partial(_serve, connection, stream, state.metrics),
-                on_close_of(self._request, STREAM_PATH, self._handshake.user),
-                address=client_address(self._request),
+                connect(state, stream, self._handshake, STREAM_PATH),
+                client_address(self._request),
                 patience=state.settings.ping_interval + state.settings.ping_timeout,
+                count=state.metrics.count_streams,
             )
-
-
-async def _serve(connection: ClientConnection, stream: GatewayStream, metrics: Metrics) -> None:
-    with metrics.streaming():
-        await serve(connection, stream)
 
 
 def _parameter(name: str, description: str, where: str = "query", **schema: Any) -> dict[str, Any]:

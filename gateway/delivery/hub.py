@@ -6,7 +6,6 @@ Work on many connections is spread over several turns of the event loop, so that
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Protocol
 
 from gateway.errors import Overloaded, TooManySockets
@@ -86,12 +85,11 @@ class Hub:
         """Return the number of this user's attached sockets."""
         return len(self._users.get(user_id, ()))
 
-    @contextmanager
-    def attach(self, user_id: int, subscriber: Subscriber) -> Iterator[None]:
-        """Attach a subscriber while the block runs: every commit for this user wakes it.
+    def attach(self, user_id: int, subscriber: Subscriber) -> None:
+        """Attach a subscriber: until `detach`, every commit for this user wakes it.
 
-        The subscriber must read the log inside the block. If it reads before, it misses the commits in
-        between. Raises `Overloaded` or `TooManySockets` without attaching anything.
+        The subscriber must read the log afterwards. If it reads before, it misses the commits in between.
+        Raises `Overloaded` or `TooManySockets` without attaching anything.
         """
         if self._count >= self._max_sockets:
             raise Overloaded("This process holds as many sockets as it may.")
@@ -105,16 +103,17 @@ class Hub:
         subscribers.add(subscriber)
         self._add_to_session(subscriber)
         self._count += 1
-        try:
-            yield
-        finally:
-            subscribers.remove(subscriber)
-            self._remove_from_session(subscriber)
-            self._count -= 1
-            if not subscribers:
-                del self._users[user_id]
-                for follower in self._followers:
-                    follower.forget(user_id)
+
+    def detach(self, user_id: int, subscriber: Subscriber) -> None:
+        """Detach an attached subscriber."""
+        subscribers = self._users[user_id]
+        subscribers.remove(subscriber)
+        self._remove_from_session(subscriber)
+        self._count -= 1
+        if not subscribers:
+            del self._users[user_id]
+            for follower in self._followers:
+                follower.forget(user_id)
 
     def move(self, subscriber: Subscriber, session: str) -> None:
         """Move an attached subscriber to another session."""

@@ -8,8 +8,7 @@ must be empty when the first process starts.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -148,14 +147,9 @@ class Metrics:
 
     # --- the state of the process ---------------------------------------------------------------------------
 
-    @contextmanager
-    def streaming(self) -> Iterator[None]:
-        """Count an open stream while the block runs."""
-        self._streams.inc()
-        try:
-            yield
-        finally:
-            self._streams.dec()
+    def count_streams(self, change: int) -> None:
+        """Count a stream that has begun (1) or ended (-1)."""
+        self._streams.inc(change)
 
     def look(self, now: Now) -> None:
         """Record the state of the process."""

@@ -1,176 +1,121 @@
-"""Client frames: counted, fed in turns, and joined into messages.
+"""WebSocket frames (RFC 6455, section 5): those of clients from bytes, and control frames to bytes."""
 
-- Connections take turns at feeding their frames (`turns`). Frames that arrived before a refusal are dropped.
-- A frame that isn't a whole message (a ping, an unsolicited pong, a fragment) counts as a command.
-- The bytes of an unfinished message are counted (`turnstile`). Without room for them, the socket closes.
-- Text that isn't UTF-8 closes the socket with 1007. uvicorn would also log a traceback for each.
-"""
+from enum import IntEnum
+from typing import NamedTuple
 
-from collections.abc import Callable
-from typing import Any
+from websockets.frames import EXTERNAL_CLOSE_CODES, CloseCode
 
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, Opcode
+MAX_CONTROL_BYTES = 125
+"""Maximum payload of a control frame, in bytes (RFC 6455, section 5.5)."""
 
-from gateway.protocol.close_codes import Close
-from gateway.transport.turns import SharedTurns
-from gateway.transport.turnstile import TURNSTILE
+_EXTENDED_BYTES = {126: 2, 127: 8}
+"""The size of the extended length in bytes, by the length in the second byte."""
 
-MAX_UNCOUNTED_BYTES = 4096
-"""Maximum number of bytes that a client may send while its frames aren't counted.
-
-Frames aren't counted before the client is served, and after a close. An unfinished message up to this size
-isn't counted either.
-"""
-
-MAX_FRAGMENTS = 64
-"""Maximum number of fragments of a message that are kept separately before they are joined."""
+_MASK_BYTES = 4
+_HEADER_BYTES = 2
+_PRIVATE_CODES = range(3000, 5000)
 
 
-class FramesProtocol(SharedTurns, WebSocketsSansIOProtocol):
-    """The part of uvicorn's WebSocket protocol that takes frames. A subclass ends the connection."""
+class Opcode(IntEnum):
+    """The opcode of a frame (RFC 6455, section 11.8)."""
 
-    slice_bytes = 1024
-    """Maximum size of a slice in bytes: at most 170 frames, which take 1 to 2 ms."""
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
 
-    free_bytes = 64
-    """Maximum number of bytes fed without a turn: at most 10 frames, or the answer to a ping."""
 
-    message_bytes = 0
-    """Size of the unfinished message in bytes, as it is counted in the turnstile."""
+_OPCODES = {opcode.value: opcode for opcode in Opcode}
 
-    _early = b""
-    _uncounted = 0
-    _late_pong = b""
-    _count_frame: Callable[[], None] | None = None
 
-    def close_at_once(self, code: int, reason: str) -> None:
-        """Send a close frame, and take no more messages."""
-        raise NotImplementedError
+class BadFrame(Exception):
+    """Raised for bytes that break the protocol. `code` and `reason` are those of the close frame."""
 
-    def _abort_unless_read(self) -> None:
-        """Abort the connection if its client doesn't read the buffered bytes in time."""
-        raise NotImplementedError
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
 
-    def feed(self, data: bytes) -> None:
-        """Take received bytes. Bytes that arrive before the handshake is answered wait until it is."""
-        if self._count_frame is None:
-            self._uncounted += len(data)
-            if self._uncounted > MAX_UNCOUNTED_BYTES:
-                self._stop_listening()
-                return
-        if self.handshake_complete:
-            self._parse(data)
-        else:
-            self._early += data
 
-    def _stop_listening(self) -> None:
-        """Stop reading from a client whose frames aren't counted.
+class Frame(NamedTuple):
+    """A frame of a client, without its mask. `fin` says that it ends its message."""
 
-        After a close frame, the client keeps its time to read it, because a reset would discard the frame.
-        Otherwise the connection is aborted.
-        """
-        if self.close_sent:
-            self.take_unfed()
-            self.transport.pause_reading()
-        else:
-            self.transport.abort()
+    opcode: Opcode
+    data: bytes
+    fin: bool
 
-    def _feed_early(self) -> None:
-        early, self._early = self._early, b""
-        self._uncounted -= len(early)
-        self.feed_first(early)
 
-    def _parse(self, data: bytes) -> None:
-        self.conn.receive_data(data)
-        if self.conn.parser_exc is None:
-            self.handle_events()
-            size = len(self.conn.reader.buffer) + sum(map(len, self.frames))
-            if size > MAX_UNCOUNTED_BYTES or self.message_bytes:
-                self.count_message(size)
-        else:
-            self.handle_parser_exception()
-            self._abort_unless_read()
+def parse_frame(received: bytes | bytearray, at: int, room: int) -> tuple[Frame, int] | None:
+    """Return the frame that begins at index `at`, and the index after it, or None if more bytes must come.
 
-    def count_message(self, size: int) -> None:
-        """Count an unfinished message of this size. Close the socket if there is no room for it."""
-        more, self.message_bytes = size - self.message_bytes, size
-        address = self.client[0] if self.client else ""
-        if more and not self.app_state[TURNSTILE].hold(address, more):
-            self.frames.clear()
-            self.close_at_once(Close.OVERLOADED, "overloaded")
+    `room` is how many bytes the payload of a data frame may have. Raises `BadFrame` as soon as the bytes
+    break the protocol, before the rest of the frame has come.
+    """
+    size = len(received) - at
+    if size < _HEADER_BYTES:
+        return None
+    first, second = received[at], received[at + 1]
+    opcode = _opcode(first, second)
+    length = second & 0x7F
+    head = _HEADER_BYTES
+    if (extended := _EXTENDED_BYTES.get(length)) is not None:
+        head += extended
+        if size < head:
+            return None
+        length = int.from_bytes(received[at + _HEADER_BYTES : at + head], "big")
+    if length > room and opcode < Opcode.CLOSE:
+        raise BadFrame(CloseCode.MESSAGE_TOO_BIG, "payload_too_large")
+    end = at + head + _MASK_BYTES + length
+    if len(received) < end:
+        return None
+    mask, data = received[at + head : at + head + _MASK_BYTES], received[at + head + _MASK_BYTES : end]
+    return Frame(opcode, _unmasked(data, mask), bool(first & 0x80)), end
 
-    def handle_events(self) -> None:
-        """Handle the received frames. After a close was sent, handle only the answering close."""
-        event: Any
-        for event in self.conn.events_received():
-            frame: Frame = event
-            if not self.close_sent and self._is_counted(frame) and self._count_frame is not None:
-                self._count_frame()
-            if frame.opcode is Opcode.CLOSE:
-                self.handle_close(frame)
-            elif not self.close_sent:
-                self._handle_frame(frame)
 
-    def _is_counted(self, frame: Frame) -> bool:
-        """Return whether to count the frame here. The receiver counts whole messages."""
-        if frame.opcode is Opcode.PONG:
-            return frame.data != self.pending_ping_payload
-        return frame.opcode is Opcode.PING or not frame.fin
+def _unmasked(data: bytes | bytearray, mask: bytes | bytearray) -> bytes:
+    """Return the payload without its mask (RFC 6455, section 5.3). A number is quicker than a loop."""
+    size = len(data)
+    repeated = (mask * (size // _MASK_BYTES + 1))[:size]
+    return (int.from_bytes(data, "big") ^ int.from_bytes(repeated, "big")).to_bytes(size, "big")
 
-    def _handle_frame(self, frame: Frame) -> None:
-        match frame.opcode:
-            case Opcode.TEXT:
-                self.handle_text(frame)
-            case Opcode.BINARY:
-                self.handle_bytes(frame)
-            case Opcode.CONT:
-                self.handle_cont(frame)
-            case Opcode.PING:
-                self.handle_ping()
-            case Opcode.PONG:
-                self.handle_pong(frame)
 
-    def handle_cont(self, event: Frame) -> None:
-        """Add a fragment. Many small fragments are joined early, because each is an object."""
-        if len(self.frames) >= MAX_FRAGMENTS:
-            self.frames = [b"".join(self.frames)]
-        super().handle_cont(event)
+def _opcode(first: int, second: int) -> Opcode:
+    """Return the opcode. Raises `BadFrame` if the two bytes that every frame begins with aren't allowed."""
+    opcode = _OPCODES.get(first & 0x0F)
+    if opcode is None or first & 0x70 or not second & 0x80:
+        raise protocol_error()  # An unknown opcode, a reserved bit, or no mask (sections 5.1 and 5.2).
+    if opcode >= Opcode.CLOSE and (not first & 0x80 or second & 0x7F > MAX_CONTROL_BYTES):
+        raise protocol_error()
+    return opcode
 
-    def handle_ping(self) -> None:
-        """Answer a ping, or only the newest one if the client doesn't read (RFC 6455, 5.5.3)."""
-        pongs = self.conn.data_to_send()
-        if self.writable.is_set():
-            self.transport.write(b"".join(pongs))
-        elif pongs:
-            self._late_pong = pongs[-1]
 
-    def resume_writing(self) -> None:
-        """Send the pong that waited, and continue writing: the client has read."""
-        late, self._late_pong = self._late_pong, b""
-        if late and not self.close_sent:
-            self.transport.write(late)
-        super().resume_writing()
+def protocol_error() -> BadFrame:
+    """Return the error for a frame that RFC 6455 doesn't allow, here or at all."""
+    return BadFrame(CloseCode.PROTOCOL_ERROR, "protocol_error")
 
-    def send_receive_event_to_app(self) -> None:
-        """Queue a message for the application, and feed no more frames until it is taken.
 
-        A text message that isn't UTF-8 ends the connection (RFC 6455, section 8.1).
-        """
-        data, self.frames = b"".join(self.frames), []
-        message: Any = {"type": "websocket.receive", "bytes": data}
-        if self.curr_msg_data_type == "text":
-            try:
-                message = {"type": "websocket.receive", "text": data.decode()}
-            except UnicodeDecodeError:
-                self.close_at_once(Close.INVALID_DATA, "invalid_utf8")
-                return
-        self.queue.put_nowait(message)
-        self.pause_reading()
+def close_code(data: bytes) -> int:
+    """Return the code of a close frame's payload, 1005 if it has none. Raises `BadFrame` for any other."""
+    if not data:
+        return CloseCode.NO_STATUS_RCVD
+    code = int.from_bytes(data[:2], "big")
+    if len(data) < 2 or (code not in EXTERNAL_CLOSE_CODES and code not in _PRIVATE_CODES):  # noqa: PLR2004
+        raise protocol_error()
+    decode_text(data[2:])
+    return code
 
-    async def receive(self) -> Any:
-        """Return the next message, as ASGI specifies. Resume feeding when no other message is queued."""
-        message = await self.queue.get()
-        if self._held and self.queue.empty():
-            self.resume_reading()
-        return message
+
+def decode_text(data: bytes | bytearray) -> str:
+    """Return text. Raises `BadFrame` if it isn't UTF-8 (RFC 6455, section 8.1)."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        pass
+    raise BadFrame(CloseCode.INVALID_DATA, "invalid_utf8")
+
+
+def control_frame(opcode: Opcode, data: bytes) -> bytes:
+    """Return an unmasked control frame with at most `MAX_CONTROL_BYTES` of data."""
+    return b"%c%c%b" % (0x80 | opcode, len(data), data)

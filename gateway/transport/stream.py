@@ -8,7 +8,7 @@ the bytes that it sends are dropped.
 import asyncio
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from websockets.frames import CloseCode
@@ -18,8 +18,9 @@ from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import MAX_FRAME, Message
 from gateway.transport.connections import CONNECTIONS, Place
+from gateway.transport.socket import CLOSED, LINGER_SECONDS, Client
 from gateway.transport.unsent import UnsentProtocol
-from gateway.transport.websocket import CLOSED, LINGER_SECONDS
+from gateway.transport.writable import Writable
 
 RETRY_MS = (1000, 5000)
 """How long a browser waits before it reconnects: for each, a random time between these, in ms."""
@@ -42,45 +43,57 @@ class GatewayStream(UnsentProtocol):
         self._place = place
         self._state = state
         self._count_end: Callable[..., None] = app_state[CLOSED]
-        self._on_close: Callable[[int, str], None] | None = None
         self._epoch = ""
         self._received = 0
         self._code: int | None = None
-        self._ended = asyncio.Event()
-        self.writable = asyncio.Event()
-        self.writable.set()
+        self._ended = False
+        self._client: Client | None = None
+        self._count: Callable[[int], None] | None = None
+        self.writable = Writable()
         self._linger: asyncio.TimerHandle | None = None
         state.connections.add(self)
 
     def hand_over(
         self,
-        serve: Callable[[], Awaitable[None]],
-        on_close: Callable[[int, str], None],
-        *,
+        client: Client,
         address: str,
+        *,
         patience: float,
+        count: Callable[[int], None],
     ) -> None:
-        """Begin the stream, and run `serve`, which must close it before it returns.
+        """Begin the stream, and serve the client, which has this address.
 
-        `on_close` is called with the code and the reason when the gateway closes the stream. The kernel ends
-        the connection if the client hasn't taken any of the sent bytes for `patience` seconds. A stream has
-        no ping, because a client couldn't answer it. `address` is that of the client.
+        The kernel ends the connection if the client hasn't taken any of the sent bytes for `patience`
+        seconds. A stream has no ping, because a client couldn't answer it. `count` is called with 1 now, and
+        with -1 when the connection has ended.
         """
         self.address = address
-        self._on_close = on_close
+        self._client = client
+        self._count = count
+        count(1)
         plain = self.transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience * 1000))
         self.transport.write(b"retry: %d\n\n" % random.randint(*RETRY_MS))  # noqa: S311 - not a secret
-        task = asyncio.ensure_future(serve())
-        self._state.tasks.add(task)
-        task.add_done_callback(self._state.tasks.discard)
+        client.begin()
 
     # --- what the connection calls --------------------------------------------------------------------------
 
+    def spawn(self, steps: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in a task of the server, which it waits for when it stops."""
+        task = asyncio.ensure_future(steps)
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def check_ping(self) -> None:
+        """Do nothing: a stream has no ping."""
+
+    def resume_reading(self) -> None:
+        """Do nothing: a stream has no commands."""
+
     def write_messages(self, messages: Sequence[Message]) -> bool:
         """Write messages as events unless the client lags or has gone. Return whether they were written."""
-        if self._ended.is_set() or not self.writable.is_set() or self.transport.is_closing():
+        if self._ended or not self.writable.is_set() or self.transport.is_closing():
             return False
         for message in messages:
             if message.epoch is not None:
@@ -96,27 +109,22 @@ class GatewayStream(UnsentProtocol):
         if not self.write_messages((message,)):
             raise Disconnected
 
-    async def receive_text(self) -> str | None:
-        """Wait until the stream ends, and raise `Disconnected`: a stream has no commands."""
-        await self._ended.wait()
-        raise Disconnected
-
     def close_at_once(self, code: int, reason: str) -> None:
         """Send a close message after the buffered bytes, and abort if the client doesn't read it in time."""
-        if self._ended.is_set() or self.transport.is_closing():
+        if self._ended or self.transport.is_closing():
             return
         self._code = code
         self.transport.write(messages.close(code, reason).event(self._epoch))
         self._end()
         self.transport.close()
         self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
-        if self._on_close is not None:
-            self._on_close(code, reason)
 
     def _end(self) -> None:
-        self._ended.set()
+        self._ended = True
         # Wake waiting senders, which then raise `Disconnected`.
         self.writable.set()
+        if self._client is not None:
+            self._client.leave()
 
     # --- what the event loop and uvicorn call ---------------------------------------------------------------
 
@@ -148,7 +156,9 @@ class GatewayStream(UnsentProtocol):
         # A client can't send a close code.
         code = CloseCode.NO_STATUS_RCVD if self._code is None else self._code
         self._count_end(code, by_client=self._code is None)
-        self._on_close = None
+        if self._count is not None:
+            self._count(-1)
+        self._client = None
 
     def shutdown(self) -> None:
         """Close the stream, because the server is stopping."""

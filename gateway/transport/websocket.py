@@ -1,109 +1,81 @@
-"""uvicorn's WebSocket protocol, with features that ASGI doesn't offer.
+"""uvicorn's WebSocket protocol, for the handshake: the application accepts a client, or refuses it.
 
-- A close doesn't wait for a client that has stopped reading. uvicorn's own close waits until the client has
-  read the buffered bytes, which a stalled client never does.
-- An unanswered ping closes the socket with 4008, which tells the client to resume, instead of 1011.
-- An unanswered closing handshake is aborted after a timeout, so that a stalled client doesn't hold memory.
-  After a close, a client may send a few KiB more; then reading stops.
 - The request arrives parsed (`http`), and isn't parsed again.
+- Bytes that arrive before the handshake is answered wait until it is.
 - A refusal doesn't repeat the client's bytes, which may contain a token (`quiet_protocol`).
-- An accepted socket is handed over to its connection. The call stack of the framework and the request's
-  headers are freed, and messages are sent without passing through the framework.
+- An accepted connection becomes a `GatewaySocket`. The call stack of the framework and the request's headers
+  are freed, and messages are sent without passing through the framework.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.types import Scope
 from uvicorn import Config
-from uvicorn.protocols.utils import get_client_addr
-from websockets.frames import CloseCode, Frame
+from uvicorn.protocols.utils import ClientDisconnected, get_client_addr
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.http11 import Request
-from websockets.protocol import State
 
-from gateway.errors import Disconnected
 from gateway.observability.console_log import request_id
-from gateway.protocol.close_codes import Close
-from gateway.protocol.wire import Message
 from gateway.transport.connections import CONNECTIONS, Place
-from gateway.transport.frames import FramesProtocol
 from gateway.transport.quiet_protocol import QuietProtocol
+from gateway.transport.socket import MAX_UNCOUNTED_BYTES, Client, GatewaySocket
 from gateway.transport.turnstile import TURNSTILE
-from gateway.transport.unsent import UnsentProtocol
-
-LINGER_SECONDS = 2.0
-"""How long a client may take to answer a close frame, in seconds."""
 
 _EXTENSION = "gateway.websocket"
 
 _NOTHING: Any = None
-"""Replaces what an accepted socket no longer needs."""
-
-CLOSED = "gateway.closed"
-"""Key, in the lifespan's state, of the callback for each ended connection: `closed(code, by_client=…)`."""
+"""Replaces what an answered handshake no longer needs."""
 
 
-class GatewayWebSocket(UnsentProtocol, FramesProtocol):
+class GatewayWebSocket(WebSocketsSansIOProtocol):
     """The protocol that `GatewayHttp` hands a connection over to, by passing the request to `handle_connect`.
 
-    `place` is the connection's place in `Connections`; this protocol releases it when the connection ends.
-    `head_bytes` is the counted size of the handshake (`held_bytes`), which is released with the handshake.
+    `place` is the connection's place in `Connections`; this protocol releases it, or passes it on to the open
+    socket. `head_bytes` is the counted size of the handshake (`held_bytes`), which is released with the
+    handshake.
     """
 
     place: Place | None = None
 
     head_bytes = 0
 
-    _serve: Callable[[], Awaitable[None]] | None = None
-    _on_close: Callable[[int, str], None] | None = None
+    _early = b""
     _ending = False
+    _socket: GatewaySocket | None = None
 
-    def __init__(self, config: Config, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+    def __init__(self, config: Config, server: ServerState, app_state: dict[str, Any], *args: Any) -> None:
+        super().__init__(config, server, app_state, *args)
+        self._server = server
         QuietProtocol.adopt(self.conn)
 
-    # --- the end --------------------------------------------------------------------------------------------
+    # --- what the event loop and uvicorn call ---------------------------------------------------------------
 
-    def handle_close(self, event: Frame) -> None:
-        """Answer the client's close frame, or handle its answer to ours."""
-        if self.close_sent:
-            # `close_timer` keeps running: an answer doesn't prove that the client reads.
-            self.transport.close()
-        else:
-            super().handle_close(event)
-            self._abort_unless_read()
+    def data_received(self, data: bytes) -> None:
+        """Keep bytes that arrive before the handshake is answered, and abort if there are too many."""
+        self._early += data
+        if len(self._early) > MAX_UNCOUNTED_BYTES:
+            self.transport.abort()
 
     def eof_received(self) -> None:
         """Close the connection: a WebSocket client that closes its sending side has left."""
         self.transport.close()
-        self._abort_unless_read()
-
-    def _abort_unless_read(self) -> None:
-        """Abort a closing transport after a timeout, if its client doesn't read the buffered bytes."""
-        if self.close_timer is None and self.transport.get_write_buffer_size():
-            self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release the connection's place and memory, and count the end.
-
-        Break reference cycles: collecting them costs an eighth of a socket's CPU.
-        """
+        """Release the connection's place: the client has gone before it was accepted, or was refused."""
         if self.place is not None:
             self.app_state[CONNECTIONS].leave(self.place)
         super().connection_lost(exc)
-        self._count_end()
-        self.count_message(0)
         self.conn.parser.close()
-        self._on_close = self._count_frame = None
 
-    def _count_end(self) -> None:
-        """Report the close code, and which side closed first, unless the handshake was refused."""
-        sent, received = self.conn.close_sent, self.conn.close_rcvd
-        if sent is not None:
-            code = received.code if received and self.conn.close_rcvd_then_sent else sent.code
-            self.app_state[CLOSED](code, by_client=bool(self.conn.close_rcvd_then_sent))
-        elif self.conn.state is not State.CONNECTING:
-            self.app_state[CLOSED](CloseCode.ABNORMAL_CLOSURE, by_client=True)
+    def shutdown(self) -> None:
+        """Close with 1012 once the handshake is answered, or at once after a refusal.
+
+        uvicorn would answer a handshake with a 500.
+        """
+        self._ending = True
+        if self.close_sent:
+            self.transport.close()
 
     # --- the handshake --------------------------------------------------------------------------------------
 
@@ -119,31 +91,27 @@ class GatewayWebSocket(UnsentProtocol, FramesProtocol):
             scope["extensions"][_EXTENSION] = self
 
     async def run_asgi(self) -> None:
-        """Run the application, and then the connection that it handed the socket over to."""
-        self.app = self._answer
-        await super().run_asgi()
-        self.app = self._serve = _NOTHING
-        # The scope and this object refer to each other.
-        self._forget_handshake()
-
-    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.config.loaded_app(scope, receive, send)
-        if self.initial_response is not None:
-            # uvicorn treats a refusal before the upgrade as a failure, and would log it.
-            self.handshake_complete = True
-        if self._serve is not None:
+        """Run the application, which answers the handshake, and free what only the handshake needed."""
+        try:
+            await self.config.loaded_app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except Exception:
+            self.logger.exception("Exception in ASGI application\n")
+            self.send_500_response()
+        finally:
+            if self._socket is None:
+                self.transport.close()
             self._forget_handshake()
-            if self._ending:
-                self.close_at_once(Close.RESTART, "restart")
-            else:
-                await self._serve()
 
-    def accept(self, subprotocol: str | None) -> None:
-        """Complete the handshake, as ASGI's `websocket.accept` does, but bypass the middleware."""
-        self.queue.get_nowait()  # `websocket.connect`
+    def accept(self, subprotocol: str | None) -> GatewaySocket | None:
+        """Complete the handshake, and return the open socket, or None if the client has gone.
+
+        The application's `websocket.accept` does the same. To call this instead bypasses the middleware.
+        """
         self.handshake_complete = True
         if self.disconnected or self.transport.is_closing():
-            return
+            return None
         if self.config.access_log:
             self.logger.info(
                 '%s - "WebSocket %s" [accepted]', get_client_addr(self.scope), self.scope["path"]
@@ -159,44 +127,43 @@ class GatewayWebSocket(UnsentProtocol, FramesProtocol):
             add("Sec-WebSocket-Protocol", subprotocol)
         self.conn.send_response(self.response)
         self.transport.write(b"".join(self.conn.data_to_send()))
-        self.start_keepalive()
-        if self._early:
-            self._feed_early()
+        self.connections.discard(self)
+        place, self.place = self.place, None
+        pings = self.config.ws_ping_interval or 0.0, self.config.ws_ping_timeout or 0.0
+        self._socket = GatewaySocket(
+            self.transport, self._server, self.app_state, place, client=self.client, pings=pings
+        )
+        return self._socket
 
     async def send(self, message: Any) -> None:
-        """Send an ASGI message. A close doesn't wait for the client: it is that of `close_at_once`."""
-        if message["type"] == "websocket.close" and self.handshake_complete:
-            self.close_at_once(message.get("code", 1000), message.get("reason") or "")
-            if self.close_sent and (self._early or self._unfed):
-                # These bytes don't contain the answer to the close, and later bytes may begin inside a frame.
-                self._early = b""
-                self._stop_listening()
-        else:
+        """Send an ASGI message: an accepted client is closed without waiting until it reads."""
+        if message["type"] == "websocket.accept":
+            self.accept(message.get("subprotocol"))
+        elif not self.handshake_complete:
             await super().send(message)
+        elif self._socket is not None and message["type"] == "websocket.close":
+            self._socket.close_at_once(message.get("code", 1000), message.get("reason") or "")
+            if self._early:
+                # These bytes don't contain the answer to the close, and later bytes may begin inside a frame.
+                self._socket.stop_listening()
 
-    def hand_over(
-        self,
-        serve: Callable[[], Awaitable[None]],
-        on_close: Callable[[int, str], None],
-        count_frame: Callable[[], None],
-        address: str,
-    ) -> None:
-        """Run `serve` when the application has returned. The socket ends when `serve` returns.
-
-        `on_close` is called with the code and the reason when the gateway closes the socket. `count_frame` is
-        called for each frame that isn't a whole message, and closes the socket if there are too many.
-        `address` is that of the client.
-        """
-        self._serve = serve
-        self.address = address
-        self._on_close = on_close
-        self._count_frame = count_frame
+    def hand_over(self, client: Client, address: str) -> None:
+        """Let the accepted socket serve this client. `address` is that of the client."""
+        socket, early = self._socket, self._early
+        if socket is not None:
+            socket.hand_over(client, address, early)
+            if self._ending:
+                socket.shutdown()
 
     def _forget_handshake(self) -> None:
-        """Free the objects that only the handshake needed, including the token."""
+        """Free the objects that only the handshake needed, including the token.
+
+        The scope and this object refer to each other.
+        """
         scope: Any = self.scope
         scope.clear()
-        self.response = _NOTHING
+        self.response = self.app = _NOTHING
+        self._early = b""
         self._release_head()
 
     def _release_head(self) -> None:
@@ -204,72 +171,8 @@ class GatewayWebSocket(UnsentProtocol, FramesProtocol):
             self.app_state[TURNSTILE].hold(self.client[0] if self.client else "", -self.head_bytes)
             self.head_bytes = 0
 
-    # --- what the connection calls --------------------------------------------------------------------------
 
-    def write_messages(self, messages: Sequence[Message]) -> bool:
-        """Write messages as frames unless the client lags or has gone. Return whether they were written."""
-        if self.disconnected or self.close_sent or not self.writable.is_set() or self.transport.is_closing():
-            return False
-        # One write for all: a write costs several times as much as the rest of a message.
-        self.transport.write(b"".join([message.frame for message in messages]))
-        return True
-
-    async def send_message(self, message: Message) -> None:
-        """Write a message as a frame, waiting while the client doesn't read. Raises `Disconnected`."""
-        if not self.writable.is_set():
-            await self.writable.wait()
-        if not self.write_messages((message,)):
-            raise Disconnected
-
-    async def receive_text(self) -> str | None:
-        """Return the next text message, or None for a binary one. Raises `Disconnected`."""
-        message: dict[str, Any] = await self.receive()
-        if message["type"] == "websocket.disconnect":
-            raise Disconnected
-        return message.get("text")
-
-    def close_at_once(self, code: int, reason: str) -> None:
-        """Send a close frame after the buffered bytes, and abort if the client doesn't answer in time."""
-        if self.close_sent or self.disconnected or self.transport.is_closing():
-            return
-        self.stop_keepalive()
-        self.conn.send_close(code, reason)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        # Wake waiting senders, which then raise `Disconnected`.
-        self.disconnected = True
-        self.writable.set()
-        self._count_frame, self._uncounted = None, 0
-        self.resume_reading()
-        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-        if self._on_close is not None:
-            self._on_close(code, reason)
-
-    # --- what the server calls ------------------------------------------------------------------------------
-
-    def shutdown(self) -> None:
-        """Close with 1012 and wait for the answer, even during the handshake.
-
-        uvicorn would end the connection at once. The kernel would then answer the client's bytes in transit
-        with a reset, which discards the close frame, and a handshake would get a 500. Only a connection that
-        was refused, or closed for another reason, ends at once.
-        """
-        self._ending = True
-        sent = self.conn.close_sent
-        if self.close_sent and (sent is None or sent.code != Close.RESTART):
-            super().shutdown()
-        elif self.handshake_complete:
-            self.close_at_once(Close.RESTART, "restart")
-
-    def keepalive_timeout(self) -> None:
-        """Close a connection whose client hasn't answered a ping."""
-        self.pong_timer = None
-        self.pending_ping_payload = None
-        self.close_at_once(Close.TOO_SLOW, "ping_timeout")
-
-
-def socket_of(scope: Scope) -> GatewayWebSocket:
-    """Return the socket of this scope. Raises KeyError if another server runs the application."""
+def handshake_of(scope: Scope) -> GatewayWebSocket:
+    """Return the handshake of this scope. Raises KeyError if another server runs the application."""
     socket: GatewayWebSocket = scope["extensions"][_EXTENSION]
     return socket

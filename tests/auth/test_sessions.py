@@ -732,13 +732,16 @@ def hold_after(server: LocalServer, work: Callable[..., Any]) -> Gate:
 
 def hold_before_attaching(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Hold the next socket when it is accepted, and nobody knows of it yet."""
-    gate, run = Gate(), client_connection.ClientConnection.run
+    gate, begin = Gate(), client_connection.ClientConnection.begin
 
     async def held(self: client_connection.ClientConnection) -> None:
         await gate.hold()
-        await run(self)
+        begin(self)
 
-    monkeypatch.setattr(client_connection.ClientConnection, "run", held)
+    def begin_later(self: client_connection.ClientConnection) -> None:
+        self.outgoing.socket.spawn(held(self))
+
+    monkeypatch.setattr(client_connection.ClientConnection, "begin", begin_later)
     return gate
 
 

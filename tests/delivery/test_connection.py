@@ -114,10 +114,12 @@ async def test_subscribers_are_rung_only_when_the_commit_can_be_read(engine: Eng
 
         def close(self, code: Close, reason: str) -> None: ...
 
-    with engine.hub.attach(user.id, Reader()):
-        for _ in range(5):
-            await engine.store()
-        pages = [await task for task in readable]
+    reader = Reader()
+    engine.hub.attach(user.id, reader)
+    for _ in range(5):
+        await engine.store()
+    pages = [await task for task in readable]
+    engine.hub.detach(user.id, reader)
     assert [page.entries[0].counts.seq for page in pages] == [1, 2, 3, 4, 5]
 
 
@@ -229,7 +231,7 @@ async def test_a_client_that_keeps_up_is_sent_a_commit_before_the_sender_knows_o
         await engine.store()
         assert sent == [[1, 2, 1, 2], [1, 2, 3, 1, 2, 3]]
         assert (connection.position, connection._cursor, connection.counts.unread) == ((3, 0), 3, 3)
-        assert not connection._woken.is_set()
+        assert connection._idle
 
 
 async def test_a_client_that_begins_to_lag_in_a_commit_gets_the_rest_later_and_once(engine: Engine) -> None:
@@ -376,7 +378,7 @@ async def test_a_client_that_does_not_read_is_closed_after_the_deadline(engine: 
         await gate.reached()
         connection.tick()
         assert wire.closed is None
-        connection._sending_since = time.monotonic() - engine.settings.send_timeout - 1
+        connection.outgoing._waiting_since = time.monotonic() - engine.settings.send_timeout - 1
         connection.tick()
         assert wire.closed == (Close.TOO_SLOW, "too_slow")
 
@@ -432,6 +434,110 @@ async def test_a_command_that_waits_does_not_hold_up_what_is_pushed(
         assert wire.types() == ["hello", "live", "notification"]
         gate.let_go()
         await wire.has("ok")
+
+
+async def test_a_client_that_has_everything_has_no_task(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await until(lambda: connection._idle and not wire.tasks, "its task has ended")
+        tasks: list[int] = []
+        engine.on_announced = lambda: tasks.append(len(wire.tasks))
+        await engine.store()
+        await engine.store(engine.post(), engine.post())
+        wire.say(type="ack", seq=3)
+        connection.outgoing.sent_at -= engine.settings.heartbeat
+        connection.tick()
+        engine.now = user.expires_at - 60.0
+        connection.tick()
+        assert tasks == [0, 0]
+        assert not wire.tasks
+    assert wire.types()[2:] == ["notification"] * 3 + ["heartbeat", "token_expiring"]
+
+
+async def test_a_heartbeat_for_a_client_that_lags_waits_for_it_and_then_closes_it(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await until(lambda: connection._idle, "it is idle")
+        wire.writable.clear()
+        connection.outgoing.sent_at -= engine.settings.heartbeat
+        connection.tick()
+        await until(lambda: connection.outgoing._waiting_since is not None, "it waits for the client")
+        assert wire.types() == ["hello", "live"]
+        connection.outgoing._waiting_since = time.monotonic() - engine.settings.send_timeout - 1
+        connection.tick()
+        assert wire.closed == (Close.TOO_SLOW, "too_slow")
+
+
+async def test_a_commit_between_two_steps_of_a_task_is_sent_by_that_task(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await until(lambda: connection._idle, "it is idle")
+        gate = wire.blocked = Gate()
+        await engine.store()
+        await gate.reached()
+        assert len(wire.tasks) == 1
+        await engine.store()
+        await engine.store()
+        assert len(wire.tasks) == 1
+        wire.blocked = None
+        gate.let_go()
+        await wire.has("notification", 3)
+        await until(lambda: connection._idle, "it is idle")
+    assert wire.seqs() == [1, 2, 3]
+
+
+async def test_while_a_command_waits_the_next_ones_wait_in_their_order(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await engine.user()
+    await engine.store(engine.post(), engine.post())
+    gate, change = Gate(), engine.writer.change
+    done: list[Change] = []
+
+    async def held(work: Change) -> None:
+        if not done:
+            await gate.hold()
+        done.append(work)
+        await change(work)
+
+    monkeypatch.setattr(engine.writer, "change", held)
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await wire.has("live")
+        wire.say(type="seen", up_to=1, ref="1")
+        wire.say(type="ack", seq=1)
+        wire.say("no command")
+        wire.say(type="seen", up_to=2, ref="2")
+        await gate.reached()
+        assert (done, connection._commands._acknowledged) == ([], 0)
+        gate.let_go()
+        await wire.has("ok", 2)
+    assert done == [Seen(user.id, 1), Seen(user.id, 2)]
+    assert [m.get("ref") for m in wire.sent if m["type"] in {"ok", "error"}] == ["1", None, "2"]
+
+
+async def test_a_failure_while_a_command_is_executed_closes_its_socket_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await engine.user()
+
+    async def fail(_work: Change) -> None:
+        raise RuntimeError
+
+    async with (
+        engine.connected(user, ResumePoint(latest=True)) as (one, _),
+        engine.connected(user, ResumePoint(latest=True)) as (other, _),
+    ):
+        await one.has("live")
+        await other.has("live")
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.writer, "change", fail)
+            one.say(type="seen", up_to=0)
+            await until(lambda: one.closed, "it is closed")
+        assert one.closed == (Close.INTERNAL_ERROR, "internal_error")
+        assert engine.hub.sockets_of(user.id) == 1
+        await engine.store()
+        await other.has("notification")
+        assert "notification" not in one.types()
 
 
 async def test_too_many_commands_close_the_socket_and_acknowledgements_do_not_count(engine: Engine) -> None:
@@ -570,7 +676,7 @@ async def test_only_the_transport_holds_what_a_client_that_lags_has_not_read(
 
     async with engine.connected(user, start) as (wire, connection):
         wire.lags_after = 3
-        await until(lambda: connection._sending_since is not None, "it waits for the client")
+        await until(lambda: connection.outgoing._waiting_since is not None, "it waits for the client")
         assert (wire.seqs(), held()) == ([1, 2], [])
         while "live" not in wire.types():
             wire.writable.set()
@@ -607,7 +713,7 @@ async def test_a_client_that_lags_for_too_long_is_closed_although_nothing_is_hel
     await engine.store(engine.post(), engine.post())
     async with engine.connected(user, ResumePoint(since=0)) as (wire, connection):
         wire.lags_after = 1
-        await until(lambda: connection._sending_since is not None, "it waits for the client")
+        await until(lambda: connection.outgoing._waiting_since is not None, "it waits for the client")
         connection.tick()
         assert wire.closed == (Close.TOO_SLOW, "too_slow")
 

@@ -67,7 +67,8 @@ def stack() -> AsyncExitStack:
 def attached(stack: AsyncExitStack, fakes: list[Fake]) -> Hub:
     hub = Hub((), max_sockets=10_000, max_sockets_per_user=10_000)
     for number, fake in enumerate(fakes):
-        stack.enter_context(hub.attach(number, fake))
+        hub.attach(number, fake)
+        stack.callback(hub.detach, number, fake)
     return hub
 
 

@@ -23,7 +23,7 @@ from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import NEWEST_UNREAD
-from gateway.transport import frames, stream, websocket
+from gateway.transport import socket, stream
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB, HOUR = 1024, 3_600_000
@@ -45,8 +45,8 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         (COMMANDS, COMMANDS * COMMAND_BURST_SECONDS),
     ),
     ("protocol.md", "may send {} times as many together", (throttle.USER_SOCKETS_FACTOR,)),
-    ("protocol.md", "has not replied within {} s", (websocket.LINGER_SECONDS,)),
-    ("protocol.md", "reads at most {} KiB more from it", (frames.MAX_UNCOUNTED_BYTES / KIB,)),
+    ("protocol.md", "has not replied within {} s", (socket.LINGER_SECONDS,)),
+    ("protocol.md", "reads at most {} KiB more from it", (socket.MAX_UNCOUNTED_BYTES / KIB,)),
     ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY_MS)),
     (
         "architecture.md",

@@ -47,7 +47,8 @@ class Fake:
 def hub_of(stack: AsyncExitStack, fakes: list[Fake]) -> Hub:
     hub = Hub((), max_sockets=10_000, max_sockets_per_user=10_000)
     for number, fake in enumerate(fakes):
-        stack.enter_context(hub.attach(number % 7, fake))
+        hub.attach(number % 7, fake)
+        stack.callback(hub.detach, number % 7, fake)
     return hub
 
 

@@ -6,7 +6,7 @@ An ordering rule is tested by holding one task at a named point, running the oth
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -24,6 +24,7 @@ from gateway.delivery.hub import Hub
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.remote_commits import RemoteCommits
 from gateway.delivery.resume_point import ResumePoint
+from gateway.delivery.services import Services
 from gateway.errors import Disconnected
 from gateway.observability.metrics import Metrics
 from gateway.protocol.close_codes import Close
@@ -33,6 +34,7 @@ from gateway.settings import Settings
 from gateway.store.log import Post
 from gateway.store.transaction import Accepted, Committed, Submission
 from gateway.store.writer import Writer
+from gateway.transport.writable import Writable
 from tests.support.waiting import until
 
 P = ParamSpec("P")
@@ -102,11 +104,6 @@ class HeldDatabase:
         return await self._database.write(work, *args, **kwargs)
 
 
-def _set(event: asyncio.Event) -> asyncio.Event:
-    event.set()
-    return event
-
-
 @dataclass
 class Wire:
     """A client's end: what it was sent, and what it says. While `blocked`, it does not read.
@@ -120,9 +117,12 @@ class Wire:
     closed: tuple[int, str] | None = None
     blocked: Gate | None = None
     lags_after: int | None = None
-    writable: asyncio.Event = field(default_factory=lambda: _set(asyncio.Event()))
+    writable: Writable = field(default_factory=Writable)
+    connection: ClientConnection | None = None
+    tasks: set[asyncio.Future[None]] = field(default_factory=set)
+    address: str = "127.0.0.1"
     _said: deque[str | None] = field(default_factory=deque)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _held: bool = False
 
     def write_messages(self, messages: Sequence[Message]) -> bool:
         """Take messages unless this end does not read, or is closed."""
@@ -148,27 +148,36 @@ class Wire:
         if self.lags_after is not None and len(self.sent) % self.lags_after == 0:
             self.writable.clear()
 
-    async def receive_text(self) -> str | None:
-        """Return what the client says next."""
-        while not self._said:
-            if self.closed:
-                raise Disconnected
-            self._news.clear()
-            await self._news.wait()
-        return self._said.popleft()
+    def spawn(self, steps: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in a task."""
+        task = asyncio.ensure_future(steps)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def check_ping(self) -> None:
+        """Ping nobody."""
+
+    def resume_reading(self) -> None:
+        """Pass on what the client says next."""
+        self._held = False
+        while self._said and not (self._held or self.closed):
+            assert self.connection
+            self._held = self.connection.receive(self._said.popleft())
 
     def close_at_once(self, code: int, reason: str) -> None:
         """Be closed."""
         self.closed = self.closed or (code, reason)
-        self._news.set()
         self.writable.set()
         if self.blocked:
             self.blocked.let_go()
+        if self.connection:
+            self.connection.leave()
 
     def say(self, text: str | None = None, **command: Any) -> None:
         """Say something to the gateway."""
         self._said.append(json.dumps(command) if command else text)
-        self._news.set()
+        if not self._held:
+            self.resume_reading()
 
     def seqs(self) -> list[int]:
         """Return the numbers this client has applied."""
@@ -204,6 +213,7 @@ class Engine:
         self.metrics = Metrics(max_sockets=settings.max_sockets)
         self.commands = Throttle(settings).socket_commands
         self.now = 1_000_000.0
+        self.closes: list[tuple[Any, ...]] = []
         self.posted = 0
 
     def announce(self, committed: Committed) -> None:
@@ -211,6 +221,9 @@ class Engine:
         self.recent.record(committed.entries, committed.counts)
         self.hub.wake({user_id: counts.seq for user_id, counts in committed.counts.items()})
         self.on_announced()
+
+    def record_close(self, *close: Any) -> None:
+        self.closes.append(close)
 
     async def user(self, sub: str = "ada") -> User:
         """Return a user of the database."""
@@ -232,25 +245,23 @@ class Engine:
     async def connected(
         self, user: User, start: ResumePoint = HERE
     ) -> AsyncIterator[tuple[Wire, ClientConnection]]:
-        """Connect a client, and see at the end that its loop ends."""
+        """Connect a client, and see at the end that its tasks end."""
         wire = Wire()
-        connection = ClientConnection(
-            wire,
-            user,
-            start,
-            settings=self.settings,
-            database=self.database,
-            recent=self.recent,
-            hub=self.hub,
-            writer=self.writer,
-            tokens=self.tokens,
-            metrics=self.metrics,
-            commands=self.commands,
-            clock=lambda: self.now,
+        services = Services(
+            self.settings,
+            self.database,
+            self.recent,
+            self.hub,
+            self.writer,
+            self.tokens,
+            self.metrics,
+            self.commands,
+            lambda: self.now,
         )
-        running = asyncio.create_task(connection.run())
+        wire.connection = connection = ClientConnection(wire, user, start, services, self.record_close)
+        connection.begin()
         try:
             yield wire, connection
         finally:
             wire.close_at_once(Close.NORMAL, "")
-            await asyncio.wait_for(running, 10)
+            await until(lambda: not wire.tasks, "its tasks have ended")

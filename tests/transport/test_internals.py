@@ -24,7 +24,6 @@ from websockets.server import ServerProtocol
 from gateway.server import process
 from gateway.transport import (
     fast_path,
-    frames,
     held_bytes,
     http,
     lingering,
@@ -74,20 +73,9 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "GatewayWebSocket",
         WebSocketsSansIOProtocol,
         """
-        app app_state client close_sent close_timer config conn connection_lost default_headers disconnected
-        eof_received handle_close handle_connect handshake_complete initial_response
-        keepalive_timeout logger loop pending_ping_payload pong_timer queue receive run_asgi scope send
-        shutdown start_keepalive stop_keepalive transport writable
-        """,
-    ),
-    (
-        frames,
-        "FramesProtocol",
-        WebSocketsSansIOProtocol,
-        """
-        app_state client close_sent conn curr_msg_data_type frames handle_bytes handle_close handle_cont
-        handle_events handle_parser_exception handle_ping handle_pong handle_text handshake_complete
-        pending_ping_payload queue receive resume_writing send_receive_event_to_app transport writable
+        app app_state client close_sent config conn connection_lost connections data_received default_headers
+        disconnected eof_received handle_connect handshake_complete logger receive run_asgi scope send
+        send_500_response shutdown transport
         """,
     ),
     (quiet_protocol, "QuietProtocol", ServerProtocol, "parse reject"),
@@ -104,8 +92,7 @@ USED: dict[type, str] = {
     RequestResponseCycle: "access_log access_logger body chunked_encoding default_headers disconnected "
     "keep_alive message_event more_body on_response response_complete response_started run_asgi scope",
     FlowControl: "pause_reading read_paused resume_reading write_paused",
-    ServerProtocol: "close_rcvd close_rcvd_then_sent close_sent data_to_send debug events_received logger "
-    "parser parser_exc reader receive_data send_close send_response state",
+    ServerProtocol: "data_to_send debug logger parser send_response",
     httptools.HttpRequestParser: "feed_data get_http_version get_method should_upgrade",
     ServerState: "connections default_headers tasks",
 }

@@ -14,7 +14,9 @@ from sqlalchemy import Connection, update
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gateway.database.models import tickets, users
+from gateway.delivery.client_connection import ClientConnection
 from gateway.store.changes import CHUNK
+from gateway.transport.socket import GatewaySocket
 from gateway.transport.websocket import GatewayWebSocket
 from tests.support.checker import Json
 from tests.support.clients import Device, Service, Socket, User, open_socket, raw_socket
@@ -818,6 +820,7 @@ async def test_an_unread_count_that_is_wrong_in_the_database_is_not_hidden(serve
 async def test_a_socket_leaves_no_circle_behind_whether_it_was_served_or_refused(server: LocalServer) -> None:
     """A collector that seldom runs would keep what a crowd of them was made of."""
     ada = await server.user()
+    kinds = GatewaySocket, GatewayWebSocket, ClientConnection
 
     async def come_and_go() -> None:
         async with ada.socket() as socket:
@@ -832,14 +835,12 @@ async def test_a_socket_leaves_no_circle_behind_whether_it_was_served_or_refused
     try:
         await come_and_go()
         await until_none(
-            lambda: [
-                one for one in server.uvicorn.server_state.connections if isinstance(one, GatewayWebSocket)
-            ],
+            lambda: [one for one in server.uvicorn.server_state.connections if isinstance(one, kinds)],
             "sockets",
         )
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        assert not [one for one in gc.garbage if isinstance(one, GatewayWebSocket)]
+        assert not [one for one in gc.garbage if isinstance(one, kinds)]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.auth.limits.network_bytes import NetworkBytes
 from gateway.protocol.close_codes import Close
-from gateway.transport import unsent, websocket
+from gateway.transport import socket as open_socket
+from gateway.transport import unsent
 from gateway.transport.unsent import HIGH_WATER_BYTES, UNSENT, UnsentProtocol
 from tests.support.clients import User, raw_socket
 from tests.support.servers import LocalServer
@@ -136,7 +137,7 @@ async def test_where_much_lingers_a_client_is_cut_off_at_once(
 ) -> None:
     monkeypatch.setattr(unsent, "MAX_UNSENT_BYTES", 1)
     monkeypatch.setattr(unsent, "MAX_LINGERING_BYTES", 0)
-    monkeypatch.setattr(websocket, "LINGER_SECONDS", 3600.0)
+    monkeypatch.setattr(open_socket, "LINGER_SECONDS", 3600.0)
     user = await reader_of_much(server)
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(raw_socket(user)) for _ in range(5)]
