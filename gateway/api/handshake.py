@@ -17,6 +17,7 @@ from gateway.delivery.outgoing import Socket
 from gateway.delivery.resume_point import ResumePoint
 from gateway.errors import Draining, Invalid
 from gateway.protocol.items import MAX_SEQ
+from gateway.transport.fast_path import FAILURE
 
 MAX_EPOCH_CHARACTERS = 64
 """Maximum characters of the `epoch` of a resume point."""
@@ -35,8 +36,11 @@ class Handshake(NamedTuple):
 async def begin_handshake(connection: HTTPConnection) -> Handshake:
     """Authorise a client, and read its resume point.
 
-    Raises `Draining` before anything else, then what `socket_user` raises, `RateLimited` and `Invalid`.
+    Raises the error of a handshake that the fast path has refused. Otherwise, raises `Draining` before
+    anything else, then what `socket_user` raises, `RateLimited` and `Invalid`.
     """
+    if FAILURE in connection.scope:
+        raise connection.scope.pop(FAILURE)
     state = state_of(connection)
     if state.drain.began:
         raise Draining(retry_after=RETRY_AFTER_SECONDS)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
 from fastapi.routing import APIWebSocketRoute
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.callers import client_address
@@ -65,6 +66,6 @@ async def refuse_request() -> None:
     raise UpgradeRequired
 
 
-def offered_subprotocol(websocket: WebSocket) -> str | None:
+def offered_subprotocol(connection: HTTPConnection) -> str | None:
     """Return the subprotocol to select: `SUBPROTOCOL` if the client offers it, else None. Never a token."""
-    return SUBPROTOCOL if SUBPROTOCOL in websocket.scope.get("subprotocols", ()) else None
+    return SUBPROTOCOL if SUBPROTOCOL in connection.scope.get("subprotocols", ()) else None

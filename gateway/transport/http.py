@@ -22,20 +22,17 @@ from typing import Any, cast
 import httptools
 from starlette.types import Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-from websockets.datastructures import Headers
-from websockets.http11 import Request
 
 from gateway.settings.networks import unmapped
 from gateway.transport.bare_answers import answer_of, refusal_of
 from gateway.transport.connections import CONNECTIONS, Full, Place
+from gateway.transport.fast_handshake import UpgradingProtocol
 from gateway.transport.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
 from gateway.transport.mount import unmounted
-from gateway.transport.pipelining import PipeliningProtocol
 from gateway.transport.slices import SLICE_BYTES
 from gateway.transport.stream import GatewayStream
 from gateway.transport.turnstile import TURNSTILE
 from gateway.transport.unsent import HIGH_WATER_BYTES
-from gateway.transport.websocket import GatewayWebSocket
 
 STREAM_PATH = "/v1/stream"
 """The path whose response never ends."""
@@ -54,7 +51,7 @@ class _Awaits(Enum):
     NOTHING = "nothing"
 
 
-class GatewayHttp(PipeliningProtocol):
+class GatewayHttp(UpgradingProtocol):
     """The HTTP protocol of the gateway. Pass the class from `http_protocol` to `uvicorn.Config(http=…)`."""
 
     place: Place | None = None
@@ -99,15 +96,20 @@ class GatewayHttp(PipeliningProtocol):
         return place
 
     def shutdown(self) -> None:
-        """End the connection after the response to any request, including one in transit or waiting."""
-        if self.cycle is None or self.unparsed:
+        """End the connection after the response to any request, including one in transit or waiting.
+
+        A handshake is answered, and its socket is then closed with 1012.
+        """
+        if self._upgrading:
+            self._ending = True
+        elif self.cycle is None or self.unparsed:
             self.loop.call_later(FIRST_REQUEST_SECONDS, self._end_if_idle)
         else:
             super().shutdown()
 
     def _end_if_idle(self) -> None:
         """End the connection now, or after the response if a request is waiting."""
-        if not self.unparsed:
+        if not (self.unparsed or self._upgrading):
             super().shutdown()
 
     def pause_writing(self) -> None:
@@ -183,43 +185,6 @@ class GatewayHttp(PipeliningProtocol):
             awaits = _Awaits.HEAD
         if awaits is not self._timed:
             self._set_timer(awaits)
-
-    def _hand_over(self, rest: bytes) -> None:
-        """Hand the connection over to a WebSocket, with the parsed handshake and the bytes after it (`rest`).
-
-        uvicorn would serialize it and parse it again in its WebSocket protocol: a fifth of a handshake.
-        """
-        headers = Headers()
-        for name, value in self.headers:
-            headers.set_insecure(name.decode("ascii"), value.decode("latin-1"))
-        if not self.url.isascii():
-            self._refuse(HTTPStatus.BAD_REQUEST, "The request target must be ASCII (RFC 3986).")
-        elif "Transfer-Encoding" in headers or not {"0"}.issuperset(headers.get_all("Content-Length")):
-            self._refuse(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body (RFC 6455, 4.1).")
-        else:
-            protocol = f"HTTP/{self.scope['http_version']}"
-            request = Request(self._target(), headers, self.scope["method"], protocol)
-            websocket = GatewayWebSocket(self.config, self.server_state, self.app_state)
-            websocket.place, websocket.head_bytes = self._take_place(), self._take_held()
-            self._stop_taking()
-            self.connections.discard(self)
-            self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
-            websocket.connection_made(self.transport)
-            websocket.client = self.client
-            self.transport.set_protocol(websocket)
-            self.flow.resume_reading()
-            # Break the reference cycle with the parser, which is expensive to collect.
-            self.parser = cast("Any", None)
-            websocket.handle_connect(request)
-            if rest:
-                websocket.data_received(rest)
-
-    def _target(self) -> str:
-        """Return path and query of the target, which may be an absolute URL (RFC 9112, section 3.2.2)."""
-        if self.url.startswith(b"/"):
-            return self.url.decode("ascii")
-        parsed = httptools.parse_url(self.url)
-        return b"?".join(filter(None, (parsed.path or b"/", parsed.query))).decode("ascii")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field. Drop cookies: the gateway uses none, and parsing them takes quadratic time."""

@@ -18,7 +18,8 @@ from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import MAX_FRAME, Message
 from gateway.transport.connections import CONNECTIONS, Place
-from gateway.transport.socket import CLOSED, LINGER_SECONDS, Client
+from gateway.transport.inbound import Client
+from gateway.transport.socket import CLOSED, LINGER_SECONDS
 from gateway.transport.unsent import UnsentProtocol
 from gateway.transport.writable import Writable
 

@@ -18,8 +18,10 @@ from websockets.http11 import Request
 
 from gateway.observability.console_log import request_id
 from gateway.transport.connections import CONNECTIONS, Place
+from gateway.transport.fast_path import FAILURE
+from gateway.transport.inbound import MAX_UNCOUNTED_BYTES, Client
 from gateway.transport.quiet_protocol import QuietProtocol
-from gateway.transport.socket import MAX_UNCOUNTED_BYTES, Client, GatewaySocket
+from gateway.transport.socket import GatewaySocket
 from gateway.transport.turnstile import TURNSTILE
 
 _EXTENSION = "gateway.websocket"
@@ -29,7 +31,7 @@ _NOTHING: Any = None
 
 
 class GatewayWebSocket(WebSocketsSansIOProtocol):
-    """The protocol that `GatewayHttp` hands a connection over to, by passing the request to `handle_connect`.
+    """The protocol that `GatewayHttp` hands a connection over to, by passing the request to `begin`.
 
     `place` is the connection's place in `Connections`; this protocol releases it, or passes it on to the open
     socket. `head_bytes` is the counted size of the handshake (`held_bytes`), which is released with the
@@ -79,9 +81,12 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     # --- the handshake --------------------------------------------------------------------------------------
 
-    def handle_connect(self, event: Request) -> None:
-        """Begin the handshake, and add this object to the scope for the application."""
-        super().handle_connect(event)
+    def begin(self, request: Request, failure: Exception | None) -> None:
+        """Begin the handshake, and add this object to the scope for the application.
+
+        `failure` is the error that answers a handshake that the fast path has refused.
+        """
+        self.handle_connect(request)
         scope = getattr(self, "scope", None)
         # The scope holds a copy of the request.
         self.request = _NOTHING
@@ -89,6 +94,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self._release_head()
         else:
             scope["extensions"][_EXTENSION] = self
+            if failure is not None:
+                scope[FAILURE] = failure
 
     async def run_asgi(self) -> None:
         """Run the application, which answers the handshake, and free what only the handshake needed."""

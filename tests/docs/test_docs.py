@@ -37,8 +37,9 @@ from gateway.protocol.wire import MAX_FRAME
 from gateway.settings import Settings
 from gateway.store.changes import CHUNK
 from gateway.store.inbox import PAGE_BYTES
+from gateway.transport.inbound import MAX_UNCOUNTED_BYTES
 from gateway.transport.slices import SLICE_BYTES
-from gateway.transport.socket import LINGER_SECONDS, MAX_UNCOUNTED_BYTES
+from gateway.transport.socket import LINGER_SECONDS
 from gateway.transport.unsent import HIGH_WATER_BYTES, MAX_LINGERING_BYTES, MAX_UNSENT_BYTES
 from gateway.web import errors as errors_page
 from tests.support.databases import settings_for

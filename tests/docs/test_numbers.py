@@ -23,7 +23,7 @@ from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import NEWEST_UNREAD
-from gateway.transport import socket, stream
+from gateway.transport import inbound, socket, stream
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB, HOUR = 1024, 3_600_000
@@ -46,7 +46,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("protocol.md", "may send {} times as many together", (throttle.USER_SOCKETS_FACTOR,)),
     ("protocol.md", "has not replied within {} s", (socket.LINGER_SECONDS,)),
-    ("protocol.md", "reads at most {} KiB more from it", (socket.MAX_UNCOUNTED_BYTES / KIB,)),
+    ("protocol.md", "reads at most {} KiB more from it", (inbound.MAX_UNCOUNTED_BYTES / KIB,)),
     ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY_MS)),
     (
         "architecture.md",

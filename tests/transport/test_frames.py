@@ -16,7 +16,8 @@ from gateway.errors import Unauthorized
 from gateway.protocol.wire import MAX_FRAME
 from gateway.store.writer import Writer
 from gateway.transport import socket as open_socket
-from gateway.transport.socket import LINGER_SECONDS, MAX_UNCOUNTED_BYTES, GatewaySocket
+from gateway.transport.inbound import MAX_UNCOUNTED_BYTES
+from gateway.transport.socket import LINGER_SECONDS, GatewaySocket
 from gateway.transport.turnstile import Turnstile
 from gateway.transport.websocket import GatewayWebSocket
 from tests.support.clients import RawSocket, User, raw_socket

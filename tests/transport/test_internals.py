@@ -23,6 +23,7 @@ from websockets.server import ServerProtocol
 
 from gateway.server import process
 from gateway.transport import (
+    fast_handshake,
     fast_path,
     held_bytes,
     http,
@@ -40,7 +41,7 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         "GatewayHttp",
         HttpToolsProtocol,
         """
-        _should_upgrade app_state client config connection_lost connection_made connections cycle
+        _should_upgrade app_state client connection_lost connection_made connections cycle
         expect_100_continue flow headers loop on_header on_headers_complete parser pause_writing
         resume_writing scope server_state shutdown transport url
         """,
@@ -53,6 +54,15 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         _should_upgrade _unset_keepalive_if_required connection_lost cycle data_received flow loop
         on_body on_message_complete on_response_complete parser resume_writing
         timeout_keep_alive timeout_keep_alive_handler timeout_keep_alive_task transport
+        """,
+    ),
+    (
+        fast_handshake,
+        "UpgradingProtocol",
+        HttpToolsProtocol,
+        """
+        app_state client config connections flow headers logger loop parser root_path scope server_state
+        tasks transport url
         """,
     ),
     (
