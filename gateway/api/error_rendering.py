@@ -110,7 +110,7 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
         except RateLimited as limited:
             return await render_error(connection, limited)
     title = HTTPStatus(refused.status_code).phrase
-    code = problem_code(HTTPStatus(refused.status_code))
+    code = problem_code(refused.status_code)
     headers, detail, kind = dict(refused.headers or {}), str(refused.detail), _type(connection, code)
     if refused.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = methods = ", ".join(paths.allowed(connection))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -33,6 +34,7 @@ from gateway.protocol import messages
 from gateway.protocol.close_codes import ADVICE
 from gateway.protocol.commands import CommandType, decode_command
 from gateway.protocol.items import Content, Counts, Item, encode_item
+from gateway.protocol.problems import problem_code
 from gateway.protocol.wire import MAX_FRAME
 from gateway.settings import Settings
 from gateway.store.changes import CHUNK
@@ -152,6 +154,14 @@ def test_every_problem_code_is_documented_with_its_status() -> None:
     known = {one.code: str(one.status) for one in error_classes() if one is not OAuthError}
     # A socket alone meets the limit of sockets; the framework refuses a method.
     assert documented == known | {"too_many_sockets": "", "method_not_allowed": "405"}
+
+
+def test_the_codes_of_refusals_before_the_application_are_documented_with_their_status() -> None:
+    named = set(re.findall(r"(?:Refused|_refuse)\(\s*HTTPStatus\.(\w+)", source_of_the_gateway()))
+    assert {"REQUEST_TIMEOUT", "REQUEST_URI_TOO_LONG", "TOO_MANY_REQUESTS"} <= named
+    page = " ".join(section(text_of("docs/errors.md"), "## Codes").split())
+    for status in sorted(HTTPStatus[name] for name in named):
+        assert re.search(rf"`{problem_code(status)}` \({status:d}\)", page), status
 
 
 def test_the_page_of_errors_has_an_anchor_for_every_code_and_loads_nothing() -> None:

@@ -1,10 +1,34 @@
-"""The body of a problem, which has one maker."""
+"""The body of a problem, which has one maker, and the codes of those that only repeat the HTTP status."""
 
 import re
+from http import HTTPStatus
 from pathlib import Path
 
+import pytest
+
 import gateway
-from gateway.protocol.problems import NO_TYPE, problem
+from gateway.protocol.problems import NO_TYPE, problem, problem_code
+
+PACKAGE = Path(gateway.__file__).parent
+
+CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "payload_too_large",
+    414: "uri_too_long",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+    422: "validation_error",
+    426: "upgrade_required",
+    429: "too_many_requests",
+    431: "request_header_fields_too_large",
+    500: "internal_error",
+    503: "service_unavailable",
+}
 
 
 def test_a_problem_names_its_fields_only_where_some_are_wrong() -> None:
@@ -15,6 +39,24 @@ def test_a_problem_names_its_fields_only_where_some_are_wrong() -> None:
 
 
 def test_nobody_else_makes_a_problem() -> None:
-    package = Path(gateway.__file__).parent
-    makers = [path for path in package.rglob("*.py") if re.search(r"application/problem", path.read_text())]
-    assert makers == [package / "protocol" / "problems.py"]
+    makers = [path for path in PACKAGE.rglob("*.py") if re.search(r"application/problem", path.read_text())]
+    assert makers == [PACKAGE / "protocol" / "problems.py"]
+
+
+def test_the_code_of_a_status_is_the_same_in_each_version_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {status: problem_code(status) for status in CODES} == CODES
+    for status in HTTPStatus:  # Python 3.13 has other phrases for 413, 414, 416 and 422 than 3.11
+        monkeypatch.setattr(status, "phrase", "Another Phrase")
+    assert {status: problem_code(HTTPStatus(status)) for status in CODES} == CODES
+
+
+def test_each_status_of_a_refusal_before_the_application_has_a_code_of_its_own() -> None:
+    source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    named = set(re.findall(r"(?:Refused|_refuse|answer_of|bare_problem)\(\s*HTTPStatus\.(\w+)", source))
+    assert {"BAD_REQUEST", "REQUEST_URI_TOO_LONG", "TOO_MANY_REQUESTS", "SERVICE_UNAVAILABLE"} <= named
+    assert {HTTPStatus[name] for name in named} <= CODES.keys()
+
+
+@pytest.mark.parametrize(("status", "code"), [(418, "bad_request"), (505, "internal_error")])
+def test_a_status_without_a_code_has_that_of_its_class(status: int, code: str) -> None:
+    assert problem_code(status) == code
