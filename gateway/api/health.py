@@ -22,33 +22,37 @@ balancer at once.
 
 
 class Health(BaseModel):
-    """The process lives."""
+    """The process responds."""
 
     status: Literal["ok"] = "ok"
     version: str = __version__
 
 
 class ReadinessAnswer(BaseModel):
-    """Whether the process can do its work."""
+    """Whether the process can serve clients, and the result of each check."""
 
-    status: Status = Field(description="`degraded` serves everything, some of it late.")
+    status: Status = Field(
+        description="A `degraded` process serves everything, but commits of other processes arrive late."
+    )
     checks: dict[str, str] = Field(description="Each is `ok` or `failed`; `draining` is `no` or `yes`.")
 
 
-@router.get("/healthz", summary="Whether the process lives")
+@router.get("/healthz", summary="Check that the process responds")
 async def healthz(response: Response) -> Health:
-    """Answer: no more than that the event loop turns. A process that does not answer is to be restarted."""
+    """Return 200 if the event loop runs; nothing else is checked. Restart a process that does not respond."""
     response.headers["Cache-Control"] = "no-store"
     return Health()
 
 
 @router.get(
     "/readyz",
-    responses={503: {"model": ReadinessAnswer, "description": "It can not, or it is ending."}},
-    summary="Whether the process can do its work",
+    responses={
+        503: {"model": ReadinessAnswer, "description": "The process cannot serve clients, or is stopping."}
+    },
+    summary="Check that the process can serve clients",
 )
 async def readyz(state: State, response: Response) -> ReadinessAnswer:
-    """Say whether clients may be sent here. The checks run at most once a second, whoever asks."""
+    """Return whether clients may be sent here. The checks run at most once a second for all callers."""
     response.headers["Cache-Control"] = "no-store"
     draining = state.drain.began
     # A draining process answers at once, without waiting for the database.
