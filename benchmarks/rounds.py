@@ -72,7 +72,7 @@ async def measured(subject: Subject, operations: int, load: Awaitable[object]) -
     used = subject.server.usage()
     figures = {
         CPU: (used.total - server.total) / operations * 1e6,
-        "of it on the event loop, µs": (used.main - server.main) / operations * 1e6,
+        "on the event loop, µs": (used.main - server.main) / operations * 1e6,
         "a second": operations / elapsed,
     }
     held = subject.database.cpu()

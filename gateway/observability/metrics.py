@@ -55,7 +55,9 @@ class Metrics:
         self._ready = self._gauge("ready", "1 if every process is ready to serve, else 0.", "livemin")
         self._sockets = self._gauge("sockets", "Open sockets and streams.", "livesum")
         self._streams = self._gauge("streams", "Open streams of server-sent events.", "livesum")
-        self._max_sockets = self._gauge("sockets_max", "Maximum of open sockets and streams.", "livesum")
+        self._max_sockets = self._gauge(
+            "sockets_max", "Maximum number of open sockets and streams.", "livesum"
+        )
         self._max_sockets.set(max_sockets)
         self._posts = self._counter("posts", "Committed notifications.")
         self._items = self._counter("items", "Committed items: notifications times their recipients.")

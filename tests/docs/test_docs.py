@@ -221,16 +221,20 @@ def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
     assert f"until these are read or cut off | {LONG_ANSWERS} |" in api
     assert f"inbox responses over {UNCOUNTED_BYTES // 1024} KiB that clients have not read yet" in api
     assert f"above {MAX_LONG_BYTES // 2**20} MiB pages are short (about {SLICE_BYTES // 1024} KiB)" in api
-    assert f"then 503 `overloaded` | {MAX_ANSWER_BYTES // 2**20} MiB; one network gets" in api
-    assert f"at once; {MAX_WAITING_PAGES} more wait, further pages are short | {MAX_PAGES_AT_ONCE} |" in api
+    assert f"| {MAX_ANSWER_BYTES // 2**20} MiB; over that, 503 `overloaded`. One network gets" in api
+    assert (
+        f"up to {MAX_WAITING_PAGES} more can wait, and beyond that pages are short | {MAX_PAGES_AT_ONCE} |"
+        in api
+    )
 
 
 def test_the_budget_of_changes_is_documented_as_it_is() -> None:
     rate = int(SENT_ON_KIB * Settings.model_fields["commands_per_second"].default)
     limits = " ".join(text_of("docs/configuration.md").split())
-    assert f"A user may have {SENT_ON_KIB} KiB sent on for each request" in limits
-    assert f"with the default, {rate:,} KiB a second after {rate * 4:,} KiB" in limits
-    row = f"a burst of {rate * 4:,} | {rate:,} a second ({SENT_ON_KIB} times `GATEWAY_COMMANDS_PER_SECOND`)"
+    assert f"The budget of a user is {SENT_ON_KIB} KiB a second for each unit of" in limits
+    assert f"by default {rate:,} KiB a second, plus a burst of {rate * 4:,} KiB" in limits
+    factor = f"{SENT_ON_KIB} times `GATEWAY_COMMANDS_PER_SECOND`"
+    row = f"| {rate:,} a second ({factor}), plus a burst of {rate * 4:,} |"
     assert row in text_of("docs/api.md")
 
 
@@ -241,7 +245,10 @@ def test_the_bounds_for_clients_that_lag_are_documented_as_they_are() -> None:
     assert f"full transports may hold {MAX_UNSENT_BYTES // 2**20} MiB" in limits
     assert f"Above {MAX_LINGERING_BYTES // 2**20} MiB its connection ends without the close frame" in limits
     api = text_of("docs/api.md")
-    assert f"before 4008 | {MAX_UNSENT_BYTES // 2**20} MiB; one network gets" in api
+    assert (
+        f"for all clients together | {MAX_UNSENT_BYTES // 2**20} MiB; over that, 4008. One network gets"
+        in api
+    )
 
 
 def made() -> dict[str, bytes]:

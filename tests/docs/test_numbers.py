@@ -60,7 +60,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("architecture.md", "One request stores at most {} items", (writer.MAX_ITEMS,)),
     ("architecture.md", "is done in steps of {} items, each in a transaction", (changes.CHUNK,)),
-    ("architecture.md", "has {word} spare connections", (postgres.SPARE_CONNECTIONS,)),
+    ("architecture.md", "have {word} spare connections", (postgres.SPARE_CONNECTIONS,)),
     ("architecture.md", "retries it for up to {word} seconds", (postgres.RETRY_SECONDS,)),
     ("architecture.md", "pub/sub on {word} channels", (redis.SHARDS,)),
     ("architecture.md", "sends itself a message every {word} seconds", (link.CHECK_INTERVAL,)),
@@ -81,7 +81,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("backend.md", "of 1 to {} characters", (names.MAX_SUB,)),
     (
         "configuration.md",
-        "all sessions of the user together: {} times as many",
+        "({} times as many over all of the user's sessions)",
         (throttle.USER_REFRESHES_FACTOR,),
     ),
     ("backend.md", "The gateway keeps a key for {} hours", (idempotency.TTL_MS / HOUR,)),
