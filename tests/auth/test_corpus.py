@@ -177,7 +177,7 @@ def unfit(forgery: Forgery) -> set[str]:
         else {
             "400 bad_request",
             "400 validation_error",
-            "414",
+            "414 uri_too_long",
             "431 request_header_fields_too_large",
             "closed",
         }

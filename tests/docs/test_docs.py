@@ -199,7 +199,7 @@ def test_every_command_is_documented_and_every_example_of_one_is_a_command() -> 
 def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
     protocol = " ".join(text_of("docs/protocol.md").split())
     rate = Settings.model_fields["commands_per_second"].default
-    assert f"A socket may send {rate} a second after a burst of {rate * COMMAND_BURST_SECONDS}" in protocol
+    assert f"A socket may send {rate} a second, plus a burst of {rate * COMMAND_BURST_SECONDS}" in protocol
     assert (
         f"All sockets of a user in one process may send {USER_SOCKETS_FACTOR} times as many together"
         in protocol

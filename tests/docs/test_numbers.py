@@ -41,7 +41,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "It opens one socket, within {} s.", (tickets.TICKET_TTL_SECONDS,)),
     (
         "protocol.md",
-        "may send {} a second after a burst of {}",
+        "may send {} a second, plus a burst of {}",
         (COMMANDS, COMMANDS * COMMAND_BURST_SECONDS),
     ),
     ("protocol.md", "may send {} times as many together", (throttle.USER_SOCKETS_FACTOR,)),
