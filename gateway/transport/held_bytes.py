@@ -69,7 +69,7 @@ class HoldingProtocol(LingeringProtocol):
             held += max(len(self.cycle.body), min(self._body_bytes, SMALL_BODY))
         more, self._held_bytes = held - self._held_bytes, held
         if more and not self.turnstile.hold(self._address(), more):
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much of unfinished requests is on its way.")
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Unfinished requests hold too much memory.")
 
     def _take_held(self) -> int:
         """Reset the count and return it. The caller must release it."""

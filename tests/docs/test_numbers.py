@@ -23,7 +23,7 @@ from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import NEWEST_UNREAD
-from gateway.transport import inbound, socket, stream
+from gateway.transport import inbound, socket, stream, turnstile
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB, HOUR = 1024, 3_600_000
@@ -78,6 +78,11 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("auth.md", "A password has {} to {} characters", (passwords.MIN_LENGTH, passwords.MAX_LENGTH)),
     ("auth.md", "the same request again within {word} seconds", (refresh_tokens.RETRY_WINDOW_MS / 1000,)),
     ("auth.md", "if their `iat` is up to {} seconds later", (jws.LEEWAY_SECONDS,)),
+    (
+        "api.md",
+        "bodies up to {} KiB, of requests without a response yet, for all clients together | {} MiB",
+        (SMALL_BODY / KIB, turnstile.MAX_HELD_BYTES / KIB**2),
+    ),
     ("backend.md", "of 1 to {} characters", (names.MAX_SUB,)),
     (
         "configuration.md",

@@ -134,7 +134,9 @@ async def test_one_request_too_many_is_503_and_those_before_it_and_small_ones_go
         await second.send(BEGUN)
         await until(lambda: held(server) >= 2 * len(BEGUN), "it has come")
         await third.send(BEGUN)
-        assert (await third.head()).startswith(b"HTTP/1.1 503 ")
+        refusal = await third.head()
+        assert refusal.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: " in refusal
         assert (await server.http.get("/healthz")).status_code == 200
         assert (await server.service.post("/v1/notifications", json={"to": "ada", "title": "x"})).is_success
         for wire in (first, second):
