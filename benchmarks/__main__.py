@@ -3,10 +3,12 @@
 import argparse
 import asyncio
 import gc
+import sys
 from pathlib import Path
 
 import uvloop
 
+from benchmarks import gate
 from benchmarks.inbox import inbox
 from benchmarks.logins import login_flood
 from benchmarks.posting import bulk, fan_out, post
@@ -36,7 +38,7 @@ def _arguments() -> argparse.Namespace:
     )
     names = "\n".join(f"{name}: {run.__doc__}" for name, run in BENCHMARKS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = names
+    parser.epilog = f"{names}\ngate: {gate.main.__doc__}"
     parser.add_argument("names", nargs="+", choices=[*BENCHMARKS, "all"], metavar="NAME", help="or: all")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds of each load (5)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the size of every load (1)")
@@ -72,6 +74,8 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run what the command line names."""
+    if sys.argv[1:2] == ["gate"]:
+        sys.exit(gate.main(sys.argv[2:]))
     arguments = _arguments()
     prepare()
     # The garbage of a load is small and the pauses of its collection would be measured.

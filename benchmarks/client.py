@@ -24,14 +24,33 @@ class Answer(NamedTuple):
     head: bytes
     body: bytes
 
+    @property
+    def etag(self) -> str:
+        """Its `ETag`. Raises `UnexpectedAnswer` if it has none."""
+        for line in self.head.decode("latin-1").split("\r\n"):
+            name, _, value = line.partition(":")
+            if name.lower() == "etag":
+                return value.strip()
+        raise UnexpectedAnswer(f"no ETag: {self.head!r}")
+
 
 class UnexpectedAnswer(Exception):
     """The server did not do what the benchmark measures."""
 
 
-def request(method: str, path: str, bearer: str, body: bytes = b"", kind: str = "application/json") -> bytes:
-    """Return a whole request. `kind` is the content type of the body."""
+def request(
+    method: str,
+    path: str,
+    bearer: str,
+    body: bytes = b"",
+    kind: str = "application/json",
+    *,
+    etag: str | None = None,
+) -> bytes:
+    """Return a whole request. `kind` is the content type of the body, `etag` that of the client's copy."""
     head = f"{method} {path} HTTP/1.1\r\nhost: benchmark\r\nauthorization: Bearer {bearer}\r\n"
+    if etag is not None:
+        head += f"if-none-match: {etag}\r\n"
     if body:
         head += f"content-type: {kind}\r\ncontent-length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body
@@ -66,13 +85,13 @@ class HttpConnection(asyncio.Protocol):
             self._answer.set_result(Answer(int(data[9:12]), data[:end], data[end:]))
 
     async def send(self, data: bytes) -> Answer:
-        """Send a request and return its answer. Raises `UnexpectedAnswer` unless it is a success."""
+        """Send a request and return its answer. Raises `UnexpectedAnswer` unless it is 2xx or 304."""
         if self._transport is None:
             raise ConnectionError("not connected")
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(data)
         answer = await self._answer
-        if not 200 <= answer.status < 300:
+        if not 200 <= answer.status < 300 and answer.status != 304:
             raise UnexpectedAnswer(f"{data[:60]!r}: {answer.head[:40]!r} {answer.body[:400]!r}")
         return answer
 

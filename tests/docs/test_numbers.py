@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gate
 from gateway.api import body, notification, tickets
 from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, sessions, signing
 from gateway.auth.limits import throttle
@@ -119,6 +120,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         (body.FREE_BODY_BYTES / KIB, SMALL_BODY / KIB),
     ),
     ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
+    ("testing.md", "grows by more than {} %", (gate.TOLERANCE * 100,)),
     ("security.md", "A commit wakes {} sockets in one pass of the event loop", (hub.TURN,)),
     ("security.md", "in bursts of at most {} KiB", (BURST_BYTES / 1024,)),
     ("security.md", "the first {} in a minute get a line each", (sampling.FIRST,)),
