@@ -8,7 +8,7 @@ from functools import partial
 from sqlalchemy import Connection, insert, text
 
 from benchmarks.audience import BODY
-from benchmarks.client import HttpConnection, request
+from benchmarks.client import HttpConnection, UnexpectedAnswer, request
 from benchmarks.report import Figures
 from benchmarks.rounds import Load, Plan, latency, measured
 from benchmarks.subjects import Gateway, each, gateway
@@ -22,8 +22,12 @@ SUB = "reader"
 STRIDE = 200
 """The size of the pages on the way to the middle: the longest there are."""
 
+NOT_MODIFIED = "newest page, not modified"
+"""The page that the client has already: it sends the `ETag`, and gets a 304."""
+
 PAGES = {
     "newest page": "/v1/inbox",
+    NOT_MODIFIED: "/v1/inbox",
     "unread page": "/v1/inbox?unread=true",
     "page in the middle": None,
     "unread count": "/v1/inbox?limit=1",
@@ -107,15 +111,20 @@ async def _middle(subject: Gateway, token: str, count: int) -> str:
     return "/v1/inbox?" + cursor.removeprefix("&")
 
 
-async def _ask(subject: Gateway, path: str, token: str, count: int) -> Figures:
-    """Ask for the same page over and over, one request at a time."""
+async def _ask(subject: Gateway, path: str, token: str, count: int, *, again: bool) -> Figures:
+    """Ask for the same page over and over, one request at a time; `again` is with the `ETag` of the page."""
     asked = request("GET", path, token)
     times: list[float] = []
+    if again:
+        async with subject.connections(1) as (connection,):
+            asked = request("GET", path, token, etag=(await connection.send(asked)).etag)
 
     async def ask(connection: HttpConnection, _number: int) -> None:
         began = time.perf_counter()
-        await connection.send(asked)
+        answer = await connection.send(asked)
         times.append(time.perf_counter() - began)
+        if answer.status != (304 if again else 200):
+            raise UnexpectedAnswer(f"{path}: {answer.status}")
 
     async with subject.connections(1) as connections:
         return await measured(subject, count, each(range(count), connections, ask)) | latency(times)
@@ -136,7 +145,8 @@ async def inbox(plan: Plan) -> None:
         for name, path in PAGES.items():
             loads = {
                 f"{size:,} rows": Load(
-                    subject.server, partial(_ask, subject, path or middle, token, requests)
+                    subject.server,
+                    partial(_ask, subject, path or middle, token, requests, again=name == NOT_MODIFIED),
                 )
                 for size, subject, token, middle in readers
             }

@@ -15,8 +15,9 @@ from benchmarks.subjects import each, gateway, tutorial
 CONNECTIONS = 64
 USERS = 200
 POSTS = 4000
-POSTS_AT_RATE = 2500
-RATE = 500
+POSTS_AT_RATE = {500: 2500, 50: 500}
+"""Posts of a load, by their rate a second."""
+
 FAN_OUT_POSTS = 1000
 FAN_OUT_USERS = 20
 FAN_OUT = 20
@@ -44,8 +45,8 @@ async def saturate(
         return await measured(audience.subject, posts, load(connections)) | latency(deliveries.latencies)
 
 
-async def pace(posts: int, audience: Audience) -> Figures:
-    """Post 500 a second, whatever the server does; a post that has to wait counts from when it was due."""
+async def pace(posts: int, audience: Audience, rate: int) -> Figures:
+    """Post at this rate a second, whatever the server does; a late post counts from when it was due."""
     deliveries = Deliveries(posts, audience.copies)
     audience.listen(deliveries)
     requests = [audience.post(number) for number in range(posts)]
@@ -54,7 +55,7 @@ async def pace(posts: int, audience: Audience) -> Figures:
         start = time.perf_counter()
 
         async def post(connection: HttpConnection, number: int) -> None:
-            due = start + number / RATE
+            due = start + number / rate
             if (early := due - time.perf_counter()) > 0:
                 await asyncio.sleep(early)
                 due = time.perf_counter()
@@ -69,8 +70,8 @@ async def pace(posts: int, audience: Audience) -> Figures:
 
 
 async def post(plan: Plan) -> None:
-    """Posts with delivery, at saturation and at 500 a second, beside the tutorial style."""
-    posts, paced = plan.size(POSTS), plan.size(POSTS_AT_RATE)
+    """Posts with delivery, at saturation, at 500 and at 50 a second, beside the tutorial style."""
+    posts = plan.size(POSTS)
     async with (
         gateway(plan.database) as ours,
         tutorial(plan.database) as theirs,
@@ -90,14 +91,16 @@ async def post(plan: Plan) -> None:
         figures = await plan.in_turn("post-acknowledged", {ours.name: load})
         plan.report.add("The same, each delivery acknowledged by its client", figures)
 
-        figures = await plan.in_turn(
-            "post-paced",
-            {
-                ours.name: Load(ours.server, partial(pace, paced, a)),
-                theirs.name: Load(theirs.server, partial(pace, paced, b)),
-            },
-        )
-        plan.report.add(f"POST + durable delivery at {RATE} a second: {paced} posts", figures)
+        for rate, most in POSTS_AT_RATE.items():
+            paced = plan.size(most)
+            figures = await plan.in_turn(
+                f"post-{rate}",
+                {
+                    ours.name: Load(ours.server, partial(pace, paced, a, rate)),
+                    theirs.name: Load(theirs.server, partial(pace, paced, b, rate)),
+                },
+            )
+            plan.report.add(f"POST + durable delivery at {rate} a second: {paced} posts", figures)
 
 
 async def fan_out(plan: Plan) -> None:
