@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from benchmarks.audience import Audience, Deliveries, audience, content
 from benchmarks.client import HttpConnection, request
+from benchmarks.floor import floor
 from benchmarks.report import CPU, Figures
 from benchmarks.rounds import Load, Plan, latency, measured
 from benchmarks.subjects import each, gateway, tutorial
@@ -23,6 +24,8 @@ FAN_OUT_USERS = 20
 FAN_OUT = 20
 BULK_RECIPIENTS = 1000
 BULK_POSTS = 20
+FLOORS = {"one post, bare sqlite3": "post", "batch, bare sqlite3": "batch"}
+"""The floors of the bulks that begin with the same words, and what `floor` calls them."""
 
 
 async def saturate(
@@ -174,10 +177,14 @@ def _batch(audience: Audience, *, lines: bool) -> bytes:
 
 
 async def bulk(plan: Plan) -> None:
-    """One post to 1,000 users, and batches of 1,000 posts; the figures are for each item."""
+    """One post to 1,000 users, and batches of 1,000 posts, for each item; on SQLite beside bare sqlite3."""
     posts = plan.size(BULK_POSTS)
     items = posts * BULK_RECIPIENTS
-    async with gateway(plan.database) as subject, audience(subject, "here", BULK_RECIPIENTS) as here:
+    async with (
+        gateway(plan.database) as subject,
+        audience(subject, "here", BULK_RECIPIENTS) as here,
+        floor() as bare,
+    ):
         away = Audience(subject, [f"away-{number:05}" for number in range(BULK_RECIPIENTS)], [])
         requests = {
             "one post, all away": (_to_many(away), away),
@@ -190,5 +197,22 @@ async def bulk(plan: Plan) -> None:
             label: Load(subject.server, partial(send_all, [data] * posts, items, listeners))
             for label, (data, listeners) in requests.items()
         }
+        if plan.database is None:
+            for label, kind in FLOORS.items():
+                loads[label] = Load(None, partial(bare, kind, posts, BULK_RECIPIENTS))
         figures = await plan.in_turn("bulk", loads)
-        plan.report.add(f"Bulk, an item: {posts} times {BULK_RECIPIENTS} items", figures, ratios=False)
+    plan.report.add(f"Bulk, an item: {posts} times {BULK_RECIPIENTS} items", figures, ratios=False)
+    if plan.database is None:
+        plan.report.add("Bulk beside the same rows written by bare sqlite3", _times(figures), ratios=False)
+
+
+def _times(figures: Mapping[str, list[Figures]]) -> dict[str, list[Figures]]:
+    """Return how many times the CPU of its floor each bulk takes."""
+    times = {}
+    for lowest in FLOORS:
+        kind = lowest.partition(",")[0]
+        for label in figures:
+            if label.startswith(kind) and label != lowest:
+                pairs = zip(figures[label], figures[lowest], strict=True)
+                times[label] = [{"times the floor": one[CPU] / bare[CPU]} for one, bare in pairs]
+    return times

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
+RUN_TIMEOUT = 600.0
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CORES = sorted(os.sched_getaffinity(0))
@@ -87,7 +88,12 @@ class Process:
     """
 
     def __init__(
-        self, command: Sequence[str], settings: Mapping[str, str], folder: Path, *, pinned: bool = True
+        self,
+        command: Sequence[str],
+        settings: Mapping[str, str],
+        folder: Path,
+        *,
+        pinned: bool = True,
     ) -> None:
         self.port = _free_port()
         self._cores = {SERVER_CORE} if pinned else set(_CORES)
@@ -151,6 +157,20 @@ class Process:
         }
         own = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
         return Memory(kilobytes["Rss"] * 1024, own * 1024)
+
+
+def run_on_server_core(command: Sequence[str], folder: Path) -> str:
+    """Run a command to its end on the core of the servers; return its output.
+
+    Raises RuntimeError with its complaint.
+    """
+    with _on({SERVER_CORE}):
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=RUN_TIMEOUT, check=False
+        )
+    if done.returncode:
+        raise RuntimeError(f"{command}: {done.stderr}")
+    return done.stdout
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -20,9 +20,9 @@ Acknowledgements are stored within about a second.
 
 
 class Load(NamedTuple):
-    """A load and the server it is put on."""
+    """A load and the server it is put on, or None for a process that ends with the load."""
 
-    server: Process
+    server: Process | None
     run: Callable[[], Awaitable[Figures]]
 
 
@@ -56,7 +56,7 @@ class Plan:
             for label, load in loads.items():
                 figures[label].append(await load.run())
         for label, load in loads.items():
-            if self.profiles is not None:
+            if self.profiles is not None and load.server is not None:
                 file = self.profiles / f"{name}-{label.replace(',', '').replace(' ', '-')}.txt"
                 with profiled(load.server, file):
                     await load.run()
