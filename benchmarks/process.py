@@ -94,10 +94,11 @@ class Process:
         folder: Path,
         *,
         pinned: bool = True,
+        python: str = sys.executable,
     ) -> None:
         self.port = _free_port()
         self._cores = {SERVER_CORE} if pinned else set(_CORES)
-        self._command = [sys.executable, *(part.format(port=self.port) for part in command)]
+        self._command = [python, *(part.format(port=self.port) for part in command)]
         self._environment = environment(settings)
         self._folder = folder
         self._running: subprocess.Popen[bytes] | None = None

@@ -9,7 +9,7 @@ from statistics import quantiles
 from typing import NamedTuple
 
 from benchmarks.process import Process, profiled
-from benchmarks.report import CPU, Figures, Report
+from benchmarks.report import CPU, Figures, Recorder
 from benchmarks.subjects import Subject
 
 SETTLE = 1.2
@@ -33,7 +33,7 @@ class Plan:
     `database` and `redis` are the URLs of servers to measure with, besides SQLite.
     """
 
-    report: Report
+    report: Recorder
     rounds: int
     scale: float
     database: str | None

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -27,6 +28,10 @@ LOAD_LIMIT = 600.0
 """The longest any one load may take, in seconds."""
 
 TOKEN_TTL = 86_400
+
+PYTHON: ContextVar[str] = ContextVar("PYTHON", default=sys.executable)
+"""The interpreter that runs the gateway. Its environment decides which checkout is measured (`compare`)."""
+
 _ROOT = Path(__file__).parent.parent
 
 
@@ -160,7 +165,7 @@ async def gateway(
         command = ["-m", "gateway", "serve", "--port", "{port}"]
         if workers > 1:
             command += ["--workers", str(workers)]
-        server = Process(command, environs, folder, pinned=pinned)
+        server = Process(command, environs, folder, pinned=pinned, python=PYTHON.get())
         stack.push_async_callback(server.stop)
         await server.start()
         yield Gateway(server, made, key)
@@ -177,7 +182,7 @@ class _Manager:
         """Run a command and return what it printed. Raises RuntimeError with its complaint."""
         done = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "gateway", *arguments],
+            [PYTHON.get(), "-m", "gateway", *arguments],
             cwd=self._folder,
             env=self._environment,
             capture_output=True,
