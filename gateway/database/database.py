@@ -15,7 +15,6 @@ from sqlalchemy.engine import URL, make_url
 
 from gateway.database import sqlite_file
 from gateway.database.models import users
-from gateway.database.postgres import PostgresDatabase
 from gateway.database.sqlite import SqliteDatabase
 from gateway.database.sqlite_file import Opening
 from gateway.settings import Settings
@@ -95,6 +94,9 @@ async def open_database(
         with closing(SqliteDatabase(url, opening)) as sqlite:
             yield sqlite
     else:
+        # SQLAlchemy's asyncio extension imports its ORM, which a gateway on SQLite doesn't need.
+        from gateway.database.postgres import PostgresDatabase
+
         postgres = PostgresDatabase(url, settings.database_pool_size)
         try:
             yield postgres

@@ -1,10 +1,14 @@
 """The migrations, on both databases."""
 
+import ast
 import asyncio
 import hashlib
+import subprocess
+import sys
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from gateway.auth import cutoffs
@@ -25,6 +29,18 @@ def config_for(connection: Connection) -> Config:
 
 def tables(connection: Connection) -> set[str]:
     return set(inspect(connection).get_table_names()) - {"alembic_version"}
+
+
+def test_the_earlier_revisions_are_those_of_alembic() -> None:
+    scripts = ScriptDirectory.from_config(schema.alembic_config())
+    (newest,) = scripts.get_heads()
+    assert schema.earlier() == {one.revision for one in scripts.walk_revisions()} - {newest}
+
+
+def test_a_gateway_on_sqlite_loads_neither_alembic_nor_an_orm_to_serve() -> None:
+    code = "import sys, gateway.app, gateway.server.run; print([*sys.modules])"
+    loaded = ast.literal_eval(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert {"alembic", "mako", "sqlalchemy.orm", "asyncpg", "redis", "zxcvbn"}.isdisjoint(loaded)
 
 
 async def test_an_empty_database_has_a_migration_pending_and_then_none(empty_database_url: str) -> None:
