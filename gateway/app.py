@@ -152,7 +152,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
                         TURNSTILE: Turnstile(),
                         UNSENT: NetworkBytes(),
                         FAST_PATH: None if settings.otel else FastPost(state),
-                        FAST_HANDSHAKE: None if settings.otel else FastSocket(app, state),
+                        FAST_HANDSHAKE: None if settings.otel else FastSocket(app),
                     }
                 await backplane.drain()
 

@@ -12,7 +12,7 @@ from starlette.types import Scope
 from gateway.api.callers import client_address
 from gateway.api.handshake import Handshake, begin_handshake, connect
 from gateway.api.socket import ACCEPTED, PATH, offered_subprotocol
-from gateway.api.state import Gateway
+from gateway.api.state import Gateway, state_of
 from gateway.database import turns
 from gateway.delivery.client_connection import ClientConnection
 from gateway.observability.console_log import bind_request_id
@@ -25,9 +25,8 @@ class FastSocket:
 
     path = PATH.encode()
 
-    def __init__(self, app: FastAPI, state: Gateway) -> None:
+    def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._state = state
 
     async def authorize(self, scope: Scope) -> "_Authorized":
         """Authorize a client by the request. Raises what `begin_handshake` raises."""
@@ -45,7 +44,7 @@ class FastSocket:
         turns.caller.set(address)
         handshake = await begin_handshake(connection)
         return _Authorized(
-            self._state,
+            state_of(connection),
             handshake,
             address=address,
             subprotocol=offered_subprotocol(connection),

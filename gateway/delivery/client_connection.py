@@ -175,7 +175,9 @@ class ClientConnection:
     # --- what commands call ---------------------------------------------------------------------------------
 
     def renew(self, user: User) -> None:
-        """Continue with the user of a new token."""
+        """Continue with the user of a new token. Raises `Disconnected` if the client was closed meanwhile."""
+        if self.closed:
+            raise Disconnected
         self.user = user
         self._services.hub.move(self, user.session)
         self._expiry_told = False

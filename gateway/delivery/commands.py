@@ -36,7 +36,7 @@ class Client(Protocol):
     outgoing: Outgoing
 
     def renew(self, user: User) -> None:
-        """Continue with the user of a new token."""
+        """Continue with the user of a new token. Raises `Disconnected` if the client was closed."""
 
     def spawn(self, steps: Coroutine[Any, Any, None]) -> None:
         """Take steps in a task. Close the client if they fail."""

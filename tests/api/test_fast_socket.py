@@ -132,7 +132,7 @@ async def pair(template: Path, folder: Path, **options: Any) -> AsyncIterator[Pa
         for server in (fast, plain):
             for buckets in buckets_of(server):
                 buckets.clock = lambda: 0.0
-        spy = Spy(cast("FastAPI", fast.uvicorn.config.app), fast.state)
+        spy = Spy(cast("FastAPI", fast.uvicorn.config.app))
         fast.uvicorn.lifespan.state[FAST_HANDSHAKE] = spy
         plain.uvicorn.lifespan.state[FAST_HANDSHAKE] = None
         yield Pair(fast, plain, users, spy)
