@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from gateway import __version__
 from gateway.api.error_rendering import render_errors
-from gateway.api.fast_post import FastPost
+from gateway.api.fast_paths import fast_paths
 from gateway.api.fast_socket import FastSocket
 from gateway.api.middleware import add_middleware
 from gateway.api.routes import api_routes
@@ -39,7 +39,7 @@ from gateway.settings import Settings, UnknownRecipients
 from gateway.store.writer import Writer
 from gateway.transport.connections import CONNECTIONS, Connections
 from gateway.transport.fast_handshake import FAST_HANDSHAKE
-from gateway.transport.fast_path import FAST_PATH
+from gateway.transport.fast_path import FAST_PATHS
 from gateway.transport.open_files import connections_within, soft_limit
 from gateway.transport.socket import CLOSED
 from gateway.transport.turnstile import TURNSTILE, Turnstile
@@ -151,7 +151,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
                         CONNECTIONS: connections,
                         TURNSTILE: Turnstile(),
                         UNSENT: NetworkBytes(),
-                        FAST_PATH: None if settings.otel else FastPost(state),
+                        FAST_PATHS: {} if settings.otel else fast_paths(state),
                         FAST_HANDSHAKE: None if settings.otel else FastSocket(app),
                     }
                 await backplane.drain()

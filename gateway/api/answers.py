@@ -40,7 +40,7 @@ class _Page(Protocol):
 P = TypeVar("P", bound=_Page)
 
 
-class _Answer:
+class LongAnswer:
     """The answer to one request of a user: an async context manager. Make the response inside it."""
 
     def __init__(self, state: Gateway, user_id: int, address: str) -> None:
@@ -167,8 +167,8 @@ class _HeldResponse(SlicedResponse):
 
 
 # Not a dependency with `yield`: the first use of one loads anyio, which blocks all other requests.
-async def _answer(connection: HTTPConnection, state: State, user: InboxUser) -> _Answer:
-    return _Answer(state, user.id, client_address(connection))
+async def _answer(connection: HTTPConnection, state: State, user: InboxUser) -> LongAnswer:
+    return LongAnswer(state, user.id, client_address(connection))
 
 
-Answer = Annotated[_Answer, Depends(_answer)]
+Answer = Annotated[LongAnswer, Depends(_answer)]

@@ -22,6 +22,7 @@ from gateway.errors import BearerMissing, InsufficientScope, MissingToken, Origi
 from gateway.protocol.fields import first_field
 from gateway.settings.networks import network_of
 from gateway.settings.origins import log_refused, own_origin, read_origin
+from gateway.transport.fast_path import FAILURE
 
 MAX_ADDRESS_CHARACTERS = 64
 """Maximum characters of an address. A proxy may pass on any text, and caches use it as a key."""
@@ -81,9 +82,12 @@ async def _charged(state: Gateway, token: str, address: str) -> Principal:
 async def counted_caller(connection: HTTPConnection) -> Principal:
     """Return the caller. Counts a user's request once, before its body is read.
 
-    Raises `MissingToken`, `RateLimited` and what `Tokens.verify` raises. Requests of services are counted
+    Raises the error of a request that a fast path has taken in vain. Otherwise, raises `MissingToken`,
+    `RateLimited` and what `Tokens.verify` raises. Requests of services are counted
     elsewhere, depending on what they do (`_Scoped`).
     """
+    if FAILURE in connection.scope:
+        raise connection.scope.pop(FAILURE)
     caller: Principal | None = connection.scope.get(_COUNTED)
     if caller is None:
         if (token := bearer(connection)) is None:

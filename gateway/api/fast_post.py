@@ -5,7 +5,7 @@ rendered there. The rules of a notification, its charges and its response are th
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from typing import NamedTuple, cast
@@ -17,6 +17,7 @@ from gateway.api.json_route import check_members
 from gateway.api.notification import Notification
 from gateway.api.notifications import PATH, Posting, begin, read_key
 from gateway.api.state import Gateway
+from gateway.api.usual_head import known_caller, usual_fields
 from gateway.auth.limits.intake import SMALL_BODY
 from gateway.auth.principals import Service
 from gateway.errors import GatewayError, Invalid
@@ -25,26 +26,6 @@ from gateway.store.transaction import Accepted, Outcome
 from gateway.transport.headers import BEGUN_AT, api_lines
 
 _READ = frozenset({b"authorization", b"content-length", b"content-type", b"idempotency-key", b"x-request-id"})
-
-_IGNORED = frozenset(
-    {
-        b"host",
-        b"user-agent",
-        b"accept",
-        b"accept-encoding",
-        b"accept-language",
-        b"cache-control",
-        b"connection",
-        b"pragma",
-        b"priority",
-        b"sec-fetch-mode",
-        b"traceparent",
-        b"tracestate",
-    }
-)
-"""Headers of the usual clients, which the application ignores in a post, too."""
-
-_KNOWN = _READ | _IGNORED
 
 _JSON = frozenset(
     {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
@@ -65,39 +46,23 @@ class _Head(NamedTuple):
 class FastPost:
     """The fast path of posts, for a gateway without spans: a span is made by the application."""
 
-    path = PATH.encode()
-
     def __init__(self, state: Gateway) -> None:
         self._state = state
 
     def admit(self, scope: Scope) -> _Head | None:
         """Return what a usual head says, or None for any other. Takes only a token that is cached."""
-        headers = scope["headers"]
-        fields: dict[bytes, bytes] = dict(headers)
-        if (
-            len(fields) != len(headers)
-            or not fields.keys() <= _KNOWN
-            or fields.get(b"content-type") not in _JSON
-            or scope["query_string"]
-            or scope["scheme"] != "http"
-        ):
+        fields = usual_fields(scope, _READ)
+        if fields is None or fields.get(b"content-type") not in _JSON or scope["query_string"]:
             return None
-        size, service = _size(fields), self._service(fields.get(b"authorization", b""))
-        if size is None or service is None:
+        size, service = _size(fields), known_caller(self._state, fields)
+        if size is None or not isinstance(service, Service) or "notify" not in service.scopes:
             return None
         try:
             key = read_key(fields.get(b"idempotency-key"))
         except Invalid:
             return None
         scope[BEGUN_AT] = begun_at = perf_counter()
-        return _Head(service, key, size, bind_request_id(headers), begun_at)
-
-    def _service(self, authorization: bytes) -> Service | None:
-        scheme, _, token = authorization.decode("latin-1").partition(" ")
-        if scheme != "Bearer":
-            return None
-        caller = self._state.tokens.recall(token.strip())
-        return caller if isinstance(caller, Service) and "notify" in caller.scopes else None
+        return _Head(service, key, size, bind_request_id(scope["headers"]), begun_at)
 
     @contextmanager
     def waiting(self, head: _Head) -> Iterator[bool]:
@@ -160,7 +125,7 @@ class _Taken:
         return _CREATED, lines, body
 
 
-def _size(fields: dict[bytes, bytes]) -> int | None:
+def _size(fields: Mapping[bytes, bytes]) -> int | None:
     """Return the size of a body that is small enough not to take a turn."""
     size = fields.get(b"content-length", b"")
     if not size.isdigit() or len(size) > len(str(SMALL_BODY)) or int(size) > SMALL_BODY:

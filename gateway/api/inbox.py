@@ -2,19 +2,21 @@
 
 import base64
 import binascii
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
 
-from gateway.api.answers import Answer, item_response
+from gateway.api.answers import Answer, LongAnswer, item_response
 from gateway.api.callers import InboxUser
 from gateway.api.json_route import Body, JsonRoute
 from gateway.api.notification import CATEGORY
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
-from gateway.api.state import State
+from gateway.api.state import Gateway, State
+from gateway.auth.principals import User
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, is_id
@@ -31,7 +33,9 @@ class InboxRoute(JsonRoute):
     max_body: ClassVar[int] = 64 * 1024
 
 
-router = APIRouter(prefix="/v1/inbox", route_class=InboxRoute, tags=["inbox"])
+PATH = "/v1/inbox"
+
+router = APIRouter(prefix=PATH, route_class=InboxRoute, tags=["inbox"])
 
 MAX_PAGE = 200
 """Maximum items of a page of the inbox. A longer page of changes counts as several requests."""
@@ -151,6 +155,21 @@ async def list_inbox(
 ) -> Response:
     """A page may be shorter than `limit` and still have a `next`: one of long items, or with a `category`."""
     query = inbox.Query(limit, before_cursor(cursor), unread, archived, category)
+    return await page_response(state, user, answer, query, request.query_params.keys(), if_none_match)
+
+
+async def page_response(
+    state: Gateway,
+    user: User,
+    answer: LongAnswer,
+    query: inbox.Query,
+    given: Collection[str],
+    if_none_match: str | None,
+) -> Response:
+    """Return the response with a page, or a 304. `given` are the names of the parameters of the request.
+
+    Raises `TokenRevoked`, and what `answer` raises.
+    """
     if if_none_match is not None:
         found = await state.database.lookup(log.head, user.id)
         known = None if found is None else not_modified(if_none_match, _headers_of(*found))
@@ -163,8 +182,8 @@ async def list_inbox(
         following = None if page.next is None else _cursor(page.next)
         headers = _headers_of(page.epoch, page.counts)
         if following is not None:
-            path = f"{state.settings.mount}{request.url.path}"
-            headers["Link"] = f'<{path}?{_following(request, query, following)}>; rel="next"'
+            path = f"{state.settings.mount}{PATH}"
+            headers["Link"] = f'<{path}?{_following(given, query, following)}>; rel="next"'
         rest = (
             f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
             f'"unread":{page.counts.unread},"unseen":{page.counts.unseen}'
@@ -272,7 +291,7 @@ def _headers_of(epoch: str, counts: Counts) -> dict[str, str]:
     return {"ETag": f'W/"{epoch}-{counts.seq}-{counts.seen}"', "Cache-Control": _CACHE_CONTROL}
 
 
-def _following(request: Request, query: inbox.Query, cursor: str) -> str:
+def _following(names: Collection[str], query: inbox.Query, cursor: str) -> str:
     """Return the query of the next page: the parameters of this request with their parsed values."""
     asked = {
         "limit": query.limit,
@@ -280,7 +299,7 @@ def _following(request: Request, query: inbox.Query, cursor: str) -> str:
         "archived": dumps(query.archived),
         "category": query.category,
     }
-    given = {name: value for name, value in asked.items() if name in request.query_params}
+    given = {name: value for name, value in asked.items() if name in names}
     return urlencode(given | {"cursor": cursor})
 
 

@@ -16,8 +16,11 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 from gateway.errors import GatewayError
 from gateway.transport.held_bytes import HoldingProtocol
 
-FAST_PATH = "gateway.fast_path"
-"""Key of the fast path in the lifespan state."""
+FAST_PATHS = "gateway.fast_paths"
+"""Key, in the lifespan state, of the fast paths by method and path.
+
+The path is unescaped: an escaped slash is no separator (`api/routing.py`).
+"""
 
 FAILURE = "gateway.failure"
 """Key, in the scope of a request that the fast path has taken in vain, of the error that answers it.
@@ -29,21 +32,22 @@ Head = Any
 """What a fast path has read from the head of a request."""
 
 
+Whole = tuple[int, bytes, bytes]
+"""A response: its status, its header lines and its body."""
+
+
 class Taken(Protocol):
     """A request that the fast path has taken. `outcome` is done once it can be answered, or has failed."""
 
     outcome: asyncio.Future[Any]
 
-    def answer(self) -> tuple[int, bytes, bytes]:
-        """Return the status, the header lines and the body of the response. Raises if the request failed."""
+    def answer(self) -> Whole | ASGIApp:
+        """Return the response, or an application that sends a long one. Raises if the request failed."""
         ...
 
 
 class FastPath(Protocol):
     """A way around the application for one kind of request."""
-
-    path: bytes
-    """The path of the requests, unescaped: an escaped slash is no separator (`api/routing.py`)."""
 
     def admit(self, scope: Scope) -> Head | None:
         """Return what the head asks for, or None if the application must serve the request."""
@@ -59,13 +63,13 @@ class FastPath(Protocol):
 
 
 class FastPathProtocol(HoldingProtocol):
-    """uvicorn's HTTP protocol, with a fast path that the lifespan state names under `FAST_PATH`."""
+    """uvicorn's HTTP protocol, with the fast paths that the lifespan state has under `FAST_PATHS`."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         """Serve a request: by the fast path if it takes it, or else by a task, as uvicorn does."""
-        fast: FastPath | None = self.app_state.get(FAST_PATH)
         scope = cast("Scope", cycle.scope)
-        if fast is not None and scope["raw_path"] == fast.path and scope["method"] == "POST":
+        fast: FastPath | None = self.app_state[FAST_PATHS].get((scope["method"], scope["raw_path"]))
+        if fast is not None:
             # A body that came with the head is parsed by then.
             self.loop.call_soon(self._begin, fast, cycle, scope, app)
         else:
@@ -114,12 +118,15 @@ class FastPathProtocol(HoldingProtocol):
         self, taken: Taken, cycle: RequestResponseCycle, app: ASGIApp, _outcome: asyncio.Future[Any]
     ) -> None:
         try:
-            status, lines, body = taken.answer()
+            answer = taken.answer()
         except Exception as error:  # noqa: BLE001 - the application renders it
             self._fail(error, cycle, app)
-        else:
-            if not cycle.disconnected:
-                self._send_whole(cycle, status, lines, body)
+            return
+        if not isinstance(answer, tuple):
+            # Even if the client has gone: a long response releases what it holds.
+            super()._start_asgi_task(cycle, answer)
+        elif not cycle.disconnected:
+            self._send_whole(cycle, *answer)
 
     def _fail(self, error: Exception, cycle: RequestResponseCycle, app: ASGIApp) -> None:
         if isinstance(error, GatewayError):

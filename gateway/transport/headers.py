@@ -127,6 +127,11 @@ def api_lines(request_id: bytes) -> bytes:
 _API_LINES = b"%b: %%b\r\n%b: %b\r\n" % (REQUEST_ID, *_POLICY)
 
 
+def header_lines(scope: Scope, headers: Iterable[Header], request_id: bytes) -> bytes:
+    """Return the lines of the headers of a response, with those that the middleware would add."""
+    return b"".join(b"%b: %b\r\n" % one for one in _completed(scope, headers, (REQUEST_ID, request_id)))
+
+
 def _completed(scope: Scope, given: Iterable[Header], request_id: Header) -> list[Header]:
     """Return the headers of a response, with the missing ones added."""
     headers: list[Header] = [*given, request_id]

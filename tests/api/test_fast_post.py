@@ -25,7 +25,7 @@ from gateway.database.sqlite import SqliteDatabase
 from gateway.errors import Unavailable
 from gateway.observability.console_log import request_id
 from gateway.store.transaction import commit
-from gateway.transport.fast_path import FAST_PATH
+from gateway.transport.fast_path import FAST_PATHS
 from tests.api.test_posting import BAD, GOOD, NO_BODIES
 from tests.support.checker import Json
 from tests.support.clients import Service
@@ -170,8 +170,8 @@ async def pair(template: Path, folder: Path, **options: Any) -> AsyncIterator[Pa
         asked.append(settings_for(sqlite_copy(template, folder / name), **options))
     async with serving_all(*asked) as (fast, plain):
         spy = Spy(fast.state)
-        fast.uvicorn.lifespan.state[FAST_PATH] = spy
-        plain.uvicorn.lifespan.state[FAST_PATH] = None
+        fast.uvicorn.lifespan.state[FAST_PATHS] = {("POST", notifications.PATH.encode()): spy}
+        plain.uvicorn.lifespan.state[FAST_PATHS] = {}
         for server in (fast, plain):
             throttle = server.state.throttle
             for buckets in (throttle.posts, throttle.items, throttle.service_calls):

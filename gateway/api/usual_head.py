@@ -1,0 +1,54 @@
+"""The head of a usual request: what the fast paths may answer without asking the application."""
+
+from collections.abc import Collection, Mapping
+
+from starlette.types import Scope
+
+from gateway.api.state import Gateway
+from gateway.auth.principals import Principal
+
+_IGNORED = frozenset(
+    {
+        b"host",
+        b"user-agent",
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"connection",
+        b"dnt",
+        b"pragma",
+        b"priority",
+        b"referer",
+        b"sec-ch-ua",
+        b"sec-ch-ua-mobile",
+        b"sec-ch-ua-platform",
+        b"sec-fetch-dest",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
+        b"sec-gpc",
+        b"traceparent",
+        b"tracestate",
+    }
+)
+"""Headers of the usual clients, which the application ignores, too."""
+
+
+def usual_fields(scope: Scope, read: Collection[bytes]) -> Mapping[bytes, bytes] | None:
+    """Return the headers of a request over http, or None if one is unknown or repeated.
+
+    `read` are the names of those that decide about the response.
+    """
+    headers = scope["headers"]
+    fields: dict[bytes, bytes] = dict(headers)
+    if len(fields) != len(headers) or scope["scheme"] != "http":
+        return None
+    if any(name not in _IGNORED and name not in read for name in fields):
+        return None
+    return fields
+
+
+def known_caller(state: Gateway, fields: Mapping[bytes, bytes]) -> Principal | None:
+    """Return the caller whose token or API key is cached, or None if it must be verified."""
+    scheme, _, token = fields.get(b"authorization", b"").decode("latin-1").partition(" ")
+    return state.tokens.recall(token.strip()) if scheme == "Bearer" else None
