@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from gateway.protocol.encoding import dumps
+from gateway.protocol.encoding import quoted
 from gateway.protocol.links import safe_url
 from gateway.protocol.times import encode_time
 from gateway.settings.wording import in_words
@@ -77,11 +77,11 @@ _IS_ID = re.compile(ID_PATTERN).match
 @lru_cache(maxsize=256)
 def _encode_content(content: Content) -> str:
     """Return the JSON members of an item that all recipients share, encoded once for all of them."""
-    url = dumps(safe_url(content.url))
+    _, title, body, category, priority, url, data, created_at = content
     return (
-        f'"title":{dumps(content.title)},"body":{dumps(content.body)},"category":{dumps(content.category)},'
-        f'"priority":"{content.priority}","url":{url},"data":{content.data or "null"},'
-        f'"created_at":{encode_time(content.created_at)}'
+        f'"title":{quoted(title)},"body":{quoted(body)},"category":{quoted(category)},'
+        f'"priority":"{priority}","url":{quoted(safe_url(url))},"data":{data or "null"},'
+        f'"created_at":{encode_time(created_at)}'
     )
 
 
@@ -95,11 +95,13 @@ def encode_item(item: Item) -> str:
 
     A deleted item has only its id, `created_seq`, `seq` and `deleted_at`. Its other members are null.
     """
-    deleted = item.deleted_at is not None
-    shared = _DELETED_MEMBERS if deleted else _encode_content(item.content)
-    read_at = None if deleted else item.read_at
-    archived_at = None if deleted else item.archived_at
+    content, created_seq, seq, read_at, archived_at, deleted_at = item
+    if deleted_at is None:
+        shared = _encode_content(content)
+    else:
+        shared, read_at, archived_at = _DELETED_MEMBERS, None, None
     return (
-        f'{{"id":"{item.content.id}","created_seq":{item.created_seq},"seq":{item.seq},{shared},'
-        f'"read_at":{encode_time(read_at)},"archived_at":{encode_time(archived_at)},"deleted_at":{encode_time(item.deleted_at)}}}'
+        f'{{"id":"{content.id}","created_seq":{created_seq},"seq":{seq},{shared},'
+        f'"read_at":{encode_time(read_at)},"archived_at":{encode_time(archived_at)},'
+        f'"deleted_at":{encode_time(deleted_at)}}}'
     )

@@ -6,7 +6,7 @@ from itertools import pairwise
 from sys import getsizeof
 
 from gateway.protocol import messages
-from gateway.protocol.encoding import dumps
+from gateway.protocol.encoding import quoted
 from gateway.protocol.items import Counts, Item, encode_item
 from gateway.protocol.wire import Message
 
@@ -107,9 +107,12 @@ def size_of(item: Item) -> int:
 
     The texts of a deleted item count as well, because they are read with it.
     """
-    content = item.content
-    texts = (content.title, content.body, content.url, content.data)
-    return _ITEM_FRAME_BYTES + sum(_size_of_text(text) for text in texts if text is not None)
+    _, title, body, _, _, url, data, _ = item.content
+    size = _ITEM_FRAME_BYTES + _size_of_text(title)
+    for text in (body, url, data):
+        if text is not None:
+            size += _size_of_text(text)
+    return size
 
 
 _ITEM_FRAME_BYTES = 400
@@ -118,7 +121,7 @@ _ITEM_FRAME_BYTES = 400
 
 def _size_of_text(text: str) -> int:
     # The fast path for nearly all texts. In others a character takes up to six bytes.
-    return len(text) if text.isascii() and text.isprintable() else len(dumps(text).encode())
+    return len(text) if text.isascii() and text.isprintable() else len(quoted(text).encode())
 
 
 def sent_bytes(entry: Entry) -> int:

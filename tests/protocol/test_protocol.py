@@ -14,7 +14,7 @@ from websockets.uri import parse_uri
 from gateway.protocol import messages
 from gateway.protocol.close_codes import ADVICE, Close
 from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command
-from gateway.protocol.encoding import dumps
+from gateway.protocol.encoding import dumps, quoted
 from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item, is_id
 from gateway.protocol.times import timestamp
 from gateway.protocol.wire import Message
@@ -265,3 +265,9 @@ def test_an_event_is_three_lines_that_hold_the_message(item: Item, counts: Count
 
 def test_what_moves_nobody_has_no_id() -> None:
     assert messages.ok("r").event("e") == b'event: ok\ndata: {"type":"ok","ref":"r"}\n\n'
+
+
+@given(st.none() | st.text() | st.text(alphabet=st.characters(max_codepoint=0x2FFF)))
+@example('"\\/\b\f\n\r\t\x00\x7f\u2028\ud800é😀')
+def test_a_text_is_quoted_as_any_value_is_encoded(text: str | None) -> None:
+    assert quoted(text) == dumps(text)
