@@ -13,6 +13,7 @@ import pytest_asyncio
 import structlog
 
 from gateway.database.database import Database, open_database
+from tests.support.clients import Socket
 from tests.support.commands import RunCommand, commands_within
 from tests.support.databases import (
     open_connections,
@@ -190,6 +191,14 @@ async def start_server(database_url: str) -> AsyncIterator[StartServer]:
 async def server(start_server: StartServer) -> LocalServer:
     """A gateway with default settings, once on each kind of database."""
     return await start_server()
+
+
+@pytest.fixture(params=["json", "msgpack"])
+def each_encoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test once with each encoding of its users' sockets, unless they name one themselves."""
+    encoding: str = request.param
+    monkeypatch.setattr(Socket, "encoding", encoding)
+    return encoding
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from gateway.api.callers import client_address
 from gateway.api.handshake import Handshake, begin_handshake, connect
 from gateway.api.state import state_of
 from gateway.errors import UpgradeRequired
-from gateway.protocol.wire import SUBPROTOCOL
+from gateway.protocol.wire import SUBPROTOCOLS
 from gateway.transport.headers import BEGUN_AT
 from gateway.transport.websocket import handshake_of
 
@@ -67,5 +67,8 @@ async def refuse_request() -> None:
 
 
 def offered_subprotocol(connection: HTTPConnection) -> str | None:
-    """Return the subprotocol to select: `SUBPROTOCOL` if the client offers it, else None. Never a token."""
-    return SUBPROTOCOL if SUBPROTOCOL in connection.scope.get("subprotocols", ()) else None
+    """Return the subprotocol to select: the first offered one that the gateway knows. Never a token."""
+    for offered in connection.scope.get("subprotocols", ()):
+        if offered in SUBPROTOCOLS:
+            return str(offered)
+    return None

@@ -161,9 +161,9 @@ class ClientConnection:
         else:
             self.spawn(self._begin())
 
-    def receive(self, text: str | None) -> bool:
+    def receive(self, message: str | bytes) -> bool:
         """Execute a command, or do so in a task, and then return True (`Commands.receive`)."""
-        return self._commands.receive(self, text)
+        return self._commands.receive(self, message)
 
     def leave(self) -> None:
         """Detach from the hub: the client has disconnected, or was closed."""

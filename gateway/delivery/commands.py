@@ -18,7 +18,7 @@ from gateway.errors import (
 )
 from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
-from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command
+from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command, decode_packed_command
 from gateway.protocol.items import Counts
 from gateway.store.changes import Delivered, ItemUpdate, ReadUpTo, Seen
 from gateway.store.transaction import Change
@@ -65,23 +65,28 @@ class Commands:
         """Count a command, and return whether the client and its user are within their rate limits."""
         return self._bucket.take(time.monotonic()) and self._users.allows(user_id)
 
-    def receive(self, client: Client, text: str | None) -> bool:
-        """Execute a text message of the client, or refuse a binary one, which is None.
+    def receive(self, client: Client, message: str | bytes) -> bool:
+        """Execute a message of the client, or close the client if it is of the other kind, text or binary.
 
         Return True if that takes a task. The client must then be sent no other message here until the task
         has called `resume_reading`.
         """
-        if text is None:
-            client.close(Close.UNSUPPORTED_DATA, "binary_frame")
+        if isinstance(message, str) is client.outgoing.socket.packed:
+            reason = "text_frame" if isinstance(message, str) else "binary_frame"
+            client.close(Close.UNSUPPORTED_DATA, reason)
         elif not self.may_send(client.user.id):
             client.close(Close.TOO_MANY_COMMANDS, "too_many_commands")
         else:
             try:
-                command = decode_command(text)
+                command = _decode(message)
                 if self._execute_at_once(client, command):
                     return False
             except BadCommand as error:
                 steps = client.outgoing.send(messages.error(error.code, error.detail, error.ref))
+            except UnicodeDecodeError:
+                # As `transport/socket` closes a client for text that isn't UTF-8.
+                client.close(Close.INVALID_DATA, "invalid_utf8")
+                return False
             else:
                 steps = self._execute(client, command)
             client.spawn(_then_read_on(steps, client.outgoing.socket))
@@ -136,6 +141,10 @@ class Commands:
             client.close(error.close_code, error.code)
             raise Disconnected from error
         client.renew(user)
+
+
+def _decode(message: str | bytes) -> Command:
+    return decode_command(message) if isinstance(message, str) else decode_packed_command(message)
 
 
 async def _then_read_on(steps: Coroutine[Any, Any, None], socket: Socket) -> None:

@@ -18,9 +18,10 @@ class Writable(Protocol):
 
 
 class Socket(Protocol):
-    """The transport of a connection. `address` is that of the client."""
+    """The transport of a connection. `address` is that of the client; `packed`: it speaks MessagePack."""
 
     address: str
+    packed: bool
 
     @property
     def writable(self) -> Writable:

@@ -22,7 +22,7 @@ class Close(IntEnum):
 
 ADVICE = {
     Close.NORMAL: "stop",
-    Close.UNSUPPORTED_DATA: "send text frames",
+    Close.UNSUPPORTED_DATA: "send the frames of its subprotocol",
     Close.INVALID_DATA: "send UTF-8",
     Close.TOO_BIG: "send smaller frames",
     Close.INTERNAL_ERROR: "back off, resume",

@@ -1,10 +1,11 @@
-"""The commands of a client, decoded from text frames."""
+"""The commands of a client, decoded from text frames, or from MessagePack in binary frames."""
 
 import json
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from gateway.protocol.items import MAX_SEQ, is_id
+from gateway.protocol.packing import MAX_ARRAY, unpack_command
 from gateway.settings.wording import nearest
 
 
@@ -22,7 +23,7 @@ class CommandType(StrEnum):
 
 
 class BadCommand(Exception):
-    """A text frame that isn't a valid command. `ref` is the frame's, if it has a valid one."""
+    """A frame that isn't a valid command. `ref` is the frame's, if it has a valid one."""
 
     def __init__(self, code: str, detail: str, ref: str | None = None) -> None:
         super().__init__(detail)
@@ -41,6 +42,10 @@ class Command(NamedTuple):
     token: str | None = None
 
 
+_NOT_A_MAP = (
+    f"A frame is one MessagePack map with strings as keys; an array has at most {MAX_ARRAY} elements."
+)
+
 _MAX_REF_LENGTH = 64
 """Maximum length of a `ref`, in characters."""
 
@@ -56,13 +61,31 @@ def decode_command(text: str) -> Command:
         raise BadCommand("malformed", "A frame is one JSON object.") from None
     if not isinstance(message, dict):
         raise BadCommand("malformed", "A frame is one JSON object.")
+    return _command(message)
+
+
+def decode_packed_command(data: bytes) -> Command:
+    """Decode a binary frame, whose ids are 16 bytes each.
+
+    Raises what `decode_command` raises, and UnicodeDecodeError for a string that isn't UTF-8.
+    """
+    message = unpack_command(data)
+    if message is None:
+        raise BadCommand("malformed", _NOT_A_MAP)
+    return _command(message)
+
+
+def _command(message: dict[str, Any]) -> Command:
+    """Return the command of a decoded frame."""
     ref = message.get("ref")
     if ref is not None and not (isinstance(ref, str) and len(ref) <= _MAX_REF_LENGTH and _encodable(ref)):
         raise BadCommand("invalid_field", f"ref: a string of at most {_MAX_REF_LENGTH} characters.")
+    given = message.get("type")
+    name = given if isinstance(given, str) else ""
     try:
-        kind = CommandType(str(message.get("type")))
+        kind = CommandType(name)
     except ValueError:
-        near = nearest(str(message.get("type")), tuple(CommandType))
+        near = nearest(name, tuple(CommandType))
         hint = "" if near is None else f" Did you mean {near}?"
         raise BadCommand("unknown_command", f"type: one of {', '.join(CommandType)}.{hint}", ref) from None
     return _COMMANDS[kind](kind, message, ref)

@@ -21,6 +21,11 @@ def _to_seconds(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
+def parse_time(text: str) -> int:
+    """Return the milliseconds of a time in the API's format."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
 def encode_time(milliseconds: int | None) -> str:
     """Return a time as a JSON string, or `null`."""
     return "null" if milliseconds is None else f'"{timestamp(milliseconds)}"'

@@ -22,6 +22,7 @@ from websockets.http11 import Request
 from websockets.utils import accept_key
 
 from gateway.errors import GatewayError
+from gateway.protocol.wire import PACKED_SUBPROTOCOL
 from gateway.transport.inbound import MAX_UNCOUNTED_BYTES, Client
 from gateway.transport.pipelining import PipeliningProtocol
 from gateway.transport.socket import GatewaySocket
@@ -151,6 +152,8 @@ class UpgradingProtocol(PipeliningProtocol):
             )
         )
         socket = self._become_socket()
+        if chosen == PACKED_SUBPROTOCOL:
+            socket.packed = True
         socket.hand_over(authorized.connect(socket), authorized.address, rest)
         if self._ending:
             socket.shutdown()

@@ -27,8 +27,8 @@ class Client(Protocol):
     def begin(self) -> None:
         """Begin delivery."""
 
-    def receive(self, text: str | None) -> bool:
-        """Take a text message, or None for a binary one.
+    def receive(self, message: str | bytes) -> bool:
+        """Take a message: the text, or the bytes of a binary one.
 
         Return False if it is executed. Otherwise, `resume_reading` is called when it is.
         """
@@ -168,7 +168,7 @@ class InboundProtocol(SharedTurns):
 
     def _pass_on(self, message: bytes | bytearray) -> None:
         client = self._client
-        if client is not None and client.receive(decode_text(message) if self._is_text else None):
+        if client is not None and client.receive(decode_text(message) if self._is_text else bytes(message)):
             self.pause_reading()
 
     def resume_reading(self) -> None:

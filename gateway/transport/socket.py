@@ -45,6 +45,9 @@ class GatewaySocket(UnsentProtocol, InboundProtocol):
     """
 
     # Defaults on the class, so that a socket uses memory only for the attributes that it sets.
+    packed = False
+    """Whether the client has chosen MessagePack in binary frames."""
+
     _late_pong = b""
     _code = int(CloseCode.ABNORMAL_CLOSURE)
     _by_client = True
@@ -120,8 +123,9 @@ class GatewaySocket(UnsentProtocol, InboundProtocol):
         """Write messages as frames unless the client lags or has gone. Return whether they were written."""
         if not self._open or not self.writable.is_set() or self.transport.is_closing():
             return False
+        frames = [one.packed_frame for one in messages] if self.packed else [one.frame for one in messages]
         # One write for all: a write costs several times as much as the rest of a message.
-        self.transport.write(b"".join([message.frame for message in messages]))
+        self.transport.write(b"".join(frames))
         return True
 
     async def send_message(self, message: Message) -> None:

@@ -35,6 +35,9 @@ class GatewayStream(UnsentProtocol):
     connection ends.
     """
 
+    packed = False
+    """Whether the client takes MessagePack: never, because an event is text."""
+
     def __init__(
         self, transport: asyncio.Transport, state: Any, app_state: dict[str, Any], place: Place | None
     ) -> None:

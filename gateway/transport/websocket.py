@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from websockets.http11 import Request
 
 from gateway.observability.console_log import request_id
+from gateway.protocol.wire import PACKED_SUBPROTOCOL
 from gateway.transport.connections import CONNECTIONS, Place
 from gateway.transport.fast_path import FAILURE
 from gateway.transport.inbound import MAX_UNCOUNTED_BYTES, Client
@@ -140,6 +141,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self._socket = GatewaySocket(
             self.transport, self._server, self.app_state, place, client=self.client, pings=pings
         )
+        if subprotocol == PACKED_SUBPROTOCOL:
+            self._socket.packed = True
         return self._socket
 
     async def send(self, message: Any) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from gateway.delivery.recent_entries import BURST_BYTES, RecentEntries
 from gateway.delivery.resume_point import BATCH_BYTES
-from gateway.protocol import items
+from gateway.protocol import items, packing
+from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content, Counts, Item
 from gateway.store import log
 from gateway.store.entries import Entry
@@ -125,7 +126,7 @@ def long_text(character: str, length: int = 4000) -> str:
 
 def new_item(seq: int, text: str | None, number: int = 1) -> Item:
     """Return an item with nothing that another one has."""
-    data = None if text is None else f'{{"k":"{text}"}}'
+    data = None if text is None else dumps({"k": text})
     title, category = long_text(text[0] if text else "t", 200), long_text("c", 64)
     content = Content(str(uuid4()), title, text, category, long_text("normal", 1), None, data, 10**12 + seq)
     return Item(content, 10**9 + number, 10**9 + seq, 10**12 + number, 10**12 + number + 1)
@@ -133,7 +134,7 @@ def new_item(seq: int, text: str | None, number: int = 1) -> Item:
 
 def encoded(user_id: int, seq: int, items: list[Item]) -> Entry:
     entry = Entry(user_id, Counts(seq, 10**6, 10**6, 0), items, fresh=len(items) == 1)
-    assert entry.message
+    assert entry.message.packed_frame
     return entry
 
 
@@ -141,12 +142,13 @@ class Held:
     """The bytes that are held since the block began."""
 
     def __enter__(self) -> Self:
-        items._encode_content.cache_clear()
+        self.bytes()
         tracemalloc.start()
         return self
 
     def bytes(self) -> int:
         items._encode_content.cache_clear()
+        packing._packer.cache_clear()  # It keeps a buffer as large as the largest message, for all of them.
         return tracemalloc.get_traced_memory()[0]
 
     def __exit__(self, *_: object) -> None:
@@ -166,7 +168,20 @@ def test_an_entry_never_holds_more_than_its_size(text: str, number: int) -> None
 
 
 @pytest.mark.no_cover
+def test_an_entry_whose_data_is_longer_in_messagepack_never_holds_more_than_its_size() -> None:
+    encoded(7, 10**9, [new_item(1, "x", 0)])
+    with Held() as held:
+        item = new_item(1, None)
+        content = item.content._replace(data=dumps({"k": [0.5] * 2000}))
+        entry = encoded(7, 10**9, [item._replace(content=content)])
+        assert len(entry.message.packed_frame) > 2 * len(entry.message.frame)
+        assert held.bytes() <= entry.size
+
+
+@pytest.mark.no_cover
 def test_what_a_tail_holds_is_within_its_budget_whichever_items_a_change_begins_with() -> None:
+    for seq in range(1, 21):
+        encoded(7, 10**9, [new_item(seq, "x", one) for one in range(28)])
     budget = 4 * 1024 * 1024
     recent = RecentEntries(budget)
     with Held() as held:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import msgpack
 import pytest
 
 from gateway.api.inbox import MAX_PAGE
@@ -32,8 +33,10 @@ from gateway.errors import GatewayError, OAuthError
 from gateway.observability.audit import Event
 from gateway.protocol import messages
 from gateway.protocol.close_codes import ADVICE
-from gateway.protocol.commands import CommandType, decode_command
+from gateway.protocol.commands import CommandType, decode_command, decode_packed_command
+from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content, Counts, Item, encode_item
+from gateway.protocol.packing import MAX_ARRAY
 from gateway.protocol.problems import problem_code
 from gateway.protocol.wire import MAX_FRAME
 from gateway.settings import Settings
@@ -45,6 +48,7 @@ from gateway.transport.socket import LINGER_SECONDS
 from gateway.transport.unsent import HIGH_WATER_BYTES, MAX_LINGERING_BYTES, MAX_UNSENT_BYTES
 from gateway.web import errors as errors_page
 from tests.support.databases import settings_for
+from tests.support.packing import unpacked
 from tests.support.servers import process
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +198,20 @@ def test_every_command_is_documented_and_every_example_of_one_is_a_command() -> 
     assert {row[0].strip("`") for row in table(commands)} == set(CommandType)
     examples = [decode_command(line) for line in blocks(commands, "json")[0].splitlines()]
     assert {example.type for example in examples} == set(CommandType)
+
+
+def test_every_example_of_messagepack_is_one() -> None:
+    part = section(text_of("docs/protocol.md"), "## MessagePack")
+    examples = [block for block in blocks(part, "text") if re.match(r"8\d ", block)]
+    ok, read, notification = (bytes.fromhex(re.sub("#.*", "", one)) for one in examples)
+    assert msgpack.unpackb(ok) == {"type": "ok", "ref": "r1"}
+    assert decode_packed_command(read).type is CommandType.READ
+    assert f"This `notification` takes {len(notification)} bytes" in part
+    message = unpacked(notification)
+    assert shape(message) == shape(json.loads(made()["notification"]))
+    assert f"\"id\": h'{message['notification']['id'].replace('-', '')}'" in part
+    assert f"and its JSON {len(dumps(message).encode())}:" in part
+    assert f"an array has at most {MAX_ARRAY} elements" in part
 
 
 def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:

@@ -18,6 +18,7 @@ from gateway.delivery.recent_entries import BURST_BYTES
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
 from gateway.observability import audit, readiness, sampling
+from gateway.protocol.packing import MAX_ARRAY
 from gateway.protocol.wire import MAX_FRAME
 from gateway.server import heartbeat, supervisor
 from gateway.settings import Settings
@@ -38,6 +39,8 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "One change touches at most {} items", (changes.CHUNK,)),
     ("protocol.md", "A frame over {} KiB closes with 1009", (MAX_FRAME / KIB,)),
     ("protocol.md", "the client sent a frame over {} KiB", (MAX_FRAME / KIB,)),
+    ("protocol.md", "an array has at most {} elements", (MAX_ARRAY,)),
+    ("security.md", "an array at most {} elements", (MAX_ARRAY,)),
     ("protocol.md", "Sent {} s before the token expires", (EXPIRY_NOTICE_SECONDS,)),
     ("protocol.md", "It opens one socket, within {} s.", (tickets.TICKET_TTL_SECONDS,)),
     (

@@ -19,10 +19,12 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
+from tests.support import packing
 from tests.support.checker import Connected, DeviceHistory, Inbox, Json, ReadAfresh, Received, items_of
 from tests.support.waiting import PATIENCE
 
 SUBPROTOCOL = "notify.v1"
+PACKED_SUBPROTOCOL = "notify.v1.msgpack"
 
 
 @asynccontextmanager
@@ -137,13 +139,19 @@ class User(Caller):
         return Inbox(self.sub, first["seq"], first["unread"], first["unseen"], items)
 
     @asynccontextmanager
-    async def socket(self, *, carrier: str = "header", **query: Any) -> AsyncIterator["Socket"]:
-        """Open a socket with the token in the named carrier: header, ticket, subprotocol or query."""
-        options: dict[str, Any] = {}
+    async def socket(
+        self, *, carrier: str = "header", encoding: str | None = None, **query: Any
+    ) -> AsyncIterator["Socket"]:
+        """Open a socket with the token in the named carrier: header, ticket, subprotocol or query.
+
+        `encoding` is `json` or `msgpack`; without it, what `each_encoding` says.
+        """
+        offered = PACKED_SUBPROTOCOL if (encoding or Socket.encoding) == "msgpack" else SUBPROTOCOL
+        options: dict[str, Any] = {"subprotocols": None if offered == SUBPROTOCOL else [offered]}
         if carrier == "header":
             options["headers"] = {"Authorization": f"Bearer {self.token}"}
         elif carrier == "subprotocol":
-            options["subprotocols"] = [SUBPROTOCOL, f"bearer.{self.token}"]
+            options["subprotocols"] = [offered, f"bearer.{self.token}"]
         elif carrier == "ticket":
             query["ticket"] = (await self.post("/v1/auth/ticket")).json()["ticket"]
         else:
@@ -180,18 +188,25 @@ async def open_socket(
 
 
 class Socket:
-    """An open socket that speaks JSON. Every wait has a deadline."""
+    """An open socket that takes and returns JSON, whichever encoding it speaks. Every wait has a deadline."""
+
+    encoding = "json"
+    """The encoding of the sockets of users; `each_encoding` changes it."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
+        self._packed = connection.subprotocol == PACKED_SUBPROTOCOL
+
+    def read(self, frame: str | bytes) -> Json:
+        """Return a message as JSON has it."""
+        assert isinstance(frame, bytes) is self._packed, "the gateway sends frames of one kind only"
+        message: Json = packing.unpacked(frame) if isinstance(frame, bytes) else json.loads(frame)
+        return message
 
     async def receive(self, *, within: float = PATIENCE) -> Json:
         """Return the next message. Raises `ConnectionClosed` when the gateway has closed."""
         async with asyncio.timeout(within):
-            frame = await self.connection.recv()
-        assert isinstance(frame, str), "the gateway sends text frames only"
-        message: Json = json.loads(frame)
-        return message
+            return self.read(await self.connection.recv())
 
     async def until(self, kind: str, *, within: float = PATIENCE) -> list[Json]:
         """Return the messages up to the first of this type, which is the last of the list."""
@@ -207,7 +222,7 @@ class Socket:
 
     async def send(self, **command: Any) -> None:
         """Send a command."""
-        await self.connection.send(json.dumps(command))
+        await self.connection.send(packing.packed(command) if self._packed else json.dumps(command))
 
     async def ask(self, **command: Any) -> Json:
         """Send a command with a `ref` and return its `ok` or `error`; what came before it is dropped."""
@@ -347,7 +362,7 @@ class Device:
             self.connections += 1
             self.history.events.append(Connected(self.history.seq))
             while True:
-                message = json.loads(await opened.connection.recv())
+                message = opened.read(await opened.connection.recv())
                 await self.take(message)
                 if message["type"] in {"notification", "changed", "read", "live"}:
                     await opened.send(type="ack", seq=self.history.seq)

@@ -121,7 +121,8 @@ class Wire:
     connection: ClientConnection | None = None
     tasks: set[asyncio.Future[None]] = field(default_factory=set)
     address: str = "127.0.0.1"
-    _said: deque[str | None] = field(default_factory=deque)
+    packed: bool = False
+    _said: deque[str | bytes] = field(default_factory=deque)
     _held: bool = False
 
     def write_messages(self, messages: Sequence[Message]) -> bool:
@@ -173,9 +174,9 @@ class Wire:
         if self.connection:
             self.connection.leave()
 
-    def say(self, text: str | None = None, **command: Any) -> None:
+    def say(self, frame: str | bytes = b"", **command: Any) -> None:
         """Say something to the gateway."""
-        self._said.append(json.dumps(command) if command else text)
+        self._said.append(json.dumps(command) if command else frame)
         if not self._held:
             self.resume_reading()
 

@@ -198,9 +198,9 @@ async def test_while_a_command_waits_no_other_is_parsed(
     taken: list[str] = []
     receive = ClientConnection.receive
 
-    def counted(self: ClientConnection, text: str | None) -> bool:
-        taken.append(json.loads(text or "")["ref"])
-        return receive(self, text)
+    def counted(self: ClientConnection, message: str | bytes) -> bool:
+        taken.append(json.loads(message)["ref"])
+        return receive(self, message)
 
     monkeypatch.setattr(ClientConnection, "receive", counted)
     async with raw_socket(await server.user(), since="latest") as socket:

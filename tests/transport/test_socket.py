@@ -45,6 +45,7 @@ def kinds(messages: list[Json]) -> list[str]:
 # --- the beginning ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_the_first_message_is_hello_with_all_it_has_to_say(server: LocalServer) -> None:
     await server.service.notify_many("ada", 3)
     ada = await server.user("ada", ttl=600)
@@ -63,6 +64,7 @@ async def test_the_first_message_is_hello_with_all_it_has_to_say(server: LocalSe
     }
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_a_resumed_socket_replays_what_came_after_and_goes_live(server: LocalServer) -> None:
     await server.service.notify_many("ada", 5)
     ada = await server.user()
@@ -78,6 +80,7 @@ async def test_a_resumed_socket_replays_what_came_after_and_goes_live(server: Lo
     assert (message["unread"], message["unseen"]) == (6, 6)
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_an_item_is_the_same_on_the_socket_and_over_rest(server: LocalServer) -> None:
     ada = await server.user()
     async with live(ada) as socket:
@@ -137,6 +140,7 @@ async def test_a_long_replay_is_complete(server: LocalServer) -> None:
 
 
 @pytest.mark.parametrize("why", ["beyond the log", "too far back", "another epoch"])
+@pytest.mark.usefixtures("each_encoding")
 async def test_what_cannot_be_resumed_is_reset_and_goes_on_from_the_end(
     server: LocalServer, why: str
 ) -> None:
@@ -201,6 +205,7 @@ async def test_every_socket_of_a_user_gets_every_change_and_nobody_else_does(ser
         assert await other.said_so_far() == []
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_bulk_changes_are_one_message_and_a_long_read_is_told_by_its_end(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 150)
     ada = await server.user()
@@ -252,6 +257,7 @@ async def test_no_change_is_longer_than_clients_take(server: LocalServer) -> Non
     assert all(900_000 < length < 2**20 for length in lengths)
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_archiving_and_deleting_come_as_changes(server: LocalServer) -> None:
     one, two = await server.service.notify_many("ada", 2)
     ada = await server.user()
@@ -271,6 +277,7 @@ async def test_archiving_and_deleting_come_as_changes(server: LocalServer) -> No
         }
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_the_seen_mark_is_told_without_a_number(server: LocalServer) -> None:
     await server.service.notify_many("ada", 5)
     ada = await server.user()
@@ -282,6 +289,7 @@ async def test_the_seen_mark_is_told_without_a_number(server: LocalServer) -> No
         assert await phone.said_so_far() == []
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_silence_is_filled_with_heartbeats(start_server: StartServer) -> None:
     server = await start_server(heartbeat=0.2)
     await server.service.notify_many("ada", 2)
@@ -296,6 +304,7 @@ async def test_silence_is_filled_with_heartbeats(start_server: StartServer) -> N
 # --- commands -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_each_command_does_what_it_says_and_is_answered_when_it_is_done(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 6)
     ada = await server.user()
@@ -337,6 +346,7 @@ async def test_a_command_is_told_to_all_sockets_of_the_user(server: LocalServer)
             assert (change["type"], change["seq"], change["unread"]) == ("changed", 3, 0)
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_a_command_without_ref_is_done_and_not_answered(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 1)
     ada = await server.user()
@@ -346,6 +356,7 @@ async def test_a_command_without_ref_is_done_and_not_answered(server: LocalServe
         assert (await ada.inbox())["unread"] == 0
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_an_ack_moves_the_delivered_count_and_never_back(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 3)
     ada = await server.user()
@@ -367,6 +378,7 @@ async def test_an_ack_moves_the_delivered_count_and_never_back(server: LocalServ
         await until(all_delivered, "the acknowledgement without ref is stored")
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_someone_elses_ids_change_nothing(server: LocalServer) -> None:
     ids = await server.service.notify_many("bob", 1)
     ada, bob = await server.user("ada"), await server.user("bob")
@@ -427,6 +439,7 @@ async def test_what_is_no_command_gets_an_error_and_harms_nobody(
                     assert (await healthy.receive())["seq"] == number
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_an_error_carries_the_ref_of_its_command(server: LocalServer) -> None:
     async with live(await server.user()) as socket:
         await socket.send(type="read", ref="mine")
@@ -569,6 +582,7 @@ async def test_a_token_that_may_not_read_an_inbox_is_closed_with_4003(server: Lo
     assert len(server.state.hub) == 0
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_a_socket_learns_that_its_token_ends_and_is_closed_when_it_has(server: LocalServer) -> None:
     ada = await server.user("ada", ttl=2)
     async with ada.socket(since="latest") as socket:
@@ -578,6 +592,7 @@ async def test_a_socket_learns_that_its_token_ends_and_is_closed_when_it_has(ser
         assert await socket.closed() == (4001, "token_expired")
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_a_new_token_in_band_keeps_the_socket(server: LocalServer) -> None:
     ada = await server.user("ada", ttl=2)
     other = await server.service.mint("ada", ttl=600)
@@ -593,6 +608,7 @@ async def test_a_new_token_in_band_keeps_the_socket(server: LocalServer) -> None
 
 
 @pytest.mark.parametrize("whose", ["bob's", "garbage"])
+@pytest.mark.usefixtures("each_encoding")
 async def test_a_token_in_band_that_is_no_good_is_never_taken(server: LocalServer, whose: str) -> None:
     ada = await server.user()
     token = await server.service.mint("bob") if whose == "bob's" else "garbage"
@@ -722,6 +738,7 @@ async def test_a_full_process_closes_with_1013(start_server: StartServer) -> Non
         assert await one.said_so_far() == []
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_too_many_commands_close_with_4029(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=5)
     ada = await server.user()
@@ -760,6 +777,7 @@ async def test_a_client_that_does_not_read_is_closed_with_4008_and_nobody_waits_
         assert await reading.said_so_far() == []
 
 
+@pytest.mark.usefixtures("each_encoding")
 async def test_a_client_that_reads_late_gets_everything(server: LocalServer) -> None:
     ada = await server.user()
     device = Device(ada, "late")
