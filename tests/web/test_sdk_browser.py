@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, Page, WebSocket
 
 from gateway import web
 from gateway.web.scripts import joined
@@ -31,6 +31,7 @@ SDK = files(web).joinpath("sdk")
 CARRIERS: dict[str, dict[str, Any]] = {
     "subprotocol": {},
     "ticket": {"carrier": "ticket"},
+    "msgpack": {"encoding": "msgpack"},
     "stream": {},
 }
 """The options by which each is had. The stream is what is left where no WebSocket gets through."""
@@ -85,6 +86,13 @@ class Visit:
 
     page: Page
     opened: list[str] = field(default_factory=list)
+    frames: set[type] = field(default_factory=set)
+
+    def listen(self, socket: WebSocket) -> None:
+        """Keep the address of a socket, and the kinds of its frames, both ways."""
+        self.opened.append(socket.url)
+        for way in ("framesent", "framereceived"):
+            socket.on(way, lambda frame: self.frames.add(type(frame)))
 
     async def get(self, expression: str) -> Any:
         return await self.page.evaluate(expression)
@@ -121,7 +129,7 @@ async def visit(browser: Browser, site: str) -> AsyncIterator[Go]:
             page = await context.new_page()
             page.on("pageerror", lambda error: troubles.append(str(error)))
             made = Visit(page)
-            page.on("websocket", lambda socket: made.opened.append(socket.url))
+            page.on("websocket", made.listen)
             page.on("request", lambda one: made.opened.append(one.url) if "/v1/stream" in one.url else None)
             await page.expose_function("getToken", token)
             if carrier == "stream":
@@ -166,7 +174,8 @@ async def test_each_carrier_brings_what_was_missed_when_the_gateway_was_killed(
             await one.becomes("client.items.map(({ title }) => title)", ["three", "two", "one", "before"])
             await one.becomes("[client.unread, client.unseen, client.seq]", [4, 4, 4])
         kinds = [{"/v1/ws" in url for url in one.opened} for one in visits]
-        assert kinds == [{True}, {True}, {False}]
+        assert kinds == [{True}, {True}, {True}, {False}]
+        assert [one.frames for one in visits] == [{str}, {str}, {bytes}, set()]
         assert not any("bearer" in url or "eyJ" in url for one in visits for url in one.opened)
 
 

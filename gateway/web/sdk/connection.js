@@ -63,7 +63,7 @@ export class Connection {
 
   /**
    * @param {Gateway} gateway @param {Replica} inbox @param {Platform} platform
-   * @param {Pick<Options, 'carrier' | 'transport'>} options
+   * @param {Pick<Options, 'carrier' | 'encoding' | 'transport'>} options
    * @param {{
    *   load: (signal: AbortSignal) => Promise<void>,
    *   message: (message: Message, missed: boolean) => void,
@@ -153,7 +153,8 @@ export class Connection {
       this.#heed();
       const onclose = (ended) => this.#end(ended);
       const open = stream ? openStream : openSocket;
-      this.#carrier = open({ platform, url, token: this.#token, ticket, onmessage, onclose });
+      const { encoding } = this.#options;
+      this.#carrier = open({ platform, url, token: this.#token, ticket, encoding, onmessage, onclose });
     });
   }
 

@@ -56,6 +56,8 @@ export interface Options {
   carrier?: 'subprotocol' | 'ticket';
   /** Default: `auto`, which uses the stream if a WebSocket cannot be opened. */
   transport?: 'auto' | 'websocket' | 'stream';
+  /** How a WebSocket carries the messages. Default: `json`. The stream, and a gateway without MessagePack, speak JSON. */
+  encoding?: 'json' | 'msgpack';
   /** One connection for all tabs of this user. Default: true. */
   share?: boolean;
   /** How many items a page has, 1 to 200. Default: 50. */

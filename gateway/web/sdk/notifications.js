@@ -50,13 +50,14 @@ export class NotificationClient extends EventTarget {
 
   /** @param {Options} options */
   constructor({
-    getToken, url = home(), carrier = 'subprotocol', transport = 'auto', share = true, pageSize = 50, platform,
+    getToken, url = home(), carrier = 'subprotocol', transport = 'auto', encoding = 'json', share = true, pageSize = 50,
+    platform,
   } = /** @type {any} */ ({})) {
     super();
     if (typeof getToken !== 'function') throw new TypeError('getToken: a function that returns an access token is required');
     const base = new URL(url, globalThis.location?.href);
     base.pathname = base.pathname.replace(/\/*$/, '/');
-    this.#options = { carrier, transport, share, pageSize };
+    this.#options = { carrier, transport, encoding, share, pageSize };
     this.#platform = { ...browser(), ...platform };
     this.#gateway = new Gateway(base, getToken, this.#platform);
     this.#commands = new Commands(this.#gateway, this.#inbox, {

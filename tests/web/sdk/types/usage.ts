@@ -9,6 +9,7 @@ const client = new NotificationClient({
   url: new URL('https://notify.example.com'),
   carrier: 'ticket',
   transport: 'stream',
+  encoding: 'msgpack',
   share: false,
   pageSize: 20,
 });
