@@ -11,6 +11,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.compare import CompareError, checkout, compare
+from benchmarks.encodings import encodings
 from benchmarks.inbox import inbox
 from benchmarks.logins import login_flood
 from benchmarks.posting import bulk, fan_out, post
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "post": post,
     "fan-out": fan_out,
     "bulk": bulk,
+    "encodings": encodings,
     "handshake": handshake,
     "inbox": inbox,
     "slow": slow,

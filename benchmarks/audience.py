@@ -13,12 +13,14 @@ from benchmarks.subjects import Subject, each
 BODY = "Your order has left the warehouse and will be with you between nine and eleven tomorrow."
 
 _NUMBER = b'"title":"'
+_PACKED_NUMBER = b"\xa5title\xa8"
 
 
 class Deliveries:
     """The posts of one load, numbered from 0, and when each was sent and received."""
 
-    def __init__(self, posts: int, copies: int = 1) -> None:
+    def __init__(self, posts: int, copies: int = 1, *, packed: bool = False) -> None:
+        self._mark = _PACKED_NUMBER if packed else _NUMBER
         self.posted = [0.0] * posts
         self.latencies: list[float] = []
         self._missing = posts * copies
@@ -26,10 +28,10 @@ class Deliveries:
 
     def received(self, message: bytes) -> None:
         """Take a message of a socket. Where it has a title, that is the number of a post, in eight digits."""
-        found = message.find(_NUMBER)
+        found = message.find(self._mark)
         if found < 0:
             return
-        start = found + len(_NUMBER)
+        start = found + len(self._mark)
         self.latencies.append(time.perf_counter() - self.posted[int(message[start : start + 8])])
         self._missing -= 1
         if not self._missing:
@@ -54,7 +56,10 @@ def content(number: int) -> dict[str, object]:
 class Audience:
     """A subject, the users it posts to and the sockets they hold."""
 
-    def __init__(self, subject: Subject, users: Sequence[str], sockets: Sequence[Socket]) -> None:
+    def __init__(
+        self, subject: Subject, users: Sequence[str], sockets: Sequence[Socket], *, packed: bool = False
+    ) -> None:
+        self.packed = packed
         self.subject = subject
         self.users = users
         self.sockets = sockets
@@ -78,20 +83,23 @@ def _acknowledge(socket: Socket, deliveries: Deliveries, message: bytes) -> None
 
 
 @asynccontextmanager
-async def audience(subject: Subject, prefix: str, users: int, copies: int = 1) -> AsyncIterator[Audience]:
-    """Connect `copies` sockets for each of this many new users."""
+async def audience(
+    subject: Subject, prefix: str, users: int, copies: int = 1, *, packed: bool = False
+) -> AsyncIterator[Audience]:
+    """Connect `copies` sockets for each of this many new users; `packed`: they take MessagePack."""
     subs = [f"{prefix}-{number:05}" for number in range(users)]
     tokens = await subject.tokens([sub for sub in subs for _ in range(copies)])
     sockets: list[Socket] = []
 
     async def connect(_worker: int, token: str) -> None:
-        sockets.append(await open_socket(subject.server.port, f"{subject.sockets}?since=latest", token))
+        path = f"{subject.sockets}?since=latest"
+        sockets.append(await open_socket(subject.server.port, path, token, packed=packed))
 
     async def close(_worker: int, socket: Socket) -> None:
         await socket.close()
 
     await each(tokens, range(32), connect)
     try:
-        yield Audience(subject, subs, sockets)
+        yield Audience(subject, subs, sockets, packed=packed)
     finally:
         await each(sockets, range(32), close)

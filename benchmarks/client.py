@@ -11,7 +11,12 @@ from typing import NamedTuple, cast
 TIMEOUT = 60.0
 """How long anything here waits for the server, in seconds."""
 
-_TEXT, _CLOSE, _PING = 0x1, 0x8, 0x9
+_TEXT, _BINARY, _CLOSE, _PING = 0x1, 0x2, 0x8, 0x9
+
+_LIVE = (b'{"type":"live"', b"\x84\xa4type\xa4live")
+"""How the message `live` begins, in JSON and in MessagePack."""
+
+_PACKED = "sec-websocket-protocol: notify.v1.msgpack\r\n"
 
 # A client must mask; a key of zeros masks for nothing (RFC 6455, section 5.3).
 _NO_MASK = bytes(4)
@@ -114,9 +119,9 @@ async def connect(port: int) -> HttpConnection:
 
 
 class Socket(asyncio.Protocol):
-    """One WebSocket. `on_text` is called with each text frame after `live`, as bytes."""
+    """One WebSocket. `on_text` is called with each message after `live`, as bytes; `packed`: MessagePack."""
 
-    def __init__(self, path: str, token: str) -> None:
+    def __init__(self, path: str, token: str, *, packed: bool = False) -> None:
         self.on_text: Callable[[bytes], None] | None = None
         self.live: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -124,7 +129,7 @@ class Socket(asyncio.Protocol):
         self._request = (
             f"GET {path} HTTP/1.1\r\nhost: benchmark\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
             "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n"
-            f"authorization: Bearer {token}\r\n\r\n"
+            f"authorization: Bearer {token}\r\n{_PACKED if packed else ''}\r\n"
         ).encode()
         self._received = b""
         self._upgraded = False
@@ -176,11 +181,11 @@ class Socket(asyncio.Protocol):
         return position
 
     def _frame(self, opcode: int, payload: bytes) -> None:
-        if opcode == _TEXT:
+        if opcode in {_TEXT, _BINARY}:
             if self.live.done():
                 if self.on_text is not None:
                     self.on_text(payload)
-            elif payload.startswith(b'{"type":"live"'):
+            elif payload.startswith(_LIVE):
                 self.live.set_result(None)
         elif opcode == _PING:
             self._write(0x8A, payload)
@@ -219,12 +224,12 @@ class Socket(asyncio.Protocol):
         await asyncio.wait_for(self._lost, TIMEOUT)
 
 
-async def open_socket(port: int, path: str, token: str) -> Socket:
+async def open_socket(port: int, path: str, token: str, *, packed: bool = False) -> Socket:
     """Open a socket and wait until it is live.
 
     Raises `UnexpectedAnswer` when the server refuses it.
     """
     loop = asyncio.get_running_loop()
-    _, socket = await loop.create_connection(lambda: Socket(path, token), "127.0.0.1", port)
+    _, socket = await loop.create_connection(lambda: Socket(path, token, packed=packed), "127.0.0.1", port)
     await asyncio.wait_for(socket.live, TIMEOUT)
     return socket

@@ -32,7 +32,7 @@ async def saturate(
     posts: int, audience: Audience, at_once: int = CONNECTIONS, *, acknowledge: bool = False
 ) -> Figures:
     """Post from so many connections as fast as the server answers, until all is delivered."""
-    deliveries = Deliveries(posts, audience.copies)
+    deliveries = Deliveries(posts, audience.copies, packed=audience.packed)
     audience.listen(deliveries, acknowledge=acknowledge)
     requests = [audience.post(number) for number in range(posts)]
 
@@ -50,7 +50,7 @@ async def saturate(
 
 async def pace(posts: int, audience: Audience, rate: int) -> Figures:
     """Post at this rate a second, whatever the server does; a late post counts from when it was due."""
-    deliveries = Deliveries(posts, audience.copies)
+    deliveries = Deliveries(posts, audience.copies, packed=audience.packed)
     audience.listen(deliveries)
     requests = [audience.post(number) for number in range(posts)]
 
