@@ -332,11 +332,13 @@ class Device:
     """A client that keeps a copy of one inbox by the protocol, through lost connections, and records all.
 
     One that is told of `elsewhere`, the same user at other gateways, goes to the next of them whenever it
-    loses one. `arrived` says when it first met each item, on the clock `time.monotonic`.
+    loses one. `encoding` is that of its sockets. `arrived` says when it first met each item, on the clock
+    `time.monotonic`.
     """
 
-    def __init__(self, user: User, name: str, *elsewhere: User) -> None:
+    def __init__(self, user: User, name: str, *elsewhere: User, encoding: str | None = None) -> None:
         self.user = user
+        self._encoding = encoding
         self.history = DeviceHistory(name, user.sub)
         self.connections = 0
         self.closes: list[int] = []
@@ -358,7 +360,8 @@ class Device:
                 await asyncio.sleep(pause)
 
     async def _follow(self) -> None:
-        async with self.user.socket(since=self.history.seq, epoch=self._epoch) as opened:
+        position: Json = {"since": self.history.seq, "epoch": self._epoch}
+        async with self.user.socket(encoding=self._encoding, **position) as opened:
             self.connections += 1
             self.history.events.append(Connected(self.history.seq))
             while True:

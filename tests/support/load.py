@@ -16,6 +16,7 @@ from tests.support.waiting import until
 
 SUBS = ("ada", "bob", "cyd")
 KINDS = ("phone", "laptop")
+ENCODINGS = {"phone": "msgpack", "laptop": "json"}
 
 GIVEN_UP = 10
 """One post in so many is not tried again when its answer is lost: its outcome stays unknown."""
@@ -65,7 +66,7 @@ class Load:
         self.answered_in: list[float] = []
         """How long each answer took, in seconds."""
         self.devices = [
-            Device(home, f"{home.sub}'s {kind}", *elsewhere)
+            Device(home, f"{home.sub}'s {kind}", *elsewhere, encoding=ENCODINGS[kind])
             for one in zip(*users, strict=True)
             for kind, (home, *elsewhere) in zip(KINDS[:devices], cycle(_turns(one)), strict=False)
         ]
