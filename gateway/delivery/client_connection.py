@@ -182,6 +182,10 @@ class ClientConnection:
         self._services.hub.move(self, user.session)
         self._expiry_told = False
 
+    async def has_left(self) -> bool:
+        """Whether the client has disconnected, or was closed: the rest of its command is then not begun."""
+        return self.closed
+
     def spawn(self, steps: Coroutine[Any, Any, None]) -> None:
         """Take steps in a task. Close the client if they fail."""
         self.outgoing.socket.spawn(self._guard(steps))

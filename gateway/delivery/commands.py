@@ -41,6 +41,9 @@ class Client(Protocol):
     def spawn(self, steps: Coroutine[Any, Any, None]) -> None:
         """Take steps in a task. Close the client if they fail."""
 
+    async def has_left(self) -> bool:
+        """Whether the client has disconnected, or was closed."""
+
     def close(self, code: Close, reason: str) -> None:
         """Close the socket."""
 
@@ -126,7 +129,7 @@ class Commands:
         elif command.type is CommandType.AUTH:
             await self._authenticate(client, command.token or "")
         elif command.type is not CommandType.PING:
-            await self._writer.change(_change(client.user.id, command))
+            await self._writer.change(_change(client.user.id, command), client.has_left)
         elif command.ref is None:
             # `ok` needs a `ref`. Without one, a heartbeat shows that the socket works.
             await client.outgoing.send(messages.heartbeat(client.counts))

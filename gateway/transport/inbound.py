@@ -1,6 +1,7 @@
 """The inbound side of an open WebSocket: a client's frames, counted, fed in turns, and joined into messages.
 
-- Connections take turns at feeding their frames (`turns`), and no frame is parsed while a command waits.
+- Connections take turns at feeding their frames (`turns`).
+- While a command waits, its client's next message waits, too. Pings and a close before it are still handled.
 - A frame that isn't a whole message (a ping, an unsolicited pong, a fragment) counts as a command.
 - The bytes of an unfinished message are counted (`turnstile`). Without room for them, the socket closes.
 """
@@ -56,6 +57,12 @@ class InboundProtocol(SharedTurns):
     _received: bytearray | None = None
     _message: bytearray | None = None
     _is_text = False
+    _executing = False
+    """Whether a command is being executed in a task."""
+
+    _next: str | bytes | None = None
+    """The message behind that command."""
+
     _uncounted = 0
     _open = True
     """Whether neither side has closed the socket."""
@@ -97,7 +104,7 @@ class InboundProtocol(SharedTurns):
             self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        """Handle the received frames, up to the first command that waits."""
+        """Handle the received frames, up to the first message that must wait."""
         waiting, self._received = self._received, None
         if waiting is not None:
             waiting += data
@@ -167,17 +174,33 @@ class InboundProtocol(SharedTurns):
                 self._pass_on(message)
 
     def _pass_on(self, message: bytes | bytearray) -> None:
-        client = self._client
-        if client is not None and client.receive(decode_text(message) if self._is_text else bytes(message)):
+        received = decode_text(message) if self._is_text else bytes(message)
+        if self._executing:
+            self._next = received
             self.pause_reading()
+        else:
+            self._execute(received)
+
+    def _execute(self, message: str | bytes) -> None:
+        if self._client is not None:
+            self._executing = self._client.receive(message)
 
     def resume_reading(self) -> None:
-        """Handle the frames behind a command that was executed, then read more."""
-        self._held = False
-        if self._received:
-            self._parse(b"")
-        if not self._held:
-            super().resume_reading()
+        """Pass on the message behind a command that was executed, then the frames after it."""
+        self._executing = False
+        message, self._next = self._next, None
+        if message is not None and self._open:
+            self._execute(message)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Handle the frames that were held, then read more."""
+        if self._held:
+            self._held = False
+            if self._received:
+                self._parse(b"")
+            if not self._held:
+                super().resume_reading()
 
     def stop_listening(self) -> None:
         """Stop reading from a client whose frames aren't counted.

@@ -142,8 +142,8 @@ class GatewaySocket(UnsentProtocol, InboundProtocol):
         self._code, self._by_client = code, False
         self.transport.write(control_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode()))
         self._end()
-        self._uncounted = 0
-        self.resume_reading()
+        self._uncounted, self._next = 0, None
+        self._read_on()
         self._close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     # --- the end --------------------------------------------------------------------------------------------

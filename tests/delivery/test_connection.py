@@ -420,7 +420,7 @@ async def test_a_command_that_waits_does_not_hold_up_what_is_pushed(
     user = await engine.user()
     gate, change = Gate(), engine.writer.change
 
-    async def held(work: Change) -> None:
+    async def held(work: Change, *_: Any) -> None:
         await gate.hold()
         await change(work)
 
@@ -494,7 +494,7 @@ async def test_while_a_command_waits_the_next_ones_wait_in_their_order(
     gate, change = Gate(), engine.writer.change
     done: list[Change] = []
 
-    async def held(work: Change) -> None:
+    async def held(work: Change, *_: Any) -> None:
         if not done:
             await gate.hold()
         done.append(work)
@@ -520,7 +520,7 @@ async def test_a_failure_while_a_command_is_executed_closes_its_socket_only(
 ) -> None:
     user = await engine.user()
 
-    async def fail(_work: Change) -> None:
+    async def fail(*_: Any) -> None:
         raise RuntimeError
 
     async with (

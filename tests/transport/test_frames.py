@@ -217,6 +217,28 @@ async def test_while_a_command_waits_no_other_is_parsed(
         assert await answers(socket, 1001) == ["first", *refs]
 
 
+async def test_while_a_command_waits_pings_are_answered_and_a_close_is_noticed(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server(commands_per_second=1e6)
+    gate = asyncio.Event()
+
+    async def wait(*_: Any) -> None:
+        await gate.wait()
+
+    monkeypatch.setattr(Writer, "change", wait)
+    async with raw_socket(await server.user(), since="latest") as socket:
+        await server.sockets(1)
+        await socket.send_bytes(command(type="seen", up_to=0) + PING)
+        async for event in events(socket):
+            if event.opcode is Opcode.PONG:
+                break
+        await socket.send_bytes(frame(Opcode.CLOSE, CloseFrame(1000, "").serialize()))
+        assert (await socket.read_until_closed())[0] == 1000
+        await server.sockets(0)
+        gate.set()
+
+
 async def test_fragments_are_joined_while_the_message_goes_on(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=1e6)
     async with raw_socket(await server.user(), since="latest") as socket:
