@@ -16,9 +16,14 @@ PER_ROUND = 60
 """How many posts are answered between two kills; the kill comes while others are under way."""
 
 
+def connected_more_than(load: Load, times: int) -> Callable[[], bool]:
+    return lambda: all(device.connections > times for device in load.devices)
+
+
 async def kill_while_it_works(gateway: Process, load: Load, rounds: int) -> None:
-    for _ in range(rounds):
+    for turn in range(rounds):
         await load.answers(PER_ROUND)
+        await until(connected_more_than(load, turn), "every device is connected")
         gateway.kill()
         await gateway.start()
 
@@ -37,10 +42,6 @@ async def test_kill_9_under_load_loses_nothing_that_was_answered(
 
 
 GRACE_PERIOD = 10
-
-
-def connected_more_than(load: Load, times: int) -> Callable[[], bool]:
-    return lambda: all(device.connections > times for device in load.devices)
 
 
 async def stop_while_it_works(gateway: Process, load: Load, rounds: int) -> None:
