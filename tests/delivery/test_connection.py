@@ -13,10 +13,11 @@ from gateway.auth.limits.token_buckets import Buckets
 from gateway.delivery.resume_point import BATCH_BYTES, ResumePoint, resume
 from gateway.protocol.close_codes import Close
 from gateway.protocol.items import Counts
+from gateway.protocol.wire import Message
 from gateway.store.changes import CHUNK, ItemUpdate, Seen
 from gateway.store.entries import Entry
 from gateway.store.log import PAGE, REPLAY_LIMIT, read_after
-from gateway.store.transaction import Change
+from gateway.store.transaction import Change, Committed
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
 
@@ -484,6 +485,29 @@ async def test_a_commit_between_two_steps_of_a_task_is_sent_by_that_task(engine:
         await wire.has("notification", 3)
         await until(lambda: connection._idle, "it is idle")
     assert wire.seqs() == [1, 2, 3]
+
+
+async def test_a_commit_that_is_announced_as_the_task_ends_is_sent(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await engine.user()
+    announced: list[Committed] = []
+    monkeypatch.setattr(engine.writer, "_announce", announced.append)
+    gate = engine.database.after_read = Gate()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
+        take = wire._take
+
+        def take_and_announce(message: Message) -> None:
+            take(message)
+            if message.kind == "live":
+                asyncio.get_running_loop().call_soon(engine.announce, announced[0])
+
+        monkeypatch.setattr(wire, "_take", take_and_announce)
+        await gate.reached()
+        await engine.store()
+        gate.let_go()
+        await wire.has("notification")
+    assert wire.types() == ["hello", "live", "notification"]
 
 
 async def test_while_a_command_waits_the_next_ones_wait_in_their_order(
