@@ -39,6 +39,7 @@ class _Head(NamedTuple):
     service: Service
     key: str | None
     size: int
+    scheme: str
     request_id: bytes
     begun_at: float
 
@@ -62,7 +63,8 @@ class FastPost:
         except Invalid:
             return None
         scope[BEGUN_AT] = begun_at = perf_counter()
-        return _Head(service, key, size, bind_request_id(scope["headers"]), begun_at)
+        request_id = bind_request_id(scope["headers"])
+        return _Head(service, key, size, scope["scheme"], request_id, begun_at)
 
     @contextmanager
     def waiting(self, head: _Head) -> Iterator[bool]:
@@ -119,7 +121,7 @@ class _Taken:
             self._posting.location(accepted).encode(),
             b"idempotent-replayed: true\r\n" if accepted.replayed else b"",
             len(body),
-            api_lines(self._head.request_id),
+            api_lines(self._head.scheme, self._head.request_id),
         )
         self._state.metrics.answered(PATH, "POST", _CREATED, perf_counter() - self._head.begun_at)
         return _CREATED, lines, body

@@ -17,6 +17,7 @@ _IGNORED = frozenset(
         b"cache-control",
         b"connection",
         b"dnt",
+        b"forwarded",
         b"pragma",
         b"priority",
         b"referer",
@@ -29,19 +30,26 @@ _IGNORED = frozenset(
         b"sec-gpc",
         b"traceparent",
         b"tracestate",
+        b"via",
+        # Resolved, or not to be trusted.
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-proto",
+        b"x-real-ip",
     }
 )
 """Headers of the usual clients, which the application ignores, too."""
 
 
 def usual_fields(scope: Scope, read: Collection[bytes]) -> Mapping[bytes, bytes] | None:
-    """Return the headers of a request over http, or None if one is unknown or repeated.
+    """Return the headers of a request, or None if one is unknown or repeated.
 
     `read` are the names of those that decide about the response.
     """
     headers = scope["headers"]
     fields: dict[bytes, bytes] = dict(headers)
-    if len(fields) != len(headers) or scope["scheme"] != "http":
+    if len(fields) != len(headers):
         return None
     if any(name not in _IGNORED and name not in read for name in fields):
         return None

@@ -106,8 +106,6 @@ class UpgradingProtocol(PipeliningProtocol):
         fast: FastHandshake | None = self.app_state.get(FAST_HANDSHAKE)
         if fast is None or len(rest) > MAX_UNCOUNTED_BYTES:
             return None
-        if self.config.proxy_headers and any(name.startswith(b"x-forwarded-") for name, _ in self.headers):
-            return None  # Only the application knows which proxies are trusted.
         path, _, query = self.url.partition(b"?")
         scope = cast("Scope", self.scope)
         key = _usual_key(scope) if path == fast.path else None
@@ -118,7 +116,7 @@ class UpgradingProtocol(PipeliningProtocol):
         return fast, key
 
     async def _shake_hands(self, fast: FastHandshake, key: str, rest: bytes) -> None:
-        scope = cast("Scope", self.scope)
+        scope = self._resolved(cast("Scope", self.scope))
         authorized, failure = await _outcome(fast.authorize(scope))
         if self.transport.is_closing():
             self._release_handshake()
@@ -126,7 +124,7 @@ class UpgradingProtocol(PipeliningProtocol):
             self._hand_over_to_application(rest, failure)
         else:
             self._release_handshake()
-            self._open(authorized, key, rest)
+            self._open(authorized, key, rest, scope)
         scope.clear()
 
     def _release_handshake(self) -> None:
@@ -134,11 +132,11 @@ class UpgradingProtocol(PipeliningProtocol):
             self.turnstile.hold(self._address(), -self._handshake_bytes)
             self._handshake_bytes = 0
 
-    def _open(self, authorized: Authorized, key: str, rest: bytes) -> None:
+    def _open(self, authorized: Authorized, key: str, rest: bytes, scope: Scope) -> None:
         """Accept the client, as uvicorn does for the application, and hand the connection over."""
         if self.config.access_log:
-            path = self.scope["path"]
-            self.logger.info('%s - "WebSocket %s" [accepted]', get_client_addr(self.scope), path)
+            client = get_client_addr(cast("Any", scope))
+            self.logger.info('%s - "WebSocket %s" [accepted]', client, scope["path"])
         date, common = _common_lines(tuple(self.server_state.default_headers))
         chosen = authorized.subprotocol
         self.transport.write(

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from gateway.errors import GatewayError
+from gateway.transport.forwarded import resolved
 from gateway.transport.held_bytes import HoldingProtocol
 
 FAST_PATHS = "gateway.fast_paths"
@@ -75,13 +76,24 @@ class FastPathProtocol(HoldingProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
+    def _resolved(self, scope: Scope) -> Scope:
+        """Return the scope as the application would see it behind the trusted proxies."""
+        if not self.config.proxy_headers:
+            return scope
+        return resolved(scope, tuple(self.config.forwarded_allow_ips))
+
     def _begin(self, fast: FastPath, cycle: RequestResponseCycle, scope: Scope, app: ASGIApp) -> None:
         if cycle.disconnected:
             cycle.scope = cast("Any", scope)  # The end of the connection has dropped it.
             super()._start_asgi_task(cycle, app)
-        elif (head := fast.admit(scope)) is None:
+            return
+        seen = self._resolved(scope)
+        if (head := fast.admit(seen)) is None:
             super()._start_asgi_task(cycle, app)
-        elif cycle.more_body:
+            return
+        # The access log has the client. If the application serves the request, it resolves this once more.
+        cycle.scope = cast("Any", seen)
+        if cycle.more_body:
             task = self._task = self.loop.create_task(self._wait_for_body(fast, head, cycle, app))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)

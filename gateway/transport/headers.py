@@ -119,12 +119,14 @@ class BrowserHeaders:
         await send(message)
 
 
-def api_lines(request_id: bytes) -> bytes:
-    """Return the header lines that the middleware adds to the response to an API's POST over http."""
-    return _API_LINES % request_id
+def api_lines(scheme: str, request_id: bytes) -> bytes:
+    """Return the header lines that the middleware adds to the response to an API's POST."""
+    lines = _API_LINES % request_id
+    return lines + _HTTPS_LINE if scheme == "https" else lines
 
 
 _API_LINES = b"%b: %%b\r\n%b: %b\r\n" % (REQUEST_ID, *_POLICY)
+_HTTPS_LINE = b"%b: %b\r\n" % _HTTPS_ONLY
 
 
 def header_lines(scope: Scope, headers: Iterable[Header], request_id: bytes) -> bytes:

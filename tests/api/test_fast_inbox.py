@@ -227,6 +227,15 @@ async def test_an_unusual_request_goes_to_the_application(
     assert not (await both.get(target, line, method=method))[1]
 
 
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+async def test_a_forwarded_page_is_that_of_the_application(start_pair: StartPair, trusted: str) -> None:
+    both = await start_pair(forwarded_allow_ips=trusted)
+    lines = (BEARER, "X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "X-Real-IP: 10.0.0.1")
+    answer, fast = await both.get("?limit=5", *lines)
+    assert (answer.code, fast) == (200, True)
+    assert (b"strict-transport-security" in dict(answer.headers)) is bool(trusted)
+
+
 async def test_a_user_over_the_limit_is_refused_and_charged_once(start_pair: StartPair) -> None:
     both = await start_pair(commands_per_second=0.5)
     codes = [(await both.get("", BEARER))[0].code for _ in range(30)]

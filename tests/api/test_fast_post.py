@@ -354,6 +354,8 @@ async def test_any_body_is_answered_as_the_application_does(both: Pair) -> None:
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 
 FAST_HEADS: dict[str, bytes] = {
+    "forwarded": request(X_Forwarded_For="192.0.2.1", X_Forwarded_Proto="https"),
+    "forwarded by two": request(X_Forwarded_For="192.0.2.1, 127.0.0.1", X_Forwarded_Proto="HTTPS, http"),
     "usual": request(),
     "http 1.0": request(line="POST /v1/notifications HTTP/1.0"),
     "http 1.0, kept alive": request(line="POST /v1/notifications HTTP/1.0", Connection="keep-alive"),
@@ -398,7 +400,6 @@ SLOW_HEADS: dict[str, bytes] = {
     "foreign origin": request(Origin="https://evil.example"),
     "expect": request(Expect="100-continue"),
     "unknown": request(X_Unknown="1"),
-    "forwarded": request(X_Forwarded_For="192.0.2.1", X_Forwarded_Proto="https"),
     "chunked": request(CHUNKED, length=False, Transfer_Encoding="chunked"),
     "no length": request(b"", length=False),
     "two ids": request(X_Request_ID="one").replace(
@@ -678,20 +679,21 @@ class _Lines(logging.Handler):
         self.lines.append((text, request_id()))
 
 
+@pytest.mark.parametrize(("proxies", "peer"), [((), "PEER"), (("127.0.0.1",), "192.0.2.1:0")])
 async def test_the_access_log_has_the_same_line_with_the_id_of_the_request(
-    start_pair: StartPair,
+    start_pair: StartPair, proxies: tuple[str, ...], peer: str
 ) -> None:
     logger, lines = logging.getLogger("uvicorn.access"), _Lines()
-    both = await start_pair(access_log=True)
+    both = await start_pair(access_log=True, forwarded_allow_ips=proxies)
     logger.addHandler(lines)
     level = logger.level
     logger.setLevel(logging.INFO)
     try:
         for wire in both.wires:
             await wire.close()
-        _, fast = await both.ask(request(X_Request_ID="given"))
+        _, fast = await both.ask(request(X_Request_ID="given", X_Forwarded_For="192.0.2.1"))
     finally:
         logger.removeHandler(lines)
         logger.setLevel(level)
     assert fast
-    assert lines.lines == [('PEER - "POST /v1/notifications HTTP/1.1" 201', "given")] * 2
+    assert lines.lines == [(f'{peer} - "POST /v1/notifications HTTP/1.1" 201', "given")] * 2

@@ -252,13 +252,26 @@ async def test_a_draining_process_refuses_a_handshake_before_anything_else(start
     assert (answer.head.split()[1], asked, accepted) == (b"503", 1, 0)
 
 
-async def test_a_forwarded_handshake_goes_to_the_application_where_a_proxy_is_trusted(
-    start_pair: StartPair,
+FORWARDED = b"X-Forwarded-For: 10.0.0.1, 10.0.0.2\r\nX-Forwarded-Proto: https\r\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (b"", b"101"),
+        (FORWARDED, b"101"),
+        (FORWARDED + b"Origin: https://x\r\n", b"101"),
+        (FORWARDED + b"Origin: http://x\r\n", b"403"),
+        (b"X-Forwarded-Proto: HTTP, https\r\nOrigin: http://x\r\n", b"101"),
+        (b"X-Forwarded-For: ::ffff:10.0.0.1\r\nX-Forwarded-For: nonsense\r\n", b"101"),
+    ],
+)
+async def test_a_forwarded_handshake_is_that_of_the_client_where_a_proxy_is_trusted(
+    start_pair: StartPair, lines: bytes, status: bytes
 ) -> None:
     both = await start_pair(forwarded_allow_ips="127.0.0.1")
-    answer, asked, _ = await both.ask(UPGRADE + BEARER + b"X-Forwarded-For: 10.0.0.1\r\n")
-    assert (answer.head.split()[1], asked) == (b"101", 0)
-    assert (await both.ask(UPGRADE + BEARER))[1:] == (1, 1)
+    answer, asked, accepted = await both.ask(UPGRADE + BEARER + lines)
+    assert (answer.head.split()[1], asked, accepted) == (status, 1, int(status == b"101"))
 
 
 @pytest.mark.parametrize("token", ["good", "bad"])

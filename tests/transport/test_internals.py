@@ -75,7 +75,7 @@ INHERITED: list[tuple[ModuleType, str, type, str]] = [
         fast_path,
         "FastPathProtocol",
         HttpToolsProtocol,
-        "_start_asgi_task app_state loop tasks transport",
+        "_start_asgi_task app_state config loop tasks transport",
     ),
     (lingering, "LingeringProtocol", HttpToolsProtocol, "connection_lost flow loop transport"),
     (
