@@ -3,7 +3,8 @@
 - Connections take turns at feeding their frames (`turns`).
 - While a command waits, its client's next message waits, too. Pings and a close before it are still handled.
 - A frame that isn't a whole message (a ping, an unsolicited pong, a fragment) counts as a command.
-- The bytes of an unfinished message are counted (`turnstile`). Without room for them, the socket closes.
+- The bytes of a message that is unfinished or waits are counted (`turnstile`). Without room for them, the
+  socket closes.
 """
 
 from typing import Protocol
@@ -52,7 +53,7 @@ class InboundProtocol(SharedTurns):
 
     # Defaults on the class, so that a socket uses memory only for the attributes that it sets.
     message_bytes = 0
-    """Size of the unfinished message in bytes, as it is counted in the turnstile."""
+    """Size of the unfinished and the waiting message in bytes, as it is counted in the turnstile."""
 
     _received: bytearray | None = None
     _message: bytearray | None = None
@@ -119,7 +120,11 @@ class InboundProtocol(SharedTurns):
             return
         if at < len(received):
             self._received = bytearray(memoryview(received)[at:]) if at or waiting is None else waiting
-        size = len(self._received or b"") + len(self._message or b"")
+        self._count_held()
+
+    def _count_held(self) -> None:
+        """Count the bytes of the unfinished message, and of the one that waits, unless they are few."""
+        size = len(self._received or b"") + len(self._message or b"") + len(self._next or b"")
         if size > MAX_UNCOUNTED_BYTES or self.message_bytes:
             self._count_message(size)
 
@@ -128,7 +133,7 @@ class InboundProtocol(SharedTurns):
         return MAX_FRAME - len(self._message or b"")
 
     def _count_message(self, size: int) -> None:
-        """Count an unfinished message of this size. Close the socket if there is no room for it."""
+        """Count messages of this size. Close the socket if there is no room for them."""
         more, self.message_bytes = size - self.message_bytes, size
         address = self.client[0] if self.client else ""
         if more and not self.app_state[TURNSTILE].hold(address, more):
@@ -191,6 +196,8 @@ class InboundProtocol(SharedTurns):
         message, self._next = self._next, None
         if message is not None and self._open:
             self._execute(message)
+        if self.message_bytes:
+            self._count_held()
         self._read_on()
 
     def _read_on(self) -> None:

@@ -209,7 +209,7 @@ class GatewaySocket(UnsentProtocol, InboundProtocol):
             self.app_state[CONNECTIONS].leave(self._place)
         if self._close_timer is not None:
             self._close_timer.cancel()
-        self._message = self._received = None
+        self._message = self._received = self._next = None
         self._count_message(0)
         self._end()
         self.app_state[CLOSED](self._code, by_client=self._by_client)

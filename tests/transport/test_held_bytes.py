@@ -9,6 +9,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from gateway.api import callers, handshake, notifications
+from gateway.store.writer import Writer
 from gateway.transport import turnstile
 from gateway.transport.held_bytes import FIELD_BYTES, MAX_UNCOUNTED_BYTES
 from gateway.transport.http import GatewayHttp
@@ -225,6 +226,25 @@ async def test_an_unfinished_message_counts_until_its_end(server: LocalServer) -
         await socket.send_bytes(rest[:-1])
         await until(lambda: held(server) == 6000 + len(rest) - 1, "the piece of a frame counts")
         await socket.send_bytes(rest[-1:])
+        await released(server)
+
+
+async def test_a_message_behind_a_command_counts_until_it_is_executed(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, change = asyncio.Event(), Writer.change
+
+    async def held_back(writer: Writer, *arguments: Any) -> Any:
+        await gate.wait()
+        return await change(writer, *arguments)
+
+    monkeypatch.setattr(Writer, "change", held_back)
+    seen = b'{"type":"seen","up_to":0}'
+    async with raw_socket(await server.user()) as socket:
+        await socket.send_bytes(Frame(Opcode.TEXT, seen).serialize(mask=True))
+        await socket.send_bytes(Frame(Opcode.TEXT, seen + b" " * 9000).serialize(mask=True))
+        await until(lambda: held(server) == len(seen) + 9000, "the message counts")
+        gate.set()
         await released(server)
 
 
