@@ -14,6 +14,7 @@ from starlette.types import Scope
 from gateway.api.fast_socket import FastSocket
 from gateway.auth.limits.token_buckets import Buckets
 from gateway.transport.fast_handshake import FAST_HANDSHAKE
+from gateway.transport.http import GatewayHttp
 from tests.api.test_fast_post import same_for_all
 from tests.support.clients import User
 from tests.support.databases import API_KEY, settings_for, sqlite_copy
@@ -274,9 +275,10 @@ async def test_a_forwarded_handshake_is_that_of_the_client_where_a_proxy_is_trus
     assert (answer.head.split()[1], asked, accepted) == (status, 1, int(status == b"101"))
 
 
+@pytest.mark.parametrize("who", ["the client", "the gateway"])
 @pytest.mark.parametrize("token", ["good", "bad"])
-async def test_a_client_that_goes_while_its_token_is_verified_leaves_nothing_behind(
-    start_pair: StartPair, monkeypatch: pytest.MonkeyPatch, token: str
+async def test_a_connection_that_ends_while_its_token_is_verified_leaves_nothing_behind(
+    start_pair: StartPair, monkeypatch: pytest.MonkeyPatch, token: str, who: str
 ) -> None:
     both = await start_pair()
     gate, verify = asyncio.Event(), both.fast.state.tokens.verify
@@ -289,9 +291,14 @@ async def test_a_client_that_goes_while_its_token_is_verified_leaves_nothing_beh
     _, writer = await asyncio.open_connection("127.0.0.1", int(both.fast.base.rpartition(":")[2]))
     writer.write(UPGRADE + BEARER.replace(b"TOKEN", str(both.users[0].token).encode()) + END[2:])
     await until(lambda: both.spy.asked, "it is verified")
-    writer.transport.abort()
-    gate.set()
     state = both.fast.uvicorn.server_state
+    if who == "the client":
+        writer.transport.abort()
+    else:
+        held_ones = [one for one in state.connections if isinstance(one, GatewayHttp) and one._upgrading]
+        held_ones[0].transport.abort()
+        await until(lambda: held_ones[0] not in state.connections, "it has ended")
+    gate.set()
     idle = len(both.fast.http._transport._pool.connections)  # type: ignore[attr-defined]
     await until(lambda: len(state.connections) == idle and not state.tasks, "it has ended")
     assert len(both.fast.state.hub) == 0
