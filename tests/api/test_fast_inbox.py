@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from gateway.api import inbox
 from gateway.api.fast_inbox import FastInbox
@@ -259,6 +260,7 @@ async def test_a_database_that_is_away_is_a_503(
     ]
     assert answers[0] == answers[1]
     assert answers[0].code == 503
+    assert ledger(both.fast, both.users[0]) == ledger(both.plain, both.users[1])
 
 
 async def test_a_client_that_goes_while_its_page_is_read_leaves_nothing_behind(
@@ -268,9 +270,12 @@ async def test_a_client_that_goes_while_its_page_is_read_leaves_nothing_behind(
     await both.post(*[{"title": "Hello", "body": "x" * 3900, "data": {"x": "y" * 7000}}] * 3)
     gate, page_response = asyncio.Event(), inbox.page_response
 
-    async def held(*arguments: Any) -> Any:
+    read: list[Response] = []
+
+    async def held(*arguments: Any) -> Response:
         await gate.wait()
-        return await page_response(*arguments)
+        read.append(await page_response(*arguments))
+        return read[-1]
 
     monkeypatch.setattr(inbox, "page_response", held)
     _, writer = await asyncio.open_connection("127.0.0.1", int(both.fast.base.rpartition(":")[2]))
@@ -278,8 +283,11 @@ async def test_a_client_that_goes_while_its_page_is_read_leaves_nothing_behind(
     exact = f"GET /v1/inbox HTTP/1.1\r\nHost: gateway\r\n{BEARER}\r\n\r\n"
     writer.write(exact.replace("TOKEN", str(both.users[0].token)).encode())
     await until(lambda: both.spy.taken > taken, "it is taken")
-    writer.transport.abort()
-    gate.set()
     state = both.fast.uvicorn.server_state
+    idle = len(state.connections) - 1
+    writer.transport.abort()
+    await until(lambda: len(state.connections) == idle, "the gateway sees it has gone")
+    gate.set()
+    await until(lambda: read, "the page was read")
     await until(lambda: not state.tasks, "it has ended")
-    assert both.fast.state.throttle.held_answers.bytes.total == 0
+    await until(lambda: both.fast.state.throttle.held_answers.bytes.total == 0, "nothing is held")

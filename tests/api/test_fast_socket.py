@@ -298,6 +298,7 @@ async def test_a_connection_that_ends_while_its_token_is_verified_leaves_nothing
         held_ones = [one for one in state.connections if isinstance(one, GatewayHttp) and one._upgrading]
         held_ones[0].transport.abort()
         await until(lambda: held_ones[0] not in state.connections, "it has ended")
+        writer.close()
     gate.set()
     idle = len(both.fast.http._transport._pool.connections)  # type: ignore[attr-defined]
     await until(lambda: len(state.connections) == idle and not state.tasks, "it has ended")
