@@ -16,6 +16,7 @@ from gateway.database import models
 from gateway.protocol.links import is_link, safe_url
 from gateway.settings import SettingsError, load_settings, origins
 from gateway.settings.origins import own_origin, read_origin
+from gateway.store import inbox
 from tests.support.clients import User
 from tests.support.databases import settings_for
 from tests.support.servers import LocalServer, StartServer
@@ -344,13 +345,13 @@ async def test_every_answer_tells_the_browser_to_do_nothing_but_show_it(server: 
 async def test_an_answer_that_nobody_has_foreseen_has_the_headers_too(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("as if by a mistake")
 
     user = await server.user()
     server.expected.append("as if by a mistake")
     server.expected.append("Exception in ASGI application")
-    monkeypatch.setattr(type(server.state.database), "read", fail)
+    monkeypatch.setattr(inbox, "list_items", fail)
     answer = await user.get("/v1/inbox")
     monkeypatch.undo()
     assert answer.status_code == 500

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.delivery import client_connection
 from gateway.transport.stream import RETRY_MS
 from tests.support.checker import History, Json, Post, judge
 from tests.support.clients import GONE, User
@@ -246,13 +247,13 @@ def exposed(server: LocalServer) -> str:
 async def test_a_failure_ends_the_stream_with_1011(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("as if by a mistake")
 
     user = await server.user()
     assert (await user.inbox())["items"] == []  # its token is known from now on
     server.expected.append("a client's loop failed")
-    monkeypatch.setattr(type(server.state.database), "read", fail)
+    monkeypatch.setattr(client_connection, "resume", fail)
     async with stream_of(user) as stream:
         assert await stream.closed() == (1011, "internal_error")
     monkeypatch.undo()
