@@ -175,7 +175,7 @@ async def test_unfinished_heads_of_all_connections_have_a_bound_and_those_before
         third[1].write(head)
         answer = await third[0].read(-1)
         assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"unfinished requests" in answer
+        assert b"Unfinished requests" in answer
         for reader, writer in (first, second):
             writer.write(b"\r\n\r\n")
             assert (await reader.read(-1)).startswith(b"HTTP/1.1 200 ")

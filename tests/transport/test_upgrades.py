@@ -9,6 +9,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from gateway.errors import InvalidToken
+from gateway.transport.http import GatewayHttp
 from tests.support.clients import Service
 from tests.support.servers import LocalServer
 from tests.support.waiting import until
@@ -218,10 +219,16 @@ async def test_what_is_sent_right_behind_a_handshake_is_not_lost(
     assert b'"ref":"first"}' in answered
 
 
-async def test_who_floods_a_handshake_that_is_not_answered_yet_is_cut_off(
+async def test_a_flood_behind_a_handshake_waits_in_the_kernel_and_is_cut_off_with_the_answer(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, over = asyncio.Event(), asyncio.Event()
+    read: list[int] = []
+    data_received = GatewayHttp.data_received
+
+    def noted(http: GatewayHttp, data: bytes) -> None:
+        read.append(len(data))
+        data_received(http, data)
 
     async def late(*_: object) -> None:
         asked.set()
@@ -232,9 +239,14 @@ async def test_who_floods_a_handshake_that_is_not_answered_yet_is_cut_off(
     async with peer_of(server) as peer:
         await peer.say(HANDSHAKE % (b"", b"Authorization: Bearer x\r\n"))
         await asked.wait()
+        monkeypatch.setattr(GatewayHttp, "data_received", noted)
         with suppress(ConnectionError):
             await peer.say(b"x" * 70_000)
-            assert await peer.rest() == b""
+            await asyncio.sleep(0.1)
+            assert read == []
+            over.set()
+            # The refusal may still be written before the flood is read.
+            assert b"live" not in await peer.rest()
     over.set()
 
 
