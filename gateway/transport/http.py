@@ -30,6 +30,7 @@ from gateway.transport.fast_handshake import UpgradingProtocol
 from gateway.transport.framing import MAX_FIELDS, Refused, check_fields, check_lists, check_target, too_large
 from gateway.transport.mount import unmounted
 from gateway.transport.slices import SLICE_BYTES
+from gateway.transport.socket_buffers import cut_off
 from gateway.transport.stream import GatewayStream
 from gateway.transport.turnstile import TURNSTILE
 from gateway.transport.unsent import HIGH_WATER_BYTES
@@ -124,7 +125,7 @@ class GatewayHttp(UpgradingProtocol):
     def _check_reading(self, before: int) -> None:
         """Abort if the client has read neither a slice nor all the rest since the last check."""
         if self.transport.get_write_buffer_size() > before - SLICE_BYTES:
-            self.transport.abort()
+            cut_off(self.transport)
         else:
             self._expect_reading()
 

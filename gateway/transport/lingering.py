@@ -4,6 +4,8 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.transport.socket_buffers import cut_off
+
 LINGER_SECONDS = 5.0
 """How long a refused or ended connection waits for its client to read what was written, in seconds."""
 
@@ -69,4 +71,4 @@ class LingeringProtocol(HttpToolsProtocol):
         if unread and unread <= before - LINGER_BYTES:
             self._expect_end()
         else:
-            self.transport.abort()
+            cut_off(self.transport)

@@ -26,6 +26,7 @@ from gateway.transport.frames import (
     control_frame,
 )
 from gateway.transport.inbound import Client, InboundProtocol
+from gateway.transport.socket_buffers import cut_off
 from gateway.transport.unsent import UnsentProtocol
 from gateway.transport.writable import Writable
 
@@ -144,7 +145,7 @@ class GatewaySocket(UnsentProtocol, InboundProtocol):
         self._end()
         self._uncounted, self._next = 0, None
         self._read_on()
-        self._close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        self._close_timer = self.loop.call_later(LINGER_SECONDS, cut_off, self.transport)
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -170,7 +171,7 @@ class GatewaySocket(UnsentProtocol, InboundProtocol):
         """Close the transport, and abort it later if the client doesn't read the buffered bytes."""
         self.transport.close()
         if self._close_timer is None and self.transport.get_write_buffer_size():
-            self._close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+            self._close_timer = self.loop.call_later(LINGER_SECONDS, cut_off, self.transport)
 
     def _end(self) -> None:
         self._open = False

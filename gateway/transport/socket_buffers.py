@@ -8,6 +8,7 @@ of every connection in one pass.
 
 import asyncio
 import socket
+import struct
 from contextlib import suppress
 
 UNREAD_BYTES = 16_384
@@ -29,6 +30,20 @@ def bound(listener: socket.socket) -> None:
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         with suppress(OSError):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+
+def cut_off(transport: asyncio.Transport) -> None:
+    """Abort a connection. If its client lags, let the kernel drop the unread bytes, too.
+
+    Otherwise the kernel would keep them for minutes, and ask the client again and again to take them. A
+    client that has only the last bytes to read may still read them.
+    """
+    if transport.get_write_buffer_size():
+        with suppress(OSError):
+            # Close with a reset (SO_LINGER, socket(7)).
+            no_time = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time)
+    transport.abort()
 
 
 def widen(transport: asyncio.BaseTransport) -> None:

@@ -20,6 +20,7 @@ from gateway.protocol.wire import MAX_FRAME, Message
 from gateway.transport.connections import CONNECTIONS, Place
 from gateway.transport.inbound import Client
 from gateway.transport.socket import CLOSED, LINGER_SECONDS
+from gateway.transport.socket_buffers import cut_off
 from gateway.transport.unsent import UnsentProtocol
 from gateway.transport.writable import Writable
 
@@ -121,7 +122,7 @@ class GatewayStream(UnsentProtocol):
         self.transport.write(messages.close(code, reason).event(self._epoch))
         self._end()
         self.transport.close()
-        self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)
+        self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, cut_off, self.transport)
 
     def _end(self) -> None:
         self._ended = True

@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.auth.limits.network_bytes import NetworkBytes
 from gateway.protocol.close_codes import Close
+from gateway.transport.socket_buffers import cut_off
 
 UNSENT = "gateway.unsent"
 """Key of the `NetworkBytes` of all paused transports, in the lifespan's state."""
@@ -75,4 +76,4 @@ class UnsentProtocol(asyncio.Protocol):
         self.close_at_once(Close.TOO_SLOW, "too_slow")
         unsent: NetworkBytes = self.app_state[UNSENT]
         if unsent.total > MAX_LINGERING_BYTES:
-            self.transport.abort()
+            cut_off(self.transport)

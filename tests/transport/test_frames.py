@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -520,6 +521,28 @@ async def test_who_ends_it_and_does_not_read_is_cut_off(
         else:
             socket._writer.write_eof()
         await gone(server)
+
+
+def unsent_in_the_kernel(local: int, remote: int) -> int:
+    """Return the bytes that the kernel keeps of a connection between these ports, whoever owns it."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, here, there, _, queues, *_ = line.split()
+        if (int(here[-4:], 16), int(there[-4:], 16)) == (local, remote):
+            return int(queues.partition(":")[0], 16)
+    return 0
+
+
+async def test_the_kernel_keeps_nothing_of_a_client_that_is_cut_off(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_socket, "LINGER_SECONDS", 0.2)
+    async with stalled(server) as socket:
+        client = socket._writer.get_extra_info("sockname")[1]
+        port = server.listener.getsockname()[1]
+        assert unsent_in_the_kernel(port, client) > 0
+        await server.service.delete("/v1/users/ada/sessions")
+        await gone(server)
+        assert unsent_in_the_kernel(port, client) == 0
 
 
 async def test_who_answers_a_close_unread_is_cut_off_in_its_time(
