@@ -7,6 +7,7 @@ class Close(IntEnum):
     """The reason why the gateway closed a socket."""
 
     NORMAL = 1000
+    PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
     INVALID_DATA = 1007
     TOO_BIG = 1009
@@ -22,9 +23,10 @@ class Close(IntEnum):
 
 ADVICE = {
     Close.NORMAL: "stop",
+    Close.PROTOCOL_ERROR: "fix the client",
     Close.UNSUPPORTED_DATA: "send the frames of its subprotocol",
     Close.INVALID_DATA: "send UTF-8",
-    Close.TOO_BIG: "send smaller frames",
+    Close.TOO_BIG: "send smaller messages",
     Close.INTERNAL_ERROR: "back off, resume",
     Close.RESTART: "reconnect after a random delay, resume",
     Close.OVERLOADED: "back off, resume",

@@ -1,9 +1,11 @@
-"""WebSocket frames (RFC 6455, section 5): those of clients from bytes, and control frames to bytes."""
+"""WebSocket frames (RFC 6455, section 5): the parser of clients' frames and the encoder of control frames."""
 
 from enum import IntEnum
 from typing import NamedTuple
 
 from websockets.frames import EXTERNAL_CLOSE_CODES, CloseCode
+
+from gateway.protocol.close_codes import Close
 
 MAX_CONTROL_BYTES = 125
 """Maximum payload of a control frame, in bytes (RFC 6455, section 5.5)."""
@@ -66,7 +68,7 @@ def parse_frame(received: bytes | bytearray, at: int, room: int) -> tuple[Frame,
             return None
         length = int.from_bytes(received[at + _HEADER_BYTES : at + head], "big")
     if length > room and opcode < Opcode.CLOSE:
-        raise BadFrame(CloseCode.MESSAGE_TOO_BIG, "payload_too_large")
+        raise BadFrame(Close.TOO_BIG, "payload_too_large")
     end = at + head + _MASK_BYTES + length
     if len(received) < end:
         return None
@@ -92,8 +94,8 @@ def _opcode(first: int, second: int) -> Opcode:
 
 
 def protocol_error() -> BadFrame:
-    """Return the error for a frame that RFC 6455 doesn't allow, here or at all."""
-    return BadFrame(CloseCode.PROTOCOL_ERROR, "protocol_error")
+    """Return the error for a frame that RFC 6455 doesn't allow at this point, or never allows."""
+    return BadFrame(Close.PROTOCOL_ERROR, "protocol_error")
 
 
 def close_code(data: bytes) -> int:
@@ -113,7 +115,7 @@ def decode_text(data: bytes | bytearray) -> str:
         return data.decode()
     except UnicodeDecodeError:
         pass
-    raise BadFrame(CloseCode.INVALID_DATA, "invalid_utf8")
+    raise BadFrame(Close.INVALID_DATA, "invalid_utf8")
 
 
 def control_frame(opcode: Opcode, data: bytes) -> bytes:

@@ -222,7 +222,7 @@ def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
         f"All sockets of a user in one process may send {USER_SOCKETS_FACTOR} times as many together"
         in protocol
     )
-    assert f"A frame over {MAX_FRAME // 1024} KiB closes with 1009" in protocol
+    assert f"A frame or a message over {MAX_FRAME // 1024} KiB closes the socket with 1009" in protocol
     assert (
         f"not replied within {LINGER_SECONDS:g} s, and reads at most {MAX_UNCOUNTED_BYTES // 1024} KiB more"
         in protocol
