@@ -155,21 +155,21 @@ def write(file: Path, budgets: Mapping[str, Budget]) -> None:
 
 
 def judge(budget: Budget, measured: Budget) -> tuple[list[str], list[str]]:
-    """Return a line for each count that has grown too much, and one for each that has shrunk as much."""
-    dearer, cheaper = [], []
+    """Return a line for each count that is over its budget or has none, and for each that is far under it."""
+    over, under = [], []
     for name, counts in measured.items():
         for kind, value in counts.items():
-            was = budget.get(name, {}).get(kind)
-            if was is None:
-                dearer.append(f"{name}: no budget for its {kind}")
+            allowed = budget.get(name, {}).get(kind)
+            if allowed is None:
+                over.append(f"no budget: {name}: {kind}")
                 continue
-            change = value / was - 1
-            line = f"{name}: {kind} was {was:,}, is {value:,} ({change:+.1%})"
+            change = value / allowed - 1
+            line = f"{name}: {value:,} {kind}, budget {allowed:,} ({change:+.1%})"
             if change > TOLERANCE:
-                dearer.append(line)
+                over.append(f"over budget: {line}")
             elif change < -TOLERANCE:
-                cheaper.append(line)
-    return dearer, cheaper
+                under.append(f"under budget: {line}")
+    return over, under
 
 
 def main(arguments: list[str]) -> int:
@@ -188,9 +188,9 @@ def main(arguments: list[str]) -> int:
     if asked.write:
         write(asked.file, {**budgets, version: measured})
         return 0
-    dearer, cheaper = judge(budgets[version], measured)
-    for line in dearer:
-        print(f"dearer: {line}", file=sys.stderr)
-    for line in cheaper:
-        print(f"cheaper: {line}. Lower the budget with --write.")
-    return int(bool(dearer))
+    over, under = judge(budgets[version], measured)
+    for line in over:
+        print(line, file=sys.stderr)
+    for line in under:
+        print(f"{line}. Lower the budget with --write.")
+    return int(bool(over))

@@ -1,4 +1,4 @@
-"""The gate of `benchmarks`: it counts real operations, and fails when one of them gets dearer."""
+"""The gate of `benchmarks`: it counts real operations, and fails when one of them exceeds its budget."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def judged(
     monkeypatch.setattr(gate, "measure", lambda: MEASURED)
     code = gate.main(["--file", str(file)])
     printed = capsys.readouterr()
-    return code, printed.err.splitlines(), [line for line in printed.out.splitlines() if "was" in line]
+    return code, printed.err.splitlines(), [line for line in printed.out.splitlines() if "budget" in line]
 
 
 def changed(**instructions: int) -> Budget:
@@ -47,18 +47,14 @@ def test_the_gate_fails_with_a_line_for_each_count_that_has_grown_by_over_a_tent
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, complaints, _ = judged(monkeypatch, capsys, tmp_path / "budget.toml", changed(post=8_000))
-    assert (code, complaints) == (1, ["dearer: post: instructions was 8,000, is 9,000 (+12.5%)"])
+    assert (code, complaints) == (1, ["over budget: post: 9,000 instructions, budget 8,000 (+12.5%)"])
 
 
 def test_the_gate_fails_if_the_budget_lacks_an_operation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, complaints, _ = judged(monkeypatch, capsys, tmp_path / "budget.toml", {"post": MEASURED["post"]})
-    assert code == 1
-    assert [line.partition(": ")[2] for line in complaints] == [
-        "page: no budget for its instructions",
-        "page: no budget for its c_calls",
-    ]
+    assert (code, complaints) == (1, ["no budget: page: instructions", "no budget: page: c_calls"])
 
 
 def test_the_gate_passes_what_got_cheaper_and_asks_for_a_new_budget(
@@ -67,7 +63,7 @@ def test_the_gate_passes_what_got_cheaper_and_asks_for_a_new_budget(
     code, complaints, hints = judged(monkeypatch, capsys, tmp_path / "budget.toml", changed(page=80_000))
     assert (code, complaints) == (0, [])
     assert hints == [
-        "cheaper: page: instructions was 80,000, is 40,000 (-50.0%). Lower the budget with --write."
+        "under budget: page: 40,000 instructions, budget 80,000 (-50.0%). Lower the budget with --write."
     ]
 
 
