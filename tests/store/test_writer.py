@@ -56,7 +56,7 @@ async def test_numbers_have_no_gap_and_follow_the_order_of_arrival(engine: Engin
     assert [entry.items[0].content.title for entry in page.entries] == [str(n) for n in range(30)]
 
 
-async def test_a_caller_that_is_cancelled_leaves_the_others_and_the_writer_well(engine: Engine) -> None:
+async def test_cancelling_one_caller_does_not_affect_the_others_or_the_writer(engine: Engine) -> None:
     user = await engine.user()
     waiting = [asyncio.create_task(engine.store()) for _ in range(10)]
     await asyncio.sleep(0)
