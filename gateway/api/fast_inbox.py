@@ -29,7 +29,7 @@ from gateway.transport.headers import BEGUN_AT, BrowserHeaders, header_lines
 _READ = frozenset({b"authorization", b"if-none-match", b"x-request-id"})
 
 _QUERY = re.compile(rb"(?:limit=(?P<limit>[1-9][0-9]{0,2}))?(?:(?:^|&)unread=(?P<unread>true|false))?")
-"""The usual queries: none, or the parameters of a list of all or of unread items."""
+"""The queries of the fast path: none, or the parameters of a list of all or of unread items."""
 
 
 class _Head(NamedTuple):
@@ -49,7 +49,7 @@ class FastInbox:
         self._state = state
 
     def admit(self, scope: Scope) -> _Head | None:
-        """Return what a usual head asks for, or None for any other. Takes only a token that is cached."""
+        """Return what an ordinary head asks for, or None for any other. Takes only a token that is cached."""
         fields = usual_fields(scope, _READ)
         asked = _QUERY.fullmatch(scope["query_string"])
         if fields is None or asked is None:
@@ -74,7 +74,7 @@ class FastInbox:
 
     @contextmanager
     def waiting(self, head: _Head) -> Iterator[bool]:  # noqa: ARG002 - the interface of a fast path
-        """Let the application wait for a body: a usual request has none."""
+        """Let the application wait for a body: an ordinary request has none."""
         yield False
 
     def take(self, head: _Head, body: bytearray) -> "_Taken":  # noqa: ARG002

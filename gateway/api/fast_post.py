@@ -1,4 +1,4 @@
-"""The fast path of `POST /v1/notifications`: the usual request of a known service, without the application.
+"""The fast path of `POST /v1/notifications`: an ordinary request of a known service, without the application.
 
 Everything else falls through to the application before it is charged, so all refusals of a request are
 rendered there. The rules of a notification, its charges and its response are those of `notifications`.
@@ -51,7 +51,7 @@ class FastPost:
         self._state = state
 
     def admit(self, scope: Scope) -> _Head | None:
-        """Return what a usual head says, or None for any other. Takes only a token that is cached."""
+        """Return what an ordinary head says, or None for any other. Takes only a token that is cached."""
         fields = usual_fields(scope, _READ)
         if fields is None or fields.get(b"content-type") not in _JSON or scope["query_string"]:
             return None

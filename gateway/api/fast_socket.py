@@ -1,4 +1,4 @@
-"""The fast path of `GET /v1/ws`: a usual handshake, without the application.
+"""The fast path of `GET /v1/ws`: an ordinary handshake, without the application.
 
 The rules are those of the route (`handshake`). A refusal is rendered by the application.
 """

@@ -1,4 +1,4 @@
-"""The head of a usual request: what the fast paths may answer without asking the application."""
+"""The head of an ordinary request: what the fast paths may answer without asking the application."""
 
 from collections.abc import Collection, Mapping
 
@@ -39,13 +39,13 @@ _IGNORED = frozenset(
         b"x-real-ip",
     }
 )
-"""Headers of the usual clients, which the application ignores, too."""
+"""Headers that common clients and proxies send, and that the application ignores, too."""
 
 
 def usual_fields(scope: Scope, read: Collection[bytes]) -> Mapping[bytes, bytes] | None:
     """Return the headers of a request, or None if one is unknown or repeated.
 
-    `read` are the names of those that decide about the response.
+    `read` has the names of those that affect the response.
     """
     headers = scope["headers"]
     fields: dict[bytes, bytes] = dict(headers)

@@ -6,8 +6,8 @@ it. The cutoff does: tokens issued up to it are void.
 A cutoff belongs to the `sub` and outlives the user, because an old token must not give access to a new user
 with the same `sub`. Only a hash of the `sub` is stored, so that an erased user's name is not kept.
 
-The previous version, without this table, stores a cutoff as a row of `sessions` whose id begins with
-`ID_PREFIX`. During a deploy, processes of both versions must see each other's cutoffs. So each cutoff is
+The previous development version, without this table, stores a cutoff as a row of `sessions` whose id begins
+with `ID_PREFIX`. During a deploy, processes of both versions must see each other's cutoffs. So each cutoff is
 written to both tables and read from both. The next version will drop these rows and the code for `ID_PREFIX`.
 """
 
@@ -24,7 +24,7 @@ CUTOFF_TTL_MS = 86_430_000
 """How long a cutoff is kept, in ms: the maximum lifetime of a foreign token, and the allowed clock skew."""
 
 ID_PREFIX = "x-m"
-"""Prefix of the ids of rows in `sessions` that are cutoffs, as the previous version stores them."""
+"""Prefix of the ids of the cutoffs in `sessions`, where the previous development version stores them."""
 
 _SWEEP_LIMIT = 1000
 """Maximum number of cutoffs that one sweep deletes."""

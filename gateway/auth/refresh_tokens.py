@@ -8,8 +8,8 @@ holds nothing that could be used as a token.
 
 A token is `family.secret`. All tokens of a session share the family, whose hash is stored when the first of
 them is used. Any older token is recognized by its family, so a session keeps one row of used tokens however
-often it is refreshed. Tokens of the previous version have no family: each keeps a row of its own, and its
-successor starts a family.
+often it is refreshed. Tokens of the previous development version have no family: each keeps a row of its
+own, and its successor starts a family.
 
 Each function is a unit of work; none commits.
 """
@@ -156,7 +156,7 @@ def _store_used(connection: Connection, row: Record, token: str) -> None:
 
 
 def _family_of(token: str) -> str | None:
-    """Return the family of a refresh token, or None for a token of the previous version."""
+    """Return the family of a refresh token, or None for a token of the previous development version."""
     family, dot, _ = token.partition(".")
     return family if dot else None
 

@@ -203,8 +203,8 @@ def sweep(connection: Connection, now_ms: int, after: Ended = OLDEST) -> Ended |
     )
     past = {*expired, *(one.id for one in ended if not one.id.startswith(FOREIGN))}
     if past:
-        # A session of the previous version may have thousands of these rows. They are deleted before the
-        # session, in short steps.
+        # A session of the previous development version may have thousands of these rows. They are deleted
+        # before the session, in short steps.
         parameters = {"ids": dumps(sorted(past)), "limit": _SWEEP_LIMIT}
         dialect = connection.dialect.name
         if connection.execute(_delete_spent(dialect), parameters).rowcount == _SWEEP_LIMIT:

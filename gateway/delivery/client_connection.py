@@ -1,8 +1,8 @@
-"""The connection: what serves one client, with a cursor over its user's log.
+"""The connection of one client, with a cursor over its user's log.
 
 Replay and live delivery are the same steps: read the entries after the cursor, send them, advance the cursor.
-A task takes them until the client has everything, and then ends. A client that keeps up has no task: a wake
-writes what a commit added, and begins a task only for a client that has fallen behind. Nothing is lost
+A task runs these steps until the client has everything, and then ends. A client that keeps up has no task: a
+wake writes what a commit added, and begins a task only for a client that has fallen behind. Nothing is lost
 because the steps run in this order; docs/architecture.md explains each. The module doesn't depend on FastAPI.
 """
 

@@ -1,4 +1,4 @@
-"""The newest unread items, which a client without a resume point is sent first."""
+"""The newest unread items, which a client without a resume point gets first."""
 
 from collections.abc import Sequence
 from typing import Any

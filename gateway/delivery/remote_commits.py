@@ -1,4 +1,4 @@
-"""Remote commits: changes by other processes, read once for all connections here, then woken like a commit.
+"""Remote commits: reads the changes of other processes once for all connections here, and wakes them.
 
 A hint only says whose log may have moved. Hints that arrive while the database answers are read together the
 next time, so the cost per hint falls as the load rises (docs/architecture.md, "The backplane").

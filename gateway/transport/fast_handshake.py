@@ -1,7 +1,7 @@
 """The fast path of a WebSocket handshake: it is answered on its connection, without the application.
 
-`api/fast_socket.py` authorizes the client by the same rules as the route. A handshake that is unusual in any
-way, or refused, goes to the application through uvicorn's protocol (`websocket`): there is one renderer of
+`api/fast_socket.py` authorizes the client by the same rules as the route. A handshake that isn't ordinary,
+or is refused, goes to the application through uvicorn's protocol (`websocket`), so there is one renderer of
 refusals.
 """
 
@@ -35,7 +35,7 @@ FAST_HANDSHAKE = "gateway.fast_handshake"
 _ONCE = frozenset(
     {b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol"}
 )
-"""The fields that decide whether the handshake is a usual one. One of them that is repeated is unusual."""
+"""The fields that say whether a handshake is ordinary. An ordinary handshake has each at most once."""
 
 _SWITCHING = (
     b"HTTP/1.1 101 Switching Protocols\r\nDate: %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -102,7 +102,7 @@ class UpgradingProtocol(PipeliningProtocol):
             task.add_done_callback(self.tasks.discard)
 
     def _fast_path(self, rest: bytes) -> tuple[FastHandshake, str] | None:
-        """Return the fast path and the key of a usual handshake, or None for any other."""
+        """Return the fast path and the key of an ordinary handshake, or None for any other."""
         fast: FastHandshake | None = self.app_state.get(FAST_HANDSHAKE)
         if fast is None or len(rest) > MAX_UNCOUNTED_BYTES:
             return None
@@ -226,7 +226,7 @@ def _common_lines(headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, byte
 
 
 def _usual_key(scope: Scope) -> str | None:
-    """Return the key of a handshake that RFC 6455 (section 4.2.1) allows, or None for any that is unusual."""
+    """Return the key of a handshake that RFC 6455 (section 4.2.1) allows, or None for any other."""
     if scope["method"] != "GET" or scope["http_version"] != "1.1":
         return None
     fields: dict[bytes, bytes] = {}

@@ -1,7 +1,8 @@
 """The fast path: a request that is answered on its connection, without a task and without the application.
 
 A fast path, such as `api/fast_post.py`, decides from the head whether it may take a request, and then from
-the body. Until it has taken it, nothing is consumed or charged, and the application can still serve it.
+the body. Until it takes the request, nothing is consumed or charged, and the application can still serve
+the request.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The inbound side of an open WebSocket: a client's frames, counted, fed in turns, and joined into messages.
 
 - Connections take turns at feeding their frames (`turns`).
-- While a command waits, its client's next message waits, too. Pings and a close before it are still handled.
+- While a command waits, its client's next command waits, too. Pings and a close in between are still handled.
 - A frame that isn't a whole message (a ping, an unsolicited pong, a fragment) counts as a command.
 - The bytes of a message that is unfinished or waits are counted (`turnstile`). Without room for them, the
   socket closes.

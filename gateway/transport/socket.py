@@ -1,9 +1,9 @@
 """An open WebSocket: the connection of a client that was accepted (RFC 6455).
 
-`websocket` hands the connection over once the handshake is complete. An open socket has no task, no queue and
-nothing of the request: what it receives (`inbound`) goes straight to its connection.
+`websocket` hands the connection over once the handshake is complete. An open socket has no task and no queue,
+and keeps nothing of the request: the frames that it receives (`inbound`) go straight to its connection.
 
-- A close doesn't wait for a client that has stopped reading. After it, a client may send a few KiB more.
+- A close doesn't wait for a client that has stopped reading. Afterwards, a client may send a few KiB more.
 - A closing handshake without an answer is aborted after a timeout, so a stalled client holds no memory.
 """
 
