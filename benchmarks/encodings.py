@@ -27,7 +27,7 @@ AT = 1_796_040_083_055
 SHORT = Content(
     "", "Your parcel is on its way", None, "default", "normal", "/orders/7", dumps({"order": 7}), AT
 )
-USUAL = Content("", "00000007", BODY, "orders.shipped", "normal", None, dumps(content(7)["data"]), AT)
+TYPICAL = Content("", "00000007", BODY, "orders.shipped", "normal", None, dumps(content(7)["data"]), AT)
 
 
 def _items(content: Content, number: int = 1) -> list[Item]:
@@ -40,9 +40,9 @@ def _notification(item: Item) -> Message:
 
 MESSAGES: dict[str, Callable[[int], Message]] = {
     "notification, short": lambda number: _notification(_items(SHORT)[0]._replace(seq=number)),
-    "notification, usual": lambda number: _notification(_items(USUAL)[0]._replace(seq=number)),
+    "notification, typical": lambda number: _notification(_items(TYPICAL)[0]._replace(seq=number)),
     "changed, 28 items": lambda number: messages.changed(
-        list(map(encode_item, _items(USUAL, 28))), number, COUNTS
+        list(map(encode_item, _items(TYPICAL, 28))), number, COUNTS
     ),
     "hello": lambda number: messages.hello("ada", "dc758be510d0e1f3", COUNTS, 30, number),
     "live": lambda number: messages.live(COUNTS._replace(seq=number)),

@@ -52,11 +52,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "has not replied within {} s", (socket.LINGER_SECONDS,)),
     ("protocol.md", "reads at most {} KiB more from it", (inbound.MAX_UNCOUNTED_BYTES / KIB,)),
     ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY_MS)),
-    (
-        "architecture.md",
-        "up to a total of {}, counting each item and each KiB of text as one",
-        (writer.MAX_BATCH,),
-    ),
+    ("architecture.md", "up to a total of {} items and KiB of text", (writer.MAX_BATCH,)),
     (
         "architecture.md",
         "A request that stores more than {} items gets a separate transaction",
@@ -111,7 +107,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("errors.md", "would store more than {} items", (writer.MAX_ITEMS,)),
     ("configuration.md", "may be {} seconds ahead", (jws.LEEWAY_SECONDS,)),
-    ("configuration.md", "waits for it {} seconds at most", (issuer_keys.FETCH_TIMEOUT_SECONDS,)),
+    ("configuration.md", "waits at most {} seconds for the fetch", (issuer_keys.FETCH_TIMEOUT_SECONDS,)),
     (
         "configuration.md",
         "A new key is published {word} seconds before it signs",
