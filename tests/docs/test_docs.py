@@ -260,7 +260,7 @@ def test_the_bounds_for_clients_that_lag_are_documented_as_they_are() -> None:
     limits = " ".join(text_of("docs/configuration.md").split())
     burst = f"buffers {HIGH_WATER_BYTES // 1024} KiB and one burst of at most {BURST_BYTES // 1024} KiB"
     assert burst in limits
-    assert f"full transports may hold {MAX_UNSENT_BYTES // 2**20} MiB" in limits
+    assert f"the full buffers of all transports may together hold {MAX_UNSENT_BYTES // 2**20} MiB" in limits
     assert f"Above {MAX_LINGERING_BYTES // 2**20} MiB its connection ends without the close frame" in limits
     api = text_of("docs/api.md")
     assert (

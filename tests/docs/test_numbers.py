@@ -25,7 +25,7 @@ from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import NEWEST_UNREAD
-from gateway.transport import inbound, socket, stream, turnstile
+from gateway.transport import inbound, slices, socket, stream, turnstile
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB, HOUR = 1024, 3_600_000
@@ -52,7 +52,11 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "has not replied within {} s", (socket.LINGER_SECONDS,)),
     ("protocol.md", "reads at most {} KiB more from it", (inbound.MAX_UNCOUNTED_BYTES / KIB,)),
     ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY_MS)),
-    ("architecture.md", "up to a total of {} items and KiB of text", (writer.MAX_BATCH,)),
+    (
+        "architecture.md",
+        "the number of their items plus the KiB of their text is at most {}.",
+        (writer.MAX_BATCH,),
+    ),
     (
         "architecture.md",
         "A request that stores more than {} items gets a separate transaction",
@@ -107,6 +111,9 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("errors.md", "would store more than {} items", (writer.MAX_ITEMS,)),
     ("configuration.md", "may be {} seconds ahead", (jws.LEEWAY_SECONDS,)),
+    ("configuration.md", "whose `iat` is up to {} seconds after the sign-out", (jws.LEEWAY_SECONDS,)),
+    ("architecture.md", "tokens issued up to {} seconds after it", (jws.LEEWAY_SECONDS,)),
+    ("configuration.md", "may take to read {} KiB of a response", (slices.SLICE_BYTES / KIB,)),
     ("configuration.md", "waits at most {} seconds for the fetch", (issuer_keys.FETCH_TIMEOUT_SECONDS,)),
     (
         "configuration.md",
@@ -119,8 +126,8 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         (body.FREE_BODY_BYTES / KIB, SMALL_BODY / KIB),
     ),
     ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
-    ("testing.md", "grows by more than {} %", (gate.TOLERANCE * 100,)),
-    ("security.md", "A commit wakes {} sockets in one pass of the event loop", (hub.TURN,)),
+    ("testing.md", "its budget in `benchmarks/budget.toml` by more than {} %", (gate.TOLERANCE * 100,)),
+    ("security.md", "A commit wakes about {} sockets at most in one pass of the event loop", (hub.TURN,)),
     ("security.md", "in bursts of at most {} KiB", (BURST_BYTES / 1024,)),
     ("security.md", "the first {} in a minute get a line each", (sampling.FIRST,)),
     ("security.md", "one service gets {} lines a minute", (audit.ONE_SERVICE,)),
