@@ -15,7 +15,6 @@ from typing import Any
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode
 
-from gateway.errors import Disconnected
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import Message
 from gateway.transport.connections import CONNECTIONS, Place
@@ -129,13 +128,6 @@ class GatewaySocket(UnsentProtocol, InboundProtocol):
         self.transport.write(b"".join(frames))
         return True
 
-    async def send_message(self, message: Message) -> None:
-        """Write a message as a frame, waiting while the client doesn't read. Raises `Disconnected`."""
-        if not self.writable.is_set():
-            await self.writable.wait()
-        if not self.write_messages((message,)):
-            raise Disconnected
-
     def close_at_once(self, code: int, reason: str) -> None:
         """Send a close frame after the buffered bytes, and abort if the client doesn't answer in time."""
         if not self._open or self.transport.is_closing():
@@ -182,18 +174,12 @@ class GatewaySocket(UnsentProtocol, InboundProtocol):
 
     # --- what the event loop and uvicorn call ---------------------------------------------------------------
 
-    def pause_writing(self) -> None:
-        """Block senders until the client reads."""
-        super().pause_writing()
-        self.writable.clear()
-
     def resume_writing(self) -> None:
         """Send the pong that waited, and unblock senders: the client has read."""
         super().resume_writing()
         late, self._late_pong = self._late_pong, b""
         if late and self._open:
             self.transport.write(late)
-        self.writable.set()
 
     def eof_received(self) -> None:
         """Close the connection: a client that closes its sending side has left."""

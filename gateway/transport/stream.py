@@ -13,7 +13,6 @@ from typing import Any
 
 from websockets.frames import CloseCode
 
-from gateway.errors import Disconnected
 from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
 from gateway.protocol.wire import MAX_FRAME, Message
@@ -107,13 +106,6 @@ class GatewayStream(UnsentProtocol):
         self.transport.write(b"".join([message.event(self._epoch) for message in messages]))
         return True
 
-    async def send_message(self, message: Message) -> None:
-        """Write a message as an event, waiting while the client doesn't read. Raises `Disconnected`."""
-        if not self.writable.is_set():
-            await self.writable.wait()
-        if not self.write_messages((message,)):
-            raise Disconnected
-
     def close_at_once(self, code: int, reason: str) -> None:
         """Send a close message after the buffered bytes, and abort if the client doesn't read it in time."""
         if self._ended or self.transport.is_closing():
@@ -138,16 +130,6 @@ class GatewayStream(UnsentProtocol):
         self._received += len(data)
         if self._received > MAX_FRAME:
             self.close_at_once(Close.TOO_BIG, "payload_too_large")
-
-    def pause_writing(self) -> None:
-        """Block senders until the client reads."""
-        super().pause_writing()
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        """Unblock senders: the client has read."""
-        super().resume_writing()
-        self.writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the stream, and release its place: the connection is gone."""

@@ -6,11 +6,15 @@ paused transports have a limit, and so have those of each network. A client that
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.auth.limits.network_bytes import NetworkBytes
+from gateway.errors import Disconnected
 from gateway.protocol.close_codes import Close
+from gateway.protocol.wire import Message
 from gateway.transport.socket_buffers import cut_off
+from gateway.transport.writable import Writable
 
 UNSENT = "gateway.unsent"
 """Key of the `NetworkBytes` of all paused transports, in the lifespan's state."""
@@ -32,7 +36,7 @@ MAX_LINGERING_BYTES = 48 * 1024 * 1024
 
 
 class UnsentProtocol(asyncio.Protocol):
-    """The part of a socket or a stream that counts its unsent bytes while its client lags."""
+    """The part of a socket or a stream that sends, and counts its unsent bytes while its client lags."""
 
     app_state: dict[str, Any]
     transport: asyncio.Transport
@@ -40,24 +44,39 @@ class UnsentProtocol(asyncio.Protocol):
     address = ""
     """The address of the client, from which its networks follow."""
 
+    writable: Writable
+
     _unsent: tuple[str, int] | None = None
+
+    def write_messages(self, messages: Sequence[Message]) -> bool:
+        """Write messages unless the client lags or has gone. Return whether they were written."""
+        raise NotImplementedError
+
+    async def send_message(self, message: Message) -> None:
+        """Write a message, waiting while the client doesn't read. Raises `Disconnected`."""
+        if not self.writable.is_set():
+            await self.writable.wait()
+        if not self.write_messages((message,)):
+            raise Disconnected
 
     def close_at_once(self, code: int, reason: str) -> None:
         """Close without waiting for a client that doesn't read."""
         raise NotImplementedError
 
     def pause_writing(self) -> None:
-        """Count the unsent bytes, and close a client without room for them."""
+        """Block senders, and count the unsent bytes. Close a client without room for them."""
         super().pause_writing()
+        self.writable.clear()
         self._unsent = self.address, self.transport.get_write_buffer_size()
         if self.app_state[UNSENT].add(*self._unsent) > MAX_UNSENT_BYTES:
             # Later, because this is the middle of a write.
             asyncio.get_running_loop().call_soon(self._close_lagging)
 
     def resume_writing(self) -> None:
-        """Release the bytes: the client has read."""
+        """Release the bytes, and unblock senders: the client has read."""
         self._release_unsent()
         super().resume_writing()
+        self.writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the bytes: the connection is gone."""
