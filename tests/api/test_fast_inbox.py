@@ -16,10 +16,9 @@ from gateway.auth.limits.held_answers import UNCOUNTED_BYTES
 from gateway.errors import Unavailable
 from gateway.store import log
 from gateway.transport.fast_path import FAST_PATHS
-from tests.api.test_fast_post import Answer, Wire
 from tests.support.clients import User
-from tests.support.databases import settings_for, sqlite_copy
-from tests.support.servers import LocalServer, serving_all
+from tests.support.pairs import Answer, Wire, counted_requests, serving_two
+from tests.support.servers import LocalServer
 from tests.support.waiting import until
 
 ROUTE = ("GET", inbox.PATH.encode())
@@ -93,25 +92,15 @@ def without_epoch(answer: Answer, tag: str) -> Answer:
 def ledger(server: LocalServer, user: User) -> dict[str, float]:
     """Return what a gateway has charged, and has counted in its metrics."""
     throttle = server.state.throttle
-    counted = {
-        f"{sample.name}{sorted(sample.labels.items())}": sample.value
-        for family in server.state.metrics.registry.collect()
-        for sample in family.samples
-        if sample.name in {"gateway_request_seconds_count", "gateway_refusals_total"}
-    }
     caller = server.state.tokens.recall(str(user.token))
     assert caller is not None
-    return counted | {"level": throttle.commands.level(caller.id)}
+    return counted_requests(server) | {"level": throttle.commands.level(caller.id)}
 
 
 @asynccontextmanager
 async def pair(template: Path, folder: Path, **options: Any) -> AsyncIterator[Pair]:
     """Serve both. Their clocks stand still."""
-    asked = []
-    for name in ("fast", "plain"):
-        (folder / name).mkdir()
-        asked.append(settings_for(sqlite_copy(template, folder / name), **options))
-    async with serving_all(*asked) as (fast, plain):
+    async with serving_two(template, folder, **options) as (fast, plain):
         users = await fast.user(), await plain.user()
         spy = Spy(fast.state)
         fast.uvicorn.lifespan.state[FAST_PATHS] = {ROUTE: spy}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -29,9 +29,10 @@ from gateway.transport.fast_path import FAST_PATHS
 from tests.api.test_posting import BAD, GOOD, NO_BODIES
 from tests.support.checker import Json
 from tests.support.clients import Service
-from tests.support.databases import API_KEY, settings_for, sqlite_copy
-from tests.support.servers import LocalServer, serving_all
-from tests.support.waiting import PATIENCE, until, until_none
+from tests.support.databases import API_KEY
+from tests.support.pairs import Answer, Wire, counted_requests, serving_two
+from tests.support.servers import LocalServer
+from tests.support.waiting import until, until_none
 
 PLENTY = 10**6
 """A rate that no test uses up."""
@@ -46,75 +47,6 @@ class Spy(FastPost):
         taken = super().take(head, body)
         self.taken += taken is not None
         return taken
-
-
-class Answer(NamedTuple):
-    """A response: its status line, its headers in their order, and its body."""
-
-    status: bytes
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-    @property
-    def code(self) -> int:
-        return int(self.status.split()[1])
-
-
-_UNIQUE = [
-    (re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"), b"UUID"),
-    (re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), b"TIME"),
-    (re.compile(rb"\b[0-9a-f]{32}\b"), b"ID"),
-    (re.compile(rb"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"), b"DATE"),
-]
-
-
-def same_for_all(value: bytes) -> bytes:
-    """Replace what is different in each response: ids and times."""
-    for pattern, name in _UNIQUE:
-        value = pattern.sub(name, value)
-    return value
-
-
-@dataclass
-class Wire:
-    """A connection that sends exact bytes."""
-
-    server: LocalServer
-    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, *pieces: bytes) -> Answer:
-        """Send a request in these pieces, each in a packet of its own, and return the response."""
-        if self.streams is None:
-            self.streams = await asyncio.open_connection(
-                "127.0.0.1", int(self.server.base.rpartition(":")[2])
-            )
-        for number, piece in enumerate(pieces):
-            if number:
-                await asyncio.sleep(0.05)
-            self.streams[1].write(piece)
-        return await self.read()
-
-    async def read(self) -> Answer:
-        """Read a response, and close the connection if the gateway does."""
-        assert self.streams is not None
-        reader = self.streams[0]
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
-        status, *lines = head[:-4].split(b"\r\n")
-        parts = [line.partition(b": ") for line in lines]
-        headers = [(name, same_for_all(value)) for name, _, value in parts]
-        body = await reader.readexactly(int(dict(headers).get(b"content-length", b"0")))
-        if status.split()[1] == b"100":
-            return await self.read()
-        if (b"connection", b"close") in headers:
-            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
-            await self.close()
-        return Answer(status, headers, same_for_all(body))
-
-    async def close(self) -> None:
-        """Close the connection, if it is open."""
-        if self.streams is not None:
-            self.streams[1].close()
-            self.streams = None
 
 
 @dataclass
@@ -149,26 +81,16 @@ def ledger(server: LocalServer) -> dict[str, object]:
     """Return what a gateway has charged, and has counted in its metrics."""
     throttle = server.state.throttle
     service = server.state.tokens.remembered[API_KEY].principal.id
-    counted = {
-        f"{sample.name}{sorted(sample.labels.items())}": sample.value
-        for family in server.state.metrics.registry.collect()
-        for sample in family.samples
-        if sample.name in {"gateway_request_seconds_count", "gateway_refusals_total"}
-    }
     held = throttle.intake._held
     levels = (throttle.posts, throttle.items, throttle.service_calls)
     spent: dict[str, object] = {str(index): each.level(service) for index, each in enumerate(levels)}
-    return counted | spent | {"held": dict(held)}
+    return counted_requests(server) | spent | {"held": dict(held)}
 
 
 @asynccontextmanager
 async def pair(template: Path, folder: Path, **options: Any) -> AsyncIterator[Pair]:
     """Serve both. Their clocks stand still, and they trust the key of the tests."""
-    asked = []
-    for name in ("fast", "plain"):
-        (folder / name).mkdir()
-        asked.append(settings_for(sqlite_copy(template, folder / name), **options))
-    async with serving_all(*asked) as (fast, plain):
+    async with serving_two(template, folder, **options) as (fast, plain):
         spy = Spy(fast.state)
         fast.uvicorn.lifespan.state[FAST_PATHS] = {("POST", notifications.PATH.encode()): spy}
         plain.uvicorn.lifespan.state[FAST_PATHS] = {}

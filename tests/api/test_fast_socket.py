@@ -15,10 +15,10 @@ from gateway.api.fast_socket import FastSocket
 from gateway.auth.limits.token_buckets import Buckets
 from gateway.transport.fast_handshake import FAST_HANDSHAKE
 from gateway.transport.http import GatewayHttp
-from tests.api.test_fast_post import same_for_all
 from tests.support.clients import User
-from tests.support.databases import API_KEY, settings_for, sqlite_copy
-from tests.support.servers import LocalServer, serving_all
+from tests.support.databases import API_KEY
+from tests.support.pairs import counted_requests, same_for_all, serving_two
+from tests.support.servers import LocalServer
 from tests.support.waiting import PATIENCE, until
 
 END = b"\r\n\r\n"
@@ -105,13 +105,9 @@ async def converse(server: LocalServer, request: bytes, epoch: str) -> Answer:
 
 def ledger(server: LocalServer) -> dict[str, object]:
     """Return what a gateway has charged, and has counted in its metrics."""
-    counted = {
-        f"{sample.name}{sorted(sample.labels.items())}": sample.value
-        for family in server.state.metrics.registry.collect()
-        for sample in family.samples
-        if sample.name in {"gateway_request_seconds_count", "gateway_refusals_total"}
+    return counted_requests(server) | {
+        "levels": [sorted(each._levels.items()) for each in buckets_of(server)]
     }
-    return counted | {"levels": [sorted(each._levels.items()) for each in buckets_of(server)]}
 
 
 def buckets_of(server: LocalServer) -> list[Buckets]:
@@ -124,11 +120,7 @@ def buckets_of(server: LocalServer) -> list[Buckets]:
 @asynccontextmanager
 async def pair(template: Path, folder: Path, **options: Any) -> AsyncIterator[Pair]:
     """Serve both. Their clocks stand still."""
-    asked = []
-    for name in ("fast", "plain"):
-        (folder / name).mkdir()
-        asked.append(settings_for(sqlite_copy(template, folder / name), **options))
-    async with serving_all(*asked) as (fast, plain):
+    async with serving_two(template, folder, **options) as (fast, plain):
         users = await fast.user(), await plain.user()
         for server in (fast, plain):
             for buckets in buckets_of(server):

@@ -89,6 +89,17 @@ async def answers(socket: RawSocket, number: int) -> list[str]:
     return refs
 
 
+def held_changes(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let the commands that change an inbox wait until this event is set."""
+    gate = asyncio.Event()
+
+    async def wait(*_: Any) -> None:
+        await gate.wait()
+
+    monkeypatch.setattr(Writer, "change", wait)
+    return gate
+
+
 # --- what counts as a command -------------------------------------------------------------------------------
 
 
@@ -190,12 +201,7 @@ async def test_while_a_command_waits_no_other_is_parsed(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(commands_per_second=1e6)
-    gate = asyncio.Event()
-
-    async def wait(*_: Any) -> None:
-        await gate.wait()
-
-    monkeypatch.setattr(Writer, "change", wait)
+    gate = held_changes(monkeypatch)
     taken: list[str] = []
     receive = ClientConnection.receive
 
@@ -222,12 +228,7 @@ async def test_while_a_command_waits_pings_are_answered_and_a_close_is_noticed(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(commands_per_second=1e6)
-    gate = asyncio.Event()
-
-    async def wait(*_: Any) -> None:
-        await gate.wait()
-
-    monkeypatch.setattr(Writer, "change", wait)
+    gate = held_changes(monkeypatch)
     async with raw_socket(await server.user(), since="latest") as socket:
         await server.sockets(1)
         await socket.send_bytes(command(type="seen", up_to=0) + PING)
