@@ -66,6 +66,8 @@ class PipeliningProtocol(FastPathProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the unparsed bytes. They never became a request, so nothing fails."""
         self._stop_taking()
+        # uvicorn keeps this timer after a reset. It would hold the connection for as long as it runs.
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:

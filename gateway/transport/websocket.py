@@ -91,6 +91,11 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         scope = getattr(self, "scope", None)
         # The scope holds a copy of the request.
         self.request = _NOTHING
+        error: BaseException | None = self.conn.handshake_exc
+        while error is not None:
+            # Break a reference cycle: the frames hold the connection.
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
         if scope is None:
             self._release_head()
         else:
