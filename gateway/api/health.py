@@ -20,6 +20,9 @@ Without the backplane nothing is lost, and an outage of Redis must not take ever
 balancer at once.
 """
 
+RETRY_AFTER_SECONDS = 1
+"""`Retry-After` of an unready process, in seconds: by then, the checks run again."""
+
 
 class Health(BaseModel):
     """The process responds."""
@@ -61,6 +64,7 @@ async def readyz(state: State, response: Response) -> ReadinessAnswer:
     ready = not draining and failed <= ADVISORY_CHECKS
     if not ready:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     status: Status = "unavailable" if not ready else "degraded" if failed else "ready"
     checks = {name: "ok" if holds else "failed" for name, holds in report.items()}
     checks["draining"] = "yes" if draining else "no"

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from websockets.exceptions import InvalidStatus
 
 from gateway import __version__
+from gateway.errors import Unavailable
 from gateway.observability import readiness
 from gateway.observability.readiness import MAX_AGE_SECONDS, Check, Readiness
 from tests.support.postgres import free_port
@@ -49,6 +50,23 @@ async def test_without_a_signing_key_it_is_not_ready(server: LocalServer) -> Non
     server.state.tokens.keys._signers.clear()
     answer = await server.http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]) == (503, READY | {"signing_key": "failed"})
+
+
+@pytest.mark.parametrize("draining", [False, True])
+async def test_a_process_that_is_not_ready_says_when_to_ask_again(
+    server: LocalServer, draining: bool
+) -> None:
+    assert "retry-after" not in (await server.http.get("/readyz")).headers
+    if draining:
+        server.state.drain.begin()
+    else:
+        server.state.readiness._checks = {"database": lambda: False}
+        server.state.readiness._stale_at = 0
+    for method in ("GET", "HEAD"):
+        answer = await server.http.request(method, "/readyz")
+        # As every other request is told while the database is unavailable.
+        said = Unavailable().headers["Retry-After"]
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, said)
 
 
 async def test_without_its_backplane_it_is_degraded_and_takes_clients(start_server: StartServer) -> None:
