@@ -124,7 +124,7 @@ class ReadRequest(Body):
 
 
 class SeenRequest(Body):
-    """Up to where the badge was seen."""
+    """How far to move the seen mark."""
 
     up_to: int = Field(ge=0, le=MAX_SEQ)
 

@@ -67,7 +67,7 @@ class Sent(BaseModel):
     created_at: str
     recipients: int = Field(description="How many users it was for.")
     delivered: int = Field(description="How many of them have a client that has acknowledged it.")
-    seen: int = Field(description="How many have seen it in their badge, or read it.")
+    seen: int = Field(description="How many have a seen mark at or beyond it, or have read it.")
     read: int = Field(description="How many have read it.")
 
 

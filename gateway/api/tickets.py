@@ -35,7 +35,7 @@ async def ticket(state: State, user: InboxUser, source: Source, response: Respon
     """Give a ticket: opaque, for one socket, to be used within 30 seconds.
 
     It is for a browser, which cannot send a header with a WebSocket, and it may show up in a log. The
-    socket lives as long as the token with which the ticket was got.
+    socket expires with the token that was used to request the ticket, unless `auth` replaces that token.
     """
     response.headers.update(NO_STORE)
     state.throttle.tickets.take(user.id)
