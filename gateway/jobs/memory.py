@@ -1,7 +1,7 @@
-"""Free memory: a job that returns it to the operating system.
+"""Free memory: the allocator's settings, and a job that returns free memory to the operating system.
 
 The allocator of glibc keeps free memory that lies below memory in use, so a process would stay at its maximum
-size. With other C libraries the job does nothing.
+size. With other C libraries both do nothing.
 """
 
 import asyncio
@@ -16,8 +16,19 @@ CHECK_SECONDS = 10.0
 MIN_CHANGE_BYTES = 16 * 1024 * 1024
 """Minimum change of the process's size, or growth of its free memory, since memory was last returned."""
 
+MAPPED_BYTES = 128 * 1024
+"""Minimum size of a block that gets pages of its own, which go back to the system when it is freed.
+
+This is glibc's initial value. Unless it is set, glibc raises it to the largest block that was ever freed, and
+the blocks of a flood then leave a heap full of holes.
+"""
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
+
+# malloc.h
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 _MALLOC_FIELDS = (
     *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
@@ -29,6 +40,16 @@ class _MallocInfo(ctypes.Structure):
     """The result of `mallinfo2`, see mallinfo(3)."""
 
     _fields_ = [(name, ctypes.c_size_t) for name in _MALLOC_FIELDS]
+
+
+def limit_holes() -> None:
+    """Let the allocator keep less free memory. Call this before the process starts threads.
+
+    The threads share one heap: they rarely allocate at the same time, because of the interpreter's lock.
+    """
+    if (set_option := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        set_option(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+        set_option(_M_ARENA_MAX, 1)
 
 
 class Memory:

@@ -22,6 +22,7 @@ from gateway.auth.signing import Keyring
 from gateway.auth.tokens import digest
 from gateway.database import schema
 from gateway.database.database import open_database
+from gateway.jobs.memory import limit_holes
 from gateway.protocol.times import now_ms
 from gateway.protocol.wire import MAX_FRAME
 from gateway.server.process import Server
@@ -84,6 +85,7 @@ def serve(
 ) -> bool:
     """Serve until a stop signal, and return whether the server started and ended well."""
     open_files.raise_limit()
+    limit_holes()
 
     def begun() -> None:
         logger.info("serving", host=settings.host, port=listener.getsockname()[1], version=__version__)

@@ -41,6 +41,29 @@ def test_what_lies_free_below_something_in_use_is_given_back_once() -> None:
     assert ran.stdout.split() == ["True", "False", "True", "True", "True"], ran.stderr
 
 
+MAPPED = """
+from gateway.jobs import memory
+
+def mapped():
+    return memory.Memory()._read().hblkhd
+
+memory.limit_holes()
+bytes(16 * 1024 * 1024)
+before = mapped()
+held = bytes(1024 * 1024)
+print(mapped() - before >= 1024 * 1024)
+del held
+print(mapped() == before)
+"""
+
+
+def test_a_large_block_is_given_back_after_a_larger_one_was_freed() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", MAPPED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.stdout.split() == ["True", "True"], ran.stderr
+
+
 def request_of(method: str, path: str, bearer: str, body: bytes = b"", fields: str = "") -> bytes:
     head = f"{method} {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {bearer}\r\n{fields}"
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
