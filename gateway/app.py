@@ -15,7 +15,7 @@ from gateway.api.middleware import add_middleware
 from gateway.api.routes import api_routes
 from gateway.api.state import Gateway
 from gateway.auth.limits.network_bytes import NetworkBytes
-from gateway.auth.limits.throttle import Throttle
+from gateway.auth.limits.rate_limits import RateLimits
 from gateway.auth.passwords import Passwords
 from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
@@ -25,10 +25,10 @@ from gateway.database.database import open_database, takes_writes
 from gateway.delivery.announcer import Announcer
 from gateway.delivery.drain import Drain
 from gateway.delivery.hub import Hub
+from gateway.delivery.parts import Parts
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.reconciler import Reconciler
 from gateway.delivery.remote_commits import RemoteCommits
-from gateway.delivery.services import Services
 from gateway.jobs.background import ending_the_process, running
 from gateway.jobs.timetable import timetable
 from gateway.observability.metrics import Metrics, Now
@@ -89,12 +89,12 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
         settings.forwarded_allow_ips,
         on_refused=lambda status: metrics.refused(status, problem_code(status)),
     )
-    async with ending_the_process(), open_database(settings) as database, Throttle(settings) as throttle:
+    async with ending_the_process(), open_database(settings) as database, RateLimits(settings) as rate_limits:
         writer = Writer(
             database,
-            Announcer(recent, hub, backplane, metrics, throttle.changes).announce,
+            Announcer(recent, hub, backplane, metrics, rate_limits.changes).announce,
             followed=recent,
-            changes=throttle.changes,
+            changes=rate_limits.changes,
             create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
         )
         revocation = Revocation(
@@ -130,11 +130,11 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
                 tokens,
                 revocation,
                 passwords,
-                throttle,
+                rate_limits,
                 Drain(hub, settings.grace_period),
                 readiness,
                 metrics,
-                Services(settings, database, recent, hub, writer, tokens, metrics, throttle.socket_commands),
+                Parts(settings, database, recent, hub, writer, tokens, metrics, rate_limits.socket_commands),
             )
             background = running(
                 ("hub", hub.run()),

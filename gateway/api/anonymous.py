@@ -36,7 +36,7 @@ class Anonymous:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            state_of(request).throttle.anonymous.take(client_address(request))
+            state_of(request).rate_limits.anonymous.take(client_address(request))
         except RateLimited as error:
             if (refusal := await render_error(request, error)) is not None:
                 await refusal(scope, receive, send)

@@ -45,9 +45,9 @@ class LongAnswer:
 
     def __init__(self, state: Gateway, user_id: int, address: str) -> None:
         self._database = state.database
-        self._slots = state.throttle.long_answers
-        self._reads = state.throttle.page_reads.of(user_id)
-        self._held = state.throttle.held_answers
+        self._slots = state.rate_limits.long_answers
+        self._reads = state.rate_limits.page_reads.of(user_id)
+        self._held = state.rate_limits.held_answers
         self._bytes = AnswerBytes(self._held, address)
         self._making = False
         self._user_id = user_id
@@ -130,7 +130,7 @@ def item_response(connection: HTTPConnection, state: Gateway, item: Item) -> Res
     body = encode_item(item).encode()
     if len(body) <= UNCOUNTED_BYTES:
         return Response(body, media_type=_MEDIA_TYPE)
-    counted = AnswerBytes(state.throttle.held_answers, client_address(connection))
+    counted = AnswerBytes(state.rate_limits.held_answers, client_address(connection))
     _count(counted, len(body))
     held = AsyncExitStack()
     held.enter_context(counted)

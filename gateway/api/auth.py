@@ -104,7 +104,7 @@ async def _sign_in(state: Gateway, form: dict[str, str], address: str) -> TokenA
     expires_at = int(time.time()) + state.settings.refresh_token_ttl
     session = new_session(expires_at * 1000, digest(refresh_token))
     try:
-        attempt = await state.throttle.logins.begin(sub, address)
+        attempt = await state.rate_limits.logins.begin(sub, address)
         failure, crowded_out = await _start_session(state, sub, password, session, attempt)
     except RateLimited:
         state.metrics.login("password", "rate_limited")
@@ -117,7 +117,7 @@ async def _sign_in(state: Gateway, form: dict[str, str], address: str) -> TokenA
         audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=failure)
         raise OAuthError("invalid_grant", "The user name or the password is wrong.")
     await attempt.succeeded()
-    state.throttle.sign_ins.charge(attempt.turn.account)
+    state.rate_limits.sign_ins.charge(attempt.turn.account)
     state.metrics.login("password", "success")
     user = audit.user(sub)
     audit.record(Event.LOGIN, actor=user, source=address, grant="password", session=session.id)
@@ -194,7 +194,7 @@ async def _verify(state: Gateway, password: str, hashed: str | None, attempt: At
     """Return whether the password is right. Withdraw the attempt if the password was not verified."""
     try:
         # Check this first: an account over its limit must not reveal that a password is right.
-        state.throttle.sign_ins.check(attempt.turn.account)
+        state.rate_limits.sign_ins.check(attempt.turn.account)
         return await state.passwords.verify(password, hashed, attempt.turn)
     except (RateLimited, Overloaded):
         await attempt.withdraw()
@@ -239,7 +239,7 @@ def _count_refresh(state: Gateway, found: refresh_tokens.Found, address: str) ->
     """Count a refresh of a session. Raises `RateLimited`; the refresh token then remains valid."""
     session, user_id = found
     try:
-        state.throttle.begin_refresh(session, user_id)
+        state.rate_limits.begin_refresh(session, user_id)
     except RateLimited:
         state.metrics.login("refresh_token", "rate_limited")
         audit.record(Event.REFRESH_FAILED, actor=None, source=address, session=session, why="rate_limited")
@@ -256,7 +256,7 @@ async def _authorize_service(
     client_id = service.client_id
     turns.caller.set((Service, service.id))
     scopes = _narrowed(form, service.scopes.split())
-    state.throttle.tokens.take(service.id)
+    state.rate_limits.tokens.take(service.id)
     now = time.time()
     expires_at = int(now) + state.settings.access_token_ttl
     session = new_session(expires_at * 1000)

@@ -13,8 +13,8 @@ from gateway.api.body import MAX_BODY_BYTES, BoundedRequest, NotJson, read_json
 from gateway.api.json_route import check_members
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.validation import as_invalid
-from gateway.auth.limits.intake import SMALL_BODY, Intake
-from gateway.auth.limits.throttle import Throttle, items_of
+from gateway.auth.limits.body_queue import SMALL_BODY, BodyQueue
+from gateway.auth.limits.rate_limits import RateLimits, items_of
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, PayloadTooLarge, RateLimited
 from gateway.protocol.times import now_ms
@@ -36,7 +36,7 @@ LARGE_BODY_BYTES = MAX_BODY_BYTES
 
 
 async def read_batch(
-    request: BoundedRequest, throttle: Throttle, service: Service, *, hashed: bool
+    request: BoundedRequest, rate_limits: RateLimits, service: Service, *, hashed: bool
 ) -> tuple[tuple[Post, ...], bytes]:
     """Return the posts of a batch and the hash of the request. Charge them to the service's rate limit.
 
@@ -47,21 +47,21 @@ async def read_batch(
         raise Invalid.field("content-type", "it must be application/json or application/x-ndjson")
     request.caller = service.id
     is_lines = kind == "application/x-ndjson"
-    batch = _Batch(service, throttle.intake, hashed=hashed, is_lines=is_lines)
+    batch = _Batch(service, rate_limits.body_queue, hashed=hashed, is_lines=is_lines)
     async with AsyncExitStack() as slot:
         slot.callback(request.release)
-        body = await _read_body(request, throttle.large_bodies.of(service.id), slot)
+        body = await _read_body(request, rate_limits.large_bodies.of(service.id), slot)
         # Reading a body costs its size, even if it is invalid; storing it costs its recipients.
         size = len(body) // 1024
         if len(body) > SMALL_BODY:
-            await throttle.intake.turn(service.id)
+            await rate_limits.body_queue.turn(service.id)
         try:
             await batch.read((split_lines if is_lines else split_array)(body, batch.place))
         except BaseException:
             with suppress(RateLimited):
-                throttle.charge_rest(service.id, len(batch.posts), max(size, batch.large_items))
+                rate_limits.charge_rest(service.id, len(batch.posts), max(size, batch.large_items))
             raise
-    throttle.charge_rest(service.id, len(batch.posts), max(batch.recipients, size, batch.large_items))
+    rate_limits.charge_rest(service.id, len(batch.posts), max(batch.recipients, size, batch.large_items))
     return tuple(batch.posts), batch.digest.value()
 
 
@@ -83,13 +83,15 @@ class _Batch:
     `large_items` is the cost of the items over `SMALL_BODY`; it applies if it exceeds their recipients.
     """
 
-    def __init__(self, service: Service, intake: Intake, *, hashed: bool, is_lines: bool = False) -> None:
+    def __init__(
+        self, service: Service, body_queue: BodyQueue, *, hashed: bool, is_lines: bool = False
+    ) -> None:
         self.place = Position()
         self._is_lines = is_lines
         self.posts: list[Post] = []
         self.recipients = 0
         self.large_items = 0
-        self._intake = intake
+        self._body_queue = body_queue
         self.digest = Digest(b"[true")
         self._service = service
         self._hashed = hashed
@@ -164,7 +166,7 @@ class _Batch:
         self._done += done
         if self._done >= TURN_COST:
             self._done = 0
-            await self._intake.turn(self._service.id)
+            await self._body_queue.turn(self._service.id)
 
 
 def _count(value: Any) -> int:

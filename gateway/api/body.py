@@ -9,8 +9,8 @@ from fastapi import Request
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-from gateway.auth.limits.intake import SMALL_BODY
-from gateway.auth.limits.throttle import Throttle
+from gateway.auth.limits.body_queue import SMALL_BODY
+from gateway.auth.limits.rate_limits import RateLimits
 from gateway.errors import PayloadTooLarge, UnsupportedEncoding
 from gateway.protocol.fields import first_field
 
@@ -28,7 +28,7 @@ class BoundedRequest(Request):
     """A request whose body is bounded and whose JSON is strict.
 
     A body over `SMALL_BODY`, or a body of known length that arrives in pieces, counts against its `caller`
-    (see `Intake`) until `release`.
+    (see `BodyQueue`) until `release`.
     """
 
     max_body: int
@@ -104,34 +104,34 @@ class BoundedRequest(Request):
         if not hasattr(self, "_json"):
             body = await self.body()
             if len(body) > SMALL_BODY:
-                self._throttle.charge_body(self.caller, len(body))
-                await self._throttle.intake.turn(self.caller)
+                self._rate_limits.charge_body(self.caller, len(body))
+                await self._rate_limits.body_queue.turn(self.caller)
             self._json = read_json(body)
         return self._json
 
     def settle(self, to: Iterable[str]) -> None:
         """Count a post as its recipients or as its body, whichever is more."""
-        settle_body(self._throttle, self.caller, len(self._body), to)
+        settle_body(self._rate_limits, self.caller, len(self._body), to)
 
     @property
-    def _throttle(self) -> Throttle:
-        return cast("Throttle", self.app.state.gateway.throttle)
+    def _rate_limits(self) -> RateLimits:
+        return cast("RateLimits", self.app.state.gateway.rate_limits)
 
     def _hold(self, size: int) -> None:
-        self._throttle.intake.hold(self.caller, size)
+        self._rate_limits.body_queue.hold(self.caller, size)
         self.held = size
 
     def release(self) -> None:
         """Stop counting the body against its caller. Call it once the body is read, or will not be read."""
         if self.held:
-            self._throttle.intake.release(self.caller, self.held)
+            self._rate_limits.body_queue.release(self.caller, self.held)
             self.held = 0
 
 
-def settle_body(throttle: Throttle, service: int, size: int, to: Iterable[str]) -> None:
+def settle_body(rate_limits: RateLimits, service: int, size: int, to: Iterable[str]) -> None:
     """Count a post as its recipients or as its body, whichever is more; the first KiB is free."""
     if size > FREE_BODY_BYTES:
-        throttle.settle_body(service, size, len(set(to)))
+        rate_limits.settle_body(service, size, len(set(to)))
 
 
 def read_json(text: bytes | str) -> Any:

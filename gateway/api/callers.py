@@ -64,10 +64,10 @@ async def _verified(connection: HTTPConnection, token: str) -> Principal:
     if state.tokens.was_valid(token):
         return await _charged(state, token, address)
     if not token.startswith(KEY_PREFIX):
-        state.throttle.refusals.check(address)
+        state.rate_limits.refusals.check(address)
         return await _charged(state, token, address)
-    async with state.throttle.key_lookups.of(network_of(address)):
-        state.throttle.refusals.check(address)
+    async with state.rate_limits.key_lookups.of(network_of(address)):
+        state.rate_limits.refusals.check(address)
         return await _charged(state, token, address)
 
 
@@ -75,7 +75,7 @@ async def _charged(state: Gateway, token: str, address: str) -> Principal:
     try:
         return await state.tokens.verify(token)
     except Unauthorized:
-        state.throttle.refusals.charge(address)
+        state.rate_limits.refusals.charge(address)
         raise
 
 
@@ -95,7 +95,7 @@ async def counted_caller(connection: HTTPConnection) -> Principal:
         caller = state_of(connection).tokens.recall(token) or await _verified(connection, token)
         turns.caller.set((type(caller), caller.id))
         if isinstance(caller, User):
-            state_of(connection).throttle.commands.take(caller.id)
+            state_of(connection).rate_limits.commands.take(caller.id)
             connection.scope[_COUNTED] = caller
     return caller
 
@@ -123,7 +123,7 @@ class _SignedIn(UserScheme):
     async def __call__(self, connection: HTTPConnection) -> User:
         caller = await counted_caller(connection)
         if isinstance(caller, Service):
-            state_of(connection).throttle.service_calls.take(caller.id)
+            state_of(connection).rate_limits.service_calls.take(caller.id)
         return inbox_user(caller)
 
 
@@ -146,7 +146,7 @@ class _Scoped(SecurityBase):
         if isinstance(caller, Service):
             allowed = not self._scopes.isdisjoint(caller.scopes)
             if self._counted or not allowed:
-                state_of(connection).throttle.service_calls.take(caller.id)
+                state_of(connection).rate_limits.service_calls.take(caller.id)
             if allowed:
                 return caller
         raise InsufficientScope(self._wanted, caller.actor, self._missing(caller))
@@ -177,7 +177,7 @@ async def socket_user(connection: HTTPConnection) -> User:
     token, and what `Tokens.verify`, `Tokens.redeem` and `inbox_user` raise.
     """
     state = state_of(connection)
-    state.throttle.handshakes.take(client_address(connection))
+    state.rate_limits.handshakes.take(client_address(connection))
     check_origin(connection, state.settings.allowed_origins)
     token = bearer(connection)
     ticket = parameter(connection, "ticket")

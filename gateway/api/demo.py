@@ -50,7 +50,7 @@ async def post_to_oneself(
         raise InsufficientScope("notify", user.actor)
     row = await state.database.read(services.get_service, DEMO)
     service = Service(row.id, DEMO, frozenset({"notify"}), None, None)
-    state.throttle.posts.take(service.id)
+    state.rate_limits.posts.take(service.id)
     return await post_notification(notification, state, service)
 
 

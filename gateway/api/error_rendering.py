@@ -65,7 +65,7 @@ async def render_error(connection: Request | WebSocket, error: Exception) -> Res
 
 async def _delay_refusal(connection: HTTPConnection, error: RateLimited) -> None:
     """Delay the 429 of an address that had many: its client can send no further request (`pipelining`)."""
-    if not state_of(connection).throttle.refused.allows(client_address(connection)):
+    if not state_of(connection).rate_limits.refused.allows(client_address(connection)):
         # Release the memory of the request, above all its body, before the delay.
         error.__traceback__ = error.__context__ = None
         await asyncio.sleep(REFUSAL_DELAY_SECONDS)
@@ -106,7 +106,7 @@ async def render_http_error(connection: Request | WebSocket, error: Exception) -
     refused = cast("HTTPException", error)
     if refused.status_code in _ROUTING_ERRORS:
         try:
-            state_of(connection).throttle.anonymous.take(client_address(connection))
+            state_of(connection).rate_limits.anonymous.take(client_address(connection))
         except RateLimited as limited:
             return await render_error(connection, limited)
     title = HTTPStatus(refused.status_code).phrase

@@ -79,7 +79,7 @@ class FastInbox:
 
     def take(self, head: _Head, body: bytearray) -> "_Taken":  # noqa: ARG002
         """Charge the request, and begin to read the page. Raises `RateLimited`."""
-        self._state.throttle.commands.take(head.user.id)
+        self._state.rate_limits.commands.take(head.user.id)
         return _Taken(self._state, head)
 
 

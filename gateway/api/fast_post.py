@@ -18,7 +18,7 @@ from gateway.api.notification import Notification
 from gateway.api.notifications import PATH, Posting, begin, read_key
 from gateway.api.state import Gateway
 from gateway.api.usual_head import known_caller, usual_fields
-from gateway.auth.limits.intake import SMALL_BODY
+from gateway.auth.limits.body_queue import SMALL_BODY
 from gateway.auth.principals import Service
 from gateway.errors import GatewayError, Invalid
 from gateway.observability.console_log import bind_request_id
@@ -69,18 +69,18 @@ class FastPost:
     @contextmanager
     def waiting(self, head: _Head) -> Iterator[bool]:
         """Count the body against its caller while it arrives. False if the application has to refuse it."""
-        service, throttle = head.service.id, self._state.throttle
+        service, rate_limits = head.service.id, self._state.rate_limits
         try:
-            throttle.posts.check(service)
-            throttle.items.check(service)
-            throttle.intake.hold(service, head.size)
+            rate_limits.posts.check(service)
+            rate_limits.items.check(service)
+            rate_limits.body_queue.hold(service, head.size)
         except GatewayError:
             yield False
             return
         try:
             yield True
         finally:
-            throttle.intake.release(service, head.size)
+            rate_limits.body_queue.release(service, head.size)
 
     def take(self, head: _Head, body: bytearray) -> "_Taken | None":
         """Charge a valid post and submit it to the writer, or return None.
@@ -94,8 +94,8 @@ class FastPost:
         except (ValueError, Invalid):
             return None
         state, service = self._state, head.service
-        state.throttle.begin_post(service.id)
-        settle_body(state.throttle, service.id, len(body), notification.to)
+        state.rate_limits.begin_post(service.id)
+        settle_body(state.rate_limits, service.id, len(body), notification.to)
         posting = begin(notification, state, service, head.key)
         return _Taken(state, head, posting, state.writer.submit(posting.submission))
 

@@ -46,7 +46,7 @@ async def begin_handshake(connection: HTTPConnection) -> Handshake:
         raise Draining(retry_after=RETRY_AFTER_SECONDS)
     user = await socket_user(connection)
     turns.caller.set((User, user.id))
-    state.throttle.socket_commands.take(user.id)
+    state.rate_limits.socket_commands.take(user.id)
     return Handshake(user, _resume_point(parameter(connection, "since"), parameter(connection, "epoch")))
 
 
@@ -83,7 +83,7 @@ def _number(digits: str) -> int:
 
 def connect(state: Gateway, socket: Socket, handshake: Handshake, route: str) -> ClientConnection:
     """Create the connection that serves the client."""
-    return ClientConnection(socket, *handshake, state.services, _recorder(route))
+    return ClientConnection(socket, *handshake, state.parts, _recorder(route))
 
 
 @cache

@@ -209,7 +209,7 @@ async def list_changes(
     """A page of long items ends before `limit`; none ends inside one bulk change: it may hold a few more."""
     async with answer:
         asked = limit // MAX_PAGE
-        state.throttle.commands.charge(user.id, asked)
+        state.rate_limits.commands.charge(user.id, asked)
         used = 0
         try:
             page = await answer.read(
@@ -218,7 +218,7 @@ async def list_changes(
             items = [] if page is None else [item for entry in page.entries for item in entry.items]
             used = len(items) // MAX_PAGE
         finally:
-            state.throttle.commands.charge(user.id, used - asked)
+            state.rate_limits.commands.charge(user.id, used - asked)
         if page is None:
             raise TokenRevoked
         if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:

@@ -13,7 +13,7 @@ from gateway.api.callers import counted_caller
 from gateway.api.query import check_names
 from gateway.api.state import state_of
 from gateway.api.validation import as_invalid
-from gateway.auth.limits.intake import SMALL_BODY
+from gateway.auth.limits.body_queue import SMALL_BODY
 from gateway.auth.principals import Service, User
 from gateway.errors import Invalid
 from gateway.protocol.fields import first_field
@@ -81,7 +81,7 @@ async def _refuse_query(request: Request) -> None:
     """Authenticate the caller, count the request, and raise `Invalid` for any query parameter."""
     caller = await counted_caller(request)
     if isinstance(caller, Service):
-        state_of(request).throttle.service_calls.take(caller.id)
+        state_of(request).rate_limits.service_calls.take(caller.id)
     check_names(request, ())
 
 

@@ -100,7 +100,7 @@ class PostRoute(JsonRoute):
 
 async def _post(request: BoundedRequest) -> Response:
     service, state = await poster(request), state_of(request)
-    state.throttle.begin_post(service.id)
+    state.rate_limits.begin_post(service.id)
     if request.scope["query_string"]:
         check_names(request, ())
     key = read_key(first_field(request.scope["headers"], b"idempotency-key"))
@@ -180,7 +180,7 @@ def begin(notification: Notification, state: Gateway, service: Service, key: str
     """Charge a post for its recipients beyond the first, and return it. Raises `RateLimited`."""
     post = to_post(notification, service, now_ms())
     if len(post.recipients) > 1:
-        state.throttle.charge_rest(service.id, 1, len(post.recipients))
+        state.rate_limits.charge_rest(service.id, 1, len(post.recipients))
     content = post.content
     created_at = timestamp(content.created_at)
     response = f'{{"id":"{content.id}","created_at":"{created_at}","recipients":{len(post.recipients)}}}'
@@ -220,9 +220,11 @@ async def post_batch(
 
     A batch stores at most 1,000 items: one for each recipient of each of its notifications.
     """
-    state.throttle.begin_post(service.id)
+    state.rate_limits.begin_post(service.id)
     hashed = idempotency_key is not None
-    posts, digest = await read_batch(cast("BoundedRequest", request), state.throttle, service, hashed=hashed)
+    posts, digest = await read_batch(
+        cast("BoundedRequest", request), state.rate_limits, service, hashed=hashed
+    )
     response = dumps(
         {"items": [{"id": post.content.id, "recipients": len(post.recipients)} for post in posts]}
     )

@@ -93,7 +93,7 @@ async def _form(request: Request) -> dict[str, str]:
     Raises `RateLimited` before it reads the body. Raises `OAuthError` if the body is not a form or has a
     field twice. Only the content type of RFC 6749, appendix B, is allowed, even for an empty form.
     """
-    state_of(request).throttle.auth.take(client_address(request))
+    state_of(request).rate_limits.auth.take(client_address(request))
     kind = request.headers.get("content-type", FORM).partition(";")[0].strip().lower()
     if kind != FORM:
         raise OAuthError("invalid_request", f"The body must come with Content-Type: {FORM}.")
@@ -132,7 +132,7 @@ async def _client(request: Request, form: Form) -> Record | None:
         return None
     client_id, secret = credentials
     state, address = state_of(request), client_address(request)
-    state.throttle.clients.check(address)
+    state.rate_limits.clients.check(address)
     service = None
     if client_id.isascii() and client_id.isprintable():
         service = await state.database.lookup(services.find_service, client_id)
@@ -148,7 +148,7 @@ Client = Annotated[Record | None, Depends(_client)]
 
 def refuse_client(state: Gateway, address: str, why: str, actor: str | None = None) -> None:
     """Charge, count and record a failed client authentication. `why` goes into the audit log."""
-    state.throttle.clients.charge(address)
+    state.rate_limits.clients.charge(address)
     state.metrics.login("client_credentials", why)
     audit.record(Event.LOGIN_FAILED, actor=actor, source=address, why=why)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from gateway.auth.limits.throttle import Throttle
+from gateway.auth.limits.rate_limits import RateLimits
 from gateway.auth.passwords import Passwords
 from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
@@ -14,9 +14,9 @@ from gateway.backplane import Backplane
 from gateway.database.database import Database
 from gateway.delivery.drain import Drain
 from gateway.delivery.hub import Hub
+from gateway.delivery.parts import Parts
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.reconciler import Reconciler
-from gateway.delivery.services import Services
 from gateway.observability.metrics import Metrics
 from gateway.observability.readiness import Readiness
 from gateway.settings import Settings
@@ -37,11 +37,11 @@ class Gateway:
     tokens: Tokens
     revocation: Revocation
     passwords: Passwords
-    throttle: Throttle
+    rate_limits: RateLimits
     drain: Drain
     readiness: Readiness
     metrics: Metrics
-    services: Services
+    parts: Parts
 
 
 def state_of(connection: HTTPConnection) -> Gateway:

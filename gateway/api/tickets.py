@@ -38,7 +38,7 @@ async def ticket(state: State, user: InboxUser, source: Source, response: Respon
     socket expires with the token that was used to request the ticket, unless `auth` replaces that token.
     """
     response.headers.update(NO_STORE)
-    state.throttle.tickets.take(user.id)
+    state.rate_limits.tickets.take(user.id)
     text = secrets.token_urlsafe(24)
     now = now_ms()
     await state.database.write(

@@ -179,8 +179,8 @@ async def mint(
     if state.tokens.issuers.owns(sub) and "admin" not in service.scopes:
         raise InsufficientScope("admin", service.actor)
     response.headers.update(NO_STORE)
-    state.throttle.tokens.take(service.id)
-    state.throttle.minted.take((service.id, sub))
+    state.rate_limits.tokens.take(service.id)
+    state.rate_limits.minted.take((service.id, sub))
     ttl = (body.ttl if body else None) or state.settings.access_token_ttl
     now = now_ms()
     expires_at = now // 1000 + ttl

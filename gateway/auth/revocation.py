@@ -34,8 +34,9 @@ class Revocation:
     """The registry of ended sessions and API keys, which notifies this process and the others.
 
     A handle is the id of a session or API key. `on_ended` is called with the handles that are new in this
-    process, to close their sockets. `publish_ended` is called with the new handles that this process has
-    ended, to notify the other processes. `clock` returns seconds since 1970. Call `find` regularly.
+    process: `Hub.end_sessions` closes their sockets. `publish_ended` is called with the new handles that
+    this process has ended, to notify the other processes. `clock` returns seconds since 1970. Call `find`
+    regularly.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ def check() -> None:
     import asyncio
 
     from gateway.auth import issuers
-    from gateway.auth.limits.throttle import Throttle
+    from gateway.auth.limits.rate_limits import RateLimits
     from gateway.backplane import open_backplane, reach
     from gateway.observability import audit, console_log
     from gateway.server import run
@@ -48,8 +48,8 @@ def check() -> None:
         for line in issuers.overlaps(settings.trusted_issuers):
             print(line)
         reached = [await _reach_issuer(one) for one in settings.trusted_issuers]
-        async with Throttle(settings) as throttle:
-            fault = await throttle.fault()
+        async with RateLimits(settings) as rate_limits:
+            fault = await rate_limits.fault()
         if settings.rate_limit_url is not None:
             address = without_password(settings.rate_limit_url.get_secret_value())
             how = "; sign-ins count in memory" if fault else ""

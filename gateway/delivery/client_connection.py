@@ -16,8 +16,8 @@ from gateway.auth.principals import User
 from gateway.delivery.commands import Commands
 from gateway.delivery.newest import send_newest
 from gateway.delivery.outgoing import Outgoing, Socket
+from gateway.delivery.parts import Parts
 from gateway.delivery.resume_point import ResumePoint, resume
-from gateway.delivery.services import Services
 from gateway.errors import Disconnected, GatewayError
 from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
@@ -44,9 +44,9 @@ class ClientConnection:
         "_last_read",
         "_live",
         "_on_close",
+        "_parts",
         "_resume_point",
         "_seen",
-        "_services",
         "closed",
         "counts",
         "head",
@@ -60,13 +60,13 @@ class ClientConnection:
         socket: Socket,
         user: User,
         resume_point: ResumePoint,
-        services: Services,
+        parts: Parts,
         on_close: Callable[[str, User, int, str], None],
     ) -> None:
         self.outgoing = Outgoing(socket)
         self.user = user
         self._resume_point = resume_point
-        self._services = services
+        self._parts = parts
         self._on_close = on_close
         self.session = user.session
         self._cursor = 0
@@ -78,7 +78,7 @@ class ClientConnection:
         self._attached = False
         self.closed = False
         self._expiry_told = False
-        self._commands = Commands(services, self.outgoing.sent_at)
+        self._commands = Commands(parts, self.outgoing.sent_at)
 
     # --- what the hub calls ---------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class ClientConnection:
         Nearly all clients keep up, and a task costs more than the write. The rest takes a task: entries that
         are not in memory, a client that lags or has gone, the seen mark.
         """
-        entries = self._services.recent.after(self.user.id, self._cursor)
+        entries = self._parts.recent.after(self.user.id, self._cursor)
         if entries is None or not self._write_all(entries):
             return False
         return self._cursor >= self.head and self._latest_counts().seen <= self._seen
@@ -112,7 +112,7 @@ class ClientConnection:
         self.counts = entries[-1].counts
         self._cursor = self.counts.seq
         if self._live and (since := entries[0].committed_at):
-            self._services.metrics.delivered(self._services.clock() - since)
+            self._parts.metrics.delivered(self._parts.clock() - since)
         return True
 
     def count_frame(self) -> None:
@@ -122,9 +122,9 @@ class ClientConnection:
 
     def tick(self) -> None:
         """Check the deadlines: the send timeout, the token's expiry, the next heartbeat, the ping."""
-        if self.outgoing.waits_longer(self._services.settings.send_timeout):
+        if self.outgoing.waits_longer(self._parts.settings.send_timeout):
             self.close(Close.TOO_SLOW, "too_slow")
-        elif self._services.clock() >= self.user.expires_at:
+        elif self._parts.clock() >= self.user.expires_at:
             self.close(Close.UNAUTHORIZED, "token_expired")
         else:
             self.outgoing.socket.check_ping()
@@ -151,12 +151,12 @@ class ClientConnection:
     def begin(self) -> None:
         """Attach to the hub, and begin delivery. Close the client if there is no room for it."""
         try:
-            self._services.hub.attach(self.user.id, self)
+            self._parts.hub.attach(self.user.id, self)
         except GatewayError as error:
             self.close(error.close_code, error.code)
             return
         self._attached = True
-        if self._services.tokens.is_ended(self.session):
+        if self._parts.tokens.is_ended(self.session):
             self.close(Close.UNAUTHORIZED, "token_revoked")
         else:
             self.spawn(self._begin())
@@ -170,7 +170,7 @@ class ClientConnection:
         self.closed = True
         if self._attached:
             self._attached = False
-            self._services.hub.detach(self.user.id, self)
+            self._parts.hub.detach(self.user.id, self)
 
     # --- what commands call ---------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class ClientConnection:
         if self.closed:
             raise Disconnected
         self.user = user
-        self._services.hub.move(self, user.session)
+        self._parts.hub.move(self, user.session)
         self._expiry_told = False
 
     async def has_left(self) -> bool:
@@ -236,7 +236,7 @@ class ClientConnection:
 
         The connection is already attached to the hub, so every commit from here on raises its head.
         """
-        start, database = self._resume_point, self._services.database
+        start, database = self._resume_point, self._parts.database
         # Reading many items takes too long for a lookup on the event loop. A reader thread does it.
         read = database.read if start.since is None and not start.latest else database.lookup
         resumption = await read(resume, self.user.id, start)
@@ -248,7 +248,7 @@ class ClientConnection:
         self.counts = self._last_read = counts
         self._seen = counts.seen
         self.head = max(self.head, counts.seq)
-        heartbeat = self._services.settings.heartbeat
+        heartbeat = self._parts.settings.heartbeat
         await self.outgoing.send(
             messages.hello(self.user.sub, epoch, counts, heartbeat, self.user.expires_at)
         )
@@ -257,10 +257,10 @@ class ClientConnection:
         else:
             self._cursor = cursor
             if start.applied:
-                self._services.writer.delivered(self.user.id, cursor)
+                self._parts.writer.delivered(self.user.id, cursor)
             if cursor < counts.seq:
-                self._services.metrics.replayed()
-        await send_newest(self.outgoing, self._services.database, self.user.id, counts, newest)
+                self._parts.metrics.replayed()
+        await send_newest(self.outgoing, self._parts.database, self.user.id, counts, newest)
         await self._deliver()
 
     async def _advance(self) -> None:
@@ -271,7 +271,7 @@ class ClientConnection:
         """
         if not self.outgoing.keeps_up:
             await self.outgoing.keep_up()
-        entries = self._services.recent.after(self.user.id, self._cursor)
+        entries = self._parts.recent.after(self.user.id, self._cursor)
         if entries is not None:
             if self._write_all(entries):
                 # Others first, if there is more: a commit may wake hundreds of connections with much to send.
@@ -282,7 +282,7 @@ class ClientConnection:
         # The log overrules all wakes so far: a restored database may lack its last commits. Wakes that arrive
         # from here on raise the head again.
         self.head = self._cursor
-        page = await self._services.database.read(log.read_after, self.user.id, self._cursor)
+        page = await self._parts.database.read(log.read_after, self.user.id, self._cursor)
         if page is None:
             self.close(Close.UNAUTHORIZED, "token_revoked")
             return
@@ -298,7 +298,7 @@ class ClientConnection:
 
     def _latest_counts(self) -> Counts:
         """Return the latest known counts: those of the last commit or of the last read of the log."""
-        committed = self._services.recent.counts(self.user.id) or self._last_read
+        committed = self._parts.recent.counts(self.user.id) or self._last_read
         return max(self._last_read, committed, key=Counts.order)
 
     async def _send_all(self, entries: Sequence[Entry]) -> bool:
@@ -313,7 +313,7 @@ class ClientConnection:
             self._cursor = entry.counts.seq
             self.counts = entry.counts
         if self._live and entries and (since := entries[0].committed_at):
-            self._services.metrics.delivered(self._services.clock() - since)
+            self._parts.metrics.delivered(self._parts.clock() - since)
         return True
 
     def _lags(self, began: int) -> bool:
@@ -337,13 +337,11 @@ class ClientConnection:
         self._cursor = counts.seq
         self.counts = counts
         self.head = max(self.head, counts.seq)
-        self._services.metrics.reset()
+        self._parts.metrics.reset()
         await self.outgoing.send(messages.reset(epoch, counts))
 
     def _due_heartbeat(self) -> bool:
-        return self._live and self.outgoing.is_silent_for(self._services.settings.heartbeat)
+        return self._live and self.outgoing.is_silent_for(self._parts.settings.heartbeat)
 
     def _due_expiry_notice(self) -> bool:
-        return (
-            not self._expiry_told and self.user.expires_at - self._services.clock() <= EXPIRY_NOTICE_SECONDS
-        )
+        return not self._expiry_told and self.user.expires_at - self._parts.clock() <= EXPIRY_NOTICE_SECONDS

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from gateway.auth.limits.token_buckets import Bucket
 from gateway.auth.principals import User, inbox_user
 from gateway.delivery.outgoing import Outgoing, Socket
-from gateway.delivery.services import Services
+from gateway.delivery.parts import Parts
 from gateway.errors import (
     Disconnected,
     GatewayError,
@@ -57,11 +57,11 @@ class Commands:
 
     __slots__ = ("_acknowledged", "_bucket", "_tokens", "_users", "_writer")
 
-    def __init__(self, services: Services, now: float) -> None:
-        self._bucket = Bucket(services.settings.commands_per_second, COMMAND_BURST_SECONDS, now)
-        self._users = services.commands
-        self._writer = services.writer
-        self._tokens = services.tokens
+    def __init__(self, parts: Parts, now: float) -> None:
+        self._bucket = Bucket(parts.settings.commands_per_second, COMMAND_BURST_SECONDS, now)
+        self._users = parts.commands
+        self._writer = parts.writer
+        self._tokens = parts.tokens
         self._acknowledged = 0
 
     def may_send(self, user_id: int) -> bool:

@@ -1,7 +1,8 @@
 """The writer: group commit of all waiting work, which it then announces to the sockets and to its callers.
 
 One transaction runs at a time, and the work that arrives meanwhile forms the next one. All callers that wait
-share the cost of a commit, and no caller waits for a timer. docs/architecture.md walks through it.
+share the cost of a commit, and no caller waits for a timer. `delivery/announcer.py` announces a commit.
+docs/architecture.md walks through it.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The memory that a connection holds for a request, from its first byte until it is answered.
 
 The count includes the head, the received body, and the unparsed bytes after it. The `turnstile` limits the
-count per network and for all connections together; the `intake` limits the bodies of one caller. A small
+count per network and for all connections together; the `body_queue` limits the bodies of one caller. A small
 request (`MAX_UNCOUNTED_BYTES`) isn't counted, because counting would cost more than its memory.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.auth.limits.intake import SMALL_BODY
+from gateway.auth.limits.body_queue import SMALL_BODY
 from gateway.transport.framing import PartialHead
 from gateway.transport.lingering import LingeringProtocol
 from gateway.transport.turnstile import Turnstile
@@ -65,7 +65,7 @@ class HoldingProtocol(LingeringProtocol):
         if self._head is not None:
             held += self._head.size
         if self._body_bytes:
-            # The intake counts the part of a larger body that the application has taken.
+            # The queue of bodies counts the part of a larger body that the application has taken.
             held += max(len(self.cycle.body), min(self._body_bytes, SMALL_BODY))
         more, self._held_bytes = held - self._held_bytes, held
         if more and not self.turnstile.hold(self._address(), more):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from gateway.api.batch import TURN_COST, _Batch
 from gateway.api.batch_body import _WINDOW_CHARACTERS, MAX_ITEM, _Values, split_array, split_lines
 from gateway.api.notification import Digest, Notification
-from gateway.auth.limits.intake import Intake
-from gateway.auth.limits.throttle import LARGE_BODIES, Throttle
+from gateway.auth.limits.body_queue import BodyQueue
+from gateway.auth.limits.rate_limits import LARGE_BODIES, RateLimits
 from gateway.auth.principals import Service as Caller
 from gateway.errors import GatewayError, Invalid, PayloadTooLarge
 from gateway.store.writer import MAX_ITEMS
@@ -96,16 +96,16 @@ async def test_a_batch_that_is_refused_costs_its_size(start_server: StartServer)
 
 
 def test_a_message_to_50_000_users_goes_through_at_once_by_default(sqlite_url: str) -> None:
-    throttle = Throttle(settings_for(sqlite_url))
+    rate_limits = RateLimits(settings_for(sqlite_url))
     for _ in range(50):
-        throttle.begin_post(1)
-        throttle.charge_rest(1, 1, 1000)
+        rate_limits.begin_post(1)
+        rate_limits.charge_rest(1, 1, 1000)
 
 
 def test_what_was_let_in_is_not_refused_for_the_last_that_it_took_itself(sqlite_url: str) -> None:
-    throttle = Throttle(settings_for(sqlite_url, posts_per_second=0.25, items_per_second=0.25))
-    throttle.begin_post(1)
-    throttle.charge_rest(1, 1000, 5000)
+    rate_limits = RateLimits(settings_for(sqlite_url, posts_per_second=0.25, items_per_second=0.25))
+    rate_limits.begin_post(1)
+    rate_limits.charge_rest(1, 1000, 5000)
 
 
 # --- the turns of others, and memory ------------------------------------------------------------------------
@@ -130,7 +130,7 @@ async def turns_while(batch: _Batch, texts: Iterator[str | bytes]) -> int:
 
 
 def reader() -> _Batch:
-    return _Batch(Caller(1, "tests", frozenset({"notify"}), None, None), Intake(), hashed=True)
+    return _Batch(Caller(1, "tests", frozenset({"notify"}), None, None), BodyQueue(), hashed=True)
 
 
 def in_lines(posts: list[Any]) -> Iterator[bytes]:
@@ -236,7 +236,7 @@ async def test_a_service_holds_few_large_bodies_in_memory_and_others_have_their_
         await go_on.wait()
         yield b"]"
 
-    slots = server.state.throttle.large_bodies
+    slots = server.state.rate_limits.large_bodies
     held = [
         asyncio.create_task(server.service.post(PATH, content=slow(), headers=JSON))
         for _ in range(LARGE_BODIES + 1)

@@ -91,10 +91,10 @@ def without_epoch(answer: Answer, tag: str) -> Answer:
 
 def ledger(server: LocalServer, user: User) -> dict[str, float]:
     """Return what a gateway has charged, and has counted in its metrics."""
-    throttle = server.state.throttle
+    rate_limits = server.state.rate_limits
     caller = server.state.tokens.recall(str(user.token))
     assert caller is not None
-    return counted_requests(server) | {"level": throttle.commands.level(caller.id)}
+    return counted_requests(server) | {"level": rate_limits.commands.level(caller.id)}
 
 
 @asynccontextmanager
@@ -107,7 +107,7 @@ async def pair(template: Path, folder: Path, **options: Any) -> AsyncIterator[Pa
         plain.uvicorn.lifespan.state[FAST_PATHS] = {}
         for server, user in zip((fast, plain), users, strict=True):
             await user.inbox()
-            commands = server.state.throttle.commands
+            commands = server.state.rate_limits.commands
             commands.clock = lambda: 0.0
             commands._levels.clear()
         made = Pair(fast, plain, users, spy)
@@ -184,7 +184,7 @@ async def test_long_pages_are_those_of_the_application_and_release_what_they_hol
     answer, fast = await both.get("", BEARER)
     assert len(answer.body) > UNCOUNTED_BYTES
     assert (answer.code, fast) == (200, True)
-    held = both.fast.state.throttle.held_answers
+    held = both.fast.state.rate_limits.held_answers
     await until(lambda: held.bytes.total == 0, "nothing is held")
 
 
@@ -279,4 +279,4 @@ async def test_a_client_that_goes_while_its_page_is_read_leaves_nothing_behind(
     gate.set()
     await until(lambda: read, "the page was read")
     await until(lambda: not state.tasks, "it has ended")
-    await until(lambda: both.fast.state.throttle.held_answers.bytes.total == 0, "nothing is held")
+    await until(lambda: both.fast.state.rate_limits.held_answers.bytes.total == 0, "nothing is held")

@@ -79,10 +79,10 @@ class Pair:
 
 def ledger(server: LocalServer) -> dict[str, object]:
     """Return what a gateway has charged, and has counted in its metrics."""
-    throttle = server.state.throttle
+    rate_limits = server.state.rate_limits
     service = server.state.tokens.remembered[API_KEY].principal.id
-    held = throttle.intake._held
-    levels = (throttle.posts, throttle.items, throttle.service_calls)
+    held = rate_limits.body_queue._held
+    levels = (rate_limits.posts, rate_limits.items, rate_limits.service_calls)
     spent: dict[str, object] = {str(index): each.level(service) for index, each in enumerate(levels)}
     return counted_requests(server) | spent | {"held": dict(held)}
 
@@ -95,8 +95,8 @@ async def pair(template: Path, folder: Path, **options: Any) -> AsyncIterator[Pa
         fast.uvicorn.lifespan.state[FAST_PATHS] = {("POST", notifications.PATH.encode()): spy}
         plain.uvicorn.lifespan.state[FAST_PATHS] = {}
         for server in (fast, plain):
-            throttle = server.state.throttle
-            for buckets in (throttle.posts, throttle.items, throttle.service_calls):
+            rate_limits = server.state.rate_limits
+            for buckets in (rate_limits.posts, rate_limits.items, rate_limits.service_calls):
                 buckets.clock = lambda: 0.0
             await server.service.get("/v1/users/nobody")
             trust(server, API_KEY)
@@ -380,12 +380,12 @@ async def test_a_body_that_comes_after_its_head_takes_the_fast_path(both: Pair) 
 
 async def test_a_body_counts_against_its_caller_until_it_is_complete(both: Pair) -> None:
     for wire in both.wires:
-        intake = wire.server.state.throttle.intake
+        body_queue = wire.server.state.rate_limits.body_queue
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(wire.ask(request()[:-5]), 0.2)
-        assert list(intake._held.values()) == [len(BODY)]
+        assert list(body_queue._held.values()) == [len(BODY)]
         await wire.close()
-        await until_none(intake._held.keys, "bodies of callers")
+        await until_none(body_queue._held.keys, "bodies of callers")
     await until(lambda: ledger(both.fast) == ledger(both.plain), "both have counted the same")
 
 

@@ -112,9 +112,9 @@ def ledger(server: LocalServer) -> dict[str, object]:
 
 def buckets_of(server: LocalServer) -> list[Buckets]:
     """Return the token buckets that a handshake is charged to."""
-    throttle = server.state.throttle
-    networks = (throttle.handshakes, throttle.refusals)
-    return [throttle.socket_commands, *(one for each in networks for one in each._widths)]
+    rate_limits = server.state.rate_limits
+    networks = (rate_limits.handshakes, rate_limits.refusals)
+    return [rate_limits.socket_commands, *(one for each in networks for one in each._widths)]
 
 
 @asynccontextmanager

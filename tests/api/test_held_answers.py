@@ -17,7 +17,7 @@ from gateway.auth.limits.held_answers import (
     AnswerBytes,
     HeldAnswers,
 )
-from gateway.auth.limits.throttle import LONG_ANSWERS
+from gateway.auth.limits.rate_limits import LONG_ANSWERS
 from gateway.protocol.items import Item, encode_item
 from gateway.store import inbox, log
 from gateway.store.inbox import PAGE_BYTES
@@ -54,7 +54,7 @@ async def test_unread_pages_of_many_users_have_a_bound_and_then_are_short(
 ) -> None:
     limit(monkeypatch, 2 * ROOM, ROOM)
     users = await users_with_long_pages(server)
-    held = server.state.throttle.held_answers.bytes
+    held = server.state.rate_limits.held_answers.bytes
     lengths = []
     async with AsyncExitStack() as stack:
         for user in users:
@@ -84,7 +84,7 @@ async def test_without_room_for_a_short_page_or_an_item_the_answer_is_503(
     # One bulk change: its page is not cut, so it is longer than a slice, but takes a single turn.
     await ada.post("/v1/inbox/read", json={"ids": [item["id"], *(other["id"] for other in others)]})
     path = f"/v1/inbox/{item['id']}"
-    slots = server.state.throttle.long_answers.of(await key_of(server, "ada"))
+    slots = server.state.rate_limits.long_answers.of(await key_of(server, "ada"))
     limit(monkeypatch, UNCOUNTED_BYTES, UNCOUNTED_BYTES)
     for refused in (
         await ada.get(PAGE),
@@ -97,7 +97,7 @@ async def test_without_room_for_a_short_page_or_an_item_the_answer_is_503(
         assert refused.json()["code"] == "overloaded"
         assert int(refused.headers["retry-after"]) >= 1
     assert len((await bob.inbox(limit=200))["items"]) == 5
-    held = server.state.throttle.held_answers
+    held = server.state.rate_limits.held_answers
     assert slots._value == LONG_ANSWERS
     assert (held.bytes.total, held.making._value) == (0, MAX_PAGES_AT_ONCE)
 
@@ -105,7 +105,7 @@ async def test_without_room_for_a_short_page_or_an_item_the_answer_is_503(
 async def test_a_client_that_is_cut_off_gives_the_bytes_back(start_server: StartServer) -> None:
     server = await start_server(body_timeout=0.5)
     users = await users_with_long_pages(server)
-    held = server.state.throttle.held_answers.bytes
+    held = server.state.rate_limits.held_answers.bytes
     async with asking(users[0], PAGE):
         await until(lambda: held.total > PAGE_BYTES // 2, "the answer is counted")
         await until(lambda: held.total == 0, "it is cut off")
@@ -115,7 +115,7 @@ async def test_an_answer_that_nobody_reads_is_counted_although_it_is_one_slice(s
     server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     await fill(server, "ada", 4)
     ada = await server.user()
-    held = server.state.throttle.held_answers.bytes
+    held = server.state.rate_limits.held_answers.bytes
     async with asking(ada, "/v1/inbox?limit=1"):
         await until(lambda: UNCOUNTED_BYTES < held.total <= SLICE_BYTES, "it is counted while it is not read")
     await until(lambda: held.total == 0, "it has gone")

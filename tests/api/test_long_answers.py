@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection
 
 from gateway.api.inbox import MAX_PAGE
-from gateway.auth.limits.throttle import LONG_ANSWERS, PAGE_READS
+from gateway.auth.limits.rate_limits import LONG_ANSWERS, PAGE_READS
 from gateway.protocol.items import Item
 from gateway.store import inbox, log
 from gateway.store.changes import CHUNK, ItemUpdate
@@ -250,7 +250,7 @@ async def test_who_is_cut_off_gives_the_slot_back(start_server: StartServer) -> 
 async def test_who_goes_away_while_the_answer_waits_takes_no_slot_along(server: LocalServer) -> None:
     await fill(server, "ada", MANY)
     ada = await server.user()
-    slots = server.state.throttle.long_answers.of(await key_of(server, "ada"))
+    slots = server.state.rate_limits.long_answers.of(await key_of(server, "ada"))
     async with slots, slots, asking(ada, CHANGES):
         await until(lambda: slots._waiters, "the answer waits")
     for _ in range(LONG_ANSWERS + 1):
@@ -296,7 +296,7 @@ async def test_a_long_page_is_counted_before_it_is_read_and_what_was_not_used_is
     start_server: StartServer,
 ) -> None:
     server = await start_server(commands_per_second=0.001)
-    commands = server.state.throttle.commands
+    commands = server.state.rate_limits.commands
     ada, key = await server.user(), await key_of(server, "ada")
     await fill(server, "ada", MANY)
 
@@ -305,7 +305,7 @@ async def test_a_long_page_is_counted_before_it_is_read_and_what_was_not_used_is
 
     commands.charge(key, -1000)
     commands._burst = 1000
-    slots = server.state.throttle.long_answers.of(key)
+    slots = server.state.rate_limits.long_answers.of(key)
     async with slots, slots:
         asked = asyncio.create_task(reads_long(server, ada))
         await until(lambda: slots._waiters, "the answer waits")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from websockets.exceptions import InvalidStatus
 
 from gateway.auth import services
-from gateway.auth.limits.throttle import KEY_LOOKUPS
+from gateway.auth.limits.rate_limits import KEY_LOOKUPS
 from gateway.errors import InvalidToken
 from tests.support.clients import Caller, Service, User, open_socket
 from tests.support.issuer import Issuer, new_key

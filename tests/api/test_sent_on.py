@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 
-from gateway.auth.limits.throttle import SENT_ON_KIB
+from gateway.auth.limits.rate_limits import SENT_ON_KIB
 from gateway.auth.limits.token_buckets import Buckets
 from gateway.store.changes import LONG_CHANGE
 from tests.support.clients import User
@@ -26,7 +26,7 @@ def database_url(sqlite_url: str) -> str:
 @pytest.fixture
 def budget(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> Buckets:
     """The budget, which does not refill."""
-    changes = server.state.throttle.changes
+    changes = server.state.rate_limits.changes
     monkeypatch.setattr(changes, "clock", lambda: 0.0)
     return changes
 

@@ -698,8 +698,8 @@ class Held:
     def _put(self, database: Any) -> None:
         app: Any = self._server.uvicorn.config.app
         self._parts.tokens._database = database
-        services = replace(self._parts.services, database=database)
-        app.state.gateway = replace(self._parts, database=database, services=services)
+        parts = replace(self._parts.parts, database=database)
+        app.state.gateway = replace(self._parts, database=database, parts=parts)
 
     async def _then_hold(self, work: Callable[..., Any]) -> None:
         if work == self._work:

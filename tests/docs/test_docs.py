@@ -25,7 +25,7 @@ from gateway.auth.limits.held_answers import (
     MAX_WAITING_PAGES,
     UNCOUNTED_BYTES,
 )
-from gateway.auth.limits.throttle import LONG_ANSWERS, SENT_ON_KIB, USER_SOCKETS_FACTOR
+from gateway.auth.limits.rate_limits import LONG_ANSWERS, SENT_ON_KIB, USER_SOCKETS_FACTOR
 from gateway.cli import app, run
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
 from gateway.delivery.recent_entries import BURST_BYTES

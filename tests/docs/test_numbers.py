@@ -7,8 +7,8 @@ import pytest
 from benchmarks import gate
 from gateway.api import body, notification, tickets
 from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, sessions, signing
-from gateway.auth.limits import throttle
-from gateway.auth.limits.intake import SMALL_BODY
+from gateway.auth.limits import rate_limits
+from gateway.auth.limits.body_queue import SMALL_BODY
 from gateway.backplane import link, redis
 from gateway.database import postgres
 from gateway.delivery import hub
@@ -48,7 +48,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         "may send {} a second, plus a burst of {}",
         (COMMANDS, COMMANDS * COMMAND_BURST_SECONDS),
     ),
-    ("protocol.md", "may send {} times as many together", (throttle.USER_SOCKETS_FACTOR,)),
+    ("protocol.md", "may send {} times as many together", (rate_limits.USER_SOCKETS_FACTOR,)),
     ("protocol.md", "has not replied within {} s", (socket.LINGER_SECONDS,)),
     ("protocol.md", "reads at most {} KiB more from it", (inbound.MAX_UNCOUNTED_BYTES / KIB,)),
     ("protocol.md", "a random time from {} to {} s", tuple(ms / 1000 for ms in stream.RETRY_MS)),
@@ -91,7 +91,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     (
         "configuration.md",
         "({} times as many over all of the user's sessions)",
-        (throttle.USER_REFRESHES_FACTOR,),
+        (rate_limits.USER_REFRESHES_FACTOR,),
     ),
     ("backend.md", "The gateway keeps a key for {} hours", (idempotency.TTL_MS / HOUR,)),
     ("backend.md", "have up to {} recipients", (notification.MAX_RECIPIENTS,)),

@@ -14,17 +14,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection as DatabaseConnection
 
 from gateway.auth import users
-from gateway.auth.limits.throttle import Throttle
+from gateway.auth.limits.rate_limits import RateLimits
 from gateway.auth.principals import User
 from gateway.auth.revocation import Revocation
 from gateway.auth.tokens import Tokens
 from gateway.database.database import Database
 from gateway.delivery.client_connection import ClientConnection
 from gateway.delivery.hub import Hub
+from gateway.delivery.parts import Parts
 from gateway.delivery.recent_entries import RecentEntries
 from gateway.delivery.remote_commits import RemoteCommits
 from gateway.delivery.resume_point import ResumePoint
-from gateway.delivery.services import Services
 from gateway.errors import Disconnected
 from gateway.observability.metrics import Metrics
 from gateway.protocol.close_codes import Close
@@ -212,7 +212,7 @@ class Engine:
         self.revocation = Revocation(database, on_ended=self.hub.end_sessions)
         self.tokens = Tokens(settings, database, self.revocation)
         self.metrics = Metrics(max_sockets=settings.max_sockets)
-        self.commands = Throttle(settings).socket_commands
+        self.commands = RateLimits(settings).socket_commands
         self.now = 1_000_000.0
         self.closes: list[tuple[Any, ...]] = []
         self.posted = 0
@@ -248,7 +248,7 @@ class Engine:
     ) -> AsyncIterator[tuple[Wire, ClientConnection]]:
         """Connect a client, and see at the end that its tasks end."""
         wire = Wire()
-        services = Services(
+        parts = Parts(
             self.settings,
             self.database,
             self.recent,
@@ -259,7 +259,7 @@ class Engine:
             self.commands,
             lambda: self.now,
         )
-        wire.connection = connection = ClientConnection(wire, user, start, services, self.record_close)
+        wire.connection = connection = ClientConnection(wire, user, start, parts, self.record_close)
         connection.begin()
         try:
             yield wire, connection

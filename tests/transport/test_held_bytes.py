@@ -99,7 +99,7 @@ async def test_the_body_counts_whether_the_application_has_taken_it_or_not(
         await wire.send(HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body)
         await until(lambda: held(server) > len(body), "it counts, though it is not taken")
         go_on.set()
-        await until(lambda: server.state.throttle.intake._held, "the intake counts it")
+        await until(lambda: server.state.rate_limits.body_queue._held, "it is counted")
         await wire.send(b" ")
         assert (await wire.head()).startswith(b"HTTP/1.1 201 ")
         await released(server)

@@ -20,7 +20,7 @@ from gateway.auth import refresh_tokens, sessions
 from gateway.auth.limits import counters
 from gateway.auth.limits.counters import RETRY_REDIS_SECONDS, Memory, Shared
 from gateway.auth.limits.logins import _KNOWN, FREE_FAILURES, MAX_DELAY_SECONDS, Logins, delay_after
-from gateway.auth.limits.throttle import USER_REFRESHES_FACTOR
+from gateway.auth.limits.rate_limits import USER_REFRESHES_FACTOR
 from gateway.auth.limits.token_buckets import EVICTION_PROBES, MAX_KEYS, Buckets, NetworkBuckets
 from gateway.auth.passwords import MIN_LENGTH
 from gateway.auth.sessions import new_session
@@ -702,8 +702,8 @@ async def test_a_session_is_refreshed_so_often_and_its_token_stays_good(start_se
         one = answer.json()["refresh_token"]
     check_oauth_refusal(await ask(server, grant_type="refresh_token", refresh_token=one), "refreshes")
     assert (await ask(server, grant_type="refresh_token", refresh_token=other)).status_code == 200
-    session = next(iter(server.state.throttle.refreshes._levels))
-    server.state.throttle.refreshes.charge(session, -1)
+    session = next(iter(server.state.rate_limits.refreshes._levels))
+    server.state.rate_limits.refreshes.charge(session, -1)
     assert (await ask(server, grant_type="refresh_token", refresh_token=one)).status_code == 200
 
 
@@ -715,8 +715,8 @@ async def test_a_user_refreshes_so_often_over_all_sessions_and_the_tokens_stay_g
     await server.service.post("/v1/users", json={"sub": "bob", "password": PASSWORD})
     signed_in = []
     for number in range(USER_REFRESHES_FACTOR + 1):
-        for account in list(server.state.throttle.sign_ins._levels):
-            server.state.throttle.sign_ins.charge(account, -1)
+        for account in list(server.state.rate_limits.sign_ins._levels):
+            server.state.rate_limits.sign_ins.charge(account, -1)
         sub = "ada" if number < USER_REFRESHES_FACTOR else "bob"
         signed_in.append((await sign_in(server, PASSWORD, sub)).json()["refresh_token"])
     session = new_session(now_ms() + 60_000, digest(last := refresh_tokens.new_token()))
@@ -724,9 +724,9 @@ async def test_a_user_refreshes_so_often_over_all_sessions_and_the_tokens_stay_g
     answers = [await ask(server, grant_type="refresh_token", refresh_token=one) for one in signed_in]
     assert [answer.status_code for answer in answers] == [200] * (USER_REFRESHES_FACTOR + 1)
     check_oauth_refusal(await ask(server, grant_type="refresh_token", refresh_token=last), "user-refreshes")
-    assert session.id not in server.state.throttle.refreshes._levels, "nothing is counted"
-    user = next(iter(server.state.throttle.user_refreshes._levels))
-    server.state.throttle.user_refreshes.charge(user, -1)
+    assert session.id not in server.state.rate_limits.refreshes._levels, "nothing is counted"
+    user = next(iter(server.state.rate_limits.user_refreshes._levels))
+    server.state.rate_limits.user_refreshes.charge(user, -1)
     assert (await ask(server, grant_type="refresh_token", refresh_token=last)).status_code == 200
 
 
@@ -783,7 +783,7 @@ async def test_an_address_sends_so_many_requests_to_the_oauth_endpoints(
 async def test_an_address_that_sends_wrong_secrets_is_refused_and_its_owner_elsewhere_is_not(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.auth.limits.throttle.CLIENT_FAILURES", 3)
+    monkeypatch.setattr("gateway.auth.limits.rate_limits.CLIENT_FAILURES", 3)
     server = await start_server(forwarded_allow_ips="127.0.0.1")
     made = (await server.service.post("/v1/services", json={"name": "x", "scopes": ["notify"]})).json()
     form = {"grant_type": "client_credentials", "client_id": made["client_id"]}

@@ -1,14 +1,14 @@
-"""The throttle: all rate limits and concurrency limits of callers.
+"""All rate limits and concurrency limits of callers.
 
 `logins` counts failed sign-ins, in Redis for all processes if `GATEWAY_RATE_LIMIT_URL` is set. All other
-limits protect this process, and `buckets` counts them in it.
+limits protect this process, and `token_buckets` counts them in it.
 """
 
 from typing import Self
 
+from gateway.auth.limits.body_queue import SMALL_BODY, BodyQueue
 from gateway.auth.limits.counters import Memory, Shared
 from gateway.auth.limits.held_answers import HeldAnswers
-from gateway.auth.limits.intake import SMALL_BODY, Intake
 from gateway.auth.limits.logins import Logins
 from gateway.auth.limits.token_buckets import Buckets, NetworkBuckets
 from gateway.database.slots import Slots
@@ -52,12 +52,12 @@ def items_of(size: int) -> int:
     return max(size - SMALL_BODY, 0) * ITEMS_PER_KIB // 1024
 
 
-class Throttle:
+class RateLimits:
     """All limits of callers. An async context manager.
 
     By service or user:
 
-    - `intake`: large bodies.
+    - `body_queue`: large bodies.
 
     By network:
 
@@ -105,7 +105,7 @@ class Throttle:
         self.long_answers = Slots(LONG_ANSWERS)
         self.page_reads = Slots(PAGE_READS)
         self.held_answers = HeldAnswers()
-        self.intake = Intake()
+        self.body_queue = BodyQueue()
         self.handshakes = NetworkBuckets("handshakes", handshakes, handshakes * 10)
         tokens, auth = settings.tokens_per_second, settings.auth_per_second
         self.tokens = Buckets("tokens", tokens, tokens * 4)

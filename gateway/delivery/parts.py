@@ -15,7 +15,7 @@ from gateway.store.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class Parts:
     """One object for all connections of a process. `clock` returns seconds since 1970.
 
     `commands` is the rate limit that all sockets of a user share.

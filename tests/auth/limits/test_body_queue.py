@@ -15,10 +15,10 @@ import pytest
 from gateway.api import batch as batch_module
 from gateway.api import body as body_module
 from gateway.api.inbox import MAX_IDS, InboxRoute
-from gateway.auth.limits import intake as module
+from gateway.auth.limits import body_queue as module
+from gateway.auth.limits.body_queue import MAX_HELD, MAX_HELD_BY_ALL, SMALL_BODY, BodyQueue
 from gateway.auth.limits.fair_turns import MAX_REST_SECONDS
-from gateway.auth.limits.intake import MAX_HELD, MAX_HELD_BY_ALL, SMALL_BODY, Intake
-from gateway.auth.limits.throttle import ITEMS_PER_KIB
+from gateway.auth.limits.rate_limits import ITEMS_PER_KIB
 from gateway.errors import GatewayError, Overloaded, RateLimited
 from tests.support.clients import Service
 from tests.support.databases import API_KEY
@@ -85,7 +85,7 @@ async def another(server: LocalServer) -> Service:
 
 
 async def test_between_two_turns_the_loop_has_looked_at_its_sockets_and_run_what_was_ready() -> None:
-    intake, loop = Intake(), asyncio.get_running_loop()
+    body_queue, loop = BodyQueue(), asyncio.get_running_loop()
     mine, theirs = socket.socketpair()
     seen: list[str] = []
 
@@ -93,7 +93,7 @@ async def test_between_two_turns_the_loop_has_looked_at_its_sockets_and_run_what
         seen.extend(["socket"] * len(theirs.recv(100)))
 
     async def work() -> None:
-        await intake.turn(1)
+        await body_queue.turn(1)
         seen.append("turn")
         loop.call_soon(seen.append, "callback")
         mine.send(b"x")
@@ -111,11 +111,11 @@ async def test_between_two_turns_the_loop_has_looked_at_its_sockets_and_run_what
 
 
 async def test_callers_take_turns_so_that_forty_of_one_do_not_stand_before_one_of_another() -> None:
-    intake = Intake()
+    body_queue = BodyQueue()
     order: list[int] = []
 
     async def work(caller: int) -> None:
-        await intake.turn(caller)
+        await body_queue.turn(caller)
         order.append(caller)
 
     await asyncio.gather(*(work(caller) for caller in [1] * 40 + [-1, 2]))
@@ -124,11 +124,11 @@ async def test_callers_take_turns_so_that_forty_of_one_do_not_stand_before_one_o
 
 
 async def test_a_turn_that_nobody_waits_for_any_more_is_passed_over() -> None:
-    intake = Intake()
+    body_queue = BodyQueue()
     order: list[int] = []
 
     async def work(number: int) -> None:
-        await intake.turn(1)
+        await body_queue.turn(1)
         order.append(number)
 
     tasks = [asyncio.create_task(work(number)) for number in range(4)]
@@ -137,7 +137,7 @@ async def test_a_turn_that_nobody_waits_for_any_more_is_passed_over() -> None:
     tasks[1].cancel()
     await asyncio.wait(tasks)
     assert order == [0, 2, 3]
-    await until(lambda: not intake._taken, "the next need not wait")
+    await until(lambda: not body_queue._taken, "the next need not wait")
 
 
 @pytest.mark.parametrize(("took", "rest"), [(0.02, 0.02), (3.0, MAX_REST_SECONDS)])
@@ -146,7 +146,7 @@ def test_the_loop_is_left_to_others_for_as_long_as_a_turn_took(
 ) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: 100.0 + took)
     loop = Mock()
-    Intake()._rest(loop, 100.0)
+    BodyQueue()._rest(loop, 100.0)
     assert loop.call_later.call_args.args[0] == pytest.approx(rest)
 
 
@@ -193,7 +193,7 @@ async def test_larger_bodies_that_are_complete_in_the_same_moment_are_parsed_one
 
 
 async def test_a_small_body_waits_for_no_turn(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.state.throttle.intake, "turn", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(server.state.rate_limits.body_queue, "turn", Mock(side_effect=AssertionError))
     answer = await server.service.post("/v1/notifications", content=filled(POST, SMALL_BODY), headers=JSON)
     assert answer.status_code == 201
 
@@ -202,19 +202,19 @@ async def test_a_small_body_waits_for_no_turn(server: LocalServer, monkeypatch: 
 
 
 def test_what_one_caller_may_have_here_is_bounded_and_what_all_may_have_too() -> None:
-    intake = Intake()
+    body_queue = BodyQueue()
     for _ in range(MAX_HELD // LARGEST):
-        intake.hold(1, LARGEST)
+        body_queue.hold(1, LARGEST)
     with pytest.raises(RateLimited) as raised:
-        intake.hold(1, 1)
+        body_queue.hold(1, 1)
     assert raised.value.headers["RateLimit-Policy"] == f'"bodies";q={MAX_HELD};w=1'
-    intake.hold(-1, LARGEST)
-    intake.release(1, LARGEST)
-    intake.hold(1, LARGEST)
+    body_queue.hold(-1, LARGEST)
+    body_queue.release(1, LARGEST)
+    body_queue.hold(1, LARGEST)
     with suppress(Overloaded):
         for caller in range(2, 100_000):
-            intake.hold(caller, LARGEST)
-    assert MAX_HELD_BY_ALL - LARGEST < intake._held_by_all <= MAX_HELD_BY_ALL
+            body_queue.hold(caller, LARGEST)
+    assert MAX_HELD_BY_ALL - LARGEST < body_queue._held_by_all <= MAX_HELD_BY_ALL
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
@@ -222,7 +222,7 @@ def test_what_one_caller_may_have_here_is_bounded_and_what_all_may_have_too() ->
 async def test_unfinished_bodies_of_a_caller_have_a_bound_and_others_have_their_own(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, kind: str, chunked: bool
 ) -> None:
-    user, other, held = await server.user(), await another(server), server.state.throttle.intake._held
+    user, other, held = await server.user(), await another(server), server.state.rate_limits.body_queue._held
     path, bearer, theirs = {
         "post": ("/v1/notifications", API_KEY, other.token),
         "batch": ("/v1/notifications/batch", API_KEY, other.token),
@@ -258,7 +258,7 @@ async def test_unfinished_bodies_of_a_caller_have_a_bound_and_others_have_their_
 async def test_small_bodies_count_to_their_caller_while_they_are_unfinished(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, held = await another(server), server.state.throttle.intake._held
+    other, held = await another(server), server.state.rate_limits.body_queue._held
     body = filled(POST, 1000)
     monkeypatch.setattr(module, "MAX_HELD", 2000)
     async with AsyncExitStack() as stack:
@@ -329,7 +329,7 @@ async def test_each_kib_that_a_post_stores_beyond_the_first_counts_as_an_item(
 ) -> None:
     """The budget of items bounds the bytes that a service stores."""
     server = await start_server(items_per_second=500)
-    items = server.state.throttle.items
+    items = server.state.rate_limits.items
     items.clock = lambda: 0.0
     sizes = {KIB: 1, KIB + 1: 2, 2 * KIB: 2, 2 * KIB + 1: 3, SMALL_BODY: 16, SMALL_BODY + 1: 17, 20 * KIB: 20}
     for size, cost in sizes.items():
@@ -346,7 +346,7 @@ async def test_each_kib_that_a_post_stores_beyond_the_first_counts_as_an_item(
 @pytest.mark.parametrize("valid", [True, False])
 async def test_each_kib_of_a_post_beyond_16_counts_as_4_items(start_server: StartServer, valid: bool) -> None:
     server = await start_server(items_per_second=500)
-    items = server.state.throttle.items
+    items = server.state.rate_limits.items
     items.clock = lambda: 0.0
     post = POST if valid else POST | {"title": ""}
     for size, cost in ((SMALL_BODY, 16 if valid else 1), (32 * KIB, 65), (LARGEST, 1 + 240 * 4)):
@@ -364,7 +364,7 @@ async def test_a_post_counts_as_its_recipients_where_those_are_more(
     start_server: StartServer, distinct: int, cost: int
 ) -> None:
     server = await start_server(items_per_second=500)
-    items = server.state.throttle.items
+    items = server.state.rate_limits.items
     items.clock = lambda: 0.0
     post = {"to": [f"user-{number % distinct}" for number in range(1000)], "title": "x"}
     answer = await server.service.post("/v1/notifications", content=filled(post, LARGEST), headers=JSON)
@@ -374,7 +374,7 @@ async def test_a_post_counts_as_its_recipients_where_those_are_more(
 
 async def test_a_large_item_of_a_batch_counts_as_on_its_own(start_server: StartServer) -> None:
     server = await start_server(items_per_second=500)
-    items = server.state.throttle.items
+    items = server.state.rate_limits.items
     items.clock = lambda: 0.0
     body = b"[%b]" % filled(POST, 48 * KIB)
     answer = await server.service.post("/v1/notifications/batch", content=body, headers=JSON)
@@ -385,7 +385,7 @@ async def test_a_large_item_of_a_batch_counts_as_on_its_own(start_server: StartS
 async def test_each_16_kib_of_a_users_body_count_as_a_request(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=1)
     user = await server.user()
-    commands = server.state.throttle.commands
+    commands = server.state.rate_limits.commands
     commands.clock = lambda: 0.0
     for size, cost in ((SMALL_BODY, 1), (SMALL_BODY + 1, 2), (64 * KIB, 4)):
         commands._levels.clear()
@@ -399,12 +399,12 @@ async def test_who_is_in_debt_has_no_larger_body_parsed(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(items_per_second=1)
-    throttle = server.state.throttle
-    throttle.items.charge(1, 100)
-    monkeypatch.setattr(throttle, "begin_post", lambda _service: None)
+    rate_limits = server.state.rate_limits
+    rate_limits.items.charge(1, 100)
+    monkeypatch.setattr(rate_limits, "begin_post", lambda _service: None)
     monkeypatch.setattr(body_module, "read_json", Mock(side_effect=AssertionError))
     answer = await server.service.post("/v1/notifications", content=filled(POST, LARGEST), headers=JSON)
     assert answer.status_code == 429
-    assert not throttle.intake._held
+    assert not rate_limits.body_queue._held
     with pytest.raises(GatewayError):
-        throttle.charge_body(1, LARGEST)
+        rate_limits.charge_body(1, LARGEST)

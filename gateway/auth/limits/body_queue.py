@@ -1,4 +1,4 @@
-"""The intake of large request bodies: limits the bytes held for each caller and schedules the parsing.
+"""The queue of large request bodies: limits the bytes held for each caller and schedules the parsing.
 
 A body of up to `SMALL_BODY` bytes is parsed as soon as it arrives, within a millisecond. It counts towards
 the limits only while it is incomplete. Larger bodies are parsed one at a time in the whole process, however
@@ -21,7 +21,7 @@ MAX_HELD_BY_ALL = 128 * 1024 * 1024
 """Maximum bytes of such bodies held for all callers; one caller may hold as many as are left for the rest."""
 
 
-class Intake(FairTurns):
+class BodyQueue(FairTurns):
     """The large bodies of all callers."""
 
     def __init__(self) -> None:
