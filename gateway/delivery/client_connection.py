@@ -237,6 +237,7 @@ class ClientConnection:
         The connection is already attached to the hub, so every commit from here on raises its head.
         """
         start, database = self._resume_point, self._parts.database
+        del self._resume_point  # An open socket needs none.
         # Reading many items takes too long for a lookup on the event loop. A reader thread does it.
         read = database.read if start.since is None and not start.latest else database.lookup
         resumption = await read(resume, self.user.id, start)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from gateway.delivery.groups import Groups
 from gateway.errors import Overloaded, TooManySockets
 from gateway.protocol.close_codes import Close
 
@@ -67,9 +68,8 @@ class Hub:
         self._followers = followers
         self._max_sockets = max_sockets
         self._max_sockets_per_user = max_sockets_per_user
-        self._users: dict[int, set[Subscriber]] = {}
-        # Most sessions have one socket. A set for it would outweigh everything else the hub keeps for it.
-        self._sessions: dict[str, Subscriber | set[Subscriber]] = {}
+        self._users: Groups[int, Subscriber] = Groups()
+        self._sessions: Groups[str, Subscriber] = Groups()
         self._ended: deque[str] = deque()
         self._count = 0
 
@@ -83,7 +83,7 @@ class Hub:
 
     def sockets_of(self, user_id: int) -> int:
         """Return the number of this user's attached sockets."""
-        return len(self._users.get(user_id, ()))
+        return len(self._users.of(user_id))
 
     def attach(self, user_id: int, subscriber: Subscriber) -> None:
         """Attach a subscriber: until `detach`, every commit for this user wakes it.
@@ -93,33 +93,29 @@ class Hub:
         """
         if self._count >= self._max_sockets:
             raise Overloaded("This process holds as many sockets as it may.")
-        subscribers = self._users.get(user_id)
-        if subscribers is None:
-            subscribers = self._users[user_id] = set()
+        if self.sockets_of(user_id) >= self._max_sockets_per_user:
+            raise TooManySockets(f"A user may hold {self._max_sockets_per_user} sockets.")
+        if user_id not in self._users:
             for follower in self._followers:
                 follower.follow(user_id)
-        elif len(subscribers) >= self._max_sockets_per_user:
-            raise TooManySockets(f"A user may hold {self._max_sockets_per_user} sockets.")
-        subscribers.add(subscriber)
-        self._add_to_session(subscriber)
+        self._users.add(user_id, subscriber)
+        self._sessions.add(subscriber.session, subscriber)
         self._count += 1
 
     def detach(self, user_id: int, subscriber: Subscriber) -> None:
         """Detach an attached subscriber."""
-        subscribers = self._users[user_id]
-        subscribers.remove(subscriber)
-        self._remove_from_session(subscriber)
+        self._users.remove(user_id, subscriber)
+        self._sessions.remove(subscriber.session, subscriber)
         self._count -= 1
-        if not subscribers:
-            del self._users[user_id]
+        if user_id not in self._users:
             for follower in self._followers:
                 follower.forget(user_id)
 
     def move(self, subscriber: Subscriber, session: str) -> None:
         """Move an attached subscriber to another session."""
-        self._remove_from_session(subscriber)
+        self._sessions.remove(subscriber.session, subscriber)
         subscriber.session = session
-        self._add_to_session(subscriber)
+        self._sessions.add(session, subscriber)
 
     def wake(self, seqs: Mapping[int, int]) -> None:
         """Wake the subscribers of these users. `seqs` has the last `seq` of each user's log after a commit.
@@ -132,7 +128,7 @@ class Hub:
     def _wake_some(self, seqs: Iterator[tuple[int, int]]) -> None:
         woken = 0
         for user_id, seq in seqs:
-            subscribers = self._users.get(user_id, ())
+            subscribers = self._users.of(user_id)
             for subscriber in subscribers:
                 subscriber.wake(seq)
             woken += len(subscribers)
@@ -143,7 +139,7 @@ class Hub:
     def positions(self, users: Collection[int] | None = None) -> list[tuple[int, int, int]]:
         """Return for each user, of these or of all, the `seq` and seen mark that all their sockets know."""
         wanted = self._users if users is None else self._users.keys() & users
-        return [(user_id, *_lowest_position(self._users[user_id])) for user_id in wanted]
+        return [(user_id, *_lowest_position(self._users.of(user_id))) for user_id in wanted]
 
     def end_sessions(self, sessions: Collection[str]) -> None:
         """Close every socket of these sessions. Many are closed over several turns of the event loop."""
@@ -156,7 +152,7 @@ class Hub:
         closed = 0
         try:
             for _ in range(min(len(self._ended), ENDED_PER_TURN)):
-                for subscriber in self._of_session(self._ended.popleft()):
+                for subscriber in tuple(self._sessions.of(self._ended.popleft())):
                     subscriber.close(Close.UNAUTHORIZED, "token_revoked")
                     closed += 1
                 if closed >= CLOSED_PER_TURN:
@@ -167,7 +163,7 @@ class Hub:
 
     def subscribers(self) -> list[Subscriber]:
         """Return the subscribers that are attached now."""
-        return [subscriber for subscribers in self._users.values() for subscriber in subscribers]
+        return [subscriber for user_id in self._users for subscriber in self._users.of(user_id)]
 
     async def run(self) -> None:
         """Tick every subscriber once per `TICK_SECONDS`, over several turns, until cancelled."""
@@ -177,26 +173,8 @@ class Hub:
             for first in range(0, turns * TURN, TURN):
                 await asyncio.sleep(TICK_SECONDS / turns)
                 for user_id in users[first : first + TURN]:
-                    for subscriber in tuple(self._users.get(user_id, ())):
+                    for subscriber in tuple(self._users.of(user_id)):
                         subscriber.tick()
-
-    def _of_session(self, session: str) -> Collection[Subscriber]:
-        found = self._sessions.get(session, ())
-        return tuple(found) if isinstance(found, set | tuple) else (found,)
-
-    def _add_to_session(self, subscriber: Subscriber) -> None:
-        others = self._sessions.setdefault(subscriber.session, subscriber)
-        if isinstance(others, set):
-            others.add(subscriber)
-        elif others is not subscriber:
-            self._sessions[subscriber.session] = {others, subscriber}
-
-    def _remove_from_session(self, subscriber: Subscriber) -> None:
-        others = self._sessions[subscriber.session]
-        if isinstance(others, set) and len(others) > 1:
-            others.remove(subscriber)
-        else:
-            del self._sessions[subscriber.session]
 
 
 def _lowest_position(subscribers: Collection[Subscriber]) -> tuple[int, int]:
