@@ -22,6 +22,7 @@ from gateway.errors import (
     Overloaded,
     Unavailable,
 )
+from gateway.observability.tracebacks import drop_tracebacks
 from gateway.protocol.items import Content, Item
 from gateway.store.changes import CHUNK, Changed, Delivered, ItemUpdate, ReadUpTo
 from gateway.store.shares import Shares
@@ -210,8 +211,8 @@ class Writer:
                 await self._write(batch[middle:])
                 return
             logger.exception("a piece of work could not be stored", work=type(work[0]).__name__)
-            # Break a reference cycle: the frames of SQLAlchemy hold the error, and also the posted content.
-            error.__traceback__ = None
+            # The frames of SQLAlchemy hold the error, and also the posted content.
+            drop_tracebacks(error)
             # Not a 503: a retry would fail again. It has no cause: that would hold this frame in a cycle.
             _resolve(batch, [GatewayError("It could not be stored.")])
         else:

@@ -22,6 +22,7 @@ from websockets.http11 import Request
 from websockets.utils import accept_key
 
 from gateway.errors import GatewayError
+from gateway.observability.tracebacks import drop_tracebacks
 from gateway.protocol.wire import PACKED_SUBPROTOCOL
 from gateway.transport.inbound import MAX_UNCOUNTED_BYTES, Client
 from gateway.transport.pipelining import PipeliningProtocol
@@ -213,8 +214,8 @@ async def _outcome(steps: Awaitable[Authorized]) -> tuple[Authorized | None, Exc
         return await steps, None
     except Exception as error:  # noqa: BLE001 - the application renders it
         if isinstance(error, GatewayError):
-            # Break a reference cycle: the frames hold the task of the error, and the request.
-            error.__traceback__ = None
+            # The frames hold the task of the error, and the request.
+            drop_tracebacks(error)
         return None, error
 
 

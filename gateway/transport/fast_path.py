@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from gateway.errors import GatewayError
+from gateway.observability.tracebacks import drop_tracebacks
 from gateway.transport.forwarded import resolved
 from gateway.transport.held_bytes import HoldingProtocol
 
@@ -143,8 +144,8 @@ class FastPathProtocol(HoldingProtocol):
 
     def _fail(self, error: Exception, cycle: RequestResponseCycle, app: ASGIApp) -> None:
         if isinstance(error, GatewayError):
-            # Break a reference cycle: the frames hold the future of the error, and the request.
-            error.__traceback__ = None
+            # The frames hold the future of the error, and the request.
+            drop_tracebacks(error)
         cast("Scope", cycle.scope)[FAILURE] = error
         super()._start_asgi_task(cycle, app)
 

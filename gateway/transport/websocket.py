@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from websockets.http11 import Request
 
 from gateway.observability.console_log import request_id
+from gateway.observability.tracebacks import drop_tracebacks
 from gateway.protocol.wire import PACKED_SUBPROTOCOL
 from gateway.transport.connections import CONNECTIONS, Place
 from gateway.transport.fast_path import FAILURE
@@ -91,11 +92,9 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         scope = getattr(self, "scope", None)
         # The scope holds a copy of the request.
         self.request = _NOTHING
-        error: BaseException | None = self.conn.handshake_exc
-        while error is not None:
-            # Break a reference cycle: the frames hold the connection.
-            error.__traceback__ = None
-            error = error.__cause__ or error.__context__
+        if (error := self.conn.handshake_exc) is not None:
+            # The frames hold the connection.
+            drop_tracebacks(error)
         if scope is None:
             self._release_head()
         else:
