@@ -5,13 +5,20 @@ more CPU than such a statement itself (docs/decisions/0022-hot-statements-go-to-
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, product
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Insert, Select, Update
+from sqlalchemy import Connection, Delete, FromClause, Insert, Select, Update
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
+from gateway.database.rows import rows, values_of
 from gateway.database.sqlite import driver_of
+from gateway.protocol.encoding import dumps
+
+MAX_ROWS = 64
+"""Maximum number of rows in one statement on SQLite, a power of two."""
 
 Statement = Select[Any] | Insert | Update | Delete
 
@@ -37,10 +44,7 @@ class Prepared:
         if not self._sql:
             self._compile(connection)
         values = {**self._constants, **parameters}
-        try:
-            return driver_of(connection).execute(self._sql, [values[name] for name in self._names]).fetchall()
-        except sqlite3.Error as error:
-            raise DBAPIError.instance(self._sql, None, error, sqlite3.Error, hide_parameters=True) from error
+        return _execute(connection, self._sql, [values[name] for name in self._names])
 
     def _compile(self, connection: Connection) -> None:
         compiled = self._build("sqlite").compile(dialect=connection.dialect)
@@ -54,8 +58,67 @@ class Prepared:
     def _run_on_postgres(
         self, connection: Connection, parameters: Mapping[str, Any]
     ) -> Sequence[Sequence[Any]]:
-        """Execute the statement through SQLAlchemy, which also notices a lost connection."""
         if self._postgres is None:
             self._postgres = self._build(connection.dialect.name)
-        result = connection.execute(self._postgres, parameters)
-        return result.all() if result.returns_rows else ()
+        return _execute_on_postgres(connection, self._postgres, parameters)
+
+
+class PreparedRows:
+    """A statement that takes rows of these columns. `build` returns it for a table of them.
+
+    On SQLite each value is a parameter, because reading it from JSON takes several times as long. To have few
+    texts, the rows are divided into powers of two. On Postgres all rows are one parameter (`rows`).
+    """
+
+    def __init__(self, build: Callable[[FromClause], Statement], **columns: TypeEngine[Any]) -> None:
+        self._build = build
+        self._columns = columns
+        self._postgres: Statement | None = None
+        self._texts: dict[int, str] = {}
+
+    def run(self, connection: Connection, values: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+        """Execute the statement for these rows, and return its rows. Raises SQLAlchemy's `DBAPIError`."""
+        if connection.dialect.name != "sqlite":
+            if self._postgres is None:
+                self._postgres = self._build(rows(connection.dialect.name, **self._columns))
+            return _execute_on_postgres(connection, self._postgres, {"rows": dumps(values)})
+        found: list[Sequence[Any]] = []
+        first = 0
+        for number in _powers_of_two(len(values)):
+            text = self._texts.get(number) or self._compile(connection, number)
+            found += _execute(connection, text, list(chain.from_iterable(values[first : first + number])))
+            first += number
+        return found
+
+    def _compile(self, connection: Connection, number: int) -> str:
+        compiled = self._build(values_of(number, **self._columns)).compile(dialect=connection.dialect)
+        if compiled.positiontup != [f"{name}_{row}" for row, name in product(range(number), self._columns)]:
+            raise AssertionError("the statement has other parameters than the rows, or in another order")
+        text = self._texts[number] = str(compiled)
+        return text
+
+
+def _powers_of_two(number: int) -> Iterator[int]:
+    """Return powers of two up to `MAX_ROWS`, largest first, whose sum is the number."""
+    power = MAX_ROWS
+    while number:
+        if number >= power:
+            number -= power
+            yield power
+        else:
+            power //= 2
+
+
+def _execute(connection: Connection, text: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    try:
+        return driver_of(connection).execute(text, values).fetchall()
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True) from error
+
+
+def _execute_on_postgres(
+    connection: Connection, statement: Statement, parameters: Mapping[str, Any]
+) -> Sequence[Sequence[Any]]:
+    """Execute a statement through SQLAlchemy, which also notices a lost connection."""
+    result = connection.execute(statement, parameters)
+    return result.all() if result.returns_rows else ()

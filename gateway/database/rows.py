@@ -1,11 +1,13 @@
 """Row parameters: many rows in one statement, as a JSON parameter that the database unpacks into a table.
 
+The statements of every commit have a parameter for each value instead, on SQLite (`prepared`).
+
 docs/decisions/0005-many-rows-as-one-parameter.md compares the cost of the alternatives.
 """
 
 from typing import Any
 
-from sqlalchemy import FromClause, Select, Text, bindparam, cast, func, literal, select
+from sqlalchemy import FromClause, Select, Text, bindparam, cast, column, func, literal, select, values
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
@@ -30,6 +32,16 @@ def rows(dialect: str, **columns: TypeEngine[Any]) -> FromClause:
             for index, (name, kind) in enumerate(columns.items())
         ]
     return select(*picked).subquery("r")
+
+
+def values_of(number: int, **columns: TypeEngine[Any]) -> FromClause:
+    """Return so many rows of these columns as a table. Each value is a parameter: `{column}_{row}`."""
+    table = values(*(column(name, kind) for name, kind in columns.items()), name="r")
+    parameters = [
+        tuple(bindparam(f"{name}_{row}", type_=kind) for name, kind in columns.items())
+        for row in range(number)
+    ]
+    return table.data(parameters).cte("r")
 
 
 def one_column(dialect: str, name: str, kind: TypeEngine[Any]) -> Select[Any]:

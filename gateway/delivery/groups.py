@@ -41,17 +41,21 @@ class Groups(Generic[K, M]):
     def add(self, key: K, member: M) -> None:
         """Add a member under a key."""
         others = self._members.setdefault(key, member)
+        if others is member:
+            return
         if isinstance(others, set):
             others.add(member)
-        elif others is not member:
+        else:
             self._members[key] = {others, member}
 
     def remove(self, key: K, member: M) -> None:
         """Remove a member. Raises KeyError if it isn't under this key."""
         others = self._members[key]
-        if isinstance(others, set) and len(others) > 1:
-            others.remove(member)
-        elif member in self.of(key):
+        if others is member:
             del self._members[key]
+        elif isinstance(others, set):
+            others.remove(member)
+            if not others:
+                del self._members[key]
         else:
             raise KeyError(member)

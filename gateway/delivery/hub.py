@@ -93,11 +93,12 @@ class Hub:
         """
         if self._count >= self._max_sockets:
             raise Overloaded("This process holds as many sockets as it may.")
-        if self.sockets_of(user_id) >= self._max_sockets_per_user:
-            raise TooManySockets(f"A user may hold {self._max_sockets_per_user} sockets.")
-        if user_id not in self._users:
+        others = self._users.of(user_id)
+        if not others:
             for follower in self._followers:
                 follower.follow(user_id)
+        elif len(others) >= self._max_sockets_per_user:
+            raise TooManySockets(f"A user may hold {self._max_sockets_per_user} sockets.")
         self._users.add(user_id, subscriber)
         self._sessions.add(subscriber.session, subscriber)
         self._count += 1

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     BigInteger,
     Connection,
+    FromClause,
     Insert,
     String,
     Text,
@@ -21,9 +22,7 @@ from sqlalchemy import (
 
 from gateway.database.indexes import BY_CHANGE
 from gateway.database.models import items, notifications, users
-from gateway.database.prepared import Prepared
-from gateway.database.rows import rows
-from gateway.protocol.encoding import dumps
+from gateway.database.prepared import Prepared, PreparedRows
 from gateway.protocol.items import Content, Counts, Item
 from gateway.store.entries import Entry, size_of
 from gateway.store.positions import Positions
@@ -87,31 +86,17 @@ def append(
                 item = Item(post.content, position.seq, position.seq)
                 entries.append(Entry(position.user_id, position.counts(), (item,), fresh=True))
         if len(rows_of_items) >= ITEMS_PER_INSERT:
-            _INSERT_ITEMS.run(connection, {"rows": dumps(rows_of_items)})
+            _INSERT_ITEMS.run(connection, rows_of_items)
             rows_of_items.clear()
     if rows_of_items:
-        _INSERT_ITEMS.run(connection, {"rows": dumps(rows_of_items)})
+        _INSERT_ITEMS.run(connection, rows_of_items)
     return entries
 
 
-def _insert_notification_rows(dialect: str) -> Insert:
-    new = rows(
-        dialect,
-        uuid=String(),
-        service_id=BigInteger(),
-        title=Text(),
-        body=Text(),
-        category=String(),
-        priority=String(),
-        url=Text(),
-        data=Text(),
-        recipients=BigInteger(),
-        created_at=BigInteger(),
-    )
-    names = [column.name for column in new.c]
+def _insert_notification_rows(new: FromClause) -> Insert:
     return (
         insert(notifications)
-        .from_select(names, select(new))
+        .from_select([column.name for column in new.c], select(new))
         .returning(notifications.c.uuid, notifications.c.id)
     )
 
@@ -123,22 +108,35 @@ def _insert_notifications(connection: Connection, posts: Sequence[Post]) -> dict
         values.append(
             (uuid, service_id, title, body, category, priority, url, data, len(recipients), created_at)
         )
-    inserted = _INSERT_NOTIFICATIONS.run(connection, {"rows": dumps(values)})
+    inserted = _INSERT_NOTIFICATIONS.run(connection, values)
     return {uuid: key for uuid, key in inserted}  # noqa: C416 - rows are not pairs to a type checker
 
 
-_INSERT_NOTIFICATIONS = Prepared(_insert_notification_rows)
+_INSERT_NOTIFICATIONS = PreparedRows(
+    _insert_notification_rows,
+    uuid=String(),
+    service_id=BigInteger(),
+    title=Text(),
+    body=Text(),
+    category=String(),
+    priority=String(),
+    url=Text(),
+    data=Text(),
+    recipients=BigInteger(),
+    created_at=BigInteger(),
+)
 
 
-def _insert_items(dialect: str) -> Insert:
-    new = rows(dialect, user_id=BigInteger(), seq=BigInteger(), notification_id=BigInteger())
+def _insert_items(new: FromClause) -> Insert:
     columns = ["user_id", "created_seq", "seq", "notification_id"]
     return insert(items).from_select(
         columns, select(new.c.user_id, new.c.seq, new.c.seq.label("last"), new.c.notification_id)
     )
 
 
-_INSERT_ITEMS = Prepared(_insert_items)
+_INSERT_ITEMS = PreparedRows(
+    _insert_items, user_id=BigInteger(), seq=BigInteger(), notification_id=BigInteger()
+)
 
 
 # --- reading ------------------------------------------------------------------------------------------------

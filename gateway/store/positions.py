@@ -4,12 +4,23 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Select, String, Update, bindparam, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    FromClause,
+    Select,
+    String,
+    Update,
+    bindparam,
+    func,
+    select,
+    update,
+)
 
 from gateway.auth.users import add_missing_users
 from gateway.database.models import users
-from gateway.database.prepared import Prepared
-from gateway.database.rows import one_column, rows
+from gateway.database.prepared import Prepared, PreparedRows
+from gateway.database.rows import one_column
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts, Item
 
@@ -100,13 +111,11 @@ class Positions:
         ]
         moved = [row for row in moved if self._stored[row[0]] != row[1:]]
         if moved:
-            _UPDATE_POSITIONS.run(self._connection, {"rows": dumps(moved)})
+            _UPDATE_POSITIONS.run(self._connection, moved)
         return {row[0]: self.by_id[row[0]].counts() for row in moved}
 
 
-def _update_positions(dialect: str) -> Update:
-    kind = BigInteger()
-    new = rows(dialect, id=kind, seq=kind, unread=kind, unseen=kind, seen=kind, delivered=kind)
+def _update_positions(new: FromClause) -> Update:
     return (
         update(users)
         .where(users.c.id == new.c.id)
@@ -120,7 +129,15 @@ def _update_positions(dialect: str) -> Update:
     )
 
 
-_UPDATE_POSITIONS = Prepared(_update_positions)
+_UPDATE_POSITIONS = PreparedRows(
+    _update_positions,
+    id=BigInteger(),
+    seq=BigInteger(),
+    unread=BigInteger(),
+    unseen=BigInteger(),
+    seen=BigInteger(),
+    delivered=BigInteger(),
+)
 
 
 def unknown_subs(connection: Connection, subs: Collection[str]) -> set[str]:

@@ -3,14 +3,28 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Select, bindparam, insert, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    FromClause,
+    Insert,
+    Select,
+    String,
+    Update,
+    bindparam,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 
 from gateway.auth.users import add_missing_users
-from gateway.database.database import Database
+from gateway.database.database import Database, open_database
 from gateway.database.models import users
-from gateway.database.prepared import Prepared
+from gateway.database.prepared import MAX_ROWS, Prepared, PreparedRows
 from gateway.errors import Unavailable
+from tests.support.databases import settings_for
 
 SECRET = "what only the user may read"
 
@@ -54,3 +68,53 @@ async def test_a_refused_write_is_an_outage_as_with_any_other_statement(database
 
     with pytest.raises(Unavailable):
         await database.read(write)
+
+
+def insert_users(new: FromClause) -> Insert:
+    names = ["sub", "epoch", "created_at"]
+    return insert(users).from_select(names, select(new)).returning(users.c.sub, users.c.created_at)
+
+
+INSERT_USERS = PreparedRows(insert_users, sub=String(), epoch=String(), created_at=BigInteger())
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, MAX_ROWS - 1, MAX_ROWS, 2 * MAX_ROWS + 5])
+async def test_a_statement_takes_any_number_of_rows(database: Database, number: int) -> None:
+    values = [(f"user-{row}", "epoch", row) for row in range(number)]
+    inserted = await database.write(INSERT_USERS.run, values)
+    assert sorted(map(tuple, inserted)) == sorted((sub, created_at) for sub, _, created_at in values)
+    stored = await database.read(
+        lambda connection: connection.execute(select(users.c.sub, users.c.created_at)).all()
+    )
+    assert sorted(map(tuple, stored)) == sorted(map(tuple, inserted))
+
+
+async def test_each_row_is_updated_with_its_own_values(database: Database) -> None:
+    def update_users(new: FromClause) -> Update:
+        return update(users).where(users.c.id == new.c.id).values(unread=new.c.unread)
+
+    statement = PreparedRows(update_users, id=BigInteger(), unread=BigInteger())
+    await database.write(INSERT_USERS.run, [(f"user-{row}", "epoch", row) for row in range(7)])
+    ids = await database.read(lambda connection: list(connection.scalars(select(users.c.id))))
+    await database.write(statement.run, [(one, 10 * one) for one in ids[1:]])
+    unread = await database.read(
+        lambda connection: dict(connection.execute(select(users.c.id, users.c.unread)).all())
+    )
+    assert unread == {one: 0 if one == ids[0] else 10 * one for one in ids}
+
+
+async def test_a_refused_row_is_sqlalchemys_error_without_the_values(database: Database) -> None:
+    with pytest.raises(DBAPIError) as raised:
+        await database.write(INSERT_USERS.run, [("ada", "epoch", 0), (SECRET, None, 0)])
+    assert SECRET not in str(raised.value)
+    assert await database.read(lambda connection: connection.scalars(select(users.c.sub)).all()) == []
+
+
+async def test_a_statement_with_a_parameter_besides_its_rows_is_refused(sqlite_url: str) -> None:
+    statement = PreparedRows(
+        lambda new: update(users).where(users.c.id == new.c.id).values(unread=bindparam("unread")),
+        id=BigInteger(),
+    )
+    with pytest.raises(AssertionError, match="other parameters"):
+        async with open_database(settings_for(sqlite_url)) as database:
+            await database.write(statement.run, [(1,)])
