@@ -47,7 +47,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
 
 @pytest.mark.parametrize(("method", "path", "credential"), PUBLIC)
-async def test_beyond_its_budget_an_address_is_refused_whatever_it_asks_for(
+async def test_an_address_over_its_anonymous_budget_gets_a_429_on_every_path(
     method: str, path: str, credential: str, start_server: StartServer
 ) -> None:
     server = await start_server(**SCARCE)
@@ -65,7 +65,9 @@ async def test_beyond_its_budget_an_address_is_refused_whatever_it_asks_for(
     await server.service.notify("ada")
 
 
-async def test_what_has_a_good_credential_counts_nothing(start_server: StartServer) -> None:
+async def test_requests_with_a_valid_credential_do_not_use_the_anonymous_budget(
+    start_server: StartServer,
+) -> None:
     server = await start_server(**SCARCE)
     user = await server.user()
     for _ in range(ENOUGH):
@@ -73,7 +75,7 @@ async def test_what_has_a_good_credential_counts_nothing(start_server: StartServ
     assert (await server.http.get("/")).status_code == 200
 
 
-async def test_who_is_refused_again_and_again_waits_and_others_do_not(
+async def test_repeated_429s_are_delayed_without_delaying_other_callers(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(**SCARCE, refusals_per_second=BURST / 10)
@@ -99,7 +101,7 @@ def refuse(held: list[weakref.ref[Body]]) -> None:
     raise RateLimited("posts", quota=1, window=1, retry_after=1)
 
 
-async def test_a_request_that_waits_for_its_429_does_not_hold_its_body(
+async def test_a_delayed_429_does_not_hold_the_request_body(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(refusals_per_second=1e-4)

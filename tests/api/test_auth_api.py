@@ -45,7 +45,7 @@ def basic(client_id: str, secret: str) -> dict[str, str]:
 # --- signing in ---------------------------------------------------------------------------------------------
 
 
-async def test_a_password_gives_a_token_that_opens_the_inbox(server: LocalServer) -> None:
+async def test_signing_in_with_a_password_returns_a_token_for_the_inbox(server: LocalServer) -> None:
     assert (await create_user(server)).status_code == 201
     answer = await sign_in(server)
     assert answer.status_code == 200
@@ -57,7 +57,7 @@ async def test_a_password_gives_a_token_that_opens_the_inbox(server: LocalServer
     assert (await ada.inbox())["seq"] == 0
 
 
-async def test_a_token_has_the_claims_of_the_contract_and_is_signed_with_a_published_key(
+async def test_a_token_has_the_documented_claims_and_verifies_with_a_published_key(
     server: LocalServer,
 ) -> None:
     ada = await server.user("ada", ttl=60)
@@ -78,7 +78,7 @@ async def test_only_public_keys_are_published(server: LocalServer) -> None:
     assert set(key) == {"kty", "crv", "alg", "use", "kid", "x"}
 
 
-async def test_a_configured_secret_signs_instead_and_is_not_published(start_server: StartServer) -> None:
+async def test_a_configured_secret_signs_tokens_and_is_not_published(start_server: StartServer) -> None:
     server = await start_server(jwt_secret="0123456789abcdef0123456789abcdef")
     ada = await server.user()
     assert ada.token is not None
@@ -87,7 +87,7 @@ async def test_a_configured_secret_signs_instead_and_is_not_published(start_serv
     assert (await server.stranger.get("/.well-known/jwks.json")).json() == {"keys": []}
 
 
-async def test_login_failures_are_alike(server: LocalServer) -> None:
+async def test_every_sign_in_failure_returns_the_same_error(server: LocalServer) -> None:
     await create_user(server)
     await create_user(server, "disabled")
     await server.service.patch("/v1/users/disabled", json={"disabled": True})
@@ -108,7 +108,7 @@ async def test_login_failures_are_alike(server: LocalServer) -> None:
     assert answers["a wrong password"].json()["error"] == "invalid_grant"
 
 
-async def test_a_form_that_asks_for_nothing_we_have_is_refused_as_rfc_6749_says(
+async def test_an_invalid_token_request_gets_the_rfc_6749_error(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     await create_user(server)
@@ -132,13 +132,13 @@ async def test_a_form_that_asks_for_nothing_we_have_is_refused_as_rfc_6749_says(
             assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_the_token_endpoint_takes_a_form_and_not_json(server: LocalServer) -> None:
+async def test_the_token_endpoint_refuses_json(server: LocalServer) -> None:
     answer = await server.stranger.post("/v1/auth/token", json={"grant_type": "password"})
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
-async def test_a_form_of_another_kind_is_refused(server: LocalServer, path: str) -> None:
+async def test_a_multipart_form_is_refused(server: LocalServer, path: str) -> None:
     await create_user(server)
     form = {"grant_type": "password", "username": "ada", "password": PASSWORD, "token": "x"}
     answer = await server.stranger.post(path, files={name: (None, value) for name, value in form.items()})
@@ -157,7 +157,7 @@ async def test_a_repeated_field_is_refused(server: LocalServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
-async def test_a_form_of_more_fields_than_any_has_is_refused(server: LocalServer, path: str) -> None:
+async def test_a_form_over_the_field_limit_is_refused(server: LocalServer, path: str) -> None:
     await create_user(server)
     form = urlencode({"grant_type": "password", "username": "ada", "password": PASSWORD, "token": "x"})
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -173,7 +173,7 @@ async def test_a_form_of_more_fields_than_any_has_is_refused(server: LocalServer
         }
 
 
-async def test_a_form_is_utf_8_escaped_or_not(server: LocalServer) -> None:
+async def test_a_form_is_read_as_utf_8_with_or_without_percent_encoding(server: LocalServer) -> None:
     password = "ein Käuzchen im Gemäuer"
     assert (await create_user(server, password=password)).status_code == 201
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8"}
@@ -198,7 +198,7 @@ async def test_a_refresh_token_gives_another_access_token_and_refresh_token(serv
     assert (await User(server.http, fresh["access_token"], "ada").inbox())["seq"] == 0
 
 
-async def test_a_service_gets_a_token_by_basic_or_by_form(server: LocalServer) -> None:
+async def test_a_service_gets_a_token_with_basic_or_form_credentials(server: LocalServer) -> None:
     made = await create_service(server, "notify", "tokens:mint")
     client_id, secret = made["client_id"], made["client_secret"]
     grant = {"grant_type": "client_credentials"}
@@ -220,7 +220,7 @@ async def test_a_service_gets_a_token_by_basic_or_by_form(server: LocalServer) -
     assert answer.json()["code"] == "insufficient_scope"
 
 
-async def test_a_client_that_does_not_prove_itself_is_401_invalid_client(server: LocalServer) -> None:
+async def test_failed_client_authentication_gets_a_401_invalid_client(server: LocalServer) -> None:
     made = await create_service(server, "notify")
     grant = {"grant_type": "client_credentials"}
     wrong: list[dict[str, Any]] = [
@@ -239,7 +239,7 @@ async def test_a_client_that_does_not_prove_itself_is_401_invalid_client(server:
 
 @pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
 @pytest.mark.parametrize("grant", ["password", "refresh_token", "client_credentials", "no_such_grant"])
-async def test_client_authentication_that_is_there_and_wrong_is_401_whatever_is_asked_for(
+async def test_wrong_client_credentials_get_a_401_for_every_grant(
     server: LocalServer, grant: str, path: str
 ) -> None:
     await create_user(server)
@@ -271,7 +271,7 @@ async def test_client_authentication_that_is_there_and_wrong_is_401_whatever_is_
     assert (await token(server, grant_type="refresh_token", refresh_token=refresh_token)).status_code == 200
 
 
-async def test_a_client_that_proves_itself_or_says_its_id_alone_may_use_every_grant(
+async def test_a_client_may_authenticate_or_send_only_its_id_with_user_grants(
     server: LocalServer,
 ) -> None:
     await create_user(server)
@@ -298,7 +298,7 @@ async def test_a_client_that_proves_itself_or_says_its_id_alone_may_use_every_gr
 
 
 @pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/auth/revoke"])
-async def test_every_error_of_the_oauth_endpoints_has_the_body_of_rfc_6749(
+async def test_every_oauth_error_has_an_rfc_6749_body(
     server: LocalServer, path: str, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     form = {"grant_type": "refresh_token", "refresh_token": "x", "token": "x"}
@@ -351,13 +351,13 @@ async def test_revoking_a_token_ends_its_session_and_no_other(server: LocalServe
     await also_ada.inbox()
 
 
-async def test_revoking_what_is_no_token_is_200(server: LocalServer) -> None:
+async def test_revoking_an_invalid_token_returns_200(server: LocalServer) -> None:
     for garbage in ("garbage", "a.b.c", "\x00", "x" * 10_000):
         answer = await server.stranger.post("/v1/auth/revoke", data={"token": garbage})
         assert answer.status_code == 200, answer.text
 
 
-async def test_a_ticket_is_for_users_and_opens_nothing_but_a_socket(server: LocalServer) -> None:
+async def test_only_users_get_tickets_and_a_ticket_is_not_an_access_token(server: LocalServer) -> None:
     ada = await server.user()
     answer = await ada.post("/v1/auth/ticket")
     assert set(answer.json()) == {"ticket", "expires_in"}
@@ -389,14 +389,14 @@ async def test_a_401_carries_a_challenge(server: LocalServer) -> None:
     assert wrong.headers["content-type"] == "application/problem+json"
 
 
-async def test_the_scheme_is_read_in_any_case_and_others_are_none(server: LocalServer) -> None:
+async def test_the_bearer_scheme_is_case_insensitive_and_other_schemes_get_a_401(server: LocalServer) -> None:
     ada = await server.user()
     for scheme, status in (("bearer", 200), ("BEARER", 200), ("Basic", 401), ("Token", 401)):
         headers = {"Authorization": f"{scheme} {ada.token}"}
         assert (await server.stranger.get("/v1/inbox", headers=headers)).status_code == status
 
 
-async def test_a_token_with_strange_headers_is_refused(server: LocalServer) -> None:
+async def test_a_token_with_a_forged_header_is_refused(server: LocalServer) -> None:
     ada = await server.user()
     assert ada.token is not None
     _, body, signature = ada.token.split(".")
@@ -465,7 +465,7 @@ async def test_a_new_password_replaces_the_old_one_and_ends_the_sessions(server:
     assert (await sign_in(server, password="another good password")).status_code == 200
 
 
-async def test_a_disabled_user_can_do_nothing_until_enabled(server: LocalServer) -> None:
+async def test_a_disabled_user_has_no_access_until_enabled(server: LocalServer) -> None:
     await create_user(server)
     ada = await server.user()
     await ada.inbox()
@@ -493,7 +493,7 @@ async def test_any_sub_can_be_managed_by_its_path(server: LocalServer, subtests:
             assert (await server.service.delete(path)).status_code == 204
 
 
-async def test_what_is_no_user_is_422(server: LocalServer, subtests: pytest.Subtests) -> None:
+async def test_an_invalid_user_body_or_sub_is_refused(server: LocalServer, subtests: pytest.Subtests) -> None:
     bodies: list[Any] = [
         {},
         {"sub": ""},
@@ -518,7 +518,7 @@ async def test_what_is_no_user_is_422(server: LocalServer, subtests: pytest.Subt
             assert answer.status_code in {404, 422}, answer.text
 
 
-async def test_minting_makes_a_token_for_an_own_user_and_bounds_its_life(server: LocalServer) -> None:
+async def test_minting_creates_a_missing_user_and_limits_the_ttl(server: LocalServer) -> None:
     answer = await server.service.post("/v1/users/new/tokens", json={"ttl": 120})
     assert answer.status_code in {200, 201}
     body = answer.json()
@@ -537,7 +537,7 @@ async def test_minting_again_does_not_end_the_first_token(server: LocalServer) -
     await two.inbox()
 
 
-async def test_ending_the_sessions_stops_every_token(server: LocalServer) -> None:
+async def test_ending_a_users_sessions_revokes_every_token(server: LocalServer) -> None:
     await create_user(server)
     signed_in = (await sign_in(server)).json()
     minted = await server.user()
@@ -575,7 +575,7 @@ async def test_a_service_and_its_keys_are_made_listed_and_deleted(server: LocalS
     assert (await server.service.delete(path)).status_code == 404
 
 
-async def test_deleting_a_service_ends_its_keys_and_tokens(server: LocalServer) -> None:
+async def test_deleting_a_service_revokes_its_keys_and_tokens(server: LocalServer) -> None:
     made = await create_service(server, "notify")
     path = f"/v1/services/{made['client_id']}"
     key = (await server.service.post(path + "/keys")).json()["key"]
@@ -592,7 +592,7 @@ async def test_deleting_a_service_ends_its_keys_and_tokens(server: LocalServer) 
     assert again.json()["error"] == "invalid_client"
 
 
-async def test_a_key_of_another_service_is_404(server: LocalServer) -> None:
+async def test_deleting_a_key_of_another_service_gets_a_404(server: LocalServer) -> None:
     one, two = await create_service(server, "notify"), await create_service(server, "notify")
     key = (await server.service.post(f"/v1/services/{one['client_id']}/keys")).json()
     foreign = await server.service.delete(f"/v1/services/{two['client_id']}/keys/{key['id']}")
@@ -600,7 +600,7 @@ async def test_a_key_of_another_service_is_404(server: LocalServer) -> None:
     await Service(server.http, key["key"]).notify("ada")
 
 
-async def test_what_is_no_service_is_422(server: LocalServer) -> None:
+async def test_an_invalid_service_gets_a_422(server: LocalServer) -> None:
     bodies: list[Any] = [
         {},
         {"name": "x"},
@@ -632,7 +632,7 @@ MANAGEMENT = [
 ]
 
 
-async def test_managing_needs_the_scope_admin(server: LocalServer) -> None:
+async def test_management_requires_the_admin_scope(server: LocalServer) -> None:
     made = await create_service(server, "notify", "tokens:mint")
     path = f"/v1/services/{made['client_id']}/keys"
     poster = Service(server.http, (await server.service.post(path)).json()["key"])

@@ -47,7 +47,7 @@ async def another(server: LocalServer) -> Service:
 # --- items --------------------------------------------------------------------------------------------------
 
 
-async def test_a_batch_that_would_store_too_many_items_is_413_with_its_number(server: LocalServer) -> None:
+async def test_a_batch_with_too_many_items_gets_a_413_that_states_their_number(server: LocalServer) -> None:
     fits = MAX_ITEMS // len(SUBS)
     posts = [{"to": SUBS, "title": "x"}] * (fits + 2)
     for lines in (False, True):
@@ -59,7 +59,7 @@ async def test_a_batch_that_would_store_too_many_items_is_413_with_its_number(se
     assert (await (await server.user("user-0")).inbox())["seq"] == fits
 
 
-async def test_a_recipient_who_is_named_twice_is_one_item(server: LocalServer) -> None:
+async def test_a_repeated_recipient_counts_as_one_item(server: LocalServer) -> None:
     posts = [{"to": ["ada"] * 1000, "title": "x"}] * (MAX_ITEMS // 1000 + 1)
     assert (await send(server.service, posts)).status_code == 201
 
@@ -67,7 +67,9 @@ async def test_a_recipient_who_is_named_twice_is_one_item(server: LocalServer) -
 # --- rates --------------------------------------------------------------------------------------------------
 
 
-async def test_each_recipient_counts_and_the_debt_is_waited_for(start_server: StartServer) -> None:
+async def test_each_recipient_counts_as_an_item_and_retry_after_covers_the_debt(
+    start_server: StartServer,
+) -> None:
     server = await start_server(items_per_second=100)
     other = await another(server)
     assert (await server.service.notify(SUBS))["recipients"] == 1000
@@ -80,14 +82,16 @@ async def test_each_recipient_counts_and_the_debt_is_waited_for(start_server: St
     assert (await other.notify("ada"))["recipients"] == 1
 
 
-async def test_who_is_in_debt_is_refused_before_the_batch_is_read(start_server: StartServer) -> None:
+async def test_a_service_over_its_item_limit_is_refused_before_its_batch_is_read(
+    start_server: StartServer,
+) -> None:
     server = await start_server(items_per_second=1)
     assert (await send(server.service, [{"to": SUBS[:50], "title": "x"}])).status_code == 201
     answer = await server.service.post(PATH, content=b"nonsense", headers=JSON)
     assert answer.status_code == 429
 
 
-async def test_a_batch_that_is_refused_costs_its_size(start_server: StartServer) -> None:
+async def test_a_refused_batch_is_charged_for_its_size(start_server: StartServer) -> None:
     server = await start_server(items_per_second=1)
     content = b'[{"to": "ada", "title": ""}' + b" " * 100_000 + b"]"
     assert (await server.service.post(PATH, content=content, headers=JSON)).status_code == 422
@@ -95,14 +99,14 @@ async def test_a_batch_that_is_refused_costs_its_size(start_server: StartServer)
     assert answer.status_code == 429
 
 
-def test_a_message_to_50_000_users_goes_through_at_once_by_default(sqlite_url: str) -> None:
+def test_the_default_limits_allow_a_post_to_50_000_users_at_once(sqlite_url: str) -> None:
     rate_limits = RateLimits(settings_for(sqlite_url))
     for _ in range(50):
         rate_limits.begin_post(1)
         rate_limits.charge_rest(1, 1, 1000)
 
 
-def test_what_was_let_in_is_not_refused_for_the_last_that_it_took_itself(sqlite_url: str) -> None:
+def test_an_admitted_post_is_not_refused_because_of_its_own_charge(sqlite_url: str) -> None:
     rate_limits = RateLimits(settings_for(sqlite_url, posts_per_second=0.25, items_per_second=0.25))
     rate_limits.begin_post(1)
     rate_limits.charge_rest(1, 1000, 5000)
@@ -151,7 +155,7 @@ def in_array(posts: list[Any]) -> Iterator[str]:
     ],
     ids=["values", "texts", "recipients"],
 )
-async def test_others_have_their_turn_while_a_batch_is_read(
+async def test_reading_a_batch_yields_to_other_tasks(
     monkeypatch: pytest.MonkeyPatch,
     split: Callable[[list[Any]], Iterator[str | bytes]],
     post: Any,
@@ -166,7 +170,7 @@ async def test_others_have_their_turn_while_a_batch_is_read(
     assert turns >= cost // (2 * TURN_COST)
 
 
-async def test_a_million_recipients_are_counted_in_turns_and_not_kept() -> None:
+async def test_a_million_recipients_are_counted_without_keeping_every_post() -> None:
     batch = reader()
     with pytest.raises(PayloadTooLarge, match="1,000,000 items"):
         await turns_while(batch, in_array([{"to": SUBS, "title": "x"}] * 1000))
@@ -187,7 +191,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_body_is_refused_at_its_first_item_and_never_built(name: str) -> None:
+async def test_a_hostile_batch_is_refused_at_its_first_item(name: str) -> None:
     seen: list[int] = []
 
     def watched() -> Iterator[str]:
@@ -204,18 +208,18 @@ async def test_a_hostile_body_is_refused_at_its_first_item_and_never_built(name:
         assert seen == []
 
 
-async def test_a_line_that_is_longer_than_a_notification_may_be_is_not_parsed() -> None:
+async def test_a_line_over_the_size_limit_of_a_notification_is_not_parsed() -> None:
     lines = b'{"to":"ada","title":"x"}\n{"title":"' + b"x" * MAX_ITEM + b'"}\n'
     with pytest.raises(PayloadTooLarge, match="Line 2 "):
         await reader().read(split_lines(lines))
 
 
 @pytest.mark.parametrize("blank", [b"\n", b" \n", b"\r\n"])
-def test_millions_of_blank_lines_are_passed_over_at_once(blank: bytes) -> None:
+def test_millions_of_blank_lines_are_skipped(blank: bytes) -> None:
     assert list(split_lines(blank * 1_000_000 + b"1\n" + blank * 1_000_000 + b"2")) == [b"1", b"2"]
 
 
-async def test_more_members_than_a_notification_has_are_one_error(server: LocalServer) -> None:
+async def test_too_many_members_are_reported_as_one_error(server: LocalServer) -> None:
     post = {"to": "ada", "title": "x"} | {f"member {n}": 1 for n in range(10_000)}
     few = dict(list(post.items())[:500])
     for path, body in (("/v1/notifications", post), (PATH, [post]), ("/v1/users", few)):
@@ -224,7 +228,7 @@ async def test_more_members_than_a_notification_has_are_one_error(server: LocalS
         assert len(answer.json()["errors"]) == 1
 
 
-async def test_a_service_holds_few_large_bodies_in_memory_and_others_have_their_own(
+async def test_each_service_has_its_own_limit_of_large_bodies_in_memory(
     server: LocalServer,
 ) -> None:
     other = await another(server)
@@ -269,13 +273,13 @@ def test_an_array_is_split_into_the_texts_of_its_values(values: list[Any], inden
     assert [json.loads(one) for one in split_array(body)] == values
 
 
-def test_values_are_found_wherever_the_window_ends() -> None:
+def test_values_are_split_correctly_at_any_window_boundary() -> None:
     for size in (100, 4093, 65_521, MAX_ITEM - 2):
         values = [f"{number:06}" + "\\" * (size // 2 - 6) for number in range(2_000_000 // size + 3)]
         assert [json.loads(one) for one in split_array(json.dumps(values).encode())] == values
 
 
-def test_a_value_behind_others_is_looked_for_in_a_bounded_window_too() -> None:
+def test_the_search_window_stays_bounded_after_many_values() -> None:
     text = "[" + "1," * 200_000 + '"' + "x" * LENGTH + '"]'
     values = _Values(text)
     with pytest.raises(PayloadTooLarge, match="Item 200000 "):
@@ -304,12 +308,12 @@ def test_a_value_behind_others_is_looked_for_in_a_bounded_window_too() -> None:
         b'["\n"]',
     ],
 )
-def test_what_is_no_json_array_is_invalid(body: bytes) -> None:
+def test_a_malformed_json_array_is_invalid(body: bytes) -> None:
     with pytest.raises(Invalid):
         list(split_array(body))
 
 
-def test_the_hash_of_a_batch_is_that_of_the_array_that_was_hashed_at_once() -> None:
+def test_the_incremental_hash_of_a_batch_equals_the_hash_of_the_whole_array() -> None:
     notifications = [Notification(to=["bob", "ada"], title=title, data={"b": 1, "a": 2}) for title in "xy"]
     for begin, is_batch in ((b"[true", True), (b"[false", False)):
         digest = Digest(begin)

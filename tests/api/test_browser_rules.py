@@ -68,7 +68,7 @@ APP = "https://app.example.com"
         ("https://app.example.com\n", None),
     ],
 )
-def test_an_origin_is_read_as_browsers_write_it(text: str, origin: str | None) -> None:
+def test_an_origin_is_normalized_as_browsers_serialize_it(text: str, origin: str | None) -> None:
     assert read_origin(text) == origin
 
 
@@ -88,7 +88,7 @@ def test_an_origin_is_read_as_browsers_write_it(text: str, origin: str | None) -
         ("null", "'null' is not an origin such as"),
     ],
 )
-def test_what_is_no_origin_is_told_what_to_do(listed: str, said: str) -> None:
+def test_the_error_for_an_invalid_allowed_origin_says_what_to_do(listed: str, said: str) -> None:
     with pytest.raises(SettingsError, match="^GATEWAY_ALLOWED_ORIGINS: " + re.escape(said)):
         load_settings(allowed_origins=f"https://other.example,{listed}")
 
@@ -151,7 +151,7 @@ async def test_a_socket_is_opened_from_the_gateways_own_origin_and_from_no_other
     await server.sockets(0)
 
 
-async def test_a_handshake_with_two_origins_is_no_handshake(server: LocalServer) -> None:
+async def test_a_handshake_with_two_origin_headers_gets_a_400(server: LocalServer) -> None:
     user = await server.user()
     headers = [("Authorization", f"Bearer {user.token}"), ("Origin", APP), ("Origin", server.base)]
     url = server.base.replace("http", "ws", 1) + "/v1/ws"
@@ -161,7 +161,7 @@ async def test_a_handshake_with_two_origins_is_no_handshake(server: LocalServer)
     assert refused.value.response.status_code == 400
 
 
-async def test_a_page_over_http_gets_no_socket_of_a_gateway_over_https(start_server: StartServer) -> None:
+async def test_a_page_on_http_cannot_open_a_socket_to_a_gateway_on_https(start_server: StartServer) -> None:
     server = await start_server(forwarded_allow_ips="127.0.0.1")
     user = await server.user()
     assert await opens(user, server.base.replace("http", "https"), X_Forwarded_Proto="https")
@@ -169,13 +169,13 @@ async def test_a_page_over_http_gets_no_socket_of_a_gateway_over_https(start_ser
     assert await opens(user, server.base)
 
 
-async def test_what_a_stranger_says_of_the_scheme_is_not_believed(server: LocalServer) -> None:
+async def test_a_handshake_ignores_x_forwarded_proto_from_an_untrusted_peer(server: LocalServer) -> None:
     user = await server.user()
     https = server.base.replace("http", "https")
     assert not await opens(user, https, X_Forwarded_Proto="https")
 
 
-async def test_an_origin_on_the_list_opens_sockets(start_server: StartServer) -> None:
+async def test_an_allowed_origin_opens_sockets(start_server: StartServer) -> None:
     server = await start_server(allowed_origins=f"{APP},HTTP://Other.example:80")
     user = await server.user()
     for origin in (APP, f"{APP}:443", "http://other.example", server.base):
@@ -187,7 +187,7 @@ async def test_an_origin_on_the_list_opens_sockets(start_server: StartServer) ->
 @pytest.mark.parametrize(
     "origins", ["*", "null", "app.example.com", f"{APP}/", f"{APP}/path", "ws://a.example"]
 )
-def test_a_list_with_something_else_than_origins_stops_the_start(
+def test_an_invalid_allowed_origin_stops_the_start(
     origins: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -196,7 +196,7 @@ def test_a_list_with_something_else_than_origins_stops_the_start(
         load_settings()
 
 
-def test_the_list_is_kept_as_browsers_write_origins() -> None:
+def test_allowed_origins_are_stored_as_browsers_serialize_them() -> None:
     settings = settings_for("sqlite:///x.db", allowed_origins="HTTPS://App.example.com:443")
     assert settings.allowed_origins == ("https://app.example.com",)
     with pytest.raises(ValidationError):
@@ -211,7 +211,7 @@ PREFLIGHT = {
 }
 
 
-async def test_a_page_on_the_list_may_call_the_api(start_server: StartServer) -> None:
+async def test_a_page_of_an_allowed_origin_may_call_the_api(start_server: StartServer) -> None:
     server = await start_server(allowed_origins=APP)
     asked = await server.http.options("/v1/notifications", headers={"Origin": APP, **PREFLIGHT})
     assert asked.status_code == 200
@@ -241,7 +241,7 @@ async def test_a_page_on_the_list_may_call_the_api(start_server: StartServer) ->
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", f"{APP}.evil.example", "http://app.example.com"]
 )
-async def test_a_page_of_another_origin_is_told_nothing(start_server: StartServer, origin: str) -> None:
+async def test_a_page_of_another_origin_gets_no_cors_headers(start_server: StartServer, origin: str) -> None:
     server = await start_server(allowed_origins=APP)
     asked = await server.http.options("/v1/notifications", headers={"Origin": origin, **PREFLIGHT})
     assert asked.status_code == 400
@@ -278,14 +278,14 @@ def test_no_more_than_a_hundred_refused_origins_are_logged(monkeypatch: pytest.M
     assert len(lines) == 100
 
 
-async def test_without_a_list_there_is_no_cors(server: LocalServer) -> None:
+async def test_cors_is_off_without_allowed_origins(server: LocalServer) -> None:
     answer = await server.http.get("/.well-known/jwks.json", headers={"Origin": APP})
     assert not [name for name in answer.headers if name.startswith("access-control")]
     asked = await server.http.options("/v1/notifications", headers={"Origin": APP, **PREFLIGHT})
     assert asked.status_code == 405
 
 
-async def test_a_request_without_an_origin_is_answered_as_if_there_were_no_list(
+async def test_a_request_without_an_origin_gets_no_cors_headers(
     start_server: StartServer,
 ) -> None:
     server = await start_server(allowed_origins=APP)
@@ -322,7 +322,7 @@ async def answers(server: LocalServer) -> dict[str, Any]:
     }
 
 
-async def test_every_answer_tells_the_browser_to_do_nothing_but_show_it(server: LocalServer) -> None:
+async def test_every_response_has_the_security_headers(server: LocalServer) -> None:
     for name, answer in (await answers(server)).items():
         headers = answer.headers
         assert headers.get_list("x-content-type-options") == ["nosniff"], name
@@ -342,7 +342,7 @@ async def test_every_answer_tells_the_browser_to_do_nothing_but_show_it(server: 
         assert "server" not in headers, name
 
 
-async def test_an_answer_that_nobody_has_foreseen_has_the_headers_too(
+async def test_an_unexpected_error_has_the_security_headers(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -359,7 +359,7 @@ async def test_an_answer_that_nobody_has_foreseen_has_the_headers_too(
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_only_what_is_served_by_https_asks_for_https(start_server: StartServer) -> None:
+async def test_only_responses_over_https_enable_hsts(start_server: StartServer) -> None:
     server = await start_server(forwarded_allow_ips="127.0.0.1")
     for path in ("/", "/v1/inbox", "/docs"):
         answer = await server.http.get(path, headers={"X-Forwarded-Proto": "https"})
@@ -368,7 +368,7 @@ async def test_only_what_is_served_by_https_asks_for_https(start_server: StartSe
         assert "strict-transport-security" not in answer.headers
 
 
-async def test_a_stranger_cannot_make_the_gateway_ask_for_https(server: LocalServer) -> None:
+async def test_an_untrusted_x_forwarded_proto_does_not_enable_hsts(server: LocalServer) -> None:
     answer = await server.http.get("/", headers={"X-Forwarded-Proto": "https"})
     assert "strict-transport-security" not in answer.headers
 
@@ -395,7 +395,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("url", HOSTILE)
-def test_what_is_no_link_is_told_from_one(url: str) -> None:
+def test_hostile_urls_are_not_links(url: str) -> None:
     assert not is_link(url)
     assert safe_url(url) is None
     assert safe_url("/inbox") == "/inbox"
@@ -404,13 +404,13 @@ def test_what_is_no_link_is_told_from_one(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", [*HOSTILE[:5], "//evil.example"])
-async def test_a_url_that_is_no_link_is_refused_on_the_way_in(server: LocalServer, url: str) -> None:
+async def test_a_post_with_an_unsafe_url_gets_a_422(server: LocalServer, url: str) -> None:
     answer = await server.service.post("/v1/notifications", json={"to": "ada", "title": "Hi", "url": url})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "url"
 
 
-async def test_a_url_that_is_no_link_is_not_shown_however_it_was_stored(server: LocalServer) -> None:
+async def test_a_stored_unsafe_url_is_never_returned(server: LocalServer) -> None:
     user = await server.user()
     posted = await server.service.notify("ada", url="https://example.com/")
     table = models.notifications

@@ -59,7 +59,7 @@ USERS: list[Ask] = [
     ("kind", "ask"),
     [(kind, ask) for kind, asks in ((str, STRANGERS), (Service, SERVICES), (Known, USERS)) for ask in asks],
 )
-async def test_the_last_work_of_a_request_is_its_callers(
+async def test_the_last_database_work_of_a_request_runs_under_its_caller(
     kind: type, ask: Ask, server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await server.user("ada")
@@ -81,7 +81,7 @@ async def test_the_last_work_of_a_request_is_its_callers(
     assert (last == "127.0.0.1") if kind is str else (isinstance(last, tuple) and last[0] is kind)
 
 
-async def test_a_ticket_that_nobody_was_given_is_no_transaction(
+async def test_an_unknown_ticket_starts_no_transaction(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redeemed: list[bytes] = []
@@ -103,7 +103,9 @@ async def test_a_ticket_that_nobody_was_given_is_no_transaction(
     assert len(redeemed) == 1
 
 
-async def test_a_socket_reads_as_its_user(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_socket_reads_the_database_as_its_user(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     user = await server.user("ada")
     await server.service.notify("ada")
     seen: set[Hashable] = set()

@@ -135,7 +135,7 @@ async def start_pair(_sqlite_template: Path, tmp_path: Path) -> AsyncIterator[St
 BEARER = "Authorization: Bearer TOKEN"
 
 
-async def test_a_usual_page_is_that_of_the_application(start_pair: StartPair) -> None:
+async def test_the_fast_path_serves_a_common_page_like_the_application(start_pair: StartPair) -> None:
     both = await start_pair()
     assert (await both.get("", BEARER))[1]
     await both.post(
@@ -168,7 +168,9 @@ async def test_a_usual_page_is_that_of_the_application(start_pair: StartPair) ->
         (", ".join(["ETAG"] * 20), 200),
     ],
 )
-async def test_a_page_that_the_client_has_is_a_304(start_pair: StartPair, tags: str, code: int) -> None:
+async def test_a_matching_etag_gets_a_304_on_the_fast_path(
+    start_pair: StartPair, tags: str, code: int
+) -> None:
     both = await start_pair()
     await both.post({"title": "Hello"})
     answer, fast = await both.get("?limit=20", BEARER, f"If-None-Match: {tags}")
@@ -176,7 +178,7 @@ async def test_a_page_that_the_client_has_is_a_304(start_pair: StartPair, tags: 
     assert bool(answer.body) is (code == 200)
 
 
-async def test_long_pages_are_those_of_the_application_and_release_what_they_hold(
+async def test_the_fast_path_serves_long_pages_and_releases_their_bytes(
     start_pair: StartPair,
 ) -> None:
     both = await start_pair()
@@ -218,7 +220,9 @@ async def test_an_unusual_request_goes_to_the_application(
 
 
 @pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
-async def test_a_forwarded_page_is_that_of_the_application(start_pair: StartPair, trusted: str) -> None:
+async def test_the_fast_path_serves_a_proxied_page_like_the_application(
+    start_pair: StartPair, trusted: str
+) -> None:
     both = await start_pair(forwarded_allow_ips=trusted)
     lines = (BEARER, "X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "X-Real-IP: 10.0.0.1")
     answer, fast = await both.get("?limit=5", *lines)
@@ -233,7 +237,7 @@ async def test_a_user_over_the_limit_is_refused_and_charged_once(start_pair: Sta
     assert codes[-1] == 429
 
 
-async def test_a_database_that_is_away_is_a_503(
+async def test_an_unavailable_database_gets_a_503(
     start_pair: StartPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = await start_pair()
@@ -252,7 +256,7 @@ async def test_a_database_that_is_away_is_a_503(
     assert ledger(both.fast, both.users[0]) == ledger(both.plain, both.users[1])
 
 
-async def test_a_client_that_goes_while_its_page_is_read_leaves_nothing_behind(
+async def test_a_client_that_disconnects_during_a_page_read_leaks_nothing(
     start_pair: StartPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = await start_pair()

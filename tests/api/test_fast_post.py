@@ -353,7 +353,7 @@ async def test_any_head_is_answered_as_the_application_does(
                     await wire.close()
 
 
-async def test_a_kept_connection_serves_both_ways_in_any_order(both: Pair) -> None:
+async def test_a_keep_alive_connection_mixes_fast_and_slow_requests_in_any_order(both: Pair) -> None:
     asked = [FAST_HEADS["usual"], SLOW_HEADS["unknown"], request(b"{}"), FAST_HEADS["key"], FAST_HEADS["key"]]
     for sent in asked * 2:
         await both.ask(sent)
@@ -410,7 +410,7 @@ async def test_a_caller_over_its_limit_is_refused_before_its_body_comes(
         {"posts_per_second": PLENTY, "items_per_second": 2},
     ],
 )
-async def test_the_same_posts_are_charged_and_refused(start_pair: StartPair, limits: Json) -> None:
+async def test_both_paths_charge_and_refuse_the_same_posts(start_pair: StartPair, limits: Json) -> None:
     three = encoded({"to": ["ada", "bob", "cyd"]})
     asked = [BODY, b"{}", three, encoded({"body": "y" * 3000}), BODY, three, BODY, b"{}", BODY]
     both = await start_pair(**limits)
@@ -419,14 +419,14 @@ async def test_the_same_posts_are_charged_and_refused(start_pair: StartPair, lim
     assert codes[:3] == [201, 422, 201]
 
 
-async def test_a_key_is_replayed_and_its_reuse_is_refused(both: Pair) -> None:
+async def test_an_idempotency_key_replays_the_response_and_its_reuse_is_refused(both: Pair) -> None:
     for body, code in ((BODY, 201), (BODY, 201), (encoded({"title": "y"}), 422), (BODY, 201)):
         answer, fast = await both.ask(request(body, Idempotency_Key="k"))
         assert (answer.code, fast) == (code, True)
     assert (b"idempotent-replayed", b"true") in answer.headers
 
 
-async def test_unknown_recipients_are_refused_where_that_is_set(
+async def test_the_fast_path_refuses_unknown_recipients_if_configured(
     start_pair: StartPair,
 ) -> None:
     both = await start_pair(unknown_recipients="reject")
@@ -434,7 +434,7 @@ async def test_unknown_recipients_are_refused_where_that_is_set(
     assert (answer.code, fast) == (422, True)
 
 
-async def test_an_audience_that_nobody_is_named_after_is_refused(both: Pair) -> None:
+async def test_a_post_to_an_audience_is_refused(both: Pair) -> None:
     answer, fast = await both.ask(request(encoded({"to": "@all"})))
     assert (answer.code, fast) == (422, True)
 
@@ -475,7 +475,7 @@ def unanswered(server: LocalServer) -> list[Any]:
     return [one for one in connections if one.cycle is not None and not one.cycle.response_complete]
 
 
-async def test_a_client_that_leaves_has_its_post_stored_and_nothing_kept(
+async def test_a_post_of_a_client_that_disconnects_is_stored_and_leaks_nothing(
     both: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = asyncio.Event()
@@ -498,7 +498,7 @@ async def test_a_client_that_leaves_has_its_post_stored_and_nothing_kept(
     assert both.spy.taken == 1
 
 
-async def test_a_gateway_that_drains_closes_the_connection(both: Pair) -> None:
+async def test_a_draining_gateway_closes_the_connection(both: Pair) -> None:
     for server in both.servers:
         state = server.uvicorn.server_state
         state.default_headers = [*state.default_headers, (b"connection", b"close")]
@@ -530,7 +530,7 @@ async def _users_token(server: LocalServer) -> str:
     return str((await server.user()).token)
 
 
-async def test_a_key_that_was_deleted_is_refused(both: Pair) -> None:
+async def test_a_deleted_key_is_refused_on_the_fast_path(both: Pair) -> None:
     made = await both.fast.service.post("/v1/services", json={"name": "other", "scopes": ["notify"]})
     path = f"/v1/services/{made.json()['client_id']}/keys"
     key = (await both.fast.service.post(path)).json()
@@ -569,7 +569,7 @@ CLIENTS = {
 """The headers that clients send besides those of the request itself."""
 
 
-async def test_the_requests_of_usual_clients_take_the_fast_path(
+async def test_requests_of_common_http_clients_take_the_fast_path(
     both: Pair, subtests: pytest.Subtests
 ) -> None:
     for name, lines in CLIENTS.items():
@@ -602,7 +602,7 @@ class _Lines(logging.Handler):
 
 
 @pytest.mark.parametrize(("proxies", "peer"), [((), "PEER"), (("127.0.0.1",), "192.0.2.1:0")])
-async def test_the_access_log_has_the_same_line_with_the_id_of_the_request(
+async def test_both_paths_log_the_same_access_log_line_with_the_request_id(
     start_pair: StartPair, proxies: tuple[str, ...], peer: str
 ) -> None:
     logger, lines = logging.getLogger("uvicorn.access"), _Lines()

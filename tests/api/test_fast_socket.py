@@ -161,7 +161,7 @@ async def start_pair(_sqlite_template: Path, tmp_path: Path) -> AsyncIterator[St
         FIREFOX,
     ],
 )
-async def test_a_usual_handshake_is_accepted_as_by_the_application(
+async def test_the_fast_path_accepts_a_common_handshake_like_the_application(
     start_pair: StartPair, request_head: bytes
 ) -> None:
     both = await start_pair()
@@ -184,7 +184,7 @@ async def test_a_usual_handshake_is_accepted_as_by_the_application(
         (UPGRADE.replace(b"since=latest", b"since=1&epoch=" + b"x" * 65) + BEARER, b"422"),
     ],
 )
-async def test_a_refusal_of_a_usual_handshake_is_that_of_the_application(
+async def test_the_fast_path_refuses_a_common_handshake_like_the_application(
     start_pair: StartPair, request_head: bytes, status: bytes
 ) -> None:
     both = await start_pair()
@@ -223,7 +223,7 @@ async def test_an_unusual_handshake_goes_to_the_application(
     assert (answer.head.split()[1], asked) == (status, 0)
 
 
-async def test_frames_behind_a_handshake_are_taken(start_pair: StartPair) -> None:
+async def test_frames_sent_together_with_the_handshake_are_processed(start_pair: StartPair) -> None:
     both = await start_pair()
     answer, _, accepted = await both.ask(UPGRADE + BEARER, b"\x81\x00")
     assert answer.rest.endswith(b"\x88\x10\x03\xeaprotocol_error")
@@ -238,7 +238,9 @@ async def test_a_handshake_over_the_limit_of_its_address_is_charged_and_refused_
     assert statuses == [b"101", b"429", b"429"]
 
 
-async def test_a_draining_process_refuses_a_handshake_before_anything_else(start_pair: StartPair) -> None:
+async def test_a_draining_process_refuses_a_handshake_before_it_checks_the_token(
+    start_pair: StartPair,
+) -> None:
     both = await start_pair()
     both.fast.state.drain.began = both.plain.state.drain.began = True
     answer, asked, accepted = await both.ask(UPGRADE)
@@ -259,7 +261,7 @@ FORWARDED = b"X-Forwarded-For: 10.0.0.1, 10.0.0.2\r\nX-Forwarded-Proto: https\r\
         (b"X-Forwarded-For: ::ffff:10.0.0.1\r\nX-Forwarded-For: nonsense\r\n", b"101"),
     ],
 )
-async def test_a_forwarded_handshake_is_that_of_the_client_where_a_proxy_is_trusted(
+async def test_a_handshake_through_a_trusted_proxy_uses_the_forwarded_headers(
     start_pair: StartPair, lines: bytes, status: bytes
 ) -> None:
     both = await start_pair(forwarded_allow_ips="127.0.0.1")
@@ -269,7 +271,7 @@ async def test_a_forwarded_handshake_is_that_of_the_client_where_a_proxy_is_trus
 
 @pytest.mark.parametrize("who", ["the client", "the gateway"])
 @pytest.mark.parametrize("token", ["good", "bad"])
-async def test_a_connection_that_ends_while_its_token_is_verified_leaves_nothing_behind(
+async def test_a_connection_closed_during_token_verification_leaks_nothing(
     start_pair: StartPair, monkeypatch: pytest.MonkeyPatch, token: str, who: str
 ) -> None:
     both = await start_pair()

@@ -19,14 +19,14 @@ READY = {"database": "ok", "migrations": "ok", "signing_key": "ok", "backplane":
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_anybody_may_ask_and_no_answer_is_kept(server: LocalServer, path: str) -> None:
+async def test_health_checks_need_no_token_and_are_not_cached(server: LocalServer, path: str) -> None:
     for method in ("GET", "HEAD"):
         answer = await server.http.request(method, path)
         assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
     assert (await server.http.post(path)).status_code == 405
 
 
-async def test_the_bodies_say_no_more_than_that(server: LocalServer) -> None:
+async def test_health_check_bodies_have_only_the_documented_members(server: LocalServer) -> None:
     assert (await server.http.get("/healthz")).json() == {"status": "ok", "version": __version__}
     assert (await server.http.get("/readyz")).json() == {"status": "ready", "checks": READY}
 
@@ -36,7 +36,7 @@ def set_revision(connection: Connection, revision: str) -> None:
 
 
 @pytest.mark.parametrize(("revision", "outcome"), [("0001", "failed"), ("from_the_future", "ok")])
-async def test_an_old_schema_is_not_ready_and_a_newer_one_is(
+async def test_an_outdated_schema_is_not_ready_and_a_newer_schema_is_ready(
     server: LocalServer, revision: str, outcome: str
 ) -> None:
     await server.state.database.write(set_revision, revision)
@@ -46,16 +46,14 @@ async def test_an_old_schema_is_not_ready_and_a_newer_one_is(
     assert answer.json()["status"] == ("ready" if outcome == "ok" else "unavailable")
 
 
-async def test_without_a_signing_key_it_is_not_ready(server: LocalServer) -> None:
+async def test_a_process_without_a_signing_key_is_not_ready(server: LocalServer) -> None:
     server.state.tokens.keys._signers.clear()
     answer = await server.http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]) == (503, READY | {"signing_key": "failed"})
 
 
 @pytest.mark.parametrize("draining", [False, True])
-async def test_a_process_that_is_not_ready_says_when_to_ask_again(
-    server: LocalServer, draining: bool
-) -> None:
+async def test_a_process_that_is_not_ready_sends_retry_after(server: LocalServer, draining: bool) -> None:
     assert "retry-after" not in (await server.http.get("/readyz")).headers
     if draining:
         server.state.drain.begin()
@@ -69,14 +67,14 @@ async def test_a_process_that_is_not_ready_says_when_to_ask_again(
         assert (answer.status_code, answer.headers["retry-after"]) == (503, said)
 
 
-async def test_without_its_backplane_it_is_degraded_and_takes_clients(start_server: StartServer) -> None:
+async def test_a_process_without_its_backplane_is_degraded_and_stays_ready(start_server: StartServer) -> None:
     server = await start_server(backplane_url=f"redis://127.0.0.1:{free_port()}")
     answer = await server.http.get("/readyz")
     assert answer.status_code == 200
     assert answer.json() == {"status": "degraded", "checks": READY | {"backplane": "failed"}}
 
 
-async def test_a_backplane_is_missed_only_once_it_has_listened() -> None:
+async def test_a_backplane_failure_is_logged_only_after_the_backplane_has_listened_once() -> None:
     listening, well = False, True
     checks: dict[str, Check] = {"database": lambda: well, "backplane": lambda: listening}
     now = 0.0
@@ -101,7 +99,7 @@ async def test_a_backplane_is_missed_only_once_it_has_listened() -> None:
     assert await logged() == []
 
 
-async def test_many_who_ask_are_one_question_in_a_second() -> None:
+async def test_concurrent_readiness_requests_share_one_check_per_second() -> None:
     asked, answer, now = 0, asyncio.Event(), 0.0
 
     async def check() -> bool:
@@ -127,7 +125,7 @@ async def test_many_who_ask_are_one_question_in_a_second() -> None:
     assert asked == 3
 
 
-async def test_a_check_that_hangs_or_raises_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_check_that_hangs_or_raises_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "TIMEOUT_SECONDS", 0.01)
 
     def broken() -> bool:
@@ -137,7 +135,7 @@ async def test_a_check_that_hangs_or_raises_does_not_hold(monkeypatch: pytest.Mo
     assert await Readiness(checks).report() == {"hangs": False, "raises": False, "well": True}
 
 
-async def test_an_ending_process_takes_posts_and_no_sockets_and_says_so_without_asking(
+async def test_a_draining_process_accepts_posts_refuses_sockets_and_is_not_ready(
     server: LocalServer,
 ) -> None:
     ada = await server.user()

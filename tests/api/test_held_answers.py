@@ -49,7 +49,7 @@ async def users_with_long_pages(server: LocalServer) -> list[User]:
     return [await server.user(sub) for sub in SUBS]
 
 
-async def test_unread_pages_of_many_users_have_a_bound_and_then_are_short(
+async def test_pages_are_cut_short_when_unread_pages_reach_the_memory_limit(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, 2 * ROOM, ROOM)
@@ -73,7 +73,7 @@ async def test_unread_pages_of_many_users_have_a_bound_and_then_are_short(
     await until(lambda: held.total == 0, "what was read is not held")
 
 
-async def test_without_room_for_a_short_page_or_an_item_the_answer_is_503(
+async def test_a_page_or_item_without_room_in_memory_gets_a_503(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(server, "ada", MANY)
@@ -102,7 +102,7 @@ async def test_without_room_for_a_short_page_or_an_item_the_answer_is_503(
     assert (held.bytes.total, held.making._value) == (0, MAX_PAGES_AT_ONCE)
 
 
-async def test_a_client_that_is_cut_off_gives_the_bytes_back(start_server: StartServer) -> None:
+async def test_a_timed_out_client_releases_its_held_bytes(start_server: StartServer) -> None:
     server = await start_server(body_timeout=0.5)
     users = await users_with_long_pages(server)
     held = server.state.rate_limits.held_answers.bytes
@@ -111,7 +111,7 @@ async def test_a_client_that_is_cut_off_gives_the_bytes_back(start_server: Start
         await until(lambda: held.total == 0, "it is cut off")
 
 
-async def test_an_answer_that_nobody_reads_is_counted_although_it_is_one_slice(server: LocalServer) -> None:
+async def test_an_unread_response_of_one_slice_is_counted(server: LocalServer) -> None:
     server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     await fill(server, "ada", 4)
     ada = await server.user()
@@ -121,7 +121,7 @@ async def test_an_answer_that_nobody_reads_is_counted_although_it_is_one_slice(s
     await until(lambda: held.total == 0, "it has gone")
 
 
-async def test_one_answer_is_encoded_at_a_time_and_little_of_it_in_a_turn(
+async def test_pages_are_encoded_in_bounded_turns(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users = await users_with_long_pages(server)
@@ -150,7 +150,7 @@ async def test_one_answer_is_encoded_at_a_time_and_little_of_it_in_a_turn(
     assert len(turns) >= MAX_PAGES_AT_ONCE * (PAGE_BYTES // 2 // answers.TURN_BYTES)
 
 
-async def test_what_a_page_has_no_room_for_is_not_fetched(
+async def test_a_page_fetches_at_most_one_item_over_its_size_limit(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await engine.user()
@@ -168,7 +168,7 @@ async def test_what_a_page_has_no_room_for_is_not_fetched(
     assert len(fetched) == len(page.items) + 1
 
 
-async def test_few_long_pages_are_made_at_a_time_few_wait_and_others_are_short() -> None:
+async def test_long_pages_over_the_concurrency_and_queue_limits_are_cut_short() -> None:
     held = HeldAnswers()
     tasks = [asyncio.create_task(held.begin()) for _ in range(MAX_PAGES_AT_ONCE + MAX_WAITING_PAGES + 1)]
     await until(tasks[-1].done, "the last does not wait")
@@ -182,7 +182,7 @@ async def test_few_long_pages_are_made_at_a_time_few_wait_and_others_are_short()
     assert all(await asyncio.gather(*tasks[MAX_PAGES_AT_ONCE + 1 : -1]))
 
 
-def test_one_network_holds_no_more_bytes_than_are_left_for_others() -> None:
+def test_one_network_cannot_hold_more_bytes_than_remain_for_others() -> None:
     held = HeldAnswers()
     mine, more, other = (AnswerBytes(held, one) for one in (ADDRESS, ADDRESS, "192.0.2.2"))
     with mine, more, other:

@@ -45,7 +45,7 @@ async def test_an_empty_inbox_is_a_page_without_items(server: LocalServer) -> No
     assert page["epoch"]
 
 
-async def test_the_newest_comes_first_with_all_fields(server: LocalServer) -> None:
+async def test_the_inbox_lists_the_newest_item_first_with_all_fields(server: LocalServer) -> None:
     await server.service.notify_many("ada", 3)
     page = await (await server.user()).inbox()
     assert titles(page) == ["3", "2", "1"]
@@ -55,7 +55,7 @@ async def test_the_newest_comes_first_with_all_fields(server: LocalServer) -> No
         assert item["created_seq"] == item["seq"] == number
 
 
-async def test_pages_follow_each_other_through_the_whole_inbox(server: LocalServer) -> None:
+async def test_paging_returns_the_whole_inbox(server: LocalServer) -> None:
     await server.service.notify_many("ada", 25)
     ada = await server.user()
     seen: list[str] = []
@@ -69,7 +69,7 @@ async def test_pages_follow_each_other_through_the_whole_inbox(server: LocalServ
     assert seen == [str(number) for number in range(25, 0, -1)]
 
 
-async def test_a_page_that_is_just_full_has_no_next(server: LocalServer) -> None:
+async def test_a_full_last_page_has_no_next_cursor(server: LocalServer) -> None:
     await server.service.notify_many("ada", 10)
     assert (await (await server.user()).inbox(limit=10))["next"] is None
 
@@ -112,7 +112,9 @@ BAD_QUERIES: list[Json] = [
 ]
 
 
-async def test_a_query_that_breaks_a_rule_is_422(server: LocalServer, subtests: pytest.Subtests) -> None:
+async def test_an_invalid_query_gets_a_422_that_names_the_parameter(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
     ada = await server.user()
     for params in BAD_QUERIES:
         with subtests.test(str(params)[:80]):
@@ -121,14 +123,14 @@ async def test_a_query_that_breaks_a_rule_is_422(server: LocalServer, subtests: 
             assert [error["field"] for error in answer.json()["errors"]] == list(params)
 
 
-async def test_the_default_page_has_50_and_the_largest_200(server: LocalServer) -> None:
+async def test_the_default_page_size_is_50_and_the_maximum_is_200(server: LocalServer) -> None:
     await server.service.notify_many("ada", 201)
     ada = await server.user()
     assert len((await ada.inbox())["items"]) == 50
     assert len((await ada.inbox(limit=200))["items"]) == 200
 
 
-async def test_filters_show_what_they_say(server: LocalServer) -> None:
+async def test_filters_return_only_matching_items(server: LocalServer) -> None:
     for title, category in (("a", "x"), ("b", "x"), ("c", "y"), ("d", "y"), ("e", "x")):
         await server.service.notify("ada", title, category=category)
     ada = await server.user()
@@ -153,7 +155,7 @@ async def test_filters_show_what_they_say(server: LocalServer) -> None:
     assert await show(category="nothing") == []
 
 
-async def test_a_category_can_be_paged_through(server: LocalServer) -> None:
+async def test_paging_returns_a_whole_category(server: LocalServer) -> None:
     posts = [{"to": "ada", "title": str(n), "category": "odd" if n % 2 else "even"} for n in range(20)]
     await server.service.post("/v1/notifications/batch", json=posts)
     ada = await server.user()
@@ -170,14 +172,14 @@ async def test_a_category_can_be_paged_through(server: LocalServer) -> None:
 # --- one item -----------------------------------------------------------------------------------------------
 
 
-async def test_one_item_is_as_in_the_page(server: LocalServer) -> None:
+async def test_a_single_item_equals_the_item_in_the_page(server: LocalServer) -> None:
     (identifier,) = await server.service.notify_many("ada", 1)
     ada = await server.user()
     answer = await ada.get(f"/v1/inbox/{identifier}")
     assert answer.json() == (await ada.inbox())["items"][0]
 
 
-async def test_reading_and_unreading_an_item_takes_numbers_and_moves_the_count(server: LocalServer) -> None:
+async def test_marking_an_item_read_or_unread_takes_a_seq_and_updates_the_counts(server: LocalServer) -> None:
     identifier, other = await server.service.notify_many("ada", 2)
     ada = await server.user()
     answer = await ada.patch(f"/v1/inbox/{identifier}", json={"read": True})
@@ -192,7 +194,7 @@ async def test_reading_and_unreading_an_item_takes_numbers_and_moves_the_count(s
     assert (await ada.get(f"/v1/inbox/{other}")).json()["seq"] == 2
 
 
-async def test_a_change_that_changes_nothing_takes_no_number(server: LocalServer) -> None:
+async def test_a_change_without_effect_takes_no_seq(server: LocalServer) -> None:
     (identifier,) = await server.service.notify_many("ada", 1)
     ada = await server.user()
     first = (await ada.patch(f"/v1/inbox/{identifier}", json={"read": True})).json()
@@ -201,7 +203,9 @@ async def test_a_change_that_changes_nothing_takes_no_number(server: LocalServer
     assert await head(ada) == (2, 0, 0)
 
 
-async def test_archiving_takes_an_item_out_of_the_inbox_and_the_counts(server: LocalServer) -> None:
+async def test_archiving_removes_an_item_from_the_counts_and_unarchiving_restores_it(
+    server: LocalServer,
+) -> None:
     (identifier,) = await server.service.notify_many("ada", 1)
     ada = await server.user()
     item = (await ada.patch(f"/v1/inbox/{identifier}", json={"archived": True})).json()
@@ -212,7 +216,7 @@ async def test_archiving_takes_an_item_out_of_the_inbox_and_the_counts(server: L
     assert await head(ada) == (3, 1, 1)
 
 
-async def test_both_states_change_under_one_number(server: LocalServer) -> None:
+async def test_marking_read_and_archiving_together_take_one_seq(server: LocalServer) -> None:
     (identifier,) = await server.service.notify_many("ada", 1)
     ada = await server.user()
     item = (await ada.patch(f"/v1/inbox/{identifier}", json={"read": True, "archived": True})).json()
@@ -221,7 +225,7 @@ async def test_both_states_change_under_one_number(server: LocalServer) -> None:
     assert item["seq"] == 2
 
 
-async def test_a_change_that_is_none_is_422(server: LocalServer, subtests: pytest.Subtests) -> None:
+async def test_an_invalid_item_update_gets_a_422(server: LocalServer, subtests: pytest.Subtests) -> None:
     (identifier,) = await server.service.notify_many("ada", 1)
     ada = await server.user()
     bodies: tuple[Any, ...] = (
@@ -240,7 +244,7 @@ async def test_a_change_that_is_none_is_422(server: LocalServer, subtests: pytes
     assert await head(ada) == (1, 1, 1)
 
 
-async def test_a_deleted_item_is_gone_and_keeps_only_its_numbers(server: LocalServer) -> None:
+async def test_a_deleted_item_keeps_only_its_id_and_seqs(server: LocalServer) -> None:
     (identifier,) = await server.service.notify_many("ada", 1)
     ada = await server.user()
     answer = await ada.delete(f"/v1/inbox/{identifier}")
@@ -257,7 +261,7 @@ async def test_a_deleted_item_is_gone_and_keeps_only_its_numbers(server: LocalSe
     }
 
 
-async def test_someone_elses_item_is_404_exactly_as_a_missing_one_is(server: LocalServer) -> None:
+async def test_an_item_of_another_user_gets_the_same_404_as_a_missing_item(server: LocalServer) -> None:
     (identifier,) = await server.service.notify_many("bob", 1)
     missing = identifier[:-4] + ("0000" if identifier[-4:] != "0000" else "1111")
     ada, bob = await server.user("ada"), await server.user("bob")
@@ -276,7 +280,7 @@ async def test_someone_elses_item_is_404_exactly_as_a_missing_one_is(server: Loc
 # --- reading many -------------------------------------------------------------------------------------------
 
 
-async def test_several_items_are_marked_read_under_one_number(server: LocalServer) -> None:
+async def test_marking_several_items_read_takes_one_seq(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 4)
     ada = await server.user()
     foreign = await server.service.notify_many("bob", 1)
@@ -288,7 +292,7 @@ async def test_several_items_are_marked_read_under_one_number(server: LocalServe
     assert await head(await server.user("bob")) == (1, 1, 1)
 
 
-async def test_reading_up_to_a_number_leaves_later_arrivals_alone(server: LocalServer) -> None:
+async def test_marking_read_up_to_a_seq_leaves_later_items_unread(server: LocalServer) -> None:
     await server.service.notify_many("ada", 5)
     ada = await server.user()
     await ada.post("/v1/inbox/read", json={"up_to": 3})
@@ -302,7 +306,7 @@ async def test_reading_up_to_a_number_leaves_later_arrivals_alone(server: LocalS
     assert await head(ada) == (8, 1, 1)
 
 
-async def test_reading_2500_items_at_once_reads_them_all(server: LocalServer) -> None:
+async def test_one_request_marks_2500_items_read(server: LocalServer) -> None:
     for _ in range(3):
         await server.service.notify_many("ada", 1000)
     ada = await server.user()
@@ -326,7 +330,7 @@ NO_READ_REQUESTS: list[Json] = [
 ]
 
 
-async def test_a_read_request_that_is_none_is_422(server: LocalServer, subtests: pytest.Subtests) -> None:
+async def test_an_invalid_read_request_gets_a_422(server: LocalServer, subtests: pytest.Subtests) -> None:
     ada = await server.user()
     for body in NO_READ_REQUESTS:
         with subtests.test(str(body)):
@@ -345,14 +349,14 @@ async def test_the_seen_mark_moves_forward_only(server: LocalServer) -> None:
     assert await head(ada) == (6, 6, 1)
 
 
-async def test_the_seen_mark_does_not_run_ahead_of_the_log(server: LocalServer) -> None:
+async def test_the_seen_mark_cannot_pass_the_head_of_the_log(server: LocalServer) -> None:
     ada = await server.user()
     await ada.post("/v1/inbox/seen", json={"up_to": 1000})
     await server.service.notify("ada")
     assert await head(ada) == (1, 1, 1)
 
 
-async def test_changes_at_once_keep_the_counts_exact(server: LocalServer) -> None:
+async def test_concurrent_changes_keep_the_counts_exact(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 30)
     ada = await server.user()
     await asyncio.gather(
@@ -371,7 +375,7 @@ async def test_changes_at_once_keep_the_counts_exact(server: LocalServer) -> Non
 # --- changes ------------------------------------------------------------------------------------------------
 
 
-async def test_changes_are_the_items_after_a_number_oldest_change_first(server: LocalServer) -> None:
+async def test_the_changes_after_a_seq_are_listed_oldest_first(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 4)
     ada = await server.user()
     await ada.patch(f"/v1/inbox/{ids[1]}", json={"read": True})
@@ -403,7 +407,7 @@ async def test_a_page_of_changes_never_ends_inside_one_bulk_change(server: Local
     assert len(page["items"]) + len(rest["items"]) == 10
 
 
-async def test_changes_after_what_is_no_number_are_422(server: LocalServer) -> None:
+async def test_an_invalid_changes_query_gets_a_422(server: LocalServer) -> None:
     ada = await server.user()
     for params in ({"since": -1}, {"since": "x"}, {"since": 2**63}, {"limit": 0}):
         answer = await ada.get("/v1/inbox/changes", params=params)
@@ -413,7 +417,7 @@ async def test_changes_after_what_is_no_number_are_422(server: LocalServer) -> N
 # --- caching ------------------------------------------------------------------------------------------------
 
 
-async def test_an_unchanged_inbox_is_304_and_a_changed_one_is_not(server: LocalServer) -> None:
+async def test_an_unchanged_inbox_gets_a_304_and_a_changed_inbox_does_not(server: LocalServer) -> None:
     (identifier,) = await server.service.notify_many("ada", 1)
     ada = await server.user()
 
@@ -438,7 +442,7 @@ async def test_an_unchanged_inbox_is_304_and_a_changed_one_is_not(server: LocalS
         assert other.headers["etag"] != known
 
 
-async def test_an_inbox_is_for_no_shared_cache(server: LocalServer) -> None:
+async def test_an_inbox_response_is_not_for_shared_caches(server: LocalServer) -> None:
     answer = await (await server.user()).get("/v1/inbox")
     assert "private" in answer.headers["cache-control"]
 
@@ -470,7 +474,7 @@ async def test_each_user_has_an_epoch_of_their_own(server: LocalServer) -> None:
     assert (await ada.inbox())["epoch"] != (await bob.inbox())["epoch"]
 
 
-async def test_the_link_to_the_next_page_has_what_was_asked_for_and_nothing_else(server: LocalServer) -> None:
+async def test_the_next_link_has_only_the_requested_parameters_and_the_cursor(server: LocalServer) -> None:
     ada = await server.user()
     await server.service.notify_many("ada", 3)
     query = "limit=1&unread=true&category=default"

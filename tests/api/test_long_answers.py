@@ -43,7 +43,7 @@ def numbers_of(items: list[Json]) -> list[int]:
 # --- pages --------------------------------------------------------------------------------------------------
 
 
-async def test_pages_of_the_largest_items_are_short_and_together_the_whole_inbox(server: LocalServer) -> None:
+async def test_pages_of_the_largest_items_are_short_and_cover_the_whole_inbox(server: LocalServer) -> None:
     await fill(server, "ada", MANY)
     ada = await server.user()
     seen: list[int] = []
@@ -63,7 +63,7 @@ async def test_pages_of_the_largest_items_are_short_and_together_the_whole_inbox
     assert pages > 2
 
 
-async def test_pages_of_the_largest_changes_are_short_and_together_the_whole_log(server: LocalServer) -> None:
+async def test_pages_of_the_largest_changes_are_short_and_cover_the_whole_log(server: LocalServer) -> None:
     await fill(server, "ada", MANY)
     ada = await server.user()
     seen: list[int] = []
@@ -79,7 +79,7 @@ async def test_pages_of_the_largest_changes_are_short_and_together_the_whole_log
     assert pages > 2
 
 
-async def test_pages_of_short_items_hold_as_many_as_were_asked_for(server: LocalServer) -> None:
+async def test_pages_of_short_items_have_the_requested_size(server: LocalServer) -> None:
     await server.service.notify_many("ada", 1000)
     ada = await server.user()
     page = (await ada.get("/v1/inbox/changes", params={"limit": 1000})).json()
@@ -96,7 +96,7 @@ async def test_pages_of_short_items_hold_as_many_as_were_asked_for(server: Local
     assert seen == list(range(1000, 0, -1))
 
 
-async def test_no_page_ends_inside_a_bulk_change_however_few_bytes_it_may_hold(engine: Engine) -> None:
+async def test_a_byte_limit_never_cuts_a_page_inside_a_bulk_change(engine: Engine) -> None:
     user = await engine.user()
     posts = [engine.post("ada") for _ in range(CHUNK + 2)]
     await engine.store(*posts)
@@ -129,7 +129,7 @@ READS = [
 
 
 @pytest.mark.parametrize(("read", "most"), READS)
-async def test_what_a_page_has_no_room_for_is_not_read(
+async def test_a_page_read_stops_at_its_byte_limit(
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
     read: Callable[[Connection, int, int], Any],
@@ -208,7 +208,7 @@ async def reads_long(server: LocalServer, user: User, path: str = CHANGES) -> in
         return len(await items_of(reader))
 
 
-async def test_who_reads_no_long_answer_holds_up_only_long_answers_of_the_same_user(
+async def test_a_slow_reader_delays_only_long_responses_of_the_same_user(
     server: LocalServer,
 ) -> None:
     for sub in ("ada", "bob"):
@@ -228,7 +228,7 @@ async def test_who_reads_no_long_answer_holds_up_only_long_answers_of_the_same_u
     assert all(number > 1 for number in await asyncio.gather(*further))
 
 
-async def test_a_short_page_waits_for_nobody_whatever_its_limit(server: LocalServer) -> None:
+async def test_a_short_page_is_not_delayed_by_a_slow_reader(server: LocalServer) -> None:
     await fill(server, "ada", MANY)
     ada = await server.user()
     async with AsyncExitStack() as stack:
@@ -238,7 +238,7 @@ async def test_a_short_page_waits_for_nobody_whatever_its_limit(server: LocalSer
         assert numbers_of(answer.json()["items"]) == list(range(1, 21))
 
 
-async def test_who_is_cut_off_gives_the_slot_back(start_server: StartServer) -> None:
+async def test_a_timed_out_client_releases_its_response_slot(start_server: StartServer) -> None:
     server = await start_server(body_timeout=0.5)
     await fill(server, "ada", MANY)
     ada = await server.user()
@@ -247,7 +247,7 @@ async def test_who_is_cut_off_gives_the_slot_back(start_server: StartServer) -> 
         assert await reads_long(server, ada) > 1
 
 
-async def test_who_goes_away_while_the_answer_waits_takes_no_slot_along(server: LocalServer) -> None:
+async def test_a_client_that_disconnects_while_waiting_takes_no_response_slot(server: LocalServer) -> None:
     await fill(server, "ada", MANY)
     ada = await server.user()
     slots = server.state.rate_limits.long_answers.of(await key_of(server, "ada"))
@@ -258,7 +258,7 @@ async def test_who_goes_away_while_the_answer_waits_takes_no_slot_along(server: 
     await until(lambda: slots._value == LONG_ANSWERS, "all slots are free")
 
 
-async def test_a_user_has_few_pages_read_at_a_time_so_that_threads_are_left_for_others(
+async def test_concurrent_page_reads_of_one_user_are_limited_so_that_others_can_read(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, bob = await server.user(), await server.user("bob")
@@ -292,7 +292,7 @@ async def key_of(server: LocalServer, sub: str) -> int:
 # --- what it counts as --------------------------------------------------------------------------------------
 
 
-async def test_a_long_page_is_counted_before_it_is_read_and_what_was_not_used_is_given_back(
+async def test_a_long_page_is_charged_before_it_is_read_and_the_unused_part_is_refunded(
     start_server: StartServer,
 ) -> None:
     server = await start_server(commands_per_second=0.001)

@@ -56,7 +56,7 @@ async def finished(*tasks: asyncio.Task[None]) -> list[bool]:
     return [task.done() for task in tasks]
 
 
-async def test_what_fits_goes_together_and_the_rest_in_the_order_of_its_arrival() -> None:
+async def test_changes_that_fit_run_together_and_the_rest_run_in_arrival_order() -> None:
     shares = Shares(10)
     tasks = await under_way(shares, 6, 4, 8, 1, 1)
     assert await finished(*tasks) == [True, True, False, False, False]
@@ -67,7 +67,7 @@ async def test_what_fits_goes_together_and_the_rest_in_the_order_of_its_arrival(
     assert await finished(*tasks) == [True, True, True, True, True, False]
 
 
-async def test_what_is_larger_than_a_turn_goes_alone() -> None:
+async def test_a_change_larger_than_a_turn_runs_alone() -> None:
     shares = Shares(10)
     tasks = await under_way(shares, 25, 1)
     assert await finished(*tasks) == [True, False]
@@ -81,7 +81,7 @@ async def test_users_do_not_wait_for_each_other() -> None:
         await shares.take(user_id, 10)
 
 
-async def test_who_is_cancelled_holds_up_nobody() -> None:
+async def test_a_cancelled_caller_does_not_block_others() -> None:
     shares = Shares(10)
     first, waiting, last = await under_way(shares, 10, 10, 10)
     waiting.cancel()
@@ -98,7 +98,7 @@ async def test_who_is_cancelled_holds_up_nobody() -> None:
 # --- steps --------------------------------------------------------------------------------------------------
 
 
-async def test_of_one_user_no_more_than_a_step_is_in_one_transaction(engine: Engine) -> None:
+async def test_one_transaction_has_at_most_one_step_of_a_user(engine: Engine) -> None:
     user = await engine.user()
     ids = await fill(engine, "ada", TOTAL)
     changes: list[Change] = [ReadUpTo(user.id, MAX_SEQ)] * 10
@@ -116,7 +116,7 @@ async def test_single_changes_of_a_user_share_a_transaction(engine: Engine) -> N
     assert [changed_items(committed) for committed in engine.announced] == [CHUNK]
 
 
-async def test_many_who_read_all_at_once_do_together_what_one_would(engine: Engine) -> None:
+async def test_concurrent_read_all_requests_share_the_work_of_one(engine: Engine) -> None:
     user = await engine.user()
     await fill(engine, "ada", TOTAL)
     done = await asyncio.gather(*(engine.writer.change(ReadUpTo(user.id, MAX_SEQ)) for _ in range(5)))
@@ -126,7 +126,7 @@ async def test_many_who_read_all_at_once_do_together_what_one_would(engine: Engi
     assert await counts_of(engine, user.id) == Counts(TOTAL + STEPS, 0, 0, 0)
 
 
-async def test_what_others_post_is_stored_between_the_steps(engine: Engine) -> None:
+async def test_posts_of_others_are_stored_between_the_steps_of_a_change(engine: Engine) -> None:
     user = await engine.user()
     await fill(engine, "ada", TOTAL)
     reading = asyncio.create_task(engine.writer.change(ReadUpTo(user.id, MAX_SEQ)))
@@ -136,7 +136,7 @@ async def test_what_others_post_is_stored_between_the_steps(engine: Engine) -> N
     await reading
 
 
-async def test_a_step_counts_in_a_batch_as_many_items_as_it_may_touch(
+async def test_a_step_counts_in_a_batch_for_all_items_that_it_may_change(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "MAX_BATCH", 2 * CHUNK)
@@ -154,7 +154,7 @@ async def test_a_step_counts_in_a_batch_as_many_items_as_it_may_touch(
     assert touched == [2 * CHUNK] * 3
 
 
-async def test_an_id_that_is_named_again_and_again_is_looked_for_once(engine: Engine) -> None:
+async def test_a_repeated_id_is_changed_once_in_one_step(engine: Engine) -> None:
     user = await engine.user()
     (one,) = await fill(engine, "ada", 1)
     changed = await engine.writer.change(ItemUpdate(user.id, (one,) * 1000, read=True))
@@ -162,7 +162,7 @@ async def test_an_id_that_is_named_again_and_again_is_looked_for_once(engine: En
     assert len(engine.announced) == 1
 
 
-async def test_a_later_step_leaves_alone_what_was_marked_unread_since(engine: Engine) -> None:
+async def test_a_later_step_skips_items_marked_unread_after_the_start(engine: Engine) -> None:
     user = await engine.user()
     ids = await fill(engine, "ada", TOTAL)
     reading = asyncio.create_task(engine.writer.change(ReadUpTo(user.id, MAX_SEQ)))
@@ -176,7 +176,7 @@ async def test_a_later_step_leaves_alone_what_was_marked_unread_since(engine: En
 # --- a caller who has gone ----------------------------------------------------------------------------------
 
 
-async def test_a_caller_who_has_gone_has_the_rest_left_as_it_is(engine: Engine) -> None:
+async def test_a_change_skips_its_remaining_steps_when_its_caller_disconnects(engine: Engine) -> None:
     user = await engine.user()
     ids = await fill(engine, "ada", TOTAL)
     asked = 0
@@ -196,7 +196,7 @@ async def test_a_caller_who_has_gone_has_the_rest_left_as_it_is(engine: Engine) 
     assert not changed.more, "one step is not asked about"
 
 
-async def test_a_caller_who_is_cancelled_begins_no_further_step(engine: Engine) -> None:
+async def test_a_cancelled_caller_starts_no_further_step(engine: Engine) -> None:
     user = await engine.user()
     await fill(engine, "ada", TOTAL)
     reading = [asyncio.create_task(engine.writer.change(ReadUpTo(user.id, MAX_SEQ))) for _ in range(3)]
@@ -260,7 +260,7 @@ async def close_a_socket(server: LocalServer, user: User, held: Holding) -> None
 
 
 @pytest.mark.parametrize("go", [hang_up_on_a_request, close_a_socket])
-async def test_the_work_stops_when_the_client_has_gone(server: LocalServer, go: Going) -> None:
+async def test_closing_the_request_or_socket_stops_its_change(server: LocalServer, go: Going) -> None:
     await server.service.notify_many("ada", TOTAL)
     ada = await server.user()
     held = Holding(server)
@@ -282,7 +282,7 @@ def count_unseen(connection: Connection, user_id: int) -> int:
     return connection.scalar(select(func.count()).where(mine, items.c.status == UNREAD, beyond)) or 0
 
 
-async def test_what_is_unseen_is_exact_after_any_moves_of_the_mark(engine: Engine) -> None:
+async def test_the_unseen_count_is_exact_after_any_moves_of_the_seen_mark(engine: Engine) -> None:
     user = await engine.user()
     chance = random.Random(7)
     ids: list[str] = []

@@ -138,14 +138,14 @@ def test_every_route_has_a_row_and_every_row_a_route() -> None:
     assert routes == set(TABLE)
 
 
-def test_every_row_says_what_every_caller_gets() -> None:
+def test_every_row_covers_every_caller() -> None:
     rows = {name: row.expected for name, row in TABLE.items()} | {"the socket": SOCKET}
     assert {name: set(expected) ^ set(CALLERS) for name, expected in rows.items()} == {
         name: set() for name in rows
     }
 
 
-def test_every_operation_that_is_not_open_says_so_in_the_openapi() -> None:
+def test_every_protected_operation_declares_its_security_in_openapi() -> None:
     paths = create_app(settings_for("sqlite:///unused.db")).openapi()["paths"]
     secured = {
         f"{method.upper()} {path}"
@@ -268,7 +268,9 @@ async def call(
 # --- the matrix ---------------------------------------------------------------------------------------------
 
 
-async def test_every_route_gives_every_caller_what_the_table_says(start_server: StartServer) -> None:
+async def test_every_route_answers_every_caller_with_the_status_in_the_table(
+    start_server: StartServer,
+) -> None:
     wrong = []
     async with world(start_server) as (server, tokens):
         fresh = Fresh(server)
@@ -293,7 +295,7 @@ def as_it_should_say(answer: httpx.Response, caller: str) -> bool:
     return answer.status_code != 404 or answer.json()["code"] == "not_found"
 
 
-async def test_who_is_refused_has_changed_nothing(start_server: StartServer) -> None:
+async def test_a_refused_request_changes_nothing(start_server: StartServer) -> None:
     async with world(start_server) as (server, tokens):
         ada, service = Caller(server.http, tokens["ada"]), server.service
         posted = (await service.notify("ada"))["id"]
@@ -314,7 +316,9 @@ async def test_who_is_refused_has_changed_nothing(start_server: StartServer) -> 
         assert await state() == before
 
 
-async def test_someone_elses_is_missing_exactly_as_what_is_not_there(start_server: StartServer) -> None:
+async def test_a_resource_of_another_caller_gets_the_same_404_as_a_missing_one(
+    start_server: StartServer,
+) -> None:
     async with world(start_server) as (server, tokens):
         posted = (await server.service.notify("ada"))["id"]
         bob, notify = Caller(server.http, tokens["bob"]), Service(server.http, tokens["notify"])
@@ -337,7 +341,7 @@ async def test_someone_elses_is_missing_exactly_as_what_is_not_there(start_serve
 
 
 @pytest.mark.parametrize("carrier", ["header", "subprotocol", "query"])
-async def test_the_socket_gives_every_caller_what_the_table_says(
+async def test_the_socket_closes_for_every_caller_with_the_code_in_the_table(
     start_server: StartServer, carrier: str
 ) -> None:
     wrong = []
@@ -351,7 +355,7 @@ async def test_the_socket_gives_every_caller_what_the_table_says(
 
 
 @pytest.mark.parametrize("carrier", ["header", "query"])
-async def test_the_stream_gives_every_caller_what_the_table_says(
+async def test_the_stream_answers_every_caller_with_the_status_in_the_table(
     start_server: StartServer, carrier: str
 ) -> None:
     wrong, row = [], TABLE["GET /v1/stream"]

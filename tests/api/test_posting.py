@@ -31,7 +31,7 @@ async def other_service(server: LocalServer, *scopes: str) -> Service:
     return Service(server.http, key)
 
 
-async def test_a_notification_is_answered_with_its_id_its_time_and_the_number_of_recipients(
+async def test_a_post_returns_the_id_the_time_and_the_number_of_recipients(
     server: LocalServer,
 ) -> None:
     answer = await post(server.service, to="ada", title="Hello")
@@ -63,14 +63,14 @@ async def test_every_field_arrives_as_it_was_posted(server: LocalServer) -> None
     assert (item["read_at"], item["archived_at"], item["deleted_at"]) == (None, None, None)
 
 
-async def test_what_is_left_out_has_its_default(server: LocalServer) -> None:
+async def test_omitted_fields_have_their_defaults(server: LocalServer) -> None:
     await server.service.notify("ada")
     (item,) = (await (await server.user()).inbox())["items"]
     defaults = {"body": None, "category": "default", "priority": "normal", "url": None, "data": None}
     assert {name: item[name] for name in defaults} == defaults
 
 
-async def test_one_post_reaches_each_of_many_once(server: LocalServer) -> None:
+async def test_one_post_reaches_each_recipient_once(server: LocalServer) -> None:
     answer = await server.service.notify(["ada", "bob", "ada", "cyd"])
     assert answer["recipients"] == 3
     for sub in ("ada", "bob", "cyd"):
@@ -78,7 +78,7 @@ async def test_one_post_reaches_each_of_many_once(server: LocalServer) -> None:
         assert [item["id"] for item in items] == [answer["id"]]
 
 
-async def test_a_thousand_recipients_are_taken_and_one_more_is_not(server: LocalServer) -> None:
+async def test_a_post_has_at_most_1000_recipients(server: LocalServer) -> None:
     subs = [f"user {index}" for index in range(1000)]
     assert (await server.service.notify(subs))["recipients"] == 1000
     answer = await post(server.service, to=[*subs, "one more"], title="x")
@@ -163,7 +163,7 @@ BAD: list[tuple[str, Json]] = [
 ]
 
 
-async def test_every_value_within_the_rules_is_taken_and_comes_back(
+async def test_every_valid_value_is_accepted_and_returned_unchanged(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     for fields in GOOD:
@@ -175,7 +175,7 @@ async def test_every_value_within_the_rules_is_taken_and_comes_back(
             assert {name: sent[name] for name in posted} == posted
 
 
-async def test_every_value_against_the_rules_is_422_and_names_its_field(
+async def test_every_invalid_value_gets_a_422_that_names_its_field(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     for field, fields in BAD:
@@ -188,7 +188,7 @@ async def test_every_value_against_the_rules_is_422_and_names_its_field(
     assert (await (await server.user()).inbox())["seq"] == 0
 
 
-async def test_data_that_is_far_too_long_is_not_encoded_to_find_that_out(
+async def test_oversized_data_is_refused_without_encoding_it(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notification, "dumps", Mock(side_effect=AssertionError))
@@ -198,7 +198,7 @@ async def test_data_that_is_far_too_long_is_not_encoded_to_find_that_out(
         assert answer.json()["errors"][0]["message"] == "it must have at most 8,192 bytes when encoded"
 
 
-async def test_a_required_field_that_is_missing_is_422(server: LocalServer) -> None:
+async def test_a_missing_required_field_gets_a_422(server: LocalServer) -> None:
     for missing, fields in (("to", {"title": "x"}), ("title", {"to": "ada"})):
         answer = await post(server.service, **fields)
         assert answer.status_code == 422
@@ -223,7 +223,9 @@ NO_BODIES = [
 ]
 
 
-async def test_a_body_that_is_not_such_json_is_422(server: LocalServer, subtests: pytest.Subtests) -> None:
+async def test_a_body_that_is_not_a_json_notification_gets_a_422(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
     for content in NO_BODIES:
         with subtests.test(content[:80].decode(errors="replace")):
             answer = await server.service.post("/v1/notifications", content=content, headers=JSON)
@@ -232,7 +234,7 @@ async def test_a_body_that_is_not_such_json_is_422(server: LocalServer, subtests
     assert (await (await server.user()).inbox())["seq"] == 0
 
 
-async def test_a_byte_order_mark_before_json_is_passed_over(server: LocalServer) -> None:
+async def test_a_byte_order_mark_before_json_is_ignored(server: LocalServer) -> None:
     body = b'\xef\xbb\xbf{"to": "ada", "title": "x"}'
     headers = {"Content-Type": "application/json"}
     assert (await server.service.post("/v1/notifications", content=body, headers=headers)).status_code == 201
@@ -245,7 +247,7 @@ async def test_a_byte_order_mark_before_json_is_passed_over(server: LocalServer)
 
 
 @pytest.mark.parametrize("path", ["/v1/notifications", "/v1/notifications/batch"])
-async def test_a_compressed_body_is_415_and_says_what_is_taken(server: LocalServer, path: str) -> None:
+async def test_a_compressed_body_gets_a_415_with_accept_encoding(server: LocalServer, path: str) -> None:
     body = gzip.compress(b'{"to": "ada", "title": "x"}')
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     refused = await server.service.post(path, content=body, headers=headers)
@@ -259,7 +261,7 @@ async def test_a_compressed_body_is_415_and_says_what_is_taken(server: LocalServ
     assert (await server.service.post(path, content=sent, headers=plain)).status_code == 201
 
 
-async def test_a_body_over_256_kib_is_413_and_one_of_256_kib_is_read(server: LocalServer) -> None:
+async def test_a_body_over_256_kib_gets_a_413(server: LocalServer) -> None:
     def body(size: int) -> bytes:
         start = b'{"to": "ada", "title": "x"'
         return start + b" " * (size - len(start) - 1) + b"}"
@@ -273,7 +275,7 @@ async def test_a_body_over_256_kib_is_413_and_one_of_256_kib_is_read(server: Loc
     assert (await (await server.user()).inbox())["seq"] == 1
 
 
-async def test_a_body_that_does_not_say_how_long_it_is_is_413_once_it_is_too_long(
+async def test_a_chunked_body_over_the_limit_gets_a_413(
     server: LocalServer,
 ) -> None:
     async def endless() -> Any:
@@ -284,7 +286,7 @@ async def test_a_body_that_does_not_say_how_long_it_is_is_413_once_it_is_too_lon
     assert answer.status_code == 413
 
 
-async def test_posting_needs_the_scope_notify(server: LocalServer) -> None:
+async def test_posting_requires_the_notify_scope(server: LocalServer) -> None:
     minter = await other_service(server, "tokens:mint", "admin")
     ada = await server.user()
     for caller, status, code in (
@@ -305,7 +307,7 @@ async def test_an_unknown_recipient_is_created(server: LocalServer) -> None:
     assert answer.status_code == 200
 
 
-async def test_an_unknown_recipient_is_refused_where_that_is_set(start_server: StartServer) -> None:
+async def test_an_unknown_recipient_is_refused_if_configured(start_server: StartServer) -> None:
     server = await start_server(unknown_recipients="reject")
     await server.user("ada")
     answer = await post(server.service, to=["ada", "bob"], title="x")
@@ -319,7 +321,9 @@ async def test_an_unknown_recipient_is_refused_where_that_is_set(start_server: S
 # --- idempotency --------------------------------------------------------------------------------------------
 
 
-async def test_the_same_key_and_body_get_the_first_answer_again(server: LocalServer) -> None:
+async def test_repeating_a_post_with_its_idempotency_key_returns_the_first_response(
+    server: LocalServer,
+) -> None:
     async def send(key: str = "k") -> Any:
         return await server.service.post(
             "/v1/notifications", json={"to": "ada", "title": "x"}, headers={"Idempotency-Key": key}
@@ -333,7 +337,7 @@ async def test_the_same_key_and_body_get_the_first_answer_again(server: LocalSer
     assert (await (await server.user()).inbox())["seq"] == 2
 
 
-async def test_the_same_key_with_another_body_is_422(server: LocalServer) -> None:
+async def test_reusing_an_idempotency_key_with_another_body_gets_a_422(server: LocalServer) -> None:
     headers = {"Idempotency-Key": "k"}
     await server.service.post("/v1/notifications", json={"to": "ada", "title": "x"}, headers=headers)
     for body in ({"to": "ada", "title": "y"}, {"to": ["ada", "bob"], "title": "x"}):
@@ -344,7 +348,7 @@ async def test_the_same_key_with_another_body_is_422(server: LocalServer) -> Non
     assert (await (await server.user()).inbox())["seq"] == 1
 
 
-async def test_a_repetition_that_means_the_same_is_the_same_whatever_its_order(server: LocalServer) -> None:
+async def test_an_idempotent_retry_may_reorder_its_members_and_recipients(server: LocalServer) -> None:
     key = {"Idempotency-Key": "again"}
     asked = {"to": ["ada", "bob"], "title": "x", "data": {"a": 1, "b": {"c": 2, "d": [3, 4]}}}
     first = await server.service.post("/v1/notifications", json=asked, headers=key)
@@ -360,7 +364,7 @@ async def test_a_repetition_that_means_the_same_is_the_same_whatever_its_order(s
     assert refused.json()["code"] == "idempotency_key_reused"
 
 
-async def test_concurrent_twins_make_one_notification(server: LocalServer) -> None:
+async def test_concurrent_posts_with_one_key_create_one_notification(server: LocalServer) -> None:
     async def send(key: str) -> Any:
         return await server.service.post(
             "/v1/notifications", json={"to": "ada", "title": key}, headers={"Idempotency-Key": key}
@@ -375,7 +379,9 @@ async def test_concurrent_twins_make_one_notification(server: LocalServer) -> No
     assert {item["id"] for item in items} == ids
 
 
-async def test_concurrent_twins_with_different_bodies_make_one_notification(server: LocalServer) -> None:
+async def test_concurrent_posts_with_one_key_and_different_bodies_create_one_notification(
+    server: LocalServer,
+) -> None:
     async def send(title: str) -> Any:
         return await server.service.post(
             "/v1/notifications", json={"to": "ada", "title": title}, headers={"Idempotency-Key": "k"}
@@ -386,7 +392,7 @@ async def test_concurrent_twins_with_different_bodies_make_one_notification(serv
     assert (await (await server.user()).inbox())["seq"] == 1
 
 
-async def test_each_service_has_its_own_keys(server: LocalServer) -> None:
+async def test_each_service_has_its_own_idempotency_keys(server: LocalServer) -> None:
     other = await other_service(server, "notify")
     ids = set()
     for service in (server.service, other):
@@ -397,14 +403,14 @@ async def test_each_service_has_its_own_keys(server: LocalServer) -> None:
     assert len(ids) == 2
 
 
-async def test_a_refused_post_does_not_use_up_its_key(server: LocalServer) -> None:
+async def test_a_refused_post_does_not_use_its_idempotency_key(server: LocalServer) -> None:
     headers = {"Idempotency-Key": "k"}
     bad = await server.service.post("/v1/notifications", json={"to": "ada", "title": ""}, headers=headers)
     good = await server.service.post("/v1/notifications", json={"to": "ada", "title": "x"}, headers=headers)
     assert (bad.status_code, good.status_code) == (422, 201)
 
 
-async def test_a_key_has_1_to_255_characters(server: LocalServer) -> None:
+async def test_an_idempotency_key_has_1_to_255_characters(server: LocalServer) -> None:
     for key, status in (("k" * 255, 201), ("k" * 256, 422), ("", 422)):
         answer = await server.service.post(
             "/v1/notifications", json={"to": "ada", "title": "x"}, headers={"Idempotency-Key": key}
@@ -412,7 +418,7 @@ async def test_a_key_has_1_to_255_characters(server: LocalServer) -> None:
         assert answer.status_code == status, answer.text
 
 
-async def test_a_batch_can_be_sent_again_under_its_key(server: LocalServer) -> None:
+async def test_a_batch_can_be_retried_with_its_idempotency_key(server: LocalServer) -> None:
     async def send(*titles: str) -> Any:
         return await server.service.post(
             "/v1/notifications/batch",
@@ -434,7 +440,7 @@ def ndjson(posts: list[Json]) -> dict[str, Any]:
     return {"content": lines.encode(), "headers": {"Content-Type": "application/x-ndjson"}}
 
 
-async def test_a_batch_is_stored_in_its_order_as_json_and_as_lines(server: LocalServer) -> None:
+async def test_a_batch_is_stored_in_order_from_json_and_from_ndjson(server: LocalServer) -> None:
     posts: list[Json] = [
         {"to": ["ada", "bob"], "title": "first"},
         {"to": "ada", "title": "second"},
@@ -451,7 +457,7 @@ async def test_a_batch_is_stored_in_its_order_as_json_and_as_lines(server: Local
             assert [item["id"] for item in newest] == [items[index]["id"] for index in expected]
 
 
-async def test_a_batch_of_a_thousand_is_taken_and_one_more_is_not(server: LocalServer) -> None:
+async def test_a_batch_has_at_most_1000_notifications(server: LocalServer) -> None:
     assert len(await server.service.notify_many("ada", 1000)) == 1000
     posts = [{"to": "ada", "title": "x"}] * 1001
     assert (await server.service.post("/v1/notifications/batch", json=posts)).status_code == 422
@@ -477,14 +483,14 @@ async def test_a_line_that_is_not_json_is_named_by_its_index(server: LocalServer
     assert answer.json()["errors"][0]["field"].split(".")[0] == "1"
 
 
-async def test_a_batch_that_is_none_is_422(server: LocalServer, subtests: pytest.Subtests) -> None:
+async def test_an_invalid_or_empty_batch_gets_a_422(server: LocalServer, subtests: pytest.Subtests) -> None:
     for content in (b"", b"[]", b"{}", b"null", b"nonsense", b"[1]", b"[null]", b"[[]]"):
         with subtests.test(content.decode()):
             answer = await server.service.post("/v1/notifications/batch", content=content, headers=JSON)
             assert answer.status_code == 422, answer.text
 
 
-async def test_a_batch_over_8_mib_is_413(server: LocalServer) -> None:
+async def test_a_batch_over_8_mib_gets_a_413(server: LocalServer) -> None:
     content = b'[{"to": "ada", "title": "x"}' + b" " * (8 * 1024 * 1024) + b"]"
     answer = await server.service.post("/v1/notifications/batch", content=content, headers=JSON)
     assert answer.status_code == 413
@@ -493,7 +499,7 @@ async def test_a_batch_over_8_mib_is_413(server: LocalServer) -> None:
     assert answer.status_code == 201
 
 
-async def test_posts_at_once_to_the_same_users_take_numbers_without_a_gap(server: LocalServer) -> None:
+async def test_concurrent_posts_to_the_same_users_take_seqs_without_gaps(server: LocalServer) -> None:
     subs = ["ada", "bob", "cyd"]
     await asyncio.gather(*(server.service.notify(subs if index % 2 else subs[::-1]) for index in range(60)))
     for sub in subs:
@@ -505,7 +511,7 @@ async def test_posts_at_once_to_the_same_users_take_numbers_without_a_gap(server
 # --- the sender's view --------------------------------------------------------------------------------------
 
 
-async def test_the_sender_sees_what_was_posted_and_how_far_it_came(server: LocalServer) -> None:
+async def test_the_sender_sees_the_notification_and_its_delivery_counts(server: LocalServer) -> None:
     posted = await server.service.notify(["ada", "bob", "cyd"], "Hello", body="there", data={"x": 1})
     path = f"/v1/notifications/{posted['id']}"
 
@@ -541,7 +547,7 @@ async def test_only_the_posting_service_and_admins_see_a_notification(server: Lo
     assert foreign.json() == missing.json()
 
 
-async def test_an_id_that_is_none_is_404_or_405(server: LocalServer) -> None:
+async def test_an_invalid_notification_id_gets_a_404_or_405(server: LocalServer) -> None:
     for identifier in ("nonsense", "%00", "1", "0" * 500, "batch", "%F0%9F%8E%89"):
         answer = await server.service.get(f"/v1/notifications/{identifier}")
         assert answer.status_code in {404, 405}, answer.text

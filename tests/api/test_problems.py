@@ -40,7 +40,7 @@ async def test_an_unknown_path_is_a_404_problem(server: LocalServer) -> None:
         check_problem(await ada.get(path), 404, "not_found")
 
 
-async def test_a_wrong_method_is_a_405_problem_that_says_which_are_right(server: LocalServer) -> None:
+async def test_a_wrong_method_gets_a_405_problem_that_lists_the_allowed_methods(server: LocalServer) -> None:
     for method, path, allowed in (
         ("GET", "/v1/notifications", "POST"),
         ("PUT", "/v1/inbox", "GET"),
@@ -66,7 +66,7 @@ async def test_401_403_404_413_and_422_are_problems(server: LocalServer) -> None
     assert [error["field"] for error in body["errors"]] == ["title"]
 
 
-async def test_a_body_of_another_type_is_a_problem(server: LocalServer) -> None:
+async def test_an_unsupported_content_type_gets_a_problem(server: LocalServer) -> None:
     good = b'{"to": "ada", "title": "x"}'
     for path in ("/v1/notifications", "/v1/notifications/batch"):
         for kind in ("text/plain", "application/xml", "nonsense"):
@@ -75,7 +75,7 @@ async def test_a_body_of_another_type_is_a_problem(server: LocalServer) -> None:
             assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_field_that_is_wrong_is_named_with_what_is_expected_of_it(
+async def test_an_invalid_field_is_named_with_its_rule(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     many = "it must be the id of a user, or a list of 1 to 1,000 of them"
@@ -98,7 +98,7 @@ async def test_a_field_that_is_wrong_is_named_with_what_is_expected_of_it(
             assert found["errors"] == [{"field": field, "message": message}]
 
 
-async def test_an_unknown_member_is_told_which_one_is_meant(server: LocalServer) -> None:
+async def test_an_unknown_member_gets_a_suggestion(server: LocalServer) -> None:
     there_is_none = "there is no such member"
     known = f"{there_is_none}, only disabled, password"
     ada = await server.user()
@@ -121,7 +121,7 @@ async def test_an_unknown_member_is_told_which_one_is_meant(server: LocalServer)
     assert check_problem(answer, 422, "validation_error")["errors"][0]["message"] == known
 
 
-async def test_an_error_in_lines_is_at_the_line_that_an_editor_shows(
+async def test_an_ndjson_error_names_the_line_number_that_an_editor_shows(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     good = '{"to": "ada", "title": "x"}'
@@ -156,7 +156,7 @@ async def test_an_error_in_lines_is_at_the_line_that_an_editor_shows(
             assert re.search(r"line \d", found["errors"][0]["message"])
 
 
-async def test_a_body_that_is_no_json_is_told_where_it_breaks(
+async def test_a_json_syntax_error_is_reported_with_its_line_and_column(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     one, many, no = "/v1/notifications", "/v1/notifications/batch", "it is not JSON at line"
@@ -196,7 +196,7 @@ async def test_a_body_that_is_no_json_is_told_where_it_breaks(
             assert found["detail"].startswith(detail), found["detail"]
 
 
-async def test_a_body_for_the_other_route_is_told_so(server: LocalServer) -> None:
+async def test_a_body_sent_to_the_wrong_post_route_gets_a_hint(server: LocalServer) -> None:
     good = '{"to": "ada", "title": "x"}'
     array = "send the array itself, such as [{…}, {…}], or objects on lines as application/x-ndjson"
     cases = {
@@ -212,7 +212,7 @@ async def test_a_body_for_the_other_route_is_told_so(server: LocalServer) -> Non
         assert check_problem(answer, 422, "validation_error")["detail"] == detail
 
 
-async def test_a_key_that_may_not_do_this_is_not_called_a_token(server: LocalServer) -> None:
+async def test_a_403_for_an_api_key_does_not_call_it_a_token(server: LocalServer) -> None:
     made = (await server.service.post("/v1/services", json={"name": "n", "scopes": ["notify"]})).json()
     keys = f"/v1/services/{made['client_id']}/keys"
     headers = {"Authorization": f"Bearer {(await server.service.post(keys)).json()['key']}"}
@@ -223,7 +223,7 @@ async def test_a_key_that_may_not_do_this_is_not_called_a_token(server: LocalSer
     assert "This needs the scope 'admin'" in check_problem(answer, 403, "insufficient_scope")["detail"]
 
 
-async def test_a_browser_gets_a_page_for_an_unknown_path_and_all_others_a_problem(
+async def test_a_browser_gets_an_html_404_and_other_clients_get_a_problem(
     server: LocalServer,
 ) -> None:
     html = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -241,7 +241,7 @@ async def test_a_browser_gets_a_page_for_an_unknown_path_and_all_others_a_proble
         check_problem(one, 404, "not_found")
 
 
-async def test_a_path_that_is_nearly_one_is_told_which(server: LocalServer) -> None:
+async def test_a_misspelled_path_gets_a_suggestion(server: LocalServer) -> None:
     cases = {
         "/notifications": "/v1/notifications",
         "/api/v1/notifications": "/v1/notifications",
@@ -262,7 +262,9 @@ async def test_a_path_that_is_nearly_one_is_told_which(server: LocalServer) -> N
     assert found["detail"] == "This path takes another method: GET, HEAD."
 
 
-async def test_a_key_is_called_a_key(server: LocalServer, subtests: pytest.Subtests) -> None:
+async def test_an_error_about_an_api_key_calls_it_an_api_key(
+    server: LocalServer, subtests: pytest.Subtests
+) -> None:
     key = str(server.service.token)
     ada, posts = await server.user(), "/v1/notifications"
     no_bearer, bad_key = "The header Authorization", "The API key is not valid"
@@ -310,7 +312,7 @@ async def test_a_key_is_called_a_key(server: LocalServer, subtests: pytest.Subte
     assert "not the key or token of a service" in check_problem(answer, 403, "insufficient_scope")["detail"]
 
 
-async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> None:
+async def test_a_post_to_a_star_creates_no_user(server: LocalServer) -> None:
     post = {"title": "x"}
     rule = "it does not stand for every user: name each recipient, up to 1,000 in one post"
     star = "'*' is not a user: name each recipient, up to 1,000 in one post"
@@ -332,7 +334,7 @@ async def test_nobody_is_made_by_a_post_to_everybody(server: LocalServer) -> Non
     assert await _subs(server) == []
 
 
-async def test_nobody_is_made_whom_no_post_reaches(server: LocalServer) -> None:
+async def test_a_user_with_the_sub_star_cannot_be_created(server: LocalServer) -> None:
     rule = "no user can be called '*', because no post reaches it: choose another id"
     for sub in ("*", " * "):
         for path, body in (("/v1/users", {"sub": sub}), (f"/v1/users/{quote(sub)}/tokens", {})):
@@ -342,7 +344,7 @@ async def test_nobody_is_made_whom_no_post_reaches(server: LocalServer) -> None:
     assert await _subs(server) == []
 
 
-async def test_a_user_who_was_called_a_star_before_still_signs_in(server: LocalServer) -> None:
+async def test_an_existing_user_with_the_sub_star_keeps_access(server: LocalServer) -> None:
     await server.state.database.write(users.add_missing_users, ["*"], 0)
     assert (await (await server.user("*")).inbox())["unread"] == 0
 
@@ -352,13 +354,13 @@ async def _subs(server: LocalServer) -> list[str]:
     return [one["sub"] for one in users]
 
 
-async def test_a_user_who_is_called_all_has_an_inbox_like_any_other(server: LocalServer) -> None:
+async def test_a_user_with_the_sub_all_is_an_ordinary_user(server: LocalServer) -> None:
     everyone = await server.user("all")
     await server.service.notify("all")
     assert (await everyone.inbox())["unread"] == 1
 
 
-async def test_the_type_of_a_problem_leads_to_its_code_in_the_page_of_errors(server: LocalServer) -> None:
+async def test_a_problem_type_links_to_its_code_on_the_errors_page(server: LocalServer) -> None:
     page = await server.stranger.get("/errors")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     for path, code in (
@@ -371,7 +373,7 @@ async def test_the_type_of_a_problem_leads_to_its_code_in_the_page_of_errors(ser
         assert f'<tr id="{code}">' in page.text
 
 
-async def test_the_type_of_a_problem_is_a_url_where_the_public_one_is_known(
+async def test_a_problem_type_is_an_absolute_url_if_the_public_url_is_set(
     start_server: StartServer,
 ) -> None:
     server = await start_server(public_url="https://example.com/notify/")
@@ -379,7 +381,7 @@ async def test_the_type_of_a_problem_is_a_url_where_the_public_one_is_known(
     assert problem["type"] == "https://example.com/notify/errors#missing_token"
 
 
-async def test_a_problem_tells_no_value_of_the_request(server: LocalServer) -> None:
+async def test_a_problem_never_repeats_a_value_of_the_request(server: LocalServer) -> None:
     secret = "a secret that must stay one"
     requests: list[tuple[Service, str, str, Json]] = [
         (server.service, "POST", "/v1/users", {"json": {"sub": "ada", "password": secret, "x": secret}}),
@@ -432,7 +434,7 @@ def hostile(path: str) -> list[Json]:
     ]
 
 
-def test_an_error_is_bounded_whoever_raises_it() -> None:
+def test_the_length_of_an_error_is_limited() -> None:
     error = Invalid(LONG, errors=[{"field": LONG, "message": LONG}] * 1000)
     assert [len(error.detail), len(str(error)), len(error.errors)] == [1000, 1000, 20]
     assert {(len(one["field"]), len(one["message"])) for one in error.errors} == {(64, 200)}
@@ -450,7 +452,7 @@ async def refusal(caller: Service, method: str, options: Json) -> int:
         return answer.status_code
 
 
-async def test_no_error_is_longer_than_16_kib_whatever_is_sent_to_whatever_path(sqlite_url: str) -> None:
+async def test_no_error_exceeds_16_kib_for_any_request_to_any_path(sqlite_url: str) -> None:
     async with serving(settings_for(sqlite_url, unknown_recipients="reject")) as server:
         ada = Service(server.http, (await server.user("ada")).token)
         paths: dict[str, Json] = (await server.stranger.get("/openapi.json")).json()["paths"]
@@ -465,7 +467,7 @@ async def test_no_error_is_longer_than_16_kib_whatever_is_sent_to_whatever_path(
         assert statuses.count(422) > 100
 
 
-async def test_a_member_that_no_body_has_is_named_in_short_and_too_many_are_not_looked_at(
+async def test_an_unknown_members_name_is_truncated_and_too_many_members_are_one_error(
     server: LocalServer,
 ) -> None:
     ada = await server.user("ada")
@@ -482,7 +484,7 @@ async def test_a_member_that_no_body_has_is_named_in_short_and_too_many_are_not_
         assert (error["field"], "20 members" in error["message"]) == ("body", True)
 
 
-async def test_of_many_unknown_recipients_the_first_are_named_and_all_are_counted(
+async def test_many_unknown_recipients_are_counted_and_only_the_first_are_named(
     start_server: StartServer,
 ) -> None:
     server = await start_server(unknown_recipients="reject")
@@ -513,7 +515,7 @@ async def broken(server: LocalServer) -> LocalServer:
     return server
 
 
-async def test_what_nobody_has_foreseen_is_a_problem_without_sql_or_a_trace(broken: LocalServer) -> None:
+async def test_an_unexpected_error_is_a_problem_without_sql_or_a_traceback(broken: LocalServer) -> None:
     ada = await broken.user()
     attempts = (
         ada.get("/v1/inbox"),
@@ -528,7 +530,7 @@ async def test_what_nobody_has_foreseen_is_a_problem_without_sql_or_a_trace(brok
     assert await broken.user() is not None
 
 
-async def test_head_and_options_are_no_failures(server: LocalServer) -> None:
+async def test_head_options_and_trace_never_cause_a_server_error(server: LocalServer) -> None:
     for method in ("HEAD", "OPTIONS", "TRACE"):
         for path in ("/v1/inbox", "/v1/notifications", "/v1/ws", "/nowhere"):
             answer = await server.service.request(method, path)

@@ -41,7 +41,7 @@ def connection(query: bytes = b"", **scope: Any) -> HTTPConnection:
         b"Since=1",
     ],
 )
-def test_a_parameter_is_what_a_whole_reading_of_the_query_says(query: bytes) -> None:
+def test_reading_one_query_parameter_agrees_with_parsing_the_whole_query(query: bytes) -> None:
     assert parameter(connection(query), "since") == QueryParams(query).get("since")
 
 
@@ -101,7 +101,7 @@ async def test_each_route_without_parameters_refuses_any(server: LocalServer) ->
     assert (await ada.inbox())["items"] == [], "nothing was done"
 
 
-async def test_what_names_unknown_parameters_uses_up_the_budget(start_server: StartServer) -> None:
+async def test_a_request_with_unknown_parameters_counts_against_the_budget(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=0.5, service_calls_per_second=0.5)
     ada = await server.user("ada")
     for caller, path in ((ada, "/v1/inbox/x"), (server.service, "/v1/users/ada")):
@@ -109,7 +109,7 @@ async def test_what_names_unknown_parameters_uses_up_the_budget(start_server: St
         assert set(codes) == {422, 429}
 
 
-async def test_the_oauth_endpoints_and_what_needs_no_token_ignore_parameters(server: LocalServer) -> None:
+async def test_the_oauth_and_public_endpoints_ignore_unknown_parameters(server: LocalServer) -> None:
     assert (await server.http.post("/v1/auth/revoke?x=1", data={"token": "none"})).status_code == 200
     for path in ("/healthz", "/.well-known/jwks.json"):
         assert (await server.http.get(f"{path}?x=1")).status_code == 200
@@ -125,7 +125,7 @@ async def test_many_unknown_parameters_get_a_bounded_answer(server: LocalServer)
     assert len(answer.json()["detail"]) <= MAX_DETAIL
 
 
-async def test_who_opens_a_socket_has_no_more_decoded_than_is_needed(
+async def test_a_handshake_decodes_only_the_query_parameters_that_it_needs(
     server: LocalServer, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await server.user()
@@ -163,17 +163,13 @@ async def test_who_opens_a_socket_has_no_more_decoded_than_is_needed(
         ('"a"' + " " * (MAX_VALIDATORS_LENGTH - 2), False),
     ],
 )
-def test_a_list_of_validators_is_looked_at_where_a_cache_could_have_made_it(
-    if_none_match: str, known: bool
-) -> None:
+def test_if_none_match_is_evaluated_only_within_the_validator_limits(if_none_match: str, known: bool) -> None:
     for etag in ('"a"', 'W/"a"'):
         assert is_known(if_none_match, etag) is known
 
 
 @pytest.mark.parametrize("path", ["/app.js", "/v1/inbox", "/.well-known/jwks.json"])
-async def test_every_answer_with_a_tag_is_whole_to_a_list_that_no_cache_makes(
-    server: LocalServer, path: str
-) -> None:
+async def test_an_overlong_if_none_match_gets_the_full_response(server: LocalServer, path: str) -> None:
     ada = await server.user()
     etag = (await ada.get(path)).headers["etag"]
     known = await ada.get(path, headers={"If-None-Match": etag})
@@ -182,6 +178,6 @@ async def test_every_answer_with_a_tag_is_whole_to_a_list_that_no_cache_makes(
     assert (many.status_code, many.headers["etag"]) == (200, etag)
 
 
-def test_an_address_is_as_long_as_one_can_be_whatever_a_proxy_passes_on() -> None:
+def test_an_overlong_client_address_is_truncated() -> None:
     assert client_address(connection(client=("2001:db8::1", 1))) == "2001:db8::1"
     assert client_address(connection(client=("x" * 60_000, 1))) == "x" * MAX_ADDRESS_CHARACTERS

@@ -64,7 +64,7 @@ async def use_up(server: LocalServer) -> None:
         assert (await shown(server, unknown_key())).status_code == 401
 
 
-async def test_bad_keys_of_an_address_are_429_without_a_lookup_and_known_callers_are_served(
+async def test_unknown_keys_over_the_budget_get_a_429_without_a_lookup_and_known_callers_do_not(
     start_server: StartServer, lookups: list[str]
 ) -> None:
     server = await start_server(**SCARCE)
@@ -80,7 +80,7 @@ async def test_bad_keys_of_an_address_are_429_without_a_lookup_and_known_callers
     assert (await user.inbox())["unread"] == 1
 
 
-async def test_a_known_key_is_looked_up_again_whatever_others_at_its_address_do(
+async def test_a_known_key_is_looked_up_again_even_if_its_address_is_over_the_budget(
     start_server: StartServer, lookups: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(**SCARCE)
@@ -93,7 +93,7 @@ async def test_a_known_key_is_looked_up_again_whatever_others_at_its_address_do(
     assert len(lookups) == 1
 
 
-async def test_a_key_that_was_good_and_is_deleted_counts_like_any_other(start_server: StartServer) -> None:
+async def test_a_known_key_counts_against_the_budget_after_its_deletion(start_server: StartServer) -> None:
     server = await start_server(**SCARCE)
     service = await new_caller(server, "notify")
     await service.notify("ada")
@@ -129,7 +129,7 @@ async def unreadable(_: LocalServer) -> str:
 
 
 @pytest.mark.parametrize("made", [revoked, expired, forged, unreadable])
-async def test_every_token_that_does_not_hold_counts(
+async def test_every_kind_of_invalid_token_counts_against_the_budget(
     start_server: StartServer, made: Callable[[LocalServer], Any]
 ) -> None:
     server = await start_server(**SCARCE)
@@ -141,7 +141,7 @@ async def test_every_token_that_does_not_hold_counts(
     check_refusal(await fresh.get("/v1/inbox"), "refusals")
 
 
-async def test_a_token_that_was_good_and_has_expired_counts_like_any_other(
+async def test_a_known_token_counts_against_the_budget_after_it_expires(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(**SCARCE)
@@ -170,14 +170,16 @@ async def test_forged_tokens_of_another_issuer_are_not_verified_beyond_the_budge
     assert len(verified) == BURST
 
 
-async def test_a_request_without_a_token_counts_nothing(start_server: StartServer) -> None:
+async def test_a_request_without_a_token_does_not_count_against_the_refusal_budget(
+    start_server: StartServer,
+) -> None:
     server = await start_server(**SCARCE)
     for _ in range(3 * BURST):
         assert (await server.stranger.get("/v1/inbox")).status_code == 401
     assert (await (await new_caller(server, "notify")).post("/v1/users", json={})).status_code == 403
 
 
-async def test_a_crowd_of_unknown_keys_is_looked_up_a_few_at_a_time_and_not_beyond_the_budget(
+async def test_concurrent_lookups_of_unknown_keys_are_limited_and_stop_at_the_budget(
     start_server: StartServer, lookups: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(**SCARCE)
@@ -204,14 +206,14 @@ async def test_a_crowd_of_unknown_keys_is_looked_up_a_few_at_a_time_and_not_beyo
     assert most <= KEY_LOOKUPS
 
 
-async def test_addresses_have_budgets_of_their_own(start_server: StartServer) -> None:
+async def test_each_address_has_its_own_refusal_budget(start_server: StartServer) -> None:
     server = await start_server(forwarded_allow_ips="127.0.0.1", **SCARCE)
     await use_up(server)
     headers = {"Authorization": f"Bearer {unknown_key()}", "X-Forwarded-For": "192.0.2.1"}
     assert (await server.http.get("/v1/inbox", headers=headers)).status_code == 401
 
 
-async def test_a_handshake_with_an_unknown_key_counts_and_one_with_a_token_does_not(
+async def test_a_handshake_with_an_unknown_key_counts_and_one_with_an_invalid_token_does_not(
     start_server: StartServer, lookups: list[str]
 ) -> None:
     server = await start_server(**SCARCE)
@@ -230,7 +232,7 @@ async def test_a_handshake_with_an_unknown_key_counts_and_one_with_a_token_does_
 # --- what a known caller may not do -------------------------------------------------------------------------
 
 
-async def test_what_a_service_may_not_do_counts_among_its_calls(start_server: StartServer) -> None:
+async def test_a_services_forbidden_requests_count_against_its_call_limit(start_server: StartServer) -> None:
     server = await start_server(service_calls_per_second=0.5)
     service = await new_caller(server, "notify")
     assert [(await service.get("/v1/users")).status_code for _ in range(2)] == [403] * 2
@@ -240,7 +242,7 @@ async def test_what_a_service_may_not_do_counts_among_its_calls(start_server: St
     await service.notify("ada")
 
 
-async def test_a_post_that_a_service_may_not_make_counts_among_its_calls(start_server: StartServer) -> None:
+async def test_a_services_forbidden_posts_count_against_its_call_limit(start_server: StartServer) -> None:
     server = await start_server(service_calls_per_second=0.5)
     service = await new_caller(server, "tokens:mint")
     post = {"to": "ada", "title": "Hello"}
@@ -250,7 +252,7 @@ async def test_a_post_that_a_service_may_not_make_counts_among_its_calls(start_s
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_what_a_user_may_not_do_counts_once_among_its_requests(
+async def test_a_users_forbidden_request_counts_once_against_the_request_limit(
     start_server: StartServer, method: str
 ) -> None:
     server = await start_server(commands_per_second=1)

@@ -16,7 +16,7 @@ ID = "X-Request-ID"
 
 
 @pytest.mark.parametrize("given", ["a", "A.b_c-9", "0" * 128])
-async def test_an_id_that_comes_along_is_answered(gateway: LocalServer, given: str) -> None:
+async def test_a_request_id_from_the_client_is_returned(gateway: LocalServer, given: str) -> None:
     for method, path in (("GET", "/v1/inbox"), ("GET", "/nowhere"), ("HEAD", "/"), ("PUT", "/v1/users")):
         answer = await gateway.http.request(method, path, headers={ID: given})
         assert answer.headers.get_list(ID) == [given]
@@ -42,7 +42,7 @@ async def test_an_id_that_comes_along_is_answered(gateway: LocalServer, given: s
     ],
     ids=ascii,
 )
-async def test_an_id_that_could_be_something_else_is_replaced(gateway: LocalServer, given: str) -> None:
+async def test_an_unsafe_request_id_is_replaced(gateway: LocalServer, given: str) -> None:
     answer = await gateway.http.get("/v1/inbox", headers=[(ID.encode(), given.encode("latin-1"))])
     (made,) = answer.headers.get_list(ID)
     assert made != given
@@ -50,7 +50,7 @@ async def test_an_id_that_could_be_something_else_is_replaced(gateway: LocalServ
     assert made.isalnum()
 
 
-async def test_the_first_of_several_ids_counts(gateway: LocalServer) -> None:
+async def test_the_first_of_several_request_ids_is_used(gateway: LocalServer) -> None:
     for pair, expected in ((["one", "two"], "one"), (["a b", "two"], None)):
         answer = await gateway.http.get("/", headers=[(ID, one) for one in pair])
         (found,) = answer.headers.get_list(ID)
@@ -63,7 +63,7 @@ async def test_each_request_has_an_id_of_its_own(gateway: LocalServer) -> None:
     assert len({answer.headers[ID] for answer in (*answers, posted)}) == 6
 
 
-async def test_a_socket_has_one_whether_it_is_opened_or_refused(gateway: LocalServer) -> None:
+async def test_an_accepted_or_refused_socket_has_a_request_id(gateway: LocalServer) -> None:
     ada: User = await gateway.user("ada")
     bearer = {"Authorization": f"Bearer {ada.token}"}
     for headers in (bearer, {}):
@@ -82,7 +82,7 @@ def break_users(connection: Connection) -> None:
     connection.execute(text("UPDATE users SET created_at = 'never'"))
 
 
-async def test_the_log_and_the_audit_log_bear_it_and_each_line_is_json(
+async def test_console_log_and_audit_log_lines_are_json_with_the_request_id(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     settings = {"log_format": "json", "log_level": "DEBUG", "access_log": True}

@@ -41,7 +41,7 @@ async def read(user: User, name: str, *, done: bool) -> httpx.Response:
     return await user.patch(f"/v1/inbox/{name}", json={"read": done})
 
 
-async def test_a_change_counts_with_its_kib_for_each_socket(server: LocalServer, budget: Buckets) -> None:
+async def test_a_change_is_charged_for_its_kib_on_each_socket(server: LocalServer, budget: Buckets) -> None:
     ada = await server.user()
     name = (await server.service.notify("ada", body=LONG))["id"]
     async with AsyncExitStack() as stack:
@@ -59,7 +59,7 @@ async def test_a_change_counts_with_its_kib_for_each_socket(server: LocalServer,
         assert before - budget.level(user_id) == pytest.approx(3 * size / 1024, rel=0.1)
 
 
-async def test_what_carries_no_item_costs_nothing(server: LocalServer, budget: Buckets) -> None:
+async def test_a_change_sent_without_items_is_not_charged(server: LocalServer, budget: Buckets) -> None:
     ada = await server.user()
     names = [(await server.service.notify("ada", body=LONG))["id"] for _ in range(LONG_CHANGE + 1)]
     async with ada.socket(since="latest") as socket:
@@ -75,7 +75,7 @@ async def test_what_carries_no_item_costs_nothing(server: LocalServer, budget: B
         assert budget.level(id_of(server)) == full
 
 
-async def test_who_has_used_it_up_changes_nothing_more_and_may_delete_and_read(
+async def test_a_user_over_the_changes_budget_can_only_read_and_delete(
     server: LocalServer, budget: Buckets
 ) -> None:
     ada, bob = await server.user(), await server.user("bob")
@@ -101,7 +101,9 @@ async def test_who_has_used_it_up_changes_nothing_more_and_may_delete_and_read(
         assert await socket.closed() == (4029, "too_many_commands")
 
 
-async def test_a_change_that_has_begun_is_finished(server: LocalServer, budget: Buckets) -> None:
+async def test_a_started_change_finishes_even_if_it_exceeds_the_budget(
+    server: LocalServer, budget: Buckets
+) -> None:
     ada = await server.user()
     names = [(await server.service.notify("ada", body=LONG))["id"] for _ in range(60)]
     async with ada.socket(since="latest") as socket:
@@ -112,7 +114,7 @@ async def test_a_change_that_has_begun_is_finished(server: LocalServer, budget: 
         assert (await read(ada, names[0], done=False)).status_code == 429
 
 
-async def test_changes_that_wait_at_once_do_not_exceed_it_together(
+async def test_concurrent_changes_do_not_exceed_the_budget_together(
     server: LocalServer, budget: Buckets
 ) -> None:
     ada = await server.user()

@@ -48,7 +48,7 @@ def desk(database: Database, caplog: pytest.LogCaptureFixture) -> Desk:
     return Desk(database, caplog)
 
 
-async def test_a_service_is_made_with_a_key_that_works(desk: Desk) -> None:
+async def test_a_service_can_be_created_with_a_key(desk: Desk) -> None:
     made = await desk.admin.create_service("shop", ["notify", "admin"], with_key=True)
     assert made.key is not None
     assert services.parse_key(made.key.text)[0] == made.key.id
@@ -117,7 +117,7 @@ async def test_a_deleted_key_is_announced(desk: Desk) -> None:
     ],
     ids=str,
 )
-async def test_a_changed_user_is_recorded_with_what_changed_and_what_ended(
+async def test_a_user_change_is_audited_with_the_changed_fields_and_ended_sessions(
     desk: Desk, changes: dict[str, Any], changed: list[str], disabled: bool
 ) -> None:
     await desk.admin.create_user("ada", "hash")
@@ -135,7 +135,7 @@ async def test_a_changed_user_is_recorded_with_what_changed_and_what_ended(
     assert desk.lines() == expected
 
 
-async def test_a_sign_out_without_a_session_is_not_recorded(desk: Desk) -> None:
+async def test_a_sign_out_without_a_session_is_not_audited(desk: Desk) -> None:
     await desk.admin.create_user("ada", None)
     session = await desk.session("ada")
     assert desk.lines() == [{"event": "user_created", "password": "none", "subject": "user:ada"}]
@@ -145,7 +145,7 @@ async def test_a_sign_out_without_a_session_is_not_recorded(desk: Desk) -> None:
     assert desk.lines() == []
 
 
-async def test_the_sessions_of_an_erased_user_are_announced_before_the_inbox_goes(
+async def test_the_sessions_of_an_erased_user_are_announced_before_the_inbox_is_erased(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await desk.admin.create_user("ada", None)

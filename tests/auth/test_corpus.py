@@ -62,7 +62,7 @@ class Calls:
             heard.append(found)
 
 
-async def test_the_ear_hears(start_server: StartServer) -> None:
+async def test_the_listener_records_outgoing_connections(start_server: StartServer) -> None:
     async with baited() as (port, calls):
         with Calls.listening() as heard:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -313,7 +313,7 @@ def rows(connection: Connection) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
-async def test_every_forgery_is_refused_with_its_code_and_nothing_else_happens(
+async def test_every_forgery_is_refused_with_its_code_and_without_side_effects(
     start_server: StartServer, entrance: str
 ) -> None:
     server = await start_server(**MANY)
@@ -372,7 +372,7 @@ def is_at(heard: Any, places: set[Any]) -> bool:
     return tuple(heard[:2]) in places
 
 
-async def test_the_corpus_is_refused_where_a_secret_signs(start_server: StartServer) -> None:
+async def test_the_forgery_corpus_is_refused_if_a_secret_signs(start_server: StartServer) -> None:
     server = await start_server(jwt_secret="a secret of thirty-two bytes or more")
     good, corpus = await forgeries(server, "http://127.0.0.1:1")
     assert (await Caller(server.http, good).get("/v1/inbox")).status_code == 200

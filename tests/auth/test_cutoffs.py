@@ -42,7 +42,7 @@ def sweep_as_the_version_before(connection: Connection, now_ms: int) -> None:
     connection.execute(text("DELETE FROM sessions WHERE expires_at <= :now"), {"now": now_ms})
 
 
-async def test_a_cutoff_is_of_one_user_and_moves_with_each_sign_out(database: Database) -> None:
+async def test_a_cutoff_belongs_to_one_user_and_moves_with_each_sign_out(database: Database) -> None:
     assert await database.read(cutoffs.ended_at, "ada") == 0
     for moment in (NOW, NOW + 1):
         await database.write(users.log_out, "ada", moment)
@@ -50,13 +50,13 @@ async def test_a_cutoff_is_of_one_user_and_moves_with_each_sign_out(database: Da
     assert await database.read(cutoffs.ended_at, "bob") == 0
 
 
-async def test_a_cutoff_is_no_session_that_has_ended(database: Database) -> None:
+async def test_a_cutoff_does_not_count_as_an_ended_session(database: Database) -> None:
     assert await database.write(users.log_out, "ada", NOW) == []
     assert await database.read(revocation.page_of, NOW // 1000, NOW, "") == []
     assert await database.write(sessions.end_some_sessions, NOW) == []
 
 
-async def test_a_cutoff_outlives_its_user_and_holds_for_who_takes_the_name_next(database: Database) -> None:
+async def test_a_cutoff_outlives_its_user_and_applies_to_the_next_user_of_the_sub(database: Database) -> None:
     await database.write(users.release_user, "ada", NOW)
     await database.write(users.add_user, "ada", None, NOW + 1)
     assert await database.read(cutoffs.ended_at, "ada") == NOW
@@ -64,7 +64,7 @@ async def test_a_cutoff_outlives_its_user_and_holds_for_who_takes_the_name_next(
     assert await database.read(cutoffs.ended_at, "ada") == NOW + 2
 
 
-async def test_cutoffs_are_swept_in_steps_once_no_token_from_before_can_live(
+async def test_cutoffs_are_deleted_in_steps_after_all_earlier_tokens_have_expired(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cutoffs, "_SWEEP_LIMIT", 1)
@@ -77,7 +77,7 @@ async def test_cutoffs_are_swept_in_steps_once_no_token_from_before_can_live(
     assert await database.read(cutoffs.ended_at, "ada") == 0
 
 
-async def test_a_cutoff_of_the_version_before_holds_here_and_ours_holds_there(database: Database) -> None:
+async def test_this_version_and_the_previous_one_respect_each_others_cutoffs(database: Database) -> None:
     await database.write(log_out_as_the_version_before, "ada", NOW)
     assert await database.read(cutoffs.ended_at, "ada") == NOW
     await database.write(users.log_out, "ada", NOW + 1)
@@ -89,7 +89,7 @@ async def test_a_cutoff_of_the_version_before_holds_here_and_ours_holds_there(da
     assert await database.read(cutoff_as_the_version_before, "bob") == NOW
 
 
-async def test_the_sweep_of_either_version_leaves_a_cutoff_for_its_time(database: Database) -> None:
+async def test_the_sweeps_of_both_versions_keep_a_cutoff_until_it_expires(database: Database) -> None:
     await database.write(users.log_out, "ada", NOW)
     for moment in (NOW + sessions.ENDED_SESSION_TTL_MS, NOW + CUTOFF_TTL_MS - 1):
         await database.write(sessions.sweep, moment)

@@ -76,7 +76,7 @@ async def line() -> AsyncIterator[Line]:
     await one.end()
 
 
-async def test_the_owner_at_a_known_address_is_next_while_400_guess(line: Line) -> None:
+async def test_the_owner_at_a_known_address_is_next_despite_400_waiting_guesses(line: Line) -> None:
     held = guess(0)
     await line.hold(held)
     await line.wait(*(guess(number) for number in range(1, 401)))
@@ -105,7 +105,7 @@ async def test_known_callers_and_others_take_turns_so_that_neither_starves(line:
     assert [turn.known for turn in order] == [True, False] * 6
 
 
-async def test_a_48_has_one_turn_in_a_round_however_many_of_its_64_wait(line: Line) -> None:
+async def test_an_ipv6_48_has_one_turn_per_round_even_if_many_of_its_64s_wait(line: Line) -> None:
     held = guess(0)
     await line.hold(held)
     crowd = [Turn(f"guess {number}", networks_of(f"2001:db8:0:{number:x}::1")) for number in range(300)]
@@ -125,7 +125,7 @@ async def test_within_a_48_each_64_has_its_turn(line: Line) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-async def test_one_account_at_one_address_is_at_work_once_at_a_time(known: bool) -> None:
+async def test_an_account_at_one_address_has_one_hash_in_progress_at_a_time(known: bool) -> None:
     line = Line(slots=2)
     first, other = Turn("ada", HOME, known), Turn("bob", NEW, known)
     await line.hold(first)
@@ -143,7 +143,7 @@ async def test_one_account_at_one_address_is_at_work_once_at_a_time(known: bool)
     [(False, MAX_WAITING_PER_NETWORK), (True, MAX_WAITING_PER_ACCOUNT)],
     ids=["not known", "known"],
 )
-async def test_so_many_wait_at_one_address_and_one_more_is_told_to_come_again(
+async def test_a_caller_over_the_waiting_limit_gets_a_429_with_retry_after(
     line: Line, known: bool, most: int
 ) -> None:
     await line.hold(guess(0))
@@ -163,7 +163,7 @@ async def test_users_behind_one_known_address_do_not_hold_each_other_up(line: Li
     assert await line.serve(guess(0), len(users)) == users
 
 
-async def test_a_full_line_makes_room_for_an_address_at_the_cost_of_the_one_with_the_most(
+async def test_a_full_queue_evicts_from_the_busiest_address_to_admit_a_new_one(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hasher_queue, "MAX_WAITING", 12)
@@ -179,7 +179,9 @@ async def test_a_full_line_makes_room_for_an_address_at_the_cost_of_the_one_with
     assert Turn("ada", NEW) in await line.serve(guess(0), 4)
 
 
-async def test_a_line_full_of_single_addresses_is_full(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_queue_full_of_single_addresses_admits_only_known_callers(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hasher_queue, "MAX_WAITING", 3)
     await line.hold(guess(0))
     await line.wait(guess(1), guess(2), guess(3))
@@ -190,7 +192,7 @@ async def test_a_line_full_of_single_addresses_is_full(line: Line, monkeypatch: 
     assert await line.serve(guess(0), 1) == [owner], "known callers have a line of their own"
 
 
-async def test_a_caller_that_is_cancelled_while_it_waits_takes_no_turn(line: Line) -> None:
+async def test_a_caller_cancelled_while_waiting_takes_no_turn(line: Line) -> None:
     await line.hold(guess(0))
     await line.wait(guess(1), guess(2))
     line.tasks[0].cancel()
@@ -198,7 +200,7 @@ async def test_a_caller_that_is_cancelled_while_it_waits_takes_no_turn(line: Lin
     assert line.turns.taken == 1
 
 
-async def test_a_caller_that_is_cancelled_as_its_turn_comes_gives_it_back(line: Line) -> None:
+async def test_a_caller_cancelled_at_its_turn_returns_the_turn(line: Line) -> None:
     await line.hold(guess(0))
     await line.wait(guess(1), guess(2))
     line.turns.release(guess(0))
@@ -206,7 +208,7 @@ async def test_a_caller_that_is_cancelled_as_its_turn_comes_gives_it_back(line: 
     await until(lambda: line.served == [guess(2)], "the next one is served")
 
 
-async def test_nothing_is_kept_of_those_that_were_served(line: Line) -> None:
+async def test_the_queue_keeps_no_state_of_served_callers(line: Line) -> None:
     await line.hold(guess(0))
     await line.wait(*(guess(number) for number in range(1, 50)))
     line.turns.release((await line.serve(guess(0), 49))[-1])
@@ -234,7 +236,7 @@ def held(hasher: Passwords, gate: threading.Event, order: list[str], monkeypatch
     monkeypatch.setattr(hasher, "_verify", verify)
 
 
-async def test_the_hasher_serves_the_owner_next_while_400_guess(
+async def test_the_hasher_serves_the_owner_next_despite_400_waiting_guesses(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -252,7 +254,7 @@ async def test_the_hasher_serves_the_owner_next_while_400_guess(
     assert "the owner's" in order[: 2 * THREADS]
 
 
-async def test_a_hash_whose_caller_is_cancelled_keeps_its_turn_until_it_is_done(
+async def test_a_hash_of_a_cancelled_caller_keeps_its_turn_until_it_finishes(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -274,7 +276,7 @@ async def test_a_hash_whose_caller_is_cancelled_keeps_its_turn_until_it_is_done(
         await until(lambda: hasher.turns.taken == 0, "every turn is given back")
 
 
-async def test_who_waits_for_a_hasher_that_ends_is_cancelled(
+async def test_closing_the_hasher_cancels_waiting_callers(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []

@@ -81,7 +81,7 @@ async def test_a_token_of_a_trusted_issuer_opens_the_inbox_and_a_socket_of_its_s
             assert (await socket.next("hello"))["sub"] == "ada"
 
 
-async def test_the_subject_is_the_same_user_as_one_the_gateway_has_met(
+async def test_a_foreign_subject_maps_to_the_existing_user_with_that_sub(
     server: LocalServer, issuer: Issuer
 ) -> None:
     await server.service.notify("ada", "Before")
@@ -99,7 +99,7 @@ GOOD: list[dict[str, Any]] = [
 ]
 
 
-async def test_what_issuers_say_in_their_own_ways_is_understood(server: LocalServer, issuer: Issuer) -> None:
+async def test_the_claim_variants_of_common_issuers_are_accepted(server: LocalServer, issuer: Issuer) -> None:
     ahead = {"iat": int(time.time()) + 20, "exp": int(time.time()) + 600}
     for changes in (*GOOD, ahead):
         assert await outcome(server, issuer.token(**changes)) == "200", changes
@@ -142,7 +142,7 @@ async def test_a_signed_token_with_bad_claims_is_refused(server: LocalServer, is
 
 
 @pytest.mark.parametrize("extension", [{"crit": ["b64"], "b64": True}, {"crit": []}, {"b64": False}])
-def test_a_token_with_an_extension_is_not_even_taken_apart(extension: dict[str, Any]) -> None:
+def test_a_token_with_a_crit_or_b64_header_is_refused(extension: dict[str, Any]) -> None:
     header = {"typ": "JWT", "alg": "ES256", "kid": "1", **extension}
     with pytest.raises(InvalidToken):
         jws.read(f"{encoded(json.dumps(header).encode())}.{encoded(b'{}')}.AAAA")
@@ -155,7 +155,7 @@ async def test_a_foreign_user_is_never_a_service(server: LocalServer, issuer: Is
     assert posted.status_code == 403
 
 
-async def test_the_claim_the_prefix_and_the_scope_are_the_operator_s(
+async def test_the_operator_sets_the_subject_claim_the_prefix_and_the_scope(
     start_server: StartServer, issuer: Issuer
 ) -> None:
     rules = {"subject_claim": "user", "subject_prefix": "acme:", "required_scope": "notifications"}
@@ -174,7 +174,7 @@ async def test_the_claim_the_prefix_and_the_scope_are_the_operator_s(
     assert await outcome(server, issuer.token("ada", scope="notifications")) == "401 invalid_token"
 
 
-async def test_an_unknown_user_is_refused_where_unknown_recipients_are(
+async def test_an_unknown_foreign_user_is_refused_if_unknown_recipients_are_refused(
     start_server: StartServer, issuer: Issuer
 ) -> None:
     server = await started(start_server, issuer, unknown_recipients="reject")
@@ -184,7 +184,9 @@ async def test_an_unknown_user_is_refused_where_unknown_recipients_are(
     assert await outcome(server, issuer.token("eve")) == "200"
 
 
-async def test_many_first_sights_of_one_token_are_one_session(server: LocalServer, issuer: Issuer) -> None:
+async def test_concurrent_first_uses_of_one_foreign_token_all_succeed(
+    server: LocalServer, issuer: Issuer
+) -> None:
     token = issuer.token("ada", sid="s")
     assert set(await asyncio.gather(*(outcome(server, token) for _ in range(30)))) == {"200"}
 
@@ -192,7 +194,7 @@ async def test_many_first_sights_of_one_token_are_one_session(server: LocalServe
 # --- whose key it is ----------------------------------------------------------------------------------------
 
 
-async def test_a_key_is_good_for_its_own_issuer_only(start_server: StartServer) -> None:
+async def test_a_key_verifies_only_tokens_of_its_own_issuer(start_server: StartServer) -> None:
     async with AsyncExitStack() as stack:
         one, two = [
             await stack.enter_async_context(Issuer([new_key(kid="1")], name).serving())
@@ -213,7 +215,7 @@ async def test_a_key_is_good_for_its_own_issuer_only(start_server: StartServer) 
             assert await outcome(server, token) == "401 invalid_token", name
 
 
-async def test_an_algorithm_that_is_not_listed_is_refused(start_server: StartServer, issuer: Issuer) -> None:
+async def test_an_unlisted_algorithm_is_refused(start_server: StartServer, issuer: Issuer) -> None:
     server = await start_server(**settings_of(issuer, algorithms=["ES256"]))
     rsa_key, ec_key, ed_key = issuer.keys
     assert await outcome(server, issuer.token(key=ec_key)) == "200"
@@ -221,7 +223,9 @@ async def test_an_algorithm_that_is_not_listed_is_refused(start_server: StartSer
         assert await outcome(server, issuer.token(key=key)) == "401 invalid_token"
 
 
-async def test_the_public_key_is_no_secret_to_sign_with(server: LocalServer, issuer: Issuer) -> None:
+async def test_a_token_signed_with_the_public_key_as_an_hmac_secret_is_refused(
+    server: LocalServer, issuer: Issuer
+) -> None:
     key = issuer.keys[0]
     public = key.private.public_key()
     secrets = [
@@ -243,7 +247,7 @@ def encoded(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def test_only_keys_that_may_verify_are_read_from_a_key_set() -> None:
+def test_only_usable_verification_keys_are_read_from_a_key_set() -> None:
     good, second = new_key("RS256", "good"), new_key("ES256", "good")
     short = Key("short", "RS256", rsa.generate_private_key(65537, 1024))
     ed = new_key("EdDSA", "ed")
@@ -278,7 +282,7 @@ def test_only_keys_that_may_verify_are_read_from_a_key_set() -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"keys": {}}', b"null", b"\xff", b"[" * 100_000])
-def test_what_is_no_key_set_is_no_key_set(text: bytes) -> None:
+def test_a_malformed_key_set_is_a_fetch_error(text: bytes) -> None:
     with pytest.raises(FetchError):
         read_jwks(text, ALL)
 
@@ -286,7 +290,7 @@ def test_what_is_no_key_set_is_no_key_set(text: bytes) -> None:
 # --- rotation, and how often is asked -----------------------------------------------------------------------
 
 
-async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
+async def test_an_unknown_kid_fetches_the_keys_at_most_once_per_interval(
     start_server: StartServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 3)
@@ -309,7 +313,7 @@ async def test_an_unknown_kid_asks_for_the_keys_at_most_once_in_a_while(
     assert issuer.requests == 2
 
 
-async def test_the_pause_is_a_minute() -> None:
+async def test_the_fetch_limits_for_issuer_keys_have_their_documented_values() -> None:
     assert (
         issuer_keys.MIN_FETCH_INTERVAL_SECONDS,
         issuer_keys.FETCH_TIMEOUT_SECONDS,
@@ -318,7 +322,7 @@ async def test_the_pause_is_a_minute() -> None:
     assert cutoffs.CUTOFF_TTL_MS >= MAX_TTL * 1000
 
 
-async def test_a_key_that_is_withdrawn_verifies_nothing_new(
+async def test_a_key_withdrawn_by_its_issuer_verifies_no_new_tokens(
     start_server: StartServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.05)
@@ -344,7 +348,7 @@ async def test_the_gateway_starts_and_serves_its_own_users_while_an_issuer_is_do
     assert (await ada.inbox())["items"] == []
 
 
-async def test_an_issuer_that_comes_up_later_is_found(
+async def test_the_keys_of_an_issuer_that_starts_later_are_fetched(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.05)
@@ -359,7 +363,7 @@ async def test_an_issuer_that_comes_up_later_is_found(
         await until(let_in, "the issuer's tokens are good")
 
 
-async def test_the_keys_of_an_issuer_that_goes_down_hold_for_a_day(
+async def test_the_keys_of_an_unreachable_issuer_stay_valid_until_they_expire(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.05)
@@ -403,7 +407,7 @@ BADLY: dict[str, Reply] = {
 
 
 @pytest.mark.parametrize("how", BADLY)
-async def test_an_answer_that_is_no_key_set_changes_nothing(
+async def test_an_invalid_key_set_response_is_ignored(
     start_server: StartServer, issuer: Issuer, how: str
 ) -> None:
     issuer.reply = BADLY[how]
@@ -414,7 +418,7 @@ async def test_an_answer_that_is_no_key_set_changes_nothing(
 
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("size", [issuer_keys.MAX_JWKS_BYTES, issuer_keys.MAX_JWKS_BYTES + 1])
-async def test_good_keys_are_read_up_to_the_limit_of_an_answer(
+async def test_a_key_set_is_read_only_up_to_the_size_limit(
     start_server: StartServer, issuer: Issuer, size: int, declared: bool
 ) -> None:
     body = issuer.jwks().ljust(size)
@@ -425,7 +429,7 @@ async def test_good_keys_are_read_up_to_the_limit_of_an_answer(
     assert await outcome(server, issuer.token()) == ("200" if good else "401 invalid_token")
 
 
-async def test_a_compressed_answer_is_not_opened(start_server: StartServer, issuer: Issuer) -> None:
+async def test_a_compressed_key_set_is_refused(start_server: StartServer, issuer: Issuer) -> None:
     issuer.reply = lambda _, w: _write(w, answer(issuer.jwks(), "200 OK", "Content-Encoding: gzip"))
     server = await started(start_server, issuer)
     assert await outcome(server, issuer.token()) == "401 invalid_token"
@@ -440,7 +444,7 @@ async def test_a_redirect_is_not_followed(start_server: StartServer, issuer: Iss
 
 
 @pytest.mark.parametrize("reply", [_hang, _drip], ids=["hangs", "drips"])
-async def test_a_hanging_issuer_holds_its_own_tokens_for_the_timeout_and_nobody_else(
+async def test_a_hanging_issuer_delays_only_its_own_tokens(
     start_server: StartServer,
     issuer: Issuer,
     monkeypatch: pytest.MonkeyPatch,
@@ -485,7 +489,7 @@ ENDS = {one.__name__: one for one in (_log_out, _disable, _erase, _change_passwo
 
 
 @pytest.mark.parametrize("how", ENDS)
-async def test_what_ends_sessions_ends_foreign_tokens_and_closes_their_sockets_within_a_second(
+async def test_ending_sessions_revokes_foreign_tokens_and_closes_their_sockets(
     server: LocalServer, issuer: Issuer, how: str
 ) -> None:
     past = int(time.time()) - 60
@@ -511,7 +515,7 @@ def forget(server: LocalServer) -> None:
     server.state.revocation._ended.clear()
 
 
-async def test_a_first_sight_that_meets_a_sign_out_does_not_survive_it(
+async def test_a_foreign_token_first_used_during_a_sign_out_is_revoked(
     server: LocalServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens, database = server.state.tokens, server.state.database
@@ -537,7 +541,7 @@ async def test_a_first_sight_that_meets_a_sign_out_does_not_survive_it(
     assert await outcome(server, token) == "401 token_revoked"
 
 
-async def test_a_token_issued_after_a_sign_out_is_good_unless_it_is_of_the_same_session(
+async def test_a_token_issued_after_a_sign_out_is_valid_unless_its_session_has_ended(
     server: LocalServer, issuer: Issuer
 ) -> None:
     past, later = int(time.time()) - 60, int(time.time()) + 2
@@ -560,7 +564,7 @@ async def log_out_before(server: LocalServer, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("ahead", [0, jws.LEEWAY_SECONDS - 2])
-async def test_a_token_from_before_a_sign_out_is_void_even_where_its_issuer_s_clock_is_ahead(
+async def test_a_token_from_before_a_sign_out_is_revoked_even_if_the_issuers_clock_is_ahead(
     server: LocalServer, issuer: Issuer, ahead: int
 ) -> None:
     unseen = issuer.token(iat=int(time.time()) + ahead)
@@ -571,7 +575,7 @@ async def test_a_token_from_before_a_sign_out_is_void_even_where_its_issuer_s_cl
     assert await outcome(server, unseen) == "401 token_revoked"
 
 
-async def test_a_sign_out_is_noted_until_the_last_token_from_before_has_expired(
+async def test_a_cutoff_is_kept_until_the_last_earlier_token_has_expired(
     server: LocalServer, issuer: Issuer
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada"})
@@ -584,9 +588,7 @@ async def test_a_sign_out_is_noted_until_the_last_token_from_before_has_expired(
     assert await server.state.database.read(cutoffs.ended_at, "ada") == 0
 
 
-async def test_an_ended_session_is_not_forgotten_before_its_token_expires(
-    server: LocalServer, issuer: Issuer
-) -> None:
+async def test_an_ended_session_is_kept_until_its_token_expires(server: LocalServer, issuer: Issuer) -> None:
     token = issuer.token(exp=int(time.time()) + 3600)
     assert await outcome(server, token) == "200"
     assert (await _revoke(server, token)).status_code == 200
@@ -605,7 +607,7 @@ async def test_a_session_lives_as_long_as_its_last_token(server: LocalServer, is
     assert await outcome(server, second) == "401 token_revoked"
 
 
-async def test_a_revoked_token_is_not_good_again_with_another_of_its_signatures(
+async def test_a_revoked_token_stays_revoked_with_its_twin_ecdsa_signature(
     server: LocalServer, issuer: Issuer
 ) -> None:
     """An ECDSA signature (r, s) has a twin (r, n - s) that verifies as well."""
@@ -619,7 +621,7 @@ async def test_a_revoked_token_is_not_good_again_with_another_of_its_signatures(
     assert await outcome(server, f"{signed}.{encoded(twin)}") == "401 token_revoked"
 
 
-async def test_a_disabled_user_is_refused_at_first_sight_and_let_in_when_enabled(
+async def test_a_foreign_token_of_a_disabled_user_is_refused_until_the_user_is_enabled(
     server: LocalServer, issuer: Issuer
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada"})
@@ -647,7 +649,9 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("why", WRONG)
-def test_a_wrong_issuer_stops_the_start_with_one_line(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_issuer_stops_the_start_with_a_one_line_error(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = Issuer([]).trusted() | WRONG[why]
     monkeypatch.setenv("GATEWAY_TRUSTED_ISSUERS", json.dumps([one]))
     with pytest.raises(SettingsError, match=r"^GATEWAY_TRUSTED_ISSUERS: [^\n]+$"):
@@ -655,7 +659,7 @@ def test_a_wrong_issuer_stops_the_start_with_one_line(why: str, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("text", ["no json", "{}", "[1]", "7"])
-def test_a_setting_that_is_no_list_of_issuers_stops_the_start(
+def test_a_setting_that_is_not_a_list_of_issuers_stops_the_start(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GATEWAY_TRUSTED_ISSUERS", text)
@@ -663,7 +667,7 @@ def test_a_setting_that_is_no_list_of_issuers_stops_the_start(
         load_settings()
 
 
-async def test_gateway_check_reaches_each_issuer_and_says_so(
+async def test_gateway_check_reports_whether_each_issuer_is_reachable(
     issuer: Issuer,
     sqlite_url: str,
     tmp_path: Path,
@@ -724,7 +728,7 @@ async def test_a_sub_with_another_issuer_s_prefix_is_refused_and_the_audit_log_s
     assert await outcome(server, issuer.token("acm")) == "200"
 
 
-async def test_a_token_without_typ_is_taken_of_the_issuer_that_is_set_so(
+async def test_a_token_without_typ_is_accepted_only_if_its_issuer_is_configured_so(
     start_server: StartServer, issuer: Issuer, acme: Issuer
 ) -> None:
     several = [issuer.trusted(without_typ=True), acme.trusted()]
@@ -737,7 +741,7 @@ async def test_a_token_without_typ_is_taken_of_the_issuer_that_is_set_so(
 
 
 @pytest.mark.parametrize("claim", ["nonce", "at_hash", "c_hash", "events"])
-async def test_an_id_token_or_a_logout_token_is_no_access_token(
+async def test_an_id_token_or_a_logout_token_is_refused_as_an_access_token(
     start_server: StartServer, issuer: Issuer, trail: Trail, claim: str
 ) -> None:
     """They may have the same audience, and `typ` tells them apart only where access tokens have one."""
@@ -750,7 +754,7 @@ async def test_an_id_token_or_a_logout_token_is_no_access_token(
     assert await outcome(server, issuer.token(head={"typ": "at+jwt"}, **claims)) == "200"
 
 
-async def test_the_audit_log_says_why_a_token_is_refused_and_its_client_is_not_told(
+async def test_the_audit_log_and_not_the_response_says_why_a_token_is_refused(
     start_server: StartServer, issuer: Issuer, trail: Trail
 ) -> None:
     settings = {"trusted_issuers": json.dumps([issuer.trusted()]), "unknown_recipients": "reject"}
@@ -784,7 +788,7 @@ async def test_the_audit_log_says_why_a_token_is_refused_and_its_client_is_not_t
         assert ("at most 8,192 characters" in answer.json()["detail"]) is (why == "too_long")
 
 
-async def test_of_two_prefixes_that_overlap_the_longer_decides_whose_a_sub_is(
+async def test_the_longer_of_two_overlapping_prefixes_owns_a_sub(
     start_server: StartServer, issuer: Issuer, acme: Issuer
 ) -> None:
     server = await with_keys(start_server, trusted(acme_=acme, acme_eu_=issuer), issuer, acme)
@@ -802,7 +806,7 @@ async def test_two_issuers_may_share_a_prefix_and_so_their_users(
     assert await outcome(server, acme.token("ada")) == await outcome(server, issuer.token("ada")) == "200"
 
 
-async def test_a_user_of_an_issuer_gets_posts_but_no_password_and_no_token_from_a_service_that_only_mints(
+async def test_a_foreign_user_gets_posts_but_no_password_and_no_token_from_a_minting_service(
     start_server: StartServer, acme: Issuer
 ) -> None:
     server = await with_keys(start_server, trusted(acme_=acme), acme)
@@ -829,7 +833,7 @@ async def test_a_user_of_an_issuer_gets_posts_but_no_password_and_no_token_from_
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-async def test_the_sessions_of_foreign_tokens_count_and_the_oldest_ends(
+async def test_sessions_of_foreign_tokens_count_against_the_limit_and_the_oldest_ends(
     start_server: StartServer,
     issuer: Issuer,
     limit: int,
@@ -852,7 +856,7 @@ async def test_the_sessions_of_foreign_tokens_count_and_the_oldest_ends(
     assert said["sessions"][0].startswith("x-")
 
 
-def test_overlapping_prefixes_are_said_in_a_line_each() -> None:
+def test_each_prefix_overlap_is_reported_in_one_line() -> None:
     def one(name: str, prefix: str) -> TrustedIssuer:
         return TrustedIssuer(issuer=name, audience="a", jwks_url="https://x.example", subject_prefix=prefix)
 
@@ -868,7 +872,7 @@ def test_overlapping_prefixes_are_said_in_a_line_each() -> None:
     ]
 
 
-async def test_gateway_check_says_where_prefixes_overlap(
+async def test_gateway_check_reports_overlapping_prefixes(
     issuer: Issuer,
     acme: Issuer,
     sqlite_url: str,

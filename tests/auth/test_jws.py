@@ -55,12 +55,12 @@ def is_good(text: str) -> bool:
     return jws.are_timely(read.claims, NOW) and jws.is_meant_for(read.claims, "g")
 
 
-def test_a_token_as_it_should_be_is_good_to_both() -> None:
+def test_a_well_formed_token_is_valid_for_the_gateway_and_for_pyjwt() -> None:
     assert is_good(token())
     assert jwt.decode(token(), KEY.public_key(), ["EdDSA"], audience="g") == json.loads(CLAIMS)
 
 
 @pytest.mark.parametrize("text", TAKEN_BY_PYJWT.values(), ids=TAKEN_BY_PYJWT)
-def test_what_pyjwt_takes_is_refused_here(text: str) -> None:
+def test_malformed_tokens_that_pyjwt_accepts_are_refused(text: str) -> None:
     assert jwt.decode(text, KEY.public_key(), ["EdDSA"], audience="g")["aud"] == "g"
     assert not is_good(text)

@@ -106,7 +106,7 @@ def stored(connection: Connection) -> dict[str, str]:
 # --- rotation -----------------------------------------------------------------------------------------------
 
 
-async def test_a_new_key_signs_when_it_has_been_known_for_long_enough(database: Database) -> None:
+async def test_a_new_key_signs_only_after_the_signing_delay(database: Database) -> None:
     clock = Clock()
     wake = await keyring(database, clock)
     old = wake.newest.kid
@@ -120,7 +120,7 @@ async def test_a_new_key_signs_when_it_has_been_known_for_long_enough(database: 
 
 
 @pytest.mark.parametrize("late", [0.0, 0.1, 2.5, 4.9])
-async def test_in_a_rotation_no_process_signs_with_a_key_that_another_has_not_published(
+async def test_no_process_signs_with_a_rotated_key_before_every_other_has_published_it(
     database: Database, late: float
 ) -> None:
     """Two processes look for new keys every `KEY_REFRESH_SECONDS`, one `late` seconds after the other."""
@@ -143,7 +143,7 @@ async def test_in_a_rotation_no_process_signs_with_a_key_that_another_has_not_pu
     assert here.newest.kid == there.newest.kid
 
 
-async def test_processes_that_begin_at_once_on_an_empty_database_make_one_key(database_url: str) -> None:
+async def test_processes_that_start_together_on_an_empty_database_create_one_key(database_url: str) -> None:
     async with (
         open_database(settings_for(database_url)) as one,
         open_database(settings_for(database_url)) as other,
@@ -153,7 +153,7 @@ async def test_processes_that_begin_at_once_on_an_empty_database_make_one_key(da
         assert len({wake.newest.kid for wake in rings}) == 1
 
 
-async def test_an_unknown_key_is_no_reason_to_refuse_a_token_while_the_database_cannot_be_asked(
+async def test_an_unknown_kid_raises_unavailable_while_the_database_is_unavailable(
     database: Database,
 ) -> None:
     clock, failing = Clock(), Failing(database)
@@ -168,7 +168,7 @@ async def test_an_unknown_key_is_no_reason_to_refuse_a_token_while_the_database_
     assert (await wake.find(kid)).kid == kid
 
 
-async def test_every_token_of_before_a_rotation_holds_after_it(server: LocalServer) -> None:
+async def test_tokens_from_before_a_rotation_stay_valid(server: LocalServer) -> None:
     ada = await server.user()
     await rotate_on(server)
     fresh = await server.user()
@@ -204,7 +204,7 @@ async def test_switching_the_secret_on_and_off_never_gives_one_kid_two_algorithm
             await wake.find(kid)
 
 
-async def test_a_token_of_the_other_kind_is_refused_and_a_sign_in_outlives_the_switch(
+async def test_switching_the_algorithm_invalidates_access_tokens_and_keeps_sign_ins(
     start_server: StartServer,
 ) -> None:
     with_pairs = await start_server()
@@ -240,7 +240,7 @@ async def test_a_token_of_the_other_kind_is_refused_and_a_sign_in_outlives_the_s
 # --- at rest ------------------------------------------------------------------------------------------------
 
 
-async def test_plain_keys_are_encrypted_at_the_start_and_sign_as_before(database: Database) -> None:
+async def test_plain_keys_are_encrypted_at_the_start_and_keep_signing(database: Database) -> None:
     clock = Clock()
     plain = await keyring(database, clock)
     [before] = (await database.read(stored)).values()
@@ -266,7 +266,9 @@ async def test_the_first_key_and_a_rotated_one_are_encrypted(database: Database)
 
 
 @pytest.mark.parametrize("given", [OTHER_KEY, None])
-async def test_with_the_wrong_key_or_none_the_start_is_refused(database: Database, given: str | None) -> None:
+async def test_a_wrong_or_missing_encryption_key_stops_the_start(
+    database: Database, given: str | None
+) -> None:
     await keyring(database, Clock(), key_encryption_key=KEY)
     with pytest.raises(SettingsError, match=r"^GATEWAY_KEY_ENCRYPTION_KEY: "):
         await keyring(database, Clock(), key_encryption_key=given)
@@ -278,7 +280,7 @@ async def test_the_keys_are_encrypted_even_while_a_secret_signs(database: Databa
     assert "ENCRYPTED" in next(iter((await database.read(stored)).values()))
 
 
-async def test_a_key_that_a_running_process_cannot_decrypt_does_not_stop_it(
+async def test_a_key_that_cannot_be_decrypted_does_not_stop_a_running_process(
     start_server: StartServer,
 ) -> None:
     server = await start_server()
@@ -294,7 +296,7 @@ async def test_a_key_that_a_running_process_cannot_decrypt_does_not_stop_it(
 @pytest.mark.parametrize(
     "arguments", [("serve", "--port", "0"), ("signing-key", "rotate"), ("token", "ada")], ids=" ".join
 )
-async def test_a_wrong_key_stops_a_command_with_one_line_that_names_the_setting(
+async def test_a_wrong_encryption_key_stops_a_command_with_one_line_that_names_the_setting(
     database_url: str, run_command: RunCommand, arguments: tuple[str, ...]
 ) -> None:
     async with open_database(settings_for(database_url)) as database:
@@ -310,7 +312,9 @@ async def test_a_wrong_key_stops_a_command_with_one_line_that_names_the_setting(
 
 
 @pytest.mark.parametrize("key", ["", "x" * 31, "x" * 1024])
-def test_a_key_to_encrypt_with_has_32_bytes_or_more(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_encryption_key_outside_the_length_limits_is_refused(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GATEWAY_KEY_ENCRYPTION_KEY", key)
     with pytest.raises(SettingsError, match=r"^GATEWAY_KEY_ENCRYPTION_KEY: it must have 32"):
         load_settings()
@@ -319,7 +323,7 @@ def test_a_key_to_encrypt_with_has_32_bytes_or_more(key: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("made_before", [True, False])
-async def test_nobody_else_may_read_the_files_of_sqlite(tmp_path: Path, made_before: bool) -> None:
+async def test_the_sqlite_files_are_readable_only_by_their_owner(tmp_path: Path, made_before: bool) -> None:
     files = [tmp_path / f"gateway.db{suffix}" for suffix in ("", "-wal", "-shm")]
     before = os.umask(0)
     try:
@@ -341,7 +345,7 @@ async def test_nobody_else_may_read_the_files_of_sqlite(tmp_path: Path, made_bef
 # --- what is published --------------------------------------------------------------------------------------
 
 
-async def test_the_public_keys_may_be_cached_and_are_told_apart_by_their_etag(server: LocalServer) -> None:
+async def test_the_public_keys_are_cacheable_and_revalidated_by_their_etag(server: LocalServer) -> None:
     path = "/.well-known/jwks.json"
     first = await server.stranger.get(path)
     assert first.headers["cache-control"] == "public, max-age=300"
@@ -358,7 +362,7 @@ async def test_the_public_keys_may_be_cached_and_are_told_apart_by_their_etag(se
     assert all("d" not in key for key in second.json()["keys"])
 
 
-async def test_the_metadata_says_where_each_endpoint_is(server: LocalServer) -> None:
+async def test_the_oauth_metadata_lists_every_endpoint(server: LocalServer) -> None:
     answer = await server.stranger.get("/.well-known/oauth-authorization-server")
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
@@ -386,7 +390,9 @@ async def test_the_metadata_says_where_each_endpoint_is(server: LocalServer) -> 
         assert refused.json()["error"] in {"invalid_request", "invalid_client"}
 
 
-async def test_with_a_public_url_the_metadata_does_not_depend_on_who_asks(start_server: StartServer) -> None:
+async def test_the_oauth_metadata_ignores_the_host_header_if_the_public_url_is_set(
+    start_server: StartServer,
+) -> None:
     server = await start_server(public_url="https://notify.example.com/gateway/")
     path = "/.well-known/oauth-authorization-server"
     first = await server.stranger.get(path)
@@ -401,7 +407,7 @@ async def test_with_a_public_url_the_metadata_does_not_depend_on_who_asks(start_
 @pytest.mark.parametrize(
     "url", ["", "notify.example.com", "ftp://x", "https://", "https://u:p@x", "https://x?y", "https://x#y"]
 )
-def test_what_is_no_public_url_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_public_url_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", url)
     with pytest.raises(SettingsError, match=r"^GATEWAY_PUBLIC_URL: "):
         load_settings()

@@ -58,12 +58,12 @@ def test_two_hashes_of_one_password_differ() -> None:
         "пять разных слов",
     ],
 )
-def test_12_to_256_characters_are_a_password(password: str) -> None:
+def test_a_password_has_12_to_256_characters(password: str) -> None:
     assert check_password(password) == password
 
 
 @pytest.mark.parametrize("password", ["", "x" * 11, "x" * 257, "nul\0in the middle", "half a pair \ud800"])
-def test_anything_else_is_none(password: str) -> None:
+def test_a_password_of_invalid_length_or_characters_is_refused(password: str) -> None:
     with pytest.raises(ValueError, match="it must"):
         check_password(password)
 
@@ -101,7 +101,7 @@ def test_a_well_known_password_is_refused(password: str) -> None:
         "4dministr4tor!",
     ],
 )
-def test_a_common_password_is_refused_however_it_is_dressed_up(password: str) -> None:
+def test_a_disguised_common_password_is_refused(password: str) -> None:
     with pytest.raises(ValueError, match="common"):
         check_password(password)
 
@@ -109,7 +109,7 @@ def test_a_common_password_is_refused_however_it_is_dressed_up(password: str) ->
 @pytest.mark.parametrize(
     "password", ["tricky-unusual-12345", "violet kettle ran", "9f8a7c6b5d4e", "tr0ub4dor&3-zebra"]
 )
-def test_a_password_that_only_holds_something_common_is_taken(password: str) -> None:
+def test_a_strong_password_that_contains_a_common_part_is_accepted(password: str) -> None:
     assert check_password(password) == password
 
 
@@ -128,7 +128,7 @@ def test_a_password_may_hold_a_short_sub() -> None:
 @pytest.mark.parametrize(
     ("password", "sub"), [("tamblekov-2026!", "zquorvix.tamblekov"), ("vokelbmat2026", "zquorvix.tamblekov")]
 )
-def test_a_password_that_is_made_of_parts_of_the_sub_is_refused(password: str, sub: str) -> None:
+def test_a_password_made_of_parts_of_the_sub_is_refused(password: str, sub: str) -> None:
     with pytest.raises(ValueError, match=r"common|own id"):
         check_password(password, sub)
 
@@ -150,7 +150,7 @@ def test_random_passphrases_and_passwords_are_taken() -> None:
         assert check_password(password, f"user-{number}@example.com") == password
 
 
-def test_what_is_estimated_of_a_long_password_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_strength_estimate_of_a_long_password_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def estimate(text: str, _known: list[str]) -> Decimal:
@@ -167,7 +167,7 @@ def test_what_is_estimated_of_a_long_password_is_bounded(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("length", [WINDOW_LENGTH, MAX_LENGTH])
-def test_no_password_makes_the_estimate_try_hundreds_of_spellings(
+def test_the_strength_estimate_never_tries_hundreds_of_spellings(
     length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spellings: list[int] = []
@@ -189,7 +189,7 @@ def test_no_password_makes_the_estimate_try_hundreds_of_spellings(
     st.text(max_size=40),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_text_is_taken_or_refused_in_a_sentence(password: str, sub: str) -> None:
+def test_any_text_is_accepted_or_refused_with_a_message(password: str, sub: str) -> None:
     try:
         assert check_password(password, sub) == normalize("NFC", password)
     except ValueError as error:
@@ -197,26 +197,26 @@ def test_any_text_is_taken_or_refused_in_a_sentence(password: str, sub: str) -> 
 
 
 @pytest.mark.parametrize("password", [*FAMOUS_PHRASES, "let me in please", "p a s s w o r d 1 2 3"])
-def test_zxcvbn_alone_finds_these_strong_and_they_are_refused(password: str) -> None:
+def test_passwords_that_zxcvbn_alone_rates_strong_are_refused(password: str) -> None:
     """docs/decisions/0017: where the library finds one weak, it need not be named here any more."""
     assert zxcvbn(password)["guesses"] >= MIN_GUESSES
     with pytest.raises(ValueError, match="too easy to guess"):
         check_password(password)
 
 
-def test_zxcvbn_alone_bounds_no_length_and_cannot_read_digits_before_the_end_of_a_line() -> None:
+def test_zxcvbn_alone_fails_on_long_passwords_and_on_digits_before_a_newline() -> None:
     with pytest.raises(ValueError, match="max length of 72"):
         zxcvbn("x" * 73)
     with pytest.raises(ValueError, match="invalid literal for int"):
         zxcvbn("21121991\n")
 
 
-def test_a_date_and_the_end_of_a_line_can_be_estimated() -> None:
+def test_a_password_of_digits_and_line_breaks_can_be_estimated() -> None:
     password = "٦\n\x01\n٤\t٨٥٧\t٧\n\n٩٥٣٧٤ \t٢٠٠٢٦\n٢٠٢ ٣\r"  # noqa: RUF001  (digits are the point)
     assert check_password(password) == password
 
 
-def test_the_ranking_is_read_by_those_who_set_passwords_alone() -> None:
+def test_importing_the_gateway_does_not_load_zxcvbn() -> None:
     program = "import sys, gateway.app, gateway.cli.database; print('zxcvbn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
@@ -277,7 +277,7 @@ async def test_a_password_is_verified_against_its_own_hash_only() -> None:
         assert not await hasher.verify(GOOD, other, turn_of())
 
 
-async def test_a_password_is_the_same_however_its_letters_are_composed() -> None:
+async def test_a_password_matches_in_composed_and_decomposed_unicode() -> None:
     composed = "un café très serré à l'aube"
     taken_apart = normalize("NFD", composed)
     assert composed != taken_apart
@@ -291,12 +291,14 @@ async def test_a_password_is_the_same_however_its_letters_are_composed() -> None
 @pytest.mark.parametrize(
     "password", ["the password of nobody", "no password at all", "short", "\ud800", "\0"]
 )
-async def test_nobody_has_a_password(password: str) -> None:
+async def test_no_password_matches_a_missing_hash(password: str) -> None:
     with Passwords() as hasher:
         assert not await hasher.verify(password, None, turn_of())
 
 
-async def test_a_user_without_a_hash_is_verified_as_a_user_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_verifying_without_a_hash_does_the_same_work_as_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     verified: list[str] = []
 
     class Spy:
@@ -312,7 +314,9 @@ async def test_a_user_without_a_hash_is_verified_as_a_user_with_one(monkeypatch:
     assert [hashed.split("$")[3] for hashed in verified] == ["m=19456,t=2,p=1"] * 3
 
 
-async def test_a_crowd_is_refused_and_those_before_it_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_hasher_queue_refuses_new_callers_and_serves_waiting_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(hasher_queue, "MAX_WAITING", 2)
     gate = threading.Event()
     with Passwords() as hasher:

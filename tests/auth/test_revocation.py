@@ -21,7 +21,7 @@ MANY = 10**6
 # --- in memory ----------------------------------------------------------------------------------------------
 
 
-def test_a_handle_is_kept_until_its_moment_and_hardly_longer() -> None:
+def test_an_ended_session_is_remembered_for_exactly_its_ttl() -> None:
     ended = Ended()
     assert ended.add("s", NOW)
     assert not ended.add("s", NOW + 1)
@@ -32,7 +32,7 @@ def test_a_handle_is_kept_until_its_moment_and_hardly_longer() -> None:
     assert len(ended) == 0
 
 
-def test_one_call_forgets_no_more_than_it_may_and_none_is_left_in_the_end() -> None:
+def test_one_call_forgets_a_limited_number_and_repeated_calls_forget_all() -> None:
     ended = Ended()
     for number in range(1000):
         ended.add(str(number), NOW)
@@ -43,7 +43,7 @@ def test_one_call_forgets_no_more_than_it_may_and_none_is_left_in_the_end() -> N
     assert left == [max(1000 - 64 * n, 0) for n in range(1, 17)]
 
 
-async def test_tokens_are_forgotten_before_sockets_are_closed_and_other_processes_told(
+async def test_ending_a_session_forgets_its_tokens_then_closes_sockets_then_publishes(
     database: Database,
 ) -> None:
     calls: list[tuple[str, list[str]]] = []
@@ -61,7 +61,7 @@ async def test_tokens_are_forgotten_before_sockets_are_closed_and_other_processe
 
 
 @pytest.mark.parametrize("length", [16, 32], ids=["API keys", "sessions"])
-async def test_what_ends_without_a_pause_takes_the_place_of_what_ended_before(
+async def test_the_number_of_remembered_ended_sessions_is_bounded_by_their_ttl(
     desk: Desk, length: int
 ) -> None:
     most = 0
@@ -72,7 +72,7 @@ async def test_what_ends_without_a_pause_takes_the_place_of_what_ended_before(
     assert most <= ENDED_SESSION_TTL_SECONDS
 
 
-async def test_a_token_is_refused_when_the_end_of_its_session_is_kept_in_memory_no_longer(
+async def test_a_token_stays_refused_after_the_end_of_its_session_leaves_memory(
     desk: Desk,
 ) -> None:
     session, other = await desk.session(), await desk.session()
@@ -148,7 +148,7 @@ async def found_by(look: AsyncIterator[list[revocation.Ending]]) -> list[str]:
     return [one.id async for page in look for one in page]
 
 
-async def test_what_has_ended_is_read_once_however_often_it_is_looked_for(database: Database) -> None:
+async def test_repeated_polls_read_each_ended_session_once(database: Database) -> None:
     watched = Watched(database)
     finder = Finder(watched)  # type: ignore[arg-type]
     await database.write(store, 30, NOW * 1000)
@@ -159,7 +159,7 @@ async def test_what_has_ended_is_read_once_however_often_it_is_looked_for(databa
     assert watched.reads.count("tally") == LOOK_BACK_SECONDS + 1
 
 
-async def test_thousands_that_end_in_one_moment_are_found_in_pages(database: Database) -> None:
+async def test_thousands_of_sessions_that_end_together_are_found_in_pages(database: Database) -> None:
     watched = Watched(database)
     finder = Finder(watched)  # type: ignore[arg-type]
     number = 2 * PAGE + 1
@@ -172,7 +172,7 @@ async def test_thousands_that_end_in_one_moment_are_found_in_pages(database: Dat
 
 
 @pytest.mark.parametrize("late", [0.5, 5, LOOK_BACK_SECONDS - 1])
-async def test_an_end_that_is_committed_late_is_found_by_the_next_look(
+async def test_a_session_end_committed_late_is_found_by_the_next_poll(
     database: Database, late: float
 ) -> None:
     finder = Finder(database)
@@ -182,7 +182,7 @@ async def test_an_end_that_is_committed_late_is_found_by_the_next_look(
     assert "late000000" in await found_by(finder.look(NOW + late))
 
 
-async def test_an_end_that_is_committed_between_the_count_and_the_reading_is_not_lost(
+async def test_a_session_end_committed_between_the_count_and_the_read_is_not_lost(
     database: Database,
 ) -> None:
     watched = Watched(database)
@@ -201,7 +201,7 @@ async def test_an_end_that_is_committed_between_the_count_and_the_reading_is_not
     assert set(found) == {f"first{n:06d}" for n in range(PAGE)} | {"a-late-one000000"}
 
 
-async def test_a_look_that_fails_halfway_is_made_good_by_the_next(database: Database) -> None:
+async def test_the_poll_after_a_failed_poll_finds_every_ended_session(database: Database) -> None:
     watched = Watched(database)
     finder = Finder(watched)  # type: ignore[arg-type]
     await database.write(store, PAGE + 1, NOW * 1000)
@@ -218,13 +218,13 @@ async def test_a_look_that_fails_halfway_is_made_good_by_the_next(database: Data
     assert len(await found_by(finder.look(NOW))) == PAGE + 1
 
 
-async def test_the_mark_of_a_sign_out_is_no_session(database: Database) -> None:
+async def test_a_cutoff_is_not_found_as_an_ended_session(database: Database) -> None:
     await database.write(store, 1, None)
     assert await database.write(users.log_out, "ada", NOW * 1000) == ["s000000"]
     assert await found_by(Finder(database).look(NOW)) == ["s000000"]
 
 
-async def test_what_another_process_ends_is_told_once_and_kept_for_its_time(desk: Desk) -> None:
+async def test_a_session_ended_elsewhere_is_announced_once_and_remembered_for_its_ttl(desk: Desk) -> None:
     await desk.database.write(store, 1, NOW * 1000)
     desk.revocation.drop(["s000000"])  # a hint came first, and tells nothing but the name
     await desk.revocation.find()
@@ -237,7 +237,7 @@ async def test_what_another_process_ends_is_told_once_and_kept_for_its_time(desk
     assert not desk.tokens.is_ended("s000000")
 
 
-async def test_the_memory_of_verified_tokens_is_bounded_in_bytes_too(
+async def test_the_cache_of_verified_tokens_is_limited_in_bytes(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await desk.session()
@@ -253,7 +253,7 @@ async def test_the_memory_of_verified_tokens_is_bounded_in_bytes_too(
 # --- the oldest ends ----------------------------------------------------------------------------------------
 
 
-async def test_beyond_the_limit_the_oldest_session_ends_and_no_more(database: Database) -> None:
+async def test_a_session_over_the_limit_ends_only_the_oldest_session(database: Database) -> None:
     def start(number: int, now: int, lasts: int = 10**6) -> Any:
         made = new_session(now + lasts)._replace(id=f"s{number}")
         return database.write(sessions.start_user_session, "ada", made, now, limit=3)
@@ -271,7 +271,7 @@ async def test_beyond_the_limit_the_oldest_session_ends_and_no_more(database: Da
     assert await start(8, 2 * 10**6 + 2) == ([],)
 
 
-async def test_the_sessions_of_a_service_are_bounded_by_themselves(database: Database) -> None:
+async def test_each_service_has_its_own_session_limit(database: Database) -> None:
     names = [
         (await database.write(services.add_service, name, ["notify"], b"", 0)).client_id for name in "ab"
     ]
@@ -282,7 +282,7 @@ async def test_the_sessions_of_a_service_are_bounded_by_themselves(database: Dat
             assert done.ended == ([f"{name}0"] if now == 2 else [])
 
 
-async def test_a_lower_limit_ends_many_in_steps(database: Database) -> None:
+async def test_a_lowered_session_limit_ends_sessions_in_steps(database: Database) -> None:
     await database.write(store, 2 * PAGE + 50, None)
     made = new_session((NOW + 900) * 1000)
     counts = []
@@ -294,7 +294,7 @@ async def test_a_lower_limit_ends_many_in_steps(database: Database) -> None:
     assert counts == [PAGE, PAGE, 33, 1]
 
 
-async def test_a_service_with_many_sessions_ends_in_steps(database: Database) -> None:
+async def test_many_sessions_of_a_deleted_service_end_in_steps(database: Database) -> None:
     service = await database.write(services.add_service, "a", ["notify"], b"", 0)
     await database.write(store, PAGE + 1, None, minted_by=service.id)
     for now in range(2):

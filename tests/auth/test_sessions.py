@@ -124,7 +124,7 @@ async def test_each_refresh_gives_another_token_of_the_same_session(database: Da
     assert len(seen) == 6
 
 
-async def test_within_ten_seconds_the_token_before_gives_the_same_successor_again(database: Database) -> None:
+async def test_a_repeated_refresh_within_10_seconds_returns_the_same_successor(database: Database) -> None:
     await session(database, "first")
     done = await refresh(database, "first")
     for after in (0, 5_000, RETRY_WINDOW_MS - 1):
@@ -132,7 +132,7 @@ async def test_within_ten_seconds_the_token_before_gives_the_same_successor_agai
     assert (await refresh(database, done.token, RETRY_WINDOW_MS)).token not in {None, done.token}
 
 
-async def test_after_ten_seconds_the_token_before_ends_the_session(database: Database) -> None:
+async def test_a_repeated_refresh_after_10_seconds_ends_the_session(database: Database) -> None:
     mine = await session(database, "first")
     done = await refresh(database, "first")
     late = await refresh(database, "first", RETRY_WINDOW_MS)
@@ -141,7 +141,7 @@ async def test_after_ten_seconds_the_token_before_ends_the_session(database: Dat
     assert (await refresh(database, "first", RETRY_WINDOW_MS)).ended == ()
 
 
-async def test_a_retry_does_not_make_the_ten_seconds_longer(database: Database) -> None:
+async def test_a_retry_does_not_extend_the_retry_window(database: Database) -> None:
     await session(database, "first")
     await refresh(database, "first")
     await refresh(database, "first", RETRY_WINDOW_MS - 1)
@@ -149,7 +149,7 @@ async def test_a_retry_does_not_make_the_ten_seconds_longer(database: Database) 
 
 
 @pytest.mark.parametrize("age", [2, 3, 6])
-async def test_an_older_token_ends_the_session_whenever_it_comes(database: Database, age: int) -> None:
+async def test_reuse_of_an_older_refresh_token_always_ends_the_session(database: Database, age: int) -> None:
     mine = await session(database, "first")
     token: str | None = "first"
     for _ in range(age):
@@ -158,7 +158,7 @@ async def test_an_older_token_ends_the_session_whenever_it_comes(database: Datab
     assert await refresh(database, token) == Refreshed()
 
 
-async def test_a_stolen_token_ends_its_own_session_and_no_other(database: Database) -> None:
+async def test_reuse_of_a_refresh_token_ends_only_its_own_session(database: Database) -> None:
     mine = await session(database, "mine")
     await session(database, "also mine")
     await session(database, "yours", sub="eve")
@@ -168,14 +168,14 @@ async def test_a_stolen_token_ends_its_own_session_and_no_other(database: Databa
     assert (await refresh(database, "yours")).token is not None
 
 
-async def test_refreshing_makes_no_session_longer(database: Database) -> None:
+async def test_refreshing_does_not_extend_a_session(database: Database) -> None:
     await session(database, "first", lasts=1_000)
     done = await refresh(database, "first", 999)
     assert (done.token is not None, done.expires_at) == (True, NOW + 1_000)
     assert await refresh(database, done.token, 1_000) == Refreshed()
 
 
-async def test_what_is_no_refresh_token_is_refused_and_ends_nothing(database: Database) -> None:
+async def test_an_invalid_refresh_token_is_refused_and_ends_no_session(database: Database) -> None:
     await session(database, "first")
     for token in ("", "firs", "First", "first ", "é", "x" * 100_000):
         assert await refresh(database, token) == Refreshed()
@@ -183,7 +183,7 @@ async def test_what_is_no_refresh_token_is_refused_and_ends_nothing(database: Da
 
 
 @pytest.mark.parametrize("how", ["disabled", "released"])
-async def test_no_token_of_a_user_who_may_not_sign_in_is_refreshed(database: Database, how: str) -> None:
+async def test_a_refresh_is_refused_for_a_disabled_or_released_user(database: Database, how: str) -> None:
     await session(database, "first")
     if how == "disabled":
         await database.write(users.update_user, "ada", {"disabled": True}, NOW)
@@ -192,7 +192,7 @@ async def test_no_token_of_a_user_who_may_not_sign_in_is_refreshed(database: Dat
     assert await refresh(database, "first") == Refreshed()
 
 
-async def test_no_token_is_in_the_database(database: Database) -> None:
+async def test_the_database_contains_no_refresh_token(database: Database) -> None:
     def everything(connection: Connection) -> list[Any]:
         rows = [row for table in metadata.sorted_tables for row in connection.execute(select(table))]
         return [value for row in rows for value in row]
@@ -209,7 +209,7 @@ async def test_no_token_is_in_the_database(database: Database) -> None:
         assert not any(part.encode() in text or raw in text for text in texts)
 
 
-async def test_what_the_database_holds_gives_no_successor_of_an_older_token(database: Database) -> None:
+async def test_the_stored_seed_gives_no_successor_of_an_older_token(database: Database) -> None:
     """Somebody with a token of long ago, and a copy of the database, cannot work out the current one."""
     await session(database, "first")
     second = (await refresh(database, "first")).token
@@ -220,7 +220,7 @@ async def test_what_the_database_holds_gives_no_successor_of_an_older_token(data
     assert refresh_tokens.successor_of(seed, "first") != second
 
 
-async def test_spent_tokens_go_with_their_session_in_short_steps(
+async def test_used_refresh_tokens_are_deleted_with_their_session_in_short_steps(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "_SWEEP_LIMIT", 3)
@@ -239,7 +239,7 @@ async def test_spent_tokens_go_with_their_session_in_short_steps(
     assert await database.read(lambda c: c.scalar(select(func.count()).select_from(models.sessions))) == 1
 
 
-async def test_a_session_keeps_one_row_however_often_it_is_refreshed(database: Database) -> None:
+async def test_a_session_keeps_one_row_of_used_tokens_after_many_refreshes(database: Database) -> None:
     first = refresh_tokens.new_token()
     mine = await session(database, first)
     token: str | None = first
@@ -256,12 +256,12 @@ async def test_a_session_keeps_one_row_however_often_it_is_refreshed(database: D
     assert await refresh(database, token) == Refreshed()
 
 
-async def test_a_session_that_is_never_refreshed_keeps_no_row(database: Database) -> None:
+async def test_a_session_without_a_refresh_keeps_no_row_of_used_tokens(database: Database) -> None:
     await session(database, refresh_tokens.new_token())
     assert await database.read(spent) == 0
 
 
-async def test_a_made_up_token_of_another_family_or_of_an_unused_one_ends_nothing(database: Database) -> None:
+async def test_a_forged_token_of_an_unused_family_ends_no_session(database: Database) -> None:
     first = refresh_tokens.new_token()
     await session(database, first)
     family, _, secret = first.partition(".")
@@ -270,7 +270,7 @@ async def test_a_made_up_token_of_another_family_or_of_an_unused_one_ends_nothin
     assert (await refresh(database, first)).token is not None
 
 
-async def test_a_made_up_token_of_a_used_family_ends_its_session(database: Database) -> None:
+async def test_a_forged_token_of_a_used_family_ends_its_session(database: Database) -> None:
     """Only a token of the session tells its family, so this is reuse, or theft of one."""
     first = refresh_tokens.new_token()
     mine = await session(database, first)
@@ -300,7 +300,7 @@ def refresh_as_the_version_before(connection: Connection, token: str) -> str:
 
 
 @pytest.mark.parametrize("turns", ["oon", "onnn", "noonn", "nonon", "nnoon", "onoono"])
-async def test_beside_the_version_before_every_older_token_is_recognised(
+async def test_reuse_is_detected_while_the_previous_version_also_refreshes_the_session(
     database: Database, turns: str
 ) -> None:
     """Processes of this version (n) and of the one before (o) refresh one session in turns."""
@@ -377,7 +377,7 @@ async def steps_of_sweep(database: Database, number: int) -> int:
     return count
 
 
-async def test_a_sweep_looks_at_each_session_that_is_past_once(
+async def test_the_cost_of_a_sweep_is_linear_in_the_number_of_expired_sessions(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "_SWEEP_LIMIT", 20)
@@ -391,7 +391,7 @@ async def test_a_sweep_looks_at_each_session_that_is_past_once(
     assert steps[1] <= 20 * steps[0]
 
 
-async def test_of_many_at_once_the_first_rotates_and_all_get_its_successor(database_url: str) -> None:
+async def test_one_of_many_concurrent_refreshes_rotates_and_all_get_its_successor(database_url: str) -> None:
     """Two processes on one database."""
     settings = settings_for(database_url)
     async with open_database(settings) as one, open_database(settings) as other:
@@ -409,7 +409,7 @@ async def test_of_many_at_once_the_first_rotates_and_all_get_its_successor(datab
 # --- refresh tokens over HTTP -------------------------------------------------------------------------------
 
 
-async def test_fifty_refreshes_at_once_leave_one_session_that_is_usable(server: LocalServer) -> None:
+async def test_fifty_concurrent_refreshes_leave_one_usable_session(server: LocalServer) -> None:
     ada = await sign_in(server)
     answers = await asyncio.gather(*(ask(server.http, ada.refresh) for _ in range(50)))
     assert {answer.status_code for answer in answers} == {200}
@@ -424,7 +424,7 @@ async def test_fifty_refreshes_at_once_leave_one_session_that_is_usable(server: 
         await socket.until("live")
 
 
-async def test_fifty_refreshes_at_two_gateways_leave_one_session(
+async def test_fifty_concurrent_refreshes_at_two_processes_leave_one_session(
     server: LocalServer, database_url: str, tmp_path: Path
 ) -> None:
     async with process(database_url, tmp_path) as (_, other):
@@ -449,7 +449,7 @@ async def cut(server: Server, refresh_token: str, *, at: int | None) -> None:
     writer.transport.abort()
 
 
-async def test_a_refresh_whose_answer_was_lost_works_again(server: LocalServer) -> None:
+async def test_a_refresh_can_be_retried_after_its_response_is_lost(server: LocalServer) -> None:
     ada = await sign_in(server)
     await cut(server, ada.refresh, at=None)
 
@@ -461,14 +461,16 @@ async def test_a_refresh_whose_answer_was_lost_works_again(server: LocalServer) 
     await fresh.user.inbox()
 
 
-async def test_a_refresh_that_was_cut_off_in_the_middle_works_again(server: LocalServer) -> None:
+async def test_a_refresh_can_be_retried_after_its_connection_is_cut(server: LocalServer) -> None:
     ada = await sign_in(server)
     for at in (10, 150, -1):
         await cut(server, ada.refresh, at=at)
     await (await renew(ada)).user.inbox()
 
 
-async def test_a_token_that_was_used_before_ends_the_session_at_once(server: LocalServer) -> None:
+async def test_reuse_of_a_refresh_token_closes_the_sockets_of_its_session_at_once(
+    server: LocalServer,
+) -> None:
     stolen = await sign_in(server)
     other = await sign_in(server)
     fresh = await renew(await renew(stolen))
@@ -483,7 +485,7 @@ async def test_a_token_that_was_used_before_ends_the_session_at_once(server: Loc
     await (await renew(other)).user.inbox()
 
 
-async def test_a_refresh_ends_no_socket_and_no_access_token(server: LocalServer) -> None:
+async def test_a_refresh_keeps_sockets_open_and_access_tokens_valid(server: LocalServer) -> None:
     ada = await sign_in(server)
     async with ada.user.socket() as socket:
         await socket.until("live")
@@ -495,7 +497,7 @@ async def test_a_refresh_ends_no_socket_and_no_access_token(server: LocalServer)
         await ada.user.inbox()
 
 
-async def test_no_access_token_outlives_the_sign_in(start_server: StartServer) -> None:
+async def test_an_access_token_never_outlives_its_session(start_server: StartServer) -> None:
     server = await start_server(refresh_token_ttl=60)
     ada = await sign_in(server)
     body = (await ask(server.http, ada.refresh)).json()
@@ -560,7 +562,9 @@ EVERY_SESSION: list[End] = [
 
 
 @pytest.mark.parametrize("end", [*ONE_SESSION, *EVERY_SESSION], ids=lambda end: end.__name__)
-async def test_a_session_ends_at_once_with_its_tokens_and_sockets(server: LocalServer, end: End) -> None:
+async def test_ending_a_session_revokes_its_tokens_and_closes_its_sockets_at_once(
+    server: LocalServer, end: End
+) -> None:
     ada, twin, eve = await sign_in(server), await sign_in(server), await sign_in(server, "eve")
     async with (
         ada.user.socket() as one,
@@ -584,7 +588,7 @@ async def test_a_session_ends_at_once_with_its_tokens_and_sockets(server: LocalS
             assert await is_over(twin)
 
 
-async def test_a_session_that_ended_elsewhere_ends_here_with_the_next_look(
+async def test_a_session_ended_by_another_process_ends_here_at_the_next_poll(
     server: LocalServer, database_url: str, tmp_path: Path
 ) -> None:
     async with process(database_url, tmp_path) as (_, elsewhere):
@@ -597,7 +601,7 @@ async def test_a_session_that_ended_elsewhere_ends_here_with_the_next_look(
             assert await is_over(ada)
 
 
-async def test_what_the_command_line_ends_is_noticed_without_a_backplane(server: LocalServer) -> None:
+async def test_sessions_ended_by_the_command_line_end_without_a_backplane(server: LocalServer) -> None:
     # The commands work on the database alone. Within a second is what is promised; a busy machine gets more.
     ada, database = await sign_in(server), server.state.database
     now_ms = int(time.time() * 1000)
@@ -634,7 +638,9 @@ async def posts(service: Service) -> tuple[int, str]:
     return answer.status_code, answer.json().get("code", "")
 
 
-async def test_a_deleted_service_ends_with_its_keys_and_all_that_it_minted(server: LocalServer) -> None:
+async def test_deleting_a_service_revokes_its_keys_its_tokens_and_all_minted_tokens(
+    server: LocalServer,
+) -> None:
     made, by_key, by_token = await new_service(server)
     own = [await caller.user("ada") for caller in (by_key, by_token)]
     foreign = await server.user("ada")
@@ -652,7 +658,7 @@ async def test_a_deleted_service_ends_with_its_keys_and_all_that_it_minted(serve
         assert (await three.ask(type="ping"))["type"] == "ok"
 
 
-async def test_a_deleted_key_is_refused_at_once_and_ends_no_user(server: LocalServer) -> None:
+async def test_deleting_a_key_revokes_it_at_once_and_ends_no_session(server: LocalServer) -> None:
     made, by_key, by_token = await new_service(server)
     ada = await by_key.user("ada")
     async with ada.socket() as socket:
@@ -665,14 +671,14 @@ async def test_a_deleted_key_is_refused_at_once_and_ends_no_user(server: LocalSe
 
 
 @pytest.mark.parametrize("token", ["garbage", "é", "a.b.c", "ngk_0000000000000000_x"])
-async def test_revoking_what_is_no_token_of_a_session_ends_nothing(server: LocalServer, token: str) -> None:
+async def test_revoking_an_unknown_token_ends_no_session(server: LocalServer, token: str) -> None:
     ada = await sign_in(server)
     assert (await server.http.post("/v1/auth/revoke", data={"token": token})).status_code == 200
     await ada.user.inbox()
     await renew(ada)
 
 
-async def test_revoking_an_api_key_or_a_password_ends_nothing(server: LocalServer) -> None:
+async def test_revoking_an_api_key_or_a_password_has_no_effect(server: LocalServer) -> None:
     ada = await sign_in(server)
     _, by_key, _ = await new_service(server)
     for token in (by_key.token, PASSWORD, "ada"):
@@ -764,7 +770,7 @@ POINTS: dict[str, tuple[str, Hold]] = {
     "end", [by_revoking_the_refresh_token, by_disabling, by_erasing], ids=lambda one: one.__name__
 )
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_socket_that_opens_while_its_session_ends_does_not_survive_it(
+async def test_a_socket_that_opens_while_its_session_ends_is_closed(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, point: str, end: End
 ) -> None:
     carrier, hold = POINTS[point]
@@ -805,7 +811,7 @@ async def read_to_the_end(socket: Socket, *, leave: bool = False) -> tuple[tuple
     return (1000, ""), said
 
 
-async def test_a_socket_that_takes_a_token_whose_session_ends_meanwhile_does_not_survive_it(
+async def test_a_socket_is_closed_if_the_session_of_its_new_token_ends_during_auth(
     server: LocalServer,
 ) -> None:
     first, second = await sign_in(server), await sign_in(server)
@@ -820,7 +826,7 @@ async def test_a_socket_that_takes_a_token_whose_session_ends_meanwhile_does_not
         assert await socket.closed(within=1) == ENDED
 
 
-async def test_a_socket_whose_own_session_ends_while_it_takes_another_token_does_not_survive_it(
+async def test_a_socket_is_closed_if_its_own_session_ends_during_auth_with_a_new_token(
     server: LocalServer,
 ) -> None:
     first, second = await sign_in(server), await sign_in(server)
@@ -836,7 +842,7 @@ async def test_a_socket_whose_own_session_ends_while_it_takes_another_token_does
     await server.sockets(0)
 
 
-async def test_a_socket_that_took_another_token_ends_with_that_session_and_not_with_the_first(
+async def test_a_socket_with_a_new_token_ends_with_the_new_session_and_not_with_the_first(
     server: LocalServer,
 ) -> None:
     first, second = await sign_in(server), await sign_in(server)
@@ -861,7 +867,7 @@ async def test_a_request_that_is_verified_while_its_session_ends_is_refused(serv
     assert await refused(ada.user)
 
 
-async def test_a_ticket_that_is_redeemed_while_its_session_ends_names_nobody(server: LocalServer) -> None:
+async def test_a_ticket_redeemed_while_its_session_ends_is_revoked(server: LocalServer) -> None:
     ada = await sign_in(server)
     ticket = (await ada.user.post("/v1/auth/ticket")).json()["ticket"]
     gate = hold_after(server, tickets.redeem_ticket)
@@ -873,7 +879,7 @@ async def test_a_ticket_that_is_redeemed_while_its_session_ends_names_nobody(ser
         await redeeming
 
 
-async def test_nothing_is_minted_by_a_service_that_is_deleted_meanwhile(server: LocalServer) -> None:
+async def test_a_service_deleted_while_it_mints_gets_a_401_and_creates_no_user(server: LocalServer) -> None:
     made, by_key, _ = await new_service(server)
     gate = hold_after(server, services.find_key)
     server.state.tokens.remembered.clear()
@@ -918,7 +924,7 @@ async def in_turn(url: str, first: Work, second: Work) -> list[Any]:
             await holder.close()
 
 
-async def test_a_session_that_starts_while_its_service_is_deleted_is_told_to_have_ended(
+async def test_deleting_a_service_ends_a_session_that_starts_concurrently(
     postgres_url: str,
 ) -> None:
     made = new_session(NOW)
@@ -946,14 +952,14 @@ async def test_no_session_starts_for_a_service_whose_deletion_is_under_way(postg
 # --- tickets ------------------------------------------------------------------------------------------------
 
 
-async def test_a_ticket_is_of_128_bits_or_more_and_no_two_are_alike(server: LocalServer) -> None:
+async def test_a_ticket_has_at_least_128_bits_and_is_unique(server: LocalServer) -> None:
     ada = await server.user()
     tickets = [(await ada.post("/v1/auth/ticket")).json()["ticket"] for _ in range(20)]
     assert len(set(tickets)) == 20
     assert all(len(base64.urlsafe_b64decode(ticket)) * 8 >= 128 for ticket in tickets)
 
 
-async def test_a_ticket_is_good_once_even_when_two_processes_race_for_it(database_url: str) -> None:
+async def test_a_ticket_is_redeemed_once_even_if_two_processes_race(database_url: str) -> None:
     settings = settings_for(database_url)
     async with open_database(settings) as one, open_database(settings) as other:
         desks = [Tokens(settings, each, Revocation(each, on_ended=lambda _: None)) for each in (one, other)]
@@ -971,7 +977,7 @@ async def test_a_ticket_is_good_once_even_when_two_processes_race_for_it(databas
             assert sum(isinstance(each, InvalidToken) for each in done) == 5
 
 
-async def test_of_two_sockets_with_one_ticket_at_two_gateways_one_opens(
+async def test_one_of_two_sockets_with_the_same_ticket_at_two_processes_opens(
     server: LocalServer, database_url: str, tmp_path: Path
 ) -> None:
     async def first_words(base: str, ticket: str) -> str:
@@ -990,7 +996,7 @@ async def test_of_two_sockets_with_one_ticket_at_two_gateways_one_opens(
 # --- the end of a token, by a real clock --------------------------------------------------------------------
 
 
-async def test_a_socket_closes_within_a_second_of_the_end_of_its_token(server: LocalServer) -> None:
+async def test_a_socket_closes_within_a_second_after_its_token_expires(server: LocalServer) -> None:
     user = await server.user("ada", ttl=2)
     async with user.socket() as socket:
         said = await socket.until("token_expiring")
@@ -1001,7 +1007,7 @@ async def test_a_socket_closes_within_a_second_of_the_end_of_its_token(server: L
         assert 0 <= time.time() - ends <= 1
 
 
-async def test_a_client_is_told_sixty_seconds_before_the_end(server: LocalServer) -> None:
+async def test_a_client_gets_token_expiring_60_seconds_before_its_token_expires(server: LocalServer) -> None:
     user = await server.user("ada", ttl=62)
     async with user.socket() as socket:
         assert [one["type"] for one in await socket.until("live")] == ["hello", "live"]
@@ -1013,7 +1019,7 @@ async def test_a_client_is_told_sixty_seconds_before_the_end(server: LocalServer
         assert told["expires_at"] == stamp
 
 
-async def test_a_socket_that_takes_a_new_token_outlives_the_old_one(server: LocalServer) -> None:
+async def test_a_socket_with_a_new_token_outlives_the_old_token(server: LocalServer) -> None:
     short, long = await server.user("ada", ttl=2), await server.user("ada", ttl=900)
     async with short.socket() as socket:
         await socket.until("live")
@@ -1024,7 +1030,7 @@ async def test_a_socket_that_takes_a_new_token_outlives_the_old_one(server: Loca
         assert (await socket.ask(type="ping"))["type"] == "ok"
 
 
-async def test_a_token_of_somebody_else_ends_the_socket(server: LocalServer) -> None:
+async def test_a_token_of_another_user_closes_the_socket(server: LocalServer) -> None:
     ada, eve = await server.user("ada"), await server.user("eve")
     async with ada.socket() as socket:
         await socket.until("live")
@@ -1044,7 +1050,7 @@ async def by_minting(server: LocalServer) -> User:
 
 
 @pytest.mark.parametrize("enter", [by_password, by_minting], ids=lambda enter: enter.__name__)
-async def test_beyond_the_limit_the_user_s_oldest_session_ends_with_its_sockets(
+async def test_a_session_over_the_user_limit_ends_the_oldest_session_and_its_sockets(
     start_server: StartServer,
     enter: Callable[[LocalServer], Awaitable[User]],
     trail: Trail,
@@ -1070,7 +1076,7 @@ async def test_beyond_the_limit_the_user_s_oldest_session_ends_with_its_sockets(
     assert said["source"] == "127.0.0.1"
 
 
-async def test_beyond_the_limit_the_oldest_token_of_a_service_ends(
+async def test_a_token_over_the_service_limit_revokes_the_oldest_token(
     start_server: StartServer, trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(max_sessions_per_service=2)
@@ -1092,7 +1098,7 @@ async def test_beyond_the_limit_the_oldest_token_of_a_service_ends(
     assert (said["why"], said["actor"]) == ("too_many_sessions", f"service:{made['client_id']}")
 
 
-async def test_a_session_that_ended_for_another_is_noticed_elsewhere(
+async def test_a_session_ended_by_the_limit_also_ends_in_other_processes(
     start_server: StartServer, database_url: str, tmp_path: Path
 ) -> None:
     server = await start_server(max_sessions_per_user=1)
@@ -1104,14 +1110,14 @@ async def test_a_session_that_ended_for_another_is_noticed_elsewhere(
             assert await socket.closed(within=3) == ENDED
 
 
-def test_a_user_may_have_a_session_for_each_socket_unless_it_is_set_otherwise() -> None:
+def test_the_session_limit_follows_the_socket_limit_unless_configured() -> None:
     url = "sqlite:///x.db"
     assert settings_for(url).session_limit == 100
     assert settings_for(url, max_sockets_per_user=500).session_limit == 500
     assert settings_for(url, max_sockets_per_user=500, max_sessions_per_user=7).session_limit == 7
 
 
-async def test_two_sign_ins_at_once_count_each_other(postgres_url: str) -> None:
+async def test_concurrent_sign_ins_count_each_other_against_the_session_limit(postgres_url: str) -> None:
     old = new_session(NOW + 10**6)
     async with open_database(settings_for(postgres_url)) as database:
         await database.write(users.add_missing_users, ["ada"], NOW)
@@ -1125,7 +1131,9 @@ async def test_two_sign_ins_at_once_count_each_other(postgres_url: str) -> None:
     assert done == [([old.id],), ([first.id],)]
 
 
-async def test_two_foreign_tokens_at_once_count_each_other(postgres_url: str) -> None:
+async def test_concurrent_foreign_tokens_count_each_other_against_the_session_limit(
+    postgres_url: str,
+) -> None:
     async with open_database(settings_for(postgres_url)) as database:
         await database.write(users.add_missing_users, ["ada"], NOW)
     one, two = (
@@ -1140,7 +1148,9 @@ async def test_two_foreign_tokens_at_once_count_each_other(postgres_url: str) ->
     assert [admitted.ended for admitted in done] == [[], ["x-a"]]
 
 
-async def test_two_tokens_of_a_service_at_once_count_each_other(postgres_url: str) -> None:
+async def test_concurrent_service_tokens_count_each_other_against_the_session_limit(
+    postgres_url: str,
+) -> None:
     async with open_database(settings_for(postgres_url)) as database:
         client = (await database.write(services.add_service, "shop", ["notify"], b"", NOW)).client_id
     first, second = new_session(NOW + 10**6), new_session(NOW + 10**6)
@@ -1152,7 +1162,7 @@ async def test_two_tokens_of_a_service_at_once_count_each_other(postgres_url: st
     assert done == [([],), ([first.id],)]
 
 
-async def test_a_sign_in_that_waits_for_the_user_to_be_disabled_starts_nothing(postgres_url: str) -> None:
+async def test_a_sign_in_concurrent_with_disabling_the_user_starts_no_session(postgres_url: str) -> None:
     async with open_database(settings_for(postgres_url)) as database:
         await database.write(users.add_missing_users, ["ada"], NOW)
     _, started = await in_turn(
@@ -1163,14 +1173,14 @@ async def test_a_sign_in_that_waits_for_the_user_to_be_disabled_starts_nothing(p
     assert started is None
 
 
-async def test_many_that_sign_in_at_once_keep_to_the_limit(start_server: StartServer) -> None:
+async def test_many_concurrent_sign_ins_stay_within_the_session_limit(start_server: StartServer) -> None:
     server = await start_server(max_sessions_per_user=3)
     users = await asyncio.gather(*(server.user("ada") for _ in range(12)))
     answers = await asyncio.gather(*(user.get("/v1/inbox") for user in users))
     assert sorted(answer.status_code for answer in answers) == [200] * 3 + [401] * 9
 
 
-async def test_a_socket_that_has_taken_a_new_token_ends_with_the_session_of_that_one(
+async def test_a_socket_with_a_new_minted_token_ends_with_the_session_of_that_token(
     server: LocalServer,
 ) -> None:
     first, second = await server.user("ada"), await server.user("ada")

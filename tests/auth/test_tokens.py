@@ -82,7 +82,7 @@ async def desk(database: Database) -> Desk:
     return await open_desk(database)
 
 
-async def test_an_access_token_is_as_rfc_9068_wants_it(desk: Desk) -> None:
+async def test_an_access_token_follows_rfc_9068(desk: Desk) -> None:
     session = await desk.session()
     token = await desk.token(session=session)
     header = jwt.get_unverified_header(token)
@@ -92,7 +92,7 @@ async def test_an_access_token_is_as_rfc_9068_wants_it(desk: Desk) -> None:
     assert set(claims) == {"iss", "aud", "sub", "client_id", "scope", "iat", "exp", "jti", "sid"}
 
 
-async def test_the_published_key_verifies_it(desk: Desk) -> None:
+async def test_the_published_key_verifies_an_access_token(desk: Desk) -> None:
     token = await desk.token()
     [key] = desk.tokens.jwks()["keys"]
     assert key["kid"] == jwt.get_unverified_header(token)["kid"]
@@ -100,7 +100,7 @@ async def test_the_published_key_verifies_it(desk: Desk) -> None:
     assert jwt.PyJWS().decode(token, jwt.PyJWK(key))
 
 
-async def test_a_user_is_known_by_the_token(desk: Desk) -> None:
+async def test_a_token_identifies_its_user(desk: Desk) -> None:
     session = await desk.session("ada")
     user = await desk.tokens.verify(await desk.token(session=session))
     assert isinstance(user, User)
@@ -121,7 +121,7 @@ async def test_a_service_may_not_read_an_inbox(desk: Desk) -> None:
         inbox_user(service)
 
 
-async def test_the_second_look_at_a_token_needs_no_database(
+async def test_verifying_a_cached_token_needs_no_database(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = await desk.token()
@@ -131,7 +131,7 @@ async def test_the_second_look_at_a_token_needs_no_database(
 
 
 @pytest.mark.parametrize("seen", [True, False])
-async def test_a_token_ends_at_its_second(desk: Desk, seen: bool) -> None:
+async def test_a_token_expires_exactly_at_its_exp(desk: Desk, seen: bool) -> None:
     token = await desk.token()
     if seen:
         await desk.tokens.verify(token)
@@ -244,7 +244,7 @@ async def forgeries(desk: Desk) -> dict[str, str]:
     }
 
 
-async def test_every_forgery_is_not_valid_and_none_is_another_error(desk: Desk) -> None:
+async def test_every_forgery_raises_invalid_token(desk: Desk) -> None:
     outcomes = {}
     for name, forgery in (await forgeries(desk)).items():
         with pytest.raises(Unauthorized) as raised:
@@ -272,7 +272,7 @@ async def test_a_public_key_as_the_secret_stops_the_start(database: Database) ->
         await open_desk(database, jwt_secret=pem)
 
 
-async def test_an_ended_session_takes_its_tokens_with_it_and_is_announced_once(desk: Desk) -> None:
+async def test_an_ended_session_revokes_its_tokens_and_is_announced_once(desk: Desk) -> None:
     session = await desk.session()
     seen, unseen = await desk.token(session=session), await desk.token(session=session)
     await desk.tokens.verify(seen)
@@ -285,7 +285,7 @@ async def test_an_ended_session_takes_its_tokens_with_it_and_is_announced_once(d
     assert desk.tokens.is_ended(session)
 
 
-async def test_a_verification_that_reads_while_its_session_ends_does_not_bring_it_back(
+async def test_a_verification_concurrent_with_the_end_of_its_session_is_refused_and_not_cached(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await desk.session()
@@ -310,7 +310,7 @@ async def test_a_verification_that_reads_while_its_session_ends_does_not_bring_i
         await desk.tokens.verify(token)
 
 
-async def test_sessions_that_another_process_ends_are_found_by_the_next_look(desk: Desk) -> None:
+async def test_sessions_ended_by_another_process_are_found_by_the_next_poll(desk: Desk) -> None:
     session = await desk.session("ada")
     token = await desk.token(session=session)
     await desk.tokens.verify(token)
@@ -321,14 +321,14 @@ async def test_sessions_that_another_process_ends_are_found_by_the_next_look(des
         await desk.tokens.verify(token)
 
 
-async def test_a_disabled_user_is_refused_at_first_sight(desk: Desk) -> None:
+async def test_an_uncached_token_of_a_disabled_user_is_refused(desk: Desk) -> None:
     token = await desk.token("ada")
     await desk.database.write(users.update_user, "ada", {"disabled": True}, NOW * 1000)
     with pytest.raises(TokenRevoked):
         await desk.tokens.verify(token)
 
 
-async def test_a_session_that_was_swept_away_is_refused(desk: Desk) -> None:
+async def test_a_token_of_a_deleted_session_is_refused(desk: Desk) -> None:
     with pytest.raises(TokenRevoked):
         await desk.tokens.verify(await desk.token(session="0" * 32))
 
@@ -340,7 +340,7 @@ async def test_a_token_of_another_user_s_session_is_refused(desk: Desk) -> None:
         await desk.tokens.verify(await desk.token("eve", session=session))
 
 
-async def test_an_api_key_is_its_service_and_is_believed_for_half_a_second(desk: Desk) -> None:
+async def test_an_api_key_identifies_its_service_and_is_cached_for_half_a_second(desk: Desk) -> None:
     service = await desk.tokens.verify(API_KEY)
     assert isinstance(service, Service)
     assert service.scopes == {"notify", "tokens:mint", "admin"}
@@ -354,14 +354,14 @@ async def test_an_api_key_is_its_service_and_is_believed_for_half_a_second(desk:
             await desk.tokens.verify(API_KEY)
 
 
-async def test_an_api_key_that_is_deleted_here_ends_at_once(desk: Desk) -> None:
+async def test_an_api_key_deleted_in_this_process_is_revoked_at_once(desk: Desk) -> None:
     await desk.tokens.verify(API_KEY)
     desk.revocation.end([KEY_ID])
     with pytest.raises(TokenRevoked):
         await desk.tokens.verify(API_KEY)
 
 
-async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies_until_its_tokens_are_gone(
+async def test_after_a_rotation_the_new_key_signs_and_the_old_key_verifies_until_expiry(
     desk: Desk,
 ) -> None:
     session = await desk.session()
@@ -381,7 +381,9 @@ async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies_until
     assert isinstance(await desk.tokens.verify(new), User)
 
 
-async def test_many_unknown_kids_read_the_keys_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_tokens_with_unknown_kids_reload_the_keys_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk.clock.now += signing.MIN_RELOAD_SECONDS
     loads = 0
     load = desk.tokens.keys.load
@@ -398,7 +400,7 @@ async def test_many_unknown_kids_read_the_keys_once(desk: Desk, monkeypatch: pyt
     assert loads == 1
 
 
-async def test_a_ticket_is_good_once_even_for_two_at_the_same_time(desk: Desk) -> None:
+async def test_a_ticket_is_redeemed_once_by_concurrent_requests(desk: Desk) -> None:
     session = await desk.session("ada")
     await add_ticket(desk, "the ticket", session)
     outcomes = await asyncio.gather(
@@ -409,7 +411,7 @@ async def test_a_ticket_is_good_once_even_for_two_at_the_same_time(desk: Desk) -
     assert sum(isinstance(outcome, InvalidToken) for outcome in outcomes) == 4
 
 
-async def test_a_ticket_waits_thirty_seconds(desk: Desk) -> None:
+async def test_a_ticket_expires_after_30_seconds(desk: Desk) -> None:
     await add_ticket(desk, "the ticket", await desk.session())
     desk.clock.now += 30
     with pytest.raises(InvalidToken):
@@ -424,7 +426,7 @@ async def test_a_ticket_of_an_ended_session_is_revoked(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("ticket", ["", "é", "\ud800", "x" * 10**5])
-async def test_what_is_no_ticket_is_not_valid(desk: Desk, ticket: str) -> None:
+async def test_a_malformed_ticket_is_invalid(desk: Desk, ticket: str) -> None:
     with pytest.raises(InvalidToken):
         await desk.tokens.redeem(ticket)
 
@@ -443,7 +445,9 @@ async def test_the_session_of_an_expired_token_can_still_be_named(desk: Desk) ->
     assert await desk.tokens.session_of("garbage") is None
 
 
-async def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cache_of_verified_tokens_is_limited_in_entries(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gateway.auth.token_cache.MAX_TOKENS", 3)
     session = await desk.session()
     for _ in range(5):
@@ -451,7 +455,7 @@ async def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.Mon
     assert len(desk.tokens.remembered) == 3
 
 
-async def test_an_ended_session_is_remembered_no_longer_than_its_tokens_live(desk: Desk) -> None:
+async def test_an_ended_session_is_forgotten_after_its_tokens_expire(desk: Desk) -> None:
     desk.revocation.end([await desk.session()])
     desk.clock.now += 86_400 + 31
     await desk.revocation.find()

@@ -16,17 +16,17 @@ NOW = 1_800_000_000_000
 
 
 @pytest.mark.parametrize("sub", ["a", "x" * 255, "a/b", "ada@example.org", " ", "😀" * 255, "%2F"])
-def test_a_sub_is_anything_without_control_characters(sub: str) -> None:
+def test_a_sub_may_have_any_characters_except_control_characters(sub: str) -> None:
     assert check_sub(sub) == sub
 
 
 @pytest.mark.parametrize("sub", ["", ".", "..", "x" * 256, "a\nb", "\0", "\x7f", "\x85", "a\ud800"])
-def test_what_is_no_sub_says_why(sub: str) -> None:
+def test_an_invalid_sub_is_refused_with_the_rule(sub: str) -> None:
     with pytest.raises(ValueError, match="it must"):
         check_sub(sub)
 
 
-def test_a_key_is_read_back_as_it_was_made() -> None:
+def test_a_key_parses_into_its_id_and_secret() -> None:
     key_id, secret, text = new_key()
     assert parse_key(text) == (key_id, secret)
 
@@ -57,7 +57,7 @@ def count(connection: Connection, table: Any) -> int:
     return connection.execute(select(func.count()).select_from(table)).scalar_one()
 
 
-async def test_users_that_are_missing_are_added_and_the_others_left_alone(database: Database) -> None:
+async def test_missing_users_are_added_and_existing_users_stay_unchanged(database: Database) -> None:
     await database.write(users.add_missing_users, ["b", "a", "b"], NOW)
     before = await database.read(users.get_user, "a")
     await database.write(users.add_missing_users, {"a", "c"}, NOW + 1)
@@ -89,7 +89,9 @@ async def start_session(database: Database, sub: str) -> str:
 
 
 @pytest.mark.parametrize("changes", [{"disabled": True}, {"password_hash": "new"}, {"password_hash": None}])
-async def test_what_must_end_the_sessions_of_a_user_does(database: Database, changes: dict[str, Any]) -> None:
+async def test_disabling_a_user_or_changing_the_password_ends_the_sessions(
+    database: Database, changes: dict[str, Any]
+) -> None:
     await database.write(users.add_missing_users, ["ada", "bob"], NOW)
     session = await start_session(database, "ada")
     others = await start_session(database, "bob")
@@ -106,7 +108,7 @@ async def test_enabling_a_user_ends_nothing(database: Database) -> None:
     assert (await database.write(users.update_user, "ada", {"disabled": False}, NOW))[1] == []
 
 
-async def test_no_session_starts_with_a_password_that_was_changed_meanwhile(database: Database) -> None:
+async def test_no_session_starts_with_a_replaced_password(database: Database) -> None:
     await database.write(users.add_user, "ada", "old", NOW)
     session = new_session(NOW + 1000)
     await database.write(users.update_user, "ada", {"password_hash": "new"}, NOW)
@@ -114,7 +116,7 @@ async def test_no_session_starts_with_a_password_that_was_changed_meanwhile(data
     assert await database.write(sessions.start_user_session, "ada", session, NOW, password_hash="new")
 
 
-async def test_a_released_name_is_free_and_its_sessions_have_ended(database: Database) -> None:
+async def test_releasing_a_user_frees_the_sub_and_ends_the_sessions(database: Database) -> None:
     await database.write(add_some, 1, "ada")
     session = await start_session(database, "ada")
     user_id, gone = await database.write(users.release_user, "ada", NOW)
@@ -126,7 +128,7 @@ async def test_a_released_name_is_free_and_its_sessions_have_ended(database: Dat
     assert owner.ended
 
 
-async def test_an_erasure_goes_in_steps_and_leaves_what_others_have(database: Database) -> None:
+async def test_an_erasure_runs_in_steps_and_keeps_the_data_of_others(database: Database) -> None:
     await database.write(add_some, 3, "ada")
     await database.write(add_some, 2, "eve", "bob")
     eve, _ = await database.write(users.release_user, "eve", NOW)
@@ -141,7 +143,7 @@ async def test_an_erasure_goes_in_steps_and_leaves_what_others_have(database: Da
     assert await database.read(count, models.users) == 1
 
 
-async def test_the_row_of_an_erased_user_goes_when_no_token_from_before_can_live_any_more(
+async def test_the_row_of_an_erased_user_is_deleted_after_all_earlier_tokens_expire(
     database: Database,
 ) -> None:
     await database.write(add_some, 1, "ada")
@@ -158,7 +160,7 @@ async def test_the_row_of_an_erased_user_goes_when_no_token_from_before_can_live
     assert await database.read(count, models.sessions) == await database.read(count, models.users) == 0
 
 
-async def test_nobody_is_not_found(database: Database) -> None:
+async def test_an_unknown_user_or_service_is_not_found(database: Database) -> None:
     for work in (users.release_user, users.log_out):
         with pytest.raises(NotFound):
             await database.write(work, "nobody", NOW)
@@ -169,7 +171,7 @@ async def test_nobody_is_not_found(database: Database) -> None:
         await database.write(services.delete_key, "nobody", "0")
 
 
-async def test_a_deleted_service_takes_its_sessions_and_keys_with_it(database: Database) -> None:
+async def test_deleting_a_service_deletes_its_sessions_and_keys(database: Database) -> None:
     service = await database.write(services.add_service, "shop", ["notify"], b"", NOW)
     session = new_session(NOW + 1000)
     await database.write(services.start_service_session, service.client_id, session, NOW)

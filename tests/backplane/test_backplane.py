@@ -187,14 +187,14 @@ async def test_a_hint_reaches_the_other_process_and_not_its_own(make: Make) -> N
         assert (one.backplane.sent, other.backplane.received) == (2, 2)
 
 
-async def test_ended_sessions_reach_the_other_process_whoever_is_followed(make: Make) -> None:
+async def test_ended_sessions_reach_a_process_that_follows_no_user(make: Make) -> None:
     async with two(make) as (one, other):
         one.backplane.publish({}, ["first", "second"])
         await until(lambda: set(other.ear.ended) == {"first", "second"}, "both are told")
         assert one.ear.ended == []
 
 
-async def test_more_users_than_one_message_holds_all_arrive(make: Make) -> None:
+async def test_hints_for_more_users_than_one_message_holds_all_arrive(make: Make) -> None:
     users = {BIG + number: BIG + number for number in range(1000)}
     async with two(make) as (one, other):
         await followed(other, *users)
@@ -202,7 +202,7 @@ async def test_more_users_than_one_message_holds_all_arrive(make: Make) -> None:
         await until(lambda: other.ear.seqs == users, "all are told")
 
 
-async def test_what_waits_is_told_together_with_the_highest_number(make_link: Make) -> None:
+async def test_waiting_hints_are_merged_to_the_highest_seq(make_link: Make) -> None:
     async with two(make_link) as (one, other):
         await followed(other, 7)
         for seq in (*range(1, 500), 3):
@@ -211,7 +211,7 @@ async def test_what_waits_is_told_together_with_the_highest_number(make_link: Ma
         assert other.ear.messages <= 2
 
 
-async def test_what_is_published_before_a_stop_is_told(make_link: Make) -> None:
+async def test_draining_delivers_pending_hints(make_link: Make) -> None:
     async with running(make_link()) as other:
         await other.listens()
         await followed(other, 7)
@@ -222,13 +222,13 @@ async def test_what_is_published_before_a_stop_is_told(make_link: Make) -> None:
         await other.knows(7, 1)
 
 
-async def test_draining_does_not_wait_for_a_server_that_is_away() -> None:
+async def test_draining_does_not_wait_for_an_unreachable_server() -> None:
     async with running(RedisBackplane(f"redis://127.0.0.1:{free_port()}")) as one:
         one.backplane.publish({7: 1})
         await asyncio.wait_for(one.backplane.drain(), 0.5)
 
 
-async def test_nothing_is_missed_between_following_a_user_and_the_subscription(make: Make) -> None:
+async def test_no_hint_is_lost_between_following_a_user_and_subscribing(make: Make) -> None:
     """Whoever follows reads the log afterwards: a hint is heard, or the user is to be looked at after it."""
     async with two(make) as (one, other):
         for user_id in range(1, 40):
@@ -238,7 +238,7 @@ async def test_nothing_is_missed_between_following_a_user_and_the_subscription(m
             await until(partial(other.ear.is_aware_of, user_id, looked_at), f"user {user_id} is not missed")
 
 
-async def test_what_is_told_before_a_channel_is_subscribed_to_is_looked_for_when_it_is(redis: Redis) -> None:
+async def test_subscribing_to_a_channel_resumes_its_users_to_find_missed_hints(redis: Redis) -> None:
     async with two(lambda: RedisBackplane(redis.url)) as (one, other):
         backplane = other.backplane
         assert isinstance(backplane, RedisBackplane)
@@ -258,7 +258,7 @@ async def test_what_is_told_before_a_channel_is_subscribed_to_is_looked_for_when
         assert other.ear.seqs == {}
 
 
-async def test_a_process_hears_only_the_channels_of_its_users(redis: Redis) -> None:
+async def test_a_process_subscribes_only_to_the_channels_of_its_users(redis: Redis) -> None:
     async with two(lambda: RedisBackplane(redis.url)) as (one, other):
         await followed(other, 1, 2, 1 + SHARDS)
         one.backplane.publish({1: 1, 2: 1, 3: 1})
@@ -275,7 +275,7 @@ async def test_a_process_hears_only_the_channels_of_its_users(redis: Redis) -> N
         assert other.ear.seqs == {1: 2, 2: 1}
 
 
-async def test_a_user_who_comes_and_goes_is_heard_in_the_end(make: Make) -> None:
+async def test_hints_arrive_after_a_user_is_followed_and_forgotten_repeatedly(make: Make) -> None:
     async with two(make) as (one, other):
         for _ in range(20):
             other.backplane.follow(7)
@@ -289,7 +289,7 @@ async def test_a_user_who_comes_and_goes_is_heard_in_the_end(make: Make) -> None
         assert other.everything == 1
 
 
-async def test_databases_of_one_redis_are_different_gateways(redis: Redis) -> None:
+async def test_databases_of_one_redis_separate_gateways(redis: Redis) -> None:
     async with (
         running(RedisBackplane(f"{redis.url}/0")) as one,
         running(RedisBackplane(f"{redis.url}/1")) as stranger,
@@ -343,7 +343,7 @@ async def faulty(server_url: str) -> AsyncIterator[Faulty]:
         yield Faulty(one, other, proxy)
 
 
-async def test_after_a_cut_connection_everything_is_rung_once_and_hints_go_on(faulty: Faulty) -> None:
+async def test_a_reconnect_wakes_all_users_once_and_hints_continue(faulty: Faulty) -> None:
     faulty.proxy.cut()
     await until(lambda: faulty.other.everything == 2, "everything is rung", within=15)
     faulty.one.backplane.publish({7: 2})
@@ -351,7 +351,7 @@ async def test_after_a_cut_connection_everything_is_rung_once_and_hints_go_on(fa
     assert (faulty.one.everything, faulty.other.everything) == (1, 2)
 
 
-async def test_what_is_published_while_the_server_is_away_is_told_when_it_is_back(faulty: Faulty) -> None:
+async def test_hints_published_during_an_outage_arrive_after_it(faulty: Faulty) -> None:
     await faulty.proxy.close()
     await until(lambda: not faulty.other.backplane.listening, "the loss is noticed")
     for seq in range(100):
@@ -362,7 +362,7 @@ async def test_what_is_published_while_the_server_is_away_is_told_when_it_is_bac
     await until(lambda: faulty.other.everything == 2, "everything is rung")
 
 
-async def test_a_half_open_connection_is_found_by_not_hearing_oneself(faulty: Faulty) -> None:
+async def test_a_half_open_connection_is_detected_by_the_missing_loopback_message(faulty: Faulty) -> None:
     faulty.proxy.stall()
     faulty.other.backplane.publish({7: 5})
     loop = asyncio.get_running_loop()
@@ -380,7 +380,7 @@ async def test_a_half_open_connection_is_found_by_not_hearing_oneself(faulty: Fa
     await faulty.one.knows(7, 5)
 
 
-async def test_an_outage_is_said_once_and_so_is_its_end(faulty: Faulty) -> None:
+async def test_an_outage_and_its_end_are_each_logged_once(faulty: Faulty) -> None:
     with structlog.testing.capture_logs() as events:
         await faulty.proxy.close()
         link = faulty.other.backplane
@@ -394,7 +394,7 @@ async def test_an_outage_is_said_once_and_so_is_its_end(faulty: Faulty) -> None:
     ]
 
 
-async def test_a_terminated_listener_is_back_within_five_seconds(
+async def test_a_terminated_listener_reconnects_within_5_seconds(
     empty_postgres_url: str, postgres: Postgres
 ) -> None:
     database = make_url(empty_postgres_url).database
@@ -410,7 +410,7 @@ async def test_a_terminated_listener_is_back_within_five_seconds(
         await other.knows(7, 1)
 
 
-async def test_a_redis_that_is_killed_and_started_again_is_found_again() -> None:
+async def test_the_backplane_reconnects_to_a_restarted_redis() -> None:
     port = free_port()
     with running_redis(port) as server:
         backplanes = [RedisBackplane(server.url) for _ in range(2)]
@@ -428,7 +428,7 @@ async def test_a_redis_that_is_killed_and_started_again_is_found_again() -> None
             await other.knows(7, 2)
 
 
-async def test_a_server_that_is_not_there_at_the_start_is_waited_for() -> None:
+async def test_the_backplane_retries_a_server_that_is_down_at_the_start() -> None:
     port = free_port()
     async with running(RedisBackplane(f"redis://127.0.0.1:{port}")) as one:
         link = one.backplane
@@ -469,7 +469,7 @@ def test_a_malformed_message_is_refused_as_a_whole(text: str) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
-def test_whatever_a_message_holds_it_is_read_or_refused(text: str) -> None:
+def test_any_message_is_decoded_or_refused(text: str) -> None:
     try:
         message = decode(text)
     except ValueError:
@@ -483,7 +483,7 @@ def test_whatever_a_message_holds_it_is_read_or_refused(text: str) -> None:
     st.sets(st.text("0123456789abcdef~_", min_size=1, max_size=32), max_size=400),
     st.booleans(),
 )
-def test_what_is_written_is_read_again_from_messages_that_postgres_takes(
+def test_encoded_hints_fit_into_postgres_messages_and_decode_unchanged(
     seqs: dict[int, int], ended: set[str], everything: bool
 ) -> None:
     messages = encode("0123456789abcdef", Hints(seqs, ended, everything))
@@ -494,7 +494,7 @@ def test_what_is_written_is_read_again_from_messages_that_postgres_takes(
     assert {one.hints.everything for one in read} == {everything}
 
 
-async def test_garbage_is_answered_by_ringing_everything_and_said_once(
+async def test_malformed_messages_wake_all_users_and_are_logged_once(
     empty_postgres_url: str, postgres: Postgres, redis: Redis
 ) -> None:
     async with (
@@ -516,7 +516,7 @@ async def test_garbage_is_answered_by_ringing_everything_and_said_once(
         assert other.backplane.listening
 
 
-async def test_when_too_much_waits_everything_is_what_is_told() -> None:
+async def test_an_outbox_over_its_limit_collapses_into_an_everything_hint() -> None:
     outbox = Outbox(limit=10)
     outbox.put(Hints(dict.fromkeys(range(11), 1), ["session"]))
     outbox.put(Hints({1: 2}))
@@ -525,7 +525,7 @@ async def test_when_too_much_waits_everything_is_what_is_told() -> None:
     assert len(outbox) == 0
 
 
-async def test_everything_may_be_new_reaches_the_other_process(make_link: Make) -> None:
+async def test_an_everything_hint_reaches_the_other_process(make_link: Make) -> None:
     async with two(make_link) as (one, other):
         link = one.backplane
         assert isinstance(link, Link)
@@ -534,7 +534,9 @@ async def test_everything_may_be_new_reaches_the_other_process(make_link: Make) 
         assert one.everything == 1
 
 
-async def test_a_backplane_is_reached_or_it_is_not(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reach_reports_whether_the_backplane_is_reachable(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gateway.backplane.REACH_SECONDS", 20)
     assert await reach(make()) is None
     monkeypatch.setattr("gateway.backplane.REACH_SECONDS", 2)
@@ -551,7 +553,7 @@ async def test_a_backplane_is_reached_or_it_is_not(make: Make, monkeypatch: pyte
         ("--workers", {"workers": 0}),
     ],
 )
-def test_a_backplane_that_cannot_be_is_one_line_that_names_the_setting(
+def test_an_invalid_backplane_setting_gets_a_one_line_error_that_names_it(
     name: str, chosen: dict[str, Any]
 ) -> None:
     with pytest.raises(SettingsError, match=f"^{name}: [^\n]+$"):
@@ -568,7 +570,7 @@ def test_a_backplane_that_cannot_be_is_one_line_that_names_the_setting(
         ({"workers": 2, "backplane_url": "rediss://localhost"}, RedisBackplane),
     ],
 )
-def test_the_backplane_is_chosen_by_the_url_or_else_by_the_workers(
+def test_the_backplane_is_selected_by_the_url_or_the_number_of_workers(
     chosen: dict[str, Any], kind: type[Backplane]
 ) -> None:
     assert type(open_backplane(settings_for("postgresql://localhost/x", **chosen))) is kind

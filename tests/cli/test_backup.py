@@ -37,7 +37,7 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-async def test_a_backup_under_load_has_all_that_was_answered_before_it_and_can_be_served(
+async def test_a_backup_under_load_contains_all_earlier_posts_and_can_be_served(
     server: LocalServer, home: Path, capsys: Said
 ) -> None:
     await server.user()
@@ -58,7 +58,7 @@ async def test_a_backup_under_load_has_all_that_was_answered_before_it_and_can_b
         assert titles == [str(number) for number in range(unread - 1, -1, -1)][:200]
 
 
-async def test_a_backup_is_its_owners_only_whatever_the_umask(server: LocalServer, home: Path) -> None:
+async def test_a_backup_is_readable_only_by_its_owner_with_any_umask(server: LocalServer, home: Path) -> None:
     before = os.umask(0)
     try:
         assert await asyncio.to_thread(run, ["backup", str(home / "copy.db")]) == 0
@@ -68,7 +68,9 @@ async def test_a_backup_is_its_owners_only_whatever_the_umask(server: LocalServe
     assert names(home) == ["copy.db"]
 
 
-async def test_what_is_there_is_never_overwritten(server: LocalServer, home: Path, capsys: Said) -> None:
+async def test_a_backup_never_overwrites_an_existing_file(
+    server: LocalServer, home: Path, capsys: Said
+) -> None:
     (home / "file").write_text("mine")
     (home / "link").symlink_to(home / "nowhere")
     for name in ("file", "link"):
@@ -78,7 +80,7 @@ async def test_what_is_there_is_never_overwritten(server: LocalServer, home: Pat
     assert names(home) == ["file", "link"]
 
 
-async def test_what_another_puts_there_meanwhile_stays(
+async def test_a_backup_keeps_a_file_created_at_its_target_during_the_copy(
     server: LocalServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = backup._copy
@@ -93,7 +95,7 @@ async def test_what_another_puts_there_meanwhile_stays(
     assert names(home) == ["copy.db"]
 
 
-async def test_a_backup_that_fails_is_one_line_and_leaves_nothing(
+async def test_a_failed_backup_prints_one_line_and_leaves_no_file(
     server: LocalServer, home: Path, capsys: Said
 ) -> None:
     target = home / "no" / "copy.db"
@@ -119,7 +121,7 @@ async def test_a_backup_that_fails_is_one_line_and_leaves_nothing(
         ),
     ],
 )
-def test_where_there_is_nothing_to_copy_nothing_is_made(
+def test_a_backup_without_a_database_to_copy_creates_no_file(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said, url: str, said: str
 ) -> None:
     monkeypatch.setenv("GATEWAY_DATABASE_URL", url.format(home=home))
@@ -128,7 +130,7 @@ def test_where_there_is_nothing_to_copy_nothing_is_made(
     assert names(home) == []
 
 
-def test_a_damaged_database_makes_no_backup(home: Path, sqlite_url: str, capsys: Said) -> None:
+def test_a_backup_of_a_damaged_database_leaves_no_file(home: Path, sqlite_url: str, capsys: Said) -> None:
     source = Path(str(make_url(sqlite_url).database))
     whole = source.read_bytes()
     source.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
@@ -137,7 +139,9 @@ def test_a_damaged_database_makes_no_backup(home: Path, sqlite_url: str, capsys:
     assert names(home) == []
 
 
-def test_what_is_no_database_is_left_as_it_is(home: Path, sqlite_url: str, capsys: Said) -> None:
+def test_a_backup_leaves_a_file_that_is_not_a_database_unchanged(
+    home: Path, sqlite_url: str, capsys: Said
+) -> None:
     source = Path(str(make_url(sqlite_url).database))
     source.write_bytes(b"no database at all" * 100)
     source.chmod(0o644)

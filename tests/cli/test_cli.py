@@ -11,7 +11,9 @@ from tests.support.commands import Here, RunCommand
 from tests.support.postgres import free_port
 
 
-def test_the_first_service_user_and_token_are_made_before_anything_runs(run_command: RunCommand) -> None:
+def test_the_first_service_user_and_token_are_created_without_a_running_gateway(
+    run_command: RunCommand,
+) -> None:
     service = json.loads(run_command("service", "add", "shop", "--scope", "notify", "--create").stdout)
     assert set(service) >= {"client_id", "client_secret"}
     key = json.loads(run_command("key", "add", service["client_id"]).stdout)
@@ -30,21 +32,23 @@ def test_the_first_service_user_and_token_are_made_before_anything_runs(run_comm
     assert service["client_id"] not in run_command("service", "list").stdout
 
 
-def test_a_key_is_not_rotated_where_a_secret_signs(run_command: RunCommand) -> None:
+def test_the_signing_key_is_not_rotated_if_a_secret_signs(run_command: RunCommand) -> None:
     assert run_command("migrate").returncode == 0
     done = run_command("signing-key", "rotate", jwt_secret="s" * 40)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("gateway: GATEWAY_JWT_SECRET: ")
 
 
-def test_settings_are_read_from_the_file_env_too(run_command: RunCommand, tmp_path: Path) -> None:
+def test_settings_are_also_read_from_the_env_file(run_command: RunCommand, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GATEWAY_DATABASE_URL=sqlite:///other.db\n")
     assert run_command("migrate").returncode == 0
     assert (tmp_path / "other.db").exists()
     assert "other.db: reached" in run_command("check").stdout
 
 
-def test_check_reaches_the_backplane(run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reports_whether_the_backplane_is_reachable(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "backplane: memory: reached" in run_command("check").stdout
     monkeypatch.setattr("gateway.backplane.REACH_SECONDS", 1)
     done = run_command("check", backplane_url=f"redis://:secret-of-mine@127.0.0.1:{free_port()}")
@@ -66,7 +70,7 @@ def test_check_reaches_the_backplane(run_command: RunCommand, monkeypatch: pytes
         "postgresql://127.0.0.1/",
     ],
 )
-def test_a_database_that_cannot_be_used_is_one_line_that_names_the_setting(
+def test_an_unusable_database_gets_a_one_line_error_that_names_the_setting(
     run_command: RunCommand, tmp_path: Path, url: str
 ) -> None:
     (tmp_path / "junk.db").write_bytes(b"this is no database" * 100)
@@ -94,7 +98,7 @@ def test_a_database_that_cannot_be_used_is_one_line_that_names_the_setting(
         ("database_url", "sqlite:///x.db?foo=1", "GATEWAY_DATABASE_URL: the parameter 'foo' is not known"),
     ],
 )
-def test_check_says_once_what_serve_would(here: Here, setting: str, value: str, said: str) -> None:
+def test_check_reports_the_errors_of_serve_once(here: Here, setting: str, value: str, said: str) -> None:
     code, text = here("check", **{setting: value})
     assert (code, text.count("\n")) == (2, 1)
     assert text.startswith(f"gateway: {said}")
@@ -112,7 +116,7 @@ def test_check_says_once_what_serve_would(here: Here, setting: str, value: str, 
         (4096, "open files: 4096: room for 3986 connections\n"),
     ],
 )
-def test_check_says_how_many_connections_fit_and_warns_where_those_are_few(
+def test_check_prints_the_connection_capacity_and_warns_if_it_is_low(
     here: Here, limit: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (256, limit))
@@ -121,7 +125,7 @@ def test_check_says_how_many_connections_fit_and_warns_where_those_are_few(
     assert said in text
 
 
-def test_check_makes_no_audit_log_and_takes_no_port(run_command: RunCommand, tmp_path: Path) -> None:
+def test_check_writes_no_audit_log_and_binds_no_port(run_command: RunCommand, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run_command("check", audit_log="audit.log", port=port)
@@ -134,7 +138,9 @@ def test_check_makes_no_audit_log_and_takes_no_port(run_command: RunCommand, tmp
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["user", "list"], ["token", "ada"]])
-def test_every_command_says_so_alike(run_command: RunCommand, tmp_path: Path, command: list[str]) -> None:
+def test_every_command_reports_an_unusable_database_in_one_line(
+    run_command: RunCommand, tmp_path: Path, command: list[str]
+) -> None:
     (tmp_path / "junk.db").write_bytes(b"this is no database" * 100)
     done = run_command(*command, database_url="sqlite:///junk.db")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -153,7 +159,7 @@ def test_every_command_says_so_alike(run_command: RunCommand, tmp_path: Path, co
         ("audit_log", "/nonexistent/x"),
     ],
 )
-def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
+def test_an_invalid_setting_stops_the_start_with_one_line_that_names_it(
     run_command: RunCommand, setting: str, value: str
 ) -> None:
     done = run_command("serve", **{"port": str(free_port()), setting: value})
@@ -162,7 +168,9 @@ def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
     assert done.stderr.startswith(f"gateway: GATEWAY_{setting.upper()}: ")
 
 
-def test_a_taken_port_is_one_line_and_changes_no_demo(run_command: RunCommand, tmp_path: Path) -> None:
+def test_a_port_in_use_gets_a_one_line_error_and_creates_no_demo_database(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run_command("serve", "--demo", "--port", port)
@@ -175,7 +183,7 @@ def test_a_taken_port_is_one_line_and_changes_no_demo(run_command: RunCommand, t
 @pytest.mark.parametrize(
     ("options", "settings"), [(["--workers", "2"], {}), ([], {"workers": "2"})], ids=["option", "setting"]
 )
-def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
+def test_several_workers_on_sqlite_get_a_one_line_error_that_says_what_to_set(
     run_command: RunCommand, tmp_path: Path, options: list[str], settings: dict[str, str]
 ) -> None:
     done = run_command("serve", *options, **settings)
@@ -196,7 +204,9 @@ def test_several_workers_on_sqlite_are_one_line_that_says_what_to_set(
         ("key delete SHOP nope", "key: 'nope'"),
     ],
 )
-def test_what_is_not_there_is_named(here: Here, database_url: str, command: str, missing: str) -> None:
+def test_a_missing_user_service_or_key_is_named_in_the_error(
+    here: Here, database_url: str, command: str, missing: str
+) -> None:
     if "SHOP" in command:
         _, made = here("service", "add", "shop", "--scope", "notify", database_url=database_url)
         command = command.replace("SHOP", re.findall("svc_[0-9a-f]+", made)[0])
@@ -223,7 +233,7 @@ def test_what_is_not_there_is_named(here: Here, database_url: str, command: str,
         ["nonsense"],
     ],
 )
-def test_what_cannot_be_done_is_said_without_a_traceback(
+def test_a_failed_command_prints_an_error_without_a_traceback(
     run_command: RunCommand, arguments: list[str]
 ) -> None:
     done = run_command(*arguments)

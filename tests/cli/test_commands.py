@@ -50,7 +50,7 @@ def loaded() -> dict[str, list[str]]:
     return found
 
 
-def test_no_help_loads_what_only_a_command_needs(loaded: dict[str, list[str]]) -> None:
+def test_printing_help_loads_no_heavy_modules(loaded: dict[str, list[str]]) -> None:
     assert {
         "",
         "--version",
@@ -64,7 +64,7 @@ def test_no_help_loads_what_only_a_command_needs(loaded: dict[str, list[str]]) -
     assert {name: heavy for name, heavy in loaded.items() if heavy} == {}
 
 
-def test_the_longest_life_of_a_token_is_the_same_in_the_help() -> None:
+def test_the_maximum_token_ttl_in_the_help_matches_the_limit() -> None:
     assert messages.MAX_TTL_SECONDS == MAX_TTL
 
 
@@ -76,7 +76,7 @@ def set_settings(monkeypatch: pytest.MonkeyPatch, url: str, folder: Path) -> Non
     monkeypatch.setenv("GATEWAY_DATABASE_URL", url)
 
 
-async def test_a_password_from_the_command_line_signs_in_and_ends_what_was_open(
+async def test_setting_a_password_on_the_command_line_ends_open_sessions(
     server: LocalServer,
     database_url: str,
     tmp_path: Path,
@@ -101,7 +101,7 @@ async def test_a_password_from_the_command_line_signs_in_and_ends_what_was_open(
     assert (changed["subject"], changed["source"], changed["changed"]) == ("user:bob", "cli", ["password"])
 
 
-def test_a_person_types_a_password_twice(
+def test_an_interactive_password_is_typed_twice(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_settings(monkeypatch, sqlite_url, tmp_path)
@@ -124,7 +124,7 @@ def test_a_person_types_a_password_twice(
     assert typed == []
 
 
-def test_no_argument_is_a_password(run_command: RunCommand) -> None:
+def test_a_password_is_never_a_command_line_argument(run_command: RunCommand) -> None:
     done = run_command("user", "password", "bob", PASSWORD)
     assert done.returncode == 2
     assert PASSWORD not in run_command("user", "password", "--help").stdout
@@ -133,7 +133,7 @@ def test_no_argument_is_a_password(run_command: RunCommand) -> None:
 # --- services -----------------------------------------------------------------------------------------------
 
 
-async def test_a_service_is_made_with_a_key_that_posts(
+async def test_service_add_with_key_creates_a_key_that_can_post(
     server: LocalServer,
     database_url: str,
     tmp_path: Path,
@@ -155,7 +155,7 @@ async def test_a_service_is_made_with_a_key_that_posts(
 # --- tail ---------------------------------------------------------------------------------------------------
 
 
-async def test_tail_of_a_user_needs_no_token_on_the_machine_of_the_gateway(
+async def test_tail_needs_no_token_on_the_gateways_machine(
     server: LocalServer,
     database_url: str,
     tmp_path: Path,
@@ -177,7 +177,7 @@ async def test_tail_of_a_user_needs_no_token_on_the_machine_of_the_gateway(
     assert lines[1]["notification"]["title"] == "Lunch is ready"
 
 
-async def test_tail_ends_where_what_it_prints_cannot_be_written(server: LocalServer) -> None:
+async def test_tail_exits_if_stdout_cannot_be_written(server: LocalServer) -> None:
     tail = f"exec {sys.executable} -m gateway tail --token - --server {server.base} >/dev/full"
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec("sh", "-c", tail, stdin=pipe, stderr=pipe)
@@ -186,14 +186,16 @@ async def test_tail_ends_where_what_it_prints_cannot_be_written(server: LocalSer
     assert (process.returncode, said.decode()) == (1, "gateway: stdout: No space left on device\n")
 
 
-def test_tail_of_a_user_who_is_not_there_makes_none(sqlite_url: str, run_command: RunCommand) -> None:
+def test_tail_of_an_unknown_user_creates_no_user(sqlite_url: str, run_command: RunCommand) -> None:
     done = run_command("tail", "nobody", database_url=sqlite_url)
     assert (done.returncode, done.stdout) == (1, "")
     assert "no such user: 'nobody'" in done.stderr
     assert "nobody" not in run_command("user", "list", database_url=sqlite_url).stdout
 
 
-async def test_tail_tells_a_person_what_to_do(start_server: StartServer, subtests: pytest.Subtests) -> None:
+async def test_tail_explains_a_refusal_and_says_what_to_do(
+    start_server: StartServer, subtests: pytest.Subtests
+) -> None:
     server = await start_server(max_sockets_per_user=1)
     ada = await server.user()
     revoked = "the token has been revoked, for example by signing out"
@@ -212,7 +214,7 @@ async def test_tail_tells_a_person_what_to_do(start_server: StartServer, subtest
 
 
 @pytest.mark.parametrize("rest", ["/v1", "/v1/", "/v1/notifications"])
-async def test_the_address_of_a_gateway_ends_before_the_version(server: LocalServer, rest: str) -> None:
+async def test_a_gateway_address_that_includes_v1_is_refused(server: LocalServer, rest: str) -> None:
     said = f"^GATEWAY_URL or --server: it must end before /v1: {server.base}$"
     with pytest.raises(ClientError, match=said):
         await client.tail(f"{server.base}{rest}", "t", lambda _: None, lambda _: None)
@@ -232,7 +234,7 @@ async def test_the_address_of_a_gateway_ends_before_the_version(server: LocalSer
         (503, '{"message":"no upstream"}', "HTTP 503"),
     ],
 )
-async def test_a_server_that_is_no_gateway_is_called_so_whatever_it_answers(
+async def test_an_error_from_a_server_that_is_not_a_gateway_says_so(
     status: int, body: str, said: str
 ) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -255,7 +257,7 @@ async def test_a_server_that_is_no_gateway_is_called_so_whatever_it_answers(
             assert str(caught.value) == f"{address}: refused with HTTP {status}: {said}"
 
 
-async def test_tail_goes_on_with_a_new_token_where_one_has_expired(
+async def test_tail_reconnects_with_a_new_token_after_the_old_one_expires(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada = await server.user()

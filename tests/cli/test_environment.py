@@ -48,7 +48,7 @@ ELSEWHERE = "https://login.invalid/jwks.json"
 
 
 @pytest.mark.parametrize(("name", "value"), PROXIES)
-async def test_an_issuer_is_asked_again_whatever_the_environment_says(
+async def test_issuer_keys_are_fetched_again_despite_invalid_environment_variables(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -67,7 +67,7 @@ async def test_an_issuer_is_asked_again_whatever_the_environment_says(
 
 
 @pytest.mark.parametrize(("name", "value"), PROXIES)
-def test_a_command_that_posts_says_in_one_line_that_the_environment_is_wrong(
+def test_send_reports_an_invalid_environment_variable_in_one_line(
     here: Here, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -81,7 +81,7 @@ def test_a_command_that_posts_says_in_one_line_that_the_environment_is_wrong(
 @pytest.mark.parametrize(
     "value", ["socks5h://user:secret-of-mine@127.0.0.1:1080", "ftp://secret-of-mine@host:1"]
 )
-def test_a_tail_says_in_one_line_that_the_environment_is_wrong(
+def test_tail_reports_an_invalid_environment_variable_in_one_line(
     here: Here, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
@@ -93,7 +93,7 @@ def test_a_tail_says_in_one_line_that_the_environment_is_wrong(
 
 @pytest.mark.parametrize("value", ["http://h:abc", "http://[::1", "http://x..y", "http://h:99999"])
 @pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
-def test_a_wrong_proxy_names_its_variable_and_the_rule(
+def test_an_invalid_proxy_url_is_reported_with_its_variable_and_the_rule(
     here: Here, command: list[str], value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
@@ -103,7 +103,7 @@ def test_a_wrong_proxy_names_its_variable_and_the_rule(
 
 
 @pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
-def test_a_log_of_tls_keys_that_cannot_be_written_names_its_variable(
+def test_an_unwritable_tls_key_log_is_reported_with_its_variable(
     here: Here, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
@@ -133,7 +133,7 @@ def test_a_log_of_tls_keys_that_cannot_be_written_names_its_variable(
     ],
 )
 @pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
-def test_what_is_no_address_is_one_line_that_names_the_setting(
+def test_an_invalid_server_address_gets_a_one_line_error_that_names_the_setting(
     here: Here, command: list[str], server: str
 ) -> None:
     code, said = here(*command, "--server", server, key="k" * 20, token="t" * 20)
@@ -144,13 +144,13 @@ def test_what_is_no_address_is_one_line_that_names_the_setting(
 
 @pytest.mark.parametrize("server", ["http://x..y", "http://-x", "http://" + "x" * 64, "http://a b"])
 @pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
-def test_a_host_that_can_be_no_name_is_said_to_be_none(here: Here, command: list[str], server: str) -> None:
+def test_an_invalid_host_name_is_reported_as_invalid(here: Here, command: list[str], server: str) -> None:
     code, said = here(*command, "--server", server, key="k" * 20, token="t" * 20)
     assert (code, said) == (1, "gateway: GATEWAY_URL or --server: its host is not a valid host name\n")
 
 
 @pytest.mark.parametrize("server", ["HTTP://127.0.0.1:8000/", "http://[::1]:8000", "https://host/notify/"])
-def test_an_address_is_taken_in_any_case_and_with_a_path(server: str) -> None:
+def test_a_server_address_may_have_a_scheme_in_any_case_and_a_path(server: str) -> None:
     assert client._address(server) == server.replace("HTTP", "http").rstrip("/")
 
 
@@ -179,9 +179,7 @@ def _once_refusing() -> Iterator[tuple[str, list[bytes]]]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\t"])
 @pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
-def test_a_secret_that_ends_in_a_line_break_is_sent_without_it(
-    here: Here, command: list[str], end: str
-) -> None:
+def test_trailing_whitespace_is_removed_from_a_secret(here: Here, command: list[str], end: str) -> None:
     secret = "ngk_secret-of-mine"
     with _once_refusing() as (server, heads):
         code, said = here(*command, "--server", server, key=secret + end, token=secret + end)
@@ -194,7 +192,7 @@ def test_a_secret_that_ends_in_a_line_break_is_sent_without_it(
     "secret", ["secret-of-\nmine", "secret of mine", "secret-öf-mine", "secret-of-\0mine"]
 )
 @pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
-def test_a_secret_that_cannot_be_one_is_not_shown(
+def test_an_invalid_secret_is_never_printed(
     here: Here, command: list[str], secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, said = here(*command, "--key" if "send" in command else "--token", secret)
@@ -203,7 +201,7 @@ def test_a_secret_that_cannot_be_one_is_not_shown(
     assert "mine" not in said
 
 
-def test_a_reason_holds_nothing_of_what_an_exception_says() -> None:
+def test_an_error_reason_contains_no_text_of_the_exception() -> None:
     assert reason(ValueError("secret-of-mine")) == "ValueError"
     assert reason(httpx.ReadTimeout("secret-of-mine")) == "there was no answer in time"
     error = httpx.ConnectError("secret-of-mine")
@@ -211,13 +209,13 @@ def test_a_reason_holds_nothing_of_what_an_exception_says() -> None:
     assert reason(error) == "Connection refused"
 
 
-def test_a_server_that_is_away_is_said_in_words_of_the_system() -> None:
+def test_send_reports_an_unreachable_server_with_the_system_error() -> None:
     server = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(ClientError, match=rf"^{server}: Connection refused\. GATEWAY_URL or --server says"):
         client.send(server, "k", {})
 
 
-async def test_a_tail_of_a_server_that_is_away_says_where_it_looked() -> None:
+async def test_tail_names_the_address_of_an_unreachable_server() -> None:
     server = f"http://127.0.0.1:{free_port()}"
     notes: list[str] = []
     tail = asyncio.create_task(client.tail(server, "t", lambda _: None, notes.append))
@@ -228,7 +226,7 @@ async def test_a_tail_of_a_server_that_is_away_says_where_it_looked() -> None:
     assert notes == [f"{server}: Connection refused. {way_out}"]
 
 
-def test_a_port_that_is_taken_says_what_to_do(here: Here) -> None:
+def test_the_error_for_a_port_in_use_says_what_to_do(here: Here) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         code, said = here("serve", port=str(port))
@@ -264,7 +262,7 @@ def test_a_port_that_is_taken_says_what_to_do(here: Here) -> None:
     ],
 )
 @pytest.mark.parametrize("command", [["check"], ["user", "list"]], ids=["check", "list"])
-def test_a_url_of_a_database_that_its_driver_would_choke_on_is_one_line(
+def test_a_database_url_that_its_driver_cannot_use_gets_a_one_line_error(
     here: Here, command: list[str], url: str, said: str
 ) -> None:
     code, text = here(*command, database_url=url)
@@ -275,7 +273,7 @@ def test_a_url_of_a_database_that_its_driver_would_choke_on_is_one_line(
 
 
 @pytest.mark.parametrize("password", ["se/cret", "se:cret", "se#cret", "se?cret", "se cret", "se%2Fcret"])
-def test_a_password_is_given_to_each_driver_encoded_and_never_shown(password: str) -> None:
+def test_a_database_password_is_passed_encoded_and_never_shown(password: str) -> None:
     url = load_settings(database_url=f"postgresql://u:{password}@127.0.0.1:1/x?sslmode=require").database_url
     assert unquote(urlsplit(url).password or "") == unquote(password)
     assert (urlsplit(url).hostname, urlsplit(url).port, urlsplit(url).path) == ("127.0.0.1", 1, "/x")
@@ -291,12 +289,12 @@ def test_a_password_is_given_to_each_driver_encoded_and_never_shown(password: st
         "postgresql://u:p@[::1]:5432/x",
     ],
 )
-def test_a_url_of_postgres_that_is_good_is_taken(url: str) -> None:
+def test_a_valid_postgres_url_is_accepted(url: str) -> None:
     assert make_url(load_settings(database_url=url).database_url) == make_url(url)
 
 
 @pytest.mark.parametrize(("name", "value"), [("PGPORT", "abc"), ("PGTARGETSESSIONATTRS", "x")])
-def test_a_variable_that_the_driver_of_postgres_cannot_use_is_named_in_one_line(
+def test_an_invalid_postgres_variable_is_named_in_a_one_line_error(
     here: Here, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.database.postgres.RETRY_SECONDS", 0)
@@ -308,7 +306,7 @@ def test_a_variable_that_the_driver_of_postgres_cannot_use_is_named_in_one_line(
     assert "of-mine" not in text
 
 
-def test_a_postgres_that_is_away_is_said_in_words_of_the_system(
+def test_check_reports_an_unreachable_postgres_with_the_system_error(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.database.postgres.RETRY_SECONDS", 0)
@@ -339,7 +337,7 @@ def test_a_postgres_that_is_away_is_said_in_words_of_the_system(
     ],
 )
 @pytest.mark.parametrize("setting", ["backplane_url", "rate_limit_url"])
-def test_a_url_of_redis_that_its_driver_would_choke_on_stops_the_start(
+def test_a_redis_url_that_its_driver_cannot_use_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, setting: str, url: str
 ) -> None:
     monkeypatch.setenv(f"GATEWAY_{setting.upper()}", url)
@@ -358,11 +356,11 @@ def test_a_url_of_redis_that_its_driver_would_choke_on_stops_the_start(
         "redis://host?db=3&health_check_interval=30",
     ],
 )
-def test_a_url_of_redis_that_is_good_is_taken(url: str) -> None:
+def test_a_valid_redis_url_is_accepted(url: str) -> None:
     check_redis_url(url)
 
 
-async def test_a_sign_in_does_not_fail_for_what_the_driver_of_its_counter_raises(
+async def test_an_unexpected_error_of_the_redis_driver_does_not_fail_a_sign_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shared = Shared("redis://127.0.0.1:1/0")
@@ -390,7 +388,7 @@ async def test_a_sign_in_does_not_fail_for_what_the_driver_of_its_counter_raises
     ],
 )
 @pytest.mark.parametrize("command", ["check", "migrate"])
-def test_a_file_of_settings_that_is_no_utf_8_is_one_line(
+def test_an_env_file_that_is_not_utf_8_gets_a_one_line_error(
     here: Here, command: str, content: bytes, said: str
 ) -> None:
     Path(".env").write_bytes(content)
@@ -417,7 +415,7 @@ def test_a_file_of_settings_that_is_no_utf_8_is_one_line(
     ],
 )
 @pytest.mark.parametrize("command", ["check", "migrate", "tail"])
-def test_a_line_of_the_file_that_is_no_setting_is_named_and_not_shown(
+def test_an_invalid_line_of_the_env_file_is_named_and_not_shown(
     here: Here, command: str, content: str, line: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     Path(".env").write_text(content, newline="")
@@ -425,7 +423,7 @@ def test_a_line_of_the_file_that_is_no_setting_is_named_and_not_shown(
     assert not caplog.records
 
 
-def test_a_file_of_settings_may_have_comments_blank_lines_and_names_of_others(
+def test_an_env_file_may_have_comments_blank_lines_and_other_names(
     run_command: RunCommand,
 ) -> None:
     Path(".env").write_text(
@@ -438,7 +436,7 @@ def test_a_file_of_settings_may_have_comments_blank_lines_and_names_of_others(
     assert found == ["me", "two\nlines of me"]
 
 
-def test_a_pipe_is_no_file_of_settings_and_nobody_waits_for_it(here: Here) -> None:
+def test_a_pipe_as_the_env_file_is_refused_without_waiting(here: Here) -> None:
     os.mkfifo(".env")
     said = "gateway: .env: it is not a regular file: put NAME=VALUE lines into one\n"
     # Whoever would read it is let go by this: a test that fails does not hang.
@@ -450,16 +448,14 @@ def test_a_pipe_is_no_file_of_settings_and_nobody_waits_for_it(here: Here) -> No
         writer.cancel()
 
 
-def test_the_parser_of_the_library_says_which_line_is_broken() -> None:
+def test_the_dotenv_parser_reports_the_broken_line() -> None:
     # `dotenv.parser` is not what python-dotenv documents: its version is bounded in pyproject.toml.
     good, broken = parse_stream(StringIO("A=1\nB 2\n"))
     assert (good.key, good.value, good.error, good.original) == ("A", "1", False, ("A=1\n", 1))
     assert (broken.key, broken.value, broken.error, broken.original) == (None, None, True, ("B 2\n", 2))
 
 
-def test_a_file_of_settings_that_cannot_be_read_is_one_line(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_env_file_gets_a_one_line_error(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("GATEWAY_PORT=1\n")
 
     def refuse(_: Path) -> bytes:
@@ -469,12 +465,12 @@ def test_a_file_of_settings_that_cannot_be_read_is_one_line(
     assert here("check") == (2, "gateway: .env: it cannot be read: Permission denied\n")
 
 
-def test_a_mark_at_the_beginning_of_the_file_hides_no_setting(here: Here) -> None:
+def test_a_byte_order_mark_does_not_hide_the_first_setting_of_the_env_file(here: Here) -> None:
     Path(".env").write_bytes(b"\xef\xbb\xbfGATEWAY_PORT=many\n")
     assert here("check")[1].startswith("gateway: GATEWAY_PORT: ")
 
 
-def test_a_home_that_may_not_be_entered_is_left(
+def test_an_inaccessible_home_directory_is_not_used(
     run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/nowhere/of/another")
@@ -485,7 +481,7 @@ def test_a_home_that_may_not_be_entered_is_left(
 # --- background ---------------------------------------------------------------------------------------------
 
 
-async def test_a_background_look_that_fails_says_so_once_and_tries_again() -> None:
+async def test_a_failing_background_task_logs_once_and_retries() -> None:
     asked: list[int] = []
 
     async def look() -> None:
@@ -524,14 +520,16 @@ def test_a_title_may_begin_with_a_hyphen(given: list[str], understood: list[str]
     "command",
     [["send", "ada", "-title"], ["user", "add", "-ada"], ["service", "add", "-shop"], ["tail", "-a"]],
 )
-def test_an_argument_taken_for_an_option_is_told_of_the_two_hyphens(here: Here, command: list[str]) -> None:
+def test_an_argument_mistaken_for_an_option_gets_the_double_hyphen_hint(
+    here: Here, command: list[str]
+) -> None:
     code, said = here(*command)
     assert (code, said.count("\n")) == (2, 1)
     assert "No such option" in said
     assert said.endswith(" --help). Put -- before an argument that begins with a hyphen\n")
 
 
-def test_a_command_without_arguments_is_told_of_no_hyphens(here: Here) -> None:
+def test_a_command_without_arguments_gets_no_double_hyphen_hint(here: Here) -> None:
     assert "hyphen" not in here("migrate", "-x")[1]
 
 
@@ -541,7 +539,7 @@ def test_the_version_is_printed(here: Here, flag: str) -> None:
 
 
 @pytest.mark.parametrize("command", [[], ["user"], ["user", "add"], ["serve"]])
-def test_h_is_help(here: Here, command: list[str]) -> None:
+def test_the_h_option_prints_the_help(here: Here, command: list[str]) -> None:
     code, said = here(*command, "-h")
     assert code == 0
     assert "Usage: " in said
@@ -555,7 +553,7 @@ def test_a_missing_driver_names_the_extra_that_has_it(module: str, extra: str) -
     assert f"the extra {extra}: uv run --extra {extra} " in said
 
 
-def test_a_misspelt_setting_is_warned_of_and_its_value_not_shown(here: Here) -> None:
+def test_a_misspelled_setting_gets_a_warning_that_hides_its_value(here: Here) -> None:
     code, said = here("check", alowed_origins="secret-of-mine", metric_token="x", url="http://h", key="k")
     assert code == 0
     assert "gateway: GATEWAY_ALOWED_ORIGINS is not a setting: did you mean GATEWAY_ALLOWED_ORIGINS?\n" in said
@@ -573,7 +571,7 @@ def test_a_misspelt_setting_is_warned_of_and_its_value_not_shown(here: Here) -> 
     ],
 )
 @pytest.mark.parametrize("from_file", [False, True], ids=["environment", "file"])
-def test_a_name_that_is_no_setting_is_warned_of_in_any_case_and_only_what_is_near_is_offered(
+def test_an_unknown_setting_gets_a_warning_that_suggests_only_similar_names(
     here: Here, name: str, hint: str, from_file: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "1")
@@ -584,7 +582,7 @@ def test_a_name_that_is_no_setting_is_warned_of_in_any_case_and_only_what_is_nea
     assert (code, f"gateway: {name} is not a setting{hint}\n" in said) == (0, True)
 
 
-def test_a_setting_of_the_environment_wins_over_one_of_the_file_in_another_case(
+def test_an_environment_setting_overrides_the_env_file_in_any_case(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GATEWAY_ISSUER", "of-the-environment")
@@ -602,13 +600,15 @@ def test_a_setting_of_the_environment_wins_over_one_of_the_file_in_another_case(
         ({"jwks_url": "https://h:x/x"}, "0.jwks_url: it must be a URL such as https://login.example.com/"),
     ],
 )
-def test_an_issuer_that_is_written_wrong_is_one_line(here: Here, members: dict[str, str], said: str) -> None:
+def test_an_invalid_trusted_issuer_gets_a_one_line_error(
+    here: Here, members: dict[str, str], said: str
+) -> None:
     code, text = here("check", trusted_issuers=json.dumps([{"issuer": "a", "audience": "b"} | members]))
     assert (code, text.count("\n")) == (2, 1)
     assert text.startswith(f"gateway: GATEWAY_TRUSTED_ISSUERS: {said}")
 
 
-def test_check_shows_the_address_of_keys_without_its_query(here: Here) -> None:
+def test_check_prints_the_url_of_the_keys_without_its_query(here: Here) -> None:
     url = f"http://127.0.0.1:{free_port()}/jwks.json"
     issuer = {"issuer": "a", "audience": "b", "jwks_url": f"{url}?key=secret-of-mine"}
     code, said = here("check", trusted_issuers=json.dumps([issuer]))
@@ -616,7 +616,7 @@ def test_check_shows_the_address_of_keys_without_its_query(here: Here) -> None:
     assert "secret-of-mine" not in said
 
 
-def test_what_kubernetes_makes_of_a_service_called_gateway_is_no_setting(here: Here) -> None:
+def test_kubernetes_variables_of_a_service_named_gateway_are_not_settings(here: Here) -> None:
     code, said = here(
         "check",
         service_host="10.0.0.1",
@@ -631,7 +631,7 @@ def test_what_kubernetes_makes_of_a_service_called_gateway_is_no_setting(here: H
     assert (code, "is not a setting" in said) == (0, False)
 
 
-def test_a_key_is_added_by_the_name_of_its_service_where_one_has_it(here: Here) -> None:
+def test_a_key_can_be_added_by_a_unique_service_name(here: Here) -> None:
     _, made = here("service", "add", "shop", "--scope", "notify", "--create")
     assert here("key", "add", "shop")[0] == 0
     assert here("key", "list", "shop")[1].count('"id"') == 1

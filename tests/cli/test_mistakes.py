@@ -411,7 +411,7 @@ BY_A_STRANGER: dict[str, Mistake] = {
 }
 
 
-async def test_a_mistake_of_a_request_is_answered_by_what_to_do(
+async def test_an_invalid_request_gets_an_error_that_says_what_to_do(
     sqlite_url: str, subtests: pytest.Subtests
 ) -> None:
     mistakes = BY_A_SERVICE | BY_A_USER | BY_A_STRANGER
@@ -511,7 +511,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_mistake_of_a_command_is_one_line_that_says_what_to_do(
+def test_an_invalid_command_gets_a_one_line_error_that_says_what_to_do(
     folder: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, said = COMMANDS[command]
@@ -527,7 +527,9 @@ def test_a_mistake_of_a_command_is_one_line_that_says_what_to_do(
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_mistake_of_a_setting_names_it_and_its_rule(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_gets_an_error_that_names_it_and_its_rule(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, _, value = setting.partition("=")
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
@@ -535,7 +537,7 @@ def test_a_mistake_of_a_setting_names_it_and_its_rule(setting: str, monkeypatch:
     check(str(caught.value), *SETTINGS[setting])
 
 
-def test_a_misspelt_setting_is_told_its_name(
+def test_a_misspelled_setting_gets_a_suggestion(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
@@ -563,11 +565,11 @@ def test_a_misspelt_setting_is_told_its_name(
         "refused the token that getToken returned, and getToken returned it again",
     ],
 )
-def test_a_mistake_of_a_page_is_told_in_the_console(said: str) -> None:
+def test_the_sdk_has_a_console_message_for_each_mistake_of_a_page(said: str) -> None:
     scripts = [file for file in files(web).joinpath("sdk").iterdir() if file.name.endswith(".js")]
     assert any(said in file.read_text("utf-8") for file in scripts)
 
 
-def test_there_are_enough_of_them() -> None:
+def test_the_catalog_has_at_least_60_mistakes() -> None:
     by_hand = len(BY_A_SERVICE | BY_A_USER | BY_A_STRANGER) + len(COMMANDS) + len(SETTINGS)
     assert by_hand >= 60

@@ -98,7 +98,7 @@ def sent(url: str) -> str:
     return str(raised.value)
 
 
-async def test_https_at_a_gateway_that_speaks_http_is_told_to_use_http(server: LocalServer) -> None:
+async def test_https_to_a_plain_http_gateway_gets_a_hint_to_use_http(server: LocalServer) -> None:
     url = server.base.replace("http:", "https:")
     said = f"{url}: this server speaks plain HTTP: use http://"
     assert await tailed(url) == said
@@ -110,7 +110,9 @@ async def test_https_at_a_gateway_that_speaks_http_is_told_to_use_http(server: L
     [b"", b"\x15\x03\x01\x00\x02\x02\x46", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno!"],
     ids=["nothing", "an alert", "a page"],
 )
-async def test_http_at_a_server_of_https_is_told_to_use_https(context: ssl.SSLContext, answer: bytes) -> None:
+async def test_http_to_an_https_server_gets_a_hint_to_use_https(
+    context: ssl.SSLContext, answer: bytes
+) -> None:
     with serving(answer, context) as port:
         url = f"http://127.0.0.1:{port}"
         said = f"{url}: this server speaks HTTPS: use https://"
@@ -118,7 +120,7 @@ async def test_http_at_a_server_of_https_is_told_to_use_https(context: ssl.SSLCo
         assert await tailed(url) == said
 
 
-def test_a_server_of_the_right_scheme_or_of_none_is_not_told_so(context: ssl.SSLContext) -> None:
+def test_a_server_of_the_right_or_an_unknown_scheme_gets_no_scheme_hint(context: ssl.SSLContext) -> None:
     refusal = b"HTTP/1.1 400 Bad Request\r\n\r\n"
     with (
         serving(b"", context) as tls,

@@ -41,7 +41,7 @@ def run(
 
 
 @pytest.mark.parametrize("streams", CLOSED)
-def test_a_command_does_its_work_whichever_streams_are_closed(tmp_path: Path, streams: str) -> None:
+def test_a_command_works_with_any_standard_streams_closed(tmp_path: Path, streams: str) -> None:
     added = run(tmp_path, streams, "user", "add", "ada", "--create")
     assert added.returncode == 0
     if ">&-" in streams.split():
@@ -56,7 +56,7 @@ def test_a_command_does_its_work_whichever_streams_are_closed(tmp_path: Path, st
 
 
 @pytest.mark.parametrize("streams", CLOSED)
-def test_a_command_that_fails_says_so_in_one_line_whichever_streams_are_closed(
+def test_a_failing_command_prints_one_line_with_any_standard_streams_closed(
     tmp_path: Path, streams: str
 ) -> None:
     done = run(tmp_path, streams, "user", "password", "ada")
@@ -65,7 +65,9 @@ def test_a_command_that_fails_says_so_in_one_line_whichever_streams_are_closed(
 
 
 @pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-"])
-async def test_a_gateway_serves_and_ends_whichever_streams_are_closed(tmp_path: Path, streams: str) -> None:
+async def test_a_gateway_serves_and_stops_with_any_standard_streams_closed(
+    tmp_path: Path, streams: str
+) -> None:
     port = free_port()
     command = [*GATEWAY, "serve", "--demo", "--port", str(port)]
     process = await asyncio.create_subprocess_exec(
@@ -114,7 +116,7 @@ SECRETS = {
     ],
     ids=["latin-1", "utf-16", "long"],
 )
-def test_a_secret_on_stdin_that_cannot_be_read_is_one_line_that_shows_nothing_of_it(
+def test_an_invalid_secret_on_stdin_gets_a_one_line_error_without_the_secret(
     name: str, given: bytes, rule: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for errors in ("strict", "surrogateescape"):
@@ -129,7 +131,7 @@ def test_a_secret_on_stdin_that_cannot_be_read_is_one_line_that_shows_nothing_of
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_a_secret_on_stdin_is_utf_8_whatever_the_locale_says(
+def test_a_secret_on_stdin_is_read_as_utf_8_in_any_locale(
     encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = "\ufeffein länger Schlüssel 🔑\r\nnot this\n".encode()

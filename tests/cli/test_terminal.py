@@ -24,26 +24,26 @@ PRINTED = "Grüße, 東京 🔑 'quoted' \"twice\" \\\\ back"
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "half \ud800", PRINTED, ""], ids=ascii)
-def test_a_line_of_json_is_printable_and_the_same_value(text: str) -> None:
+def test_a_json_line_is_printable_and_parses_to_the_same_value(text: str) -> None:
     value = {text: [text, 1, None, 1.5]}
     line = json_line(value)
     assert line.isprintable()
     assert json.loads(line) == value
 
 
-def test_what_is_printable_stays_as_it_is() -> None:
+def test_printable_text_is_not_escaped() -> None:
     assert escape(PRINTED) == PRINTED
     assert escape("\x1b\n\u202e") == "\\u001b\\n\\u202e"
     assert json_line({"title": "Grüße 🔑"}) == '{"title": "Grüße 🔑"}'
 
 
-def test_what_is_cut_is_as_long_as_it_may_be() -> None:
+def test_truncated_text_has_exactly_the_maximum_length() -> None:
     assert (cut("a" * 200), cut("a" * 201)) == ("a" * 200, "a" * 199 + "…")
     assert len(shown("\x1b" * 10**6)) == 200
     assert len(shown("\x1b" * 100, 64)) == 64
 
 
-async def test_tail_prints_a_message_as_a_line_of_json_that_does_nothing(
+async def test_tail_prints_a_message_as_one_line_of_printable_json(
     server: LocalServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ada = await server.user("ada")
@@ -68,12 +68,12 @@ async def test_tail_prints_a_message_as_a_line_of_json_that_does_nothing(
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[]", "7", "{}", "[" * 100_000], ids=range(5))
-def test_what_no_gateway_says_is_one_sentence(text: str) -> None:
+def test_a_malformed_response_is_reported_as_not_from_a_gateway(text: str) -> None:
     with pytest.raises(ClientError, match=r"^http://x: this is not a gateway$"):
         client._read("http://x", text)
 
 
-def test_what_a_server_says_is_wrong_is_bounded_and_does_nothing(
+def test_an_error_from_a_server_is_printed_truncated_and_escaped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -87,7 +87,7 @@ def test_what_a_server_says_is_wrong_is_bounded_and_does_nothing(
     assert len(said) < 2100
 
 
-def test_users_are_listed_as_lines_that_do_nothing(
+def test_users_are_listed_as_lines_of_printable_json(
     sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sub = "ada\u202e\u2028\xa0"
@@ -105,7 +105,7 @@ def test_users_are_listed_as_lines_that_do_nothing(
 
 
 @pytest.mark.parametrize("command", [["tail", "--token"], ["send", "ada", "Hello", "--key"]])
-def test_a_secret_may_come_by_stdin_so_that_no_argument_holds_it(
+def test_a_secret_can_be_read_from_stdin(
     command: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     used: list[str] = []

@@ -65,7 +65,7 @@ def behind_the_back(database_url: str, statement: str) -> None:
     thread.join()
 
 
-async def test_what_a_unit_of_work_wrote_is_read_afterwards(database: Database) -> None:
+async def test_a_read_returns_an_earlier_write(database: Database) -> None:
     await database.write(add)
     assert await database.read(number) == 1
 
@@ -94,7 +94,7 @@ async def test_a_read_may_not_write(database: Database) -> None:
     assert await database.read(number) == 0
 
 
-async def test_what_a_unit_of_work_raises_comes_out_and_rolls_back(database: Database) -> None:
+async def test_an_exception_in_a_unit_of_work_rolls_back_and_propagates(database: Database) -> None:
     def work(connection: Connection) -> None:
         add(connection)
         raise LookupError("changed my mind")
@@ -104,14 +104,14 @@ async def test_what_a_unit_of_work_raises_comes_out_and_rolls_back(database: Dat
     assert await database.read(number) == 0
 
 
-async def test_a_broken_constraint_is_not_called_unavailable(database: Database) -> None:
+async def test_a_constraint_violation_is_not_reported_as_unavailable(database: Database) -> None:
     await database.write(add)
     with pytest.raises(IntegrityError):
         await database.write(add)
     assert await database.read(number) == 1
 
 
-async def test_an_error_tells_no_parameter(database: Database) -> None:
+async def test_a_database_error_contains_no_parameter_values(database: Database) -> None:
     await database.write(add, "a secret")
     with pytest.raises(IntegrityError) as caught:
         await database.write(add, "a secret")
@@ -125,7 +125,7 @@ async def test_many_units_of_work_at_once_all_run(database: Database) -> None:
     assert counts == [20] * 20
 
 
-async def test_cancelled_units_of_work_lose_no_connection_of_postgres(
+async def test_cancelled_units_of_work_leak_no_postgres_connection(
     postgres: Postgres, postgres_url: str
 ) -> None:
     def sleep(connection: Connection) -> None:
@@ -148,7 +148,7 @@ async def test_cancelled_units_of_work_lose_no_connection_of_postgres(
         assert await asyncio.wait_for(database.read(number), 5) == 1
 
 
-async def test_cancelled_units_of_work_lose_no_connection_of_sqlite(sqlite_url: str) -> None:
+async def test_cancelled_units_of_work_leak_no_sqlite_connection(sqlite_url: str) -> None:
     def wait(_connection: Connection, started: threading.Event, go: threading.Event) -> None:
         started.set()
         go.wait(10)
@@ -166,7 +166,7 @@ async def test_cancelled_units_of_work_lose_no_connection_of_sqlite(sqlite_url: 
         assert await asyncio.wait_for(database.read(number), 5) == 1
 
 
-async def test_a_new_sqlite_file_is_for_its_owner_only(tmp_path: Path) -> None:
+async def test_a_new_sqlite_file_is_accessible_only_to_its_owner(tmp_path: Path) -> None:
     def permissions() -> dict[str, int]:
         return {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
 
@@ -199,7 +199,7 @@ async def test_postgres_waits_for_every_commit_to_be_durable(postgres: Postgres,
         assert await database.write(setting) == "on"
 
 
-async def test_a_locked_sqlite_file_is_unavailable_and_then_well(
+async def test_a_locked_sqlite_file_is_unavailable_until_the_lock_is_released(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
@@ -217,7 +217,7 @@ async def test_a_locked_sqlite_file_is_unavailable_and_then_well(
         other.close()
 
 
-async def test_a_full_sqlite_file_is_unavailable_and_can_still_be_read(sqlite_url: str) -> None:
+async def test_a_full_sqlite_file_is_unavailable_for_writing_but_still_readable(sqlite_url: str) -> None:
     def fill(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
         add(connection, "x" * 100_000)
@@ -245,7 +245,7 @@ async def test_a_read_only_postgres_is_unavailable_for_writing(postgres: Postgre
             await database.write(add)
 
 
-async def test_a_postgres_that_does_not_answer_is_unavailable() -> None:
+async def test_an_unreachable_postgres_is_unavailable() -> None:
     nowhere = f"postgresql://postgres:secret@127.0.0.1:{free_port()}/postgres"
     async with open_database(settings_for(nowhere)) as database:
         with pytest.raises(Unavailable) as caught:
@@ -253,7 +253,7 @@ async def test_a_postgres_that_does_not_answer_is_unavailable() -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_connections_that_postgres_ended_are_replaced(postgres: Postgres, postgres_url: str) -> None:
+async def test_connections_terminated_by_postgres_are_replaced(postgres: Postgres, postgres_url: str) -> None:
     name = postgres_url.rsplit("/", 1)[1]
     async with open_database(settings_for(postgres_url, database_pool_size=2)) as database:
         await asyncio.gather(*(database.read(number) for _ in range(4)))
@@ -274,7 +274,7 @@ async def answers(work: Callable[[], Awaitable[object]]) -> bool:
     return True
 
 
-async def test_a_new_file_that_another_process_is_about_to_set_up_is_waited_for(tmp_path: Path) -> None:
+async def test_opening_a_new_file_waits_while_another_process_sets_it_up(tmp_path: Path) -> None:
     """SQLite waits for most locks by itself, but not for this one: 40 % of such starts failed at once."""
     file = tmp_path / "new.db"
     other = sqlite3.connect(file, isolation_level=None)
@@ -289,7 +289,7 @@ async def test_a_new_file_that_another_process_is_about_to_set_up_is_waited_for(
     other.close()
 
 
-async def test_a_sign_in_waits_for_the_transaction_that_runs_and_not_for_those_that_wait(
+async def test_a_sign_in_waits_for_the_running_transaction_but_not_for_queued_posts(
     sqlite_url: str,
 ) -> None:
     """SQLite has one writer: what is marked as background, as posts are, lets the rest go first."""
@@ -318,7 +318,7 @@ async def test_a_sign_in_waits_for_the_transaction_that_runs_and_not_for_those_t
     assert done == ["sign-in", "post", "post"]
 
 
-async def test_slow_pages_that_take_every_connection_hold_up_no_sign_in(postgres_url: str) -> None:
+async def test_slow_pages_on_all_connections_do_not_delay_sign_ins(postgres_url: str) -> None:
     pages_go_on = asyncio.Event()
     reading: list[int] = []
 
@@ -354,7 +354,7 @@ async def test_slow_pages_that_take_every_connection_hold_up_no_sign_in(postgres
     ],
     ids=lambda work: f"{work.__module__}.{work.__name__}",
 )
-def test_posts_and_the_work_of_retention_let_sign_ins_go_first(work: Callable[..., object]) -> None:
+def test_posts_and_retention_run_as_background_work(work: Callable[..., object]) -> None:
     assert is_background(work)
 
 
@@ -375,5 +375,5 @@ def test_posts_and_the_work_of_retention_let_sign_ins_go_first(work: Callable[..
     ],
     ids=lambda work: work.__name__,
 )
-def test_what_signs_in_or_out_never_waits_for_posts(work: Callable[..., object]) -> None:
+def test_sign_in_and_sign_out_do_not_run_as_background_work(work: Callable[..., object]) -> None:
     assert not is_background(work)

@@ -67,7 +67,7 @@ def raising(state: str) -> Callable[[Connection], None]:
     [lose_the_connection, raising("40001"), raising("40P01"), raising("55P03")],
     ids=["connection lost", "serialisation failure", "deadlock", "lock not available"],
 )
-async def test_what_postgres_has_rolled_back_is_run_again(
+async def test_work_rolled_back_by_postgres_is_retried(
     postgres_url: str, trouble: Callable[[Connection], None]
 ) -> None:
     async with open_database(settings_for(postgres_url)) as database:
@@ -76,7 +76,9 @@ async def test_what_postgres_has_rolled_back_is_run_again(
         assert (work.number, await database.read(stored)) == (3, 1)
 
 
-async def test_it_is_not_run_again_for_ever(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retries_of_rolled_back_work_end_with_a_503(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(postgres, "RETRY_SECONDS", 0.2)
     async with open_database(settings_for(postgres_url)) as database:
         work = Attempts(raising("40001"), failing=1000)
@@ -87,7 +89,7 @@ async def test_it_is_not_run_again_for_ever(postgres_url: str, monkeypatch: pyte
         assert await database.read(stored) == 0
 
 
-async def test_a_failure_that_will_not_pass_is_not_run_again(postgres_url: str) -> None:
+async def test_a_permanent_failure_is_not_retried(postgres_url: str) -> None:
     async with open_database(settings_for(postgres_url)) as database:
         work = Attempts(raising("53100"))  # the disk is full
         with pytest.raises(Unavailable):
@@ -99,7 +101,7 @@ async def test_a_failure_that_will_not_pass_is_not_run_again(postgres_url: str) 
     "state",
     ["08006", "28P01", "3D000", "42501", "53300", "55000", "55006", "57P03", "58030", "F0000", "XX000"],
 )
-async def test_a_server_that_is_of_no_use_is_unavailable_whatever_it_answers(
+async def test_an_unusable_server_is_unavailable_whatever_its_error_code(
     postgres_url: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "RETRY_SECONDS", 0)
@@ -110,15 +112,13 @@ async def test_a_server_that_is_of_no_use_is_unavailable_whatever_it_answers(
 
 
 @pytest.mark.parametrize("state", ["22012", "23505", "42P01", "P0001"])
-async def test_a_fault_of_a_statement_is_not_taken_for_one_of_the_server(
-    postgres_url: str, state: str
-) -> None:
+async def test_a_statement_error_is_not_reported_as_an_outage(postgres_url: str, state: str) -> None:
     async with open_database(settings_for(postgres_url)) as database:
         with pytest.raises(DBAPIError):
             await database.write(raising(state))
 
 
-async def test_a_server_that_is_not_what_the_url_asks_for_is_unavailable(postgres_url: str) -> None:
+async def test_a_server_without_the_requested_session_attributes_is_unavailable(postgres_url: str) -> None:
     async with open_database(settings_for(f"{postgres_url}?target_session_attrs=standby")) as database:
         with structlog.testing.capture_logs() as events, pytest.raises(Unavailable):
             await database.read(stored)
@@ -135,7 +135,7 @@ FOR EACH ROW EXECUTE FUNCTION go();
 """
 
 
-async def test_a_connection_that_is_lost_while_it_commits_is_not_run_again(
+async def test_work_whose_connection_is_lost_during_commit_is_not_retried(
     postgres: Postgres, postgres_url: str
 ) -> None:
     """Nobody knows whether it was committed: a second attempt could store it twice."""
@@ -148,7 +148,7 @@ async def test_a_connection_that_is_lost_while_it_commits_is_not_run_again(
         assert work.number == 1
 
 
-async def test_a_pool_of_dead_connections_costs_no_read_and_no_write(
+async def test_a_pool_of_dead_connections_fails_no_read_and_no_write(
     postgres: Postgres, postgres_url: str
 ) -> None:
     async with open_database(settings_for(postgres_url, database_pool_size=5)) as database:
@@ -168,7 +168,7 @@ async def end_every_connection(postgres: Postgres, url: str) -> None:
         )
 
 
-async def test_of_two_in_a_deadlock_both_are_carried_out(postgres_url: str) -> None:
+async def test_both_transactions_of_a_deadlock_complete(postgres_url: str) -> None:
     attempts = count()
     ready = [asyncio.Event(), asyncio.Event()]
 
@@ -186,7 +186,7 @@ async def test_of_two_in_a_deadlock_both_are_carried_out(postgres_url: str) -> N
     assert next(attempts) == 3
 
 
-async def test_two_who_make_the_same_users_never_lock_each_other_out(
+async def test_concurrent_creation_of_the_same_users_does_not_deadlock(
     postgres: Postgres, postgres_url: str
 ) -> None:
     """Each holds a user that the other wants, if users were locked before those that are missing are made."""
@@ -338,7 +338,7 @@ def locked(server: LocalServer) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("fault", [full, read_only, locked])
-async def test_a_sqlite_file_that_cannot_be_written_costs_nothing_that_was_answered(
+async def test_an_unwritable_sqlite_file_loses_no_accepted_post(
     sqlite_url: str,
     monkeypatch: pytest.MonkeyPatch,
     fault: Callable[[LocalServer], AbstractContextManager[None]],
@@ -354,7 +354,7 @@ async def test_a_sqlite_file_that_cannot_be_written_costs_nothing_that_was_answe
             await load.answers(20)
 
 
-async def test_connections_of_postgres_that_are_terminated_under_load_cost_nothing(
+async def test_terminating_postgres_connections_under_load_loses_no_accepted_post(
     postgres: Postgres, postgres_url: str
 ) -> None:
     async with serving(settings_for(postgres_url)) as server, posting(server) as load:
@@ -371,7 +371,7 @@ NOT_LET_IN = {
 
 
 @pytest.mark.parametrize("state", NOT_LET_IN)
-async def test_a_postgres_that_lets_nobody_in_is_an_outage_that_ends_by_itself(
+async def test_an_outage_of_a_postgres_that_rejects_logins_ends_without_a_restart(
     postgres: Postgres, postgres_url: str, state: str
 ) -> None:
     name = make_url(postgres_url).database
@@ -409,7 +409,7 @@ async def test_a_postgres_that_lets_nobody_in_is_an_outage_that_ends_by_itself(
     assert [one for one in events if one["log_level"] in {"error", "critical"}] == []
 
 
-async def test_a_postgres_that_turns_read_only_costs_nothing_that_was_answered(
+async def test_a_postgres_that_turns_read_only_loses_no_accepted_post(
     postgres: Postgres, postgres_url: str
 ) -> None:
     name = make_url(postgres_url).database
@@ -427,7 +427,7 @@ async def test_a_postgres_that_turns_read_only_costs_nothing_that_was_answered(
         await load.answers(10)
 
 
-def test_a_command_on_a_file_that_cannot_be_written_says_so_in_one_line(
+def test_a_command_on_a_read_only_file_prints_a_one_line_error(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GATEWAY_DATABASE_URL", f"{sqlite_url.replace('///', '///file:')}?mode=ro&uri=true")
@@ -437,7 +437,7 @@ def test_a_command_on_a_file_that_cannot_be_written_says_so_in_one_line(
     assert "readonly database" in said
 
 
-async def test_every_503_says_when_to_try_again(start_server: StartServer, database_url: str) -> None:
+async def test_every_503_has_a_retry_after_header(start_server: StartServer, database_url: str) -> None:
     server = await start_server()
     ada = await server.user()
     database = server.state.database
@@ -498,7 +498,7 @@ def post_as_the_first_version_did(connection: Connection, number: int) -> None:
     )
 
 
-async def test_a_migration_from_the_first_schema_while_an_old_gateway_posts_loses_nothing(
+async def test_migrating_from_the_first_schema_while_an_old_gateway_posts_loses_no_post(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GATEWAY_DATABASE_URL", empty_database_url)

@@ -36,7 +36,7 @@ def methods() -> list[Any]:
 
 @pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize("other", ["192.0.2.2", ("user", 2), None])
-async def test_a_crowd_of_one_caller_is_not_ahead_of_others(
+async def test_a_flood_from_one_caller_does_not_delay_other_callers(
     method: Method, other: Hashable, database: Database
 ) -> None:
     run, order = method(database), list[Hashable]()
@@ -56,7 +56,7 @@ async def test_a_crowd_of_one_caller_is_not_ahead_of_others(
     assert order.index(other) <= 2 * MOST
 
 
-async def test_each_caller_has_so_many_at_a_time_and_the_gateway_itself_has_no_limit() -> None:
+async def test_callers_have_a_concurrency_limit_and_the_gateway_itself_has_none() -> None:
     turns, over = Turns(2), asyncio.Event()
     under_way: list[Hashable] = []
 
@@ -74,7 +74,7 @@ async def test_each_caller_has_so_many_at_a_time_and_the_gateway_itself_has_no_l
     assert len(under_way) == 15
 
 
-async def test_a_network_of_ipv6_is_one_caller() -> None:
+async def test_an_ipv6_network_counts_as_one_caller() -> None:
     turns, over = Turns(2), asyncio.Event()
     under_way: list[str] = []
 

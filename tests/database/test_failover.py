@@ -40,7 +40,7 @@ def is_old(connection: Connection) -> bool:
     return bool(connection.scalar(text("SELECT current_setting('default_transaction_read_only') = 'on'")))
 
 
-async def test_the_first_refused_write_closes_all_connections_of_before(
+async def test_the_first_refused_write_closes_all_earlier_connections(
     postgres: Postgres, postgres_url: str
 ) -> None:
     await postgres.execute(read_only(postgres, postgres_url))
@@ -60,7 +60,7 @@ async def test_the_first_refused_write_closes_all_connections_of_before(
                 assert not await other.run_sync(is_old)
 
 
-async def test_a_read_only_server_is_not_connected_to_with_every_write(
+async def test_repeated_refused_writes_do_not_reconnect_to_a_read_only_server(
     postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.database.postgres.MIN_REFRESH_INTERVAL_SECONDS", 3600)
@@ -81,7 +81,7 @@ async def test_a_read_only_server_is_not_connected_to_with_every_write(
         assert await session() == kept
 
 
-async def test_a_write_in_a_snapshot_closes_nothing(postgres_url: str) -> None:
+async def test_a_write_in_a_read_snapshot_closes_no_connection(postgres_url: str) -> None:
     async with open_database(settings_for(postgres_url)) as database:
         before = await database.read(lambda one: one.scalar(text("SELECT pg_backend_pid()")))
         with pytest.raises(Unavailable):
@@ -89,7 +89,7 @@ async def test_a_write_in_a_snapshot_closes_nothing(postgres_url: str) -> None:
         assert await database.read(lambda one: one.scalar(text("SELECT pg_backend_pid()"))) == before
 
 
-async def test_readyz_is_503_while_nothing_can_be_written_and_posts_come_back_by_themselves(
+async def test_readyz_is_503_while_writes_fail_and_posts_recover_without_a_restart(
     postgres: Postgres, postgres_url: str
 ) -> None:
     async with serving(settings_for(postgres_url)) as server:
@@ -156,7 +156,7 @@ async def test_posts_and_hints_move_to_the_new_server_while_the_old_one_stays_up
                 await until(lambda: server.state.backplane.listening, "the backplane listens", within=30)
 
 
-async def test_a_backplane_hears_itself_on_the_only_server_there_is_though_it_takes_no_writes(
+async def test_a_backplane_works_on_a_read_only_server_if_there_is_no_other(
     postgres: Postgres, empty_postgres_url: str
 ) -> None:
     await postgres.execute(read_only(postgres, empty_postgres_url))
@@ -172,7 +172,7 @@ async def test_a_backplane_hears_itself_on_the_only_server_there_is_though_it_ta
     assert events == []
 
 
-async def test_readyz_is_503_while_a_file_of_sqlite_cannot_be_written(sqlite_url: str) -> None:
+async def test_the_write_check_of_readyz_fails_on_an_unwritable_sqlite_file(sqlite_url: str) -> None:
     path = sqlite_url.removeprefix("sqlite:///")
     async with open_database(settings_for(f"sqlite:///file:{path}?mode=ro&uri=true")) as database:
         with pytest.raises(Unavailable):
@@ -195,7 +195,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-def test_check_says_that_a_read_only_database_takes_no_writes(
+def test_check_reports_that_a_read_only_database_refuses_writes(
     postgres: Postgres, postgres_url: str, said: Said
 ) -> None:
     asyncio.run(postgres.execute(read_only(postgres, postgres_url)))
@@ -205,7 +205,9 @@ def test_check_says_that_a_read_only_database_takes_no_writes(
 
 
 @pytest.mark.parametrize("command", ["check", "migrate", "user list", "token ada"])
-def test_a_database_of_another_encoding_is_one_line(postgres: Postgres, command: str, said: Said) -> None:
+def test_a_database_without_utf8_is_reported_in_one_line(
+    postgres: Postgres, command: str, said: Said
+) -> None:
     name = new_name()
     made = f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     asyncio.run(postgres.execute(made))
@@ -218,7 +220,7 @@ def test_a_database_of_another_encoding_is_one_line(postgres: Postgres, command:
 
 
 @pytest.mark.parametrize("command", ["check", "migrate", "user list"])
-def test_a_user_who_may_make_no_tables_is_one_line(
+def test_a_missing_create_privilege_is_reported_in_one_line(
     postgres: Postgres, empty_postgres_url: str, command: str, said: Said
 ) -> None:
     role, address = new_name(), empty_postgres_url.partition("@")[2]

@@ -29,7 +29,7 @@ from tests.support.databases import settings_for
 SECRET = "what only the user may read"
 
 
-async def test_it_returns_rows_by_parameters_and_constants_and_is_built_once(database: Database) -> None:
+async def test_a_prepared_statement_returns_rows_and_constants_and_is_built_once(database: Database) -> None:
     built: list[str] = []
 
     def build(dialect: str) -> Select[Any]:
@@ -46,21 +46,21 @@ async def test_it_returns_rows_by_parameters_and_constants_and_is_built_once(dat
     assert len(built) == 1
 
 
-async def test_a_change_without_rows_returns_none_and_is_committed(database: Database) -> None:
+async def test_an_update_without_rows_returns_an_empty_result_and_is_committed(database: Database) -> None:
     statement = Prepared(lambda _: update(users).where(users.c.sub == bindparam("of")).values(unread=7))
     await database.write(add_missing_users, ["ada"], 0)
     assert len(await database.write(statement.run, {"of": "ada"})) == 0
     assert await database.read(lambda connection: connection.scalar(select(users.c.unread))) == 7
 
 
-async def test_a_failure_is_sqlalchemys_and_quotes_no_parameter(database: Database) -> None:
+async def test_a_failure_raises_a_sqlalchemy_error_without_parameter_values(database: Database) -> None:
     statement = Prepared(lambda _: insert(users).values(sub=bindparam("sub"), created_at=0, epoch=None))
     with pytest.raises(DBAPIError) as raised:
         await database.write(statement.run, {"sub": SECRET})
     assert SECRET not in str(raised.value)
 
 
-async def test_a_refused_write_is_an_outage_as_with_any_other_statement(database: Database) -> None:
+async def test_a_refused_write_of_a_prepared_statement_is_an_outage(database: Database) -> None:
     statement = Prepared(lambda _: update(users).values(unread=1))
 
     def write(connection: Connection) -> object:

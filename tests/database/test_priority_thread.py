@@ -26,7 +26,7 @@ def busy(thread: PriorityThread) -> Iterator[None]:
     thread.shutdown()
 
 
-def test_urgent_jobs_go_first_and_each_kind_in_its_order() -> None:
+def test_urgent_jobs_run_first_and_each_kind_runs_in_order() -> None:
     thread, ran = PriorityThread("test"), list[str]()
     with busy(thread):
         for name in ("posts 1", "posts 2"):
@@ -36,7 +36,7 @@ def test_urgent_jobs_go_first_and_each_kind_in_its_order() -> None:
     assert ran == ["sign-in", "sign-out", "posts 1", "posts 2"]
 
 
-def test_a_flood_of_urgent_jobs_does_not_stop_the_others() -> None:
+def test_a_flood_of_urgent_jobs_does_not_starve_background_jobs() -> None:
     thread, ran = PriorityThread("test"), list[str]()
     with busy(thread):
         for _ in range(5 * MAX_IN_A_ROW):
@@ -45,7 +45,7 @@ def test_a_flood_of_urgent_jobs_does_not_stop_the_others() -> None:
     assert ran.index("posts") == MAX_IN_A_ROW
 
 
-def test_a_job_that_is_cancelled_in_time_does_not_run_and_takes_nobody_s_turn() -> None:
+def test_a_job_cancelled_before_its_start_does_not_run_and_uses_no_turn() -> None:
     thread, ran = PriorityThread("test"), list[str]()
     with busy(thread):
         cancelled = thread.submit(lambda: ran.append("cancelled"))
@@ -55,7 +55,7 @@ def test_a_job_that_is_cancelled_in_time_does_not_run_and_takes_nobody_s_turn() 
     assert ran == ["kept"]
 
 
-def test_what_a_job_raises_is_raised_where_it_is_waited_for() -> None:
+def test_an_exception_in_a_job_is_raised_to_its_waiter() -> None:
     def fail() -> None:
         raise LookupError("no")
 
@@ -66,7 +66,7 @@ def test_what_a_job_raises_is_raised_where_it_is_waited_for() -> None:
     thread.shutdown()
 
 
-def test_an_error_is_held_by_nobody_once_it_was_raised() -> None:
+def test_an_error_of_a_job_is_freed_after_it_is_raised() -> None:
     class ItemUpdate(Exception):
         pass
 

@@ -31,19 +31,21 @@ def tables(connection: Connection) -> set[str]:
     return set(inspect(connection).get_table_names()) - {"alembic_version"}
 
 
-def test_the_earlier_revisions_are_those_of_alembic() -> None:
+def test_the_earlier_revisions_match_alembic() -> None:
     scripts = ScriptDirectory.from_config(schema.alembic_config())
     (newest,) = scripts.get_heads()
     assert schema.earlier() == {one.revision for one in scripts.walk_revisions()} - {newest}
 
 
-def test_a_gateway_on_sqlite_loads_neither_alembic_nor_an_orm_to_serve() -> None:
+def test_a_gateway_on_sqlite_serves_without_loading_alembic_or_an_orm() -> None:
     code = "import sys, gateway.app, gateway.server.run; print([*sys.modules])"
     loaded = ast.literal_eval(subprocess.check_output([sys.executable, "-c", code], text=True))
     assert {"alembic", "mako", "sqlalchemy.orm", "asyncpg", "redis", "zxcvbn"}.isdisjoint(loaded)
 
 
-async def test_an_empty_database_has_a_migration_pending_and_then_none(empty_database_url: str) -> None:
+async def test_an_empty_database_has_a_pending_migration_until_it_is_upgraded(
+    empty_database_url: str,
+) -> None:
     async with open_database(settings_for(empty_database_url)) as database:
         assert await database.read(schema.pending)
         await database.write(schema.upgrade)
@@ -58,7 +60,7 @@ async def test_migrating_again_changes_nothing(empty_database_url: str) -> None:
         assert await database.read(tables) == EVERY_TABLE
 
 
-async def test_a_schema_that_a_newer_version_has_made_is_left_as_it_is(empty_database_url: str) -> None:
+async def test_the_schema_of_a_newer_version_is_left_unchanged(empty_database_url: str) -> None:
     def upgrade_as_a_newer_version(connection: Connection) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
 
@@ -80,7 +82,7 @@ async def test_the_migrations_make_exactly_the_tables_of_the_models(empty_databa
         await database.write(check)
 
 
-async def test_the_migrations_can_be_undone_and_done_again(empty_database_url: str) -> None:
+async def test_the_migrations_can_be_reverted_and_reapplied(empty_database_url: str) -> None:
     def downgrade(connection: Connection) -> None:
         command.downgrade(config_for(connection), "base")
 
@@ -99,7 +101,7 @@ async def test_two_processes_may_migrate_at_once(empty_database_url: str) -> Non
         assert await one.read(tables) == EVERY_TABLE
 
 
-async def test_cutoffs_of_tokens_are_carried_over_and_back(empty_database_url: str) -> None:
+async def test_token_cutoffs_survive_the_upgrade_and_the_downgrade(empty_database_url: str) -> None:
     def insert_as_0004(connection: Connection) -> None:
         command.upgrade(config_for(connection), "0004")
         connection.execute(text("INSERT INTO users (id, sub, created_at, epoch) VALUES (7, 'ada', 1, 'e')"))

@@ -46,7 +46,7 @@ def other_database(path: Path) -> Path:
 
 @pytest.mark.parametrize("opening", Opening)
 @pytest.mark.parametrize("name", ["notes.txt", "empty", "folder", "pipe", "link", "chain", "file:notes.txt"])
-def test_a_wrong_path_costs_its_file_nothing(tmp_path: Path, name: str, opening: Opening) -> None:
+def test_a_wrong_path_leaves_its_file_unchanged(tmp_path: Path, name: str, opening: Opening) -> None:
     (tmp_path / "notes.txt").write_text("not a database")
     (tmp_path / "empty").touch()
     (tmp_path / "folder").mkdir()
@@ -64,7 +64,7 @@ def test_a_wrong_path_costs_its_file_nothing(tmp_path: Path, name: str, opening:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_no_command_touches_what_is_no_database(tmp_path: Path, command: list[str]) -> None:
+def test_no_command_changes_a_file_that_is_not_a_database(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "notes.txt").write_text("not a database")
     (tmp_path / "notes.txt").chmod(0o664)
     (tmp_path / "link.db").symlink_to("notes.txt")
@@ -83,7 +83,7 @@ def test_check_changes_neither_the_mode_nor_the_journal_of_a_database(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["other.db"]
 
 
-def test_a_database_is_taken_from_others_through_a_link_and_so_is_what_sqlite_keeps_beside_it(
+def test_opening_a_database_through_a_link_makes_it_and_its_sqlite_files_private(
     tmp_path: Path,
 ) -> None:
     file = other_database(tmp_path / "other.db")
@@ -95,7 +95,7 @@ def test_a_database_is_taken_from_others_through_a_link_and_so_is_what_sqlite_ke
     assert (mode(file), mode(tmp_path / "notes.txt")) == (0o600, 0o664)
 
 
-async def test_looking_at_the_file_drops_no_lock_of_this_process(tmp_path: Path) -> None:
+async def test_inspecting_the_file_drops_no_lock_of_this_process(tmp_path: Path) -> None:
     url = f"sqlite:///{other_database(tmp_path / 'other.db')}"
     async with open_database(settings_for(url)):
         with closing(sqlite3.connect(tmp_path / "other.db", isolation_level=None)) as mine:
@@ -122,7 +122,7 @@ def test_a_command_makes_no_database_in_another_folder(tmp_path: Path, command: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_check_makes_no_database_and_says_who_does(tmp_path: Path) -> None:
+def test_check_creates_no_database_and_names_the_commands_that_do(tmp_path: Path) -> None:
     done = run(tmp_path, "check")
     assert (done.returncode, list(tmp_path.iterdir())) == (0, [])
     assert f"{tmp_path}/gateway.db: does not exist yet: serve or migrate creates it" in done.stdout
@@ -133,7 +133,7 @@ def test_check_makes_no_database_and_says_who_does(tmp_path: Path) -> None:
     [["service", "add", "shop", "--scope", "notify"], ["user", "add", "ada"], ["token", "ada"]],
     ids=lambda command: command[0],
 )
-def test_with_create_a_command_makes_the_database(tmp_path: Path, command: list[str]) -> None:
+def test_a_command_with_create_creates_the_database(tmp_path: Path, command: list[str]) -> None:
     assert run(tmp_path, *command, "--create").returncode == 0
     assert mode(tmp_path / "gateway.db") == 0o600
 
@@ -169,7 +169,7 @@ def _holding(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def test_a_second_server_on_one_file_is_one_line_and_commands_go_on(tmp_path: Path) -> None:
+def test_a_second_server_on_one_file_is_refused_and_commands_still_work(tmp_path: Path) -> None:
     assert run(tmp_path, "migrate").returncode == 0
     with _holding(tmp_path):
         done = run(tmp_path, "serve", "--port", "0")
@@ -179,7 +179,7 @@ def test_a_second_server_on_one_file_is_one_line_and_commands_go_on(tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_no_command_uses_a_file_with_several_names(tmp_path: Path, command: list[str]) -> None:
+def test_no_command_uses_a_file_with_several_hard_links(tmp_path: Path, command: list[str]) -> None:
     """Each name has a lock and a log of its own: two gateways would serve from one file."""
     file = other_database(tmp_path / "other.db")
     (tmp_path / "same.db").hardlink_to(file)
@@ -191,7 +191,7 @@ def test_no_command_uses_a_file_with_several_names(tmp_path: Path, command: list
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.db", "same.db"]
 
 
-def test_the_lock_ends_with_the_process_however_it_ends(tmp_path: Path) -> None:
+def test_the_lock_is_released_however_the_process_ends(tmp_path: Path) -> None:
     url = make_url(f"sqlite:///{tmp_path}/gateway.db")
     with _holding(tmp_path) as process:
         with pytest.raises(SettingsError), served(url):
@@ -202,7 +202,7 @@ def test_the_lock_ends_with_the_process_however_it_ends(tmp_path: Path) -> None:
             assert mode(tmp_path / f"gateway.db{sqlite_file.LOCK_SUFFIX}") == 0o600
 
 
-def test_a_process_that_shares_the_metrics_is_one_of_this_gateway(
+def test_a_process_with_the_same_metrics_folder_can_serve_from_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = make_url(f"sqlite:///{tmp_path}/gateway.db")

@@ -48,7 +48,7 @@ async def read_without_a_pause(database: Database, caller: int, stop: asyncio.Ev
         await asyncio.gather(database.read(read), database.read(read))
 
 
-async def test_reads_that_overlap_without_a_pause_do_not_let_it_grow(path: Path) -> None:
+async def test_continuously_overlapping_reads_do_not_let_the_wal_grow(path: Path) -> None:
     async with open_database(settings_for(f"sqlite:///{path}")) as database:
         await database.write(create)
         stop = asyncio.Event()
@@ -73,7 +73,7 @@ def filled(path: Path) -> sqlite3.Connection:
     return writer
 
 
-def test_a_read_that_does_not_end_is_waited_for_longer_each_time(path: Path) -> None:
+def test_the_wait_for_an_endless_read_doubles_each_time(path: Path) -> None:
     writer, reader = filled(path), sqlite3.connect(path, isolation_level=None)
     log, waits = WriteAheadLog(path), []
     writer.execute("PRAGMA busy_timeout = 1234")
@@ -95,5 +95,5 @@ def test_a_read_that_does_not_end_is_waited_for_longer_each_time(path: Path) -> 
         connection.close()
 
 
-def test_without_a_log_nothing_is_due(tmp_path: Path) -> None:
+def test_no_checkpoint_is_due_without_a_wal(tmp_path: Path) -> None:
     assert not WriteAheadLog(tmp_path / "gateway.db").is_due()

@@ -32,7 +32,7 @@ class Told:
         self.calls.append(("charge", (user_id, kib)))
 
 
-def test_a_commit_is_in_memory_before_its_sockets_wake_and_other_processes_hear_of_it() -> None:
+def test_a_commit_enters_memory_before_sockets_wake_and_hints_are_published() -> None:
     told, metrics = Told(), Metrics(max_sockets=1)
     content = Content(
         "0198c3a0-0000-7000-8000-000000000001", "Ping", None, "general", "normal", None, None, 0
@@ -44,7 +44,7 @@ def test_a_commit_is_in_memory_before_its_sockets_wake_and_other_processes_hear_
     assert metrics.registry.get_sample_value("gateway_posts_total") == 1
 
 
-def test_a_change_is_charged_for_each_socket_that_it_is_sent_on_to() -> None:
+def test_a_change_is_charged_for_each_socket_that_receives_it() -> None:
     told, metrics = Told(), Metrics(max_sockets=1)
     announcer = Announcer(told, told, told, metrics, told)  # type: ignore[arg-type]
     announcer.announce(Committed([], [], {}, sent_on={1: 3000, 2: 3000, 3: 0, 4: 500}))

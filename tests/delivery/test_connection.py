@@ -22,7 +22,7 @@ from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
 
 
-async def test_what_is_committed_between_attaching_and_the_first_read_is_sent_once(engine: Engine) -> None:
+async def test_a_commit_between_attaching_and_the_first_read_is_sent_once(engine: Engine) -> None:
     user = await engine.user()
     gate = engine.database.before_read = Gate()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -37,7 +37,7 @@ async def test_what_is_committed_between_attaching_and_the_first_read_is_sent_on
     assert wire.seqs() == [2]
 
 
-async def test_what_is_committed_after_the_first_read_took_its_snapshot_is_sent(engine: Engine) -> None:
+async def test_a_commit_after_the_snapshot_of_the_first_read_is_sent(engine: Engine) -> None:
     user = await engine.user()
     gate = engine.database.after_read = Gate()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -50,7 +50,7 @@ async def test_what_is_committed_after_the_first_read_took_its_snapshot_is_sent(
     assert wire.sent[-1]["seq"] == 1
 
 
-async def test_what_is_committed_while_the_hello_is_being_sent_is_sent_before_live(engine: Engine) -> None:
+async def test_a_commit_during_the_sending_of_hello_is_sent_before_live(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(since=0)) as (wire, _):
         gate = wire.blocked = Gate()
@@ -63,7 +63,7 @@ async def test_what_is_committed_while_the_hello_is_being_sent_is_sent_before_li
     assert wire.seqs() == [1, 2]
 
 
-async def test_what_is_committed_after_a_replay_read_the_log_is_sent_after_it(engine: Engine) -> None:
+async def test_a_commit_after_a_replay_read_the_log_is_sent_after_the_replay(engine: Engine) -> None:
     user = await engine.user()
     await engine.store(engine.post(), engine.post())
     first = engine.database.before_read = Gate()
@@ -82,7 +82,7 @@ async def test_what_is_committed_after_a_replay_read_the_log_is_sent_after_it(en
     assert wire.seqs() == [1, 2, 3]
 
 
-async def test_a_ring_between_reading_and_waiting_is_not_lost(engine: Engine) -> None:
+async def test_a_wake_between_reading_and_waiting_is_not_lost(engine: Engine) -> None:
     """The wake flag is cleared before reading: cleared after it, the second post would wait for a third."""
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
@@ -99,7 +99,7 @@ async def test_a_ring_between_reading_and_waiting_is_not_lost(engine: Engine) ->
         assert connection._cursor == 2
 
 
-async def test_subscribers_are_rung_only_when_the_commit_can_be_read(engine: Engine) -> None:
+async def test_subscribers_are_woken_only_after_the_commit_is_visible(engine: Engine) -> None:
     """Whoever is rung reads at once: rung before the commit, it would find nothing and go back to sleep."""
     user = await engine.user()
     readable: list[asyncio.Task[Any]] = []
@@ -124,7 +124,7 @@ async def test_subscribers_are_rung_only_when_the_commit_can_be_read(engine: Eng
     assert [page.entries[0].counts.seq for page in pages] == [1, 2, 3, 4, 5]
 
 
-async def test_a_session_that_ends_while_its_socket_opens_does_not_leave_it_open(engine: Engine) -> None:
+async def test_a_session_that_ends_while_its_socket_opens_closes_the_socket(engine: Engine) -> None:
     user = await engine.user()
     gate = engine.database.before_read = Gate()
     async with engine.connected(user) as (wire, _):
@@ -136,7 +136,7 @@ async def test_a_session_that_ends_while_its_socket_opens_does_not_leave_it_open
     assert wire.sent == []
 
 
-async def test_a_session_that_ended_before_its_socket_was_attached_gets_nothing(engine: Engine) -> None:
+async def test_a_socket_attached_after_its_session_ended_is_closed_without_messages(engine: Engine) -> None:
     user = await engine.user()
     engine.revocation.end([user.session])
     async with engine.connected(user) as (wire, _):
@@ -145,7 +145,7 @@ async def test_a_session_that_ended_before_its_socket_was_attached_gets_nothing(
     assert wire.sent == []
 
 
-async def test_a_slow_client_catches_up_from_the_log_with_a_message_for_every_number(engine: Engine) -> None:
+async def test_a_slow_client_catches_up_from_the_log_with_one_message_per_seq(engine: Engine) -> None:
     """After `live`, numbers whose items changed again come as empty changes: a client may count on each."""
     engine.recent.budget = 0
     user = await engine.user()
@@ -173,7 +173,7 @@ async def test_a_slow_client_catches_up_from_the_log_with_a_message_for_every_nu
         assert (by_seq[6]["unread"], by_seq[6]["unseen"]) == (2, 2)
 
 
-async def test_live_arrivals_that_come_from_the_log_have_the_counts_of_their_numbers(engine: Engine) -> None:
+async def test_live_notifications_read_from_the_log_have_the_counts_of_their_seq(engine: Engine) -> None:
     """So it is right behind the handshake: what is committed meanwhile is not among the recent entries."""
     engine.recent.budget = 0
     user = await engine.user()
@@ -188,7 +188,7 @@ async def test_live_arrivals_that_come_from_the_log_have_the_counts_of_their_num
         ]
 
 
-async def test_a_client_that_falls_too_far_behind_is_told_to_reset(engine: Engine) -> None:
+async def test_a_client_that_falls_too_far_behind_gets_a_reset(engine: Engine) -> None:
     engine.recent.budget = 0
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -207,7 +207,7 @@ async def test_a_client_that_falls_too_far_behind_is_told_to_reset(engine: Engin
     assert [m["seq"] for m in wire.sent[-4:]] == [1, REPLAY_LIMIT + 2, REPLAY_LIMIT + 2, REPLAY_LIMIT + 3]
 
 
-async def test_a_client_in_step_is_served_from_memory(engine: Engine) -> None:
+async def test_an_up_to_date_client_is_served_from_memory(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
         await wire.has("live")
@@ -217,7 +217,7 @@ async def test_a_client_in_step_is_served_from_memory(engine: Engine) -> None:
         assert engine.database.reads == reads
 
 
-async def test_a_client_that_keeps_up_is_sent_a_commit_before_the_sender_knows_of_it(engine: Engine) -> None:
+async def test_an_up_to_date_client_is_sent_a_commit_before_the_post_returns(engine: Engine) -> None:
     user = await engine.user()
     async with (
         engine.connected(user, ResumePoint(latest=True)) as (wire, connection),
@@ -235,7 +235,7 @@ async def test_a_client_that_keeps_up_is_sent_a_commit_before_the_sender_knows_o
         assert connection._idle
 
 
-async def test_a_client_that_begins_to_lag_in_a_commit_gets_the_rest_later_and_once(engine: Engine) -> None:
+async def test_a_client_that_starts_to_lag_within_a_commit_gets_the_rest_later_once(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
@@ -252,7 +252,7 @@ async def test_a_client_that_begins_to_lag_in_a_commit_gets_the_rest_later_and_o
         assert (wire.writes, wire.seqs()) == ([3, 1, 1], [1, 2, 3, 4, 5])
 
 
-async def test_a_commit_with_much_to_send_lets_others_go_first_after_each_burst(engine: Engine) -> None:
+async def test_a_large_commit_yields_to_other_tasks_after_each_burst(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
@@ -267,7 +267,7 @@ async def test_a_commit_with_much_to_send_lets_others_go_first_after_each_burst(
         assert wire.seqs() == list(range(1, 501))
 
 
-async def test_a_commit_does_not_overtake_what_the_connection_was_woken_for(
+async def test_a_commit_does_not_overtake_an_earlier_wake(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await engine.user()
@@ -288,7 +288,7 @@ async def test_a_commit_does_not_overtake_what_the_connection_was_woken_for(
         assert (sent, wire.seqs()) == ([[]], [1])
 
 
-async def test_a_seen_mark_in_the_transaction_of_a_post_follows_its_notification(engine: Engine) -> None:
+async def test_a_seen_mark_committed_with_a_post_is_sent_after_its_notification(engine: Engine) -> None:
     user = await engine.user()
     await engine.store()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
@@ -300,7 +300,7 @@ async def test_a_seen_mark_in_the_transaction_of_a_post_follows_its_notification
         assert (wire.types()[-2:], wire.sent[-1]["unseen"]) == (["notification", "seen"], 1)
 
 
-async def test_a_client_that_has_gone_costs_the_others_of_its_user_nothing(engine: Engine) -> None:
+async def test_a_disconnected_client_does_not_affect_other_clients_of_its_user(engine: Engine) -> None:
     user = await engine.user()
     async with (
         engine.connected(user, ResumePoint(latest=True)) as (gone, connection),
@@ -315,7 +315,7 @@ async def test_a_client_that_has_gone_costs_the_others_of_its_user_nothing(engin
         await until(lambda: engine.hub.sockets_of(user.id) == 1, "it has left")
 
 
-async def test_what_memory_has_missed_is_read_from_the_log(engine: Engine) -> None:
+async def test_entries_missing_from_memory_are_read_from_the_log(engine: Engine) -> None:
     """A commit that began before the user was followed leaves no entry, and the ones before it are there."""
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -331,7 +331,7 @@ async def test_what_memory_has_missed_is_read_from_the_log(engine: Engine) -> No
         assert wire.seqs() == [1, 2, 3]
 
 
-async def test_a_ring_that_promises_more_than_the_log_holds_is_not_asked_about_again(engine: Engine) -> None:
+async def test_a_wake_for_a_seq_beyond_the_log_causes_no_repeated_reads(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
@@ -343,7 +343,7 @@ async def test_a_ring_that_promises_more_than_the_log_holds_is_not_asked_about_a
         assert engine.database.reads <= reads + 2
 
 
-async def test_what_is_committed_while_the_log_does_not_keep_a_promise_is_not_lost(engine: Engine) -> None:
+async def test_a_commit_while_a_wake_is_ahead_of_the_log_is_not_lost(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await wire.has("live")
@@ -355,7 +355,7 @@ async def test_what_is_committed_while_the_log_does_not_keep_a_promise_is_not_lo
         await wire.has("notification")
 
 
-async def test_two_sockets_of_a_user_share_one_encoding(engine: Engine) -> None:
+async def test_two_sockets_of_a_user_share_one_encoded_message(engine: Engine) -> None:
     user = await engine.user()
     async with (
         engine.connected(user, ResumePoint(latest=True)) as (one, _),
@@ -399,7 +399,7 @@ async def test_the_seen_mark_reaches_the_other_sockets(engine: Engine) -> None:
     assert (wire.sent[4]["unread"], wire.sent[4]["unseen"]) == (2, 1)
 
 
-async def test_a_token_is_told_to_expire_and_then_ends_the_socket(engine: Engine) -> None:
+async def test_a_socket_gets_token_expiring_and_closes_when_its_token_expires(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user) as (wire, connection):
         await wire.has("live")
@@ -415,7 +415,7 @@ async def test_a_token_is_told_to_expire_and_then_ends_the_socket(engine: Engine
     assert wire.types() == ["hello", "live", "token_expiring"]
 
 
-async def test_a_command_that_waits_does_not_hold_up_what_is_pushed(
+async def test_a_waiting_command_does_not_delay_pushed_messages(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await engine.user()
@@ -437,7 +437,7 @@ async def test_a_command_that_waits_does_not_hold_up_what_is_pushed(
         await wire.has("ok")
 
 
-async def test_a_client_that_has_everything_has_no_task(engine: Engine) -> None:
+async def test_an_up_to_date_client_has_no_task(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await until(lambda: connection._idle and not wire.tasks, "its task has ended")
@@ -455,7 +455,7 @@ async def test_a_client_that_has_everything_has_no_task(engine: Engine) -> None:
     assert wire.types()[2:] == ["notification"] * 3 + ["heartbeat", "token_expiring"]
 
 
-async def test_a_heartbeat_for_a_client_that_lags_waits_for_it_and_then_closes_it(engine: Engine) -> None:
+async def test_a_heartbeat_to_a_lagging_client_waits_and_then_closes_the_connection(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
         await until(lambda: connection._idle, "it is idle")
@@ -510,7 +510,7 @@ async def test_a_commit_that_is_announced_as_the_task_ends_is_sent(
     assert wire.types() == ["hello", "live", "notification"]
 
 
-async def test_while_a_command_waits_the_next_ones_wait_in_their_order(
+async def test_commands_behind_a_waiting_command_run_in_order(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await engine.user()
@@ -539,7 +539,7 @@ async def test_while_a_command_waits_the_next_ones_wait_in_their_order(
     assert [m.get("ref") for m in wire.sent if m["type"] in {"ok", "error"}] == ["1", None, "2"]
 
 
-async def test_a_failure_while_a_command_is_executed_closes_its_socket_only(
+async def test_a_failing_command_closes_only_its_own_socket(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await engine.user()
@@ -581,7 +581,9 @@ async def test_too_many_commands_close_the_socket_and_acknowledgements_do_not_co
     assert wire.closed == (Close.TOO_MANY_COMMANDS, "too_many_commands")
 
 
-async def test_all_sockets_of_a_user_share_a_budget_of_commands_that_outlives_them(engine: Engine) -> None:
+async def test_the_command_budget_of_a_user_is_shared_by_all_sockets_and_outlives_them(
+    engine: Engine,
+) -> None:
     engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
     user, other = await engine.user(), await engine.user("bob")
     await engine.store(*[engine.post("ada", "bob") for _ in range(30)])
@@ -608,7 +610,7 @@ async def test_all_sockets_of_a_user_share_a_budget_of_commands_that_outlives_th
         await wire.has("ok")
 
 
-async def test_only_what_a_socket_was_sent_is_acknowledged_for_nothing(engine: Engine) -> None:
+async def test_acks_of_changes_that_a_socket_was_not_sent_count_as_commands(engine: Engine) -> None:
     engine.commands = Buckets("socket-commands", 4, 16, clock=lambda: 0.0)
     user = await engine.user()
     await engine.store(*[engine.post() for _ in range(30)])
@@ -624,7 +626,7 @@ async def test_only_what_a_socket_was_sent_is_acknowledged_for_nothing(engine: E
     ("start", "how"),
     [(ResumePoint(), "read"), (ResumePoint(latest=True), "lookup"), (ResumePoint(0), "lookup")],
 )
-async def test_only_a_start_that_reads_no_items_is_a_glance(
+async def test_only_a_resume_point_that_reads_no_items_uses_a_lookup(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, start: ResumePoint, how: str
 ) -> None:
     user = await engine.user()
@@ -651,7 +653,7 @@ async def test_only_a_start_that_reads_no_items_is_a_glance(
 LARGE = "x" * 8000
 
 
-async def test_all_of_the_newest_items_come_in_order_and_few_large_ones_are_held(engine: Engine) -> None:
+async def test_all_newest_items_are_sent_in_order_and_few_large_items_are_buffered(engine: Engine) -> None:
     user = await engine.user()
     posts = [engine.post("ada", title=LARGE) for _ in range(CHUNK + 30)]
     await engine.store(*posts)
@@ -668,7 +670,7 @@ async def test_all_of_the_newest_items_come_in_order_and_few_large_ones_are_held
     assert [item["id"] for item in wire.sent[-2]["items"]] == marked
 
 
-async def test_an_item_that_changes_before_its_turn_comes_with_its_change_only(engine: Engine) -> None:
+async def test_an_item_changed_before_it_is_sent_is_sent_only_with_its_change(engine: Engine) -> None:
     user = await engine.user()
     posts = [engine.post("ada", title=LARGE) for _ in range(60)]
     await engine.store(*posts)
@@ -686,7 +688,7 @@ async def test_an_item_that_changes_before_its_turn_comes_with_its_change_only(e
 
 
 @pytest.mark.parametrize("start", [ResumePoint(), ResumePoint(since=0)])
-async def test_only_the_transport_holds_what_a_client_that_lags_has_not_read(
+async def test_unread_messages_of_a_lagging_client_are_held_only_by_the_transport(
     engine: Engine, start: ResumePoint
 ) -> None:
     user = await engine.user()
@@ -708,7 +710,7 @@ async def test_only_the_transport_holds_what_a_client_that_lags_has_not_read(
     assert wire.seqs() == list(range(1, 41))
 
 
-async def test_a_client_that_lags_behind_live_changes_gets_each_number_once(engine: Engine) -> None:
+async def test_a_client_that_lags_behind_live_changes_gets_each_seq_once(engine: Engine) -> None:
     user = await engine.user()
     posts = [engine.post("ada") for _ in range(10)]
     await engine.store(*posts)
@@ -731,7 +733,9 @@ async def test_a_client_that_lags_behind_live_changes_gets_each_number_once(engi
     assert [len(message["items"]) for message in wire.sent[3:]] == [0, 1] * 10
 
 
-async def test_a_client_that_lags_for_too_long_is_closed_although_nothing_is_held(engine: Engine) -> None:
+async def test_a_client_that_lags_for_too_long_is_closed_even_without_buffered_messages(
+    engine: Engine,
+) -> None:
     engine.settings = engine.settings.model_copy(update={"send_timeout": 0.0})
     user = await engine.user()
     await engine.store(engine.post(), engine.post())
@@ -742,7 +746,7 @@ async def test_a_client_that_lags_for_too_long_is_closed_although_nothing_is_hel
         assert wire.closed == (Close.TOO_SLOW, "too_slow")
 
 
-async def test_a_replay_of_large_items_is_read_in_parts_and_whole(engine: Engine) -> None:
+async def test_a_replay_of_large_items_is_read_in_parts_and_is_complete(engine: Engine) -> None:
     user = await engine.user()
     await engine.store(*(engine.post("ada", title=LARGE) for _ in range(PAGE)))
     async with engine.connected(user, ResumePoint(since=0)) as (wire, _):

@@ -76,7 +76,7 @@ def per_turn(turns: list[int]) -> list[int]:
     return [turns.count(turn) for turn in sorted(set(turns))]
 
 
-async def test_the_sockets_of_a_session_are_found_and_no_others(turns: Turns, stack: AsyncExitStack) -> None:
+async def test_ending_sessions_closes_exactly_their_sockets(turns: Turns, stack: AsyncExitStack) -> None:
     fakes = [Fake(session, turns) for session in ("a", "b", "a", "c", "a")]
     async with stack:
         hub = attached(stack, fakes)
@@ -84,7 +84,7 @@ async def test_the_sockets_of_a_session_are_found_and_no_others(turns: Turns, st
         assert [fake.closed >= 0 for fake in fakes] == [True, False, True, False, True]
 
 
-async def test_a_socket_that_moves_to_another_session_ends_with_that_one(
+async def test_a_socket_moved_to_another_session_closes_with_the_new_session(
     turns: Turns, stack: AsyncExitStack
 ) -> None:
     one, two = Fake("a", turns), Fake("a", turns)
@@ -98,7 +98,7 @@ async def test_a_socket_that_moves_to_another_session_ends_with_that_one(
         assert one.closed >= 0
 
 
-async def test_nothing_is_kept_of_sockets_that_are_gone(turns: Turns, stack: AsyncExitStack) -> None:
+async def test_the_hub_keeps_no_state_of_detached_sockets(turns: Turns, stack: AsyncExitStack) -> None:
     fakes = [Fake(session, turns) for session in "aaabbc"]
     async with stack:
         hub = attached(stack, fakes)
@@ -107,7 +107,7 @@ async def test_nothing_is_kept_of_sockets_that_are_gone(turns: Turns, stack: Asy
     assert (len(hub), len(hub._sessions), len(hub._users)) == (0, 0, 0)
 
 
-async def test_many_sockets_close_in_turns_and_others_get_theirs_in_between(
+async def test_many_sockets_close_over_several_turns_of_the_event_loop(
     turns: Turns, stack: AsyncExitStack
 ) -> None:
     fakes = [Fake(str(number), turns) for number in range(3 * CLOSED_PER_TURN + 1)]
@@ -119,7 +119,7 @@ async def test_many_sockets_close_in_turns_and_others_get_theirs_in_between(
     assert per_turn([fake.closed for fake in fakes]) == [CLOSED_PER_TURN] * 3 + [1]
 
 
-async def test_a_socket_that_cannot_be_closed_leaves_no_other_open(
+async def test_a_socket_that_fails_to_close_does_not_leave_others_open(
     turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = Fake("a", turns), Fake("b", turns)
@@ -135,7 +135,9 @@ async def test_a_socket_that_cannot_be_closed_leaves_no_other_open(
         await until(lambda: two.closed >= 0, "the other is closed")
 
 
-async def test_a_commit_for_many_users_wakes_them_in_turns(turns: Turns, stack: AsyncExitStack) -> None:
+async def test_a_commit_for_many_users_wakes_them_over_several_turns(
+    turns: Turns, stack: AsyncExitStack
+) -> None:
     fakes = [Fake(str(number), turns) for number in range(2 * TURN + 1)]
     async with stack:
         hub = attached(stack, fakes)
@@ -151,7 +153,7 @@ async def test_a_commit_for_few_users_wakes_them_at_once(turns: Turns, stack: As
         assert all(fake.woken >= 0 for fake in fakes)
 
 
-async def test_every_socket_looks_at_its_deadlines_in_turns(
+async def test_sockets_check_their_deadlines_over_several_turns(
     turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TICK_SECONDS", TICK_SECONDS / 20)

@@ -35,13 +35,13 @@ def kept(*numbers: int, budget: int = 10**6) -> RecentEntries:
     return recent
 
 
-def test_what_follows_the_cursor_is_returned_in_order() -> None:
+def test_entries_after_the_cursor_are_returned_in_order() -> None:
     recent = kept(4, 5, 6)
     assert seqs(recent, 7, 3) == [4, 5, 6]
     assert seqs(recent, 7, 5) == [6]
 
 
-def test_what_is_large_is_returned_in_parts_and_without_a_gap() -> None:
+def test_many_entries_are_returned_in_parts_without_a_gap() -> None:
     recent = kept(*range(1, 1001), budget=10**9)
     cursor, state = 0, 0
     while entries := recent.after(7, cursor):
@@ -51,17 +51,17 @@ def test_what_is_large_is_returned_in_parts_and_without_a_gap() -> None:
     assert (cursor, state > 1) == (1000, True)
 
 
-def test_little_is_read_at_once_for_a_socket() -> None:
+def test_reads_for_a_socket_are_at_most_256_kib() -> None:
     assert max(BURST_BYTES, log.PAGE_BYTES) <= 64 * 1024
     assert BATCH_BYTES <= 256 * 1024
 
 
-def test_short_newest_items_are_one_batch() -> None:
+def test_short_newest_items_fit_in_one_batch() -> None:
     short = Item(CONTENT._replace(title="Your order", body="It has left our warehouse today."), 1, 1)
     assert NEWEST_UNREAD * Entry(7, Counts(1, 0, 0, 0), (short,)).size <= BATCH_BYTES
 
 
-def test_one_entry_is_returned_however_large_it_is() -> None:
+def test_at_least_one_entry_is_returned_however_large() -> None:
     recent = RecentEntries(10**9)
     recent.follow(7)
     large = Item(CONTENT._replace(body="x" * BURST_BYTES), 1, 1)
@@ -70,20 +70,20 @@ def test_one_entry_is_returned_however_large_it_is() -> None:
     assert (seqs(recent, 7, 0), seqs(recent, 7, 1)) == ([1], [2])
 
 
-def test_a_cursor_before_what_is_kept_or_at_its_end_needs_the_log() -> None:
+def test_a_cursor_before_or_at_the_end_of_the_cached_entries_needs_the_log() -> None:
     recent = kept(4, 5, 6)
     assert seqs(recent, 7, 2) is None
     assert seqs(recent, 7, 6) is None
     assert seqs(RecentEntries(100), 7, 0) is None
 
 
-def test_a_gap_makes_what_was_before_it_useless() -> None:
+def test_entries_before_a_gap_are_not_returned() -> None:
     recent = kept(4, 5, 8)
     assert seqs(recent, 7, 4) is None
     assert seqs(recent, 7, 7) == [8]
 
 
-def test_nobody_elses_entries_are_kept_and_a_user_who_left_is_forgotten() -> None:
+def test_only_entries_of_followed_users_are_cached_until_they_are_forgotten() -> None:
     recent = kept(1)
     recent.record([entry(8, 1)], {8: Counts(1, 0, 0, 0)})
     assert seqs(recent, 8, 0) is None
@@ -95,7 +95,7 @@ def test_nobody_elses_entries_are_kept_and_a_user_who_left_is_forgotten() -> Non
     assert seqs(recent, 7, 0) is None
 
 
-def test_the_oldest_go_first_when_the_budget_is_spent() -> None:
+def test_the_oldest_entries_are_evicted_when_the_budget_is_full() -> None:
     size = entry(7, 1).size
     recent = kept(1, 2, 3, 4, budget=2 * size)
     assert seqs(recent, 7, 1) is None
@@ -106,11 +106,11 @@ def test_the_oldest_go_first_when_the_budget_is_spent() -> None:
     assert seqs(recent, 7, 4) == [5, 6]
 
 
-def test_no_budget_keeps_nothing() -> None:
+def test_a_budget_of_zero_caches_no_entries() -> None:
     assert seqs(kept(1, 2, budget=0), 7, 1) is None
 
 
-def test_what_was_read_from_the_log_late_neither_doubles_nor_sets_back() -> None:
+def test_a_late_read_from_the_log_neither_duplicates_entries_nor_reverts_counts() -> None:
     recent = kept(4, 5, 6)
     recent.record([entry(7, number) for number in (3, 5, 6)], {7: Counts(5, 9, 9, 0)})
     assert seqs(recent, 7, 3) == [4, 5, 6]
@@ -158,7 +158,7 @@ class Held:
 @pytest.mark.no_cover  # It measures memory, of which the tracer takes some.
 @pytest.mark.parametrize("number", [1, 28])
 @pytest.mark.parametrize("text", ["", "x", "\n", '"', "\x01", "é", "€", "😀", "😀\x01"], ids=ascii)
-def test_an_entry_never_holds_more_than_its_size(text: str, number: int) -> None:
+def test_an_entry_never_uses_more_memory_than_its_size(text: str, number: int) -> None:
     # The first entry of a process also makes caches that stay.
     encoded(7, 10**9, [new_item(1, "x", 0)])
     with Held() as held:
@@ -168,7 +168,7 @@ def test_an_entry_never_holds_more_than_its_size(text: str, number: int) -> None
 
 
 @pytest.mark.no_cover
-def test_an_entry_whose_data_is_longer_in_messagepack_never_holds_more_than_its_size() -> None:
+def test_an_entry_longer_in_messagepack_never_uses_more_memory_than_its_size() -> None:
     encoded(7, 10**9, [new_item(1, "x", 0)])
     with Held() as held:
         item = new_item(1, None)
@@ -179,7 +179,7 @@ def test_an_entry_whose_data_is_longer_in_messagepack_never_holds_more_than_its_
 
 
 @pytest.mark.no_cover
-def test_what_a_tail_holds_is_within_its_budget_whichever_items_a_change_begins_with() -> None:
+def test_recent_entries_stay_within_their_budget_whichever_items_a_change_starts_with() -> None:
     for seq in range(1, 21):
         encoded(7, 10**9, [new_item(seq, "x", one) for one in range(28)])
     budget = 4 * 1024 * 1024
@@ -199,7 +199,7 @@ def test_what_a_tail_holds_is_within_its_budget_whichever_items_a_change_begins_
         assert held.bytes() < 10_000
 
 
-def test_what_a_forgotten_user_held_is_left_to_the_others_at_once() -> None:
+def test_the_budget_of_a_forgotten_user_is_free_for_other_users_at_once() -> None:
     recent = shared(8, 8, 7, 7)
     recent.forget(7)
     recent.record([entry(8, 3), entry(8, 4)], {})
@@ -209,7 +209,7 @@ def test_what_a_forgotten_user_held_is_left_to_the_others_at_once() -> None:
     assert (seqs(recent, 8, 0), seqs(recent, 8, 1), seqs(recent, 7, 4)) == (None, [2, 3, 4], [5])
 
 
-def test_what_is_before_a_gap_is_left_to_the_others_too() -> None:
+def test_the_budget_of_entries_before_a_gap_is_free_for_other_users() -> None:
     recent = shared(8, 8, 7, 7)
     recent.record([entry(7, 5), entry(8, 3)], {})
     assert (seqs(recent, 7, 4), seqs(recent, 8, 0)) == ([5], [1, 2, 3])
@@ -225,7 +225,7 @@ def shared(*users: int) -> RecentEntries:
     return recent
 
 
-def test_users_who_come_and_go_leave_nothing_behind() -> None:
+def test_forgotten_users_leave_no_memory_behind() -> None:
     recent = RecentEntries(10**9)
     recent.follow(8)
     recent.record([entry(8, 1)], {})

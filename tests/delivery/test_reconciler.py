@@ -23,7 +23,7 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciler, "HINT_DELAY_SECONDS", 0)
 
 
-async def test_what_is_committed_before_the_subscription_is_there_is_looked_for_when_it_is(
+async def test_a_commit_before_the_subscription_is_found_after_it(
     engines: tuple[Engine, Engine], no_grace: None
 ) -> None:
     """Attached, read, and only then subscribed: what lies between is in no hint that is heard."""
@@ -40,7 +40,7 @@ async def test_what_is_committed_before_the_subscription_is_there_is_looked_for_
     assert looks.reconciled == 1
 
 
-async def test_a_subscription_that_is_there_before_the_first_read_ends_misses_nothing(
+async def test_a_subscription_made_before_the_first_read_ends_misses_no_commit(
     engines: tuple[Engine, Engine], no_grace: None
 ) -> None:
     here, there = engines
@@ -58,7 +58,7 @@ async def test_a_subscription_that_is_there_before_the_first_read_ends_misses_no
     running.cancel()
 
 
-async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
+async def test_commits_without_hints_are_found_with_one_query_for_all_users(
     engines: tuple[Engine, Engine], no_grace: None
 ) -> None:
     here, there = engines
@@ -91,7 +91,7 @@ async def test_what_no_hint_has_told_is_found_with_one_query_for_all_users(
     assert looks.reconciled == 2
 
 
-async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> None:
+async def test_an_up_to_date_socket_is_not_woken(engines: tuple[Engine, Engine]) -> None:
     """A hint that is still on its way when the database is asked gets a moment to arrive."""
     here, there = engines
     user = await here.user()
@@ -111,7 +111,7 @@ async def test_who_knows_already_is_not_rung(engines: tuple[Engine, Engine]) -> 
     assert looks.reconciled == 0
 
 
-async def test_a_reconciliation_outlives_a_database_that_is_away(
+async def test_the_reconciler_survives_a_database_outage(
     engines: tuple[Engine, Engine], no_grace: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciler, "RETRY_SECONDS", 0)

@@ -18,7 +18,7 @@ from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
 
 
-async def test_a_hint_brings_what_another_process_has_committed(engines: tuple[Engine, Engine]) -> None:
+async def test_a_hint_delivers_the_commits_of_another_process(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
     async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -34,7 +34,7 @@ async def test_a_hint_brings_what_another_process_has_committed(engines: tuple[E
     assert wire.seqs() == [1, 2, 3, 4]
 
 
-async def test_a_hint_without_a_new_number_brings_the_seen_mark(engines: tuple[Engine, Engine]) -> None:
+async def test_a_hint_without_a_new_seq_delivers_the_seen_mark(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
     async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -47,7 +47,7 @@ async def test_a_hint_without_a_new_number_brings_the_seen_mark(engines: tuple[E
     assert wire.sent[-1] == {"type": "seen", "up_to": 1, "unseen": 0}
 
 
-async def test_a_seen_mark_and_a_number_come_with_one_reading(engines: tuple[Engine, Engine]) -> None:
+async def test_a_seen_mark_and_a_new_seq_need_one_database_read(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
     async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -62,7 +62,7 @@ async def test_a_seen_mark_and_a_number_come_with_one_reading(engines: tuple[Eng
     assert wire.sent[-1] == {"type": "seen", "up_to": 1, "unseen": 1}
 
 
-async def test_counts_that_another_process_has_left_behind_are_not_told(
+async def test_outdated_counts_of_another_process_are_not_sent(
     engines: tuple[Engine, Engine],
 ) -> None:
     here, there = engines
@@ -84,7 +84,7 @@ async def test_counts_that_another_process_has_left_behind_are_not_told(
         assert connection.position == (3, 3)
 
 
-async def test_hints_that_come_many_times_over_cost_one_reading(engines: tuple[Engine, Engine]) -> None:
+async def test_repeated_hints_cost_one_database_read(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
     async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -105,7 +105,7 @@ async def test_hints_that_come_many_times_over_cost_one_reading(engines: tuple[E
     assert wire.seqs() == [1]
 
 
-async def test_a_hint_during_a_look_at_the_log_is_not_lost(engines: tuple[Engine, Engine]) -> None:
+async def test_a_hint_during_a_read_that_finds_no_commit_is_not_lost(engines: tuple[Engine, Engine]) -> None:
     """The flag is cleared before reading: cleared after it, this mark would wait for the reconciliation."""
     here, there = engines
     user = await here.user()
@@ -122,7 +122,7 @@ async def test_a_hint_during_a_look_at_the_log_is_not_lost(engines: tuple[Engine
         await wire.has("seen")
 
 
-async def test_a_hint_during_a_reading_of_the_log_is_not_lost(engines: tuple[Engine, Engine]) -> None:
+async def test_a_hint_during_a_read_that_finds_a_commit_is_not_lost(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
     async with here.connected(user, ResumePoint(latest=True)) as (wire, _):
@@ -139,7 +139,7 @@ async def test_a_hint_during_a_reading_of_the_log_is_not_lost(engines: tuple[Eng
 
 
 @pytest.mark.parametrize("promised", [0, 1, 3, 7, 2**62])
-async def test_a_hint_that_promises_too_much_or_too_little_is_no_harm(
+async def test_a_hint_with_a_seq_too_high_or_too_low_is_harmless(
     engines: tuple[Engine, Engine], promised: int
 ) -> None:
     here, there = engines
@@ -166,7 +166,9 @@ async def test_a_hint_that_promises_too_much_or_too_little_is_no_harm(
     assert "error" not in wire.types()
 
 
-async def test_one_reading_serves_all_users_and_all_their_sockets(engines: tuple[Engine, Engine]) -> None:
+async def test_one_database_read_serves_all_users_and_all_their_sockets(
+    engines: tuple[Engine, Engine],
+) -> None:
     here, there = engines
     users = [await here.user(name) for name in ("ada", "bob", "cyd")]
     async with AsyncExitStack() as stack:
@@ -185,7 +187,9 @@ async def test_one_reading_serves_all_users_and_all_their_sockets(engines: tuple
     assert counts[-2:] == [(1, 1), (2, 2)]
 
 
-async def test_counts_are_told_back_to_the_last_change_of_state(engines: tuple[Engine, Engine]) -> None:
+async def test_entry_counts_are_exact_back_to_the_last_change_of_status(
+    engines: tuple[Engine, Engine],
+) -> None:
     here, there = engines
     user = await here.user()
     posts = [there.post() for _ in range(5)]
@@ -205,7 +209,7 @@ async def test_counts_are_told_back_to_the_last_change_of_state(engines: tuple[E
     ]
 
 
-async def test_who_has_no_socket_here_is_nobody(engines: tuple[Engine, Engine]) -> None:
+async def test_a_hint_for_a_user_without_a_local_socket_is_ignored(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
     await there.store()
@@ -215,7 +219,7 @@ async def test_who_has_no_socket_here_is_nobody(engines: tuple[Engine, Engine]) 
     assert here.database.reads == reads
 
 
-async def test_a_commit_here_while_that_of_another_process_is_read_changes_no_order(
+async def test_a_local_commit_during_the_read_of_a_remote_commit_keeps_the_order(
     engines: tuple[Engine, Engine],
 ) -> None:
     here, there = engines
@@ -239,7 +243,9 @@ async def test_a_commit_here_while_that_of_another_process_is_read_changes_no_or
     assert set(wire.types()[2:]) == {"notification"}
 
 
-async def test_an_item_that_a_client_may_know_is_not_told_as_new(engines: tuple[Engine, Engine]) -> None:
+async def test_an_item_that_a_client_may_already_have_is_not_sent_as_new(
+    engines: tuple[Engine, Engine],
+) -> None:
     """Sockets of one user stand at different numbers, and what is relayed goes to all of them."""
     here, there = engines
     user = await here.user()
@@ -277,7 +283,7 @@ async def test_a_user_far_ahead_is_caught_up_from_the_log(
     assert of_bob.seqs() == [1]
 
 
-async def test_of_a_user_of_whom_not_everything_was_read_nothing_is_taken(
+async def test_entries_of_a_partly_read_user_are_not_used(
     engines: tuple[Engine, Engine],
 ) -> None:
     here, there = engines
@@ -291,7 +297,7 @@ async def test_of_a_user_of_whom_not_everything_was_read_nothing_is_taken(
         assert {user_id: found.seq for user_id, found in counts.items()} == {ada.id: 4, bob.id: 4}
 
 
-async def test_a_database_that_is_away_is_asked_again(
+async def test_a_failed_read_is_retried_after_a_database_outage(
     engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_commits, "RETRY_SECONDS", 0)
@@ -314,7 +320,7 @@ async def test_a_database_that_is_away_is_asked_again(
     assert [event["log_level"] for event in events] == ["warning", "warning"]
 
 
-async def test_a_hint_while_a_socket_has_not_begun_is_not_lost(engines: tuple[Engine, Engine]) -> None:
+async def test_a_hint_before_a_socket_has_started_is_not_lost(engines: tuple[Engine, Engine]) -> None:
     here, there = engines
     user = await here.user()
     gate = here.database.after_read = Gate()

@@ -106,7 +106,7 @@ async def run(script: str, folder: Path, **environment: str) -> str:
     return said.decode()
 
 
-async def test_the_examples_for_backends_run_and_answer_what_they_show(
+async def test_the_backend_examples_run_and_return_the_output_they_show(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     key, *calls = blocks(PAGE, "sh")

@@ -30,12 +30,12 @@ def text_of(file: Path) -> str:
     return file.read_text(errors="replace")
 
 
-def test_there_are_files_to_look_at() -> None:
+def test_the_list_of_tracked_files_is_not_empty() -> None:
     assert ROOT / "pyproject.toml" in tracked_files()
 
 
 @pytest.mark.parametrize("pattern", [REGISTRIES, MACHINE_PATHS], ids=["registries", "machine paths"])
-def test_no_file_names_a_package_registry_or_a_path_of_a_machine(pattern: re.Pattern[str]) -> None:
+def test_no_file_names_a_package_registry_or_a_local_path(pattern: re.Pattern[str]) -> None:
     found = [
         f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
         for file in tracked_files()
@@ -45,7 +45,7 @@ def test_no_file_names_a_package_registry_or_a_path_of_a_machine(pattern: re.Pat
     assert found == []
 
 
-def test_no_lock_file_and_nothing_that_is_made_is_tracked() -> None:
+def test_no_lock_file_and_no_generated_file_is_tracked() -> None:
     made = re.compile(
         r"(^|/)(uv\.lock|__pycache__|\.env|\.coverage.*|\.venv|\.hypothesis)(/|$)|\.(db|pyc|log)$"
     )

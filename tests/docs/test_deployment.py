@@ -73,7 +73,7 @@ def test_compose_gives_the_gateway_every_setting_of_its_env_file() -> None:
     assert names == {"POSTGRES_PASSWORD", "GATEWAY_KEY_ENCRYPTION_KEY", "GATEWAY_METRICS_TOKEN"}
 
 
-def test_the_gateway_of_systemd_gets_a_python_that_its_user_can_read() -> None:
+def test_the_systemd_service_gets_a_python_that_its_user_can_read() -> None:
     page = (ROOT / "docs" / "operations.md").read_text()
     (block,) = re.findall(r"```sh\n(UV_PROJECT_ENVIRONMENT=/opt/gateway .*?)```", page, re.DOTALL)
     assert "--python /usr/bin/python3 " in block
@@ -92,7 +92,7 @@ def compose_environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_setting_that_a_file_names_exists(name: str) -> None:
+def test_every_setting_named_in_a_deployment_file_exists(name: str) -> None:
     known = {f"GATEWAY_{field.upper()}" for field in Settings.model_fields}
     assert set(re.findall(r"\bGATEWAY_[A-Z_]+[A-Z]", text_of(name))) <= known
 
@@ -110,7 +110,7 @@ def paths_named() -> Iterator[tuple[str, str]]:
             yield name, path
 
 
-def test_every_path_that_a_file_names_exists() -> None:
+def test_every_path_named_in_a_deployment_file_exists() -> None:
     routes = create_app(settings_for("sqlite:///unused.db")).routes
     known = {route.path for route in routes if isinstance(route, Route | WebSocketRoute)}
     named = set(paths_named())
@@ -118,7 +118,7 @@ def test_every_path_that_a_file_names_exists() -> None:
     assert {path for _, path in named} <= known
 
 
-def test_the_extras_of_the_image_exist_and_what_it_copies_is_there_and_not_ignored() -> None:
+def test_the_extras_of_the_image_exist_and_its_files_exist_and_are_not_ignored() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.findall(r"--extra (\w+)", text_of("Dockerfile"))) <= set(extras)
     copied = {
@@ -133,27 +133,27 @@ def test_the_extras_of_the_image_exist_and_what_it_copies_is_there_and_not_ignor
 # --- values -------------------------------------------------------------------------------------------------
 
 
-def test_the_settings_of_the_compose_file_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_the_compose_file_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in compose_environment().items():
         monkeypatch.setenv(name, value)
     settings = Settings(_env_file=None)
     assert settings.database_url.startswith("postgresql://gateway:")
 
 
-def test_the_settings_of_the_kubernetes_manifest_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_the_kubernetes_manifest_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in plain_environment().items():
         monkeypatch.setenv(name, value)
     assert Settings(_env_file=None).grace_period == int(plain_environment()["GATEWAY_GRACE_PERIOD"])
 
 
-def test_the_secrets_of_the_manifest_are_those_that_its_head_tells_to_make() -> None:
+def test_the_secrets_of_the_manifest_match_those_created_in_its_header() -> None:
     secrets = [one["valueFrom"]["secretKeyRef"] for one in container()["env"] if "valueFrom" in one]
     assert {one["name"] for one in secrets} == {"notification-gateway"}
     told = re.findall(r"--from-literal=([\w-]+)=", text_of("kubernetes.yml"))
     assert {one["key"] for one in secrets} == set(told)
 
 
-def test_whoever_stops_the_gateway_waits_longer_than_it_drains() -> None:
+def test_service_managers_wait_longer_than_the_gateway_drains() -> None:
     grace = default_of("grace_period")
     assert number_in("gateway.service", "TimeoutStopSec=") > grace
     service = compose()["services"]["gateway"]
@@ -163,13 +163,13 @@ def test_whoever_stops_the_gateway_waits_longer_than_it_drains() -> None:
     assert pod()["terminationGracePeriodSeconds"] > waited + drained
 
 
-def test_a_ping_passes_before_the_proxy_ends_an_idle_socket() -> None:
+def test_the_idle_timeout_of_the_proxies_exceeds_the_ping_interval_and_timeout() -> None:
     both = default_of("ping_interval") + default_of("ping_timeout")
     assert number_in("nginx.conf", r"proxy_read_timeout +") > both
     assert number_in("nginx.conf", r"proxy_send_timeout +") > both
 
 
-def test_the_proxies_pass_on_no_upgrade_but_to_a_websocket() -> None:
+def test_the_proxies_forward_only_websocket_upgrades() -> None:
     nginx = re.sub(r"\s+", " ", text_of("nginx.conf"))
     assert 'map $http_upgrade $gateway_upgrade { default ""; ~*^websocket$ websocket; }' in nginx
     assert 'map $gateway_upgrade $gateway_connection { default upgrade; "" ""; }' in nginx
@@ -198,7 +198,7 @@ def test_the_proxies_log_no_query_and_no_header() -> None:
 # --- rights -------------------------------------------------------------------------------------------------
 
 
-def test_the_image_and_the_pods_run_as_the_same_user_who_is_not_root() -> None:
+def test_the_image_and_the_pods_run_as_the_same_non_root_user() -> None:
     user = number_in("Dockerfile", "USER ")
     assert user == number_in("Dockerfile", "--uid ") == pod()["securityContext"]["runAsUser"] != 0
     assert pod()["securityContext"]["runAsNonRoot"]
@@ -223,7 +223,7 @@ def test_the_labels_and_ports_of_the_manifests_fit_together() -> None:
     assert {*probes, service["spec"]["ports"][0]["targetPort"]} == {"http"}
 
 
-def test_what_the_compose_file_publishes_is_for_the_proxy_of_this_machine_which_it_trusts() -> None:
+def test_the_compose_file_publishes_only_to_the_local_proxy_and_trusts_it() -> None:
     described = compose()
     assert described["services"]["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
     assert [name for name, one in described["services"].items() if "ports" in one] == ["gateway"]

@@ -116,7 +116,7 @@ def range_of(name: str) -> str:
     return ""
 
 
-def test_the_settings_of_the_docs_are_those_of_the_code_with_their_defaults_and_ranges() -> None:
+def test_the_documented_settings_defaults_and_ranges_match_the_code() -> None:
     rows = table(section(text_of("docs/configuration.md"), "## Settings"))
     documented = {row[0]: (row[1], row[2]) for row in rows}
     assert documented == {
@@ -124,14 +124,14 @@ def test_the_settings_of_the_docs_are_those_of_the_code_with_their_defaults_and_
     }
 
 
-def test_the_settings_of_the_readme_exist_and_have_the_default_it_says() -> None:
+def test_the_settings_of_the_readme_exist_and_have_the_documented_defaults() -> None:
     rows = table(section(text_of("README.md"), "## Settings"))
     for row in rows:
         names, defaults = row[0].split(", "), row[1].split(", ")
         assert defaults == [default_of(name.strip("`").removeprefix("GATEWAY_").lower()) for name in names]
 
 
-def test_every_setting_that_a_page_names_exists() -> None:
+def test_every_setting_named_on_a_page_exists() -> None:
     known = {f"GATEWAY_{name.upper()}" for name in Settings.model_fields}
     known |= {"GATEWAY_URL", "GATEWAY_KEY", "GATEWAY_TOKEN"}
     known |= {"GATEWAY_TEST_POSTGRES_URL", "GATEWAY_TEST_REDIS_URL"}
@@ -168,7 +168,7 @@ def test_the_codes_of_refusals_before_the_application_are_documented_with_their_
         assert re.search(rf"`{problem_code(status)}` \({status:d}\)", page), status
 
 
-def test_the_page_of_errors_has_an_anchor_for_every_code_and_loads_nothing() -> None:
+def test_the_errors_page_has_an_anchor_for_every_code_and_loads_no_resources() -> None:
     page = errors_page.page(errors_page.text())
     assert errors_page.text() == text_of("docs/errors.md")
     codes = {one.code for one in error_classes() if one is not OAuthError} | {"method_not_allowed"}
@@ -193,14 +193,14 @@ def test_every_close_code_is_documented_with_its_advice() -> None:
     assert {int(row[0]): row[3] for row in rows} == {int(code): advice for code, advice in ADVICE.items()}
 
 
-def test_every_command_is_documented_and_every_example_of_one_is_a_command() -> None:
+def test_every_command_is_documented_and_every_command_example_is_valid() -> None:
     commands = section(text_of("docs/protocol.md"), "## Commands")
     assert {row[0].strip("`") for row in table(commands)} == set(CommandType)
     examples = [decode_command(line) for line in blocks(commands, "json")[0].splitlines()]
     assert {example.type for example in examples} == set(CommandType)
 
 
-def test_every_example_of_messagepack_is_one() -> None:
+def test_every_messagepack_example_is_valid() -> None:
     part = section(text_of("docs/protocol.md"), "## MessagePack")
     examples = [block for block in blocks(part, "text") if re.match(r"8\d ", block)]
     ok, read, notification = (bytes.fromhex(re.sub("#.*", "", one)) for one in examples)
@@ -214,7 +214,7 @@ def test_every_example_of_messagepack_is_one() -> None:
     assert f"an array has at most {MAX_ARRAY} elements" in part
 
 
-def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
+def test_the_documented_socket_limits_match_the_code() -> None:
     protocol = " ".join(text_of("docs/protocol.md").split())
     rate = Settings.model_fields["commands_per_second"].default
     assert f"A socket may send {rate} a second, plus a burst of {rate * COMMAND_BURST_SECONDS}" in protocol
@@ -229,7 +229,7 @@ def test_the_limits_of_a_socket_are_documented_as_they_are() -> None:
     )
 
 
-def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
+def test_the_documented_page_bounds_match_the_code() -> None:
     api = " ".join(text_of("docs/api.md").split())
     page = f"ends when its items take about {PAGE_BYTES // 2**20} MiB"
     assert api.count(page) == 2
@@ -246,7 +246,7 @@ def test_the_bounds_of_a_page_are_documented_as_they_are() -> None:
     )
 
 
-def test_the_budget_of_changes_is_documented_as_it_is() -> None:
+def test_the_documented_change_budget_matches_the_code() -> None:
     rate = int(SENT_ON_KIB * Settings.model_fields["commands_per_second"].default)
     limits = " ".join(text_of("docs/configuration.md").split())
     assert f"The budget of a user is {SENT_ON_KIB} KiB a second for each unit of" in limits
@@ -256,7 +256,7 @@ def test_the_budget_of_changes_is_documented_as_it_is() -> None:
     assert row in text_of("docs/api.md")
 
 
-def test_the_bounds_for_clients_that_lag_are_documented_as_they_are() -> None:
+def test_the_documented_bounds_for_lagging_clients_match_the_code() -> None:
     limits = " ".join(text_of("docs/configuration.md").split())
     burst = f"buffers {HIGH_WATER_BYTES // 1024} KiB and one burst of at most {BURST_BYTES // 1024} KiB"
     assert burst in limits
@@ -300,7 +300,7 @@ def shape(value: Any) -> Any:
 @pytest.mark.parametrize(
     "kind", sorted(set(re.findall(r'\bMessage\("(\w+)"', Path(messages.__file__).read_text())))
 )
-def test_every_message_has_an_example_of_its_own_that_has_its_fields(kind: str) -> None:
+def test_every_message_has_an_example_with_exactly_its_fields(kind: str) -> None:
     examples = blocks(section(text_of("docs/protocol.md"), f"### {kind}"), "json")
     assert shape(json.loads(examples[0])) == shape(json.loads(made()[kind]))
     assert list(json.loads(examples[0])) == list(json.loads(made()[kind]))
@@ -326,7 +326,7 @@ def documented_commands() -> set[str]:
     return {found.strip() for text in texts for found in typed.findall(text)}
 
 
-def test_the_documented_commands_are_found() -> None:
+def test_the_search_for_documented_commands_finds_known_commands() -> None:
     assert {"serve --demo", 'key add "$CLIENT"', "check"} <= documented_commands()
 
 
@@ -357,7 +357,7 @@ def test_the_readme_lists_every_command() -> None:
     }
 
 
-def test_the_readme_has_the_two_commands() -> None:
+def test_the_readme_shows_the_demo_command_and_the_test_command() -> None:
     typed = "\n".join(blocks(text_of("README.md"), "sh")).splitlines()
     assert {
         "pip install uv && uv run --no-dev gateway serve --demo",
@@ -365,7 +365,7 @@ def test_the_readme_has_the_two_commands() -> None:
     } <= set(typed)
 
 
-def test_the_map_has_the_layers_that_are_checked_and_every_module() -> None:
+def test_the_architecture_page_lists_the_checked_layers_and_every_module() -> None:
     packages_section = section(text_of("docs/architecture.md"), "## The packages")
     layers, *packages = re.split(r"^### `([a-z/]+)`$", packages_section, flags=re.MULTILINE)
     contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
@@ -382,7 +382,7 @@ def test_the_map_has_the_layers_that_are_checked_and_every_module() -> None:
     assert set(drawn) == folders - {"."}
 
 
-def test_every_test_that_the_docs_name_exists() -> None:
+def test_every_test_named_in_the_docs_exists() -> None:
     named = {one for page in PAGES for one in re.findall(r"\b(test_\w+\.py)::(test_\w+)", page.read_text())}
     assert len(named) > 50
     texts = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
@@ -394,7 +394,7 @@ def test_every_test_that_the_docs_name_exists() -> None:
     assert missing == []
 
 
-def test_every_row_of_the_asvs_names_a_test_or_says_that_there_is_none() -> None:
+def test_every_asvs_row_names_a_test_or_has_a_dash() -> None:
     rows = table(section(text_of("docs/security.md"), "## OWASP ASVS 5.0"))
     requirement = re.compile(r"V\d+\.\d+\.\d+(, V\d+\.\d+\.\d+)*( to V\d+\.\d+\.\d+)? \S")
     assert [row[0] for row in rows if not requirement.match(row[0])] == []
@@ -402,7 +402,7 @@ def test_every_row_of_the_asvs_names_a_test_or_says_that_there_is_none() -> None
     assert [row[0] for row in rows if row[2] != "–" and "::test_" not in row[2]] == []  # noqa: RUF001
 
 
-def test_every_threat_names_a_test_that_shows_what_meets_it() -> None:
+def test_every_threat_names_a_test_of_its_defence() -> None:
     rows = table(section(text_of("docs/security.md"), "## Threats and defences"))
     assert len(rows) > 30
     assert [row[0] for row in rows if "::test_" not in row[2]] == []
@@ -419,7 +419,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_has_a_target(page: Path) -> None:
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match(r"[a-z]+:", link):
@@ -431,7 +431,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_every_page_that_the_code_names_exists() -> None:
+def test_every_page_named_in_the_code_exists() -> None:
     files = [file for name in ("gateway", "tests", "benchmarks") for file in (ROOT / name).rglob("*.py")]
     named = {page for file in files for page in re.findall(r"docs/[\w/.-]+\.md", file.read_text())}
     assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
@@ -449,7 +449,7 @@ def shapes_in(text: str) -> list[Any]:
     return found
 
 
-async def test_the_tour_of_the_readme_runs_and_answers_what_it_shows(sqlite_url: str, tmp_path: Path) -> None:
+async def test_the_readme_tour_runs_and_returns_the_output_it_shows(sqlite_url: str, tmp_path: Path) -> None:
     tour = section(text_of("README.md"), "## A tour in five minutes")
     async with process(sqlite_url, tmp_path) as (_, server):
         script = "set -eu\n" + "\n".join(blocks(tour, "sh"))
@@ -474,7 +474,7 @@ async def test_the_tour_of_the_readme_runs_and_answers_what_it_shows(sqlite_url:
 # --- signing users in -------------------------------------------------------------------------------------
 
 
-async def test_the_examples_of_signing_users_in_run(sqlite_url: str, tmp_path: Path) -> None:
+async def test_the_sign_in_examples_run(sqlite_url: str, tmp_path: Path) -> None:
     page = text_of("docs/auth.md")
     python = "\n".join(blocks(page, "python"))
     calls = """

@@ -56,7 +56,7 @@ async def example(folder: Path, port: int, gateway: str, key: str) -> AsyncItera
             await started.wait()
 
 
-async def test_the_example_backend_shows_a_bell_that_rings_for_what_it_posts(
+async def test_the_bell_of_the_example_backend_shows_its_posts(
     sqlite_url: str, tmp_path: Path, browser: Browser
 ) -> None:
     port = free_port()
@@ -91,7 +91,7 @@ async def test_the_example_backend_passes_on_the_code_and_the_detail_of_a_refusa
         assert refused.json() == {"detail": f"{problem['code']}: {problem['detail']}"}
 
 
-async def test_the_example_backend_says_that_another_server_is_no_gateway(
+async def test_the_example_backend_reports_a_server_that_is_not_a_gateway(
     tmp_path: Path, browser: Browser
 ) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -143,7 +143,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
 @pytest.mark.parametrize(
     ("page", "sentence", "numbers"), QUOTED, ids=[f"{one[0]}: {one[1]}" for one in QUOTED]
 )
-def test_a_number_of_a_page_is_that_of_the_code(page: str, sentence: str, numbers: tuple[float, ...]) -> None:
+def test_a_number_on_a_page_matches_the_code(page: str, sentence: str, numbers: tuple[float, ...]) -> None:
     [path] = DOCS.glob(f"{page}*")
     text = " ".join(path.read_text().split())
     figures = [f"{number:,g}" for number in numbers]

@@ -9,7 +9,7 @@ import structlog
 from gateway.jobs.background import ending_the_process, running
 
 
-async def test_background_work_runs_while_the_block_does_and_leaves_nothing() -> None:
+async def test_background_work_runs_during_its_block_and_leaves_no_task() -> None:
     begun = asyncio.Event()
 
     async def work() -> None:
@@ -22,7 +22,7 @@ async def test_background_work_runs_while_the_block_does_and_leaves_nothing() ->
     assert "work" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
-async def test_background_work_that_fails_is_said_and_stops_the_process() -> None:
+async def test_failed_background_work_is_logged_and_stops_the_process() -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
 

@@ -34,7 +34,7 @@ print(memory.look(), memory.look(), peak - before > 100e6, kept - before > 100e6
 """
 
 
-def test_what_lies_free_below_something_in_use_is_given_back_once() -> None:
+def test_free_memory_below_memory_in_use_is_returned_once() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
     )
@@ -57,7 +57,7 @@ print(mapped() == before)
 """
 
 
-def test_a_large_block_is_given_back_after_a_larger_one_was_freed() -> None:
+def test_a_large_block_is_returned_after_a_larger_block_was_freed() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", MAPPED], capture_output=True, text=True, timeout=60, check=False
     )
@@ -114,7 +114,7 @@ async def traces_left_by(server: LocalServer, request: bytes, status: int) -> li
 
 
 @pytest.mark.parametrize(("path", "body", "status"), REFUSED)
-async def test_a_request_that_is_refused_leaves_no_error_in_a_circle(
+async def test_a_refused_request_leaves_no_error_in_a_reference_cycle(
     server: LocalServer, path: str, body: object, status: int
 ) -> None:
     """It would keep the whole body until the collector runs, which is seldom."""
@@ -134,7 +134,7 @@ async def test_a_request_that_is_refused_leaves_no_error_in_a_circle(
         pytest.param("X\x00: y\r\n", 400, id="no field"),
     ],
 )
-async def test_a_head_that_is_refused_leaves_no_error_in_a_circle(
+async def test_a_refused_request_head_leaves_no_error_in_a_reference_cycle(
     server: LocalServer, fields: str, status: int
 ) -> None:
     request = request_of("GET", "/v1/inbox", "none", fields=fields)

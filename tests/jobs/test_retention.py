@@ -70,7 +70,7 @@ async def counts(user: User) -> tuple[int, int, int]:
     return page["seq"], page["unread"], page["unseen"]
 
 
-async def test_an_item_over_its_time_is_deleted_and_an_open_socket_is_told(server: LocalServer) -> None:
+async def test_an_expired_item_is_deleted_and_an_open_socket_is_notified(server: LocalServer) -> None:
     clock = Clock()
     retention = retention_of(server, clock)
     ids = await server.service.notify_many("ada", 3)
@@ -88,7 +88,7 @@ async def test_an_item_over_its_time_is_deleted_and_an_open_socket_is_told(serve
     assert (await ada.inbox())["items"] == []
 
 
-async def test_what_is_not_over_its_time_stays_and_numbers_go_on(server: LocalServer) -> None:
+async def test_unexpired_items_stay_and_the_seq_continues(server: LocalServer) -> None:
     clock = Clock()
     retention = retention_of(server, clock, keep=DAY)
     await server.service.notify_many("ada", STEP + 5)
@@ -106,7 +106,7 @@ async def test_what_is_not_over_its_time_stays_and_numbers_go_on(server: LocalSe
     assert await counts(ada) == (seq + 1, 1, 1)
 
 
-async def test_a_deleted_item_is_removed_a_day_later_and_no_sooner(server: LocalServer) -> None:
+async def test_a_deleted_item_is_purged_after_a_day_and_no_sooner(server: LocalServer) -> None:
     clock = Clock()
     retention = retention_of(server, clock, keep=None)
     ada = await server.user(ttl=DAY)
@@ -141,7 +141,7 @@ async def trimmed(server: LocalServer) -> User:
     return ada
 
 
-async def test_a_socket_that_resumes_from_before_what_was_removed_is_reset(server: LocalServer) -> None:
+async def test_a_socket_that_resumes_from_before_purged_entries_is_reset(server: LocalServer) -> None:
     ada = await trimmed(server)
     for since, types in ((2, ["hello", "reset", "live"]), (3, ["hello", "notification", "live"])):
         async with ada.socket(since=since) as socket:
@@ -151,7 +151,7 @@ async def test_a_socket_that_resumes_from_before_what_was_removed_is_reset(serve
                 assert (messages[1]["seq"], messages[1]["oldest_seq"], messages[1]["unread"]) == (4, 4, 2)
 
 
-async def test_changes_from_before_what_was_removed_are_refused(server: LocalServer) -> None:
+async def test_changes_since_a_seq_before_purged_entries_are_refused(server: LocalServer) -> None:
     ada = await trimmed(server)
     refused = await ada.get("/v1/inbox/changes", params={"since": 2})
     assert (refused.status_code, refused.json()["code"]) == (410, "reset_required")
@@ -159,7 +159,7 @@ async def test_changes_from_before_what_was_removed_are_refused(server: LocalSer
     assert [item["seq"] for item in answered.json()["items"]] == [4]
 
 
-async def test_a_slow_client_from_whose_place_on_something_was_removed_is_reset(
+async def test_a_slow_client_behind_purged_entries_is_reset(
     locking: LockingDatabase, database_url: str
 ) -> None:
     engine = Engine(settings_for(database_url, tail_bytes=0), locking)
@@ -177,7 +177,7 @@ async def test_a_slow_client_from_whose_place_on_something_was_removed_is_reset(
         assert (reset["seq"], reset["oldest_seq"]) == (3, 4)
 
 
-async def test_one_process_at_a_time_does_it_and_another_when_that_one_has_gone(
+async def test_one_process_at_a_time_runs_retention_and_another_takes_over_when_it_ends(
     locking: LockingDatabase, database_url: str
 ) -> None:
     if database_url.startswith("sqlite"):
@@ -191,7 +191,9 @@ async def test_one_process_at_a_time_does_it_and_another_when_that_one_has_gone(
             assert (second, different) == (True, True)
 
 
-async def test_a_round_that_is_not_alone_does_nothing(locking: LockingDatabase, database_url: str) -> None:
+async def test_a_retention_round_without_the_lock_changes_nothing(
+    locking: LockingDatabase, database_url: str
+) -> None:
     engine = Engine(settings_for(database_url), locking)
     async with engine.writer.running():
         user = await engine.user()
@@ -210,7 +212,7 @@ async def test_a_round_that_is_not_alone_does_nothing(locking: LockingDatabase, 
         assert found[1].unread == 0
 
 
-async def test_keys_sessions_and_tickets_that_have_had_their_time_are_swept(
+async def test_expired_keys_sessions_and_tickets_are_deleted(
     locking: LockingDatabase, database_url: str
 ) -> None:
     engine = Engine(settings_for(database_url), locking)
@@ -236,7 +238,7 @@ async def test_keys_sessions_and_tickets_that_have_had_their_time_are_swept(
         assert await locking.read(number) == [0, 0, 0]
 
 
-async def test_many_old_keys_are_swept_in_steps(
+async def test_many_expired_keys_are_deleted_in_steps(
     locking: LockingDatabase, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "SWEEP_LIMIT", 2)
@@ -247,7 +249,7 @@ async def test_many_old_keys_are_swept_in_steps(
     assert await locking.read(idempotency.answered, reservations, 0) == {}
 
 
-async def test_a_user_who_is_erased_meanwhile_is_no_failure(
+async def test_a_user_erased_during_a_round_causes_no_failure(
     locking: LockingDatabase, database_url: str
 ) -> None:
     engine = Engine(settings_for(database_url), locking)
@@ -272,7 +274,7 @@ async def test_a_user_who_is_erased_meanwhile_is_no_failure(
         assert (bob.unread, bob.last_seq) == (0, 2)
 
 
-async def test_a_round_goes_on_where_the_one_before_was_cut_short(
+async def test_a_round_continues_where_an_interrupted_round_stopped(
     locking: LockingDatabase, database_url: str
 ) -> None:
     engine = Engine(settings_for(database_url), locking)
@@ -303,7 +305,7 @@ async def test_a_round_goes_on_where_the_one_before_was_cut_short(
         assert found[1].trimmed == 3 * (STEP + ceil(STEP / CHUNK))
 
 
-async def test_a_gateway_does_it_by_itself_and_goes_on_when_the_database_was_away(
+async def test_a_gateway_runs_retention_by_itself_and_continues_after_an_outage(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention_module, "INTERVAL_SECONDS", 0.01)
@@ -331,7 +333,7 @@ async def test_a_gateway_does_it_by_itself_and_goes_on_when_the_database_was_awa
     await until(gone, "the item is deleted")
 
 
-async def test_of_two_who_remove_the_last_two_items_one_removes_the_notification(postgres_url: str) -> None:
+async def test_concurrent_purges_of_the_last_two_items_remove_the_notification(postgres_url: str) -> None:
     """Each would see the item of the other, as neither has committed."""
     both_removed, removed = asyncio.Barrier(2), list[str]()
 
@@ -352,7 +354,7 @@ async def test_of_two_who_remove_the_last_two_items_one_removes_the_notification
         assert await opened.read(rows_of) == (0, 0)
 
 
-async def test_what_is_past_of_many_users_goes_in_few_steps(
+async def test_expired_items_of_many_users_are_deleted_in_few_steps(
     locking: LockingDatabase, database_url: str
 ) -> None:
     """Steps of a few items each would not keep up with a service that stores thousands a second."""
@@ -382,7 +384,7 @@ def make_old(connection: Connection) -> None:
     connection.execute(update(notifications).values(uuid=old))
 
 
-async def test_posts_go_on_while_much_is_removed(
+async def test_posts_continue_while_many_items_are_deleted(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention_module, "STEP", 28)
@@ -404,7 +406,7 @@ async def test_posts_go_on_while_much_is_removed(
         assert (await (await server.user(sub)).inbox())["unread"] == 0
 
 
-async def test_a_position_in_a_log_that_was_restored_is_of_another_epoch(
+async def test_a_position_in_a_restored_log_belongs_to_another_epoch(
     server: LocalServer,
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -438,12 +440,12 @@ async def test_a_position_in_a_log_that_was_restored_is_of_another_epoch(
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90d", 90 * DAY), ("12h", 43_200), ("60", 60), ("2m", 120), ("none", None)]
 )
-def test_a_retention_is_a_duration_or_none(text: str, seconds: int | None) -> None:
+def test_the_retention_setting_is_a_duration_or_none(text: str, seconds: int | None) -> None:
     assert settings_for("sqlite:///x.db", retention=text).retention_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["", "59", "90 days", "-5d", "1w", "0", "٣d", "1d ", "forever"])
-def test_a_retention_that_is_none_stops_the_start_with_one_line(
+def test_an_invalid_retention_stops_the_start_with_one_line(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GATEWAY_RETENTION", text)
@@ -457,7 +459,7 @@ def test_a_retention_that_is_none_stops_the_start_with_one_line(
 
 
 @pytest.mark.parametrize("how", ["the user is erased", "the item is deleted"])
-async def test_nothing_of_what_was_erased_stays_in_the_file(sqlite_url: str, how: str) -> None:
+async def test_the_file_contains_no_data_of_an_erased_user(sqlite_url: str, how: str) -> None:
     file = Path(sqlite_url.removeprefix("sqlite:///"))
     secret = "the-word-that-must-go"
     async with serving(settings_for(sqlite_url)) as server:

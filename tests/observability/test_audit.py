@@ -48,7 +48,7 @@ PASSWORD = "correct horse battery"
     ],
     ids=ascii,
 )
-def test_no_value_leaves_its_line_or_its_quotes(text: str, tmp_path: Path) -> None:
+def test_no_value_breaks_out_of_its_line_or_its_quotes(text: str, tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
     with audit.written_to(str(file)):
         audit.record(
@@ -63,7 +63,7 @@ def test_no_value_leaves_its_line_or_its_quotes(text: str, tmp_path: Path) -> No
     assert max(len(value) for value in fields.values() if isinstance(value, str)) <= audit.MAX_VALUE_LENGTH
 
 
-def test_details_cannot_say_that_something_else_has_happened(tmp_path: Path) -> None:
+def test_a_record_has_its_event_and_a_utc_time_and_omits_a_missing_actor(tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
     with audit.written_to(str(file)):
         audit.record(Event.REFUSED, actor=None, code="x")
@@ -86,7 +86,7 @@ def test_only_its_owner_may_read_the_file_whatever_the_umask(tmp_path: Path) -> 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_file_that_was_moved_is_begun_anew(tmp_path: Path) -> None:
+def test_a_new_file_is_started_after_the_old_one_is_moved(tmp_path: Path) -> None:
     file, moved = tmp_path / "audit.log", tmp_path / "audit.log.1"
     with audit.written_to(str(file)):
         audit.record(Event.LOGIN, actor="user:ada")
@@ -98,7 +98,7 @@ def test_a_file_that_was_moved_is_begun_anew(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_what_was_there_stays(tmp_path: Path) -> None:
+def test_new_lines_are_appended_to_an_existing_file(tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
     for sub in ("ada", "bob"):
         with audit.written_to(str(file)):
@@ -106,7 +106,7 @@ def test_what_was_there_stays(tmp_path: Path) -> None:
     assert [json.loads(line)["actor"] for line in file.read_text().splitlines()] == ["user:ada", "user:bob"]
 
 
-def test_a_file_that_cannot_be_written_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_a_settings_error(tmp_path: Path) -> None:
     with (
         pytest.raises(SettingsError, match="GATEWAY_AUDIT_LOG"),
         audit.written_to(str(tmp_path / "no" / "x")),
@@ -120,7 +120,7 @@ def test_without_a_file_the_lines_go_to_the_console(capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().err)["actor"] == "user:ada"
 
 
-def test_nobody_waits_for_a_pipe_that_is_full_and_what_is_lost_is_counted(
+def test_a_full_pipe_blocks_no_caller_and_lost_lines_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "MAX_WAITING_LINES", 10)
@@ -150,7 +150,7 @@ def test_nobody_waits_for_a_pipe_that_is_full_and_what_is_lost_is_counted(
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o777], ids=oct)
-def test_a_file_that_others_can_read_is_taken_from_them(tmp_path: Path, mode: int) -> None:
+def test_a_file_readable_by_others_becomes_private(tmp_path: Path, mode: int) -> None:
     file = tmp_path / "audit.log"
     file.write_text("")
     file.chmod(mode)
@@ -161,7 +161,7 @@ def test_a_file_that_others_can_read_is_taken_from_them(tmp_path: Path, mode: in
     assert audit.check(str(file)) == "can be written"
 
 
-def test_a_file_that_is_put_in_its_place_is_taken_from_others_too(tmp_path: Path) -> None:
+def test_a_replacement_file_becomes_private_too(tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
     with audit.written_to(str(file)):
         file.rename(tmp_path / "audit.log.1")
@@ -196,7 +196,9 @@ def refused(path: Path) -> str:
     ],
     ids=["passwd", "blank line", "binary", "log of another", "number", "array", "brackets"],
 )
-def test_a_file_that_is_no_audit_log_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_audit_log_is_refused_and_left_unchanged(
+    tmp_path: Path, content: bytes
+) -> None:
     file = tmp_path / "of-another"
     file.write_bytes(content)
     file.chmod(0o644)
@@ -205,7 +207,7 @@ def test_a_file_that_is_no_audit_log_is_refused_and_left_as_it_is(tmp_path: Path
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
-def test_a_command_leaves_a_file_that_is_no_audit_log(
+def test_a_command_leaves_a_file_that_is_not_an_audit_log_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -217,7 +219,7 @@ def test_a_command_leaves_a_file_that_is_no_audit_log(
     assert Path("of-another").read_text() == "mine\n"
 
 
-def test_a_file_that_is_put_in_its_place_and_is_no_audit_log_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_replacement_file_that_is_not_an_audit_log_is_left_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
     with audit.written_to(str(file)):
         file.rename(tmp_path / "audit.log.1")
@@ -247,7 +249,7 @@ def test_a_file_of_another_user_is_refused_but_for_root(
     assert audit.check(str(file)).startswith("can be written")
 
 
-def test_a_folder_in_which_everybody_may_write_is_refused(tmp_path: Path) -> None:
+def test_a_world_writable_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
@@ -257,7 +259,7 @@ def test_a_folder_in_which_everybody_may_write_is_refused(tmp_path: Path) -> Non
     assert audit.check(str(folder / "audit.log")) == "can be made"
 
 
-def test_a_device_is_as_it_is() -> None:
+def test_a_device_can_be_the_audit_log() -> None:
     assert audit.check("/dev/null") == "can be written"
     with audit.written_to("/dev/null"):
         audit.record(Event.LOGIN, actor="user:ada")
@@ -276,7 +278,7 @@ class Clock:
         return self.now
 
 
-def test_of_many_alike_the_first_are_told_and_then_each_doubling() -> None:
+def test_the_first_of_many_similar_events_are_recorded_and_then_each_doubling() -> None:
     clock, rest = Clock(), list[tuple[str, int]]()
     sampler = Sampler[str](lambda kind, number: rest.append((kind, number)), clock)
     told = [number for number in (sampler.take("a") for _ in range(1000)) if number]
@@ -287,7 +289,7 @@ def test_of_many_alike_the_first_are_told_and_then_each_doubling() -> None:
     assert sampler.take("a") == 1, "a new window begins"
 
 
-def test_the_rest_is_told_with_the_next_event_of_whatever_kind_or_at_the_end() -> None:
+def test_the_remaining_count_is_recorded_with_the_next_event_or_at_the_end() -> None:
     clock, rest = Clock(), list[tuple[str, int]]()
     sampler = Sampler[str](lambda kind, number: rest.append((kind, number)), clock)
     for _ in range(FIRST + 3):
@@ -302,7 +304,9 @@ def test_the_rest_is_told_with_the_next_event_of_whatever_kind_or_at_the_end() -
     assert rest == [("a", 3), ("b", 1)]
 
 
-def test_a_sampler_holds_so_many_kinds_and_loses_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_tracks_a_limited_number_of_kinds_and_loses_no_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sampling, "MAX_KINDS", 10)
     rest = list[tuple[int, int]]()
     sampler = Sampler[int](lambda kind, number: rest.append((kind, number)), Clock())
@@ -313,7 +317,7 @@ def test_a_sampler_holds_so_many_kinds_and_loses_no_number(monkeypatch: pytest.M
     assert told + sum(number for _, number in rest) == 100 * (FIRST + 1)
 
 
-def test_lines_of_a_group_are_bounded_and_lose_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_a_group_are_bounded_and_lose_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MAX_KINDS", 10)
     clock = Clock()
     rest: list[tuple[str, int]] = []
@@ -332,7 +336,7 @@ def test_lines_of_a_group_are_bounded_and_lose_no_number(monkeypatch: pytest.Mon
     assert {kind for kind, _ in rest} >= {"all"}
 
 
-def test_a_flood_of_refusals_is_a_few_lines_that_say_how_many(tmp_path: Path) -> None:
+def test_a_flood_of_refusals_becomes_a_few_lines_with_counts(tmp_path: Path) -> None:
     file = tmp_path / "audit.log"
     with audit.written_to(str(file)):
         for number in range(5000):
@@ -357,7 +361,7 @@ def test_a_flood_of_refusals_is_a_few_lines_that_say_how_many(tmp_path: Path) ->
     assert {line["code"] for line in from_v6} == {"invalid_token"}
 
 
-def test_endless_refreshes_of_a_user_are_a_few_lines_that_say_how_many(trail: Trail) -> None:
+def test_endless_refreshes_of_a_user_become_a_few_lines_with_counts(trail: Trail) -> None:
     def refresh(sub: str, number: int, repeated: bool | None = None) -> None:
         source, session = f"192.0.2.{number % 250}", f"{number % 100}"
         audit.record(
@@ -384,7 +388,7 @@ def test_refreshes_of_many_users_have_a_line_each(trail: Trail) -> None:
     assert len({line["actor"] for line in lines}) == len(lines) == 3 * ALL_CALLERS
 
 
-def test_what_a_service_repeats_is_a_few_lines_that_say_how_many(trail: Trail) -> None:
+def test_repeated_actions_of_a_service_become_a_few_lines_with_counts(trail: Trail) -> None:
     def mint(service: str, sub: str) -> None:
         who = {"actor": audit.service(service), "subject": audit.user(sub), "source": "192.0.2.1"}
         audit.record(Event.TOKEN_MINTED, **who, session="s", ttl=60)
@@ -411,7 +415,7 @@ def test_what_a_service_repeats_is_a_few_lines_that_say_how_many(trail: Trail) -
     assert sum(one.get("number", 1) for one in logins) == 5000
 
 
-def test_a_long_name_takes_little_of_a_line_and_is_told_from_others(trail: Trail) -> None:
+def test_a_long_name_is_shortened_in_a_line_and_stays_distinct(trail: Trail) -> None:
     subs = [start + end for start in ("\U0001f600" * 254, "x" * 254, "\x01" * 254) for end in "ab"]
     for sub in subs:
         audit.record(Event.USER_CREATED, actor=None, subject=audit.user(sub))
@@ -434,7 +438,7 @@ def test_a_long_name_takes_little_of_a_line_and_is_told_from_others(trail: Trail
     ],
     ids=["a /56", "a /48", "all networks", "all addresses"],
 )
-def test_a_flood_from_many_networks_is_a_few_lines_that_say_how_many(
+def test_a_flood_from_many_networks_becomes_a_few_lines_with_counts(
     trail: Trail, source: str, bound: int
 ) -> None:
     for number in range(12_000):
@@ -452,7 +456,7 @@ def test_a_flood_from_many_networks_is_a_few_lines_that_say_how_many(
     assert {line["status"] for line in lines if line["code"] == "missing_token"} == {401}
 
 
-def test_a_line_of_a_wider_network_says_which_and_one_of_all_callers_names_none(trail: Trail) -> None:
+def test_a_line_for_a_network_names_it_and_a_line_for_all_callers_names_none(trail: Trail) -> None:
     def last_of(sources: Iterator[str]) -> Json:
         for source in sources:
             audit.record(Event.LOGIN_FAILED, actor=None, source=source, why="unknown")
@@ -502,7 +506,7 @@ async def test_signing_in_and_out_is_recorded(server: LocalServer, trail: Trail)
     assert (ended["why"], ended["number"], ended["sessions"]) == ("revoked", 1, [login["session"]])
 
 
-async def test_a_refresh_that_is_repeated_within_the_grace_is_marked(
+async def test_a_refresh_repeated_within_the_grace_period_is_marked(
     server: LocalServer, trail: Trail
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
@@ -514,7 +518,7 @@ async def test_a_refresh_that_is_repeated_within_the_grace_is_marked(
     assert repeated == first | {"repeated": True}
 
 
-async def test_a_refresh_token_that_comes_twice_is_recorded(server: LocalServer, trail: Trail) -> None:
+async def test_reuse_of_a_refresh_token_is_recorded(server: LocalServer, trail: Trail) -> None:
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
     tokens = [(await sign_in(server))["refresh_token"]]
     for _ in range(2):
@@ -528,7 +532,7 @@ async def test_a_refresh_token_that_comes_twice_is_recorded(server: LocalServer,
     assert trail.last(Event.REFRESH_FAILED) == {"event": "refresh_failed", "source": "127.0.0.1"}
 
 
-async def test_failed_logins_are_recorded_and_a_name_that_nobody_has_is_not(
+async def test_failed_logins_are_recorded_without_unknown_user_names(
     server: LocalServer, trail: Trail
 ) -> None:
     for sub, fields in (("ada", {"password": PASSWORD}), ("disabled", {"password": PASSWORD}), ("bare", {})):
@@ -546,7 +550,7 @@ async def test_failed_logins_are_recorded_and_a_name_that_nobody_has_is_not(
     assert "typed into" not in json.dumps(trail.lines)
 
 
-async def test_what_an_admin_does_is_recorded(server: LocalServer, trail: Trail) -> None:
+async def test_actions_of_an_admin_are_recorded(server: LocalServer, trail: Trail) -> None:
     admin = server.service
     made = (await admin.post("/v1/services", json={"name": "shop", "scopes": ["notify"]})).json()
     client, secret = made["client_id"], made["client_secret"]
@@ -590,7 +594,7 @@ async def test_what_an_admin_does_is_recorded(server: LocalServer, trail: Trail)
     assert not any(one in text for one in (secret, key["key"], credentials, PASSWORD, "$argon2"))
 
 
-async def test_who_is_refused_is_recorded_by_rest_and_by_socket(server: LocalServer, trail: Trail) -> None:
+async def test_refused_callers_are_recorded_on_rest_and_on_sockets(server: LocalServer, trail: Trail) -> None:
     ada = await server.user("ada")
     await server.stranger.get("/v1/inbox")
     await Service(server.http, "garbage").get("/v1/users/somebody%20else")
@@ -631,7 +635,7 @@ async def test_who_is_refused_is_recorded_by_rest_and_by_socket(server: LocalSer
     ]
 
 
-async def test_a_page_of_another_origin_is_recorded(server: LocalServer, trail: Trail) -> None:
+async def test_a_socket_refused_for_its_origin_is_recorded(server: LocalServer, trail: Trail) -> None:
     ada = await server.user("ada")
     headers = {"Authorization": f"Bearer {ada.token}"}
     with pytest.raises(Exception, match="403"):
@@ -640,7 +644,7 @@ async def test_a_page_of_another_origin_is_recorded(server: LocalServer, trail: 
     assert trail.last(Event.REFUSED)["code"] == "origin_not_allowed"
 
 
-async def test_a_post_and_a_look_into_the_inbox_leave_no_line(server: LocalServer, trail: Trail) -> None:
+async def test_posting_and_reading_an_inbox_are_not_recorded(server: LocalServer, trail: Trail) -> None:
     ada = await server.user("ada")
     trail.lines.clear()
     await server.service.post("/v1/notifications", json={"to": "ada", "title": "Hello"})
@@ -651,7 +655,9 @@ async def test_a_post_and_a_look_into_the_inbox_leave_no_line(server: LocalServe
     assert trail.lines == []
 
 
-async def test_an_old_hash_is_renewed_by_the_next_sign_in_and_by_two_at_once(server: LocalServer) -> None:
+async def test_an_outdated_hash_is_renewed_by_the_next_sign_in_or_two_concurrent_ones(
+    server: LocalServer,
+) -> None:
     old = argon2.using(type="ID", memory_cost=8192, time_cost=1, parallelism=1).hash(PASSWORD)
     await server.state.database.write(users.add_user, "ada", old, 0)
     answers = await asyncio.gather(*(sign_in(server) for _ in range(5)))
@@ -664,7 +670,9 @@ async def test_an_old_hash_is_renewed_by_the_next_sign_in_and_by_two_at_once(ser
 # --- the command line ---------------------------------------------------------------------------------------
 
 
-def test_what_the_operator_does_is_recorded(sqlite_url: str, tmp_path: Path, run_command: RunCommand) -> None:
+def test_actions_of_the_operator_are_recorded(
+    sqlite_url: str, tmp_path: Path, run_command: RunCommand
+) -> None:
     file = tmp_path / "audit.log"
 
     def gateway(*arguments: str, stdin: str = "") -> Any:
@@ -700,7 +708,9 @@ def test_what_the_operator_does_is_recorded(sqlite_url: str, tmp_path: Path, run
     assert not any(one in file.read_text() for one in (token, made["client_secret"], key["key"], PASSWORD))
 
 
-def test_the_operator_is_told_why_a_password_is_refused(sqlite_url: str, run_command: RunCommand) -> None:
+def test_the_command_line_explains_why_a_password_is_refused(
+    sqlite_url: str, run_command: RunCommand
+) -> None:
     stdin = "password1234\n"
     done = run_command("user", "add", "ada", "--password-stdin", stdin=stdin, database_url=sqlite_url)
     assert done.returncode == 2
@@ -708,7 +718,7 @@ def test_the_operator_is_told_why_a_password_is_refused(sqlite_url: str, run_com
     assert "password1234" not in done.stderr
 
 
-async def test_rest_says_why_a_password_is_refused(server: LocalServer) -> None:
+async def test_the_rest_api_explains_why_a_password_is_refused(server: LocalServer) -> None:
     for password, why in (("password1234", "common"), ("ada@example.com!", "own id")):
         fields = {"sub": "ada@example.com", "password": password}
         answer = await server.service.post("/v1/users", json=fields)
@@ -720,7 +730,7 @@ async def test_rest_says_why_a_password_is_refused(server: LocalServer) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "password")
 
 
-async def test_the_loop_goes_on_while_passwords_are_hashed(server: LocalServer) -> None:
+async def test_the_event_loop_keeps_running_while_passwords_are_hashed(server: LocalServer) -> None:
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
     ada = await server.user("ada")
     logins = [asyncio.create_task(sign_in(server)) for _ in range(4)]

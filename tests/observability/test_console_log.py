@@ -75,7 +75,7 @@ def test_no_secret_reaches_the_console(console: io.StringIO, line: str) -> None:
 @pytest.mark.parametrize(
     "line", ['127.0.0.1:1 - "GET /v1/inbox HTTP/1.1" 200', "Application startup complete."]
 )
-def test_what_holds_no_secret_is_left_alone(line: str) -> None:
+def test_a_line_without_a_secret_is_unchanged(line: str) -> None:
     assert console_log.redact(line) == line
 
 
@@ -106,7 +106,7 @@ def test_no_secret_is_in_a_line_of_json(json_console: io.StringIO, line: str) ->
         assert secret not in written
 
 
-def test_a_value_that_is_named_a_secret_is_none_in_json(json_console: io.StringIO) -> None:
+def test_the_value_of_a_secret_field_is_redacted_in_json(json_console: io.StringIO) -> None:
     structlog.get_logger().info(
         "an event", token="c2VjcmV0", Authorization="x", number=3, client_secret=["y"]
     )
@@ -120,7 +120,7 @@ def test_a_value_that_is_named_a_secret_is_none_in_json(json_console: io.StringI
     ['a"b\\', "two\nlines\r\n", '/v1/ws?token="x\\"', "\u2028\x00\x1b[31m", "half \ud800", "{}"],
     ids=ascii,
 )
-def test_every_line_is_one_object_of_json_whatever_is_logged(json_console: io.StringIO, text: str) -> None:
+def test_every_line_is_one_json_object_whatever_is_logged(json_console: io.StringIO, text: str) -> None:
     logging.getLogger("a library").warning("%s", text)
     structlog.get_logger().info(text, text=text, odd=object(), error=ValueError(text), many={text})
     written = json_console.getvalue()
@@ -128,7 +128,7 @@ def test_every_line_is_one_object_of_json_whatever_is_logged(json_console: io.St
     assert [json.loads(one)["level"] for one in written.split("\n")[:-1]] == ["warning", "info"]
 
 
-def test_a_traceback_is_one_string_of_json_without_variables(json_console: io.StringIO) -> None:
+def test_a_traceback_is_one_json_string_without_variables(json_console: io.StringIO) -> None:
     secret = KEY
     try:
         int(JWT)
@@ -143,7 +143,7 @@ def test_a_traceback_is_one_string_of_json_without_variables(json_console: io.St
         assert KEY not in str(event)
 
 
-def test_a_warning_of_python_is_a_line_of_json_too() -> None:
+def test_a_python_warning_is_a_json_line_too() -> None:
     with warnings.catch_warnings(), logging_to(stderr := io.StringIO(), as_json=True):
         warnings.simplefilter("always")
         warnings.warn("it is old", DeprecationWarning, stacklevel=1)
@@ -151,7 +151,7 @@ def test_a_warning_of_python_is_a_line_of_json_too() -> None:
 
 
 @pytest.mark.parametrize("written", ["INFO", "Info", "info"])
-def test_the_level_may_be_written_in_any_case(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_level_is_case_insensitive(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_LOG_LEVEL", written)
     monkeypatch.setenv("GATEWAY_LOG_FORMAT", "JSON")
     settings = load_settings()
@@ -215,7 +215,7 @@ CUT = [
 
 @pytest.mark.parametrize(("text", "secret"), CUT, ids=range(len(CUT)))
 @pytest.mark.parametrize("as_json", [False, True], ids=["console", "json"])
-def test_a_secret_that_is_cut_is_still_none_of_the_log(as_json: bool, text: str, secret: str) -> None:
+def test_a_truncated_secret_does_not_reach_the_log(as_json: bool, text: str, secret: str) -> None:
     for kept in range(8, len(secret), 7):
         before = MAX_SHOWN_LENGTH - 1 - (len(text) - len(secret)) - kept
         with logging_to(stderr := io.StringIO(), as_json=as_json):
@@ -228,7 +228,7 @@ def test_a_secret_that_is_cut_is_still_none_of_the_log(as_json: bool, text: str,
 @pytest.mark.parametrize(
     "text", ["esc \x1b[31m", "a\nb", "a\r\nb", "\x9b31m", "\u202e", "\x07", "\x85", "\u2028"], ids=ascii
 )
-def test_no_text_moves_the_terminal_or_begins_a_line(console: io.StringIO, text: str) -> None:
+def test_no_logged_text_controls_the_terminal_or_starts_a_new_line(console: io.StringIO, text: str) -> None:
     logging.getLogger("a library").warning("%s", text)
     structlog.get_logger().warning(text, path=text, many=[text, {text: text}])
     written = console.getvalue()

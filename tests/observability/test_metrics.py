@@ -83,7 +83,7 @@ async def test_a_post_is_counted_with_its_items_its_commit_and_its_delivery(serv
     await counted(server, "gateway_sockets", 0)
 
 
-async def test_a_post_that_is_replayed_under_its_key_is_counted_once(server: LocalServer) -> None:
+async def test_a_post_repeated_with_its_idempotency_key_is_counted_once(server: LocalServer) -> None:
     for _ in range(3):
         headers = {"Idempotency-Key": "k"}
         await server.service.post("/v1/notifications", headers=headers, json={"to": "ada", "title": "t"})
@@ -104,7 +104,7 @@ async def test_replays_and_resets_are_counted(server: LocalServer) -> None:
     assert (await scrape(server))["gateway_resets_total"] == 1
 
 
-async def test_what_a_socket_reads_from_the_log_has_a_lag_too(start_server: StartServer) -> None:
+async def test_the_delivery_lag_includes_messages_read_from_the_log(start_server: StartServer) -> None:
     server = await start_server(tail_bytes=0)
     ada = await server.user("ada")
     async with ada.socket() as socket:
@@ -116,7 +116,7 @@ async def test_what_a_socket_reads_from_the_log_has_a_lag_too(start_server: Star
     assert after["gateway_delivery_lag_seconds_sum"] < 10
 
 
-async def test_the_end_of_a_socket_is_counted_by_who_closed_it_and_the_code(gateway: LocalServer) -> None:
+async def test_a_closed_socket_is_counted_by_the_closing_side_and_the_code(gateway: LocalServer) -> None:
     ada = await gateway.user("ada")
     for code in (1000, 1001, 4001, 3999):
         async with ada.socket() as socket:
@@ -188,7 +188,7 @@ async def test_logins_are_counted_by_outcome(sqlite_url: str) -> None:
     assert "nobody" not in answer.text
 
 
-async def test_refusals_are_counted_by_code_and_not_by_what_was_asked(gateway: LocalServer) -> None:
+async def test_refusals_are_counted_by_code_and_not_by_request_content(gateway: LocalServer) -> None:
     await gateway.http.get("/v1/inbox")
     await gateway.http.get("/nowhere/marked-by-a-client")
     await gateway.http.put("/v1/inbox")
@@ -209,7 +209,7 @@ async def test_refusals_are_counted_by_code_and_not_by_what_was_asked(gateway: L
     assert "marked-by-a-client" not in answer.text
 
 
-async def test_requests_are_counted_by_route_method_and_status_and_not_by_what_was_asked(
+async def test_requests_are_counted_by_route_method_and_status_and_not_by_content(
     gateway: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway.expected += ["a request failed", "Exception in ASGI application"]
@@ -248,7 +248,7 @@ async def test_requests_are_counted_by_route_method_and_status_and_not_by_what_w
     assert seconds["gateway_request_seconds_sum{method=GET,route=/v1/users/{sub},status=200}"] > 0
 
 
-async def test_an_event_loop_that_is_held_up_is_noticed(gateway: LocalServer) -> None:
+async def test_the_lag_of_a_blocked_event_loop_is_measured(gateway: LocalServer) -> None:
     async def looked() -> bool:
         return (await scrape(gateway)).get("gateway_event_loop_lag_seconds_count", 0) >= 1
 
@@ -265,7 +265,7 @@ async def test_an_event_loop_that_is_held_up_is_noticed(gateway: LocalServer) ->
     await until(noticed, "the lag is measured")
 
 
-def test_hints_are_counted_as_the_backplane_and_the_hub_count_them() -> None:
+def test_hint_metrics_follow_the_counters_of_the_backplane_and_the_hub() -> None:
     metrics = Metrics(max_sockets=1)
     metrics.look(Now(ready=True, sockets=0, hints_sent=2, hints_received=2, hints_missed=0))
     metrics.look(Now(ready=True, sockets=0, hints_sent=3, hints_received=2, hints_missed=1))
@@ -292,14 +292,14 @@ def test_hints_are_counted_as_the_backplane_and_the_hub_count_them() -> None:
     ],
     ids=str,
 )
-async def test_without_a_token_what_comes_by_a_proxy_finds_nothing(
+async def test_without_a_configured_token_a_proxied_request_gets_a_404(
     gateway: LocalServer, headers: dict[str, str]
 ) -> None:
     answer = await gateway.http.get("/metrics", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (404, NotFound.code)
 
 
-async def test_where_a_proxy_is_configured_only_the_token_counts(sqlite_url: str) -> None:
+async def test_with_a_configured_proxy_every_request_needs_the_token(sqlite_url: str) -> None:
     settings = settings_for(sqlite_url, forwarded_allow_ips="127.0.0.1", metrics_token=TOKEN)
     async with serving(settings) as server:
         for headers in ({}, {"X-Forwarded-For": "127.0.0.1"}):
@@ -309,7 +309,7 @@ async def test_where_a_proxy_is_configured_only_the_token_counts(sqlite_url: str
         await scrape(server, Authorization=f"Bearer {TOKEN}")
 
 
-async def test_a_peer_that_is_not_of_this_machine_needs_the_token(sqlite_url: str) -> None:
+async def test_a_remote_peer_needs_the_token(sqlite_url: str) -> None:
     for token, code in ((None, 404), (TOKEN, 401)):
         async with serving(settings_for(sqlite_url, metrics_token=token)) as server:
             # The application as the server has it, asked by a peer whom no test can really have.
@@ -336,7 +336,7 @@ async def test_a_wrong_token_is_refused_even_on_this_machine(sqlite_url: str) ->
 
 
 @pytest.mark.parametrize("token", ["x" * 15, "x" * 15 + " ", "x" * 15 + "\xe9", ""])
-def test_a_token_that_is_short_or_no_header_stops_the_start(token: str) -> None:
+def test_a_short_or_invalid_token_stops_the_start(token: str) -> None:
     with pytest.raises(SettingsError, match="GATEWAY_METRICS_TOKEN: it must have 16"):
         load_settings(metrics_token=token)
 
@@ -365,7 +365,7 @@ async def test_every_name_has_the_prefix_and_every_counter_ends_in_total(gateway
 # --- several processes --------------------------------------------------------------------------------------
 
 
-async def test_processes_that_share_a_folder_are_counted_together(
+async def test_processes_with_a_shared_folder_are_counted_together(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [tmp_path / name for name in ("metrics", "one", "two")]
@@ -417,7 +417,7 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
 
 
-def test_the_dashboard_and_the_alerts_ask_for_what_there_is() -> None:
+def test_the_dashboard_and_the_alerts_query_only_existing_metrics() -> None:
     assert len(expressions()) > 10
     rules = set(re.findall(r"expr: (?:[|>]-?\n)?((?:.|\n        )+)", ALERTS))
     assert len(rules) >= 8
@@ -426,7 +426,7 @@ def test_the_dashboard_and_the_alerts_ask_for_what_there_is() -> None:
     assert len(asked(ALERTS)) >= 8
 
 
-async def test_what_they_ask_for_is_in_the_exposition_of_a_gateway_that_runs(gateway: LocalServer) -> None:
+async def test_a_running_gateway_exposes_every_queried_metric(gateway: LocalServer) -> None:
     await gateway.http.get("/v1/inbox")
     await gateway.http.post(
         "/v1/auth/token", data={"grant_type": "password", "username": "a", "password": "b"}

@@ -31,7 +31,7 @@ def said(events: list[Any]) -> list[tuple[str, str | None]]:
     return [(event["event"], event.get("reason")) for event in events]
 
 
-async def test_a_postgres_that_is_away_is_logged_with_the_reason_and_so_is_its_return(
+async def test_an_unreachable_postgres_is_logged_with_the_reason_and_so_is_its_recovery(
     postgres_url: str,
 ) -> None:
     url = make_url(postgres_url)
@@ -60,9 +60,7 @@ async def test_a_postgres_that_is_away_is_logged_with_the_reason_and_so_is_its_r
     assert str(url.password) not in str(events)
 
 
-async def test_a_read_that_works_does_not_end_that_nothing_can_be_written(
-    postgres: Postgres, postgres_url: str
-) -> None:
+async def test_a_successful_read_does_not_end_a_write_outage(postgres: Postgres, postgres_url: str) -> None:
     name = postgres_url.rsplit("/", 1)[1]
     await postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     async with open_database(settings_for(postgres_url)) as database:
@@ -86,7 +84,7 @@ async def test_a_read_that_works_does_not_end_that_nothing_can_be_written(
     ]
 
 
-async def test_a_sqlite_that_takes_no_writes_is_logged_with_the_reason(sqlite_url: str) -> None:
+async def test_a_sqlite_file_that_refuses_writes_is_logged_with_the_reason(sqlite_url: str) -> None:
     path = sqlite_url.removeprefix("sqlite:///")
     async with open_database(settings_for(f"sqlite:///file:{path}?mode=ro&uri=true")) as database:
         with structlog.testing.capture_logs() as events:
@@ -104,7 +102,7 @@ class Clock:
         return self.now
 
 
-def test_a_server_that_flaps_is_logged_only_where_it_stays_away() -> None:
+def test_a_flapping_server_is_logged_again_only_if_an_outage_lasts() -> None:
     clock = Clock()
     outage = Outage("away", "back", clock=clock, server="x")
     with structlog.testing.capture_logs() as events:
@@ -154,20 +152,20 @@ class Refused(Exception):
     ],
     ids=lambda one: getattr(one, "sqlstate", one),
 )
-def test_what_passes_at_once_is_no_outage(error: Exception, event: str | None) -> None:
+def test_a_transient_error_is_not_logged_as_an_outage(error: Exception, event: str | None) -> None:
     with structlog.testing.capture_logs() as events:
         DatabaseOutage("x").note(DBAPIError("SELECT 1", None, error))
     assert [one["event"] for one in events] == ([] if event is None else [event])
     assert "secret" not in str(events)
 
 
-def test_a_write_that_its_user_has_no_right_to_is_no_server_that_is_away() -> None:
+def test_a_write_without_privileges_is_logged_as_a_refused_write() -> None:
     with structlog.testing.capture_logs() as events:
         DatabaseOutage("x").note(DBAPIError("SELECT 1", None, Refused("42501")), writes=True)
     assert [one["event"] for one in events] == ["the database refuses writes"]
 
 
-async def test_the_redis_of_the_rate_limits_is_said_to_be_away_once_and_back_once() -> None:
+async def test_the_start_and_end_of_a_redis_outage_are_logged_once_each() -> None:
     clock = Clock()
     shared = Shared(f"redis://:a-secret@127.0.0.1:{free_port()}/2", clock=clock)
     with structlog.testing.capture_logs() as events:
@@ -193,11 +191,11 @@ async def test_the_redis_of_the_rate_limits_is_said_to_be_away_once_and_back_onc
         ("rediss://:p@[::1]:7000", "rediss://[::1]:7000"),
     ],
 )
-def test_an_address_of_redis_is_shown_without_who_calls(url: str, shown: str) -> None:
+def test_a_redis_address_is_shown_without_credentials(url: str, shown: str) -> None:
     assert without_password(url) == shown
 
 
-def test_check_names_the_address_and_the_reason_of_what_it_does_not_reach(
+def test_check_reports_the_address_and_the_reason_of_an_unreachable_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sqlite_url: str
 ) -> None:
     port = free_port()
@@ -217,7 +215,7 @@ def test_check_names_the_address_and_the_reason_of_what_it_does_not_reach(
     assert "a-secret" not in str(lines)
 
 
-async def test_a_log_of_json_is_of_one_schema_and_says_when_it_serves_and_what_ends_it(
+async def test_a_json_log_has_one_schema_and_records_serving_and_the_stop_signal(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     settings = {"log_format": "json", "access_log": True, "typo": "x"}
@@ -238,7 +236,7 @@ async def test_a_log_of_json_is_of_one_schema_and_says_when_it_serves_and_what_e
     assert any("GATEWAY_TYPO is not a setting" in event for event in events)
 
 
-def test_one_is_counted_in_the_singular() -> None:
+def test_a_count_of_one_is_singular() -> None:
     assert [counted(number, "user") for number in (0, 1, 2, 1200)] == [
         "0 users",
         "1 user",
@@ -247,7 +245,7 @@ def test_one_is_counted_in_the_singular() -> None:
     ]
 
 
-def test_an_error_of_sqlite_without_a_name_has_that_of_its_kind() -> None:
+def test_a_sqlite_error_without_a_name_is_logged_by_its_class() -> None:
     with structlog.testing.capture_logs() as events:
         DatabaseOutage("x").note(sqlite3.OperationalError("no such table: secret"))
     assert "secret" not in str(events)

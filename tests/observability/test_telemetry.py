@@ -75,7 +75,7 @@ def environment(patch: pytest.MonkeyPatch, collector: Collector) -> None:
     patch.setenv("NO_PROXY", "*")
 
 
-async def test_spans_arrive_and_hold_no_query_no_token_and_no_header(
+async def test_spans_are_exported_without_queries_tokens_or_headers(
     sqlite_url: str, tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment(monkeypatch, collector)
@@ -127,7 +127,7 @@ async def test_spans_arrive_and_hold_no_query_no_token_and_no_header(
     assert [secret for secret in secrets if secret.encode() in everything] == []
 
 
-def test_without_the_setting_nothing_is_made_whatever_the_environment_says(
+def test_without_the_setting_the_environment_enables_no_telemetry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")

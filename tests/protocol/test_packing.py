@@ -82,7 +82,7 @@ def unframed(frame: bytes) -> bytes:
 
 
 @given(items, items, counts_of, numbers, texts, times)
-def test_every_message_is_that_of_json(
+def test_every_packed_message_equals_its_json(
     item: Item, other: Item, counts: Counts, seq: int, text: str, time: int
 ) -> None:
     one, two = encode_item(item), encode_item(other)
@@ -108,7 +108,7 @@ def test_every_message_is_that_of_json(
         assert list(msgpack.unpackb(data)) == list(json.loads(message.payload))
 
 
-def test_the_fields_stand_on_the_wire_as_documented() -> None:
+def test_the_packed_fields_have_the_documented_encoding() -> None:
     content = Content(
         ID, "Hi", None, "default", "normal", None, '{"id":"x","created_at":1}', 1_795_167_000_007
     )
@@ -147,14 +147,14 @@ def test_the_fields_stand_on_the_wire_as_documented() -> None:
     ],
     ids=shortly,
 )
-def test_a_number_that_messagepack_does_not_have_is_the_one_of_javascript(number: int, read: float) -> None:
+def test_a_number_outside_messagepack_is_packed_as_its_javascript_value(number: int, read: float) -> None:
     content = Content(ID, "Hi", None, "default", "normal", None, dumps({"n": [number]}), 0)
     message = messages.notification(encode_item(Item(content, 1, 1)), 1, Counts(1, 1, 1, 0))
     assert msgpack.unpackb(unframed(message.packed_frame))["notification"]["data"] == {"n": [read]}
 
 
 @pytest.mark.parametrize("depth", [100, 197, 198, 199, 200, 400])
-def test_data_that_nests_deeply_is_packed(depth: int) -> None:
+def test_deeply_nested_data_is_packed(depth: int) -> None:
     data: Any = 1
     for _ in range(depth):
         data = {"x": data}
@@ -164,7 +164,7 @@ def test_data_that_nests_deeply_is_packed(depth: int) -> None:
 
 
 @given(times)
-def test_a_time_is_read_as_it_was_written(time: int) -> None:
+def test_a_parsed_timestamp_equals_the_written_time(time: int) -> None:
     assert parse_time(timestamp(time)) == time
 
 
@@ -174,7 +174,7 @@ def test_a_message_is_packed_once() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 100, 126, 65_535, 65_536, 70_000])
-def test_a_packed_frame_of_each_length_is_what_a_websocket_client_reads(size: int) -> None:
+def test_a_websocket_client_can_read_packed_frames_of_each_length(size: int) -> None:
     assert msgpack.unpackb(unframed(Message("t", f'"x":"{"x" * size}"').packed_frame))["x"] == "x" * size
 
 
@@ -209,12 +209,12 @@ def outcome(decode: Any, frame: str | bytes) -> Command | tuple[str, str, str | 
 @example({"type": "ack", "seq": 1.0})
 @example({"type": ["read"], "ref": "a"})
 @example({"type": "reed", "ref": "a"})
-def test_a_command_is_that_of_json_or_refused_as_there(message: dict[str, Any]) -> None:
+def test_a_packed_command_is_accepted_or_refused_like_its_json(message: dict[str, Any]) -> None:
     assert outcome(decode_packed_command, packed(message)) == outcome(decode_command, json.dumps(message))
 
 
 @given(st.binary() | values.map(msgpack.packb) | st.binary().map(lambda rest: b"\x81\xa4type" + rest))
-def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
+def test_any_bytes_are_decoded_as_a_command_or_refused(data: bytes) -> None:
     with suppress(UnicodeDecodeError):
         assert outcome(decode_packed_command, data)
 
@@ -239,7 +239,7 @@ def test_each_packed_command_is_understood(fields: dict[str, Any], command: Comm
     assert decode_packed_command(msgpack.packb(fields)) == command
 
 
-def test_as_many_ids_as_fit_in_a_text_frame_fit_in_a_binary_one() -> None:
+def test_a_binary_frame_fits_as_many_ids_as_a_text_frame() -> None:
     most = (MAX_FRAME - len('{"type":"read","ids":[]}')) // len(f'"{ID}",')
     assert most <= MAX_ARRAY
     data = msgpack.packb({"type": "read", "ids": [RAW_ID] * most})
@@ -275,7 +275,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_what_is_no_map_with_string_keys_is_malformed(data: bytes) -> None:
+def test_anything_but_a_map_with_string_keys_is_malformed(data: bytes) -> None:
     with pytest.raises(BadCommand) as caught:
         decode_packed_command(data)
     assert (caught.value.code, caught.value.ref) == ("malformed", None)
@@ -307,25 +307,27 @@ def test_what_is_no_map_with_string_keys_is_malformed(data: bytes) -> None:
     ],
     ids=shortly,
 )
-def test_a_field_of_another_kind_is_refused_with_its_ref(data: bytes, code: str, ref: str | None) -> None:
+def test_a_field_of_the_wrong_type_is_refused_with_the_ref_of_its_command(
+    data: bytes, code: str, ref: str | None
+) -> None:
     with pytest.raises(BadCommand) as caught:
         decode_packed_command(data)
     assert (caught.value.code, caught.value.ref) == (code, ref)
 
 
-def test_of_a_key_that_comes_twice_the_last_is_taken_as_in_json() -> None:
+def test_the_last_of_two_equal_keys_wins_as_in_json() -> None:
     twice = b"\x83\xa4type\xa3ack\xa3seq\x01\xa3seq\x02"
     assert decode_packed_command(twice) == decode_command('{"type":"ack","seq":1,"seq":2}')
 
 
-def test_an_extension_in_a_field_that_is_unknown_is_ignored() -> None:
+def test_an_extension_type_in_an_unknown_field_is_ignored() -> None:
     assert decode_packed_command(NESTED + b"\xd4\x05\x01") == Command(CommandType.PING)
 
 
 @pytest.mark.parametrize(
     "text", [b"\xff", b"\xed\xa0\x80", b"\xc0\x80"], ids=["no start", "surrogate", "overlong"]
 )
-def test_a_string_that_is_not_utf_8_is_an_error_of_its_own(text: bytes) -> None:
+def test_a_string_that_is_not_utf_8_raises_a_unicode_error(text: bytes) -> None:
     for data in (
         NESTED + bytes([0xA0 | len(text)]) + text,
         b"\x81" + bytes([0xA0 | len(text)]) + text + b"\x01",
@@ -334,7 +336,7 @@ def test_a_string_that_is_not_utf_8_is_an_error_of_its_own(text: bytes) -> None:
             decode_packed_command(data)
 
 
-def test_the_library_is_imported_only_where_it_is_used() -> None:
+def test_msgpack_is_imported_only_on_first_use() -> None:
     script = (
         "import sys, gateway.app; from gateway.protocol import messages; message = messages.ok('r');"
         "before = 'msgpack' in sys.modules; message.packed_frame; print(before, 'msgpack' in sys.modules)"

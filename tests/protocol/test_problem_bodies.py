@@ -31,14 +31,14 @@ CODES = {
 }
 
 
-def test_a_problem_names_its_fields_only_where_some_are_wrong() -> None:
+def test_a_problem_has_field_errors_only_if_fields_are_invalid() -> None:
     body = problem(NO_TYPE, 404, "not_found", "Not Found", "There is no such page.")
     assert list(body) == ["type", "title", "status", "detail", "code"]
     errors = [{"field": "to", "message": "it is missing"}]
     assert problem(NO_TYPE, 422, "invalid", "Invalid", "to: it is missing", errors)["errors"] == errors
 
 
-def test_nobody_else_makes_a_problem() -> None:
+def test_only_one_module_creates_problem_bodies() -> None:
     makers = [path for path in PACKAGE.rglob("*.py") if re.search(r"application/problem", path.read_text())]
     assert makers == [PACKAGE / "protocol" / "problems.py"]
 
@@ -58,5 +58,5 @@ def test_each_status_of_a_refusal_before_the_application_has_a_code_of_its_own()
 
 
 @pytest.mark.parametrize(("status", "code"), [(418, "bad_request"), (505, "internal_error")])
-def test_a_status_without_a_code_has_that_of_its_class(status: int, code: str) -> None:
+def test_a_status_without_its_own_code_has_the_code_of_its_class(status: int, code: str) -> None:
     assert problem_code(status) == code

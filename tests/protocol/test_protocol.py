@@ -69,7 +69,7 @@ ITEM_FIELDS = {
 @example('{"type": "ack", "seq": NaN}')
 @example('{"type": "ack", "seq": ' + "9" * 5000 + "}")
 @example("[" * 10_000)
-def test_any_text_is_a_command_or_a_bad_command(text: str) -> None:
+def test_any_text_is_decoded_as_a_command_or_raises_bad_command(text: str) -> None:
     try:
         assert isinstance(decode_command(text), Command)
     except BadCommand as refused:
@@ -88,7 +88,7 @@ def test_any_text_is_a_command_or_a_bad_command(text: str) -> None:
         },
     )
 )
-def test_any_object_is_a_command_whose_fields_are_sound_or_a_bad_command(message: dict[str, Any]) -> None:
+def test_any_object_is_a_command_with_valid_fields_or_raises_bad_command(message: dict[str, Any]) -> None:
     try:
         command = decode_command(json.dumps(message))
     except BadCommand as refused:
@@ -155,7 +155,7 @@ def test_each_command_is_understood(text: str, command: Command) -> None:
         ('{"type":"auth","token":""}', "invalid_field", None),
     ],
 )
-def test_what_is_not_a_command_is_refused_with_its_ref(text: str, code: str, ref: str | None) -> None:
+def test_an_invalid_command_is_refused_with_its_ref(text: str, code: str, ref: str | None) -> None:
     with pytest.raises(BadCommand) as caught:
         decode_command(text)
     assert (caught.value.code, caught.value.ref) == (code, ref)
@@ -164,7 +164,7 @@ def test_what_is_not_a_command_is_refused_with_its_ref(text: str, code: str, ref
 @pytest.mark.parametrize(
     ("given", "hint"), [("arhcive", " Did you mean archive?"), ("PING", " Did you mean ping?"), ("hello", "")]
 )
-def test_a_misspelt_command_is_told_the_one_that_is_meant(given: str, hint: str) -> None:
+def test_the_error_for_a_misspelt_command_suggests_the_right_one(given: str, hint: str) -> None:
     with pytest.raises(BadCommand) as caught:
         decode_command(json.dumps({"type": given}))
     assert caught.value.detail == f"type: one of {', '.join(CommandType)}.{hint}"
@@ -228,13 +228,13 @@ def test_every_close_code_comes_with_advice() -> None:
     assert set(ADVICE) == set(Close)
 
 
-def test_json_has_no_numbers_that_json_does_not_have() -> None:
+def test_encoding_a_number_outside_json_fails() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         dumps({"x": float("nan")})
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_frame_is_what_a_websocket_client_reads(size: int) -> None:
+def test_a_websocket_client_can_read_a_frame(size: int) -> None:
     """Read it with the parser of a library: a server's frame, whole, not masked."""
     parser = ClientProtocol(parse_uri("ws://gateway"), state=State.OPEN, max_size=None)
     message = sized(size)
@@ -254,7 +254,7 @@ def sized(size: int) -> Message:
 
 
 @given(items, counts_of)
-def test_an_event_is_three_lines_that_hold_the_message(item: Item, counts: Counts) -> None:
+def test_an_event_has_three_lines_with_the_message(item: Item, counts: Counts) -> None:
     message = messages.notification(encode_item(item), counts.seq, counts)
     lines = message.event("e").split(b"\n")
     assert lines[:2] == [f"id: e.{counts.seq}".encode(), b"event: notification"]
@@ -263,11 +263,11 @@ def test_an_event_is_three_lines_that_hold_the_message(item: Item, counts: Count
     assert b"\r" not in message.event("e")
 
 
-def test_what_moves_nobody_has_no_id() -> None:
+def test_an_event_that_does_not_advance_the_position_has_no_id() -> None:
     assert messages.ok("r").event("e") == b'event: ok\ndata: {"type":"ok","ref":"r"}\n\n'
 
 
 @given(st.none() | st.text() | st.text(alphabet=st.characters(max_codepoint=0x2FFF)))
 @example('"\\/\b\f\n\r\t\x00\x7f\u2028\ud800é😀')
-def test_a_text_is_quoted_as_any_value_is_encoded(text: str | None) -> None:
+def test_quoting_a_text_equals_encoding_it_as_json(text: str | None) -> None:
     assert quoted(text) == dumps(text)

@@ -27,7 +27,7 @@ def bodies(base: type[Body] = Body) -> list[type[Body]]:
 
 
 @pytest.mark.parametrize("model", [*bodies(), TrustedIssuer], ids=lambda model: model.__name__)
-def test_each_rule_of_each_body_is_said_in_our_words(model: type[BaseModel]) -> None:
+def test_each_validation_error_of_each_body_has_our_own_wording(model: type[BaseModel]) -> None:
     said: set[str] = set()
     for name in model.model_fields:
         for wrong in WRONG:
@@ -39,7 +39,7 @@ def test_each_rule_of_each_body_is_said_in_our_words(model: type[BaseModel]) -> 
     assert [one for one in sorted(said) if FOREIGN.search(one) or "wrong type or form" in one] == []
 
 
-def test_every_pattern_of_the_api_and_of_the_settings_has_words() -> None:
+def test_every_pattern_of_the_api_and_the_settings_has_a_description() -> None:
     document = json.dumps(create_app(settings_for("sqlite:///unused.db")).openapi())
     patterns = {json.loads(f'"{one}"') for one in re.findall(r'"pattern": "((?:[^"\\]|\\.)*)"', document)}
     patterns |= {
@@ -75,7 +75,7 @@ def test_every_pattern_of_the_api_and_of_the_settings_has_words() -> None:
         ),
     ],
 )
-def test_a_setting_that_is_wrong_says_its_rule(
+def test_an_invalid_setting_reports_its_rule(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
 ) -> None:
     monkeypatch.setenv(f"GATEWAY_{name.upper()}", value)
@@ -84,11 +84,11 @@ def test_a_setting_that_is_wrong_says_its_rule(
     assert str(caught.value) == said
 
 
-def test_a_long_name_is_compared_with_none() -> None:
+def test_an_overlong_name_gets_no_suggestion() -> None:
     assert nearest("titel", ["to", "title"]) == "title"
     assert nearest("t" * (MAX_NAME_LENGTH + 1), ["t" * (MAX_NAME_LENGTH + 1)]) is None
     assert unknown_member("zzz", ()) == "there is no such member: leave it out"
 
 
-def test_the_number_of_notifications_in_a_batch_is_said_as_it_is() -> None:
+def test_a_batch_holds_at_most_1000_notifications() -> None:
     assert MAX_POSTS == 1000

@@ -55,7 +55,7 @@ async def test_the_user_of_the_demo_posts_to_their_own_inbox(demo: Demo) -> None
     assert (item["id"], item["title"], item["priority"]) == (answer.json()["id"], "To myself", "urgent")
 
 
-async def test_nobody_else_posts_and_nobody_else_is_posted_to(demo: Demo) -> None:
+async def test_only_the_demo_user_can_post_and_only_to_themselves(demo: Demo) -> None:
     ada = await demo.server.user("ada")
     refused = [
         await demo.server.http.post(PATH, json={"to": "demo", "title": "x"}),
@@ -78,7 +78,7 @@ async def test_nobody_else_posts_and_nobody_else_is_posted_to(demo: Demo) -> Non
         assert (await user.inbox())["items"] == []
 
 
-async def test_what_is_posted_is_checked_as_a_service_is(demo: Demo) -> None:
+async def test_demo_posts_are_validated_like_service_posts(demo: Demo) -> None:
     refused = [
         await demo.post(url="javascript:alert(1)"),
         await demo.post(category="Not Allowed"),
@@ -89,7 +89,7 @@ async def test_what_is_posted_is_checked_as_a_service_is(demo: Demo) -> None:
     assert [answer.json()["errors"][0]["field"] for answer in refused] == ["url", "category", "title", "more"]
 
 
-async def test_without_a_demo_there_is_no_such_path_and_the_page_offers_none(
+async def test_without_a_demo_the_post_path_is_404_and_the_page_has_no_form(
     start_server: StartServer,
 ) -> None:
     server = await start_server()
@@ -99,14 +99,14 @@ async def test_without_a_demo_there_is_no_such_path_and_the_page_offers_none(
     assert "data-demo" not in (await server.http.get("/")).text
 
 
-async def test_the_page_of_a_demo_knows_that_it_is_one_and_holds_no_key(demo: Demo) -> None:
+async def test_the_demo_page_is_marked_as_a_demo_and_contains_no_key(demo: Demo) -> None:
     page = await demo.server.http.get("/")
     assert "<html data-demo " in page.text
     assert "ngk_" not in page.text
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
 
 
-async def test_serve_with_the_option_is_a_demo(sqlite_url: str, tmp_path: Path) -> None:
+async def test_the_serve_option_starts_a_demo(sqlite_url: str, tmp_path: Path) -> None:
     async with process(sqlite_url, tmp_path, options=["--demo"]) as (gateway, server):
         assert "<html data-demo " in (await server.http.get("/")).text
         assert (await server.http.post(PATH, json={"to": "demo", "title": "x"})).status_code == 401
@@ -153,7 +153,7 @@ async def test_the_link_of_the_demo_signs_in_once(database_url: str) -> None:
         assert (await user.inbox())["items"] == []
 
 
-async def test_the_code_of_an_earlier_start_is_worth_nothing(database_url: str) -> None:
+async def test_the_code_of_an_earlier_start_is_invalid(database_url: str) -> None:
     settings = settings_for(database_url)
     codes = [code_in(await prepare(settings, 8000, demo=True)) for _ in range(2)]
     assert codes[0] != codes[1]
@@ -162,9 +162,7 @@ async def test_the_code_of_an_earlier_start_is_worth_nothing(database_url: str) 
         assert [answer.status_code for answer in answers] == [401, 200]
 
 
-async def test_a_code_is_worth_nothing_after_ten_minutes(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_code_expires_after_ten_minutes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_for(database_url)
     begun = int(time.time() * 1000) - 601_000
     with monkeypatch.context() as patched:
@@ -174,7 +172,7 @@ async def test_a_code_is_worth_nothing_after_ten_minutes(
         assert (await server.http.post(FORM_PATH, data={"code": code})).status_code == 401
 
 
-async def test_a_code_opens_no_socket_and_a_ticket_begins_no_session(demo: Demo) -> None:
+async def test_a_code_opens_no_connection_and_a_ticket_starts_no_session(demo: Demo) -> None:
     ticket = (await demo.user.post("/v1/auth/ticket")).json()["ticket"]
     answer = await demo.server.http.post(FORM_PATH, data={"code": ticket})
     assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
@@ -182,11 +180,11 @@ async def test_a_code_opens_no_socket_and_a_ticket_begins_no_session(demo: Demo)
     assert (stream.status_code, stream.json()["code"]) == (403, "insufficient_scope")
 
 
-async def test_a_form_that_is_none_is_the_error_of_a_form(demo: Demo) -> None:
+async def test_a_body_that_is_not_a_form_gets_an_oauth_error(demo: Demo) -> None:
     answer = await demo.server.http.post(FORM_PATH, json={"code": "x"})
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
-async def test_without_a_demo_no_code_is_taken(start_server: StartServer) -> None:
+async def test_without_a_demo_the_code_form_is_404(start_server: StartServer) -> None:
     server = await start_server()
     assert (await server.http.post(FORM_PATH, data={"code": "x" * 43})).status_code == 404

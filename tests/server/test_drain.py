@@ -60,7 +60,7 @@ def hub_of(stack: AsyncExitStack, fakes: list[Fake]) -> Hub:
         (3 * CLOSED_PER_SECOND, 1, SPREAD_FRACTION),
     ],
 )
-async def test_sockets_are_closed_spread_over_half_of_the_grace_period_or_by_the_rate(
+async def test_socket_closes_are_spread_over_half_of_the_grace_period_or_by_the_rate(
     sockets: int, grace_period: float, seconds: float
 ) -> None:
     fakes = [Fake() for _ in range(sockets)]
@@ -89,7 +89,7 @@ SOCKETS = 150
 """They are closed within a second and a half."""
 
 
-async def test_a_process_that_ends_goes_through_every_step(database_url: str, tmp_path: Path) -> None:
+async def test_a_draining_process_goes_through_every_step(database_url: str, tmp_path: Path) -> None:
     async with (
         process(database_url, tmp_path, grace_period=20) as (gateway, server),
         AsyncExitStack() as stack,
@@ -165,7 +165,7 @@ async def test_a_request_under_way_is_finished(sqlite_url: str, tmp_path: Path) 
         assert await gateway.ended() == 0
 
 
-async def test_a_second_signal_ends_it_at_once(sqlite_url: str, tmp_path: Path) -> None:
+async def test_a_second_signal_ends_the_process_at_once(sqlite_url: str, tmp_path: Path) -> None:
     async with process(sqlite_url, tmp_path, grace_period=600) as (gateway, _), half_a_post(gateway):
         gateway.signal(signal.SIGHUP)
         await until(lambda: refuses(gateway), "one process that is alone takes SIGHUP for SIGTERM")
@@ -182,7 +182,9 @@ async def test_a_second_signal_ends_it_at_once(sqlite_url: str, tmp_path: Path) 
         assert await ended == 1
 
 
-async def test_who_does_not_come_to_an_end_is_cut_off_in_time(sqlite_url: str, tmp_path: Path) -> None:
+async def test_an_unfinished_request_is_cut_off_within_the_grace_period(
+    sqlite_url: str, tmp_path: Path
+) -> None:
     async with process(sqlite_url, tmp_path, grace_period=3) as (gateway, _), half_a_post(gateway):
         told_at = time.monotonic()
         assert await asyncio.to_thread(gateway.end) == 0
@@ -190,7 +192,7 @@ async def test_who_does_not_come_to_an_end_is_cut_off_in_time(sqlite_url: str, t
         assert "Traceback" not in gateway.log.read_text()
 
 
-async def test_a_database_that_hangs_does_not_hold_up_the_end(sqlite_url: str, tmp_path: Path) -> None:
+async def test_a_hanging_database_does_not_delay_the_shutdown(sqlite_url: str, tmp_path: Path) -> None:
     async with process(sqlite_url, tmp_path, grace_period=2) as (gateway, server):
         await server.http.get("/healthz")
         # Whoever has the lock of the database holds up the writer for five seconds.
@@ -216,7 +218,7 @@ async def raw(server: LocalServer) -> tuple[asyncio.StreamReader, asyncio.Stream
     return reader, writer, cast("GatewayHttp", served)
 
 
-async def test_what_is_asked_on_a_connection_just_made_is_answered_by_a_process_that_ends(
+async def test_a_draining_process_answers_a_request_on_a_new_connection(
     sqlite_url: str,
 ) -> None:
     async with serving(settings_for(sqlite_url)) as server:
@@ -228,7 +230,7 @@ async def test_what_is_asked_on_a_connection_just_made_is_answered_by_a_process_
         await writer.wait_closed()
 
 
-async def test_a_connection_on_which_nothing_is_asked_holds_up_no_end(
+async def test_an_idle_new_connection_does_not_delay_the_shutdown(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.transport.http.FIRST_REQUEST_SECONDS", 0.05)

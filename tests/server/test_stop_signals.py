@@ -22,7 +22,7 @@ from tests.support.servers import serving as served
 from tests.support.waiting import until
 
 
-def test_a_signal_within_a_second_is_an_echo_and_a_later_one_is_repeated() -> None:
+def test_a_signal_within_a_second_is_an_echo_and_a_later_signal_is_a_repeat() -> None:
     now = [100.0]
     stops = StopSignals(lambda: now[0])
     assert not stops.is_repeated()
@@ -62,7 +62,7 @@ async def _serves(log: Path) -> None:
 
 
 @pytest.mark.parametrize("sig", [signal.SIGHUP, signal.SIGINT])
-async def test_a_signal_that_is_to_be_ignored_does_not_end_it(tmp_path: Path, sig: signal.Signals) -> None:
+async def test_an_ignored_signal_does_not_stop_the_gateway(tmp_path: Path, sig: signal.Signals) -> None:
     with serving(tmp_path, sig) as (process, log):
         await _serves(log)
         status = await asyncio.to_thread(Path(f"/proc/{process.pid}/status").read_text)
@@ -74,7 +74,7 @@ async def test_a_signal_that_is_to_be_ignored_does_not_end_it(tmp_path: Path, si
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_that_comes_twice_at_once_drains(tmp_path: Path, sig: signal.Signals) -> None:
+async def test_a_signal_sent_twice_at_once_starts_a_drain(tmp_path: Path, sig: signal.Signals) -> None:
     with serving(tmp_path) as (process, log):
         await _serves(log)
         process.send_signal(sig)
@@ -100,7 +100,7 @@ TIMEOUT = ("timeout", "600")
     ],
     ids=lambda one: one[0] if isinstance(one, tuple) else one,
 )
-async def test_a_signal_to_the_whole_group_drains_and_loses_nothing(
+async def test_a_signal_to_the_process_group_drains_and_loses_nothing(
     postgres_url: str, tmp_path: Path, wrapper: tuple[str, ...], workers: int, sig: signal.Signals
 ) -> None:
     # A session of its own, as a supervisor makes one: the wrapper leads it, and passes the signal on.
@@ -127,7 +127,7 @@ async def test_a_signal_to_the_whole_group_drains_and_loses_nothing(
     assert [item["title"] for item in items] == ["4", "3", "2", "1", "0"]
 
 
-async def test_a_job_in_the_background_of_a_script_outlives_a_ctrl_c_with_its_workers(
+async def test_a_background_job_and_its_workers_survive_a_ctrl_c_of_the_script(
     postgres_url: str, tmp_path: Path
 ) -> None:
     script = ("sh", "-c", '"$@" & echo $! > job; wait $!', "sh")
@@ -154,7 +154,9 @@ async def test_a_job_in_the_background_of_a_script_outlives_a_ctrl_c_with_its_wo
 # --- where a command prints to ------------------------------------------------------------------------------
 
 
-async def test_who_waits_ends_when_the_reader_of_its_pipe_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_waiting_command_ends_when_the_reader_of_its_pipe_exits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
@@ -175,7 +177,7 @@ def _python(code: str, **environment: str) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_closed_pipe_is_neither_a_traceback_nor_a_line() -> None:
+def test_a_closed_pipe_prints_no_traceback_and_no_line() -> None:
     with _python("import sys; from gateway import cli; sys.exit(cli.run(['--version']))") as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -184,7 +186,7 @@ def test_a_closed_pipe_is_neither_a_traceback_nor_a_line() -> None:
     assert process.returncode == pipes.READER_GONE_EXIT_CODE
 
 
-def test_a_terminal_of_ascii_gets_json_that_is_still_json() -> None:
+def test_an_ascii_terminal_gets_valid_json() -> None:
     code = (
         "from gateway.cli import pipes; from gateway.cli import options; pipes.escape_unencodable();"
         "options.print_json({'title': 'Gr\\u00fc\\u00dfe \\U0001f600'})"

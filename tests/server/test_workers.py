@@ -77,13 +77,13 @@ def both_are_kept() -> bool:
     return any(task.get_name() == "worker 1" for task in asyncio.all_tasks())
 
 
-async def test_a_worker_that_does_not_start_the_first_time_ends_everything_with_its_code() -> None:
+async def test_a_worker_that_fails_at_first_start_stops_the_supervisor_with_its_exit_code() -> None:
     script = "import sys; sys.exit(3)"
     async with supervised([*PLAIN, script]) as (_, running):
         assert await running == 3
 
 
-async def test_a_worker_that_keeps_dying_is_started_later_each_time(tmp_path: Path) -> None:
+async def test_a_crashing_worker_is_restarted_with_growing_pauses(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     script = SERVES + f"open({str(starts)!r}, 'a').write(f'{{time.monotonic()}}\\n')"
     async with supervised([*PLAIN, script], number=1) as (supervisor, running):
@@ -96,7 +96,7 @@ async def test_a_worker_that_keeps_dying_is_started_later_each_time(tmp_path: Pa
     assert MAX_PAUSE_SECONDS < 10
 
 
-async def test_a_worker_that_does_not_end_is_killed_when_the_grace_period_is_over() -> None:
+async def test_a_worker_that_does_not_stop_is_killed_after_the_grace_period() -> None:
     script = "import signal; signal.signal(15, signal.SIG_IGN); " + SERVES + "time.sleep(600)"
     async with supervised([*PLAIN, script], grace_period=0.3) as (supervisor, running):
         await until(lambda: len(supervisor.workers) == 2, "both run")
@@ -117,7 +117,7 @@ async def test_a_second_signal_kills_the_workers_at_once() -> None:
         assert await running == 1
 
 
-async def test_where_a_new_worker_does_not_serve_the_old_ones_stay(
+async def test_the_old_workers_stay_if_a_new_worker_does_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -137,7 +137,7 @@ async def test_where_a_new_worker_does_not_serve_the_old_ones_stay(
         assert await running == 0
 
 
-async def test_a_worker_whose_event_loop_hangs_is_replaced_and_a_busy_one_is_not(
+async def test_a_hanging_worker_is_replaced_and_a_busy_worker_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[int] = []
@@ -168,7 +168,7 @@ async def test_a_worker_whose_event_loop_hangs_is_replaced_and_a_busy_one_is_not
         assert await running == 0
 
 
-async def test_a_worker_that_is_started_again_and_does_not_serve_in_time_is_killed(
+async def test_a_restarted_worker_that_does_not_serve_in_time_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "START_TIMEOUT_SECONDS", 2 * INTERVAL_SECONDS)
@@ -208,7 +208,7 @@ def mode(folder: str) -> int | None:
     return stat.S_IMODE(path.stat().st_mode) if path.exists() else None
 
 
-async def test_two_workers_serve_and_one_that_is_killed_comes_back(postgres_url: str, tmp_path: Path) -> None:
+async def test_two_workers_serve_and_a_killed_worker_is_replaced(postgres_url: str, tmp_path: Path) -> None:
     async with process(postgres_url, tmp_path, workers=2) as (gateway, server):
         await all_serve(gateway)
         await server.service.notify("ada")
@@ -278,7 +278,7 @@ async def connect_and_ask(gateway: Process) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-async def test_a_gateway_that_is_stopped_is_replaced(postgres_url: str, tmp_path: Path) -> None:
+async def test_a_suspended_worker_is_killed_and_replaced(postgres_url: str, tmp_path: Path) -> None:
     environment = {
         "GATEWAY_DATABASE_URL": postgres_url,
         "GATEWAY_WORKERS": "2",

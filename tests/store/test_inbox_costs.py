@@ -172,7 +172,7 @@ def measure(connection: Connection, state: str) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_no_call_costs_more_in_an_inbox_that_is_sixteen_times_as_large(
+async def test_no_call_costs_more_in_a_sixteen_times_larger_inbox(
     database: Database, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "MAX_SCANNED_SEQS", SMALL // 2)

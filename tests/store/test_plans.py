@@ -122,7 +122,7 @@ async def test_no_statement_walks_through_a_whole_inbox(server: LocalServer) -> 
     assert plans.walks() == []
 
 
-async def test_no_statement_of_the_sessions_reads_all_of_them(sqlite_url: str) -> None:
+async def test_no_session_statement_scans_all_sessions(sqlite_url: str) -> None:
     plans = Plans()
     async with open_database(settings_for(sqlite_url)) as database:
         assert isinstance(database, SqliteDatabase)

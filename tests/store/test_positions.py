@@ -79,7 +79,7 @@ async def number_of(other: asyncpg.Connection) -> int:
 
 
 @pytest.mark.parametrize("named", ["by sub", "by id"])
-async def test_users_who_changed_during_the_wait_for_their_lock_are_unpacked_no_second_time(
+async def test_users_changed_during_a_lock_wait_are_not_unpacked_a_second_time(
     database: Database, other: asyncpg.Connection, named: str
 ) -> None:
     unpacked = []
@@ -96,7 +96,7 @@ async def test_users_who_changed_during_the_wait_for_their_lock_are_unpacked_no_
 
 
 @pytest.mark.parametrize("named", ["by sub", "by id"])
-async def test_no_user_is_left_out_who_changed_during_the_wait_for_the_lock(
+async def test_no_user_changed_during_a_lock_wait_is_left_out(
     database: Database, other: asyncpg.Connection, named: str
 ) -> None:
     subs = [f"user-{number}" for number in range(MANY)]

@@ -41,13 +41,13 @@ def count_unread(connection: Connection, user_id: int) -> int:
     return connection.scalar(select(func.count()).where(items.c.user_id == user_id, unread)) or 0
 
 
-async def test_what_arrives_together_is_one_transaction(engine: Engine) -> None:
+async def test_posts_that_arrive_together_share_one_transaction(engine: Engine) -> None:
     await asyncio.gather(*(engine.store(engine.post(f"user-{number}")) for number in range(20)))
     assert len(engine.announced) == 1
     assert len(engine.announced[0].outcomes) == 20
 
 
-async def test_numbers_have_no_gap_and_follow_the_order_of_arrival(engine: Engine) -> None:
+async def test_seqs_have_no_gaps_and_follow_the_order_of_arrival(engine: Engine) -> None:
     user = await engine.user()
     await asyncio.gather(*(engine.store(engine.post("ada", "bob", title=str(n))) for n in range(30)))
     page = await engine.database.read(read_after, user.id, 0, 100)
@@ -68,7 +68,7 @@ async def test_cancelling_one_caller_does_not_affect_the_others_or_the_writer(en
     assert (await counts_of(engine, user.id)).seq == 11
 
 
-async def test_one_piece_of_work_that_breaks_the_transaction_fails_alone(engine: Engine) -> None:
+async def test_a_submission_that_breaks_the_transaction_fails_alone(engine: Engine) -> None:
     user = await engine.user()
     twice = engine.post()
     await engine.store(twice)
@@ -80,7 +80,7 @@ async def test_one_piece_of_work_that_breaks_the_transaction_fails_alone(engine:
     assert (await counts_of(engine, user.id)).seq == 3
 
 
-async def test_work_that_fails_leaves_no_error_in_a_circle(engine: Engine) -> None:
+async def test_a_failed_submission_leaves_no_error_in_a_reference_cycle(engine: Engine) -> None:
     """It would keep what was posted until the collector of cycles runs, which is seldom."""
     twice = engine.post()
 
@@ -121,7 +121,7 @@ async def test_posts_and_changes_of_one_user_share_a_transaction(engine: Engine)
     assert await counts_of(engine, user.id) == Counts(seq=4, unread=1, unseen=1, seen=1)
 
 
-async def test_marking_what_is_so_already_takes_no_number(engine: Engine) -> None:
+async def test_marking_an_already_marked_item_takes_no_seq(engine: Engine) -> None:
     user = await engine.user()
     post = engine.post()
     await engine.store(post)
@@ -130,7 +130,7 @@ async def test_marking_what_is_so_already_takes_no_number(engine: Engine) -> Non
         assert (changed.counts.seq, changed.counts.unread, changed.items[0].seq) == (2, 0, 2)
 
 
-async def test_reading_everything_goes_in_bounded_steps_and_leaves_nothing(engine: Engine) -> None:
+async def test_a_long_read_up_to_a_seq_runs_in_bounded_steps_and_misses_no_item(engine: Engine) -> None:
     user = await engine.user()
     total = 2 * CHUNK + 10
     for start in range(0, total, 500):
@@ -145,7 +145,7 @@ async def test_reading_everything_goes_in_bounded_steps_and_leaves_nothing(engin
     assert page.more
 
 
-async def test_a_long_read_is_told_live_by_its_end_and_a_short_one_by_its_items(engine: Engine) -> None:
+async def test_a_long_read_is_announced_by_its_end_and_a_short_read_by_its_items(engine: Engine) -> None:
     user = await engine.user()
     engine.recent.follow(user.id)
     await engine.store(*[engine.post() for _ in range(2 * LONG_CHANGE + 1)])
@@ -158,12 +158,12 @@ async def test_a_long_read_is_told_live_by_its_end_and_a_short_one_by_its_items(
     assert b'"type":"read"' in long.message.frame
 
 
-async def test_a_change_for_a_user_who_is_gone_is_not_found(engine: Engine) -> None:
+async def test_a_change_for_a_missing_user_raises_not_found(engine: Engine) -> None:
     with pytest.raises(NotFound):
         await engine.writer.change(Seen(10**6, 1))
 
 
-async def test_acknowledgements_are_stored_soon_with_company_or_without(engine: Engine) -> None:
+async def test_acks_are_stored_soon_with_or_without_other_work(engine: Engine) -> None:
     user = await engine.user()
     await engine.store(engine.post(), engine.post())
     engine.writer.delivered(user.id, 1)
@@ -177,7 +177,7 @@ async def test_acknowledgements_are_stored_soon_with_company_or_without(engine: 
     await until(stored, "the mark is stored")
 
 
-async def test_what_waits_when_the_writer_ends_is_stored(database: Database, database_url: str) -> None:
+async def test_waiting_posts_are_stored_when_the_writer_stops(database: Database, database_url: str) -> None:
     engine = Engine(settings_for(database_url), database)
     async with engine.writer.running():
         user = await engine.user()
@@ -205,7 +205,7 @@ class Failing:
         return await self._database.read(*args)  # type: ignore[arg-type]
 
 
-async def test_a_database_that_is_down_fails_those_who_wait_and_nobody_after(
+async def test_a_database_outage_fails_waiting_submissions_but_no_later_ones(
     database: Database, database_url: str
 ) -> None:
     engine = Engine(settings_for(database_url), database)
@@ -225,7 +225,7 @@ def claimed(engine: Engine, key: str, digest: bytes, response: str, post: Post |
     return Submission((post or engine.post(),), response, Reservation(1, key, digest, response))
 
 
-async def test_twins_in_one_transaction_are_one_notification(engine: Engine) -> None:
+async def test_equal_posts_with_one_key_in_one_transaction_store_one_notification(engine: Engine) -> None:
     user = await engine.user()
     first, twin, other = await asyncio.gather(
         engine.writer.post(claimed(engine, "k", b"1", "first")),
@@ -239,7 +239,7 @@ async def test_twins_in_one_transaction_are_one_notification(engine: Engine) -> 
     assert (await counts_of(engine, user.id)).seq == 1
 
 
-async def test_a_key_is_free_again_when_its_time_is_over(database: Database, database_url: str) -> None:
+async def test_an_expired_idempotency_key_can_be_reused(database: Database, database_url: str) -> None:
     engine = Engine(settings_for(database_url), database)
     clock = [1_000_000.0]
     engine.writer = Writer(database, engine.announce, clock=lambda: clock[0])
@@ -251,7 +251,9 @@ async def test_a_key_is_free_again_when_its_time_is_over(database: Database, dat
         assert await engine.writer.post(claimed(engine, "k", b"2", "third")) == Accepted("third")
 
 
-async def test_two_writers_with_one_key_store_one_notification(database: Database, database_url: str) -> None:
+async def test_two_writers_with_the_same_idempotency_key_store_one_notification(
+    database: Database, database_url: str
+) -> None:
     """Two processes of one gateway race: the second waits for the first, and gives its answer."""
     engines = [Engine(settings_for(database_url), database) for _ in range(2)]
     engines[1].posted = 100
@@ -265,7 +267,9 @@ async def test_two_writers_with_one_key_store_one_notification(database: Databas
         assert (await counts_of(engines[0], user.id)).seq == 20
 
 
-async def test_two_writers_number_one_user_without_gaps(database: Database, database_url: str) -> None:
+async def test_two_writers_assign_the_seqs_of_one_user_without_gaps(
+    database: Database, database_url: str
+) -> None:
     engines = [Engine(settings_for(database_url), database) for _ in range(2)]
     engines[1].posted = 1000
     async with engines[0].writer.running(), engines[1].writer.running():
@@ -283,7 +287,7 @@ async def test_two_writers_number_one_user_without_gaps(database: Database, data
     assert page.counts == Counts(120, 120, 120, 0)
 
 
-async def test_two_writers_with_overlapping_audiences_never_wait_in_a_circle(
+async def test_two_writers_with_overlapping_recipients_never_deadlock(
     postgres: Postgres, postgres_url: str
 ) -> None:
     """Two processes with a database object each; half of the users are made while they post."""
@@ -344,7 +348,7 @@ async def test_pages_find_a_category_far_back_by_their_cursors(engine: Engine) -
     assert page.next is None
 
 
-async def test_a_held_reader_does_not_hold_the_writer(engine: Engine) -> None:
+async def test_a_blocked_reader_does_not_block_the_writer(engine: Engine) -> None:
     user = await engine.user()
     gate = engine.database.after_read = Gate()
     reading = asyncio.create_task(engine.database.read(read_after, user.id, 0))
@@ -354,7 +358,7 @@ async def test_a_held_reader_does_not_hold_the_writer(engine: Engine) -> None:
     assert await reading is not None
 
 
-async def test_marking_many_items_by_id_goes_in_bounded_steps(engine: Engine) -> None:
+async def test_marking_many_items_by_id_runs_in_bounded_steps(engine: Engine) -> None:
     user = await engine.user()
     posts = [engine.post() for _ in range(CHUNK + 1)]
     await engine.store(*posts)
@@ -413,7 +417,7 @@ def submit(engine: Engine, service: int, title: str, items: int = 1) -> asyncio.
     return asyncio.create_task(engine.writer.post(submission))
 
 
-async def test_posts_of_others_wait_for_one_large_submission_however_many_there_are(engine: Engine) -> None:
+async def test_posts_of_other_services_wait_for_at_most_one_large_submission(engine: Engine) -> None:
     async with held(engine) as (database, waiting):
         waiting += [submit(engine, 1, f"large {n}", MAX_BATCH + 1) for n in range(3)]
         waiting += [submit(engine, 2, "small"), submit(engine, 3, "small too")]
@@ -428,7 +432,7 @@ async def test_posts_of_others_wait_for_one_large_submission_however_many_there_
     ]
 
 
-async def test_large_submissions_of_two_services_leave_the_small_ones_of_a_third_their_turn(
+async def test_a_small_post_takes_its_turn_between_large_submissions_of_two_services(
     engine: Engine,
 ) -> None:
     async with held(engine) as (database, waiting):
@@ -437,7 +441,7 @@ async def test_large_submissions_of_two_services_leave_the_small_ones_of_a_third
     assert database.transactions == [["first"], ["large 1"], ["small"], ["large 2"]]
 
 
-async def test_a_post_waits_for_a_thousand_items_of_others_at_most(engine: Engine) -> None:
+async def test_a_post_waits_for_at_most_a_thousand_items_of_other_services(engine: Engine) -> None:
     async with held(engine) as (database, waiting):
         for service in (1, 2, 3):
             waiting += [submit(engine, service, f"large {service}", MAX_ITEMS) for _ in range(2)]
@@ -472,7 +476,7 @@ async def test_one_service_cannot_fill_the_queue(engine: Engine) -> None:
         waiting[1:] = [submit(engine, 2, "other", 5000)]
 
 
-async def test_one_poisoned_piece_among_many_is_found_in_few_transactions(engine: Engine) -> None:
+async def test_one_failing_submission_among_many_is_isolated_in_few_transactions(engine: Engine) -> None:
     twice = engine.post()
     await engine.store(twice)
     async with held(engine) as (database, waiting):
@@ -489,7 +493,7 @@ async def test_one_poisoned_piece_among_many_is_found_in_few_transactions(engine
     assert (await counts_of(engine, user.id)).seq == 2
 
 
-async def test_a_crowd_of_acknowledgements_goes_in_several_transactions(engine: Engine) -> None:
+async def test_a_flood_of_acks_is_split_into_several_transactions(engine: Engine) -> None:
     user = await engine.user()
     await engine.store()
     async with held(engine):

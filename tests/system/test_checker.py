@@ -94,18 +94,18 @@ def sound() -> History:
     return History(posts, [phone, laptop], inboxes)
 
 
-def test_a_sound_history_has_no_complaint() -> None:
+def test_the_checker_accepts_a_valid_history() -> None:
     assert judge(sound()) == []
 
 
-def test_an_unanswered_post_may_have_been_stored_or_not() -> None:
+def test_the_checker_accepts_an_unanswered_post_that_was_not_stored() -> None:
     history = sound()
     history.posts[2].status = None
     history.posts[2].ids = set()
     assert judge(history) == []
 
 
-def test_a_deleted_item_may_be_missing_from_a_device_that_began_later() -> None:
+def test_a_deleted_item_may_be_missing_from_a_device_that_connected_later() -> None:
     history = sound()
     history.posts.append(Post("d", ("ada",), 201, {"id-d"}))
     assert judge(history) != []
@@ -212,13 +212,13 @@ def keep_what_was_deleted(history: History) -> None:
         (keep_what_was_deleted, "state: phone has "),
     ],
 )
-def test_each_rule_can_say_no(spoil: Callable[[History], None], complaint: str) -> None:
+def test_each_rule_of_the_checker_can_fail(spoil: Callable[[History], None], complaint: str) -> None:
     history = sound()
     spoil(history)
     assert any(found.startswith(complaint) for found in judge(history)), judge(history)
 
 
-def test_counts_of_different_moments_at_one_number_are_sound_where_the_log_is_read() -> None:
+def test_different_counts_at_one_seq_are_accepted_only_when_read_from_the_log() -> None:
     history = sound()
     count_differently_on_two_devices(history)
     assert judge(history) != []

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = '[project]\nname = "compared"\nversion = "{}"\nrequires-python = ">=3.11"\n'
 
 
-async def test_a_benchmark_runs_on_both_checkouts_in_turn_and_each_round_gives_a_ratio(
+async def test_a_benchmark_alternates_between_both_checkouts_with_a_ratio_per_round(
     tmp_path: Path,
 ) -> None:
     ran: list[str] = []
@@ -58,7 +58,7 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_other_checkout_is_that_commit_in_an_environment_of_its_own_and_is_removed(
+def test_the_other_checkout_has_its_own_environment_and_is_removed_afterwards(
     repository: Path,
 ) -> None:
     with checkout("HEAD~1", repository) as python:
@@ -72,7 +72,7 @@ def test_the_other_checkout_is_that_commit_in_an_environment_of_its_own_and_is_r
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
-def test_a_commit_whose_environment_cannot_be_made_is_one_line_and_is_removed(repository: Path) -> None:
+def test_a_commit_with_a_broken_environment_gives_one_line_and_is_removed(repository: Path) -> None:
     (repository / "pyproject.toml").write_text(PROJECT.format(3) + "dependencies = 1\n")
     git(repository, "-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qam", "broken")
     with pytest.raises(CompareError) as raised, checkout("HEAD", repository):
@@ -81,20 +81,22 @@ def test_a_commit_whose_environment_cannot_be_made_is_one_line_and_is_removed(re
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
-def test_an_unknown_commit_is_one_line(repository: Path) -> None:
+def test_an_unknown_commit_gives_a_one_line_error(repository: Path) -> None:
     with pytest.raises(CompareError) as raised, checkout("nonsense", repository):
         pass
     assert str(raised.value) == "this repository has no commit 'nonsense'"
 
 
-def test_a_folder_without_git_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_git_gives_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(CompareError) as raised, checkout("HEAD", tmp_path):
         pass
     assert str(raised.value).startswith("git rev-parse: fatal: not a git repository")
 
 
-def test_a_machine_without_git_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_git_gives_a_one_line_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(CompareError) as raised, checkout("HEAD", tmp_path):
         pass
@@ -106,7 +108,7 @@ def files_in(folder: Path, pattern: str = "*") -> list[Path]:
     return list(folder.glob(pattern))
 
 
-async def test_a_run_that_is_terminated_stops_its_servers_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_terminated_run_stops_its_servers_and_leaves_no_files(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "handshake", "--rounds", "1", "--scale", "0.1"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     running = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment)

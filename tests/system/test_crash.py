@@ -29,7 +29,7 @@ async def kill_while_it_works(gateway: Process, load: Load, rounds: int) -> None
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.soak)])
-async def test_kill_9_under_load_loses_nothing_that_was_answered(
+async def test_kill_9_under_load_loses_no_accepted_post(
     database_url: str, tmp_path: Path, judged: Judged, rounds: int
 ) -> None:
     async with process(database_url, tmp_path) as (gateway, server):
@@ -56,7 +56,7 @@ async def stop_while_it_works(gateway: Process, load: Load, rounds: int) -> None
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.soak)])
-async def test_a_gateway_told_to_stop_under_load_closes_with_1012_and_loses_nothing(
+async def test_a_gateway_stopped_under_load_closes_with_1012_and_loses_nothing(
     database_url: str, tmp_path: Path, judged: Judged, rounds: int
 ) -> None:
     async with process(database_url, tmp_path, grace_period=GRACE_PERIOD) as (gateway, server):

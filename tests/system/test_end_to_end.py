@@ -122,7 +122,7 @@ async def each_was_told_once(tab: Tab, *titles: str, closed: int = 0) -> None:
 # --- one inbox, everywhere ----------------------------------------------------------------------------------
 
 
-async def test_what_is_posted_is_in_every_tab_of_every_browser_with_one_toast_in_each_and_is_read_everywhere(
+async def test_a_post_reaches_every_tab_with_one_toast_per_browser_and_is_read_everywhere(
     server: LocalServer, profiles: OpenProfile, record_property: Note
 ) -> None:
     ada = await add_user(server)
@@ -194,7 +194,7 @@ async def all_came_while_away(ada: User, tabs: list[Tab], titles: list[str]) -> 
         assert toast["text"] == f"{len(titles)} notifications while you were away"
 
 
-async def test_what_came_while_the_network_was_cut_comes_once_in_order_in_one_line(
+async def test_items_posted_during_a_network_cut_arrive_once_in_order_with_one_summary(
     server: LocalServer, proxy: Proxy, profiles: OpenProfile
 ) -> None:
     ada = await add_user(server)
@@ -206,7 +206,7 @@ async def test_what_came_while_the_network_was_cut_comes_once_in_order_in_one_li
 
 
 @pytest.mark.soak
-async def test_what_came_in_ten_seconds_of_silence_comes_once_in_order_in_one_line(
+async def test_items_posted_in_ten_seconds_of_silence_arrive_once_in_order_with_one_summary(
     server: LocalServer, proxy: Proxy, profiles: OpenProfile
 ) -> None:
     ada = await add_user(server)
@@ -235,7 +235,7 @@ async def post_whatever_happens(server: Server, titles: list[str], answered: lis
                 break
 
 
-async def test_a_gateway_that_is_killed_in_a_burst_and_starts_again_is_found_by_every_tab_and_nothing_is_lost(
+async def test_every_tab_reconnects_after_a_gateway_crash_in_a_burst_and_loses_nothing(
     sqlite_url: str, tmp_path: Path, profiles: OpenProfile
 ) -> None:
     async with process(sqlite_url, tmp_path) as (gateway, server):
@@ -255,7 +255,7 @@ async def test_a_gateway_that_is_killed_in_a_burst_and_starts_again_is_found_by_
             await each_was_told_once(tab, *titles)
 
 
-async def test_a_leader_that_is_closed_in_a_burst_is_replaced_and_each_item_is_shown_once(
+async def test_a_leader_tab_closed_in_a_burst_is_replaced_and_each_item_is_shown_once(
     server: LocalServer, profiles: OpenProfile, record_property: Note
 ) -> None:
     ada = await add_user(server)
@@ -309,7 +309,7 @@ async def sleep_past_the_token(server: LocalServer, tab: Tab) -> None:
     await tab.page.evaluate("(kept) => sessionStorage.setItem('notify.tokens', kept)", json.dumps(kept))
 
 
-async def test_a_token_that_has_ended_is_replaced_once_for_all_tabs_of_a_session(
+async def test_an_expired_token_is_renewed_once_for_all_tabs_of_a_session(
     server: LocalServer, profiles: OpenProfile
 ) -> None:
     ada = await add_user(server)
@@ -350,7 +350,7 @@ _TELL = """async (told) => {
 """Tells the tabs of a session of other tokens, as one of them does."""
 
 
-async def test_a_token_that_another_tab_has_got_and_that_has_ended_since_is_replaced_too(
+async def test_an_expired_token_received_from_another_tab_is_renewed_too(
     server: LocalServer, profiles: OpenProfile
 ) -> None:
     await add_user(server)
@@ -408,7 +408,7 @@ _LISTEN = """(names) => {
 }"""
 
 
-async def test_another_page_of_the_origin_hears_that_there_is_a_new_token_and_not_which(
+async def test_another_page_of_the_origin_learns_of_a_new_token_but_not_its_value(
     server: LocalServer, profiles: OpenProfile
 ) -> None:
     ada = await add_user(server)
@@ -458,7 +458,7 @@ async def test_another_page_of_the_origin_hears_that_there_is_a_new_token_and_no
     assert [(text, secret) for text in everything for secret in secrets if secret in text] == []
 
 
-async def test_a_page_that_has_not_the_key_of_a_session_cannot_give_it_other_tokens(
+async def test_a_page_without_the_key_of_a_session_cannot_replace_its_tokens(
     server: LocalServer, profiles: OpenProfile
 ) -> None:
     await add_user(server)
@@ -479,7 +479,7 @@ async def test_a_page_that_has_not_the_key_of_a_session_cannot_give_it_other_tok
     await until(is_kept, "the tab has taken what its sibling told")
 
 
-async def test_a_revoked_user_is_signed_out_in_every_tab_and_none_tries_again(
+async def test_a_revoked_user_is_signed_out_in_every_tab_without_further_retries(
     server: LocalServer, profiles: OpenProfile
 ) -> None:
     await add_user(server)
@@ -514,7 +514,7 @@ async def test_a_revoked_user_is_signed_out_in_every_tab_and_none_tries_again(
     assert len(server.state.hub) == 0
 
 
-async def test_signing_out_in_one_tab_signs_out_all_of_the_user_and_nobody_else(
+async def test_signing_out_in_one_tab_signs_out_all_tabs_of_that_user_only(
     server: LocalServer, profiles: OpenProfile
 ) -> None:
     for sub in ("ada", "bob"):
@@ -574,7 +574,7 @@ async def test_two_users_in_two_tabs_of_one_browser_do_not_mix(
 # --- other ways there ---------------------------------------------------------------------------------------
 
 
-async def test_where_no_websocket_gets_through_a_stream_brings_all_and_commands_work_until_it_is_revoked(
+async def test_without_websockets_a_stream_delivers_all_and_commands_work_until_revocation(
     server: LocalServer, proxy: Proxy, profiles: OpenProfile
 ) -> None:
     ada = await add_user(server)
@@ -640,7 +640,7 @@ IN_SIGHT = """() => [...document.querySelector('#list').shadowRoot.querySelector
 """How many rows the browser has laid out; the others are skipped while they are out of sight."""
 
 
-async def test_a_thousand_items_are_scrolled_through_and_each_row_is_made_once(
+async def test_scrolling_through_a_thousand_items_creates_each_row_once(
     server: LocalServer, profiles: OpenProfile, record_property: Note
 ) -> None:
     ada = await add_user(server)
@@ -751,7 +751,7 @@ MADE = """() => {
 """The names of all the elements there are."""
 
 
-async def test_thirty_hostile_texts_and_addresses_are_text_on_the_page_and_nothing_is_run(
+async def test_thirty_hostile_texts_and_urls_are_shown_as_text_and_never_run(
     server: LocalServer, profiles: OpenProfile
 ) -> None:
     ada = await add_user(server)
@@ -794,7 +794,7 @@ SHOP = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Shop
 """The page of an application that embeds the components. It has no policy that would stop a script."""
 
 
-async def test_thirty_hostile_texts_are_text_in_the_page_of_an_application_without_a_policy(
+async def test_thirty_hostile_texts_are_shown_as_text_on_a_page_without_a_csp(
     start_server: StartServer, profiles: OpenProfile
 ) -> None:
     port = free_port()
@@ -921,7 +921,7 @@ class Trouble:
 
 
 @pytest.mark.parametrize("seed", [1, *[pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 12)]])
-async def test_whatever_happens_in_the_end_every_tab_is_right_and_nothing_was_announced_twice(
+async def test_after_random_faults_every_tab_is_correct_and_no_item_was_announced_twice(
     server: LocalServer, proxy: Proxy, profiles: OpenProfile, seed: int
 ) -> None:
     ada = await add_user(server)

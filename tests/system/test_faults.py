@@ -204,7 +204,7 @@ def site(fragile: PostgresProcess, fragile_url: str, redis: RedisProcess, tmp_pa
 
 
 @pytest.mark.parametrize("case", [case.parameter() for case in CASES])
-async def test_nothing_that_was_answered_is_lost_by(case: Case, site: OpenSite, judged: Judged) -> None:
+async def test_no_accepted_post_is_lost_by_a_fault(case: Case, site: OpenSite, judged: Judged) -> None:
     async with site(case.backplane, reconcile_interval=case.reconcile) as here:
         load = await load_on(*here.servers)
         async with load.running():
@@ -225,7 +225,7 @@ async def test_nothing_that_was_answered_is_lost_by(case: Case, site: OpenSite, 
         pytest.param("redis", 20_000, marks=pytest.mark.soak),
     ],
 )
-async def test_two_gateways_and_eight_who_post_to_one_user(
+async def test_two_gateways_deliver_the_posts_of_eight_posters_to_one_user(
     backplane: str, posts: int, site: OpenSite, judged: Judged
 ) -> None:
     async with site(backplane, reconcile_interval=NEVER) as here:

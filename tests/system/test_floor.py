@@ -44,7 +44,7 @@ def bulk_of(kind: str, number: int) -> Submission:
 
 
 @pytest.mark.parametrize("kind", ["post", "batch"])
-async def test_the_floor_of_a_bulk_writes_the_rows_of_the_gateway(
+async def test_the_bulk_floor_writes_the_same_rows_as_the_gateway(
     kind: str, sqlite_url: str, tmp_path: Path
 ) -> None:
     bare_url = f"sqlite:///{tmp_path}/bare.db"

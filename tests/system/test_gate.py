@@ -37,13 +37,13 @@ def changed(**instructions: int) -> Budget:
 
 
 @pytest.mark.parametrize("post", [9_000, 8_182, 9_999])
-def test_the_gate_passes_what_is_within_a_tenth_of_its_budget(
+def test_the_gate_passes_counts_within_a_tenth_of_the_budget(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, post: int
 ) -> None:
     assert judged(monkeypatch, capsys, tmp_path / "budget.toml", changed(post=post)) == (0, [], [])
 
 
-def test_the_gate_fails_with_a_line_for_each_count_that_has_grown_by_over_a_tenth(
+def test_the_gate_fails_with_a_line_for_each_count_over_budget_by_a_tenth(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, complaints, _ = judged(monkeypatch, capsys, tmp_path / "budget.toml", changed(post=8_000))
@@ -57,7 +57,7 @@ def test_the_gate_fails_if_the_budget_lacks_an_operation(
     assert (code, complaints) == (1, ["no budget: page: instructions", "no budget: page: c_calls"])
 
 
-def test_the_gate_passes_what_got_cheaper_and_asks_for_a_new_budget(
+def test_the_gate_passes_lower_counts_and_asks_for_a_new_budget(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, complaints, hints = judged(monkeypatch, capsys, tmp_path / "budget.toml", changed(page=80_000))
@@ -76,7 +76,9 @@ def test_the_gate_fails_without_a_budget_for_this_python(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_new_budget_keeps_those_of_other_pythons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_new_budget_keeps_the_budgets_of_other_python_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / "budget.toml"
     gate.write(file, {"3.100": changed(post=1), gate.python(): changed(post=2)})
     monkeypatch.setattr(gate, "measure", lambda: MEASURED)

@@ -130,7 +130,7 @@ CASES = [
     [pytest.param(BRIEF, id="briefly"), pytest.param(LONG, id="for five minutes", marks=pytest.mark.soak)],
 )
 @pytest.mark.parametrize(("database_url", "workers", "nginx"), CASES, indirect=["database_url"])
-async def test_all_attacks_at_once_cost_good_users_nothing(
+async def test_all_attacks_at_once_do_not_affect_other_users(
     database_url: str,
     workers: int,
     nginx: bool,
@@ -145,7 +145,7 @@ async def test_all_attacks_at_once_cost_good_users_nothing(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", NAMES)
-async def test_each_attack_alone_costs_good_users_nothing(
+async def test_each_attack_alone_does_not_affect_other_users(
     kind: str,
     sqlite_url: str,
     tmp_path: Path,

@@ -48,7 +48,7 @@ async def silent(reader: asyncio.StreamReader) -> bool:
 
 
 @pytest.mark.parametrize("way", list(Way))
-async def test_what_is_stalled_either_way_goes_on_later(echo: Proxy, way: Way) -> None:
+async def test_stalled_data_is_delivered_later_in_either_direction(echo: Proxy, way: Way) -> None:
     async with connected(echo) as (reader, writer):
         with echo.stalled(way):
             writer.write(b"stalled\n")
@@ -57,7 +57,7 @@ async def test_what_is_stalled_either_way_goes_on_later(echo: Proxy, way: Way) -
         assert await asyncio.wait_for(waiting, PATIENCE) == b"stalled\n"
 
 
-async def test_what_is_swallowed_never_comes_and_its_connection_is_cut_at_the_end(echo: Proxy) -> None:
+async def test_swallowed_data_never_arrives_and_its_connection_is_reset_at_the_end(echo: Proxy) -> None:
     async with connected(echo) as (reader, writer):
         with echo.swallowed(*BOTH_WAYS):
             writer.write(b"swallowed\n")
@@ -68,7 +68,7 @@ async def test_what_is_swallowed_never_comes_and_its_connection_is_cut_at_the_en
             await asyncio.wait_for(waiting, PATIENCE)
 
 
-async def test_a_connection_ends_with_either_of_its_ends(echo: Proxy) -> None:
+async def test_a_connection_ends_when_either_side_closes(echo: Proxy) -> None:
     async with connected(echo):
         assert len(echo) == 1
     await until(lambda: len(echo) == 0, "nothing is relayed")

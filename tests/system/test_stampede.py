@@ -13,7 +13,7 @@ from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("users", [50, pytest.param(1000, marks=pytest.mark.soak)])
-async def test_all_who_reconnect_at_once_catch_up_within_30_s_and_others_are_answered(
+async def test_clients_that_reconnect_at_once_catch_up_within_30_s_without_blocking_requests(
     users: int, database_url: str, tmp_path: Path, judged: Judged
 ) -> None:
     """Each user has two devices."""

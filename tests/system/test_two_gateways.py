@@ -64,7 +64,7 @@ async def test_a_post_to_one_gateway_reaches_a_socket_of_the_other(start_two: St
     assert other.state.reconciler.reconciled == 0
 
 
-async def test_a_session_that_one_gateway_ends_closes_the_sockets_of_the_other(
+async def test_a_session_ended_by_one_gateway_closes_its_sockets_on_the_other(
     start_two: StartTwo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.jobs.timetable.SESSION_CHECK_SECONDS", 3600)
@@ -134,7 +134,7 @@ async def bad_weather(
     [(name, 60) for name in sorted(QUICK)]
     + [pytest.param(name, 3000, marks=pytest.mark.soak) for name in WEATHERS],
 )
-async def test_whatever_becomes_of_the_hints_nothing_is_lost(
+async def test_no_change_is_lost_whatever_happens_to_the_hints(
     start_two: StartTwo, judged: Judged, name: str, posts: int
 ) -> None:
     async with bad_weather(start_two, WEATHERS[name]) as (one, other, load):

@@ -89,14 +89,14 @@ def added_by_passes(number: int, new_loop: NewLoop = uvloop.new_event_loop) -> l
         return runner.run(count(site))
 
 
-def test_all_that_wait_are_accepted_within_three_passes(
+def test_all_waiting_connections_are_accepted_within_three_passes(
     new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 3600)
     assert len(added_by_passes(200, new_loop)) <= 3
 
 
-def test_a_pass_accepts_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_accepts_a_limited_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 3600)
     monkeypatch.setattr(acceptor, "MAX_PER_PASS", 10)
     added = added_by_passes(33)
@@ -104,13 +104,13 @@ def test_a_pass_accepts_so_many_at_most(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(added) <= 7
 
 
-def test_a_pass_accepts_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_stops_accepting_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 0)
     assert max(added_by_passes(9)) <= 2
 
 
 @pytest.mark.parametrize("number", [1, 5])
-def test_those_that_cannot_begin_are_closed_and_the_next_one_begins(
+def test_connections_that_fail_to_start_are_closed_and_the_next_one_starts(
     number: int, new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[str] = []
@@ -147,7 +147,7 @@ def has_ended(client: socket.socket) -> bool:
         return True
 
 
-def test_one_that_is_closed_accepts_nobody_and_what_was_accepted_goes_on(new_loop: NewLoop) -> None:
+def test_a_closed_acceptor_accepts_no_connection_and_keeps_accepted_ones(new_loop: NewLoop) -> None:
     async def check() -> None:
         with ExitStack() as stack:
             site = Site(stack)
@@ -165,7 +165,7 @@ def test_one_that_is_closed_accepts_nobody_and_what_was_accepted_goes_on(new_loo
         runner.run(check())
 
 
-def test_one_that_is_closed_with_others_waiting_accepts_none_of_them(
+def test_an_acceptor_closed_with_waiting_connections_accepts_none_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 0)
@@ -191,7 +191,7 @@ def test_one_that_is_closed_with_others_waiting_accepts_none_of_them(
         runner.run(check())
 
 
-def test_those_without_room_are_refused_as_they_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_over_the_limit_are_refused_when_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 3600)
 
     async def check() -> None:
@@ -216,7 +216,7 @@ def answered(client: socket.socket) -> bytes:
         return answer.read()
 
 
-async def test_a_worker_that_begins_makes_no_other_wait_for_connections() -> None:
+async def test_a_starting_worker_does_not_make_other_workers_block_on_accept() -> None:
     with ExitStack() as stack:
         site = Site(stack)
         for _ in range(2):

@@ -72,7 +72,7 @@ def some_body(chance: random.Random) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 1 << 30])
-def test_a_body_is_what_the_parser_finds_in_it_and_ends_where_it_ends(piece: int) -> None:
+def test_a_decoded_body_and_its_end_match_the_http_parser(piece: int) -> None:
     chance = random.Random(piece)
     for _ in range(200):
         text, data = some_body(chance)
@@ -83,7 +83,7 @@ def test_a_body_is_what_the_parser_finds_in_it_and_ends_where_it_ends(piece: int
 
 
 @pytest.mark.parametrize("piece", [1, 2, 5, 1 << 30])
-def test_what_the_parser_refuses_is_refused(piece: int) -> None:
+def test_a_body_refused_by_the_http_parser_is_refused(piece: int) -> None:
     chance = random.Random(piece)
     found = 0
     for _ in range(2000):
@@ -121,11 +121,11 @@ def test_what_the_parser_refuses_is_refused(piece: int) -> None:
         b"00000000000000001",
     ],
 )
-def test_what_can_begin_no_line_is_refused_before_the_line_ends(text: bytes) -> None:
+def test_an_invalid_start_of_a_line_is_refused_before_the_line_ends(text: bytes) -> None:
     assert refused(text) == 400
 
 
-def test_a_step_has_16_kib_and_256_chunks() -> None:
+def test_a_step_takes_at_most_16_kib_and_256_chunks() -> None:
     body = ChunkedBody()
     assert body.take(b"%x\r\n%b" % (2 * STEP_BYTES, b"x" * 2 * STEP_BYTES), 0) == (
         b"x" * (STEP_BYTES - 6),
@@ -138,7 +138,7 @@ def test_a_step_has_16_kib_and_256_chunks() -> None:
     assert len(data) in {MAX_STEP_CHUNKS, MAX_STEP_CHUNKS - 1}
 
 
-def test_data_that_look_like_framing_are_taken_as_a_whole() -> None:
+def test_data_that_resembles_chunk_framing_is_read_as_data() -> None:
     data = b"\r\n\r\n0\r\n\r\n" * 1000
     body = ChunkedBody()
     text = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
@@ -146,7 +146,7 @@ def test_data_that_look_like_framing_are_taken_as_a_whole() -> None:
     assert body.lines == 3
 
 
-def test_each_byte_of_a_line_in_pieces_is_looked_at_once() -> None:
+def test_each_byte_of_a_line_in_pieces_is_searched_once() -> None:
     class Counted(bytearray):
         looked_at = 0
 
@@ -164,12 +164,12 @@ def test_each_byte_of_a_line_in_pieces_is_looked_at_once() -> None:
 
 @pytest.mark.parametrize("piece", [1000, 1 << 30])
 @pytest.mark.parametrize("extra", [0, 1])
-def test_extensions_and_trailers_have_16_kib(piece: int, extra: int) -> None:
+def test_chunk_extensions_and_trailers_are_limited_to_16_kib(piece: int, extra: int) -> None:
     for begin in (b"0\r\nX-A: ", b"0;a="):
         text = begin + b"x" * (MAX_TRAILER_BYTES + extra - len(begin) - 4) + b"\r\n\r\n"
         assert refused(text, piece=piece) == (431 if extra else None)
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-def test_there_are_100_trailers(extra: int) -> None:
+def test_a_body_has_at_most_100_trailers(extra: int) -> None:
     assert refused(b"0\r\n" + b"a:\r\n" * (MAX_FIELDS + extra) + b"\r\n") == (431 if extra else None)

@@ -46,13 +46,13 @@ def fill(connections: Connections, *hosts: str) -> int:
 # --- the rules ----------------------------------------------------------------------------------------------
 
 
-def test_one_address_may_hold_as_many_connections_as_are_left_for_all_others() -> None:
+def test_an_address_may_hold_as_many_connections_as_remain_free_for_others() -> None:
     connections = Connections(100, 1000)
     assert [fill(connections, f"192.0.2.{number}") for number in range(4)] == [50, 25, 13, 6]
     assert len(connections) == 94, "each further address finds room"
 
 
-def test_an_address_and_the_wider_networks_of_ipv6_have_a_number_of_their_own() -> None:
+def test_ipv6_addresses_and_their_wider_networks_have_separate_limits() -> None:
     connections = Connections(10_000, 10)
     assert fill(connections, HOME) == 10
     assert fill(connections, "2001:db8::1", "2001:db8::2") == 10
@@ -60,14 +60,14 @@ def test_an_address_and_the_wider_networks_of_ipv6_have_a_number_of_their_own() 
     assert fill(connections, *(f"2001:db8:0:{number:x}00::1" for number in range(1, 255))) == 120
 
 
-def test_all_addresses_of_a_48_hold_no_more_than_are_left_for_others() -> None:
+def test_all_addresses_of_a_48_network_hold_no_more_than_remain_for_others() -> None:
     connections = Connections(100, 1000)
     assert fill(connections, *(f"2001:db8:0:{number:x}::1" for number in range(5000))) == 50
     connections.enter(AWAY)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "10.1.2.3", ""])
-def test_loopback_proxies_and_unix_sockets_count_in_all_only(host: str) -> None:
+def test_loopback_proxies_and_unix_sockets_count_only_toward_the_total(host: str) -> None:
     connections = Connections(100, 10, ["10.0.0.0/8"])
     assert fill(connections, host) == 100
     with pytest.raises(Full) as refused:
@@ -75,7 +75,7 @@ def test_loopback_proxies_and_unix_sockets_count_in_all_only(host: str) -> None:
     assert refused.value.status == HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def test_who_leaves_makes_room_and_is_forgotten() -> None:
+def test_a_closed_connection_frees_its_place_and_is_forgotten() -> None:
     connections = Connections(100, 1)
     for _ in range(3):
         place = connections.enter("2001:db8::1")
@@ -101,7 +101,7 @@ def test_refused_connections_are_all_counted_and_logged_once_a_minute() -> None:
 @pytest.mark.parametrize(
     ("limit", "room"), [(2, 1), (64, 32), (FILES, ROOM), (1024, 914), (20_000, 15_000), (1 << 60, 15_000)]
 )
-def test_connections_leave_files_for_the_gateway_itself(limit: int, room: int) -> None:
+def test_the_connection_limit_leaves_files_for_the_gateway_itself(limit: int, room: int) -> None:
     settings = settings_for("sqlite:///unused.db", max_sockets=5000)
     assert open_files.connections_within(limit, settings) == room
 
@@ -141,7 +141,9 @@ def port_of(server: Server) -> int:
 
 
 @pytest.mark.usefixtures("abroad")
-async def test_the_newest_connection_of_an_address_is_429_and_others_go_on(start_server: StartServer) -> None:
+async def test_a_connection_over_the_address_limit_gets_a_429_and_others_continue(
+    start_server: StartServer,
+) -> None:
     server = await start_server(connections_per_address=3)
     user = await server.user()
     held = connections_of(server)._held
@@ -202,9 +204,7 @@ async def test_serve_raises_the_soft_limit_of_open_files(sqlite_url: str, tmp_pa
         assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (512, 512)
 
 
-async def test_more_clients_than_files_take_nothing_from_those_before_them(
-    sqlite_url: str, tmp_path: Path
-) -> None:
+async def test_more_clients_than_files_do_not_affect_earlier_clients(sqlite_url: str, tmp_path: Path) -> None:
     async with process_below(f"-n {FILES}", sqlite_url, tmp_path) as (process, server):
         # Its connection is there; no thread has opened the database yet.
         assert (await server.http.get("/healthz")).status_code == 200

@@ -28,7 +28,7 @@ BELIEVED = [
 
 
 @pytest.mark.parametrize(("said", "is_https"), BELIEVED)
-async def test_the_first_scheme_that_a_named_proxy_says_counts(
+async def test_the_first_scheme_from_a_trusted_proxy_counts(
     sqlite_url: str, said: str, is_https: bool
 ) -> None:
     async with serving(settings_for(sqlite_url, forwarded_allow_ips="127.0.0.1")) as server:
@@ -39,7 +39,7 @@ async def test_the_first_scheme_that_a_named_proxy_says_counts(
         assert ("strict-transport-security" in again.headers) is is_https
 
 
-async def test_nobody_else_is_believed(sqlite_url: str) -> None:
+async def test_a_scheme_from_an_untrusted_peer_is_ignored(sqlite_url: str) -> None:
     async with serving(settings_for(sqlite_url, forwarded_allow_ips="192.0.2.1")) as server:
         for said, _ in BELIEVED:
             answer = await server.http.get("/healthz", headers={"X-Forwarded-Proto": said})
@@ -66,9 +66,7 @@ async def test_an_id_is_read_in_any_case(server: LocalServer) -> None:
 
 
 @pytest.mark.parametrize("named", ["127.0.0.1", "127.0.0.0/8", "::ffff:127.0.0.1", "::ffff:127.0.0.0/104"])
-async def test_a_proxy_of_ipv4_is_believed_by_a_gateway_on_ipv6(
-    sqlite_url: str, trail: Trail, named: str
-) -> None:
+async def test_a_gateway_on_ipv6_trusts_an_ipv4_proxy(sqlite_url: str, trail: Trail, named: str) -> None:
     # On `::` each peer of IPv4 has an address of IPv6.
     async with serving(settings_for(sqlite_url, host="::", forwarded_allow_ips=named)) as server:
         said = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7, ::ffff:127.0.0.1"}
@@ -77,7 +75,7 @@ async def test_a_proxy_of_ipv4_is_believed_by_a_gateway_on_ipv6(
         assert trail.last(Event.REFUSED)["source"] == "192.0.2.7"
 
 
-async def test_a_gateway_on_ipv6_knows_peers_of_ipv4_by_their_own_address(
+async def test_a_gateway_on_ipv6_identifies_ipv4_peers_by_their_ipv4_address(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     async with process(sqlite_url, tmp_path, options=("--host", "::")) as (one, server):
@@ -103,10 +101,10 @@ UNMAPPED = {
 
 
 @pytest.mark.parametrize(("written", "meant"), UNMAPPED.items())
-def test_only_a_mapped_address_is_written_anew(written: str, meant: str) -> None:
+def test_only_an_ipv4_mapped_address_is_rewritten(written: str, meant: str) -> None:
     assert unmapped(written) == meant
 
 
 @pytest.mark.parametrize("network", ["10.0.0.0/8", "2001:db8::/32", "::/0", "::1", "::/96", "192.0.2.1"])
-def test_only_a_mapped_network_is_written_anew(network: str) -> None:
+def test_only_an_ipv4_mapped_network_is_rewritten(network: str) -> None:
     assert unmapped_network(network) == network

@@ -76,7 +76,7 @@ def theirs(data: bytes) -> tuple[list[tuple[int, bytes, bool]], int | None]:
 
 
 @given(st.lists(st.one_of(frames, controls), max_size=6), st.integers(0, 20))
-def test_valid_frames_are_those_that_websockets_finds(pieces: list[bytes], missing: int) -> None:
+def test_valid_frames_are_parsed_as_by_the_websockets_library(pieces: list[bytes], missing: int) -> None:
     data = b"".join(pieces)
     data = data[: len(data) - missing] if missing < len(data) else data
     assert ours(data) == theirs(data)
@@ -89,7 +89,9 @@ def test_valid_frames_are_those_that_websockets_finds(pieces: list[bytes], missi
 @example([], b"\x09\x80\x00\x00\x00\x00")
 @example([], b"\x89\xfe\x00\x7e" + bytes(130))
 @example([], b"\x81\xff" + b"\xff" * 8)
-def test_a_mistake_has_the_code_that_websockets_gives_it(pieces: list[bytes], mistake: bytes) -> None:
+def test_an_invalid_frame_gets_the_close_code_of_the_websockets_library(
+    pieces: list[bytes], mistake: bytes
+) -> None:
     data = b"".join(pieces) + mistake
     found, code = ours(data)
     expected, their_code = theirs(data)
@@ -104,7 +106,7 @@ def test_a_mistake_has_the_code_that_websockets_gives_it(pieces: list[bytes], mi
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 126, MAX_FRAME])
-def test_a_mask_of_any_length_of_payload_is_undone(size: int) -> None:
+def test_a_payload_of_any_length_is_unmasked(size: int) -> None:
     data = bytes(number % 251 for number in range(size))
     frame, end = parse_frame(TheirFrame(TheirOpcode.TEXT, data).serialize(mask=True), 0, MAX_FRAME) or (
         None,
@@ -114,7 +116,7 @@ def test_a_mask_of_any_length_of_payload_is_undone(size: int) -> None:
     assert end > size
 
 
-def test_a_frame_that_is_too_long_is_refused_before_its_payload_comes() -> None:
+def test_an_overlong_frame_is_refused_before_its_payload_arrives() -> None:
     head = TheirFrame(TheirOpcode.TEXT, bytes(MAX_FRAME + 1)).serialize(mask=True)[:4]
     with pytest.raises(BadFrame) as refused:
         parse_frame(head, 0, MAX_FRAME)
@@ -122,7 +124,7 @@ def test_a_frame_that_is_too_long_is_refused_before_its_payload_comes() -> None:
 
 
 @pytest.mark.parametrize("code", [*range(990, 1020), 1100, 2999, 3000, 4001, 4999, 5000, 65_535])
-def test_a_close_code_is_allowed_where_websockets_allows_it(code: int) -> None:
+def test_a_close_code_is_valid_if_the_websockets_library_allows_it(code: int) -> None:
     data = code.to_bytes(2, "big")
     try:
         allowed = CloseFrame.parse(data).code == code
@@ -136,7 +138,7 @@ def test_a_close_code_is_allowed_where_websockets_allows_it(code: int) -> None:
         assert refused.value.code == 1002
 
 
-def test_a_close_without_a_code_is_1005_and_half_a_code_is_a_mistake() -> None:
+def test_a_close_without_a_code_is_1005_and_half_a_code_is_1002() -> None:
     assert close_code(b"") == 1005
     with pytest.raises(BadFrame) as refused:
         close_code(b"\x03")
@@ -152,6 +154,6 @@ def test_text_and_reasons_must_be_utf_8() -> None:
 
 
 @pytest.mark.parametrize("opcode", [Opcode.CLOSE, Opcode.PING, Opcode.PONG])
-def test_a_control_frame_is_that_of_websockets(opcode: Opcode) -> None:
+def test_a_control_frame_equals_that_of_the_websockets_library(opcode: Opcode) -> None:
     for data in (b"", b"x" * MAX_CONTROL_BYTES):
         assert control_frame(opcode, data) == TheirFrame(TheirOpcode(opcode), data).serialize(mask=False)

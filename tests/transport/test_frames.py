@@ -197,7 +197,7 @@ async def test_a_flood_is_handled_a_few_frames_a_turn(
     assert max(turns) <= 200
 
 
-async def test_while_a_command_waits_no_other_is_parsed(
+async def test_no_command_is_parsed_while_another_waits(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(commands_per_second=1e6)
@@ -224,7 +224,7 @@ async def test_while_a_command_waits_no_other_is_parsed(
         assert await answers(socket, 1001) == ["first", *refs]
 
 
-async def test_while_a_command_waits_pings_are_answered_and_a_close_is_noticed(
+async def test_pings_and_closes_are_handled_while_a_command_waits(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(commands_per_second=1e6)
@@ -241,7 +241,7 @@ async def test_while_a_command_waits_pings_are_answered_and_a_close_is_noticed(
         gate.set()
 
 
-async def test_fragments_are_joined_while_the_message_goes_on(start_server: StartServer) -> None:
+async def test_fragments_are_joined_as_they_arrive(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=1e6)
     async with raw_socket(await server.user(), since="latest") as socket:
         text = json.dumps({"type": "ping", "ref": "asked"}).ljust(1000).encode()
@@ -345,7 +345,7 @@ class Parsed:
 
 
 @pytest.mark.parametrize("size", [10, 600, MAX_UNCOUNTED_BYTES])
-async def test_who_is_refused_reads_4001_and_no_frame_that_came_before_is_parsed(
+async def test_a_refused_client_gets_4001_and_its_early_frames_are_not_parsed(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr(open_socket, "LINGER_SECONDS", 0.2)
@@ -360,7 +360,7 @@ async def test_who_is_refused_reads_4001_and_no_frame_that_came_before_is_parsed
     assert parsed.slices == []
 
 
-async def test_who_is_accepted_has_the_frames_that_came_before_taken_in_turns(
+async def test_early_frames_of_an_accepted_client_are_parsed_in_turns(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed = Parsed(monkeypatch)
@@ -388,7 +388,7 @@ async def test_each_slice_of_frames_takes_its_turn_among_all_connections(
     assert parsed.asked >= len([one for one in parsed.slices if one > GatewaySocket.free_bytes])
 
 
-async def test_frames_wait_while_others_have_the_pass_and_the_answer_to_a_ping_does_not(
+async def test_frames_wait_for_other_connections_but_the_answer_to_a_ping_does_not(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(commands_per_second=1e6)
@@ -430,7 +430,7 @@ async def test_frames_wait_while_others_have_the_pass_and_the_answer_to_a_ping_d
     ids=["pings", "pongs", "messages", "fragments"],
 )
 @pytest.mark.parametrize("who", ["a stranger", "a user"])
-async def test_who_goes_on_after_a_close_is_read_a_little_and_cut_off(
+async def test_a_client_that_sends_after_a_close_is_read_briefly_and_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, who: str, beginning: bytes, unit: bytes
 ) -> None:
     assert LINGER_SECONDS <= 2
@@ -458,7 +458,7 @@ async def test_who_goes_on_after_a_close_is_read_a_little_and_cut_off(
     assert 0 < fed <= MAX_UNCOUNTED_BYTES + GatewaySocket.slice_bytes
 
 
-async def test_who_is_silent_after_a_close_is_cut_off(
+async def test_a_client_that_is_silent_after_a_close_is_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_socket, "LINGER_SECONDS", 0.2)
@@ -492,7 +492,7 @@ async def stalled(server: LocalServer) -> AsyncIterator[RawSocket]:
         yield socket
 
 
-async def test_who_sends_pings_and_does_not_read_gets_the_last_answer_and_none_is_kept(
+async def test_a_client_that_pings_without_reading_gets_only_the_last_pong(
     server: LocalServer,
 ) -> None:
     async with stalled(server) as socket:
@@ -510,7 +510,7 @@ async def test_who_sends_pings_and_does_not_read_gets_the_last_answer_and_none_i
 
 
 @pytest.mark.parametrize("how", ["a close", "a broken frame", "a half-closed connection"])
-async def test_who_ends_it_and_does_not_read_is_cut_off(
+async def test_a_client_that_ends_its_connection_without_reading_is_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(open_socket, "LINGER_SECONDS", 0.2)
@@ -533,7 +533,7 @@ def unsent_in_the_kernel(local: int, remote: int) -> int:
     return 0
 
 
-async def test_the_kernel_keeps_nothing_of_a_client_that_is_cut_off(
+async def test_the_kernel_keeps_no_unsent_data_of_a_client_that_is_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_socket, "LINGER_SECONDS", 0.2)
@@ -546,7 +546,7 @@ async def test_the_kernel_keeps_nothing_of_a_client_that_is_cut_off(
         assert unsent_in_the_kernel(port, client) == 0
 
 
-async def test_who_answers_a_close_unread_is_cut_off_in_its_time(
+async def test_a_stalled_client_that_answers_a_close_is_still_cut_off(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_socket, "LINGER_SECONDS", 0.2)

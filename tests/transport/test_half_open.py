@@ -12,7 +12,7 @@ from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("ways", [BOTH_WAYS, (Way.TO_CLIENT,), (Way.TO_SERVER,)])
-async def test_a_client_behind_a_half_open_connection_is_let_go_and_resumes_without_a_hole(
+async def test_a_client_behind_a_half_open_connection_is_closed_and_resumes_without_a_gap(
     start_server: StartServer, ways: tuple[Way, ...]
 ) -> None:
     server = await start_server(ping_interval=0.2, ping_timeout=0.3)

@@ -73,7 +73,7 @@ async def released(server: LocalServer) -> None:
     await until(lambda: held(server) == 0, "nothing is counted")
 
 
-async def test_a_request_counts_with_its_head_and_its_body_until_it_is_answered(server: LocalServer) -> None:
+async def test_the_head_and_body_of_a_request_count_until_the_response(server: LocalServer) -> None:
     async with connected(server) as wire:
         await wire.send(BEGUN)
         await until(lambda: len(BEGUN) < held(server) < len(BEGUN) + 1000, "the head counts")
@@ -84,7 +84,7 @@ async def test_a_request_counts_with_its_head_and_its_body_until_it_is_answered(
         await released(server)
 
 
-async def test_the_body_counts_whether_the_application_has_taken_it_or_not(
+async def test_a_body_counts_before_and_after_the_application_reads_it(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, poster = asyncio.Event(), callers.poster
@@ -105,7 +105,7 @@ async def test_the_body_counts_whether_the_application_has_taken_it_or_not(
         await released(server)
 
 
-async def test_many_short_fields_count_as_what_they_take(server: LocalServer) -> None:
+async def test_many_short_fields_count_by_their_memory_use(server: LocalServer) -> None:
     fields = b"".join(b"a%d:b\r\n" % number for number in range(90))
     head = HEAD + fields + b"Content-Length: 1\r\n\r\n"
     assert len(head) < MAX_UNCOUNTED_BYTES < 90 * FIELD_BYTES
@@ -125,7 +125,7 @@ async def test_a_small_request_is_not_counted(server: LocalServer, monkeypatch: 
     assert counted == []
 
 
-async def test_one_request_too_many_is_503_and_those_before_it_and_small_ones_go_on(
+async def test_a_request_over_the_limit_gets_a_503_and_earlier_and_small_requests_continue(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 250_000)
@@ -146,7 +146,7 @@ async def test_one_request_too_many_is_503_and_those_before_it_and_small_ones_go
     await released(server)
 
 
-async def test_a_body_that_is_too_much_is_503(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_over_the_limit_gets_a_503(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected(server) as wire:
         await wire.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY))
         monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 10_000)
@@ -155,7 +155,7 @@ async def test_a_body_that_is_too_much_is_503(server: LocalServer, monkeypatch: 
     await released(server)
 
 
-async def test_a_request_whose_client_has_gone_counts_while_the_application_holds_it(
+async def test_a_request_of_a_disconnected_client_counts_while_the_application_holds_it(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, poster = asyncio.Event(), callers.poster
@@ -193,14 +193,14 @@ async def test_a_handshake_counts_until_it_is_answered(
         await released(server)
 
 
-async def test_a_handshake_that_breaks_the_protocol_counts_no_longer(server: LocalServer) -> None:
+async def test_an_invalid_handshake_no_longer_counts_after_its_refusal(server: LocalServer) -> None:
     async with connected(server) as wire:
         await wire.send(HANDSHAKE.replace(b"Version: 13", b"Version: 12") + FIELD + b"\r\n")
         assert (await wire.head()).startswith(b"HTTP/1.1 400 ")
         await released(server)
 
 
-async def test_an_idle_connection_holds_nothing_of_the_request_before(server: LocalServer) -> None:
+async def test_an_idle_connection_holds_no_data_of_the_previous_request(server: LocalServer) -> None:
     async with connected(server) as wire:
         await wire.send(b"GET /healthz?" + b"q" * 9000 + b" HTTP/1.1\r\nHost: gateway\r\n" + FIELD + b"\r\n")
         assert (await wire.head()).startswith(b"HTTP/1.1 200 ")
@@ -248,7 +248,7 @@ async def test_a_message_behind_a_command_counts_until_it_is_executed(
         await released(server)
 
 
-async def test_an_unfinished_message_too_many_closes_its_socket_with_1013(
+async def test_an_unfinished_message_over_the_limit_closes_its_socket_with_1013(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await server.user()

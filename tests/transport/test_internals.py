@@ -140,7 +140,7 @@ def names_in(module: ModuleType, name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "name", "base", "names"), INHERITED, ids=[name for _, name, _, _ in INHERITED]
 )
-async def test_what_a_class_inherits_is_there_and_named(
+async def test_inherited_library_names_exist_and_are_listed(
     module: ModuleType, name: str, base: type, names: str
 ) -> None:
     has = set(dir(made(base))) | {"scope", "url", "headers", "expect_100_continue"} & set(names.split())
@@ -149,12 +149,12 @@ async def test_what_a_class_inherits_is_there_and_named(
 
 
 @pytest.mark.parametrize("kind", USED)
-async def test_what_is_used_of_an_object_is_there(kind: type) -> None:
+async def test_attributes_used_on_library_objects_exist(kind: type) -> None:
     held = made(kind)
     assert [name for name in USED[kind].split() if not hasattr(held, name)] == []
 
 
-def test_both_libraries_are_bounded() -> None:
+def test_both_libraries_have_an_upper_version_bound() -> None:
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     bounded = {one for one in needed if one.startswith(("uvicorn", "websockets"))}
     assert bounded == {"uvicorn[standard]>=0.54,<0.55", "websockets>=17,<18"}

@@ -33,7 +33,7 @@ UPGRADE = (
 )
 
 
-async def test_a_handshake_with_a_long_header_is_one_like_any_other(server: LocalServer) -> None:
+async def test_a_handshake_with_a_long_header_is_answered_normally(server: LocalServer) -> None:
     """Cookies of other sites on the same host may be long; uvicorn's second parser hung up at 8 KiB."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(server.base.rpartition(":")[2]))
     writer.write(UPGRADE + b"Cookie: " + b"x" * 20_000 + b"\r\n\r\n")
@@ -55,7 +55,7 @@ async def test_a_handshake_with_a_long_header_is_one_like_any_other(server: Loca
         (UPGRADE.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"short") + b"\r\n", 400),
     ],
 )
-async def test_what_is_no_handshake_of_rfc_6455_is_refused_and_closed(
+async def test_an_invalid_rfc_6455_handshake_is_refused_and_closed(
     server: LocalServer, request_head: bytes, status: int
 ) -> None:
     answer = await raw(server, request_head)
@@ -63,7 +63,7 @@ async def test_what_is_no_handshake_of_rfc_6455_is_refused_and_closed(
     await server.sockets(0)
 
 
-async def test_handshakes_that_go_nowhere_do_not_disturb_the_stop(database_url: str, tmp_path: Path) -> None:
+async def test_unfinished_handshakes_do_not_disturb_the_shutdown(database_url: str, tmp_path: Path) -> None:
     async with process(database_url, tmp_path) as (gateway, server):
         writers = []
         for begun in (UPGRADE, UPGRADE + b"Cookie: " + b"x" * 9000 + b"\r\n\r\n"):
@@ -105,20 +105,22 @@ async def test_405_names_every_method_of_the_path(server: LocalServer, path: str
 
 
 @pytest.mark.parametrize("path", ["/v1/inbox/read", "/v1/inbox/seen", "/v1/users", "/v1/notifications"])
-async def test_a_stranger_is_told_so_before_the_body_is_looked_at(server: LocalServer, path: str) -> None:
+async def test_an_unauthenticated_request_is_refused_before_its_body_is_parsed(
+    server: LocalServer, path: str
+) -> None:
     json_type = {"Content-Type": "application/json"}
     answer = await server.http.post(path, content=b"garbage", headers=json_type)
     assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("since", ["9223372036854775806", "9223372036854775807", "9" * 40])
-async def test_a_position_beyond_any_log_is_a_reset(server: LocalServer, since: str) -> None:
+async def test_a_position_beyond_any_log_gets_a_reset(server: LocalServer, since: str) -> None:
     ada = await server.user()
     async with ada.socket(since=since) as socket:
         assert (await socket.next("reset"))["seq"] == 0
 
 
-async def test_a_batch_that_is_all_wrong_is_refused_at_its_first_item_at_once(server: LocalServer) -> None:
+async def test_an_entirely_invalid_batch_is_refused_quickly_at_its_first_item(server: LocalServer) -> None:
     worst = [{"to": [""] * 1000, "title": "x"}] * 900
     began = time.process_time()
     answer = await server.service.post("/v1/notifications/batch", json=worst)
@@ -128,7 +130,7 @@ async def test_a_batch_that_is_all_wrong_is_refused_at_its_first_item_at_once(se
     assert time.process_time() - began < 5
 
 
-async def test_what_has_far_too_many_members_is_refused_in_a_short_answer(server: LocalServer) -> None:
+async def test_a_body_with_far_too_many_members_is_refused_with_a_short_response(server: LocalServer) -> None:
     many = {f"m{number}": 1 for number in range(5_000)}
     answer = await server.service.post("/v1/notifications/batch", json=[many])
     assert answer.status_code == 422
@@ -150,13 +152,13 @@ async def test_lines_beyond_the_thousandth_are_not_read(server: LocalServer) -> 
 @pytest.mark.parametrize(
     "url", ["http://x:abc", "http://x:99999", "http://a\u202eb/", "http://a\u3000b/", "/\u2028/x"]
 )
-async def test_a_url_that_is_none_or_deceives_is_refused(server: LocalServer, url: str) -> None:
+async def test_an_invalid_or_deceptive_url_is_refused(server: LocalServer, url: str) -> None:
     answer = await server.service.post("/v1/notifications", json={"to": "ada", "title": "x", "url": url})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "url"
 
 
-async def test_reading_up_to_beyond_the_end_leaves_later_arrivals_alone(server: LocalServer) -> None:
+async def test_marking_read_beyond_the_end_leaves_later_arrivals_unread(server: LocalServer) -> None:
     """What arrives between the steps of a long read stays unread, however far `up_to` reaches."""
     ada = await server.user()
     for _ in range(3):
@@ -173,7 +175,7 @@ async def test_reading_up_to_beyond_the_end_leaves_later_arrivals_alone(server: 
     assert {one["id"] for one in later[1:]} <= {item["id"] for item in unread}
 
 
-async def test_acknowledgements_that_acknowledge_nothing_new_are_commands(start_server: StartServer) -> None:
+async def test_acks_without_a_new_position_count_as_commands(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=50)
     ada = await server.user()
     async with ada.socket(since="latest") as socket:
@@ -183,6 +185,6 @@ async def test_acknowledgements_that_acknowledge_nothing_new_are_commands(start_
         assert await socket.closed() == (4029, "too_many_commands")
 
 
-def test_an_error_of_many_fields_names_each() -> None:
+def test_an_error_in_many_fields_names_each_field() -> None:
     error = Invalid.field("title", "too long")
     assert error.errors == [{"field": "title", "message": "too long"}]

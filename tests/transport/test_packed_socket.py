@@ -33,7 +33,7 @@ BOTH = [PACKED_SUBPROTOCOL, SUBPROTOCOL]
     ],
     ids=str,
 )
-async def test_the_first_subprotocol_of_the_client_that_is_known_is_chosen(
+async def test_the_first_known_subprotocol_of_the_client_is_chosen(
     gateway: LocalServer, offered: list[str], chosen: str | None
 ) -> None:
     ada = await gateway.user()
@@ -47,7 +47,7 @@ async def test_the_first_subprotocol_of_the_client_that_is_known_is_chosen(
 
 
 @pytest.mark.parametrize("offered", [BOTH, BOTH[::-1]], ids=str)
-async def test_who_is_not_authorised_reads_4001_by_the_subprotocol_of_its_choice(
+async def test_an_unauthorized_client_gets_4001_with_its_chosen_subprotocol(
     gateway: LocalServer, offered: list[str]
 ) -> None:
     async with open_socket(gateway.base, subprotocols=[*offered, "bearer.garbage"]) as socket:
@@ -58,7 +58,7 @@ async def test_who_is_not_authorised_reads_4001_by_the_subprotocol_of_its_choice
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["on its connection", "by the application"])
-async def test_a_handshake_opens_a_socket_of_messagepack(gateway: LocalServer, *, fast: bool) -> None:
+async def test_a_handshake_can_open_a_messagepack_socket(gateway: LocalServer, *, fast: bool) -> None:
     if not fast:
         gateway.uvicorn.lifespan.state[FAST_HANDSHAKE] = None
     ada = await gateway.user()
@@ -79,7 +79,7 @@ async def live(user: User, socket: Socket) -> Socket:
         ("msgpack", json.dumps({"type": "ping"}), "text_frame"),
     ],
 )
-async def test_a_frame_of_the_other_kind_closes_with_1003(
+async def test_a_frame_of_the_other_encoding_closes_with_1003(
     gateway: LocalServer, encoding: str, frame: str | bytes, reason: str
 ) -> None:
     ada = await gateway.user()
@@ -91,7 +91,7 @@ async def test_a_frame_of_the_other_kind_closes_with_1003(
         assert await other.said_so_far() == []
 
 
-async def test_a_string_that_is_not_utf_8_closes_with_1007_as_text_does(gateway: LocalServer) -> None:
+async def test_a_packed_string_that_is_not_utf_8_closes_with_1007(gateway: LocalServer) -> None:
     ada = await gateway.user()
     async with ada.socket(encoding="msgpack") as socket, ada.socket(encoding="msgpack") as other:
         await live(ada, socket)
@@ -101,7 +101,9 @@ async def test_a_string_that_is_not_utf_8_closes_with_1007_as_text_does(gateway:
         assert await other.said_so_far() == []
 
 
-async def test_what_is_no_map_gets_an_error_and_harms_nobody(gateway: LocalServer) -> None:
+async def test_a_packed_command_that_is_not_a_map_gets_an_error_and_closes_no_socket(
+    gateway: LocalServer,
+) -> None:
     ada = await gateway.user()
     async with ada.socket(encoding="msgpack") as socket, ada.socket(encoding="json") as other:
         await live(ada, socket)
@@ -114,7 +116,7 @@ async def test_what_is_no_map_gets_an_error_and_harms_nobody(gateway: LocalServe
         assert await other.said_so_far() == []
 
 
-async def test_a_binary_frame_over_16_kib_closes_with_1009_and_one_of_16_kib_is_read(
+async def test_a_binary_frame_of_16_kib_is_read_and_a_larger_one_closes_with_1009(
     gateway: LocalServer,
 ) -> None:
     ada = await gateway.user()
@@ -129,7 +131,7 @@ async def test_a_binary_frame_over_16_kib_closes_with_1009_and_one_of_16_kib_is_
         assert (await socket.closed())[0] == 1009
 
 
-async def test_a_user_is_told_the_same_in_both_encodings_live_and_replayed(server: LocalServer) -> None:
+async def test_both_encodings_carry_the_same_messages_live_and_replayed(server: LocalServer) -> None:
     ada = await server.user()
     async with ada.socket(encoding="json") as plain, ada.socket(encoding="msgpack") as packed:
         for socket in (plain, packed):
@@ -157,7 +159,7 @@ async def test_a_user_is_told_the_same_in_both_encodings_live_and_replayed(serve
     assert tombstone["deleted_at"]
 
 
-async def test_data_as_deep_as_a_post_may_have_reaches_a_socket_of_messagepack(gateway: LocalServer) -> None:
+async def test_data_of_the_maximum_depth_reaches_a_messagepack_socket(gateway: LocalServer) -> None:
     ada = await gateway.user()
     async with ada.socket(encoding="msgpack") as socket:
         await live(ada, socket)
@@ -177,7 +179,7 @@ async def test_data_as_deep_as_a_post_may_have_reaches_a_socket_of_messagepack(g
         assert await socket.ask(type="ping") == {"type": "ok", "ref": "asked"}
 
 
-async def test_a_message_is_packed_once_for_a_user_and_never_for_one_without_a_socket_that_wants_it(
+async def test_a_message_is_packed_once_per_user_and_only_for_messagepack_sockets(
     gateway: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed: list[str] = []

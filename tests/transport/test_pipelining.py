@@ -88,7 +88,7 @@ def padded(before: bytes, size: int, after: bytes) -> bytes:
 # --- one request at a time ----------------------------------------------------------------------------------
 
 
-async def test_five_hundred_requests_at_once_are_answered_in_their_order(server: LocalServer) -> None:
+async def test_five_hundred_pipelined_requests_are_answered_in_order(server: LocalServer) -> None:
     one = b"PUT /v1/users/%d HTTP/1.1\r\nHost: gateway\r\nContent-Length: 3\r\n\r\nabc"
     other = b"PUT /v1/%d HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     async with connected(server) as wire:
@@ -98,7 +98,7 @@ async def test_five_hundred_requests_at_once_are_answered_in_their_order(server:
         assert await wire.is_served()
 
 
-async def test_a_client_that_reads_slowly_has_all_answers(server: LocalServer) -> None:
+async def test_a_client_that_reads_slowly_gets_all_responses(server: LocalServer) -> None:
     async with connected(server) as wire:
         transport = cast("asyncio.ReadTransport", wire.writer.transport)
         transport.pause_reading()
@@ -114,7 +114,7 @@ async def test_a_client_that_reads_slowly_has_all_answers(server: LocalServer) -
     assert statuses == [200] * 195 + [404]
 
 
-async def test_only_one_of_many_requests_is_parsed_until_it_is_answered(
+async def test_only_one_pipelined_request_is_parsed_until_it_is_answered(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on = [], asyncio.Event()
@@ -142,7 +142,7 @@ async def test_only_one_of_many_requests_is_parsed_until_it_is_answered(
             assert f"/{number}" in begun
 
 
-async def test_no_request_begins_while_the_answers_are_not_read(server: LocalServer) -> None:
+async def test_no_request_starts_while_responses_are_unread(server: LocalServer) -> None:
     async with connected(server) as wire:
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
         wire.writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: gateway\r\n\r\n" * 1000)
@@ -157,7 +157,7 @@ async def test_no_request_begins_while_the_answers_are_not_read(server: LocalSer
         assert protocol.unparsed
 
 
-async def test_a_client_that_leaves_before_its_answers_is_no_failure(server: LocalServer) -> None:
+async def test_a_client_that_disconnects_before_its_responses_causes_no_error(server: LocalServer) -> None:
     """`server` fails the test where anything is logged as an error."""
     async with connected(server) as wire:
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -179,7 +179,7 @@ async def test_other_clients_are_served_between_the_requests_of_one(server: Loca
         assert served < 4900 * 300
 
 
-async def test_the_rest_is_dropped_behind_a_request_that_ends_the_connection(server: LocalServer) -> None:
+async def test_requests_behind_one_that_closes_the_connection_are_dropped(server: LocalServer) -> None:
     last = b"GET /nowhere HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
     async with connected(server) as wire:
         await wire.send(GET + last + GET * 20)
@@ -187,7 +187,7 @@ async def test_the_rest_is_dropped_behind_a_request_that_ends_the_connection(ser
         assert await wire.ended()
 
 
-async def test_a_handshake_behind_a_request_has_its_turn_and_what_is_behind_it_too(
+async def test_a_handshake_behind_a_request_and_its_commands_are_handled_in_order(
     server: LocalServer,
 ) -> None:
     user = await server.user()
@@ -222,7 +222,9 @@ async def test_requests_may_come_in_pieces_of_any_size(server: LocalServer, step
 
 @pytest.mark.parametrize(("extra", "status"), [(0, 404), (1, 431)])
 @pytest.mark.parametrize("pieces", [1, 2])
-async def test_a_head_has_64_kib(server: LocalServer, extra: int, status: int, pieces: int) -> None:
+async def test_a_request_head_is_limited_to_64_kib(
+    server: LocalServer, extra: int, status: int, pieces: int
+) -> None:
     head = padded(b"GET /nowhere HTTP/1.1\r\nHost: gateway\r\nX-A: ", MAX_HEAD_BYTES + extra, b"\r\n\r\n")
     cut = 50_000 if pieces == 2 else len(head)
     async with connected(server) as wire:
@@ -236,7 +238,7 @@ async def test_a_head_has_64_kib(server: LocalServer, extra: int, status: int, p
         assert await (wire.ended() if extra else wire.is_served())
 
 
-async def test_a_client_that_is_refused_while_it_sends_has_the_answer(server: LocalServer) -> None:
+async def test_a_client_refused_while_it_sends_gets_the_response(server: LocalServer) -> None:
     async with connected(server) as wire:
         wire.writer.write(b"GET /nowhere HTTP/1.1\r\nHost: gateway\r\nX-A: " + b"a" * 450_000)
         assert (await wire.answer())[0] == 431
@@ -244,7 +246,7 @@ async def test_a_client_that_is_refused_while_it_sends_has_the_answer(server: Lo
 
 
 @pytest.mark.parametrize(("extra", "status"), [(0, 404), (1, 431)])
-async def test_a_head_has_100_fields(server: LocalServer, extra: int, status: int) -> None:
+async def test_a_request_head_is_limited_to_100_fields(server: LocalServer, extra: int, status: int) -> None:
     fields = b"a:\r\n" * (MAX_FIELDS - 1 + extra)
     async with connected(server) as wire:
         await wire.send(b"GET /nowhere HTTP/1.1\r\nHost: gateway\r\n" + fields + b"\r\n")
@@ -252,7 +254,7 @@ async def test_a_head_has_100_fields(server: LocalServer, extra: int, status: in
         assert await (wire.ended() if extra else wire.is_served())
 
 
-async def test_line_ends_before_a_request_have_a_bound(server: LocalServer) -> None:
+async def test_line_ends_before_a_request_are_limited(server: LocalServer) -> None:
     async with connected(server) as wire:
         await wire.send(b"\r\n" * (MAX_HEAD_BYTES // 2))
         assert await wire.is_served()
@@ -261,7 +263,7 @@ async def test_line_ends_before_a_request_have_a_bound(server: LocalServer) -> N
         assert await wire.ended()
 
 
-async def test_what_is_no_http_is_refused_at_its_first_piece(server: LocalServer) -> None:
+async def test_data_that_is_not_http_is_refused_at_its_first_piece(server: LocalServer) -> None:
     async with connected(server) as wire:
         await wire.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         assert (await wire.answer())[0] == 400
@@ -269,7 +271,7 @@ async def test_what_is_no_http_is_refused_at_its_first_piece(server: LocalServer
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\n", b"\n\r\n"])
-async def test_a_head_has_no_other_end_than_an_empty_line(server: LocalServer, end: bytes) -> None:
+async def test_a_request_head_ends_only_with_an_empty_line(server: LocalServer, end: bytes) -> None:
     async with connected(server) as wire:
         await wire.send(b"GET /nowhere HTTP/1.1\r\nHost: gateway" + end + GET)
         assert (await wire.answer())[0] == 400
@@ -297,7 +299,7 @@ HANDSHAKE = (
         b"Host: a\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n",
     ],
 )
-async def test_a_request_that_two_readers_would_take_for_two_is_refused(
+async def test_a_request_that_allows_smuggling_is_refused(
     server: LocalServer, path: bytes, fields: bytes
 ) -> None:
     upgrade = HANDSHAKE if path == b"/v1/ws" else b""
@@ -341,7 +343,9 @@ def chunked(*, trailer: int = 0, extension: int = 0) -> bytes:
 
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("kind", ["trailer", "extension"])
-async def test_trailers_and_extensions_have_16_kib(server: LocalServer, kind: str, extra: int) -> None:
+async def test_trailers_and_chunk_extensions_are_limited_to_16_kib(
+    server: LocalServer, kind: str, extra: int
+) -> None:
     async with connected(server) as wire:
         await wire.send(CHUNKED + chunked(**{kind: MAX_TRAILER_BYTES + extra}))
         status, problem = await wire.answer()
@@ -351,7 +355,7 @@ async def test_trailers_and_extensions_have_16_kib(server: LocalServer, kind: st
         assert await (wire.ended() if extra else wire.is_served())
 
 
-async def test_trailers_without_an_end_are_refused_while_others_are_served(server: LocalServer) -> None:
+async def test_endless_trailers_are_refused_while_other_clients_are_served(server: LocalServer) -> None:
     async with connected(server) as wire, connected(server) as other:
         await wire.send(CHUNKED + b"%x\r\n%b\r\n0\r\nX-A: " % (len(BODY), BODY))
         for _ in range(MAX_TRAILER_BYTES // 1024 + 1):
@@ -361,7 +365,7 @@ async def test_trailers_without_an_end_are_refused_while_others_are_served(serve
         assert await wire.ended()
 
 
-async def test_a_trailer_is_no_header_of_the_request(
+async def test_a_trailer_is_not_added_to_the_request_headers(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes] = []
@@ -381,7 +385,7 @@ async def test_a_trailer_is_no_header_of_the_request(
 
 
 @pytest.mark.parametrize(("data", "status"), [(b"a", 422), (b"\r\n\r\n" * 10, 201), (b"x" * 100, 422)])
-async def test_a_large_body_in_small_chunks_ends_where_it_ends(
+async def test_the_end_of_a_large_body_in_small_chunks_is_found(
     server: LocalServer, data: bytes, status: int
 ) -> None:
     chunk = b"%x\r\n%b\r\n" % (len(data), data)
@@ -393,7 +397,7 @@ async def test_a_large_body_in_small_chunks_ends_where_it_ends(
 
 
 @pytest.mark.parametrize("cut", range(1, 5))
-async def test_the_end_of_a_body_is_found_where_it_comes_in_two_pieces(
+async def test_the_end_of_a_body_is_found_if_it_arrives_in_two_pieces(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
     go_on = asyncio.Event()
@@ -443,7 +447,9 @@ class Steps:
         return [step for turn in self.turns for step in turn]
 
 
-async def test_small_chunks_are_parsed_in_turns(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_small_chunks_are_parsed_over_several_turns(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with connected(server) as wire:
         steps = Steps(await protocol_of(server), monkeypatch)
         await wire.send(CHUNKED + b"1\r\na\r\n" * (8 * STEP_BYTES // 6) + b"0\r\n\r\n")
@@ -454,7 +460,7 @@ async def test_small_chunks_are_parsed_in_turns(server: LocalServer, monkeypatch
 
 
 @pytest.mark.parametrize("data", [b"\r\n", b"\r\n\r\n0\r\n\r\n", b"x"])
-async def test_the_data_of_a_chunk_cost_a_step_for_each_16_kib_whatever_they_are(
+async def test_chunk_data_takes_one_step_per_16_kib_whatever_its_content(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     size = 2 * STEP_BYTES // len(data) * len(data)
@@ -468,7 +474,7 @@ async def test_the_data_of_a_chunk_cost_a_step_for_each_16_kib_whatever_they_are
     assert len(steps.all) <= 8
 
 
-async def test_each_step_of_a_body_in_chunks_takes_its_turn_among_all_connections(
+async def test_each_step_of_a_chunked_body_takes_its_turn_among_all_connections(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connected(server) as wire:
@@ -488,7 +494,7 @@ async def test_each_step_of_a_body_in_chunks_takes_its_turn_among_all_connection
     assert asked >= len(steps.all) > 8 * STEP_BYTES // (6 * MAX_STEP_CHUNKS)
 
 
-async def test_a_step_of_a_body_in_chunks_waits_while_others_have_the_pass(
+async def test_a_step_of_a_chunked_body_waits_for_other_connections(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connected(server) as wire:
@@ -508,7 +514,7 @@ async def test_a_step_of_a_body_in_chunks_waits_while_others_have_the_pass(
         assert len(waiting) == 1
 
 
-async def test_a_body_that_nobody_wants_has_its_deadline_also_while_it_waits_for_its_turn(
+async def test_an_unwanted_body_keeps_its_deadline_while_it_waits_for_its_turn(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connected(server) as wire:
@@ -523,7 +529,7 @@ async def test_a_body_that_nobody_wants_has_its_deadline_also_while_it_waits_for
         assert protocol.unparsed == b""
 
 
-async def test_a_body_that_is_wanted_has_more_time_where_the_gateway_does_not_read(
+async def test_a_wanted_body_gets_more_time_while_the_gateway_does_not_read(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connected(server) as wire:
@@ -540,7 +546,7 @@ async def test_a_body_that_is_wanted_has_more_time_where_the_gateway_does_not_re
         assert (await wire.answer())[0] == 201
 
 
-async def test_a_body_in_chunks_that_nobody_wants_is_parsed_for_4096_chunks(
+async def test_an_unwanted_chunked_body_is_parsed_for_4096_chunks(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connected(server) as wire:
@@ -554,7 +560,7 @@ async def test_a_body_in_chunks_that_nobody_wants_is_parsed_for_4096_chunks(
     assert pipelining.MAX_UNWANTED_CHUNKS < lines <= pipelining.MAX_UNWANTED_CHUNKS + MAX_STEP_CHUNKS
 
 
-async def test_a_body_of_4000_chunks_that_nobody_wants_leaves_the_connection_to_the_next_request(
+async def test_an_unwanted_body_of_4000_chunks_leaves_the_connection_usable(
     server: LocalServer,
 ) -> None:
     async with connected(server) as wire:
@@ -566,7 +572,7 @@ async def test_a_body_of_4000_chunks_that_nobody_wants_leaves_the_connection_to_
         assert await wire.is_served()
 
 
-async def test_a_batch_of_many_megabytes_in_chunks_is_taken(server: LocalServer) -> None:
+async def test_a_chunked_batch_of_many_megabytes_is_accepted(server: LocalServer) -> None:
     batch = json.dumps([{"to": "ada", "title": "Hello", "body": "x" * 4000}] * 1000).encode()
     head = HEAD.replace(b"/v1/notifications", b"/v1/notifications/batch")
     size = 50_000
@@ -578,7 +584,7 @@ async def test_a_batch_of_many_megabytes_in_chunks_is_taken(server: LocalServer)
         assert await wire.is_served()
 
 
-async def test_a_body_in_chunks_has_no_other_end_than_an_empty_line(server: LocalServer) -> None:
+async def test_a_chunked_body_ends_only_with_an_empty_line(server: LocalServer) -> None:
     for end in (b"0\n\n", b"0\r\n\n", b"0\r\nX-A: b\n\r\n"):
         async with connected(server) as wire:
             await wire.send(CHUNKED + end + GET)
@@ -588,7 +594,7 @@ async def test_a_body_in_chunks_has_no_other_end_than_an_empty_line(server: Loca
 
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("framing", ["length", "chunks"])
-async def test_what_comes_of_a_body_after_the_answer_has_a_bound(
+async def test_the_rest_of_a_body_after_the_response_is_limited(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, extra: int, framing: str
 ) -> None:
     monkeypatch.setattr(pipelining, "MAX_UNWANTED_BYTES", UNWANTED)
@@ -608,7 +614,7 @@ async def test_what_comes_of_a_body_after_the_answer_has_a_bound(
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-async def test_a_body_without_an_end_that_nobody_wants_ends_the_connection(
+async def test_an_endless_unwanted_body_ends_the_connection(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, method: bytes
 ) -> None:
     monkeypatch.setattr(lingering, "LINGER_SECONDS", 0.2)
@@ -629,7 +635,7 @@ async def test_a_body_without_an_end_that_nobody_wants_ends_the_connection(
         assert protocol._over
 
 
-async def test_a_body_that_is_not_read_does_not_pile_up(
+async def test_an_unread_body_does_not_accumulate_in_memory(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()
@@ -655,7 +661,7 @@ async def test_a_body_that_is_not_read_does_not_pile_up(
         assert len(protocol.cycle.body) == 0
 
 
-async def test_a_connection_that_is_closed_does_not_wait_for_a_client_that_reads_nothing(
+async def test_a_closed_connection_does_not_wait_for_a_client_that_does_not_read(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lingering, "LINGER_SECONDS", 0.2)
@@ -676,7 +682,7 @@ async def test_a_connection_that_is_closed_does_not_wait_for_a_client_that_reads
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-async def test_a_path_has_4_kib(server: LocalServer, extra: int) -> None:
+async def test_a_path_is_limited_to_4_kib(server: LocalServer, extra: int) -> None:
     path = b"/%2F" + b"%" * (MAX_PATH_BYTES - 4 + extra)
     async with connected(server) as wire:
         await wire.send(b"GET " + path + b"?a=b HTTP/1.1\r\nHost: gateway\r\n\r\n")
@@ -684,7 +690,7 @@ async def test_a_path_has_4_kib(server: LocalServer, extra: int) -> None:
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-async def test_a_target_has_10_kib(server: LocalServer, extra: int) -> None:
+async def test_a_target_is_limited_to_10_kib(server: LocalServer, extra: int) -> None:
     target = b"/%2F?" + b"%" * (MAX_TARGET_BYTES - 5 + extra)
     async with connected(server) as wire:
         await wire.send(b"GET " + target + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
@@ -693,7 +699,7 @@ async def test_a_target_has_10_kib(server: LocalServer, extra: int) -> None:
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-async def test_a_query_has_100_parameters(server: LocalServer, extra: int) -> None:
+async def test_a_query_is_limited_to_100_parameters(server: LocalServer, extra: int) -> None:
     query = b"&".join([b"%41"] * (MAX_PARAMETERS + extra))
     async with connected(server) as wire:
         await wire.send(b"GET /healthz?" + query + b" HTTP/1.1\r\nHost: gateway\r\n\r\n")
@@ -704,7 +710,7 @@ async def test_a_query_has_100_parameters(server: LocalServer, extra: int) -> No
     "field",
     [b"Connection: Upgrade" + b",a" * 16, b"Connection: Upgrade\r\nSec-WebSocket-Protocol: a" + b",a" * 16],
 )
-async def test_the_lists_of_a_handshake_have_16_items(server: LocalServer, field: bytes) -> None:
+async def test_the_lists_of_a_handshake_are_limited_to_16_items(server: LocalServer, field: bytes) -> None:
     handshake = (
         b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
     )
@@ -713,7 +719,7 @@ async def test_the_lists_of_a_handshake_have_16_items(server: LocalServer, field
         assert (await wire.answer())[0] == 431
 
 
-async def test_the_head_of_a_request_that_is_answered_is_not_held(server: LocalServer) -> None:
+async def test_the_head_of_an_answered_request_is_not_kept_in_memory(server: LocalServer) -> None:
     field = b"X-Field: " + b"x" * 50_000 + b"\r\n"
     async with connected(server) as wire:
         await wire.send(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n" + field + b"\r\n")

@@ -78,7 +78,7 @@ async def hasty(start_server: StartServer) -> LocalServer:
     return await start_server(header_timeout=SHORT, body_timeout=SHORT)
 
 
-async def test_who_connects_and_says_nothing_is_let_go(start_server: StartServer) -> None:
+async def test_a_silent_client_is_disconnected_after_the_header_timeout(start_server: StartServer) -> None:
     server = await start_server(header_timeout=SHORT, body_timeout=LONG)
     async with connected(server) as wire:
         began = time.monotonic()
@@ -97,9 +97,7 @@ async def test_who_connects_and_says_nothing_is_let_go(start_server: StartServer
     ],
     ids=["one byte", "a request line", "half a header", "line breaks", "half a handshake"],
 )
-async def test_a_head_that_is_never_finished_ends_the_connection(
-    start_server: StartServer, start: bytes
-) -> None:
+async def test_an_unfinished_head_ends_the_connection(start_server: StartServer, start: bytes) -> None:
     server = await start_server(header_timeout=SHORT, body_timeout=LONG)
     async with connected(server) as wire:
         wire.send(start)
@@ -107,7 +105,7 @@ async def test_a_head_that_is_never_finished_ends_the_connection(
 
 
 @pytest.mark.parametrize("drip", [b"X-A: b\r\n", b"a"], ids=["headers", "letters"])
-async def test_a_head_that_trickles_gets_no_more_time_for_it(start_server: StartServer, drip: bytes) -> None:
+async def test_a_trickling_head_does_not_extend_its_deadline(start_server: StartServer, drip: bytes) -> None:
     server = await start_server(header_timeout=SHORT, body_timeout=LONG)
     async with connected(server) as wire:
         wire.send(b"GET /v1/inbox HTTP/1.1\r\nHost: gateway\r\nX-B: ")
@@ -151,14 +149,14 @@ async def test_a_form_that_does_not_arrive_in_time_is_answered_with_408(hasty: L
         assert (await wire.rest()).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_who_was_refused_before_the_body_cannot_go_on_sending_it(hasty: LocalServer) -> None:
+async def test_a_client_refused_before_its_body_cannot_keep_sending_it(hasty: LocalServer) -> None:
     async with connected(hasty) as wire:
         wire.send(b"POST /v1/notifications HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100000\r\n\r\n")
         assert (await wire.answer())[0] == 401
         assert await wire.trickle(b"1") == b""
 
 
-async def test_a_connection_is_kept_for_requests_that_arrive_whole(start_server: StartServer) -> None:
+async def test_a_connection_stays_open_for_requests_that_arrive_whole(start_server: StartServer) -> None:
     server = await start_server(header_timeout=SHORT, body_timeout=SHORT)
     async with connected(server) as wire:
         began = time.monotonic()
@@ -167,13 +165,15 @@ async def test_a_connection_is_kept_for_requests_that_arrive_whole(start_server:
             assert (await wire.answer())[0] == 201
 
 
-def test_a_connection_waits_longer_than_the_clients_of_most_backends_keep_it() -> None:
+def test_the_keep_alive_timeout_exceeds_that_of_common_http_clients() -> None:
     """Which client closes first is a race otherwise, and a request of the other gets no response."""
     kept_by = {"httpx": 5, "undici": 4, "aiohttp": 15, "AWS's balancer, nginx's upstreams": 60}
     assert Settings().keep_alive > max(kept_by.values())
 
 
-async def test_a_connection_waits_for_its_next_request_as_long_as_is_set(start_server: StartServer) -> None:
+async def test_a_connection_waits_for_its_next_request_for_the_keep_alive_timeout(
+    start_server: StartServer,
+) -> None:
     patient = await start_server(keep_alive=600, header_timeout=SHORT)
     async with connected(patient) as wire:
         for _ in range(2):
@@ -188,7 +188,7 @@ async def test_a_connection_waits_for_its_next_request_as_long_as_is_set(start_s
         assert await wire.rest() == b""
 
 
-async def test_no_timer_is_left_once_a_request_is_whole(server: LocalServer) -> None:
+async def test_no_timer_remains_after_a_request_is_complete(server: LocalServer) -> None:
     async with connected(server) as wire:
         wire.send(WHOLE[:-5])
         (connection,) = await until(lambda: list(server.uvicorn.server_state.connections), "a connection")
@@ -225,7 +225,7 @@ async def test_an_open_socket_has_no_deadline(start_server: StartServer) -> None
             assert (await socket.ask(type="ping"))["type"] == "ok"
 
 
-async def test_a_body_and_the_start_of_a_head_in_one_go_are_no_long_head(server: LocalServer) -> None:
+async def test_a_body_and_a_partial_next_head_do_not_count_as_a_long_head(server: LocalServer) -> None:
     body = b'{"to":"ada","title":"Hello","body":"%s"}' % (b" " * 3 * MAX_HEAD_BYTES)
     async with connected(server) as wire:
         wire.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body + WHOLE[:20])
@@ -234,14 +234,14 @@ async def test_a_body_and_the_start_of_a_head_in_one_go_are_no_long_head(server:
         assert (await wire.answer())[0] == 201
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(server: LocalServer) -> None:
+async def test_a_client_that_disconnects_during_its_body_causes_no_error(server: LocalServer) -> None:
     async with connected(server) as wire:
         wire.send(WHOLE[:-5])
         await until(lambda: len(server.uvicorn.server_state.tasks) == 1, "the body is waited for")
     await until(lambda: not server.uvicorn.server_state.tasks, "nobody is waited for")
 
 
-async def test_a_client_that_asks_and_never_reads_is_cut_off(start_server: StartServer) -> None:
+async def test_a_client_that_sends_requests_and_never_reads_is_cut_off(start_server: StartServer) -> None:
     server = await start_server(header_timeout=LONG, body_timeout=SHORT)
     asked = b"GET /openapi.json HTTP/1.1\r\nHost: gateway\r\n\r\n" * 400
     async with connected(server) as wire:
@@ -255,7 +255,7 @@ async def test_a_client_that_asks_and_never_reads_is_cut_off(start_server: Start
         await until(lambda: not held, "the client is cut off")
 
 
-async def test_a_head_without_an_end_is_refused(server: LocalServer) -> None:
+async def test_an_endless_head_is_refused(server: LocalServer) -> None:
     async with connected(server) as wire:
         wire.send(b"GET / HTTP/1.1\r\nHost: gateway\r\nX-A: ")
         for _ in range(MAX_HEAD_BYTES // 1024 + 1):

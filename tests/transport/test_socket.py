@@ -46,7 +46,7 @@ def kinds(messages: list[Json]) -> list[str]:
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_the_first_message_is_hello_with_all_it_has_to_say(server: LocalServer) -> None:
+async def test_the_first_message_is_a_complete_hello(server: LocalServer) -> None:
     await server.service.notify_many("ada", 3)
     ada = await server.user("ada", ttl=600)
     page = await ada.inbox()
@@ -65,7 +65,7 @@ async def test_the_first_message_is_hello_with_all_it_has_to_say(server: LocalSe
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_a_resumed_socket_replays_what_came_after_and_goes_live(server: LocalServer) -> None:
+async def test_a_resumed_socket_replays_later_changes_and_goes_live(server: LocalServer) -> None:
     await server.service.notify_many("ada", 5)
     ada = await server.user()
     epoch = (await ada.inbox())["epoch"]
@@ -102,7 +102,7 @@ async def test_since_latest_replays_nothing(server: LocalServer) -> None:
         assert (await socket.receive())["seq"] == 6
 
 
-async def test_without_since_the_newest_unread_items_come_in_the_order_of_their_seq(
+async def test_without_since_the_newest_unread_items_are_sent_in_seq_order(
     server: LocalServer,
 ) -> None:
     ids = await server.service.notify_many("ada", 105)
@@ -141,7 +141,7 @@ async def test_a_long_replay_is_complete(server: LocalServer) -> None:
 
 @pytest.mark.parametrize("why", ["beyond the log", "too far back", "another epoch"])
 @pytest.mark.usefixtures("each_encoding")
-async def test_what_cannot_be_resumed_is_reset_and_goes_on_from_the_end(
+async def test_an_impossible_resume_gets_a_reset_and_continues_from_the_head(
     server: LocalServer, why: str
 ) -> None:
     await server.service.notify_many("ada", 1000)
@@ -169,7 +169,7 @@ async def test_what_cannot_be_resumed_is_reset_and_goes_on_from_the_end(
         assert (await socket.receive())["seq"] == 1002
 
 
-async def test_an_erased_user_who_comes_back_has_another_epoch(server: LocalServer) -> None:
+async def test_a_recreated_user_has_a_new_epoch(server: LocalServer) -> None:
     await server.service.notify_many("ada", 3)
     epoch = (await (await server.user()).inbox())["epoch"]
     assert (await server.service.delete("/v1/users/ada")).status_code == 204
@@ -178,7 +178,7 @@ async def test_an_erased_user_who_comes_back_has_another_epoch(server: LocalServ
         assert kinds(await socket.until("live")) == ["hello", "reset", "live"]
 
 
-async def test_a_start_that_is_none_is_refused_before_the_upgrade(server: LocalServer) -> None:
+async def test_an_invalid_resume_point_is_refused_before_the_upgrade(server: LocalServer) -> None:
     ada = await server.user()
     for since in ("-1", "x", "1.5", ""):
         with pytest.raises(InvalidStatus) as caught:
@@ -191,7 +191,7 @@ async def test_a_start_that_is_none_is_refused_before_the_upgrade(server: LocalS
 # --- live ---------------------------------------------------------------------------------------------------
 
 
-async def test_every_socket_of_a_user_gets_every_change_and_nobody_else_does(server: LocalServer) -> None:
+async def test_every_socket_of_a_user_and_no_other_gets_every_change(server: LocalServer) -> None:
     ada, bob = await server.user("ada"), await server.user("bob")
     async with live(ada) as phone, live(ada) as laptop, live(bob) as other:
         (identifier,) = await server.service.notify_many("ada", 1)
@@ -206,7 +206,7 @@ async def test_every_socket_of_a_user_gets_every_change_and_nobody_else_does(ser
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_bulk_changes_are_one_message_and_a_long_read_is_told_by_its_end(server: LocalServer) -> None:
+async def test_bulk_changes_are_one_message_and_a_long_read_is_sent_as_its_end(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 150)
     ada = await server.user()
     async with live(ada) as socket:
@@ -231,7 +231,7 @@ async def test_bulk_changes_are_one_message_and_a_long_read_is_told_by_its_end(s
         ]
 
 
-async def test_no_change_is_longer_than_clients_take(server: LocalServer) -> None:
+async def test_no_change_exceeds_the_message_limit_of_clients(server: LocalServer) -> None:
     """`websockets`, for one, refuses more than 1 MiB, and would be sent the same again when it resumes."""
     largest = {
         "to": "ada",
@@ -258,7 +258,7 @@ async def test_no_change_is_longer_than_clients_take(server: LocalServer) -> Non
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_archiving_and_deleting_come_as_changes(server: LocalServer) -> None:
+async def test_archiving_and_deleting_are_sent_as_changes(server: LocalServer) -> None:
     one, two = await server.service.notify_many("ada", 2)
     ada = await server.user()
     async with live(ada) as socket:
@@ -278,7 +278,7 @@ async def test_archiving_and_deleting_come_as_changes(server: LocalServer) -> No
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_the_seen_mark_is_told_without_a_number(server: LocalServer) -> None:
+async def test_the_seen_mark_is_sent_without_a_seq(server: LocalServer) -> None:
     await server.service.notify_many("ada", 5)
     ada = await server.user()
     async with live(ada) as phone, live(ada) as laptop:
@@ -290,7 +290,7 @@ async def test_the_seen_mark_is_told_without_a_number(server: LocalServer) -> No
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_silence_is_filled_with_heartbeats(start_server: StartServer) -> None:
+async def test_heartbeats_are_sent_during_silence(start_server: StartServer) -> None:
     server = await start_server(heartbeat=0.2)
     await server.service.notify_many("ada", 2)
     ada = await server.user()
@@ -305,7 +305,7 @@ async def test_silence_is_filled_with_heartbeats(start_server: StartServer) -> N
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_each_command_does_what_it_says_and_is_answered_when_it_is_done(server: LocalServer) -> None:
+async def test_each_command_takes_effect_before_its_response(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 6)
     ada = await server.user()
 
@@ -336,7 +336,7 @@ async def test_each_command_does_what_it_says_and_is_answered_when_it_is_done(se
         assert (page["unread"], page["unseen"]) == (0, 0)
 
 
-async def test_a_command_is_told_to_all_sockets_of_the_user(server: LocalServer) -> None:
+async def test_the_effect_of_a_command_reaches_all_sockets_of_the_user(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 2)
     ada = await server.user()
     async with live(ada) as phone, live(ada) as laptop:
@@ -347,7 +347,7 @@ async def test_a_command_is_told_to_all_sockets_of_the_user(server: LocalServer)
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_a_command_without_ref_is_done_and_not_answered(server: LocalServer) -> None:
+async def test_a_command_without_a_ref_takes_effect_without_a_response(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 1)
     ada = await server.user()
     async with live(ada) as socket:
@@ -357,7 +357,7 @@ async def test_a_command_without_ref_is_done_and_not_answered(server: LocalServe
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_an_ack_moves_the_delivered_count_and_never_back(server: LocalServer) -> None:
+async def test_an_ack_only_raises_the_delivered_count(server: LocalServer) -> None:
     ids = await server.service.notify_many("ada", 3)
     ada = await server.user()
 
@@ -379,7 +379,7 @@ async def test_an_ack_moves_the_delivered_count_and_never_back(server: LocalServ
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_someone_elses_ids_change_nothing(server: LocalServer) -> None:
+async def test_ids_of_another_user_change_nothing(server: LocalServer) -> None:
     ids = await server.service.notify_many("bob", 1)
     ada, bob = await server.user("ada"), await server.user("bob")
     async with live(ada) as socket:
@@ -423,7 +423,7 @@ MALFORMED = [
 ]
 
 
-async def test_what_is_no_command_gets_an_error_and_harms_nobody(
+async def test_an_invalid_command_gets_an_error_and_affects_no_other_socket(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     ada, bob = await server.user("ada"), await server.user("bob")
@@ -453,7 +453,7 @@ async def test_an_error_carries_the_ref_of_its_command(server: LocalServer) -> N
 
 
 @pytest.mark.parametrize("carrier", ["header", "ticket", "subprotocol", "query"])
-async def test_each_carrier_opens_the_socket(server: LocalServer, carrier: str) -> None:
+async def test_each_token_source_opens_a_socket(server: LocalServer, carrier: str) -> None:
     async with (await server.user()).socket(carrier=carrier) as socket:
         assert (await socket.receive())["sub"] == "ada"
         expected = "notify.v1" if carrier == "subprotocol" else None
@@ -461,7 +461,7 @@ async def test_each_carrier_opens_the_socket(server: LocalServer, carrier: str) 
         await server.sockets(1)
 
 
-async def test_an_api_may_not_be_opened_by_a_query_token_where_that_is_off(start_server: StartServer) -> None:
+async def test_a_query_token_opens_no_socket_where_it_is_disabled(start_server: StartServer) -> None:
     server = await start_server(ws_query_token=False)
     ada = await server.user()
     async with ada.socket(carrier="query") as socket:
@@ -470,7 +470,7 @@ async def test_an_api_may_not_be_opened_by_a_query_token_where_that_is_off(start
         assert (await socket.receive())["type"] == "hello"
 
 
-async def test_the_first_carrier_that_holds_a_token_decides(server: LocalServer) -> None:
+async def test_the_first_token_source_with_a_token_decides(server: LocalServer) -> None:
     ada, bob = await server.user("ada"), await server.user("bob")
     good = {"Authorization": f"Bearer {ada.token}"}
     bad = {"Authorization": "Bearer garbage"}
@@ -500,7 +500,7 @@ async def test_a_ticket_opens_one_socket_only(server: LocalServer) -> None:
     assert sorted(outcomes) == ["(4001, 'invalid_token')"] * 4 + ["hello"]
 
 
-async def test_a_ticket_of_30_seconds_ago_is_none(server: LocalServer) -> None:
+async def test_a_ticket_is_refused_after_30_seconds(server: LocalServer) -> None:
     def age(connection: Connection) -> None:
         connection.execute(update(tickets).values(expires_at=tickets.c.expires_at - 30_000))
 
@@ -528,7 +528,7 @@ async def test_the_token_is_never_echoed_as_a_subprotocol(server: LocalServer) -
             assert ada.token not in str(response.headers)
 
 
-async def test_who_is_not_authorised_reads_4001_and_why_and_nothing_else(
+async def test_an_unauthorized_client_gets_only_4001_and_the_reason(
     server: LocalServer, subtests: pytest.Subtests
 ) -> None:
     ada = await server.user()
@@ -573,7 +573,7 @@ async def test_who_is_not_authorised_reads_4001_and_why_and_nothing_else(
                 assert len(server.state.hub) == 0
 
 
-async def test_a_token_that_may_not_read_an_inbox_is_closed_with_4003(server: LocalServer) -> None:
+async def test_a_token_without_the_inbox_scope_closes_with_4003(server: LocalServer) -> None:
     async with open_socket(
         server.base, headers={"Authorization": f"Bearer {server.service.token}"}
     ) as socket:
@@ -583,7 +583,7 @@ async def test_a_token_that_may_not_read_an_inbox_is_closed_with_4003(server: Lo
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_a_socket_learns_that_its_token_ends_and_is_closed_when_it_has(server: LocalServer) -> None:
+async def test_a_socket_gets_token_expiring_before_it_is_closed_at_expiry(server: LocalServer) -> None:
     ada = await server.user("ada", ttl=2)
     async with ada.socket(since="latest") as socket:
         hello = await socket.receive()
@@ -593,7 +593,7 @@ async def test_a_socket_learns_that_its_token_ends_and_is_closed_when_it_has(ser
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_a_new_token_in_band_keeps_the_socket(server: LocalServer) -> None:
+async def test_a_new_in_band_token_keeps_the_socket_open(server: LocalServer) -> None:
     ada = await server.user("ada", ttl=2)
     other = await server.service.mint("ada", ttl=600)
     async with live(ada) as socket:
@@ -609,7 +609,7 @@ async def test_a_new_token_in_band_keeps_the_socket(server: LocalServer) -> None
 
 @pytest.mark.parametrize("whose", ["bob's", "garbage"])
 @pytest.mark.usefixtures("each_encoding")
-async def test_a_token_in_band_that_is_no_good_is_never_taken(server: LocalServer, whose: str) -> None:
+async def test_an_invalid_in_band_token_is_never_accepted(server: LocalServer, whose: str) -> None:
     ada = await server.user()
     token = await server.service.mint("bob") if whose == "bob's" else "garbage"
     async with live(ada) as socket:
@@ -659,7 +659,7 @@ async def test_a_foreign_origin_is_refused_with_403_before_the_upgrade(start_ser
 # --- the other close codes ----------------------------------------------------------------------------------
 
 
-async def test_a_client_that_says_goodbye_is_let_go_with_1000(server: LocalServer) -> None:
+async def test_a_close_by_the_client_is_answered_with_1000(server: LocalServer) -> None:
     ada = await server.user()
     async with live(ada) as socket:
         await socket.connection.close(1000)
@@ -674,7 +674,7 @@ async def test_a_binary_frame_closes_with_1003(server: LocalServer) -> None:
         assert code == 1003
 
 
-async def test_a_frame_over_16_kib_closes_with_1009_and_one_of_16_kib_is_read(server: LocalServer) -> None:
+async def test_a_frame_of_16_kib_is_read_and_a_larger_one_closes_with_1009(server: LocalServer) -> None:
     async with live(await server.user()) as socket:
         await socket.connection.send(json.dumps({"type": "ping", "ref": "a"}).ljust(16 * 1024))
         assert (await socket.receive())["type"] == "ok"
@@ -690,7 +690,7 @@ async def test_a_message_in_fragments_over_16_kib_closes_with_1009(server: Local
         assert code == 1009
 
 
-async def test_text_that_is_not_utf_8_closes_with_1007_and_harms_nobody(server: LocalServer) -> None:
+async def test_text_that_is_not_utf_8_closes_only_its_socket_with_1007(server: LocalServer) -> None:
     ada = await server.user()
     async with live(ada) as control, raw_socket(ada, since="latest") as socket:
         await server.sockets(2)
@@ -700,7 +700,7 @@ async def test_text_that_is_not_utf_8_closes_with_1007_and_harms_nobody(server: 
         assert await control.said_so_far() == []
 
 
-async def test_a_frame_that_breaks_rfc_6455_closes_with_1002_and_harms_nobody(server: LocalServer) -> None:
+async def test_a_frame_that_violates_rfc_6455_closes_only_its_socket_with_1002(server: LocalServer) -> None:
     ada = await server.user()
     async with live(ada) as control, raw_socket(ada, since="latest") as socket:
         await server.sockets(2)
@@ -710,7 +710,7 @@ async def test_a_frame_that_breaks_rfc_6455_closes_with_1002_and_harms_nobody(se
         assert await control.said_so_far() == []
 
 
-async def test_one_socket_too_many_of_a_user_closes_with_4009(start_server: StartServer) -> None:
+async def test_a_socket_over_the_limit_of_its_user_closes_with_4009(start_server: StartServer) -> None:
     server = await start_server(max_sockets_per_user=2)
     ada, bob = await server.user("ada"), await server.user("bob")
     async with live(ada) as one, live(ada) as two:
@@ -725,7 +725,7 @@ async def test_one_socket_too_many_of_a_user_closes_with_4009(start_server: Star
             assert await again.said_so_far() == []
 
 
-async def test_twenty_sockets_of_a_user_are_the_default(server: LocalServer) -> None:
+async def test_the_default_limit_is_twenty_sockets_per_user(server: LocalServer) -> None:
     assert server.state.settings.max_sockets_per_user == 20
 
 
@@ -759,7 +759,7 @@ async def test_a_client_that_answers_no_ping_closes_with_4008(start_server: Star
         assert await healthy.said_so_far() == []
 
 
-async def test_a_client_that_does_not_read_is_closed_with_4008_and_nobody_waits_for_it(
+async def test_a_client_that_does_not_read_is_closed_with_4008_without_delaying_others(
     start_server: StartServer,
 ) -> None:
     server = await start_server(send_timeout=0.5)
@@ -778,7 +778,7 @@ async def test_a_client_that_does_not_read_is_closed_with_4008_and_nobody_waits_
 
 
 @pytest.mark.usefixtures("each_encoding")
-async def test_a_client_that_reads_late_gets_everything(server: LocalServer) -> None:
+async def test_a_client_that_reads_late_gets_every_change(server: LocalServer) -> None:
     ada = await server.user()
     device = Device(ada, "late")
     async with ada.socket(since=0) as socket:
@@ -793,7 +793,7 @@ async def test_a_client_that_reads_late_gets_everything(server: LocalServer) -> 
 # --- other ways in ------------------------------------------------------------------------------------------
 
 
-async def test_a_plain_get_of_the_socket_is_no_failure_of_the_server(server: LocalServer) -> None:
+async def test_a_plain_get_of_the_socket_path_causes_no_server_error(server: LocalServer) -> None:
     ada = await server.user()
     answer = await ada.get("/v1/ws")
     assert 400 <= answer.status_code < 500
@@ -807,7 +807,7 @@ async def test_an_unknown_path_refuses_the_upgrade(server: LocalServer) -> None:
     assert caught.value.response.status_code in {403, 404}
 
 
-async def test_a_disabled_user_reads_4001(server: LocalServer) -> None:
+async def test_a_disabled_user_gets_4001(server: LocalServer) -> None:
     ada = await server.user()
     answer = await server.service.patch("/v1/users/ada", json={"disabled": True})
     assert answer.status_code == 200
@@ -824,7 +824,7 @@ async def test_no_socket_holds_a_connection_of_the_pool(start_server: StartServe
         assert {answer.status_code for answer in answers} == {httpx.codes.OK}
 
 
-async def test_an_unread_count_that_is_wrong_in_the_database_is_not_hidden(server: LocalServer) -> None:
+async def test_a_wrong_unread_count_in_the_database_is_reported_unchanged(server: LocalServer) -> None:
     """The counts come from the counter row, so the checker's comparison with the items means something."""
 
     def spoil(connection: Connection) -> None:
@@ -835,7 +835,7 @@ async def test_an_unread_count_that_is_wrong_in_the_database_is_not_hidden(serve
     assert (await (await server.user()).inbox())["unread"] == 7
 
 
-async def test_a_socket_leaves_no_circle_behind_whether_it_was_served_or_refused(server: LocalServer) -> None:
+async def test_a_served_or_refused_socket_leaves_no_reference_cycle(server: LocalServer) -> None:
     """A collector that seldom runs would keep what a crowd of them was made of."""
     ada = await server.user()
     kinds = GatewaySocket, GatewayWebSocket, ClientConnection

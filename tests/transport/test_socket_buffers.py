@@ -24,7 +24,7 @@ async def send(server: LocalServer, caller: Service, size: int) -> int:
     return answer.status_code
 
 
-async def test_the_kernel_holds_little_of_a_connection_until_a_large_body_is_taken(
+async def test_the_kernel_buffer_of_a_connection_is_small_until_a_large_body_is_accepted(
     server: LocalServer,
 ) -> None:
     await server.service.notify("ada")

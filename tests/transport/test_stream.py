@@ -23,7 +23,7 @@ MOVES = {"notification", "changed", "read", "reset", "live"}
 # --- what comes ---------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_says_what_a_socket_says_and_gives_an_id_to_what_moves_its_client(
+async def test_a_stream_sends_the_messages_of_a_socket_with_ids_that_mark_positions(
     start_server: StartServer,
 ) -> None:
     server = await start_server(heartbeat=1)
@@ -50,7 +50,7 @@ async def test_a_stream_says_what_a_socket_says_and_gives_an_id_to_what_moves_it
     ]
 
 
-async def test_the_head_says_that_nobody_is_to_keep_it_and_when_to_come_back(server: LocalServer) -> None:
+async def test_a_stream_response_forbids_caching_and_sets_the_retry_time(server: LocalServer) -> None:
     user = await server.user()
     waits = set()
     for _ in range(5):
@@ -69,7 +69,7 @@ async def test_the_head_says_that_nobody_is_to_keep_it_and_when_to_come_back(ser
 
 
 @pytest.mark.parametrize("carrier", ["header", "ticket", "query"])
-async def test_every_carrier_of_a_token_opens_a_stream(start_server: StartServer, carrier: str) -> None:
+async def test_every_token_source_opens_a_stream(start_server: StartServer, carrier: str) -> None:
     server = await start_server(ws_query_token=True)
     async with live(await server.user(), carrier=carrier) as stream:
         await server.service.notify("ada", "Hello")
@@ -79,7 +79,7 @@ async def test_every_carrier_of_a_token_opens_a_stream(start_server: StartServer
 # --- where it starts ----------------------------------------------------------------------------------------
 
 
-async def test_a_stream_goes_on_after_the_last_event_with_exactly_what_was_missed(
+async def test_a_stream_resumes_after_the_last_event_with_exactly_the_missed_events(
     server: LocalServer,
 ) -> None:
     user = await server.user()
@@ -98,7 +98,7 @@ async def test_a_stream_goes_on_after_the_last_event_with_exactly_what_was_misse
     assert titles(replayed) == missed
 
 
-async def test_a_stream_starts_where_the_query_says(server: LocalServer) -> None:
+async def test_a_stream_starts_at_the_resume_point_of_the_query(server: LocalServer) -> None:
     user = await server.user()
     await server.service.notify_many("ada", 3)
     async with (
@@ -118,7 +118,7 @@ async def test_a_stream_starts_where_the_query_says(server: LocalServer) -> None
 
 @pytest.mark.parametrize("position", ["other.1", "{epoch}.4", "{epoch}." + "9" * 30])
 @pytest.mark.parametrize("nonsense", [False, True])
-async def test_an_id_that_is_no_position_of_the_log_is_answered_with_a_reset(
+async def test_an_event_id_that_is_not_a_position_of_the_log_gets_a_reset(
     server: LocalServer, position: str, nonsense: bool
 ) -> None:
     user = await server.user()
@@ -153,14 +153,14 @@ async def test_the_last_event_id_acknowledges_and_a_position_in_the_query_does_n
     assert await delivered(second) == 0
 
 
-async def test_a_bad_start_is_a_problem(server: LocalServer) -> None:
+async def test_an_invalid_resume_point_is_refused_with_a_problem(server: LocalServer) -> None:
     user = await server.user()
     for query in ({"since": "x"}, {"since": "-1"}, {"since": "1", "epoch": "e" * 65}):
         answer = await user.get("/v1/stream", params=query)
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
 
 
-async def test_a_gateway_that_is_killed_costs_a_stream_nothing(sqlite_url: str, tmp_path: Path) -> None:
+async def test_a_stream_loses_nothing_when_the_gateway_is_killed(sqlite_url: str, tmp_path: Path) -> None:
     async with process(sqlite_url, tmp_path) as (gateway, server):
         listener, posts = Listener(await server.user(), "browser"), list[Post]()
 
@@ -193,7 +193,7 @@ async def test_a_gateway_that_is_killed_costs_a_stream_nothing(sqlite_url: str, 
 # --- how it ends --------------------------------------------------------------------------------------------
 
 
-async def test_a_session_that_ends_ends_its_streams_and_says_so(server: LocalServer) -> None:
+async def test_the_end_of_a_session_closes_its_streams_with_the_reason(server: LocalServer) -> None:
     async def revoke(user: User) -> httpx.Response:
         return await server.http.post("/v1/auth/revoke", data={"token": user.token})
 
@@ -218,7 +218,7 @@ async def test_a_session_that_ends_ends_its_streams_and_says_so(server: LocalSer
         assert (await user.get("/v1/stream")).status_code == 401
 
 
-async def test_a_token_that_expires_ends_its_stream(server: LocalServer) -> None:
+async def test_an_expired_token_ends_its_stream(server: LocalServer) -> None:
     user = await server.user("ada", ttl=2)
     ends = (await server.state.tokens.verify(user.token or "")).expires_at or 0
     async with stream_of(user) as stream:
@@ -228,7 +228,7 @@ async def test_a_token_that_expires_ends_its_stream(server: LocalServer) -> None
     await server.sockets(0)
 
 
-async def test_a_client_that_leaves_is_gone_at_once(server: LocalServer) -> None:
+async def test_a_disconnected_client_is_removed_at_once(server: LocalServer) -> None:
     async with live(await server.user()):
         await server.sockets(1)
         await until(lambda: "gateway_streams 1.0" in exposed(server), "a stream is counted")
@@ -263,7 +263,7 @@ async def test_a_failure_ends_the_stream_with_1011(
 # --- slow and silent clients --------------------------------------------------------------------------------
 
 
-async def test_a_client_that_does_not_read_costs_its_buffer_and_is_ended_with_4008(
+async def test_a_client_that_does_not_read_uses_one_buffer_and_is_closed_with_4008(
     start_server: StartServer,
 ) -> None:
     server = await start_server(send_timeout=1)
@@ -286,7 +286,7 @@ async def test_a_client_that_does_not_read_costs_its_buffer_and_is_ended_with_40
         assert titles([await reading.receive()]) == ["Hello"]
 
 
-async def test_a_client_that_reads_late_gets_everything(server: LocalServer) -> None:
+async def test_a_stream_client_that_reads_late_gets_every_change(server: LocalServer) -> None:
     user = await server.user()
     async with stream_of(user, since=0) as stream:
         for _ in range(3):
@@ -297,7 +297,7 @@ async def test_a_client_that_reads_late_gets_everything(server: LocalServer) -> 
     assert [event.message["seq"] for event in events if event.kind == "notification"] == [*range(1, 1201)]
 
 
-async def test_the_kernel_lets_go_of_a_client_whose_machine_is_gone(start_server: StartServer) -> None:
+async def test_the_kernel_times_out_a_client_whose_machine_is_unreachable(start_server: StartServer) -> None:
     server = await start_server(ping_interval=3, ping_timeout=4)
     async with live(await server.user()):
         (held,) = streams_of(server)

@@ -56,7 +56,7 @@ async def test_streams_are_drained_like_sockets(sqlite_url: str, tmp_path: Path)
         assert "Traceback" not in gateway.log.read_text()
 
 
-async def test_a_stream_that_nobody_closes_is_closed_by_the_server(server: LocalServer) -> None:
+async def test_a_shutdown_closes_an_open_stream_with_1012(server: LocalServer) -> None:
     async with live(await server.user()) as stream:
         (held,) = streams_of(server)
         held.shutdown()
@@ -105,7 +105,9 @@ async def test_a_flood_of_streams_is_refused(start_server: StartServer) -> None:
 # --- who may open it ----------------------------------------------------------------------------------------
 
 
-async def test_a_refusal_is_a_problem_with_a_challenge_at_every_carrier(start_server: StartServer) -> None:
+async def test_a_refusal_is_a_problem_with_a_challenge_for_every_token_source(
+    start_server: StartServer,
+) -> None:
     server = await start_server(ws_query_token=True)
     user = await server.user()
     ticket = (await user.post("/v1/auth/ticket")).json()["ticket"]
@@ -135,14 +137,14 @@ async def test_a_refusal_is_a_problem_with_a_challenge_at_every_carrier(start_se
     await server.sockets(0)
 
 
-async def test_a_token_in_the_query_is_not_looked_at_where_that_is_off(start_server: StartServer) -> None:
+async def test_a_query_token_opens_no_stream_where_it_is_disabled(start_server: StartServer) -> None:
     server = await start_server(ws_query_token=False)
     user = await server.user()
     answer = await server.http.get("/v1/stream", params={"token": user.token})
     assert (answer.status_code, answer.json()["code"]) == (401, "missing_token")
 
 
-async def test_a_page_of_another_origin_is_refused_before_its_token_is_looked_at(
+async def test_a_page_of_another_origin_is_refused_before_its_token_is_checked(
     start_server: StartServer,
 ) -> None:
     server = await start_server(allowed_origins=APP)
@@ -172,7 +174,7 @@ async def test_a_page_of_another_origin_is_refused_before_its_token_is_looked_at
 # --- odd requests -------------------------------------------------------------------------------------------
 
 
-async def test_a_client_of_http_1_0_gets_events_and_no_chunks(server: LocalServer) -> None:
+async def test_an_http_1_0_client_gets_events_without_chunked_encoding(server: LocalServer) -> None:
     user = await server.user()
     async with raw(server, asked(user, version="1.0")) as (reader, _):
         head = await reader.readuntil(b"\r\n\r\n")
@@ -182,7 +184,7 @@ async def test_a_client_of_http_1_0_gets_events_and_no_chunks(server: LocalServe
         assert (await reader.readuntil(b"\n\n")).startswith(b'event: hello\ndata: {"type":"hello",')
 
 
-async def test_who_asks_for_the_head_gets_the_head_and_registers_nothing(server: LocalServer) -> None:
+async def test_a_head_request_gets_the_headers_and_registers_no_stream(server: LocalServer) -> None:
     user = await server.user()
     async with raw(server, asked(user, "HEAD")) as (reader, _):
         head, _, body = (await rest(reader)).partition(b"\r\n\r\n")
@@ -193,18 +195,18 @@ async def test_who_asks_for_the_head_gets_the_head_and_registers_nothing(server:
     assert (await server.stranger.request("HEAD", "/v1/stream")).status_code == 401
 
 
-async def test_what_is_no_get_is_refused(server: LocalServer) -> None:
+async def test_methods_other_than_get_and_head_are_refused(server: LocalServer) -> None:
     answer = await (await server.user()).post("/v1/stream")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-async def test_a_path_that_is_written_another_way_is_the_same(server: LocalServer) -> None:
+async def test_a_percent_encoded_path_opens_the_stream(server: LocalServer) -> None:
     async with raw(server, asked(await server.user(), path="/v1/%73tream")) as (reader, _):
         await reader.readuntil(b"event: hello\n")
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_a_request_behind_a_stream_has_no_answer_and_one_before_it_has(
+async def test_a_request_before_a_stream_is_answered_and_a_request_behind_it_is_not(
     server: LocalServer, first: bool
 ) -> None:
     user = await server.user()
@@ -222,7 +224,7 @@ async def test_a_request_behind_a_stream_has_no_answer_and_one_before_it_has(
     await server.sockets(0)
 
 
-async def test_a_client_that_sends_a_body_is_not_listened_to_and_not_for_ever(server: LocalServer) -> None:
+async def test_the_body_of_a_stream_request_is_ignored_up_to_a_limit(server: LocalServer) -> None:
     user = await server.user()
     async with raw(server, asked(user, more="Content-Length: 1000000\r\n") + b"x" * 1000) as (reader, writer):
         await reader.readuntil(b"event: live\n")
@@ -232,7 +234,7 @@ async def test_a_client_that_sends_a_body_is_not_listened_to_and_not_for_ever(se
     await server.sockets(0)
 
 
-async def test_a_client_that_says_that_it_is_done_is_gone(server: LocalServer) -> None:
+async def test_a_client_that_closes_its_sending_side_is_removed(server: LocalServer) -> None:
     async with raw(server, asked(await server.user())) as (reader, writer):
         await reader.readuntil(b"event: live\n")
         writer.write_eof()
@@ -249,7 +251,7 @@ async def test_a_websocket_at_the_path_of_the_stream_is_refused(server: LocalSer
         assert (await rest(reader)).startswith(b"HTTP/1.1 404 ")
 
 
-async def test_the_log_has_no_query_and_the_audit_log_says_why_a_stream_ended(
+async def test_the_log_omits_the_query_and_the_audit_log_records_why_a_stream_ended(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "audit.log"

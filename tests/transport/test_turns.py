@@ -72,14 +72,14 @@ async def turns(number: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_slice_that_comes_alone_is_fed_at_once_and_reading_goes_on() -> None:
+async def test_a_single_slice_is_fed_at_once_and_reading_continues() -> None:
     fed = Fed()
     fed.receive(b"x" * SLICE)
     assert fed.slices == [b"x" * SLICE]
     assert fed.hand.reads
 
 
-async def test_more_than_a_slice_is_fed_a_slice_a_turn_and_nothing_is_read_meanwhile() -> None:
+async def test_more_than_a_slice_is_fed_one_slice_per_turn_with_reading_paused() -> None:
     fed = Fed()
     data = random.randbytes(3 * SLICE + 1)
     fed.receive(data)
@@ -91,7 +91,7 @@ async def test_more_than_a_slice_is_fed_a_slice_a_turn_and_nothing_is_read_meanw
     assert fed.hand.reads
 
 
-async def test_a_pause_of_the_protocol_stops_the_slices_and_nobody_else_resumes_reading() -> None:
+async def test_a_pause_by_the_protocol_stops_slices_and_reading_until_it_resumes() -> None:
     fed = Fed(Turns.pause_reading)
     data = random.randbytes(2 * SLICE + 1)
     fed.receive(data)
@@ -109,7 +109,7 @@ async def test_a_pause_of_the_protocol_stops_the_slices_and_nobody_else_resumes_
     assert fed.hand.reads
 
 
-async def test_a_pause_between_two_slices_holds_back_the_next() -> None:
+async def test_a_pause_between_two_slices_delays_the_next_slice() -> None:
     fed = Fed()
     fed.receive(bytes(2 * SLICE))
     fed.pause_reading()
@@ -130,7 +130,7 @@ async def test_a_resume_within_a_slice_does_not_feed_two_in_one_turn() -> None:
     assert len(fed.slices) == 2
 
 
-async def test_what_comes_although_reading_is_paused_waits_behind_what_waits() -> None:
+async def test_data_received_while_paused_is_queued_behind_waiting_data() -> None:
     fed = Fed()
     data = random.randbytes(2 * SLICE)
     fed.data_received(data)
@@ -141,7 +141,7 @@ async def test_what_comes_although_reading_is_paused_waits_behind_what_waits() -
 
 
 @pytest.mark.parametrize("end", ["close", "abort"])
-async def test_a_transport_that_closes_is_fed_no_more(end: str) -> None:
+async def test_a_closing_transport_is_fed_no_more_slices(end: str) -> None:
     fed = Fed()
     fed.receive(bytes(3 * SLICE))
     getattr(fed.hand, end)()
@@ -149,7 +149,7 @@ async def test_a_transport_that_closes_is_fed_no_more(end: str) -> None:
     assert len(fed.slices) == 1
 
 
-async def test_a_transport_that_a_slice_closes_holds_nothing() -> None:
+async def test_a_transport_closed_by_a_slice_holds_no_data() -> None:
     fed = Fed(lambda fed: fed.transport.close())
     fed.receive(bytes(3 * SLICE))
     await turns(5)
@@ -157,7 +157,7 @@ async def test_a_transport_that_a_slice_closes_holds_nothing() -> None:
     assert fed.take_unfed() == b""
 
 
-async def test_a_connection_that_is_lost_is_fed_no_more() -> None:
+async def test_a_lost_connection_is_fed_no_more_slices() -> None:
     fed = Fed()
     fed.receive(bytes(3 * SLICE))
     # Some transports say so before they close.
@@ -166,7 +166,7 @@ async def test_a_connection_that_is_lost_is_fed_no_more() -> None:
     assert len(fed.slices) == 1
 
 
-async def test_a_slice_that_fails_ends_the_connection_in_whichever_turn() -> None:
+async def test_a_failing_slice_aborts_the_connection_in_any_turn() -> None:
     def fail(fed: Fed) -> None:
         if len(fed.slices) == 2:
             raise RuntimeError("the second slice")
@@ -181,7 +181,7 @@ async def test_a_slice_that_fails_ends_the_connection_in_whichever_turn() -> Non
     assert len(fed.slices) == 2
 
 
-async def test_a_hand_over_within_a_slice_takes_the_rest_and_the_pause_of_the_new_protocol_stays() -> None:
+async def test_a_hand_over_within_a_slice_takes_the_rest_and_keeps_the_new_pause() -> None:
     new = Fed()
 
     def hand_over(old: Fed) -> None:
@@ -200,14 +200,14 @@ async def test_a_hand_over_within_a_slice_takes_the_rest_and_the_pause_of_the_ne
     assert old.hand.reads
 
 
-async def test_a_hand_over_of_a_protocol_that_has_paused_leaves_a_transport_that_reads() -> None:
+async def test_a_hand_over_by_a_paused_protocol_resumes_reading() -> None:
     fed = Fed()
     fed.pause_reading()
     assert fed.take_unfed() == b""
     assert fed.hand.reads
 
 
-async def test_whatever_the_sizes_and_the_pauses_nothing_is_lost_doubled_or_reordered() -> None:
+async def test_no_data_is_lost_duplicated_or_reordered_for_any_sizes_and_pauses() -> None:
     chance = random.Random(1)
     for _ in range(50):
         fed = Fed(lambda fed: fed.pause_reading() if chance.random() < 0.3 else None)
@@ -239,7 +239,7 @@ class Gated(Fed):
         return self.lets_in
 
 
-async def test_each_slice_asks_for_its_turn_and_none_is_fed_before() -> None:
+async def test_each_slice_requests_a_turn_and_is_fed_only_then() -> None:
     fed = Gated()
     data = random.randbytes(2 * SLICE + 1)
     fed.receive(data)
@@ -252,7 +252,7 @@ async def test_each_slice_asks_for_its_turn_and_none_is_fed_before() -> None:
     assert fed.asked == 3
 
 
-async def test_a_slice_that_comes_alone_waits_for_its_turn_too_unless_it_is_small() -> None:
+async def test_a_single_slice_waits_for_its_turn_unless_it_is_small() -> None:
     fed = Gated()
     fed.receive(b"x" * 10)
     assert (fed.slices, fed.asked) == ([b"x" * 10], 0)
@@ -264,7 +264,7 @@ async def test_a_slice_that_comes_alone_waits_for_its_turn_too_unless_it_is_smal
     assert fed.hand.reads
 
 
-async def test_a_slice_that_may_be_fed_is_fed_in_the_next_turn_of_the_loop_and_not_in_this() -> None:
+async def test_an_admitted_slice_is_fed_in_the_next_turn_of_the_event_loop() -> None:
     fed = Gated()
     fed.lets_in = True
     fed.receive(bytes(2 * SLICE))
@@ -274,7 +274,7 @@ async def test_a_slice_that_may_be_fed_is_fed_in_the_next_turn_of_the_loop_and_n
 
 
 @pytest.mark.parametrize("how", ["take_unfed", "close", "lost", "pause_reading"])
-async def test_a_turn_that_comes_when_nothing_may_be_fed_feeds_nothing(how: str) -> None:
+async def test_a_turn_granted_to_a_paused_or_lost_connection_feeds_nothing(how: str) -> None:
     fed = Gated()
     fed.receive(bytes(SLICE))
     if how == "lost":
@@ -292,7 +292,7 @@ async def test_a_turn_that_comes_when_nothing_may_be_fed_feeds_nothing(how: str)
         assert fed.slices == [bytes(SLICE)]
 
 
-async def test_what_is_to_be_fed_first_is_fed_before_what_waits_in_turns() -> None:
+async def test_data_to_feed_first_is_fed_before_data_that_waits_for_turns() -> None:
     fed = Fed()
     fed.pause_reading()
     fed.data_received(b"x" * (SLICE + 1))
@@ -338,7 +338,7 @@ class Received(Turns):
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_client_that_sends_a_megabyte_and_hangs_up_is_fed_all_of_it_a_slice_a_turn(
+def test_a_megabyte_before_a_hang_up_is_fed_completely_one_slice_per_turn(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     data = random.randbytes(1 << 20)
@@ -362,7 +362,7 @@ def test_a_client_that_sends_a_megabyte_and_hangs_up_is_fed_all_of_it_a_slice_a_
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_client_that_resets_while_its_slices_wait_is_fed_no_more(
+def test_a_reset_connection_is_fed_no_waiting_slices(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     async def send() -> tuple[int, int]:

@@ -28,7 +28,7 @@ def turnstile_of(server: LocalServer) -> Turnstile:
     return found
 
 
-async def test_a_few_requests_begin_in_a_pass_and_the_others_in_those_that_follow() -> None:
+async def test_a_few_requests_start_in_a_pass_and_the_others_in_later_passes() -> None:
     gate, begun = Turnstile(), list[int]()
     at_once = [gate.passes("a", partial(begun.append, number)) for number in range(50)]
     assert at_once == [True] * MAX_PER_PASS + [False] * (50 - MAX_PER_PASS)
@@ -52,7 +52,7 @@ async def test_addresses_take_turns() -> None:
 
 
 @pytest.mark.parametrize("address", ["2001:db8::{:x}", "2001:db8:0:{:x}::1"], ids=["a /64", "a /48"])
-async def test_the_addresses_of_one_network_have_one_turn(address: str) -> None:
+async def test_the_addresses_of_one_network_share_one_turn(address: str) -> None:
     gate, begun = Turnstile(), list[str]()
     for number in range(400):
         gate.passes(address.format(number), partial(begun.append, f"many {number}"))
@@ -61,7 +61,7 @@ async def test_the_addresses_of_one_network_have_one_turn(address: str) -> None:
     assert begun.index("one") <= 1
 
 
-async def test_fewer_begin_in_a_pass_where_those_before_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fewer_requests_start_in_a_pass_after_slow_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(turnstile, "perf_counter", lambda: now)
     gate, each = Turnstile(), list[int]()
@@ -102,7 +102,7 @@ async def test_fewer_begin_in_a_pass_where_those_before_took_long(monkeypatch: p
 
 
 @pytest.mark.parametrize("address", ["2001:db8::{:x}", "2001:db8:0:{:x}::1"], ids=["a /64", "a /48"])
-async def test_one_network_holds_no_more_than_is_left_for_others(
+async def test_one_network_holds_no_more_than_remains_for_others(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 100)
@@ -118,7 +118,7 @@ async def test_one_network_holds_no_more_than_is_left_for_others(
     assert gate.hold("192.0.2.3", 30)
 
 
-async def test_one_that_fails_to_begin_takes_no_other_along() -> None:
+async def test_a_request_that_fails_to_start_does_not_affect_others() -> None:
     gate, begun, failed = Turnstile(), list[str](), list[str]()
 
     def fail() -> None:
@@ -133,7 +133,7 @@ async def test_one_that_fails_to_begin_takes_no_other_along() -> None:
     assert len(failed) == 1
 
 
-async def test_all_of_many_connections_are_answered_however_few_begin_in_a_pass(
+async def test_all_connections_are_answered_however_few_requests_start_in_a_pass(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turnstile, "MAX_PER_PASS", 1)
@@ -146,7 +146,7 @@ async def test_all_of_many_connections_are_answered_however_few_begin_in_a_pass(
     await until(lambda: turnstile_of(server).held_bytes == 0, "nothing is held")
 
 
-async def test_who_hangs_up_while_it_waits_is_no_failure(
+async def test_a_client_that_hangs_up_while_waiting_causes_no_error(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turnstile, "MAX_PER_PASS", 1)
@@ -161,7 +161,7 @@ async def test_who_hangs_up_while_it_waits_is_no_failure(
     assert (await server.http.get("/healthz")).status_code == 200
 
 
-async def test_unfinished_heads_of_all_connections_have_a_bound_and_those_before_it_go_on(
+async def test_unfinished_heads_are_limited_in_total_and_earlier_ones_can_complete(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turnstile, "MAX_HELD_BYTES", 200_000)

@@ -73,7 +73,7 @@ async def body_of(reader: asyncio.StreamReader) -> bytes:
 # --- what is held -------------------------------------------------------------------------------------------
 
 
-def test_the_kernel_takes_little_of_what_is_not_read() -> None:
+def test_the_kernel_buffers_little_unread_data() -> None:
     with ExitStack() as stack:
         listener = stack.enter_context(listen(Settings(port=0)))
         client = stack.enter_context(socket.socket())
@@ -92,7 +92,7 @@ def test_the_kernel_takes_little_of_what_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_file_that_everybody_may_have_is_copied_for_nobody(
+def test_a_public_file_is_sent_without_copies(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     content, given = b"x" * (3 * SLICE_BYTES + 1), list[Any]()
@@ -113,7 +113,7 @@ def test_a_file_that_everybody_may_have_is_copied_for_nobody(
     assert len(given) == (1 if whole else 4)
 
 
-async def test_a_large_file_that_nobody_reads_holds_no_request(
+async def test_an_unread_large_file_holds_no_request(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slices, "_keeps_views", lambda: True)
@@ -125,14 +125,14 @@ async def test_a_large_file_that_nobody_reads_holds_no_request(
         assert (await body_of(reader)).startswith(b'{"openapi"')
 
 
-async def test_small_answers_wait_to_be_read_and_the_next_request_with_them(server: LocalServer) -> None:
+async def test_unread_small_responses_delay_the_next_request(server: LocalServer) -> None:
     async with unread(server, asking("/nowhere") * 1000) as (reader, protocol):
         assert protocol.transport.get_write_buffer_size() < HIGH_WATER_BYTES + 4096
         for _ in range(1000):
             assert b"not_found" in await body_of(reader)
 
 
-async def test_a_socket_and_a_stream_have_a_small_buffer(server: LocalServer) -> None:
+async def test_sockets_and_streams_have_a_small_write_buffer(server: LocalServer) -> None:
     ada = await server.user()
     request = asking("/v1/stream", f"Authorization: Bearer {ada.token}")
     reader, writer = await asyncio.open_connection("127.0.0.1", int(server.base.rpartition(":")[2]))
@@ -150,7 +150,7 @@ async def test_a_socket_and_a_stream_have_a_small_buffer(server: LocalServer) ->
 # --- who reads, though slowly -------------------------------------------------------------------------------
 
 
-async def test_who_takes_a_slice_in_time_is_waited_for(server: LocalServer) -> None:
+async def test_a_client_that_reads_a_slice_in_time_is_not_cut_off(server: LocalServer) -> None:
     async with unread(server, asking(FILE)) as (_, protocol):
         left = protocol.transport.get_write_buffer_size()
         protocol._check_reading(left + SLICE_BYTES)
@@ -160,7 +160,7 @@ async def test_who_takes_a_slice_in_time_is_waited_for(server: LocalServer) -> N
         assert protocol.transport.is_closing()
 
 
-async def test_who_still_reads_has_its_connection_kept(server: LocalServer) -> None:
+async def test_a_client_that_still_reads_keeps_its_connection(server: LocalServer) -> None:
     async with unread(server, asking("/nowhere") * 1000) as (_, protocol):
         protocol.timeout_keep_alive_handler()
         assert not protocol.transport.is_closing()
@@ -170,7 +170,7 @@ async def test_who_still_reads_has_its_connection_kept(server: LocalServer) -> N
         assert protocol.transport.is_closing()
 
 
-async def test_who_reads_on_has_all_of_the_last_answer(
+async def test_a_closing_connection_lingers_only_while_its_client_reads(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slices, "_keeps_views", lambda: True)

@@ -71,7 +71,7 @@ async def stream(user: User) -> AsyncIterator[tuple[asyncio.StreamReader, asynci
         writer.transport.abort()
 
 
-async def test_what_lags_counts_until_it_is_read_or_gone(server: LocalServer) -> None:
+async def test_unsent_data_counts_until_it_is_read_or_discarded(server: LocalServer) -> None:
     user = await reader_of_much(server)
     async with raw_socket(user), stream(user) as (reader, _):
         await until(lambda: len([one for one in protocols(server) if one._unsent]) == 2, "both lag")
@@ -86,7 +86,7 @@ async def test_what_lags_counts_until_it_is_read_or_gone(server: LocalServer) ->
     await until(lambda: not held(server).total and not held(server)._by_network, "nothing counts")
 
 
-async def test_a_client_that_keeps_up_is_not_counted(
+async def test_the_data_of_an_up_to_date_client_is_not_counted(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[object] = []
@@ -99,7 +99,7 @@ async def test_a_client_that_keeps_up_is_not_counted(
     assert counted == []
 
 
-async def test_a_client_that_lags_without_room_is_too_slow_at_once(
+async def test_a_client_that_lags_over_the_total_limit_is_closed_at_once(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await reader_of_much(server)
@@ -116,7 +116,7 @@ async def test_a_client_that_lags_without_room_is_too_slow_at_once(
         await first.read_until(LIVE)
 
 
-async def test_one_network_lags_with_no_more_than_is_left_for_others(
+async def test_one_network_has_no_more_unsent_data_than_remains_for_others(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await reader_of_much(server)
@@ -132,7 +132,7 @@ async def test_one_network_lags_with_no_more_than_is_left_for_others(
     held(server).add("192.0.2.1", -1_000_000)
 
 
-async def test_where_much_lingers_a_client_is_cut_off_at_once(
+async def test_a_slow_reader_over_the_lingering_limit_is_cut_off_at_once(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unsent, "MAX_UNSENT_BYTES", 1)

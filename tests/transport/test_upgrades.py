@@ -76,7 +76,7 @@ NOTIFICATION = b'{"to": "ada", "title": "Hello"}'
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 @pytest.mark.parametrize("cut", [None, 40, -len(NOTIFICATION) - 20, -5])
-async def test_a_post_that_would_rather_be_http_2_is_a_post(
+async def test_a_post_with_an_http_2_upgrade_is_handled_as_a_post(
     server: LocalServer, framing: str, cut: int | None
 ) -> None:
     if framing == "length":
@@ -94,7 +94,7 @@ async def test_a_post_that_would_rather_be_http_2_is_a_post(
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["one segment", SEPARATE])
-async def test_a_body_is_never_taken_for_a_further_request(server: LocalServer, separate: bool) -> None:
+async def test_a_body_is_never_parsed_as_another_request(server: LocalServer, separate: bool) -> None:
     hidden = b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: x\r\n\r\n"
     request = post(server.service, b"", b"Content-Length: %d" % len(hidden))
     async with peer_of(server) as peer:
@@ -107,7 +107,7 @@ async def test_a_body_is_never_taken_for_a_further_request(server: LocalServer, 
     assert b'"keys"' not in answers
 
 
-async def test_many_upgrades_behind_each_other_are_all_answered(server: LocalServer) -> None:
+async def test_many_pipelined_upgrades_are_all_answered(server: LocalServer) -> None:
     one = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     async with peer_of(server) as peer:
@@ -126,9 +126,7 @@ async def test_many_upgrades_behind_each_other_are_all_answered(server: LocalSer
     ],
     ids=["one Upgrade", "many Upgrades", "one Connection", "many Connections", "many protocols"],
 )
-async def test_lists_of_a_handshake_are_bounded_whatever_fields_they_stand_in(
-    server: LocalServer, field: bytes
-) -> None:
+async def test_the_lists_of_a_handshake_are_limited_in_every_field(server: LocalServer, field: bytes) -> None:
     head = HANDSHAKE % (b"", b"")
     async with peer_of(server) as peer:
         # The last field of the name is the one that uvicorn looks at.
@@ -185,7 +183,7 @@ async def test_a_handshake_does_not_overtake_the_answer_before_it(
     assert len(server.state.hub) == 0
 
 
-async def test_a_handshake_behind_an_answer_opens_a_socket_that_stays(
+async def test_a_handshake_behind_a_response_opens_a_lasting_socket(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await server.user()
@@ -200,7 +198,7 @@ async def test_a_handshake_behind_an_answer_opens_a_socket_that_stays(
 
 
 @pytest.mark.parametrize("cut", [None, 0, 3, 20])
-async def test_what_is_sent_right_behind_a_handshake_is_not_lost(
+async def test_data_sent_directly_behind_a_handshake_is_not_lost(
     server: LocalServer, cut: int | None
 ) -> None:
     user = await server.user()
@@ -219,7 +217,7 @@ async def test_what_is_sent_right_behind_a_handshake_is_not_lost(
     assert b'"ref":"first"}' in answered
 
 
-async def test_a_flood_behind_a_handshake_waits_in_the_kernel_and_is_cut_off_with_the_answer(
+async def test_a_flood_behind_a_handshake_waits_in_the_kernel_until_its_refusal(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, over = asyncio.Event(), asyncio.Event()
@@ -250,7 +248,7 @@ async def test_a_flood_behind_a_handshake_waits_in_the_kernel_and_is_cut_off_wit
     over.set()
 
 
-async def test_a_target_may_be_a_whole_url(server: LocalServer) -> None:
+async def test_a_request_target_can_be_an_absolute_url(server: LocalServer) -> None:
     user = await server.user()
     handshake = HANDSHAKE % (b"?since=latest", b"Authorization: Bearer %b\r\n" % str(user.token).encode())
     async with peer_of(server) as peer:
@@ -268,7 +266,7 @@ async def test_a_target_may_be_a_whole_url(server: LocalServer) -> None:
         (b"GET / HTTP/1.1\r\nHost x\r\n\r\n", 400),
     ],
 )
-async def test_what_is_refused_below_the_application_is_a_problem_too(
+async def test_a_refusal_below_the_application_is_a_problem_too(
     server: LocalServer, request_head: bytes, status: int
 ) -> None:
     async with peer_of(server) as peer:

@@ -208,7 +208,7 @@ def forged(server: LocalServer, good: str) -> dict[str, str | None]:
 @pytest.mark.parametrize(
     ("carry", "protocol"), [(as_subprotocol, SUBPROTOCOL), (as_query, "")], ids=["subprotocol", "query"]
 )
-async def test_a_browser_reads_4001_and_the_reason_and_nothing_is_attached(
+async def test_a_browser_gets_4001_and_the_reason_and_no_socket_is_attached(
     server: LocalServer, attached: list[Subscriber], tabs: OpenTab, carry: Carry, protocol: str
 ) -> None:
     good = await server.service.mint("ada")
@@ -234,7 +234,7 @@ async def test_a_browser_reads_4001_and_the_reason_and_nothing_is_attached(
     assert len(attached) == 1
 
 
-async def test_a_browser_opens_one_socket_with_a_ticket_and_no_second_one(
+async def test_a_browser_opens_only_one_socket_with_a_ticket(
     server: LocalServer, attached: list[Subscriber], tabs: OpenTab
 ) -> None:
     ada = await server.user()
@@ -259,7 +259,7 @@ LISTEN = """async (token) => {
 DOCUMENTED = (Path(__file__).parents[2] / "docs/protocol.md").read_text().partition("### In a browser")[2]
 
 
-async def test_an_event_source_gets_what_the_docs_say_and_resumes_with_a_new_ticket(
+async def test_an_event_source_gets_the_documented_events_and_resumes_with_a_new_ticket(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     ada, tab = await server.user(), await tabs(server)
@@ -295,7 +295,7 @@ async def test_an_event_source_gets_what_the_docs_say_and_resumes_with_a_new_tic
     await server.sockets(0)
 
 
-async def test_an_event_source_that_comes_back_with_its_used_ticket_is_refused_and_gives_up(
+async def test_an_event_source_that_reconnects_with_a_used_ticket_is_refused_and_stops(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     ada, tab = await server.user(), await tabs(server)
@@ -347,7 +347,7 @@ async def other_site() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{site.sockets[0].getsockname()[1]}"
 
 
-async def test_a_page_of_an_origin_on_the_list_calls_the_api_and_opens_sockets_and_another_does_not(
+async def test_only_pages_of_allowed_origins_can_call_the_api_and_open_sockets(
     start_server: StartServer, browser: Browser
 ) -> None:
     async with other_site() as listed, other_site() as other:
@@ -365,7 +365,9 @@ async def test_a_page_of_an_origin_on_the_list_calls_the_api_and_opens_sockets_a
 # --- signing in and out -------------------------------------------------------------------------------------
 
 
-async def test_after_the_sign_in_a_low_window_is_at_its_top(server: LocalServer, tabs: OpenTab) -> None:
+async def test_a_low_window_is_scrolled_to_the_top_after_the_sign_in(
+    server: LocalServer, tabs: OpenTab
+) -> None:
     await add_user(server)
     for number in range(3):
         await server.service.notify("ada", f"Title {number}")
@@ -377,7 +379,7 @@ async def test_after_the_sign_in_a_low_window_is_at_its_top(server: LocalServer,
     assert await tab.page.evaluate("scrollY") == 0
 
 
-async def test_a_wrong_password_is_answered_with_words(server: LocalServer, tabs: OpenTab) -> None:
+async def test_a_wrong_password_shows_an_error_message(server: LocalServer, tabs: OpenTab) -> None:
     await add_user(server)
     tab = await tabs(server)
     await tab.sign_in(password="wrong")
@@ -387,7 +389,7 @@ async def test_a_wrong_password_is_answered_with_words(server: LocalServer, tabs
     await tab.is_live()
 
 
-async def test_a_reload_keeps_the_sign_in_and_another_tab_does_not_have_it(
+async def test_a_reload_keeps_the_sign_in_but_another_tab_is_not_signed_in(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     await add_user(server)
@@ -397,7 +399,7 @@ async def test_a_reload_keeps_the_sign_in_and_another_tab_does_not_have_it(
     await expect((await tabs(server)).button("Sign in")).to_be_visible()
 
 
-async def test_signing_out_ends_the_session_and_leaves_nothing_in_the_tab(
+async def test_signing_out_ends_the_session_and_leaves_no_data_in_the_tab(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     await add_user(server)
@@ -419,7 +421,7 @@ async def test_signing_out_ends_the_session_and_leaves_nothing_in_the_tab(
     await expect(tab.button("Sign in")).to_be_visible()
 
 
-async def test_a_session_that_is_ended_elsewhere_leads_back_to_the_sign_in_with_the_reason(
+async def test_a_session_ended_elsewhere_returns_to_the_sign_in_with_the_reason(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     await add_user(server)
@@ -431,7 +433,7 @@ async def test_a_session_that_is_ended_elsewhere_leads_back_to_the_sign_in_with_
     await tab.is_live()
 
 
-async def test_a_socket_closed_for_its_token_gets_a_new_token_and_opens_again(
+async def test_a_socket_closed_for_its_token_reopens_with_a_new_token(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     await add_user(server)
@@ -502,7 +504,7 @@ async def test_tabs_that_share_a_sign_in_do_not_end_it_for_each_other(
         await renewed_for_its_socket(server, follower, mine)
 
 
-async def test_a_page_that_is_refused_with_a_new_token_too_stops_with_the_reason(
+async def test_a_page_refused_with_its_renewed_token_stops_with_the_reason(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     await add_user(server)
@@ -537,7 +539,7 @@ async def test_a_token_is_renewed_on_the_open_socket_before_it_ends(
     assert connections(server) == [connection]
 
 
-async def test_a_user_with_too_many_sockets_is_told_and_may_try_again(
+async def test_a_user_with_too_many_sockets_sees_the_reason_and_can_retry(
     start_server: StartServer, tabs: OpenTab
 ) -> None:
     server = await start_server(max_sockets_per_user=1)
@@ -556,7 +558,7 @@ async def test_a_user_with_too_many_sockets_is_told_and_may_try_again(
 # --- the inbox ----------------------------------------------------------------------------------------------
 
 
-async def test_what_is_posted_appears_live_and_is_counted(server: LocalServer, tabs: OpenTab) -> None:
+async def test_a_post_appears_live_and_is_counted(server: LocalServer, tabs: OpenTab) -> None:
     await add_user(server)
     tab = await signed_in(server, tabs)
     await expect(tab.page.get_by_role("heading", name="all caught up")).to_be_visible()
@@ -577,7 +579,7 @@ async def test_what_is_posted_appears_live_and_is_counted(server: LocalServer, t
     ]
 
 
-async def test_what_is_marked_in_one_tab_is_marked_in_the_other(server: LocalServer, tabs: OpenTab) -> None:
+async def test_items_marked_in_one_tab_are_marked_in_the_other(server: LocalServer, tabs: OpenTab) -> None:
     ada = await add_user(server)
     await server.service.notify_many("ada", 3)
     here, there = await signed_in(server, tabs), await signed_in(server, tabs)
@@ -619,7 +621,7 @@ async def test_archiving_can_be_undone_and_deleting_asks_first(server: LocalServ
     assert [item["title"] for item in (await ada.inbox())["items"]] == ["3", "1"]
 
 
-async def test_the_keyboard_alone_works_through_the_list(server: LocalServer, tabs: OpenTab) -> None:
+async def test_the_list_can_be_used_with_the_keyboard_alone(server: LocalServer, tabs: OpenTab) -> None:
     await add_user(server)
     await server.service.notify_many("ada", 2)
     tab = await signed_in(server, tabs)
@@ -657,9 +659,7 @@ async def test_older_pages_are_loaded_once_each_while_the_inbox_changes(
     await expect(tab.button("Mark unread: 1")).to_be_attached()
 
 
-async def test_only_a_tab_that_is_looked_at_says_that_items_were_seen(
-    server: LocalServer, tabs: OpenTab
-) -> None:
+async def test_only_a_visible_tab_marks_items_as_seen(server: LocalServer, tabs: OpenTab) -> None:
     ada = await add_user(server)
     tab = await signed_in(server, tabs)
     await tab.page.evaluate(
@@ -689,7 +689,7 @@ async def test_only_a_tab_that_is_looked_at_says_that_items_were_seen(
 # --- lost connections ---------------------------------------------------------------------------------------
 
 
-async def test_a_gateway_that_was_killed_is_found_again_with_what_came_meanwhile(
+async def test_a_page_reconnects_after_a_gateway_crash_and_shows_missed_items(
     sqlite_url: str, tmp_path: Path, tabs: OpenTab
 ) -> None:
     async with process(sqlite_url, tmp_path) as (gateway, server):
@@ -716,7 +716,7 @@ async def test_a_gateway_that_was_killed_is_found_again_with_what_came_meanwhile
         await tab.shows("after", "meanwhile", "before")
 
 
-async def test_a_page_too_far_behind_reads_the_inbox_afresh(server: LocalServer, tabs: OpenTab) -> None:
+async def test_a_page_too_far_behind_reloads_the_inbox(server: LocalServer, tabs: OpenTab) -> None:
     await add_user(server)
     tab = await signed_in(server, tabs)
     await tab.context.set_offline(True)
@@ -733,7 +733,7 @@ async def test_a_page_too_far_behind_reads_the_inbox_afresh(server: LocalServer,
 # --- the page around the components -------------------------------------------------------------------------
 
 
-async def test_two_devices_side_by_side_agree_and_hold_connections_only_while_they_are_looked_at(
+async def test_two_devices_side_by_side_agree_and_connect_only_while_visible(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     await add_user(server)
@@ -753,7 +753,7 @@ async def test_two_devices_side_by_side_agree_and_hold_connections_only_while_th
     await server.sockets(1)
 
 
-async def test_the_bell_and_one_toast_tell_of_what_comes_while_another_view_is_shown(
+async def test_the_bell_and_one_toast_announce_a_post_while_another_view_is_shown(
     server: LocalServer, tabs: OpenTab
 ) -> None:
     await add_user(server)
@@ -784,7 +784,7 @@ BELOW_A_TOAST = """() => {
 """Returns the controls of the form that a toast covers, or that stand below one."""
 
 
-async def test_the_form_of_a_demo_posts_to_the_one_who_is_signed_in(sqlite_url: str, tabs: OpenTab) -> None:
+async def test_the_demo_form_posts_to_the_signed_in_user(sqlite_url: str, tabs: OpenTab) -> None:
     settings = settings_for(sqlite_url)
     password = re.findall(r"demo / (\S+)", await prepare(settings, 8000, demo=True))[0]
     async with serving(settings, demo=True) as server:
@@ -860,7 +860,9 @@ async def test_axe_finds_no_violation_on_the_page(server: LocalServer, tabs: Ope
 # --- hostile content ----------------------------------------------------------------------------------------
 
 
-async def test_what_others_write_is_shown_as_text_and_never_run(server: LocalServer, tabs: OpenTab) -> None:
+async def test_the_content_of_notifications_is_shown_as_text_and_never_run(
+    server: LocalServer, tabs: OpenTab
+) -> None:
     await add_user(server)
     tab = await signed_in(server, tabs)
     title = "<script>window.harmed = 1</script><img src=x onerror='window.harmed = 1'>"
@@ -900,9 +902,7 @@ BAD_URLS = (
 GOOD_URLS = ("https://example.com/x", "HTTP://example.com", "/orders/42", "/", "/?next=//example.com")
 
 
-async def test_only_addresses_of_the_web_and_paths_of_this_host_become_links(
-    server: LocalServer, tabs: OpenTab
-) -> None:
+async def test_only_web_urls_and_paths_of_this_host_become_links(server: LocalServer, tabs: OpenTab) -> None:
     tab = await tabs(server)
     # The gateway refuses these; the page does not rely on it.
     rows: list[list[Any]] = await tab.page.evaluate(

@@ -248,7 +248,7 @@ async def test_vue_builds_a_bell(build: Builder) -> None:
         await rings(page, 1)
 
 
-async def test_sveltekit_renders_a_bell_on_the_server_and_the_browser_goes_on_from_there(
+async def test_sveltekit_renders_a_bell_on_the_server_and_the_browser_hydrates_it(
     build: Builder,
 ) -> None:
     client = block("ts", "NotificationClient")

@@ -130,13 +130,13 @@ STATES = {
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_each_state_of_the_inbox_is_said_in_words(stage: Stage, state: str) -> None:
+async def test_each_state_of_the_inbox_has_a_text(stage: Stage, state: str) -> None:
     script, words = STATES[state]
     page = await stage(script)
     await expect(page.locator("notification-inbox")).to_contain_text(words)
 
 
-async def test_a_client_that_has_stopped_before_it_read_anything_promises_no_rows(stage: Stage) -> None:
+async def test_a_client_stopped_before_its_first_read_shows_no_placeholder_rows(stage: Stage) -> None:
     page = await stage(inbox("[]", "{ epoch: null, state: 'connecting' }"))
     bones = page.locator("notification-inbox .bone")
     await expect(bones).to_have_count(4)
@@ -146,7 +146,7 @@ async def test_a_client_that_has_stopped_before_it_read_anything_promises_no_row
     await expect(page.locator("notification-inbox")).not_to_contain_text("Loading")
 
 
-async def test_what_cannot_be_loaded_can_be_tried_again(stage: Stage) -> None:
+async def test_a_failed_load_can_be_retried(stage: Stage) -> None:
     page = await stage(inbox("many(3, () => ({ archived_at: '2026-11-20T00:00:00Z' }))", "{ refuse: true }"))
     await page.get_by_role("tab", name="Archived").click()
     await expect(page.get_by_role("alert")).to_contain_text("could not be loaded")
@@ -160,7 +160,7 @@ async def test_what_cannot_be_loaded_can_be_tried_again(stage: Stage) -> None:
     await expect(page.locator("notification-inbox")).to_contain_text("Nothing unread")
 
 
-async def test_the_next_try_is_counted_down_and_can_be_had_now(stage: Stage) -> None:
+async def test_the_next_retry_is_counted_down_and_can_be_started_now(stage: Stage) -> None:
     page = await stage(clock=True)
     await page.clock.pause_at("2030-01-01T00:00:00Z")
     await page.evaluate(inbox("many(1)", "{ state: 'offline', retryAt: Date.now() + 12_000 }"))
@@ -179,7 +179,7 @@ async def test_the_next_try_is_counted_down_and_can_be_had_now(stage: Stage) -> 
     await expect(banner).to_be_hidden()
 
 
-async def test_an_inbox_shows_what_comes_and_a_reset_begins_it_anew(stage: Stage) -> None:
+async def test_an_inbox_shows_arriving_items_and_a_reset_reloads_it(stage: Stage) -> None:
     page = await stage(inbox("[]"))
     await page.evaluate("client.arrive(item(1)); client.arrive(item(3)); client.arrive(item(2))")
     await titles(page, "Title 3", "Title 2", "Title 1")
@@ -202,7 +202,7 @@ async def test_an_inbox_shows_what_comes_and_a_reset_begins_it_anew(stage: Stage
         ("null", []),
     ],
 )
-async def test_an_element_without_a_client_that_was_started_is_told_in_the_console_once(
+async def test_an_element_without_a_started_client_warns_once_in_the_console(
     stage: Stage, client: str, expected: list[str]
 ) -> None:
     page = await stage(clock=True)
@@ -219,7 +219,7 @@ async def test_an_element_without_a_client_that_was_started_is_told_in_the_conso
     assert said == [f"Notifications: {text}" for text in expected]
 
 
-async def test_a_client_that_is_given_and_started_within_a_moment_is_no_mistake(stage: Stage) -> None:
+async def test_a_client_set_and_started_within_a_moment_causes_no_warning(stage: Stage) -> None:
     page = await stage(clock=True)
     said: list[str] = []
     page.on("console", lambda one: said.append(one.text))
@@ -232,7 +232,7 @@ async def test_a_client_that_is_given_and_started_within_a_moment_is_no_mistake(
     assert said == []
 
 
-async def test_another_client_takes_the_place_of_the_first_one(stage: Stage) -> None:
+async def test_a_new_client_replaces_the_first_one(stage: Stage) -> None:
     page = await stage(inbox("many(2)"))
     await page.evaluate("window.first = client; element.client = window.client = new FakeClient([item(9)])")
     await titles(page, "Title 9")
@@ -244,7 +244,7 @@ async def test_another_client_takes_the_place_of_the_first_one(stage: Stage) -> 
     await titles(page, "Title 11", "Title 10", "Title 9")
 
 
-async def test_what_a_framework_sets_before_the_element_is_defined_is_kept(stage: Stage) -> None:
+async def test_properties_set_before_the_element_is_defined_are_kept(stage: Stage) -> None:
     page = await stage(
         """() => {
           class Late extends customElements.get('notification-inbox') {}
@@ -289,7 +289,7 @@ async def test_axe_finds_no_violation_in_any_state(stage: Stage, scheme: str) ->
     assert found == {name: [] for name in scripts}
 
 
-async def test_the_keyboard_alone_opens_the_bell_and_works_through_the_inbox(stage: Stage) -> None:
+async def test_the_bell_and_the_inbox_can_be_used_with_the_keyboard_alone(stage: Stage) -> None:
     page = await stage(BELL)
     press = page.keyboard.press
     await page.locator("#before").focus()
@@ -336,7 +336,7 @@ async def test_the_keyboard_alone_opens_the_bell_and_works_through_the_inbox(sta
     await expect(button(page, "Notifications")).to_be_focused()
 
 
-async def test_one_row_alone_is_in_the_way_of_the_tab_key(stage: Stage) -> None:
+async def test_only_one_row_is_a_tab_stop(stage: Stage) -> None:
     page = await stage(inbox("many(30)"))
     await expect(rows(page)).to_have_count(30)
     script = (
@@ -354,7 +354,7 @@ async def test_one_row_alone_is_in_the_way_of_the_tab_key(stage: Stage) -> None:
     await expect(rows(page).nth(5)).to_have_attribute("aria-setsize", "30")
 
 
-async def test_who_wants_no_motion_gets_none(stage: Stage) -> None:
+async def test_reduced_motion_disables_animations(stage: Stage) -> None:
     moving = "() => element.shadowRoot.getAnimations().length"
     for motion, expected in (("no-preference", True), ("reduce", False)):
         page = await stage(TOASTS, reduced_motion=motion)
@@ -362,7 +362,7 @@ async def test_who_wants_no_motion_gets_none(stage: Stage) -> None:
         assert (await page.evaluate(moving) > 0) is expected
 
 
-async def test_what_is_pressed_is_large_enough(stage: Stage) -> None:
+async def test_buttons_are_large_enough_to_press(stage: Stage) -> None:
     for touch, least in ((False, 24), (True, 44)):
         page = await stage(inbox("many(1)"), has_touch=touch, is_mobile=touch)
         await rows(page).hover()
@@ -379,7 +379,7 @@ async def test_what_is_pressed_is_large_enough(stage: Stage) -> None:
 # --- languages ----------------------------------------------------------------------------------------------
 
 
-async def test_a_page_that_is_written_from_right_to_left_is_mirrored(stage: Stage) -> None:
+async def test_a_right_to_left_page_is_mirrored(stage: Stage) -> None:
     page = await stage("() => { document.documentElement.dir = 'rtl'; }")
     await page.evaluate(inbox("many(2)"))
     glyph, time = rows(page).first.locator(".glyph"), rows(page).first.locator("time")
@@ -402,7 +402,7 @@ async def test_a_page_that_is_written_from_right_to_left_is_mirrored(stage: Stag
     assert popover["x"] + popover["width"] <= (page.viewport_size or {"width": 0})["width"]
 
 
-async def test_numbers_times_and_plurals_are_those_of_the_locale(stage: Stage) -> None:
+async def test_numbers_times_and_plurals_follow_the_locale(stage: Stage) -> None:
     page = await stage()
     said = await page.evaluate(
         """async () => {
@@ -425,7 +425,7 @@ async def test_numbers_times_and_plurals_are_those_of_the_locale(stage: Stage) -
     ]
 
 
-async def test_the_locale_is_that_of_the_attribute_or_of_the_page_and_texts_can_be_replaced(
+async def test_the_locale_follows_the_attribute_or_the_page_and_texts_can_be_replaced(
     stage: Stage,
 ) -> None:
     page = await stage("() => { document.documentElement.lang = 'de'; }")
@@ -443,7 +443,7 @@ async def test_the_locale_is_that_of_the_attribute_or_of_the_page_and_texts_can_
     await expect(rows(page).locator("time")).to_have_text("hace 3 h")
 
 
-async def test_a_theme_that_is_chosen_beats_that_of_the_system(stage: Stage) -> None:
+async def test_a_chosen_theme_overrides_the_system_theme(stage: Stage) -> None:
     page = await stage(inbox(), color_scheme="dark")
     ground = "getComputedStyle(element).backgroundColor"
     dark = await page.evaluate(ground)
@@ -489,7 +489,7 @@ PAGES = {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("kind", PAGES)
-async def test_the_elements_are_light_or_dark_as_the_page_is_whatever_the_system_prefers(
+async def test_the_elements_follow_the_color_scheme_of_the_page_and_not_of_the_system(
     stage: Stage, kind: str, scheme: str
 ) -> None:
     page = await stage(color_scheme=scheme)
@@ -508,7 +508,7 @@ async def test_the_elements_are_light_or_dark_as_the_page_is_whatever_the_system
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_the_bell_is_seen_on_a_dark_page_that_says_nothing_of_it(stage: Stage, scheme: str) -> None:
+async def test_the_bell_is_visible_on_a_dark_page_without_a_color_scheme(stage: Stage, scheme: str) -> None:
     page = await stage(BELL, color_scheme=scheme)
     await page.evaluate(
         """() => {
@@ -521,7 +521,7 @@ async def test_the_bell_is_seen_on_a_dark_page_that_says_nothing_of_it(stage: St
     assert min(found[name] for name in ("bell", "popover", "inbox")) >= 4.5, found
 
 
-async def test_an_element_follows_the_system_where_that_is_asked_for(stage: Stage) -> None:
+async def test_an_element_follows_the_system_theme_if_configured(stage: Stage) -> None:
     page = await stage(inbox(), color_scheme="dark")
     await page.evaluate("document.documentElement.style.colorScheme = 'light'")
     ground = "getComputedStyle(element).backgroundColor"
@@ -533,7 +533,7 @@ async def test_an_element_follows_the_system_where_that_is_asked_for(stage: Stag
 # --- what is done with notifications ------------------------------------------------------------------------
 
 
-async def test_a_click_reads_and_whoever_cancels_the_event_goes_there_otherwise(stage: Stage) -> None:
+async def test_a_click_marks_an_item_read_and_cancelling_the_event_prevents_navigation(stage: Stage) -> None:
     page = await stage(inbox("[item(1, { url: '/orders/7' }), item(2)]"))
     await page.evaluate(
         """() => document.addEventListener('notification-open', (event) => {
@@ -549,7 +549,7 @@ async def test_a_click_reads_and_whoever_cancels_the_event_goes_there_otherwise(
     assert len(page.context.pages) == 1
 
 
-async def test_a_link_opens_in_a_tab_that_knows_nothing_of_this_one(stage: Stage) -> None:
+async def test_a_link_opens_in_a_tab_without_opener_or_referrer(stage: Stage) -> None:
     page = await stage(inbox("[item(1, { url: 'http://elsewhere.test/' })]"))
     await page.context.route("http://elsewhere.test/", lambda route: route.fulfill(body="Elsewhere"))
     async with page.context.expect_page() as opened:
@@ -580,7 +580,7 @@ async def test_archiving_can_be_undone_and_deleting_takes_two_presses(stage: Sta
     await titles(page, "Title 3", "Title 1")
 
 
-async def test_what_was_done_before_cannot_be_undone_in_place_of_what_is_under_way(stage: Stage) -> None:
+async def test_undo_of_an_earlier_command_is_hidden_while_a_command_is_in_progress(stage: Stage) -> None:
     page = await stage(inbox("many(3)"))
     await button(page, "Archive: Title 2").click()
     await expect(button(page, "Undo")).to_be_visible()
@@ -594,7 +594,7 @@ async def test_what_was_done_before_cannot_be_undone_in_place_of_what_is_under_w
     await expect(button(page, "Undo")).to_have_count(0)
 
 
-async def test_what_is_refused_is_said(stage: Stage) -> None:
+async def test_a_refused_command_shows_the_reason(stage: Stage) -> None:
     page = await stage(inbox("many(1)", "{ refuse: true }"))
     await button(page, "Archive: Title 1").click()
     await expect(
@@ -603,7 +603,7 @@ async def test_what_is_refused_is_said(stage: Stage) -> None:
     await titles(page, "Title 1")
 
 
-async def test_all_that_was_marked_read_is_unread_again_after_undo_also_what_is_not_loaded(
+async def test_undo_of_mark_all_read_restores_loaded_and_unloaded_items(
     stage: Stage,
 ) -> None:
     page = await stage(inbox("many(420, (n) => ({ read_at: n % 2 ? null : '2026-11-20T00:00:00Z' }))"))
@@ -621,7 +621,7 @@ async def test_all_that_was_marked_read_is_unread_again_after_undo_also_what_is_
     )
 
 
-async def test_tabs_and_categories_follow_what_happens(stage: Stage) -> None:
+async def test_tabs_and_categories_follow_changes_of_items(stage: Stage) -> None:
     page = await stage(inbox("many(4, (n) => ({ category: n % 2 ? 'ci' : 'orders' }))"))
     await page.get_by_role("tab", name="Unread").click()
     await titles(page, "Title 4", "Title 3", "Title 2", "Title 1")
@@ -646,7 +646,7 @@ async def test_tabs_and_categories_follow_what_happens(stage: Stage) -> None:
     await expect(page.locator("notification-inbox")).to_contain_text("Nothing in CI")
 
 
-async def test_an_empty_category_says_so_and_leads_to_all_categories_of_its_tab(stage: Stage) -> None:
+async def test_an_empty_category_says_so_and_offers_all_categories_of_its_tab(stage: Stage) -> None:
     page = await stage(
         inbox(
             "many(3, (n) => ({ category: ['default', 'ci', 'orders'][n % 3],"
@@ -668,7 +668,7 @@ async def test_an_empty_category_says_so_and_leads_to_all_categories_of_its_tab(
         await expect(page.get_by_role("tab", name=tab)).to_be_focused()
 
 
-async def test_mark_all_read_marks_the_category_that_is_chosen_and_undo_has_those_back(stage: Stage) -> None:
+async def test_mark_all_read_marks_the_chosen_category_and_undo_restores_it(stage: Stage) -> None:
     page = await stage(inbox("many(700, (n) => ({ category: n % 2 ? 'ci' : 'orders' }))"))
     await page.get_by_label("Category").select_option("ci")
     await button(page, "Mark all read").click()
@@ -705,7 +705,7 @@ async def point_at(page: Page, locator: Locator) -> None:
     await page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
 
-async def test_a_press_of_the_mouse_moves_nothing_and_does_what_was_pressed(stage: Stage) -> None:
+async def test_a_mouse_press_moves_no_rows_and_runs_the_pressed_action(stage: Stage) -> None:
     page = await stage(long_ones(), viewport={"width": 900, "height": 1200})
     await page.evaluate("element.style.height = '1000px'")
     await rows(page).nth(0).click()
@@ -718,9 +718,7 @@ async def test_a_press_of_the_mouse_moves_nothing_and_does_what_was_pressed(stag
 
 
 @pytest.mark.parametrize("pressed", ["Archive", "Delete", "Mark read"])
-async def test_the_first_tap_of_a_finger_does_what_it_taps_and_opens_nothing(
-    stage: Stage, pressed: str
-) -> None:
+async def test_the_first_tap_on_an_action_runs_it_and_opens_no_link(stage: Stage, pressed: str) -> None:
     page = await stage(long_ones(4, "{ url: '/orders/' + n }"), **FINGER)
     await button(page, "More actions: Title 3").tap()
     await button(page, f"{pressed}: Title 3").tap()
@@ -733,7 +731,7 @@ async def test_the_first_tap_of_a_finger_does_what_it_taps_and_opens_nothing(
         assert await calls(page, "archive", "read", "delete") == [["delete", "id-3"]]
 
 
-async def test_a_long_body_is_unfolded_by_a_click_and_stays_so_whatever_has_the_focus(stage: Stage) -> None:
+async def test_a_click_expands_a_long_body_and_it_stays_expanded_without_the_focus(stage: Stage) -> None:
     page = await stage(
         inbox(f"[item(1, {MANY_LINES}), item(2, {MANY_LINES}), item(3, {{ body: 'Short.' }})]"),
         viewport={"width": 600, "height": 900},
@@ -759,7 +757,7 @@ async def test_a_long_body_is_unfolded_by_a_click_and_stays_so_whatever_has_the_
 
 
 @pytest.mark.parametrize("height", ["500px", "auto"])
-async def test_rows_do_not_move_under_a_pointer_and_a_button_tells_what_has_come(
+async def test_rows_do_not_move_under_a_pointer_and_a_button_announces_new_items(
     stage: Stage, height: str
 ) -> None:
     page = await stage(inbox("many(5)"))
@@ -793,7 +791,7 @@ GAP = """() => element.shadowRoot.querySelector('[role=feed]').getBoundingClient
 """Returns how many pixels of nothing stand above the list."""
 
 
-async def test_what_the_user_takes_away_leaves_no_hole_and_comes_back_in_sight_and_not_as_new(
+async def test_a_removed_row_leaves_no_gap_and_undo_restores_it_in_view_and_not_as_new(
     stage: Stage,
 ) -> None:
     page = await stage(inbox("many(5)"))
@@ -808,7 +806,7 @@ async def test_what_the_user_takes_away_leaves_no_hole_and_comes_back_in_sight_a
     await expect(page.locator("notification-inbox .newer")).to_be_hidden()
 
 
-async def test_only_what_is_new_and_out_of_sight_is_counted(stage: Stage) -> None:
+async def test_only_new_items_out_of_view_are_counted(stage: Stage) -> None:
     page = await stage(inbox("many(30)"))
     await page.evaluate("element.style.height = '500px'")
     newer = page.locator("notification-inbox .newer")
@@ -828,7 +826,7 @@ async def test_only_what_is_new_and_out_of_sight_is_counted(stage: Stage) -> Non
     await expect(newer).to_be_hidden()
 
 
-async def test_what_has_come_is_shown_when_the_pointer_leaves_or_has_rested(stage: Stage) -> None:
+async def test_new_items_are_shown_when_the_pointer_leaves_or_rests(stage: Stage) -> None:
     page = await stage(inbox("many(5)"), clock=True)
     third = page.locator("[data-id=id-3]")
     for leaves in (True, False):
@@ -842,7 +840,7 @@ async def test_what_has_come_is_shown_when_the_pointer_leaves_or_has_rested(stag
         assert (await place(third))[1] > before[1]
 
 
-async def test_a_row_that_is_pressed_by_a_finger_stays_where_it_is(stage: Stage) -> None:
+async def test_a_row_pressed_by_a_finger_does_not_move(stage: Stage) -> None:
     page = await stage(inbox("many(5)"), **FINGER)
     third = page.locator("[data-id=id-3]")
     x, y = await place(third)
@@ -865,7 +863,7 @@ async def test_two_quick_clicks_archive_one_notification(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("refuse", [False, True], ids=["undo", "refusal"])
-async def test_what_is_said_of_a_command_is_in_the_window_where_the_list_goes_on_below_it(
+async def test_the_result_of_a_command_is_visible_in_a_list_longer_than_the_window(
     stage: Stage, refuse: bool
 ) -> None:
     page = await stage(inbox("many(40)", f"{{ refuse: {str(refuse).lower()} }}"))
@@ -880,7 +878,7 @@ async def test_what_is_said_of_a_command_is_in_the_window_where_the_list_goes_on
         await expect(rows(page)).to_have_count(40)
 
 
-async def test_what_is_opened_or_marked_among_the_unread_ones_stays_until_the_tab_is_left(
+async def test_an_item_read_on_the_unread_tab_stays_until_the_tab_is_left(
     stage: Stage,
 ) -> None:
     page = await stage(inbox("many(3)"))
@@ -901,7 +899,7 @@ async def test_what_is_opened_or_marked_among_the_unread_ones_stays_until_the_ta
     await titles(page, "Title 1")
 
 
-async def test_a_thousand_notifications_cost_what_a_screenful_does(
+async def test_a_thousand_notifications_cost_as_much_as_one_screenful(
     stage: Stage, record_property: Callable[[str, object], None]
 ) -> None:
     page = await stage(
@@ -945,7 +943,7 @@ async def test_a_thousand_notifications_cost_what_a_screenful_does(
 # --- the bell -----------------------------------------------------------------------------------------------
 
 
-async def test_the_bell_counts_what_was_not_seen_and_opening_it_is_seeing(stage: Stage) -> None:
+async def test_the_bell_counts_unseen_items_and_opening_it_marks_them_seen(stage: Stage) -> None:
     page = await stage(BELL)
     badge = page.locator("notification-bell .badge")
     await expect(badge).to_have_text("12")
@@ -962,7 +960,7 @@ async def test_the_bell_counts_what_was_not_seen_and_opening_it_is_seeing(stage:
     await expect(badge).to_have_text("1")
 
 
-async def test_the_number_of_unread_ones_is_in_the_title_where_that_is_wanted_and_on_the_icon(
+async def test_the_unread_count_is_on_the_icon_and_optionally_in_the_title(
     stage: Stage,
 ) -> None:
     page = await stage(
@@ -997,7 +995,9 @@ A_SYSTEM = """
 """
 
 
-async def test_the_system_notifies_after_a_click_and_only_while_nobody_looks(stage: Stage) -> None:
+async def test_system_notifications_need_a_click_and_appear_only_while_the_page_is_hidden(
+    stage: Stage,
+) -> None:
     page = await stage(BELL, before=A_SYSTEM)
     await page.evaluate("look('hidden'); client.arrive(item(20)); look('visible')")
     await button(page, "Notifications, 13 new").click()
@@ -1034,7 +1034,7 @@ ILLEGAL = """
     [(ILLEGAL, {}), (A_SYSTEM, {"user_agent": ANDROID})],
     ids=["throws", "Chrome on Android"],
 )
-async def test_what_only_a_service_worker_can_show_is_not_offered(
+async def test_system_notifications_that_need_a_service_worker_are_not_offered(
     stage: Stage, before: str, options: dict[str, str]
 ) -> None:
     page = await stage(BELL, before=before, **options)
@@ -1045,7 +1045,7 @@ async def test_what_only_a_service_worker_can_show_is_not_offered(
     await expect(page.locator("notification-bell [part=settings]")).to_be_hidden()
 
 
-async def test_the_row_says_that_the_system_notifies_while_the_page_is_open(stage: Stage) -> None:
+async def test_the_settings_row_says_that_system_notifications_need_an_open_page(stage: Stage) -> None:
     page = await stage(BELL, before=A_SYSTEM)
     await button(page, "Notifications, 12 new").click()
     settings = page.locator("notification-bell [part=settings]")
@@ -1068,7 +1068,7 @@ async def shown(page: Page, *titles: str) -> None:
     await expect(page.locator(".toast:not(.sum) .title")).to_have_text(list(titles))
 
 
-async def test_a_toast_goes_after_a_while_an_important_one_later_and_an_urgent_one_when_it_is_dismissed(
+async def test_a_toast_disappears_by_priority_and_an_urgent_toast_only_when_dismissed(
     stage: Stage,
 ) -> None:
     page = await toasts_at(stage)
@@ -1091,7 +1091,7 @@ async def test_a_toast_goes_after_a_while_an_important_one_later_and_an_urgent_o
     assert await calls(page, "read") == []
 
 
-async def test_a_sound_is_played_once_where_the_toast_is_shown(stage: Stage) -> None:
+async def test_a_sound_plays_once_in_the_tab_that_shows_the_toast(stage: Stage) -> None:
     page = await toasts_at(stage, sound="/ding.ogg")
     await page.evaluate(
         """() => {
@@ -1121,7 +1121,7 @@ async def test_a_sound_is_played_once_where_the_toast_is_shown(stage: Stage) -> 
     assert await page.evaluate("played.length") == 3
 
 
-async def test_toasts_wait_while_they_are_pointed_at_or_have_the_focus(stage: Stage) -> None:
+async def test_toasts_stay_while_hovered_or_focused(stage: Stage) -> None:
     page = await toasts_at(stage)
     await page.evaluate("client.arrive(item(1)); client.arrive(item(2))")
     await page.clock.run_for(5_000)
@@ -1141,7 +1141,7 @@ async def test_toasts_wait_while_they_are_pointed_at_or_have_the_focus(stage: St
     await expect(page.locator("#before")).to_be_focused()
 
 
-async def test_only_one_tab_shows_toasts_and_what_was_missed_is_summed_up(stage: Stage) -> None:
+async def test_only_one_tab_shows_toasts_and_missed_items_are_summarized(stage: Stage) -> None:
     page = await toasts_at(stage)
     await page.evaluate("client.arrive(item(1), { first: false })")
     await page.evaluate("for (let n = 2; n < 52; n += 1) client.arrive(item(n), { missed: true })")
@@ -1154,7 +1154,7 @@ async def test_only_one_tab_shows_toasts_and_what_was_missed_is_summed_up(stage:
     await expect(page.locator(".toast")).to_have_count(0)
 
 
-async def test_nothing_is_said_where_all_that_was_missed_is_of_low_priority(stage: Stage) -> None:
+async def test_missed_items_of_low_priority_get_no_summary(stage: Stage) -> None:
     page = await toasts_at(stage)
     await page.evaluate("client.arrive(item(1, { priority: 'low' }), { missed: true })")
     await page.clock.run_for(1_000)
@@ -1191,7 +1191,7 @@ async def test_on_a_phone_one_toast_at_a_time_leaves_the_bell_within_reach(
     await expect(page.locator("notification-bell [part=popover]")).to_be_visible()
 
 
-async def test_a_burst_shows_a_few_toasts_and_how_many_more_and_an_urgent_one_all_the_same(
+async def test_a_burst_shows_a_few_toasts_the_count_of_the_rest_and_an_urgent_toast(
     stage: Stage,
 ) -> None:
     page = await toasts_at(stage)
@@ -1210,7 +1210,7 @@ async def test_a_burst_shows_a_few_toasts_and_how_many_more_and_an_urgent_one_al
 
 
 @pytest.mark.parametrize("how", ["click", "keyboard", "tap"])
-async def test_the_number_of_others_opens_the_bell(stage: Stage, how: str) -> None:
+async def test_the_count_of_further_toasts_opens_the_bell(stage: Stage, how: str) -> None:
     page = await stage(BELL, clock=True, has_touch=how == "tap")
     await page.clock.pause_at("2030-01-01T00:00:00Z")
     await page.evaluate("show('notification-toasts', client)")
@@ -1232,7 +1232,7 @@ async def test_the_number_of_others_opens_the_bell(stage: Stage, how: str) -> No
     await expect(page.locator("notification-bell [part=bell]")).to_be_focused()
 
 
-async def test_what_was_missed_opens_the_inbox_where_there_is_no_bell(stage: Stage) -> None:
+async def test_the_summary_of_missed_items_opens_the_inbox_on_a_page_without_a_bell(stage: Stage) -> None:
     page = await toasts_at(stage)
     await page.evaluate(
         """() => {
@@ -1251,14 +1251,14 @@ async def test_what_was_missed_opens_the_inbox_where_there_is_no_bell(stage: Sta
     assert await page.evaluate("document.activeElement === element")
 
 
-async def test_a_sum_is_no_button_where_there_is_no_list(stage: Stage) -> None:
+async def test_a_summary_is_not_a_button_on_a_page_without_a_list(stage: Stage) -> None:
     page = await toasts_at(stage)
     await page.evaluate("for (let n = 1; n < 8; n += 1) client.arrive(item(n))")
     await expect(page.locator(".sum")).to_have_text("4 more notifications")
     await expect(page.locator(".sum [part=open]")).to_be_hidden()
 
 
-async def test_how_many_and_which_toasts_are_shown_can_be_chosen(stage: Stage) -> None:
+async def test_the_number_and_the_priority_of_toasts_are_configurable(stage: Stage) -> None:
     page = await toasts_at(stage, **{"max": "1", "min-priority": "low"})
     await page.evaluate("client.arrive(item(1, { priority: 'low' })); client.arrive(item(2))")
     await shown(page, "Title 1")
@@ -1357,7 +1357,7 @@ async def in_order(page: Page) -> list[str]:
     return found
 
 
-async def test_rows_stand_below_the_day_on_which_they_came(stage: Stage) -> None:
+async def test_rows_are_grouped_below_the_day_of_their_arrival(stage: Stage) -> None:
     noon = "new Date(2026, 4, 20, 12)"
     page = await stage(
         f"""() => {{
@@ -1396,7 +1396,7 @@ async def test_rows_stand_below_the_day_on_which_they_came(stage: Stage) -> None
     assert await in_order(page) == expected[:-2]
 
 
-async def test_a_row_of_a_phone_has_one_button_and_a_menu(stage: Stage) -> None:
+async def test_a_row_on_a_phone_has_one_button_with_a_menu(stage: Stage) -> None:
     page = await stage(inbox("many(4, (n) => ({ url: '/?' + n }))"), **FINGER)
     shown = rows(page).nth(1).get_by_role("button")
     await expect(shown).to_have_count(1)
@@ -1425,7 +1425,7 @@ async def test_a_row_of_a_phone_has_one_button_and_a_menu(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("height", ["300px", "auto"])
-async def test_what_comes_while_the_list_is_scrolled_is_told_by_a_button_that_goes_to_the_top(
+async def test_a_button_to_the_top_announces_new_items_while_the_list_is_scrolled(
     stage: Stage, height: str
 ) -> None:
     page = await stage(inbox("many(30)"))
@@ -1446,7 +1446,7 @@ async def test_what_comes_while_the_list_is_scrolled_is_told_by_a_button_that_go
     await until(lambda: page.evaluate("client.seenUpTo === 32"), "they are seen now")
 
 
-async def test_keys_of_one_letter_work_in_the_list_and_never_where_somebody_types(stage: Stage) -> None:
+async def test_single_letter_keys_work_in_the_list_and_never_in_a_text_field(stage: Stage) -> None:
     page = await stage(
         inbox("many(4, (n) => ({ category: ['ci', 'orders'][n % 2] }))")
         + ".append(Object.assign(document.createElement('input'), { slot: 'footer', ariaLabel: 'Search' }))"
@@ -1495,7 +1495,7 @@ async def test_keys_of_one_letter_work_in_the_list_and_never_where_somebody_type
     assert await page.evaluate("client.calls.length") == before
 
 
-async def test_escape_takes_the_question_back_and_a_key_that_is_held_does_not_answer_it(
+async def test_escape_cancels_the_delete_confirmation_and_a_held_key_does_not_confirm_it(
     stage: Stage,
 ) -> None:
     page = await stage(BELL)
@@ -1519,7 +1519,7 @@ async def test_escape_takes_the_question_back_and_a_key_that_is_held_does_not_an
     await expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-async def test_the_buttons_of_one_row_are_shown_at_a_time(stage: Stage) -> None:
+async def test_row_buttons_are_shown_only_on_the_hovered_or_focused_row(stage: Stage) -> None:
     page = await stage(inbox("many(3)"), reduced_motion="reduce")
     actions = rows(page).locator(".actions")
 
@@ -1561,7 +1561,7 @@ async def test_categories_and_links_are_shown_in_words(stage: Stage) -> None:
     assert [await one.text_content() for one in glyphs] == [""] * len(glyphs)
 
 
-async def test_a_long_title_has_two_lines_until_it_is_unfolded_and_is_heard_whole(stage: Stage) -> None:
+async def test_a_long_title_is_cut_to_two_lines_until_expanded_and_is_read_out_in_full(stage: Stage) -> None:
     title = ("word " * 40).strip()
     page = await stage(inbox(f"[item(1, {{ title: '{title}' }})]"), viewport={"width": 390, "height": 800})
     heading = page.locator("notification-inbox h3")
@@ -1598,7 +1598,7 @@ async def test_the_choice_of_a_category_is_never_cut(stage: Stage, width: int) -
         assert right <= width
 
 
-async def test_an_empty_list_leads_on(stage: Stage) -> None:
+async def test_an_empty_list_offers_a_next_step(stage: Stage) -> None:
     page = await stage(inbox("many(1, () => ({ archived_at: new Date().toISOString() }))"))
     await button(page, "Show archived").click()
     await titles(page, "Title 1")
@@ -1625,7 +1625,7 @@ TOASTS_BESIDE = """() => {
 }"""
 
 
-async def test_what_an_inbox_in_view_shows_gets_no_toast_and_is_read_out(stage: Stage) -> None:
+async def test_an_item_shown_by_an_inbox_in_view_gets_no_toast_and_is_read_out(stage: Stage) -> None:
     page = await stage(TOASTS_BESIDE)
     toasts = page.locator(".toast")
     aloud = page.get_by_role("status").filter(has_text="Title 4")
@@ -1646,7 +1646,7 @@ async def test_what_an_inbox_in_view_shows_gets_no_toast_and_is_read_out(stage: 
     await expect(toasts).to_have_count(1)
 
 
-async def test_a_list_is_out_of_view_from_the_moment_it_is_hidden(stage: Stage) -> None:
+async def test_a_hidden_list_is_out_of_view_immediately(stage: Stage) -> None:
     page = await stage(TOASTS_BESIDE)
     await page.evaluate("client.arrive(item(4))")
     await until(lambda: calls(page, "seen"), "what is in view is seen")
@@ -1657,7 +1657,7 @@ async def test_a_list_is_out_of_view_from_the_moment_it_is_hidden(stage: Stage) 
     assert await calls(page, "seen") == seen
 
 
-async def test_toasts_go_where_another_list_of_an_inbox_in_view_shows_them(stage: Stage) -> None:
+async def test_toasts_disappear_when_a_list_in_view_shows_their_items(stage: Stage) -> None:
     page = await stage(TOASTS_BESIDE)
     toasts = page.locator(".toast")
     await until(lambda: calls(page, "seen"), "the list is in view")
@@ -1676,7 +1676,7 @@ async def test_toasts_go_where_another_list_of_an_inbox_in_view_shows_them(stage
     await expect(toasts).to_have_count(0)
 
 
-async def test_a_toast_that_cannot_be_marked_read_says_so(stage: Stage) -> None:
+async def test_a_toast_shows_an_error_if_marking_it_read_fails(stage: Stage) -> None:
     page = await stage(TOASTS.replace("/x", "/#x"))
     await page.evaluate("client.refuse = true")
     await page.locator(".toast").first.click()
@@ -1686,7 +1686,7 @@ async def test_a_toast_that_cannot_be_marked_read_says_so(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1000, 700), (390, 844), (844, 390), (320, 568)], ids=str)
-async def test_the_bell_is_in_sight_beside_its_popover_wherever_it_stands(
+async def test_the_popover_never_covers_the_bell_at_any_position(
     stage: Stage, width: int, height: int
 ) -> None:
     page = await stage(BELL, viewport={"width": width, "height": height})
@@ -1710,7 +1710,7 @@ async def test_the_bell_is_in_sight_beside_its_popover_wherever_it_stands(
         await page.evaluate("element.open = false")
 
 
-async def test_the_popover_leads_to_the_page_with_all_where_the_page_has_one(stage: Stage) -> None:
+async def test_the_popover_links_to_the_page_with_all_items_if_configured(stage: Stage) -> None:
     page = await stage(BELL)
     await page.evaluate("element.open = true")
     see_all = page.get_by_role("link", name="See all")

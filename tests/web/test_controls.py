@@ -56,7 +56,7 @@ CATEGORIES = ("", "ci", "default", "orders")
 
 
 @pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
-async def test_every_tab_with_every_category_shows_what_the_gateway_lists(
+async def test_every_tab_and_category_shows_the_items_listed_by_the_gateway(
     server: LocalServer, browser: Browser, options: dict[str, object]
 ) -> None:
     ada = await an_inbox(server)
@@ -95,7 +95,7 @@ async def until_kept(ada: User, item_id: str, **expected: bool) -> None:
 
 
 @pytest.mark.parametrize("way", ["click", "tap", "keyboard"])
-async def test_each_button_of_a_notification_does_what_it_says(
+async def test_each_button_of_a_notification_does_what_its_label_says(
     server: LocalServer, browser: Browser, way: str
 ) -> None:
     answer = await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
@@ -149,7 +149,7 @@ async def test_each_button_of_a_notification_does_what_it_says(
 
 
 @pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
-async def test_the_header_of_the_page_is_never_over_the_row_that_is_gone_to(
+async def test_the_page_header_never_covers_the_focused_row(
     server: LocalServer, browser: Browser, options: dict[str, object]
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
@@ -219,7 +219,7 @@ async def act_on(inbox: Locator, action: str, title: str, way: str) -> None:
 
 
 @ways
-async def test_the_bell_and_each_control_of_its_popover_do_what_they_say(
+async def test_the_bell_and_each_control_of_its_popover_do_what_their_labels_say(
     server: LocalServer, browser: Browser, way: str, options: dict[str, object]
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
@@ -309,7 +309,7 @@ async def test_the_button_of_the_banner_connects(
 
 
 @ways
-async def test_the_demo_is_entered_by_its_link_and_its_form_is_free_of_toasts(
+async def test_the_demo_link_signs_in_and_toasts_do_not_cover_the_form(
     sqlite_url: str, browser: Browser, way: str, options: dict[str, object]
 ) -> None:
     settings = settings_for(sqlite_url)
@@ -361,7 +361,7 @@ async def test_the_demo_is_entered_by_its_link_and_its_form_is_free_of_toasts(
 
 
 @pytest.mark.parametrize(("way", "options"), [("click", DESKTOP), ("tap", PHONE)], ids=["mouse", "finger"])
-async def test_a_burst_of_toasts_leaves_the_form_free_and_goes_where_a_device_shows_it(
+async def test_a_burst_of_toasts_never_covers_the_form_and_clears_when_a_device_shows_it(
     sqlite_url: str, browser: Browser, way: str, options: dict[str, object]
 ) -> None:
     settings = settings_for(sqlite_url)
@@ -399,7 +399,7 @@ async def test_a_burst_of_toasts_leaves_the_form_free_and_goes_where_a_device_sh
 
 
 @ways
-async def test_what_is_done_in_one_tab_is_done_in_the_other(
+async def test_actions_in_one_tab_appear_in_the_other(
     server: LocalServer, browser: Browser, way: str, options: dict[str, object]
 ) -> None:
     ada = await an_inbox(server)
@@ -429,7 +429,7 @@ async def test_what_is_done_in_one_tab_is_done_in_the_other(
     assert troubles == []
 
 
-async def test_a_link_within_the_site_is_followed_in_the_same_tab_and_read_all_the_same(
+async def test_a_link_within_the_site_opens_in_the_same_tab_and_marks_the_item_read(
     server: LocalServer, browser: Browser
 ) -> None:
     await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})
@@ -448,7 +448,7 @@ async def test_a_link_within_the_site_is_followed_in_the_same_tab_and_read_all_t
 
 
 @pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
-async def test_a_link_to_a_path_that_is_not_there_and_the_page_of_errors_are_for_people(
+async def test_a_missing_path_and_the_errors_page_are_readable_in_a_browser(
     server: LocalServer, browser: Browser, options: dict[str, object]
 ) -> None:
     troubles: list[str] = []

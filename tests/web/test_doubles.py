@@ -53,7 +53,7 @@ async def answers_of(server: LocalServer, what: str) -> tuple[list[Any], list[An
 
 
 @pytest.mark.parametrize("what", ["client", "gateway"])
-async def test_a_double_answers_each_call_as_the_real_thing_does(
+async def test_a_test_double_answers_each_call_like_the_real_object(
     server: LocalServer, what: str, subtests: pytest.Subtests
 ) -> None:
     await an_inbox_of_every_kind(server)

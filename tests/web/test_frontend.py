@@ -77,7 +77,7 @@ def test_every_option_event_property_and_method_of_the_client_is_documented() ->
     assert methods == set(re.findall(r"^  (\w+)[(<]", body, re.MULTILINE)) - inherited
 
 
-def test_every_hook_for_react_is_documented_with_what_it_returns() -> None:
+def test_every_react_hook_is_documented_with_its_return_values() -> None:
     types = SDK.joinpath("react.d.ts").read_text("utf-8")
     text = chapter("### React")
     assert {word.partition("(")[0] for word in table_below(text, "hook")} == set(
@@ -87,7 +87,7 @@ def test_every_hook_for_react_is_documented_with_what_it_returns() -> None:
     assert shown.split(", ") == re.findall(r"^  readonly (\w+):", types, re.MULTILINE)
 
 
-def test_the_versioned_address_is_that_of_this_version() -> None:
+def test_the_versioned_url_has_the_current_version() -> None:
     assert f"`/sdk/{__version__}/components.js`" in PAGE
 
 

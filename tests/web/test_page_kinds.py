@@ -130,7 +130,7 @@ async def app_of(
 
 
 @pytest.mark.parametrize(("kind", "scheme", "way", "options"), CASES)
-async def test_each_control_can_be_seen_and_pressed(
+async def test_each_control_is_visible_and_usable_on_every_kind_of_page(
     sqlite_url: str, browser: Browser, kind: str, scheme: str, way: str, options: dict[str, Any]
 ) -> None:
     origin = f"http://127.0.0.1:{free_port()}"

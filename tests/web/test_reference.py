@@ -40,7 +40,7 @@ def database_url(sqlite_url: str) -> str:
     return sqlite_url
 
 
-def test_the_files_of_swagger_ui_are_those_of_the_release() -> None:
+def test_the_swagger_ui_files_match_the_release() -> None:
     assert {
         file.name: sha256(file.read_bytes()).hexdigest() for file in SWAGGER.iterdir() if file.name not in OWN
     } == HASHES
@@ -69,7 +69,7 @@ async def test_the_page_and_its_policy_name_no_other_origin(server: LocalServer)
     }
 
 
-async def test_a_file_whose_path_names_its_version_is_kept_for_ever(server: LocalServer) -> None:
+async def test_a_file_with_a_versioned_path_is_cached_as_immutable(server: LocalServer) -> None:
     keeping = [(await server.http.get(path)).headers["cache-control"] for path in PATHS]
     assert keeping == ["no-cache"] * 2 + ["public, max-age=31536000, immutable"] * 2
     whole = await server.http.get(SCRIPT)
@@ -80,7 +80,7 @@ async def test_a_file_whose_path_names_its_version_is_kept_for_ever(server: Loca
 
 
 @pytest.mark.parametrize("path", [SCRIPT, "/openapi.json"])
-async def test_who_asks_for_a_large_file_and_reads_nothing_holds_little_memory(
+async def test_a_client_that_requests_a_large_file_without_reading_uses_little_memory(
     server: LocalServer, path: str
 ) -> None:
     host, port = server.base.removeprefix("http://").split(":")
@@ -117,12 +117,12 @@ async def test_the_document_is_rendered_once_and_is_the_same_bytes_each_time(
     assert (again.status_code, again.content) == (304, b"")
 
 
-async def test_redoc_leads_to_the_reference(server: LocalServer) -> None:
+async def test_redoc_redirects_to_the_reference(server: LocalServer) -> None:
     answer = await server.http.get("/redoc")
     assert (answer.status_code, answer.headers["location"]) == (308, "docs")
 
 
-async def test_without_the_reference_there_is_no_document_either(start_server: StartServer) -> None:
+async def test_disabling_the_reference_disables_the_openapi_document_too(start_server: StartServer) -> None:
     server = await start_server(api_docs=False)
     for path in (*PATHS, "/redoc", "/openapi.json"):
         answer = await server.http.get(path)
@@ -138,7 +138,7 @@ async def troubles() -> AsyncIterator[list[str]]:
     assert found == []
 
 
-async def test_a_browser_asks_only_the_gateway_and_a_user_can_try_the_api_out(
+async def test_the_reference_requests_only_the_gateway_and_a_user_can_try_out_the_api(
     server: LocalServer, troubles: list[str]
 ) -> None:
     created = await server.service.post("/v1/users", json={"sub": "ada", "password": PASSWORD})

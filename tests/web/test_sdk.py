@@ -33,7 +33,7 @@ def run_node(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name.removesuffix(".test.js"))
-def test_the_client_keeps_its_rules(suite: Path) -> None:
+def test_the_node_tests_of_the_client_pass(suite: Path) -> None:
     code, said = run_node("--test", "--test-reporter=spec", str(suite))
     _, _, failures = said.partition("failing tests:")
     assert code == 0, failures or said
@@ -57,7 +57,7 @@ def test_the_client_is_loaded_as_one_file_of_at_most_14_kib(tmp_path: Path) -> N
     assert (code, said) == (0, "NotificationClient idle\n")
 
 
-def test_the_components_can_be_imported_where_there_is_no_dom() -> None:
+def test_the_components_can_be_imported_without_a_dom() -> None:
     entry = Path(str(SDK)).joinpath("components.js").as_uri()
     code, said = run_node(
         "--input-type=module",
@@ -76,7 +76,7 @@ def imports(name: str) -> list[str]:
     return re.findall(r"\b(?:from|import)\s*\(?\s*'([^']+)'", SDK.joinpath(name).read_text("utf-8"))
 
 
-def test_the_client_and_the_elements_depend_on_nothing_and_the_hooks_on_react_alone() -> None:
+def test_the_client_and_the_elements_have_no_dependencies_and_the_hooks_only_react() -> None:
     assert {name for name in PACKAGE if "ependencies" in name} == {"peerDependencies", "peerDependenciesMeta"}
     assert PACKAGE["peerDependencies"] == {"react": ">=18"}
     assert PACKAGE["peerDependenciesMeta"] == {"react": {"optional": True}}
@@ -89,7 +89,7 @@ def test_the_client_and_the_elements_depend_on_nothing_and_the_hooks_on_react_al
     assert imports("react.js") == ["react"]
 
 
-def test_every_entry_of_the_package_has_its_script_and_types_that_declare_what_it_exports() -> None:
+def test_every_package_entry_has_a_script_and_types_that_declare_its_exports() -> None:
     entries = [entry for entry in PACKAGE["exports"].values() if isinstance(entry, dict)]
     assert {entry["default"] for entry in entries} == {"./notifications.js", "./components.js", "./react.js"}
     exported = re.compile(
@@ -109,7 +109,7 @@ def test_every_entry_of_the_package_has_its_script_and_types_that_declare_what_i
         assert entry["types"].removesuffix(".d.ts") == entry["default"].removesuffix(".js")
 
 
-def test_an_element_observes_no_attribute_that_the_manifest_leaves_out() -> None:
+def test_an_element_observes_only_attributes_in_the_manifest() -> None:
     entry = Path(str(SDK)).joinpath("components.js").as_uri()
     elements = ("NotificationBell", "NotificationInbox", "NotificationToasts")
     code, said = run_node(
@@ -156,11 +156,11 @@ async def test_every_file_is_served_to_pages_of_any_origin(http: httpx.AsyncClie
     assert (again.status_code, again.content) == (304, b"")
 
 
-async def test_another_version_is_not_served_and_neither_is_anything_else(http: httpx.AsyncClient) -> None:
+async def test_other_versions_and_unknown_files_are_not_served(http: httpx.AsyncClient) -> None:
     for path in ("/sdk/", "/sdk/0.0.0/notifications.js", "/sdk/..%2Findex.html", "/sdk/nothing.js"):
         assert (await http.get(path)).status_code == 404, path
 
 
-def test_what_is_sent_is_the_source_without_comments_and_needless_white_space() -> None:
+def test_served_scripts_are_the_source_without_comments_and_needless_whitespace() -> None:
     source = "/** Says. */\nexport function say() {\n  // Why.\n  return 'http://x'; // aside\n}\n"
     assert compact(source) == "export function say(){return'http://x';}"

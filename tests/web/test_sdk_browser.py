@@ -151,7 +151,7 @@ def minting(service: Service, sub: str = "ada", **fields: Any) -> Callable[[str]
     return mint
 
 
-async def test_each_carrier_brings_what_was_missed_when_the_gateway_was_killed(
+async def test_each_transport_delivers_the_items_missed_while_the_gateway_was_down(
     sqlite_url: str, tmp_path: Path, site: str, visit: Go
 ) -> None:
     async with process(sqlite_url, tmp_path, allowed_origins=site) as (gateway, server):
@@ -179,7 +179,7 @@ async def test_each_carrier_brings_what_was_missed_when_the_gateway_was_killed(
         assert not any("bearer" in url or "eyJ" in url for one in visits for url in one.opened)
 
 
-async def test_a_token_is_replaced_before_it_ends_and_once_when_it_is_refused_and_none_is_after_a_revocation(
+async def test_a_token_is_renewed_before_expiry_and_once_after_a_refusal_but_not_if_revoked(
     server: LocalServer, visit: Go
 ) -> None:
     await asyncio.gather(*(_outlive_tokens(server, visit, carrier) for carrier in CARRIERS))
@@ -220,7 +220,7 @@ async def _outlive_tokens(server: LocalServer, visit: Go, carrier: str) -> None:
     assert (len(page.opened), await page.get("told")) == (opened, ["one"])
 
 
-async def test_the_tabs_of_a_browser_share_a_connection_whose_leader_may_go_in_a_burst(
+async def test_tabs_share_a_connection_and_lose_nothing_if_the_leader_closes_in_a_burst(
     server: LocalServer, visit: Go, browser: Browser
 ) -> None:
     async with await browser.new_context() as profile:
@@ -259,7 +259,7 @@ async def test_the_tabs_of_a_browser_share_a_connection_whose_leader_may_go_in_a
         assert await tabs[1].get("Object.keys(localStorage)") == []
 
 
-async def test_a_tab_that_is_frozen_lets_another_lead_and_one_that_hangs_is_overthrown(
+async def test_a_frozen_or_hanging_leader_tab_is_replaced(
     server: LocalServer, visit: Go, browser: Browser
 ) -> None:
     async with await browser.new_context() as profile:
@@ -286,7 +286,7 @@ async def test_a_tab_that_is_frozen_lets_another_lead_and_one_that_hangs_is_over
         await server.sockets(1)
 
 
-async def test_a_page_of_an_origin_that_is_not_allowed_is_told_so_in_its_console_once(
+async def test_a_page_of_a_disallowed_origin_gets_one_console_warning(
     sqlite_url: str, browser: Browser, site: str
 ) -> None:
     async with serving(settings_for(sqlite_url)) as server:
@@ -310,7 +310,7 @@ async def test_a_page_of_an_origin_that_is_not_allowed_is_told_so_in_its_console
         await page.close()
 
 
-async def test_a_page_whose_gateway_is_away_is_told_so_in_its_console_once(
+async def test_a_page_with_an_unreachable_gateway_gets_one_console_warning(
     browser: Browser, site: str
 ) -> None:
     page = await browser.new_page()
@@ -337,7 +337,7 @@ async def test_a_page_whose_gateway_is_away_is_told_so_in_its_console_once(
     await page.close()
 
 
-async def test_an_element_that_nobody_has_defined_is_told_to_the_developer(
+async def test_an_undefined_element_causes_a_console_warning(
     server: LocalServer, browser: Browser, site: str
 ) -> None:
     page = await browser.new_page()

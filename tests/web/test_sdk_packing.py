@@ -87,7 +87,7 @@ def outcome(decode: Any, frame: str | bytes) -> Any:
         return refused.code, refused.detail, refused.ref
 
 
-def test_the_sdk_reads_and_writes_what_the_gateway_and_a_library_do(tmp_path: Path) -> None:
+def test_the_sdk_packs_and_unpacks_like_the_gateway_and_the_msgpack_library(tmp_path: Path) -> None:
     made = corpus()
     given = {
         "messages": [(payload(one.packed_frame).hex(), one.payload.decode()) for one in made],

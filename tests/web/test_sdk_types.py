@@ -41,7 +41,7 @@ def check(folder: Path, *sources: Path) -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
-def test_the_sources_their_declaration_and_what_a_page_writes_agree(tmp_path: Path) -> None:
+def test_the_sources_their_declaration_and_a_sample_page_pass_the_type_check(tmp_path: Path) -> None:
     code, said = check(
         tmp_path,
         *(SDK / name for name in modules(SDK, "notifications.js")),
@@ -52,7 +52,7 @@ def test_the_sources_their_declaration_and_what_a_page_writes_agree(tmp_path: Pa
     assert code == 0, said
 
 
-def test_what_a_page_may_not_write_is_an_error_each_time(tmp_path: Path) -> None:
+def test_each_forbidden_use_of_the_sdk_is_a_type_error(tmp_path: Path) -> None:
     usage = (SAMPLES / "usage.ts").read_text()
     wrong = usage.count("// @ts-expect-error")
     sdk = tmp_path / "sdk"

@@ -25,7 +25,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize("path", FILES)
-async def test_every_file_is_kept_from_being_framed_or_fed_by_others(
+async def test_every_file_has_a_policy_against_framing_and_foreign_content(
     http: httpx.AsyncClient, path: str
 ) -> None:
     answer = await http.get(path)
@@ -46,7 +46,7 @@ async def test_every_file_is_kept_from_being_framed_or_fed_by_others(
 
 
 @pytest.mark.parametrize("path", FILES)
-async def test_a_file_that_has_not_changed_is_not_sent_again(http: httpx.AsyncClient, path: str) -> None:
+async def test_an_unchanged_file_is_answered_with_304(http: httpx.AsyncClient, path: str) -> None:
     first = await http.get(path)
     assert first.headers["cache-control"] == "no-cache"
     etag = first.headers["etag"]
@@ -58,7 +58,7 @@ async def test_a_file_that_has_not_changed_is_not_sent_again(http: httpx.AsyncCl
     assert (changed.status_code, changed.content) == (200, first.content)
 
 
-async def test_each_file_says_what_it_is(http: httpx.AsyncClient) -> None:
+async def test_each_file_has_its_content_type(http: httpx.AsyncClient) -> None:
     kinds = [(await http.head(path)).headers["content-type"].partition(";")[0] for path in FILES]
     assert kinds == ["text/html", *["text/javascript"] * 3, "text/css", "image/svg+xml"]
 
@@ -72,7 +72,7 @@ async def test_every_file_of_the_package_is_served(http: httpx.AsyncClient) -> N
 _KINDS = {"html", "js", "css", "svg"}
 
 
-async def test_the_page_never_makes_markup_of_text() -> None:
+async def test_the_page_never_creates_markup_from_text() -> None:
     for file in (*files(web).iterdir(), *files(web).joinpath("sdk").iterdir()):
         if not file.name.endswith(".js"):
             continue
@@ -138,7 +138,7 @@ def test_the_manifest_names_every_event_property_part_and_slot() -> None:
     assert named("slots") == slots
 
 
-def test_the_bell_hands_on_every_part_of_its_inbox() -> None:
+def test_the_bell_exports_every_part_of_its_inbox() -> None:
     listed = re.findall(r"PARTS = '(.*?);", COMPONENTS, re.DOTALL)[0]
     [inbox] = [one for one in ELEMENTS if one["tagName"] == "notification-inbox"]
     assert set(re.findall(r"\w+", listed)) == {part["name"] for part in inbox["cssParts"]}

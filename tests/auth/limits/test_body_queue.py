@@ -84,7 +84,7 @@ async def another(server: LocalServer) -> Service:
 # --- turns --------------------------------------------------------------------------------------------------
 
 
-async def test_between_two_turns_the_loop_has_looked_at_its_sockets_and_run_what_was_ready() -> None:
+async def test_the_event_loop_polls_sockets_and_runs_callbacks_between_two_turns() -> None:
     body_queue, loop = BodyQueue(), asyncio.get_running_loop()
     mine, theirs = socket.socketpair()
     seen: list[str] = []
@@ -110,7 +110,7 @@ async def test_between_two_turns_the_loop_has_looked_at_its_sockets_and_run_what
         assert set(seen[3 * number : 3 * number + 3]) == {"turn", "callback", "socket"}
 
 
-async def test_callers_take_turns_so_that_forty_of_one_do_not_stand_before_one_of_another() -> None:
+async def test_callers_take_turns_so_that_the_backlog_of_one_does_not_delay_the_others() -> None:
     body_queue = BodyQueue()
     order: list[int] = []
 
@@ -123,7 +123,7 @@ async def test_callers_take_turns_so_that_forty_of_one_do_not_stand_before_one_o
     assert order[4:] == [1] * 38
 
 
-async def test_a_turn_that_nobody_waits_for_any_more_is_passed_over() -> None:
+async def test_a_cancelled_turn_is_skipped() -> None:
     body_queue = BodyQueue()
     order: list[int] = []
 
@@ -141,7 +141,7 @@ async def test_a_turn_that_nobody_waits_for_any_more_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize(("took", "rest"), [(0.02, 0.02), (3.0, MAX_REST_SECONDS)])
-def test_the_loop_is_left_to_others_for_as_long_as_a_turn_took(
+def test_the_body_queue_rests_for_as_long_as_the_last_turn_took(
     monkeypatch: pytest.MonkeyPatch, took: float, rest: float
 ) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: 100.0 + took)
@@ -150,7 +150,7 @@ def test_the_loop_is_left_to_others_for_as_long_as_a_turn_took(
     assert loop.call_later.call_args.args[0] == pytest.approx(rest)
 
 
-async def test_larger_bodies_that_are_complete_in_the_same_moment_are_parsed_one_by_one(
+async def test_larger_bodies_that_complete_together_are_parsed_one_by_one(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is behind the JSON, validation and hashes, too: there is no wait within a turn."""
@@ -201,7 +201,7 @@ async def test_a_small_body_waits_for_no_turn(server: LocalServer, monkeypatch: 
 # --- what is here -------------------------------------------------------------------------------------------
 
 
-def test_what_one_caller_may_have_here_is_bounded_and_what_all_may_have_too() -> None:
+def test_held_body_bytes_are_limited_per_caller_and_in_total() -> None:
     body_queue = BodyQueue()
     for _ in range(MAX_HELD // LARGEST):
         body_queue.hold(1, LARGEST)
@@ -219,7 +219,7 @@ def test_what_one_caller_may_have_here_is_bounded_and_what_all_may_have_too() ->
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 @pytest.mark.parametrize("kind", ["post", "batch", "inbox"])
-async def test_unfinished_bodies_of_a_caller_have_a_bound_and_others_have_their_own(
+async def test_each_caller_has_its_own_limit_of_unfinished_bodies(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch, kind: str, chunked: bool
 ) -> None:
     user, other, held = await server.user(), await another(server), server.state.rate_limits.body_queue._held
@@ -255,7 +255,7 @@ async def test_unfinished_bodies_of_a_caller_have_a_bound_and_others_have_their_
     await until(lambda: not held, "who has gone holds nothing")
 
 
-async def test_small_bodies_count_to_their_caller_while_they_are_unfinished(
+async def test_unfinished_small_bodies_count_against_their_caller(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, held = await another(server), server.state.rate_limits.body_queue._held
@@ -280,7 +280,7 @@ async def test_small_bodies_count_to_their_caller_while_they_are_unfinished(
         await until(lambda: not held, "nothing is held")
 
 
-async def test_a_body_in_small_pieces_takes_its_size_alone() -> None:
+async def test_a_body_received_in_small_chunks_is_joined_into_bytes() -> None:
     async def receive() -> dict[str, Any]:
         pieces.append(b"xy")
         return {"type": "http.request", "body": b"xy", "more_body": len(pieces) < 1000}
@@ -295,7 +295,7 @@ async def test_a_body_in_small_pieces_takes_its_size_alone() -> None:
 # --- how large they may be, and what they cost --------------------------------------------------------------
 
 
-async def test_a_body_of_the_inbox_has_64_kib_which_a_thousand_ids_on_lines_of_their_own_fit_into(
+async def test_an_inbox_body_has_at_most_64_kib_which_fits_1000_indented_ids(
     server: LocalServer,
 ) -> None:
     user = await server.user()
@@ -310,7 +310,7 @@ async def test_a_body_of_the_inbox_has_64_kib_which_a_thousand_ids_on_lines_of_t
 
 
 @pytest.mark.parametrize("path", ["/v1/users", "/v1/services"])
-async def test_a_body_of_the_management_has_16_kib(server: LocalServer, path: str) -> None:
+async def test_a_management_body_has_at_most_16_kib(server: LocalServer, path: str) -> None:
     known = {"sub": "ada"} if path == "/v1/users" else {"name": "a", "scopes": ["notify"]}
     for size, status in ((16 * KIB, 201), (16 * KIB + 1, 413)):
         answer = await server.service.post(path, content=filled(known, size), headers=JSON)
@@ -318,13 +318,13 @@ async def test_a_body_of_the_management_has_16_kib(server: LocalServer, path: st
     assert answer.json()["detail"] == "The body is over 16 KiB."
 
 
-async def test_too_many_ids_are_one_error_whatever_they_are(server: LocalServer) -> None:
+async def test_too_many_ids_are_reported_as_one_error(server: LocalServer) -> None:
     answer = await (await server.user()).post(READ, json={"ids": ["no"] * (MAX_IDS + 1)})
     assert answer.status_code == 422
     assert answer.json()["errors"] == [{"field": "ids", "message": "it must have at most 1,000 ids"}]
 
 
-async def test_each_kib_that_a_post_stores_beyond_the_first_counts_as_an_item(
+async def test_each_stored_kib_of_a_post_beyond_the_first_counts_as_an_item(
     start_server: StartServer,
 ) -> None:
     """The budget of items bounds the bytes that a service stores."""
@@ -360,7 +360,7 @@ async def test_each_kib_of_a_post_beyond_16_counts_as_4_items(start_server: Star
 
 
 @pytest.mark.parametrize(("distinct", "cost"), [(1, 1 + 240 * 4), (400, 1 + 240 * 4), (1000, 1000)])
-async def test_a_post_counts_as_its_recipients_where_those_are_more(
+async def test_a_post_is_charged_for_its_recipients_if_they_exceed_its_size(
     start_server: StartServer, distinct: int, cost: int
 ) -> None:
     server = await start_server(items_per_second=500)
@@ -372,7 +372,7 @@ async def test_a_post_counts_as_its_recipients_where_those_are_more(
     assert 2000 - items.level(1) == cost
 
 
-async def test_a_large_item_of_a_batch_counts_as_on_its_own(start_server: StartServer) -> None:
+async def test_a_large_item_of_a_batch_is_charged_like_a_single_post(start_server: StartServer) -> None:
     server = await start_server(items_per_second=500)
     items = server.state.rate_limits.items
     items.clock = lambda: 0.0
@@ -382,7 +382,7 @@ async def test_a_large_item_of_a_batch_counts_as_on_its_own(start_server: StartS
     assert 2000 - items.level(1) == 32 * ITEMS_PER_KIB
 
 
-async def test_each_16_kib_of_a_users_body_count_as_a_request(start_server: StartServer) -> None:
+async def test_each_16_kib_of_a_users_body_counts_as_a_request(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=1)
     user = await server.user()
     commands = server.state.rate_limits.commands
@@ -395,7 +395,7 @@ async def test_each_16_kib_of_a_users_body_count_as_a_request(start_server: Star
         assert 4 - level == cost
 
 
-async def test_who_is_in_debt_has_no_larger_body_parsed(
+async def test_a_large_body_of_a_service_over_its_item_limit_is_not_parsed(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await start_server(items_per_second=1)

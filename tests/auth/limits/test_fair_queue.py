@@ -24,7 +24,7 @@ def test_callers_take_turns_and_each_keeps_its_order() -> None:
     assert drained(queue) == [["a0", "b0", "c0", "a1", "b1", "a2"]]
 
 
-def test_a_batch_is_never_heavier_than_the_limit_unless_it_is_one_heavy_piece() -> None:
+def test_a_batch_never_exceeds_the_weight_limit_except_for_one_heavy_item() -> None:
     chance = random.Random(1)
     for _ in range(200):
         queue: FairQueue[tuple[int, int]] = FairQueue(10**6)
@@ -43,22 +43,22 @@ def test_a_batch_is_never_heavier_than_the_limit_unless_it_is_one_heavy_piece() 
             assert mine == sorted(mine)
 
 
-def test_work_that_does_not_fit_is_first_the_next_time() -> None:
+def test_work_that_does_not_fit_is_first_in_the_next_batch() -> None:
     assert drained(filled((1, 6, "a"), (2, 6, "b"), (3, 4, "c"))) == [["a", "c"], ["b"]]
 
 
-def test_heavy_work_is_not_taken_twice_while_light_work_waits() -> None:
+def test_heavy_work_does_not_run_twice_in_a_row_while_light_work_waits() -> None:
     heavy = [(caller, 50, f"heavy {caller}") for caller in (1, 2, 3)]
     assert drained(filled(*heavy, (4, 1, "light"))) == [["heavy 1"], ["light"], ["heavy 2"], ["heavy 3"]]
 
 
-def test_one_caller_fills_half_of_the_queue_and_others_find_room() -> None:
+def test_one_caller_can_fill_at_most_half_of_the_free_space() -> None:
     queue: FairQueue[int] = FairQueue(1000)
     taken = {caller: sum(queue.put(caller, 1, n) for n in range(2000)) for caller in (1, 2, 3)}
     assert taken == {1: 500, 2: 250, 3: 125}
 
 
-def test_room_is_free_again_when_work_is_taken() -> None:
+def test_taking_work_frees_space_in_the_queue() -> None:
     queue: FairQueue[int] = FairQueue(10)
     for _ in range(3):
         assert [queue.put(1, 5, 0), queue.put(1, 5, 0)] == [True, False]

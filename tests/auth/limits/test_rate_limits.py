@@ -92,7 +92,7 @@ async def test_the_sixth_failure_of_an_account_from_one_address_is_refused(stora
     assert headers["RateLimit-Policy"] == '"login";q=5;w=60'
 
 
-async def test_failures_for_an_account_from_elsewhere_do_not_stop_its_owner(
+async def test_failures_from_other_addresses_do_not_lock_out_the_owner_of_an_account(
     storage: Storage, waits: list[float]
 ) -> None:
     logins = logins_of(storage)
@@ -106,25 +106,25 @@ async def test_failures_for_an_account_from_elsewhere_do_not_stop_its_owner(
     assert waits == [], "an address that has signed in before does not even wait"
 
 
-async def test_the_longer_an_account_is_attacked_the_longer_a_sign_in_waits() -> None:
+async def test_the_sign_in_delay_doubles_with_each_failure_up_to_a_limit() -> None:
     delays = [delay_after(FREE_FAILURES + number) for number in range(1, 9)]
     assert delays == [0.125, 0.25, 0.5, 1, 2, 4, 4, 4]
 
 
-async def test_a_success_forgives_the_failures_before_it(storage: Storage) -> None:
+async def test_a_successful_sign_in_clears_earlier_failures(storage: Storage) -> None:
     logins = logins_of(storage)
     for _ in range(4):
         await fail(logins, "ada", HOME, 4)
         await (await logins.begin("ada", HOME)).succeeded()
 
 
-async def test_successes_of_many_accounts_at_one_address_are_no_failures(storage: Storage) -> None:
+async def test_successful_sign_ins_from_one_address_do_not_count_as_failures(storage: Storage) -> None:
     logins = logins_of(storage, login_limit_per_address="3/minute")
     for number in range(10):
         await (await logins.begin(f"user-{number}", HOME)).succeeded()
 
 
-async def test_one_address_that_tries_many_accounts_is_refused_and_its_own_users_are_not(
+async def test_an_address_that_guesses_many_accounts_is_refused_except_for_its_known_users(
     storage: Storage,
 ) -> None:
     logins = logins_of(storage, login_limit_per_address="10/minute")
@@ -137,13 +137,13 @@ async def test_one_address_that_tries_many_accounts_is_refused_and_its_own_users
     await (await logins.begin("ada", HOME)).succeeded()
 
 
-async def test_a_hundred_sign_ins_at_once_get_no_more_tries_than_one_after_another(storage: Storage) -> None:
+async def test_concurrent_sign_ins_get_no_more_attempts_than_sequential_ones(storage: Storage) -> None:
     logins = logins_of(storage)
     tries = await asyncio.gather(*(logins.begin("ada", HOME) for _ in range(100)), return_exceptions=True)
     assert sum(not isinstance(one, Exception) for one in tries) == 5
 
 
-async def test_who_is_refused_for_a_minute_is_not_counted_for_the_hour(storage: Storage) -> None:
+async def test_an_attempt_refused_by_the_minute_limit_does_not_count_for_the_hour(storage: Storage) -> None:
     logins = logins_of(storage, login_limit="30/hour; 1/minute")
     await fail(logins, "ada", HOME)
     for _ in range(40):
@@ -152,13 +152,11 @@ async def test_who_is_refused_for_a_minute_is_not_counted_for_the_hour(storage: 
     assert refused.value.headers["RateLimit-Policy"] == '"login";q=1;w=60'
 
 
-async def test_an_empty_limit_is_none(storage: Storage, waits: list[float]) -> None:
+async def test_an_empty_login_limit_means_no_limit(storage: Storage, waits: list[float]) -> None:
     await fail(logins_of(storage, login_limit="", login_limit_per_address=""), "ada", HOME, 200)
 
 
-async def test_failures_in_a_56_and_a_48_are_counted_with_larger_allowances(
-    storage: Storage, waits: list[float]
-) -> None:
+async def test_failures_in_an_ipv6_56_or_48_have_larger_limits(storage: Storage, waits: list[float]) -> None:
     logins = logins_of(storage, login_limit="2/minute", login_limit_per_address="3/minute")
 
     async def tries(sub: str, addresses: list[str]) -> tuple[int, str]:
@@ -183,7 +181,7 @@ async def test_failures_in_a_56_and_a_48_are_counted_with_larger_allowances(
     )
 
 
-async def test_a_success_forgives_one_failure_of_a_wide_network_alone(
+async def test_a_success_clears_only_one_failure_of_a_wide_network(
     storage: Storage, waits: list[float]
 ) -> None:
     logins = logins_of(storage, login_limit="2/minute")
@@ -196,9 +194,7 @@ async def test_a_success_forgives_one_failure_of_a_wide_network_alone(
 
 
 @pytest.mark.parametrize("known", [False, True])
-async def test_an_attempt_that_is_withdrawn_was_never_counted(
-    storage: Storage, waits: list[float], known: bool
-) -> None:
+async def test_a_withdrawn_attempt_does_not_count(storage: Storage, waits: list[float], known: bool) -> None:
     logins = logins_of(storage, login_limit="2/minute", login_limit_per_address="2/minute")
     if known:
         await (await logins.begin("ada", HOME)).succeeded()
@@ -227,7 +223,7 @@ async def test_an_address_is_known_for_30_days_after_the_last_sign_in(
     assert not (await logins.begin("ada", HOME)).turn.known
 
 
-async def test_the_counters_hold_no_name(redis: Redis) -> None:
+async def test_the_sign_in_counters_in_redis_contain_no_account_name(redis: Redis) -> None:
     redis.flush()
     shared = Shared(redis.url)
     await fail(logins_of(shared), "ada-the-secret-name", HOME)
@@ -237,7 +233,7 @@ async def test_the_counters_hold_no_name(redis: Redis) -> None:
     assert not any("ada" in key for key in keys)
 
 
-async def test_two_processes_share_what_they_count_in_redis(redis: Redis) -> None:
+async def test_two_processes_share_sign_in_counters_in_redis(redis: Redis) -> None:
     redis.flush()
     one, other = Shared(redis.url), Shared(redis.url)
     await fail(logins_of(one), "ada", HOME, 3)
@@ -248,7 +244,7 @@ async def test_two_processes_share_what_they_count_in_redis(redis: Redis) -> Non
     await other.close()
 
 
-async def test_a_redis_that_is_down_costs_a_warning_and_the_counting_goes_on_in_memory() -> None:
+async def test_sign_in_counters_fall_back_to_memory_with_one_warning_if_redis_is_down() -> None:
     port, now = free_port(), 0.0
     shared = Shared(f"redis://127.0.0.1:{port}", clock=lambda: now)
     logins = logins_of(shared)
@@ -267,7 +263,7 @@ async def test_a_redis_that_is_down_costs_a_warning_and_the_counting_goes_on_in_
         await shared.close()
 
 
-async def test_a_redis_connection_that_does_not_close_in_time_is_no_error_at_the_end(
+async def test_a_redis_connection_that_does_not_close_in_time_raises_no_error(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang(_pool: ConnectionPool) -> None:
@@ -281,7 +277,7 @@ async def test_a_redis_connection_that_does_not_close_in_time_is_no_error_at_the
     await shared.close()
 
 
-async def test_the_memory_that_is_counted_in_is_bounded() -> None:
+async def test_the_number_of_counters_in_memory_is_limited() -> None:
     memory = Memory()
     for number in range(MAX_KEYS + 10):
         await memory.incr(str(number), 60)
@@ -292,7 +288,7 @@ async def test_the_memory_that_is_counted_in_is_bounded() -> None:
     assert len(buckets._levels) == MAX_KEYS
 
 
-async def test_a_crowd_does_not_push_out_what_is_counted_against_an_old_caller() -> None:
+async def test_many_new_callers_do_not_evict_the_debt_of_an_old_caller() -> None:
     memory = Memory()
     await memory.incr("short", -1)
     await memory.incr("held against", 60, 5)
@@ -309,7 +305,7 @@ async def test_a_crowd_does_not_push_out_what_is_counted_against_an_old_caller()
         buckets.take("held against")
 
 
-async def test_many_networks_do_not_push_out_what_is_counted_against_their_48(waits: list[float]) -> None:
+async def test_many_ipv6_64s_do_not_evict_the_counter_of_their_48(waits: list[float]) -> None:
     logins = logins_of(Memory())
     attacker = [f"2001:db8:0:{number:x}::1" for number in range(2000)]
     refused = 0
@@ -346,7 +342,7 @@ def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
         buckets.take("a")
 
 
-def test_what_costs_more_than_a_bucket_holds_passes_and_its_debt_is_waited_for() -> None:
+def test_a_charge_over_the_bucket_size_passes_and_leaves_a_debt() -> None:
     now = 0.0
     buckets = Buckets("posts", 10, 40, clock=lambda: now)
     buckets.take("a", 1000)
@@ -357,7 +353,7 @@ def test_what_costs_more_than_a_bucket_holds_passes_and_its_debt_is_waited_for()
     buckets.take("a")
 
 
-def test_what_is_slow_to_fill_is_full_again_at_the_end_of_its_window() -> None:
+def test_a_slow_bucket_is_full_again_after_its_window() -> None:
     now = 0.0
     buckets = Buckets("posts", 0.1, 0.4, clock=lambda: now)
     buckets.take("a")
@@ -368,7 +364,7 @@ def test_what_is_slow_to_fill_is_full_again_at_the_end_of_its_window() -> None:
     buckets.take("a")
 
 
-def test_a_56_may_do_four_times_and_a_48_sixteen_times_what_a_64_may() -> None:
+def test_an_ipv6_56_has_4_times_and_a_48_has_16_times_the_limit_of_a_64() -> None:
     buckets = NetworkBuckets("tests", 0.001, 5, clock=lambda: 0.0)
 
     def taken(hosts: list[str]) -> int:
@@ -387,7 +383,7 @@ def test_a_56_may_do_four_times_and_a_48_sixteen_times_what_a_64_may() -> None:
     assert taken(["192.0.2.2"] * 100) == 5
 
 
-def test_what_a_wide_network_refuses_is_not_counted_in_a_narrow_one() -> None:
+def test_a_request_refused_by_a_wide_network_does_not_count_in_a_narrow_one() -> None:
     now = 0.0
     buckets = NetworkBuckets("tests", 1, 1, clock=lambda: now)
     for number in range(4):
@@ -399,7 +395,7 @@ def test_what_a_wide_network_refuses_is_not_counted_in_a_narrow_one() -> None:
     buckets.take("2001:db8:0:9::1")
 
 
-def test_a_bucket_may_be_asked_before_and_charged_after() -> None:
+def test_a_bucket_can_be_checked_before_and_charged_after_the_work() -> None:
     now = 0.0
     for buckets in (
         Buckets("tests", 1, 2, clock=lambda: now),
@@ -428,11 +424,11 @@ def test_a_bucket_may_be_asked_before_and_charged_after() -> None:
         ("x" * 1000, "x" * 64),
     ],
 )
-def test_an_address_stands_for_whoever_can_use_it(host: str, network: str) -> None:
+def test_an_address_maps_to_the_network_of_its_owner(host: str, network: str) -> None:
     assert network_of(host) == network
 
 
-def test_an_ipv6_address_stands_for_three_networks() -> None:
+def test_an_ipv6_address_maps_to_three_networks() -> None:
     assert networks_of("2001:db8:1:2345::6") == (
         "2001:db8:1:2345::/64",
         "2001:db8:1:2300::/56",
@@ -481,7 +477,7 @@ def check_limit(answer: httpx.Response, policy: str) -> None:
     assert answer.headers["ratelimit-policy"].startswith(f'"{policy}";q=')
 
 
-async def test_guessing_is_refused_alike_for_an_account_that_exists_and_one_that_does_not(
+async def test_guesses_are_limited_equally_for_existing_and_unknown_accounts(
     server: LocalServer,
 ) -> None:
     await add_ada(server)
@@ -497,7 +493,7 @@ async def test_guessing_is_refused_alike_for_an_account_that_exists_and_one_that
     assert (await sign_in(server, PASSWORD)).status_code == 429
 
 
-async def test_the_owner_signs_in_while_others_fail_elsewhere(start_server: StartServer) -> None:
+async def test_the_owner_can_sign_in_while_another_address_is_refused(start_server: StartServer) -> None:
     server = await start_server(forwarded_allow_ips="127.0.0.1")
     await add_ada(server)
     for _ in range(7):
@@ -506,25 +502,25 @@ async def test_the_owner_signs_in_while_others_fail_elsewhere(start_server: Star
     assert (await sign_in(server, PASSWORD, by=HOME)).status_code == 200
 
 
-async def test_an_address_that_is_only_claimed_changes_nothing(server: LocalServer) -> None:
+async def test_an_x_forwarded_for_from_an_untrusted_client_is_ignored(server: LocalServer) -> None:
     answers = [await sign_in(server, WRONG, by=f"192.0.2.{number}") for number in range(6)]
     assert [one.status_code for one in answers] == [400] * 5 + [429]
 
 
-async def test_a_client_cannot_add_to_what_the_proxy_says(start_server: StartServer) -> None:
+async def test_a_client_cannot_spoof_the_address_that_the_proxy_forwards(start_server: StartServer) -> None:
     server = await start_server(forwarded_allow_ips="127.0.0.0/8")
     answers = [await sign_in(server, WRONG, by=f"192.0.2.{number}, {AWAY}") for number in range(6)]
     assert [one.status_code for one in answers] == [400] * 5 + [429]
 
 
-async def test_an_ipv6_client_is_one_in_all_of_its_network(start_server: StartServer) -> None:
+async def test_all_ipv6_addresses_of_a_64_share_one_failure_limit(start_server: StartServer) -> None:
     server = await start_server(forwarded_allow_ips="127.0.0.1")
     answers = [await sign_in(server, WRONG, by=f"2001:db8:0:1::{number}") for number in range(6)]
     assert [one.status_code for one in answers] == [400] * 5 + [429]
     assert (await sign_in(server, WRONG, by="2001:db8:0:2::1")).status_code == 400
 
 
-async def test_a_service_that_posts_too_much_is_told_when_to_go_on(start_server: StartServer) -> None:
+async def test_a_service_over_its_post_limit_gets_a_429_with_retry_after(start_server: StartServer) -> None:
     server = await start_server(posts_per_second=0.5)
     post = {"to": "ada", "title": "Hello"}
     one = await server.service.post("/v1/notifications/batch", json=[post] * 3)
@@ -561,7 +557,7 @@ async def test_all_requests_of_a_user_have_one_budget(start_server: StartServer)
     assert (live["seq"], live["unread"], live["unseen"]) == (1, 1, 1), "nothing was done of what was refused"
 
 
-async def test_a_user_over_the_budget_is_told_so_before_the_body_is_read(start_server: StartServer) -> None:
+async def test_a_user_over_the_budget_gets_a_429_before_the_body_is_read(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=ONE_REQUEST)
     ada = await server.user()
     assert (await ada.post("/v1/inbox/seen", content=b"{")).status_code == 422, (
@@ -571,7 +567,7 @@ async def test_a_user_over_the_budget_is_told_so_before_the_body_is_read(start_s
         check_refusal(await ada.post("/v1/inbox/seen", content=content), "commands")
 
 
-async def test_a_long_answer_counts_as_several_requests(start_server: StartServer) -> None:
+async def test_a_long_response_counts_as_several_requests(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=ONE_REQUEST)
     await server.service.notify_many("ada", 450)
     ada = await server.user()
@@ -582,7 +578,7 @@ async def test_a_long_answer_counts_as_several_requests(start_server: StartServe
     assert int(refused.headers["Retry-After"]) > 2 / ONE_REQUEST
 
 
-async def test_a_user_may_do_a_lot_at_once_by_default(start_server: StartServer) -> None:
+async def test_the_default_limit_allows_200_concurrent_requests_of_a_user(start_server: StartServer) -> None:
     rate = Settings.model_fields["commands_per_second"].default
     server = await start_server(commands_per_second=rate)
     ada = await server.user()
@@ -590,7 +586,7 @@ async def test_a_user_may_do_a_lot_at_once_by_default(start_server: StartServer)
     assert {answer.status_code for answer in answers} == {200}
 
 
-async def test_the_other_requests_of_a_service_have_a_budget_and_posts_are_not_of_it(
+async def test_requests_of_a_service_other_than_posts_have_their_own_budget(
     start_server: StartServer,
 ) -> None:
     server = await start_server(service_calls_per_second=ONE_REQUEST)
@@ -625,7 +621,7 @@ async def test_a_flood_of_handshakes_is_refused_before_the_upgrade(start_server:
     assert b"rate_limited" in (response.body or b"")
 
 
-async def test_each_handshake_is_a_command_of_its_user(start_server: StartServer) -> None:
+async def test_each_handshake_counts_as_a_command_of_its_user(start_server: StartServer) -> None:
     server = await start_server(commands_per_second=0.02)
     ada, bob = await server.user(), await server.user("bob")
     async with ada.socket() as socket:
@@ -640,7 +636,7 @@ async def test_each_handshake_is_a_command_of_its_user(start_server: StartServer
         await socket.until("live")
 
 
-async def test_handshakes_are_counted_by_the_address_that_the_proxy_says(start_server: StartServer) -> None:
+async def test_handshakes_are_limited_by_the_forwarded_client_address(start_server: StartServer) -> None:
     server = await start_server(handshakes_per_second=0.1, forwarded_allow_ips="127.0.0.1")
     user = await server.user()
     for number in range(3):
@@ -649,7 +645,7 @@ async def test_handshakes_are_counted_by_the_address_that_the_proxy_says(start_s
             await socket.until("live")
 
 
-async def test_the_gateway_counts_in_redis_where_it_is_told_to(
+async def test_the_gateway_keeps_sign_in_counters_in_redis_if_configured(
     start_server: StartServer, redis: Redis
 ) -> None:
     redis.flush()
@@ -658,7 +654,7 @@ async def test_the_gateway_counts_in_redis_where_it_is_told_to(
     assert redis.keys()
 
 
-async def test_a_redis_that_is_down_takes_no_sign_in_with_it(start_server: StartServer) -> None:
+async def test_a_user_can_sign_in_while_redis_is_down(start_server: StartServer) -> None:
     server = await start_server(rate_limit_url=f"redis://127.0.0.1:{free_port()}")
     await add_ada(server)
     assert (await sign_in(server, PASSWORD)).status_code == 200
@@ -672,7 +668,7 @@ async def ask(server: LocalServer, path: str = "token", *, by: str = "", **form:
     return await server.http.post(f"/v1/auth/{path}", data=form, headers=headers)
 
 
-async def test_an_account_signs_in_so_often_and_then_no_password_is_looked_at(
+async def test_an_account_over_its_sign_in_limit_is_refused_before_the_password_check(
     start_server: StartServer,
 ) -> None:
     server = await start_server(tokens_per_minute=3)
@@ -685,7 +681,7 @@ async def test_an_account_signs_in_so_often_and_then_no_password_is_looked_at(
     assert (await sign_in(server, PASSWORD, "bob")).status_code == 200
 
 
-async def test_what_fails_does_not_count_as_a_sign_in(start_server: StartServer) -> None:
+async def test_failed_attempts_do_not_count_against_the_sign_in_limit(start_server: StartServer) -> None:
     server = await start_server(tokens_per_minute=1, login_limit="")
     await add_ada(server)
     for _ in range(3):
@@ -693,7 +689,9 @@ async def test_what_fails_does_not_count_as_a_sign_in(start_server: StartServer)
     assert (await sign_in(server, PASSWORD)).status_code == 200
 
 
-async def test_a_session_is_refreshed_so_often_and_its_token_stays_good(start_server: StartServer) -> None:
+async def test_a_refresh_over_the_session_limit_is_refused_and_its_token_stays_valid(
+    start_server: StartServer,
+) -> None:
     server = await start_server(tokens_per_minute=2)
     await add_ada(server)
     one, other = [(await sign_in(server, PASSWORD)).json()["refresh_token"] for _ in range(2)]
@@ -707,7 +705,7 @@ async def test_a_session_is_refreshed_so_often_and_its_token_stays_good(start_se
     assert (await ask(server, grant_type="refresh_token", refresh_token=one)).status_code == 200
 
 
-async def test_a_user_refreshes_so_often_over_all_sessions_and_the_tokens_stay_good(
+async def test_a_refresh_over_the_user_limit_is_refused_and_its_token_stays_valid(
     start_server: StartServer,
 ) -> None:
     server = await start_server(tokens_per_minute=1, max_sessions_per_user=20)
@@ -730,7 +728,7 @@ async def test_a_user_refreshes_so_often_over_all_sessions_and_the_tokens_stay_g
     assert (await ask(server, grant_type="refresh_token", refresh_token=last)).status_code == 200
 
 
-async def test_a_service_mints_so_many_tokens_and_fewer_for_one_user(start_server: StartServer) -> None:
+async def test_minted_tokens_are_limited_per_service_and_per_user(start_server: StartServer) -> None:
     server = await start_server(tokens_per_second=1.5, tokens_per_minute=2)
     for _ in range(2):
         assert (await server.service.post("/v1/users/ada/tokens")).status_code == 201
@@ -740,7 +738,7 @@ async def test_a_service_mints_so_many_tokens_and_fewer_for_one_user(start_serve
     check_refusal(next(answer for answer in answers if answer.status_code == 429), "tokens")
 
 
-async def test_one_service_does_not_use_up_what_another_may_mint_for_a_user(
+async def test_each_service_has_its_own_limit_of_minted_tokens_for_a_user(
     start_server: StartServer,
 ) -> None:
     server = await start_server(tokens_per_minute=1)
@@ -751,7 +749,7 @@ async def test_one_service_does_not_use_up_what_another_may_mint_for_a_user(
     assert (await server.http.post("/v1/users/ada/tokens", headers=headers)).status_code == 201
 
 
-async def test_a_service_gets_so_many_tokens_for_its_secret(start_server: StartServer) -> None:
+async def test_client_credentials_tokens_are_limited_per_service(start_server: StartServer) -> None:
     server = await start_server(tokens_per_second=0.5)
     made = (await server.service.post("/v1/services", json={"name": "x", "scopes": ["notify"]})).json()
     form = {"grant_type": "client_credentials"}
@@ -760,7 +758,7 @@ async def test_a_service_gets_so_many_tokens_for_its_secret(start_server: StartS
     check_oauth_refusal(await ask(server, **form, **secret), "tokens")
 
 
-async def test_a_user_gets_so_many_tickets(start_server: StartServer) -> None:
+async def test_tickets_are_limited_per_user(start_server: StartServer) -> None:
     server = await start_server(tokens_per_minute=2)
     ada, bob = await server.user("ada"), await server.user("bob")
     assert [(await ada.post("/v1/auth/ticket")).status_code for _ in range(2)] == [200] * 2
@@ -769,7 +767,7 @@ async def test_a_user_gets_so_many_tickets(start_server: StartServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["token", "revoke"])
-async def test_an_address_sends_so_many_requests_to_the_oauth_endpoints(
+async def test_requests_to_the_oauth_endpoints_are_limited_per_address(
     start_server: StartServer, path: str
 ) -> None:
     server = await start_server(auth_per_second=0.3, forwarded_allow_ips="127.0.0.1")
@@ -780,7 +778,7 @@ async def test_an_address_sends_so_many_requests_to_the_oauth_endpoints(
     assert (await ask(server, path, token="x", by=AWAY)).status_code in {200, 400}
 
 
-async def test_an_address_that_sends_wrong_secrets_is_refused_and_its_owner_elsewhere_is_not(
+async def test_wrong_client_secrets_block_their_address_and_not_the_service_elsewhere(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.auth.limits.rate_limits.CLIENT_FAILURES", 3)
@@ -827,7 +825,7 @@ async def test_an_attempt_that_the_hasher_refuses_is_not_counted_as_a_failure(
         ("auth_per_second", "many"),
     ],
 )
-def test_a_limit_that_is_none_stops_the_start(
+def test_an_invalid_limit_setting_stops_the_start(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -844,7 +842,9 @@ def test_a_bucket_costs_a_few_microseconds() -> None:
     assert (time.process_time() - began) / rounds < 20e-6
 
 
-async def test_failures_at_home_do_not_stop_the_owner_there(storage: Storage, waits: list[float]) -> None:
+async def test_failures_at_a_known_address_do_not_lock_out_its_owner(
+    storage: Storage, waits: list[float]
+) -> None:
     logins = logins_of(storage)
     await (await logins.begin("ada", HOME)).succeeded()
     await fail(logins, "ada", HOME, 7)
@@ -854,7 +854,9 @@ async def test_failures_at_home_do_not_stop_the_owner_there(storage: Storage, wa
     assert waits == []
 
 
-async def test_made_up_names_fill_no_memory_and_free_nobody_who_guesses(waits: list[float]) -> None:
+async def test_guesses_of_made_up_names_neither_fill_the_memory_nor_evict_known_addresses(
+    waits: list[float],
+) -> None:
     storage = Memory()
     logins = logins_of(storage)
     await (await logins.begin("ada", HOME)).succeeded()
