@@ -1,6 +1,6 @@
 """Positions: the heads of users' logs within a transaction that holds the locks of the users' rows."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,46 +51,62 @@ class Position:
             self.unseen += sign if item.created_seq > self.seen else 0
 
 
-def _select_positions(dialect: str) -> Select[Any]:
+_COLUMNS = (
+    users.c.sub,
+    users.c.id,
+    users.c.last_seq,
+    users.c.unread,
+    users.c.unseen,
+    users.c.seen_seq,
+    users.c.delivered_seq,
+)
+
+
+def _lock_positions(dialect: str) -> Select[Any]:
     """Return the query that locks the wanted users, or none of them while one of the `subs` is missing.
 
     A transaction that creates users waits for others that create the same ones. It must hold no lock of a
-    user while it waits. On Postgres a user named by both `subs` and `ids` is returned twice.
+    user while it waits. A user named by both `subs` and `ids` is returned twice.
     """
     named = select(users.c.id).where(users.c.sub.in_(one_column(dialect, "subs", String()))).cte("named")
     complete = select(func.count()).select_from(named).scalar_subquery() == bindparam("number")
     wanted = select(named.c.id).union_all(one_column(dialect, "ids", BigInteger()))
-    locked = (
-        select(
-            users.c.sub,
-            users.c.id,
-            users.c.last_seq,
-            users.c.unread,
-            users.c.unseen,
-            users.c.seen_seq,
-            users.c.delivered_seq,
-        )
+    # Postgres checks a row again that changed during the wait for its lock. It scans a union once for each
+    # such row, and may drop a row that is in it. It evaluates an array only once.
+    each = func.unnest(func.array(wanted.scalar_subquery())).column_valued("wanted")
+    return (
+        select(*_COLUMNS)
+        .where(users.c.id == each, complete)
         # Lock in the same order everywhere, so that two writers never deadlock.
         .order_by(users.c.id)
         .with_for_update(of=users)
     )
-    if dialect == "sqlite":
-        return locked.where(users.c.id.in_(wanted), complete)
-    # Postgres checks a row again that changed during the wait for its lock. It scans a union once for each
-    # such row, and may drop a row that is in it. It evaluates an array only once.
-    each = func.unnest(func.array(wanted.scalar_subquery())).column_valued("wanted")
-    return locked.where(users.c.id == each, complete)
 
 
-_SELECT_POSITIONS = Prepared(_select_positions)
+_LOCK_ON_POSTGRES = Prepared(_lock_positions)
+_BY_SUB = PreparedRows(
+    lambda wanted: select(*_COLUMNS).where(users.c.sub.in_(select(wanted.c.sub))), sub=String()
+)
+_BY_ID = PreparedRows(
+    lambda wanted: select(*_COLUMNS).where(users.c.id.in_(select(wanted.c.id))), id=BigInteger()
+)
+
+
+def _rows_of(connection: Connection, subs: Collection[str], ids: Collection[int]) -> Sequence[Sequence[Any]]:
+    """Return the rows of the users named by `subs` and by `ids`, locked until the transaction ends."""
+    if connection.dialect.name != "sqlite":
+        parameters = {"subs": dumps(list(subs)), "ids": dumps(list(ids)), "number": len(subs)}
+        return _LOCK_ON_POSTGRES.run(connection, parameters)
+    # The transaction holds the lock on the whole database.
+    named = _BY_SUB.run(connection, [(sub,) for sub in subs])
+    return [*named, *_BY_ID.run(connection, [(user_id,) for user_id in ids])]
 
 
 class Positions:
     """The positions of the users that a transaction touches, locked until it ends."""
 
     def __init__(self, connection: Connection, subs: Collection[str], ids: Collection[int]) -> None:
-        parameters = {"subs": dumps(list(subs)), "ids": dumps(list(ids)), "number": len(subs)}
-        found = _SELECT_POSITIONS.run(connection, parameters)
+        found = _rows_of(connection, subs, ids)
         self._connection = connection
         self._stored = {row[1]: tuple(row[2:]) for row in found}
         self.by_id = {row[1]: Position(*row[1:]) for row in found}
