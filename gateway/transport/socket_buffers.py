@@ -25,7 +25,13 @@ UNSENT_BYTES = 16_384
 
 
 def bound(listener: socket.socket) -> None:
-    """Limit the buffers of each connection of a listener, as far as the system supports it."""
+    """Limit the buffers of each connection of a listener, as far as the system supports it.
+
+    Connections inherit the options, and that small segments are sent at once (TCP_NODELAY). asyncio's own
+    loop sets it only for sockets that name their protocol, as accepted ones do not. Without it, a response in
+    two writes waits for a delayed acknowledgement: 40 ms.
+    """
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         with suppress(OSError):

@@ -10,12 +10,16 @@ BODY = b'{"to": "ada", "title": "x", "body": "' + b"y" * 900 + b'"}\n'
 """A line of a batch."""
 
 
+def sockets_of(server: LocalServer) -> list[socket.socket]:
+    """Return the socket of each connection."""
+    transports = [one.transport for one in server.uvicorn.server_state.connections]
+    return [one.get_extra_info("socket") for one in transports]
+
+
 def held_of(server: LocalServer) -> set[int]:
     """Return how much the kernel holds of each connection, in bytes."""
-    transports = [one.transport for one in server.uvicorn.server_state.connections]
-    sockets = [one.get_extra_info("socket") for one in transports]
     # The kernel doubles what it is told (socket(7)).
-    return {one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for one in sockets}
+    return {one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for one in sockets_of(server)}
 
 
 async def send(server: LocalServer, caller: Service, size: int) -> int:
@@ -33,3 +37,11 @@ async def test_the_kernel_buffer_of_a_connection_is_small_until_a_large_body_is_
     assert held_of(server) == {UNREAD_BYTES}
     assert await send(server, server.service, 500_000) == 201
     assert held_of(server) == {UNREAD_BODY_BYTES}
+
+
+async def test_the_kernel_sends_a_small_segment_without_waiting_for_an_acknowledgement(
+    server: LocalServer,
+) -> None:
+    """The server runs on asyncio's own loop here. uvloop sets the option itself."""
+    await server.service.notify("ada")
+    assert [one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in sockets_of(server)] == [1]
