@@ -126,11 +126,17 @@ class FastPathProtocol(HoldingProtocol):
             return
         # It holds the request as a task would.
         self._task = taken.outcome
-        taken.outcome.add_done_callback(partial(self._finish, taken, cycle, app))
+        taken.outcome.add_done_callback(partial(self._finish, taken, cycle, cast("Scope", cycle.scope), app))
 
     def _finish(
-        self, taken: Taken, cycle: RequestResponseCycle, app: ASGIApp, _outcome: asyncio.Future[Any]
+        self,
+        taken: Taken,
+        cycle: RequestResponseCycle,
+        scope: Scope,
+        app: ASGIApp,
+        _outcome: asyncio.Future[Any],
     ) -> None:
+        cycle.scope = cast("Any", scope)  # A connection that ends just before this has dropped it.
         try:
             answer = taken.answer()
         except Exception as error:  # noqa: BLE001 - the application renders it

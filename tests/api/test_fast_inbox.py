@@ -16,6 +16,7 @@ from gateway.auth.limits.held_answers import UNCOUNTED_BYTES
 from gateway.errors import Unavailable
 from gateway.store import log
 from gateway.transport.fast_path import FAST_PATHS
+from gateway.transport.turnstile import TURNSTILE
 from tests.support.clients import User
 from tests.support.pairs import Answer, Wire, counted_requests, serving_two
 from tests.support.servers import LocalServer
@@ -284,3 +285,38 @@ async def test_a_client_that_disconnects_during_a_page_read_leaks_nothing(
     await until(lambda: read, "the page was read")
     await until(lambda: not state.tasks, "it has ended")
     await until(lambda: both.fast.state.rate_limits.held_answers.bytes.total == 0, "nothing is held")
+
+
+async def test_a_client_that_disconnects_just_before_its_page_is_sent_leaks_nothing(
+    start_pair: StartPair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = await start_pair()
+    await both.post(*({"title": str(number), "body": "x" * 4000} for number in range(6)))
+    connections, take = both.fast.uvicorn.server_state.connections, Spy.take
+
+    def end_first(self: Spy, head: Any, body: bytearray) -> Any:
+        taken = take(self, head, body)
+
+        def end(_: object) -> None:
+            # The page is ready, and the fast path has not been told yet.
+            (protocol,) = connections - others
+            protocol.connection_lost(ConnectionResetError())
+            protocol.transport.abort()
+
+        taken.outcome.add_done_callback(end)
+        return taken
+
+    monkeypatch.setattr(Spy, "take", end_first)
+    others = set(connections)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(both.fast.base.rpartition(":")[2]))
+    head = f"GET /v1/inbox HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {both.users[0].token}\r\n\r\n"
+    # In two pieces, so that the request is counted until its end.
+    writer.write(head[:40].encode())
+    await asyncio.sleep(0.05)
+    writer.write(head[40:].encode())
+    assert await reader.read() == b""
+    writer.close()
+    held = both.fast.state.rate_limits
+    await until(lambda: held.held_answers.bytes.total == 0, "nothing is held")
+    await until(lambda: both.fast.uvicorn.lifespan.state[TURNSTILE].held_bytes == 0, "nothing is counted")
+    assert not [one for one in caplog.records if one.exc_info]
