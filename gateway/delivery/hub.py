@@ -6,6 +6,7 @@ Work on many connections is spread over several turns of the event loop, so that
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from time import perf_counter
 from typing import Protocol
 
 from gateway.delivery.groups import Groups
@@ -21,6 +22,9 @@ TURN = 250
 
 A wake may write a burst of messages, which takes some 20 µs.
 """
+
+TURN_SECONDS = 0.005
+"""How long the wakes of one turn may take, in seconds. A message with deeply nested `data` takes longer."""
 
 CLOSED_PER_TURN = 100
 """Maximum number of sockets closed in one turn of the event loop. Each close sends a frame."""
@@ -72,6 +76,7 @@ class Hub:
         self._sessions: Groups[str, Subscriber] = Groups()
         self._ended: deque[str] = deque()
         self._count = 0
+        self._wakes: deque[Iterator[tuple[int, int]]] = deque()
 
     def __len__(self) -> int:
         """Return the number of attached sockets."""
@@ -121,21 +126,35 @@ class Hub:
     def wake(self, seqs: Mapping[int, int]) -> None:
         """Wake the subscribers of these users. `seqs` has the last `seq` of each user's log after a commit.
 
-        Subscribers beyond `TURN` are woken in later turns of the event loop, after those woken first have
-        sent.
+        Those beyond one turn are woken in later turns of the event loop, after those woken first have sent.
+        Commits take turns then, so that one for many users doesn't delay the others.
         """
-        self._wake_some(iter(seqs.items()))
+        users = iter(seqs.items())
+        if self._wake_some(users):
+            self._wakes.append(users)
+            if len(self._wakes) == 1:
+                asyncio.get_running_loop().call_soon(self._wake_more)
 
-    def _wake_some(self, seqs: Iterator[tuple[int, int]]) -> None:
-        woken = 0
-        for user_id, seq in seqs:
+    def _wake_more(self) -> None:
+        users = self._wakes.popleft()
+        try:
+            if self._wake_some(users):
+                self._wakes.append(users)
+        finally:
+            if self._wakes:
+                asyncio.get_running_loop().call_soon(self._wake_more)
+
+    def _wake_some(self, users: Iterator[tuple[int, int]]) -> bool:
+        """Wake the subscribers of users for one turn, and return whether there may be more."""
+        woken, until = 0, perf_counter() + TURN_SECONDS
+        for user_id, seq in users:
             subscribers = self._users.of(user_id)
             for subscriber in subscribers:
                 subscriber.wake(seq)
             woken += len(subscribers)
-            if woken >= TURN:
-                asyncio.get_running_loop().call_soon(self._wake_some, seqs)
-                return
+            if woken >= TURN or perf_counter() >= until:
+                return True
+        return False
 
     def positions(self, users: Collection[int] | None = None) -> list[tuple[int, int, int]]:
         """Return for each user, of these or of all, the `seq` and seen mark that all their sockets know."""

@@ -6,7 +6,7 @@ The library is imported at its first use: most gateways have no client that choo
 import json
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from pydantic_core import from_json
@@ -19,11 +19,23 @@ MAX_ARRAY = 420
 The library allocates an array before it reads the elements, so a short frame could ask for much memory.
 """
 
-_TIMES = ("created_at", "read_at", "archived_at", "deleted_at")
+_STATES = ("read_at", "archived_at", "deleted_at")
+_TIMES = ("created_at", *_STATES)
+
+
+_NOTIFICATION = b'{"type":"notification",'
+
+# The members of a new item that all its recipients share begin and end here. No text stands before or after.
+_CONTENT = b'"title":'
+_AFTER_CONTENT = b',"read_at":'
+
+_MAX_FIXMAP = 15
 
 
 def pack_message(payload: bytes) -> bytes:
     """Return the MessagePack of a message, from its JSON: so each message is defined once."""
+    if payload.startswith(_NOTIFICATION):
+        return _pack_notification(payload)
     message = _parsed(payload)
     if (expires_at := message.get("expires_at")) is not None:
         message["expires_at"] = parse_time(expires_at)
@@ -32,6 +44,47 @@ def pack_message(payload: bytes) -> bytes:
     for item in message.get("items", ()):
         _convert(item)
     return _packer()(message)
+
+
+def _pack_notification(payload: bytes) -> bytes:
+    """Pack a new item. Its content is packed once for all recipients: deep `data` takes long."""
+    begin, end = payload.index(_CONTENT), payload.rindex(_AFTER_CONTENT)
+    message = _parsed(payload[:begin] + payload[end + 1 :])
+    counts = {name: message.pop(name) for name in ("unread", "unseen")}
+    item = message.pop("notification")
+    _convert(item)
+    states = {name: item.pop(name) for name in _STATES}
+    number, content = _pack_content(payload[begin:end])
+    return b"".join(
+        (
+            _map_header(len(message) + 1 + len(counts)),
+            _pack_members(message),
+            _packer()("notification"),
+            _map_header(len(item) + number + len(states)),
+            _pack_members(item),
+            content,
+            _pack_members(states),
+            _pack_members(counts),
+        )
+    )
+
+
+@lru_cache(maxsize=32)
+def _pack_content(members: bytes) -> tuple[int, bytes]:
+    """Return the number of these members of an item, and their MessagePack."""
+    content = _parsed(b"{%b}" % members)
+    _convert(content)
+    return len(content), _pack_members(content)
+
+
+def _map_header(number: int) -> bytes:
+    """Return the first bytes of a map with so many members."""
+    return bytes((0x80 | number,)) if number <= _MAX_FIXMAP else b"\xde" + number.to_bytes(2, "big")
+
+
+def _pack_members(members: dict[str, Any]) -> bytes:
+    """Pack up to 15 members without the header of a map, which is then one byte."""
+    return _packer()(members)[1:]
 
 
 def _parsed(payload: bytes) -> dict[str, Any]:
@@ -55,9 +108,11 @@ def _packer() -> Callable[[Any], bytes]:
 
 
 def _convert(item: dict[str, Any]) -> None:
-    item["id"] = bytes.fromhex(item["id"].replace("-", ""))
+    """Convert the id and the times of an item, or of a part of it."""
+    if (identifier := item.get("id")) is not None:
+        item["id"] = bytes.fromhex(identifier.replace("-", ""))
     for name in _TIMES:
-        if (time := item[name]) is not None:
+        if (time := item.get(name)) is not None:
             item[name] = parse_time(time)
 
 

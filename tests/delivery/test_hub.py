@@ -136,8 +136,9 @@ async def test_a_socket_that_fails_to_close_does_not_leave_others_open(
 
 
 async def test_a_commit_for_many_users_wakes_them_over_several_turns(
-    turns: Turns, stack: AsyncExitStack
+    turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "TURN_SECONDS", 60)
     fakes = [Fake(str(number), turns) for number in range(2 * TURN + 1)]
     async with stack:
         hub = attached(stack, fakes)
@@ -146,7 +147,38 @@ async def test_a_commit_for_many_users_wakes_them_over_several_turns(
     assert per_turn([fake.woken for fake in fakes]) == [TURN, TURN, 1]
 
 
-async def test_a_commit_for_few_users_wakes_them_at_once(turns: Turns, stack: AsyncExitStack) -> None:
+async def test_slow_wakes_leave_turns_to_others(
+    turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TURN_SECONDS", 0)
+    fakes = [Fake(str(number), turns) for number in range(4)]
+    async with stack:
+        attached(stack, fakes).wake(dict.fromkeys(range(4), 7))
+        await until(lambda: all(fake.woken >= 0 for fake in fakes), "all are woken")
+    assert len({fake.woken for fake in fakes}) == 4
+
+
+async def test_a_commit_for_one_user_does_not_wait_for_one_for_many(
+    turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TURN_SECONDS", 0)
+    fakes = [Fake(str(number), turns) for number in range(20)]
+    async with stack:
+        hub = attached(stack, fakes)
+        hub.wake(dict.fromkeys(range(9), 7))
+        hub.wake(dict.fromkeys(range(10, 19), 7))
+        hub.wake({19: 7})
+        assert [number for number, fake in enumerate(fakes) if fake.woken >= 0] == [0, 10, 19]
+        await until(lambda: fakes[8].woken >= 0 and fakes[18].woken >= 0, "all are woken")
+    # The two commits for many take turns.
+    assert abs(fakes[8].woken - fakes[18].woken) <= 1
+    assert fakes[9].woken == -1
+
+
+async def test_a_commit_for_few_users_wakes_them_at_once(
+    turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TURN_SECONDS", 60)
     fakes = [Fake(str(number), turns) for number in range(TURN)]
     async with stack:
         attached(stack, fakes).wake(dict.fromkeys(range(TURN), 7))
