@@ -25,6 +25,7 @@ from gateway.settings import Settings
 from gateway.transport.acceptor import Acceptor
 from gateway.transport.connections import CONNECTIONS, Connections, Place
 from gateway.transport.http import GatewayHttp
+from gateway.transport.turnstile import TURNSTILE, Turnstile
 
 logger = structlog.get_logger()
 
@@ -95,7 +96,8 @@ class Server(uvicorn.Server):
         """Start, accept connections from these listeners, and call `started`."""
         await super().startup([])
         connections = cast("Connections", self.lifespan.state[CONNECTIONS])
-        acceptors = [Acceptor(one, self._protocol, connections) for one in sockets or ()]
+        is_busy = cast("Turnstile", self.lifespan.state[TURNSTILE]).is_busy
+        acceptors = [Acceptor(one, self._protocol, connections, is_busy) for one in sockets or ()]
         for acceptor in acceptors:
             await acceptor.start()
         self.servers = cast("list[asyncio.Server]", acceptors)

@@ -26,6 +26,12 @@ BACKLOG = 4096
 MAX_PER_PASS = 256
 """Maximum number of connections accepted in one pass of the event loop, besides the first."""
 
+MAX_PER_BUSY_PASS = 32
+"""The same while requests wait for their turn.
+
+To begin the connections takes longer than to accept them. More would leave too little time for the requests.
+"""
+
 MAX_PASS_SECONDS = 0.005
 """How long accepting may take in one pass, in seconds.
 
@@ -41,7 +47,7 @@ class Acceptor:
     refusal by a protocol. asyncio's own loop accepts all of them itself.
 
     `make` returns a protocol. Its argument is the place of the connection, or None if the protocol must get
-    one itself.
+    one itself. `is_busy` returns whether requests wait for their turn.
     """
 
     def __init__(
@@ -49,8 +55,10 @@ class Acceptor:
         listener: socket.socket,
         make: Callable[[Place | None], asyncio.Protocol],
         connections: Connections,
+        is_busy: Callable[[], bool],
     ) -> None:
         self._listener = listener
+        self._is_busy = is_busy
         self._make = make
         self._connections = connections
         self._loop = asyncio.get_running_loop()
@@ -92,7 +100,7 @@ class Acceptor:
     def _empty(self) -> None:
         self._emptying = None
         until = perf_counter() + MAX_PASS_SECONDS
-        for _ in range(MAX_PER_PASS):
+        for _ in range(MAX_PER_BUSY_PASS if self._is_busy() else MAX_PER_PASS):
             try:
                 accepted, address = self._listener.accept()
             except OSError:

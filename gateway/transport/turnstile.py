@@ -21,6 +21,12 @@ TURNSTILE = "gateway.turnstile"
 MAX_PER_PASS = 16
 """Maximum number of requests that begin in one pass of the event loop."""
 
+MIN_PER_PASS = 4
+"""Number of requests that begin even in a pass after a long one.
+
+Something else may make passes long, such as new connections, and then fewer requests make none shorter.
+"""
+
 MAX_PASS_SECONDS = 0.005
 """How long a pass may take before fewer requests begin in the next, in seconds."""
 
@@ -53,6 +59,10 @@ class Turnstile:
         self._begun += 1
         return True
 
+    def is_busy(self) -> bool:
+        """Return whether requests wait for their turn."""
+        return bool(self._waiting)
+
     def _begin_pass(self) -> None:
         self._pass_began_at = perf_counter()
         asyncio.get_running_loop().call_soon(self._next_pass)
@@ -62,7 +72,9 @@ class Turnstile:
         # Requests that began in the previous pass run in this one, so the cost shows over several passes.
         took = perf_counter() - self._pass_began_at
         self._per_pass = (
-            max(1, self._per_pass // 2) if took > MAX_PASS_SECONDS else min(MAX_PER_PASS, self._per_pass * 2)
+            max(MIN_PER_PASS, self._per_pass // 2)
+            if took > MAX_PASS_SECONDS
+            else min(MAX_PER_PASS, self._per_pass * 2)
         )
         if not self._waiting:
             return

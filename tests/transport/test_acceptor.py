@@ -26,6 +26,7 @@ class Site:
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
         self.made: list[asyncio.BaseTransport] = []
         self.connections = Connections(1000, 1000)
+        self.busy = False
 
     def connect(self, number: int = 1) -> list[socket.socket]:
         address = self.listener.getsockname()
@@ -56,7 +57,7 @@ class Site:
 async def accepting(
     site: Site, make: Callable[[Place | None], asyncio.Protocol] | None = None
 ) -> AsyncIterator[Acceptor]:
-    started = Acceptor(site.listener, make or site.protocol, site.connections)
+    started = Acceptor(site.listener, make or site.protocol, site.connections, lambda: site.busy)
     await started.start()
     try:
         yield started
@@ -71,7 +72,9 @@ def new_loop(request: pytest.FixtureRequest) -> NewLoop:
     return found
 
 
-def added_by_passes(number: int, new_loop: NewLoop = uvloop.new_event_loop) -> list[int]:
+def added_by_passes(
+    number: int, new_loop: NewLoop = uvloop.new_event_loop, *, busy: bool = False
+) -> list[int]:
     """Return how many of so many connections each pass of the loop has made, but for those with none."""
 
     async def count(site: Site) -> list[int]:
@@ -85,8 +88,18 @@ def added_by_passes(number: int, new_loop: NewLoop = uvloop.new_event_loop) -> l
 
     with ExitStack() as stack, asyncio.Runner(loop_factory=new_loop) as runner:
         site = Site(stack)
+        site.busy = busy
         site.connect(number)
         return runner.run(count(site))
+
+
+def test_few_connections_are_accepted_in_a_pass_while_requests_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acceptor, "MAX_PASS_SECONDS", 3600)
+    each = added_by_passes(200, busy=True)
+    assert max(each) <= acceptor.MAX_PER_BUSY_PASS + 1
+    assert len(each) >= 200 // (acceptor.MAX_PER_BUSY_PASS + 1)
 
 
 def test_all_waiting_connections_are_accepted_within_three_passes(
@@ -222,7 +235,7 @@ async def test_a_starting_worker_does_not_make_other_workers_block_on_accept() -
         for _ in range(2):
             # A worker has a listener of its own for the file that all share.
             inherited = socket.socket(fileno=os.dup(site.listener.fileno()))
-            worker = Acceptor(inherited, site.protocol, site.connections)
+            worker = Acceptor(inherited, site.protocol, site.connections, lambda: False)
             await worker.start()
             worker.close()
             assert not os.get_blocking(site.listener.fileno())
