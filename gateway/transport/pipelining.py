@@ -14,7 +14,7 @@ from gateway.transport.chunked import ChunkedBody
 from gateway.transport.fast_path import FastPathProtocol
 from gateway.transport.framing import EMPTY_LINE, MAX_HEAD_BYTES, PartialHead, Refused, end_of_line_ends
 from gateway.transport.held_bytes import MAX_UNCOUNTED_BYTES
-from gateway.transport.socket_buffers import widen
+from gateway.transport.socket_buffers import has_left, widen
 
 MAX_UNWANTED_BYTES = 16 * 1024 * 1024
 """Maximum number of bytes of a body that are read and dropped after the response: twice the largest body.
@@ -168,8 +168,12 @@ class PipeliningProtocol(FastPathProtocol):
                 self.loop.call_soon(self._enter)
 
     def _enter(self) -> None:
-        """Continue with the waiting bytes: this is their turn."""
+        """Continue with the waiting bytes: this is their turn. A client that has left needs no answer."""
         self._queued = False
+        if not self.transport.is_closing() and has_left(self.transport):
+            # Reading is paused, so the event loop has not noticed it.
+            self.transport.abort()
+            return
         self._admitted = not self._over
         self._go_on()
 

@@ -7,6 +7,7 @@ of every connection in one pass.
 """
 
 import asyncio
+import select
 import socket
 import struct
 from contextlib import suppress
@@ -50,6 +51,15 @@ def cut_off(transport: asyncio.Transport) -> None:
             no_time = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time)
     transport.abort()
+
+
+def has_left(transport: asyncio.BaseTransport) -> bool:
+    """Return whether the client has closed or reset its connection, even behind bytes that were not read."""
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def widen(transport: asyncio.BaseTransport) -> None:

@@ -163,6 +163,25 @@ async def test_a_client_that_hangs_up_while_waiting_causes_no_error(
     assert (await server.http.get("/healthz")).status_code == 200
 
 
+async def test_the_request_of_a_client_that_left_while_it_waited_is_not_served(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "MAX_PER_PASS", 1)
+    state = server.uvicorn.server_state
+    async with AsyncExitStack() as stack:
+        wires = [await connected(server, stack) for _ in range(40)]
+        before = state.total_requests
+        for number, (_, writer) in enumerate(wires):
+            writer.write(REQUEST)
+            if number % 2:
+                writer.close()
+        answers = await asyncio.gather(*(reader.read(-1) for reader, _ in wires[::2]))
+        await until(lambda: len(state.connections) <= 1, "all connections have ended")
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    # Some requests begin before the server can know.
+    assert 20 <= state.total_requests - before < 30
+
+
 async def test_unfinished_heads_are_limited_in_total_and_earlier_ones_can_complete(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
