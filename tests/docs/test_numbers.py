@@ -25,7 +25,7 @@ from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import NEWEST_UNREAD
-from gateway.transport import inbound, slices, socket, stream, turnstile
+from gateway.transport import acceptor, inbound, slices, socket, stream, turnstile
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB, HOUR = 1024, 3_600_000
@@ -128,6 +128,12 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
     ("testing.md", "its budget in `benchmarks/budget.toml` by more than {} %", (gate.TOLERANCE * 100,)),
     ("security.md", "A commit wakes about {} sockets at most in one pass of the event loop", (hub.TURN,)),
+    ("security.md", "in one pass of the event loop, for at most {} ms", (hub.TURN_SECONDS * 1000,)),
+    (
+        "security.md",
+        "A pass of the event loop accepts up to {} connections, or {} while requests wait, for at most {} ms",
+        (acceptor.MAX_PER_PASS, acceptor.MAX_PER_BUSY_PASS, acceptor.MAX_PASS_SECONDS * 1000),
+    ),
     ("security.md", "in bursts of at most {} KiB", (BURST_BYTES / 1024,)),
     ("security.md", "the first {} in a minute get a line each", (sampling.FIRST,)),
     ("security.md", "one service gets {} lines a minute", (audit.ONE_SERVICE,)),
