@@ -148,6 +148,7 @@ class Held:
 
     def bytes(self) -> int:
         items._encode_content.cache_clear()
+        packing._pack_content.cache_clear()
         packing._packer.cache_clear()  # It keeps a buffer as large as the largest message, for all of them.
         return tracemalloc.get_traced_memory()[0]
 
