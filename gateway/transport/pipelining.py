@@ -170,12 +170,20 @@ class PipeliningProtocol(FastPathProtocol):
     def _enter(self) -> None:
         """Continue with the waiting bytes: this is their turn. A client that has left needs no answer."""
         self._queued = False
-        if not self.transport.is_closing() and has_left(self.transport):
-            # Reading is paused, so the event loop has not noticed it.
-            self.transport.abort()
+        if self._has_left():
+            self._hang_up()
             return
         self._admitted = not self._over
         self._go_on()
+
+    def _has_left(self) -> bool:
+        """Return whether the client left before its next request began.
+
+        Reading is paused, so the event loop hasn't noticed. The client may still read the last answer.
+        """
+        if self._body_left or self._is_answering() or self.transport.is_closing():
+            return False
+        return has_left(self.transport)
 
     def _wait(self, data: bytes, at: int) -> None:
         self.unparsed, self.unparsed_at = data, at

@@ -15,7 +15,7 @@ from gateway.transport import slices
 from gateway.transport.http import GatewayHttp
 from gateway.transport.lingering import LINGER_BYTES
 from gateway.transport.slices import SLICE_BYTES, SharedResponse
-from gateway.transport.socket_buffers import UNSENT_BYTES
+from gateway.transport.socket_buffers import UNSENT_BYTES, has_left
 from gateway.transport.unsent import HIGH_WATER_BYTES
 from gateway.web.reference import SWAGGER_VERSION
 from tests.support.servers import LocalServer
@@ -187,3 +187,17 @@ async def test_a_closing_connection_lingers_only_while_its_client_reads(
         await until_none(lambda: connections(server), "connections")
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await body_of(reader)
+
+
+async def test_a_client_that_has_closed_its_sending_side_gets_its_last_answer_whole(
+    server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "_keeps_views", lambda: True)
+    whole = (await server.http.get(FILE)).content
+    async with unread(server, asking(FILE) + asking("/healthz")) as (reader, protocol):
+        await until_none(lambda: server.uvicorn.server_state.tasks, "requests")
+        cast("Any", reader)._transport.write_eof()
+        await until(lambda: has_left(protocol.transport), "the server could know")
+        protocol._enter()  # The turn of the second request comes.
+        assert await body_of(reader) == whole
+        assert await reader.read() == b""
