@@ -139,7 +139,8 @@ def read_json(text: bytes | str) -> Any:
     if text[:3] == codecs.BOM_UTF8:
         text = text[3:]
     try:
-        return from_json(text, allow_inf_nan=False)
+        # The parser never frees the strings that it caches, and values hardly ever repeat.
+        return from_json(text, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise _not_json(text, str(error)) from None
 

@@ -9,6 +9,7 @@ from types import TracebackType
 
 import pytest
 
+from gateway.api.body import read_json
 from tests.support.databases import API_KEY
 from tests.support.servers import LocalServer
 from tests.support.waiting import PATIENCE, until
@@ -42,7 +43,6 @@ def test_free_memory_below_memory_in_use_is_returned_once() -> None:
 
 
 MAPPED = """
-from gateway.jobs import memory
 
 def mapped():
     return memory.Memory()._read().hblkhd
@@ -139,3 +139,10 @@ async def test_a_refused_request_head_leaves_no_error_in_a_reference_cycle(
 ) -> None:
     request = request_of("GET", "/v1/inbox", "none", fields=fields)
     assert await traces_left_by(server, request, status) == []
+
+
+def test_the_values_of_a_body_are_not_cached() -> None:
+    """The cache of the parser takes a mebibyte, is never freed, and lies between memory that is."""
+    first, second = (read_json(b'["a value"]') for _ in range(2))
+    assert first == second
+    assert first[0] is not second[0]
