@@ -37,5 +37,7 @@ class Document:
             for scheme in document["components"]["securitySchemes"].values():
                 for flow in scheme.get("flows", {}).values():
                     flow["tokenUrl"] = f"{self._mount}{flow['tokenUrl']}"
+        # FastAPI would keep it, too, as thousands of objects.
+        self._app.openapi_schema = None
         text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         return serve(text.encode(), "application/json", {})

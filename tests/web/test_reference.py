@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi import FastAPI
@@ -113,6 +113,7 @@ async def test_the_document_is_rendered_once_and_is_the_same_bytes_each_time(
     assert answers[0].json()["info"]["title"] == "Notification Gateway"
     assert answers[0].headers["content-type"] == "application/json"
     assert rendered == [1]
+    assert cast("FastAPI", server.uvicorn.config.app).openapi_schema is None, "only the bytes are kept"
     again = await server.http.get("/openapi.json", headers={"If-None-Match": answers[0].headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
