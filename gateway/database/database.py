@@ -79,6 +79,10 @@ class LockingDatabase(Database, Protocol):
         """Yield whether this process holds `lock` while the block runs. At most one process does."""
         ...
 
+    async def free_caches(self) -> None:
+        """Free the memory in which this process caches pages of the database."""
+        ...
+
 
 @asynccontextmanager
 async def open_database(

@@ -157,6 +157,9 @@ class PostgresDatabase:
         except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise Unavailable("The database cannot be reached now.") from error
 
+    async def free_caches(self) -> None:
+        """Do nothing: the server caches the pages."""
+
     async def close(self) -> None:
         """Close every connection."""
         await self._pools.close()

@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -36,6 +36,8 @@ SQLITE_READERS = 4
 
 MAX_READS_PER_CALLER, MAX_WRITES_PER_CALLER = 2, 4
 """Maximum number of units of work that one caller may have in the reading and in the writing threads."""
+
+_FREE_CACHE = "PRAGMA shrink_memory"
 
 
 class SqliteDatabase:
@@ -128,6 +130,19 @@ class SqliteDatabase:
         self._outage.over(wrote=engine is self._writer)
         return result
 
+    async def free_caches(self) -> None:
+        """Free the cached pages: a few reads of large inboxes fill the caches of all connections.
+
+        A reading connection keeps its pages only until the next commit anyway.
+        """
+        with suppress(DBAPIError, sqlite3.Error):
+            for _ in range(SQLITE_READERS):
+                # The pool returns the connection that has been idle for longest.
+                await asyncio.wrap_future(self._reading.submit(_free_cache, self._readers))
+            if self._lookup_connection is not None:
+                driver_of(self._lookup_connection).execute(_FREE_CACHE)
+            await asyncio.wrap_future(self._writing.submit_background(partial(_free_cache, self._writer)))
+
     def close(self) -> None:
         """Wait for the running work, then close every connection."""
         self._writing.shutdown()
@@ -186,6 +201,11 @@ def open_engine(
         # As an event of the engine, this would cost every statement five searches for listeners.
         engine.dialect.do_begin = do_begin  # type: ignore[assignment,method-assign]
     return engine
+
+
+def _free_cache(engine: Engine) -> None:
+    with engine.connect() as connection:
+        driver_of(connection).execute(_FREE_CACHE)
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ from gateway.auth.tokens import Tokens
 from gateway.database.database import LockingDatabase
 from gateway.jobs.background import Work, every
 from gateway.jobs.erasures import finish_erasures
-from gateway.jobs.memory import Memory
+from gateway.jobs.memory import CHECK_SECONDS, Memory
 from gateway.jobs.retention import Retention
 from gateway.observability import audit
 from gateway.observability.sampling import WINDOW_SECONDS
@@ -32,6 +32,7 @@ def timetable(
     yield "erasures", finish_erasures(database)
     yield "retention", Retention(database, writer, keep=settings.retention_seconds).run()
     yield "refusals", every(WINDOW_SECONDS, _report_rest)
+    yield "page caches", every(CHECK_SECONDS, database.free_caches)
     yield "memory", Memory().run()
 
 

@@ -5,6 +5,7 @@ import gc
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import TracebackType
 
 import pytest
@@ -139,6 +140,57 @@ async def test_a_refused_request_head_leaves_no_error_in_a_reference_cycle(
 ) -> None:
     request = request_of("GET", "/v1/inbox", "none", fields=fields)
     assert await traces_left_by(server, request, status) == []
+
+
+CACHES = """
+import asyncio
+import sys
+from sqlalchemy import func, make_url, select, text
+from gateway.database import sqlite
+from gateway.api.body import read_json
+from gateway.jobs import memory
+
+SIZE = 4 * 1024 * 1024
+
+def used():
+    return memory.Memory()._read().uordblks
+
+def fill(connection):
+    connection.execute(text("CREATE TABLE blobs (blob)"))
+    for _ in range(SIZE // 4000):
+        connection.execute(text("INSERT INTO blobs VALUES (randomblob(4000))"))
+
+def read(connection):
+    connection.execute(text("SELECT count(*), sum(length(hex(blob))) FROM blobs")).all()
+
+async def main():
+    database = sqlite.SqliteDatabase(make_url(f"sqlite:///{sys.argv[1]}"))
+    before = used()
+    await database.write(fill)
+    readers = [database._readers.connect() for _ in range(sqlite.SQLITE_READERS)]
+    for reader in readers:
+        read(reader)
+        reader.close()
+    await database.lookup(read)
+    cached = used() - before
+    await database.free_caches()
+    print(cached // SIZE >= sqlite.SQLITE_READERS + 2, used() - before < SIZE // 2)
+    database.close()
+
+memory.limit_holes()
+asyncio.run(main())
+"""
+
+
+def test_the_page_caches_of_every_connection_are_freed(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", CACHES, str(tmp_path / "gateway.db")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout.split() == ["True", "True"], ran.stderr
 
 
 def test_the_values_of_a_body_are_not_cached() -> None:
