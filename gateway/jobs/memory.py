@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.protocol.items import free_contents
+
 CHECK_SECONDS = 10.0
 """How often the size of the process is checked."""
 
-MIN_CHANGE_BYTES = 16 * 1024 * 1024
+MIN_CHANGE_BYTES = 4 * 1024 * 1024
 """Minimum change of the process's size, or growth of its free memory, since memory was last returned."""
 
 MAPPED_BYTES = 128 * 1024
@@ -67,6 +69,7 @@ class Memory:
         """Check periodically, until cancelled."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
+            free_contents()
             await asyncio.to_thread(self.look)
 
     def look(self) -> bool:

@@ -85,6 +85,11 @@ def _encode_content(content: Content) -> str:
     )
 
 
+def free_contents() -> None:
+    """Free the encoded contents: their recipients have them, or the next one encodes them again."""
+    _encode_content.cache_clear()
+
+
 _DELETED_MEMBERS = (
     '"title":null,"body":null,"category":null,"priority":null,"url":null,"data":null,"created_at":null'
 )
