@@ -7,9 +7,13 @@ from typing import Any
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
+encode_text = encode_basestring
+"""Returns a text as `dumps` does, in a third of its time."""
+
+
 def quoted(text: str | None) -> str:
-    """Return a text, or None, as `dumps` does, in a third of its time."""
-    return "null" if text is None else encode_basestring(text)
+    """Return a text, or None, as `dumps` does."""
+    return "null" if text is None else encode_text(text)
 
 
 def dumps(value: Any) -> str:

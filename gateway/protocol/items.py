@@ -1,12 +1,13 @@
 """Items of an inbox, with their counts, ids and JSON, which is the same in every response and message."""
 
 import re
+from collections.abc import Container, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gateway.protocol.encoding import quoted
+from gateway.protocol.encoding import encode_text, quoted
 from gateway.protocol.links import safe_url
-from gateway.protocol.times import encode_time
+from gateway.protocol.times import encode_time, timestamp
 from gateway.settings.wording import in_words
 
 MAX_SEQ = 2**63 - 1
@@ -44,6 +45,9 @@ class Content(NamedTuple):
     created_at: int
 
 
+CONTENT_FIELDS = len(Content._fields)
+
+
 class Item(NamedTuple):
     """One notification in one inbox, in its latest state. Times are in ms since 1970, or None."""
 
@@ -74,39 +78,96 @@ _ID_LENGTH = 36
 _IS_ID = re.compile(ID_PATTERN).match
 
 
-@lru_cache(maxsize=256)
-def _encode_content(content: Content) -> str:
-    """Return the JSON members of an item that all recipients share, encoded once for all of them."""
-    _, title, body, category, priority, url, data, created_at = content
-    return (
-        f'"title":{quoted(title)},"body":{quoted(body)},"category":{quoted(category)},'
-        f'"priority":"{priority}","url":{quoted(safe_url(url))},"data":{data or "null"},'
-        f'"created_at":{encode_time(created_at)}'
+_MEMBERS = {
+    "id": '"%s"',
+    "created_seq": "%s",
+    "seq": "%s",
+    "title": "%s",
+    "body": "%s",
+    "category": "%s",
+    "priority": '"%s"',
+    "url": "%s",
+    "data": "%s",
+    "created_at": '"%s"',
+    "read_at": "%s",
+    "archived_at": "%s",
+    "deleted_at": "%s",
+}
+"""The members of an item in JSON, in their order, with the places of their values."""
+
+
+def _template(present: Container[str]) -> str:
+    """Return the JSON of an item with places for the values of these members. The others are null."""
+    members = (f'"{name}":{place if name in present else "null"}' for name, place in _MEMBERS.items())
+    return f"{{{','.join(members)}}}"
+
+
+_ITEM = _template(_MEMBERS)
+_DELETED_ITEM = _template({"id", "created_seq", "seq", "deleted_at"})
+
+
+def encode_row(row: Sequence[Any]) -> str:
+    """Return the item in a row as JSON: a row has the fields of a content, then the others of an item.
+
+    A deleted item has only its id, `created_seq`, `seq` and `deleted_at`. Its other members are null.
+    """
+    (
+        uuid,
+        title,
+        body,
+        category,
+        priority,
+        url,
+        data,
+        created_at,
+        created_seq,
+        seq,
+        read_at,
+        archived_at,
+        deleted_at,
+    ) = row
+    if deleted_at is not None:
+        return _DELETED_ITEM % (uuid, created_seq, seq, encode_time(deleted_at))
+    # Many values are missing, and calling a function for them takes longer than these checks.
+    return _ITEM % (
+        uuid,
+        created_seq,
+        seq,
+        encode_text(title),
+        "null" if body is None else encode_text(body),
+        encode_text(category),
+        priority,
+        "null" if url is None else quoted(safe_url(url)),
+        data or "null",
+        timestamp(created_at),
+        "null" if read_at is None else encode_time(read_at),
+        "null" if archived_at is None else encode_time(archived_at),
+        "null",
     )
+
+
+def encode_item(item: Item) -> str:
+    """Return an item as JSON, the same in every response and message."""
+    content, created_seq, seq, *states = item
+    if states == _NEW:
+        before, between, after = _encode_new(content)
+        return f"{before}{created_seq}{between}{seq}{after}"
+    return encode_row((*content, created_seq, seq, *states))
+
+
+_NEW = [None] * len(Item._field_defaults)
+"""The states of an item that has not changed since it was posted."""
+
+_GAP = "\0"
+"""Stands for a number. JSON contains no such character."""
+
+
+@lru_cache(maxsize=256)
+def _encode_new(content: Content) -> list[str]:
+    """Return the JSON of a new item before, between and after its two numbers: once for all recipients."""
+    return encode_row((*content, _GAP, _GAP, *_NEW)).split(_GAP, 2)
 
 
 def free_contents() -> None:
     """Free the encoded contents: their recipients have them, or the next one encodes them again."""
-    _encode_content.cache_clear()
-
-
-_DELETED_MEMBERS = (
-    '"title":null,"body":null,"category":null,"priority":null,"url":null,"data":null,"created_at":null'
-)
-
-
-def encode_item(item: Item) -> str:
-    """Return an item as JSON, the same in every response and message.
-
-    A deleted item has only its id, `created_seq`, `seq` and `deleted_at`. Its other members are null.
-    """
-    content, created_seq, seq, read_at, archived_at, deleted_at = item
-    if deleted_at is None:
-        shared = _encode_content(content)
-    else:
-        shared, read_at, archived_at = _DELETED_MEMBERS, None, None
-    return (
-        f'{{"id":"{content.id}","created_seq":{created_seq},"seq":{seq},{shared},'
-        f'"read_at":{encode_time(read_at)},"archived_at":{encode_time(archived_at)},'
-        f'"deleted_at":{encode_time(deleted_at)}}}'
-    )
+    _encode_new.cache_clear()

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from gateway.database.indexes import BY_CHANGE
 from gateway.database.models import items, notifications, users
 from gateway.database.prepared import Prepared, PreparedRows
-from gateway.protocol.items import Content, Counts, Item
+from gateway.protocol.items import CONTENT_FIELDS, Content, Counts, Item
 from gateway.store.entries import Entry, size_of
 from gateway.store.positions import Positions
 
@@ -156,13 +156,15 @@ ITEM_COLUMNS = (
     items.c.archived_at,
     items.c.deleted_at,
 )
-_CONTENT = 8
-"""How many of the columns above belong to the content."""
+"""The fields of a content, then the others of an item, in their order."""
+
+CREATED_SEQ = CONTENT_FIELDS
+"""The place of `created_seq` in these columns."""
 
 
 def to_item(row: Sequence[Any]) -> Item:
     """Return the item in a row of `ITEM_COLUMNS`."""
-    return Item(Content(*row[:_CONTENT]), *row[_CONTENT:])
+    return Item(Content(*row[:CONTENT_FIELDS]), *row[CONTENT_FIELDS:])
 
 
 def head(connection: Connection, user_id: int) -> tuple[str, Counts] | None:

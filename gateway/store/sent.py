@@ -5,7 +5,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
 
 from gateway.database.models import items, notifications, users
-from gateway.protocol.items import Content
+from gateway.protocol.items import CONTENT_FIELDS, Content
 from gateway.store.log import ITEM_COLUMNS
 
 
@@ -35,7 +35,7 @@ def find_sent(connection: Connection, uuid: str) -> SentNotification | None:
 
 
 _SELECT_SENT = select(
-    *ITEM_COLUMNS[:8], notifications.c.id, notifications.c.service_id, notifications.c.recipients
+    *ITEM_COLUMNS[:CONTENT_FIELDS], notifications.c.id, notifications.c.service_id, notifications.c.recipients
 ).where(notifications.c.uuid == bindparam("uuid"))
 
 

@@ -147,7 +147,7 @@ class Held:
         return self
 
     def bytes(self) -> int:
-        items._encode_content.cache_clear()
+        items._encode_new.cache_clear()
         packing._pack_content.cache_clear()
         packing._packer.cache_clear()  # It keeps a buffer as large as the largest message, for all of them.
         return tracemalloc.get_traced_memory()[0]

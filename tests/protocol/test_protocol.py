@@ -1,6 +1,7 @@
 """The messages of the socket: what is said is the contract's JSON, what is heard is a command or refused."""
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from gateway.protocol import messages
 from gateway.protocol.close_codes import ADVICE, Close
 from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command
 from gateway.protocol.encoding import dumps, quoted
-from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item, is_id
+from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item, encode_row, is_id
+from gateway.protocol.links import safe_url
 from gateway.protocol.times import timestamp
 from gateway.protocol.wire import Message
 
@@ -185,6 +187,71 @@ def test_an_item_has_exactly_the_fields_of_the_contract(item: Item) -> None:
         assert (sent["archived_at"] is None) == (item.archived_at is None)
 
 
+# What a database may hold, whoever has written it: any text but halves of surrogate pairs.
+stored_texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
+    st.sampled_from('\\"/\0\x1f\x7f\b\n\r\t\u2028é😀%{}')
+)
+stored_links = stored_texts | st.sampled_from(
+    ["/orders/7", "https://example.com/a?b=%20c#é", "//evil.example"]
+)
+stored_data = st.dictionaries(stored_texts, json_values, max_size=3).map(dumps)
+stored_contents = st.builds(
+    Content,
+    id=st.uuids().map(str),
+    title=stored_texts | st.integers(0, 10_000).map("é".__mul__),
+    body=st.none() | stored_texts,
+    category=stored_texts,
+    priority=st.sampled_from(["low", "normal", "high", "urgent"]),
+    url=st.none() | stored_links,
+    data=st.none() | stored_data,
+    created_at=times,
+)
+stored_items = st.builds(Item, stored_contents, numbers, numbers, *[st.none() | times] * 3)
+
+
+def rfc_3339(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    time = datetime(1970, 1, 1) + timedelta(milliseconds=milliseconds)  # noqa: DTZ001 - in UTC
+    return f"{time.isoformat(timespec='milliseconds')}Z"
+
+
+def plain(item: Item) -> dict[str, Any]:
+    """Return an item as its receiver reads it."""
+    content, deleted = item.content, item.deleted_at is not None
+    shared = {
+        "title": content.title,
+        "body": content.body,
+        "category": content.category,
+        "priority": content.priority,
+        "url": safe_url(content.url),
+        "data": None if content.data is None else json.loads(content.data),
+        "created_at": rfc_3339(content.created_at),
+        "read_at": rfc_3339(item.read_at),
+        "archived_at": rfc_3339(item.archived_at),
+    }
+    return {
+        "id": content.id,
+        "created_seq": item.created_seq,
+        "seq": item.seq,
+        **(dict.fromkeys(shared) if deleted else shared),
+        "deleted_at": rfc_3339(item.deleted_at),
+    }
+
+
+@given(stored_items)
+def test_an_item_and_its_row_are_encoded_as_json_encodes_their_values(item: Item) -> None:
+    expected = json.dumps(plain(item), ensure_ascii=False, separators=(",", ":"))
+    assert encode_item(item) == expected
+    assert encode_row((*item.content, *item[1:])) == expected
+
+
+@given(stored_contents, numbers, numbers)
+def test_a_new_item_is_encoded_as_its_row_for_each_recipient(content: Content, one: int, other: int) -> None:
+    for seq in (one, other):
+        assert encode_item(Item(content, seq, seq)) == encode_row((*content, seq, seq, None, None, None))
+
+
 @given(items, counts_of, numbers, texts)
 def test_every_message_is_json_with_the_fields_of_the_contract(
     item: Item, counts: Counts, seq: int, text: str
@@ -222,6 +289,11 @@ def test_every_message_is_json_with_the_fields_of_the_contract(
 def test_times_are_rfc_3339_in_utc_with_milliseconds() -> None:
     assert timestamp(1_795_167_000_007) == "2026-11-20T09:30:00.007Z"
     assert timestamp(0) == "1970-01-01T00:00:00.000Z"
+
+
+@given(st.integers(0, 253_402_300_799_999))
+def test_a_time_is_that_of_the_calendar(milliseconds: int) -> None:
+    assert timestamp(milliseconds) == rfc_3339(milliseconds)
 
 
 def test_every_close_code_comes_with_advice() -> None:
