@@ -5,7 +5,8 @@ more CPU than such a statement itself (docs/decisions/0022-hot-statements-go-to-
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from itertools import chain, product
 from typing import Any
 
@@ -40,11 +41,33 @@ class Prepared:
     def run(self, connection: Connection, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Execute the statement, and return its rows. Raises SQLAlchemy's `DBAPIError`."""
         if connection.dialect.name != "sqlite":
-            return self._run_on_postgres(connection, parameters)
+            return _execute_on_postgres(connection, self._built(connection), parameters)
         if not self._sql:
             self._compile(connection)
         values = {**self._constants, **parameters}
         return _execute(connection, self._sql, [values[name] for name in self._names])
+
+    @contextmanager
+    def reading(
+        self, connection: Connection, parameters: Mapping[str, Any]
+    ) -> Iterator[Iterable[Sequence[Any]]]:
+        """Execute the statement, and yield its rows one by one: SQLite reads none beyond the last one taken.
+
+        Raises SQLAlchemy's `DBAPIError`.
+        """
+        if connection.dialect.name != "sqlite":
+            with connection.execute(self._built(connection), parameters) as result:
+                yield result
+            return
+        if not self._sql:
+            self._compile(connection)
+        values = {**self._constants, **parameters}
+        try:
+            found = driver_of(connection).execute(self._sql, [values[name] for name in self._names])
+            with closing(found):
+                yield found
+        except sqlite3.Error as error:
+            raise _sqlalchemy_error(self._sql, error) from error
 
     def _compile(self, connection: Connection) -> None:
         compiled = self._build("sqlite").compile(dialect=connection.dialect)
@@ -55,12 +78,10 @@ class Prepared:
         # Last, because another thread may run the statement at the same time.
         self._sql = str(compiled)
 
-    def _run_on_postgres(
-        self, connection: Connection, parameters: Mapping[str, Any]
-    ) -> Sequence[Sequence[Any]]:
+    def _built(self, connection: Connection) -> Statement:
         if self._postgres is None:
             self._postgres = self._build(connection.dialect.name)
-        return _execute_on_postgres(connection, self._postgres, parameters)
+        return self._postgres
 
 
 class PreparedRows:
@@ -113,7 +134,12 @@ def _execute(connection: Connection, text: str, values: Sequence[Any]) -> Sequen
     try:
         return driver_of(connection).execute(text, values).fetchall()
     except sqlite3.Error as error:
-        raise DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True) from error
+        raise _sqlalchemy_error(text, error) from error
+
+
+def _sqlalchemy_error(text: str, error: sqlite3.Error) -> Exception:
+    """Return the error that SQLAlchemy's own execution would raise."""
+    return DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True)
 
 
 def _execute_on_postgres(

@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     Update,
     bindparam,
+    func,
     insert,
     literal,
     select,
@@ -58,6 +59,35 @@ async def test_a_failure_raises_a_sqlalchemy_error_without_parameter_values(data
     with pytest.raises(DBAPIError) as raised:
         await database.write(statement.run, {"sub": SECRET})
     assert SECRET not in str(raised.value)
+
+
+async def test_rows_are_read_one_by_one(database: Database) -> None:
+    statement = Prepared(lambda _: select(users.c.sub).where(users.c.id > bindparam("after")).order_by("id"))
+    await database.write(add_missing_users, ["ada", "bob", "eve"], 0)
+
+    def read(connection: Connection, number: int) -> list[Any]:
+        with statement.reading(connection, {"after": 0}) as rows:
+            return [sub for _, (sub,) in zip(range(number), rows, strict=False)]
+
+    assert await database.read(read, 2) == ["ada", "bob"]
+    assert await database.read(read, 5) == ["ada", "bob", "eve"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_failure_while_rows_are_read_is_sqlalchemys(sqlite_url: str, late: bool) -> None:
+    """The first row fails with the statement, a later one while the rows are read."""
+    statement = Prepared(
+        lambda _: select(func.json(users.c.sub)).where(users.c.id > bindparam("after")).order_by("id")
+    )
+
+    def read(connection: Connection) -> list[Any]:
+        with statement.reading(connection, {"after": 0}) as rows:
+            return list(rows)
+
+    async with open_database(settings_for(sqlite_url)) as database:
+        await database.write(add_missing_users, [*(["1", "2"] if late else []), SECRET], 0)
+        with pytest.raises(Unavailable):
+            await database.read(read)
 
 
 async def test_a_refused_write_of_a_prepared_statement_is_an_outage(database: Database) -> None:
