@@ -6,7 +6,7 @@ The answers of all users together are limited as well (`held_answers`): over tha
 without room for a short page the answer is 503.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Annotated, Protocol, Self, TypeVar
 
@@ -20,11 +20,8 @@ from gateway.api.state import Gateway, State
 from gateway.auth.limits.held_answers import MAX_ANSWER_BYTES, MAX_LONG_BYTES, UNCOUNTED_BYTES, AnswerBytes
 from gateway.errors import Overloaded
 from gateway.protocol.items import Item, encode_item
-from gateway.store.inbox import PAGE_BYTES
+from gateway.store.inbox import PAGE_BYTES, TURN_BYTES
 from gateway.transport.slices import SLICE_BYTES, SlicedResponse
-
-TURN_BYTES = 64 * 1024
-"""About how many bytes of an answer one turn encodes. One answer has a turn at a time."""
 
 _MEDIA_TYPE = "application/json"
 _NO_ROOM = "Too many answers wait for their clients to read them."
@@ -77,23 +74,24 @@ class LongAnswer:
         self._making = await self._held.begin()
         return self._making and self._bytes.fits(PAGE_BYTES, MAX_LONG_BYTES)
 
-    async def encode(self, items: Iterable[Item], rest: str) -> bytes:
+    async def encode(self, items: Iterable[Item], rest: str, encoded: Sequence[bytes] = ()) -> bytes:
         """Encode a JSON object with these items, and with `rest`, its other members as JSON text.
 
-        Waits for another turn after each `TURN_BYTES`. Raises `Overloaded` if the answer has no room.
+        `encoded` are the items before them, which took the first turn. Waits for another turn after each
+        `TURN_BYTES`. Raises `Overloaded` if the answer has no room.
         """
-        parts: list[bytes] = []
+        parts = list(encoded)
         texts: list[str] = []
-        size = 0
+        size = TURN_BYTES if encoded else 0
         for item in items:
             if size >= TURN_BYTES:
-                parts.append(",".join(texts).encode())
+                parts += [",".join(texts).encode()] if texts else ()
                 texts.clear()
                 size = 0
                 await self._next_turn()
             texts.append(text := encode_item(item))
             size += len(text)
-        parts.append(",".join(texts).encode())
+        parts += [",".join(texts).encode()] if texts else ()
         return b'{"items":[%b],%b}' % (b",".join(parts), rest.encode())
 
     async def _next_turn(self) -> None:

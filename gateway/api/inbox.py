@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
@@ -18,7 +18,7 @@ from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, State
 from gateway.auth.principals import User
 from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
-from gateway.protocol.encoding import dumps
+from gateway.protocol.encoding import dumps, quoted
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, is_id
 from gateway.store import inbox, log
 from gateway.store.changes import ItemUpdate, ReadUpTo, Seen
@@ -185,10 +185,10 @@ async def page_response(
             path = f"{state.settings.mount}{PATH}"
             headers["Link"] = f'<{path}?{_following(given, query, following)}>; rel="next"'
         rest = (
-            f'"next":{dumps(following)},"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},'
+            f'"next":{quoted(following)},"seq":{page.counts.seq},"epoch":{quoted(page.epoch)},'
             f'"unread":{page.counts.unread},"unseen":{page.counts.unseen}'
         )
-        return answer.send(await answer.encode(page.items, rest), headers)
+        return answer.send(await answer.encode(page.items, rest, page.encoded), headers)
 
 
 @router.get(
@@ -223,7 +223,7 @@ async def list_changes(
             raise TokenRevoked
         if not log.is_kept(page.counts, since) or epoch not in {None, page.epoch}:
             raise ResetRequired("This is not a position of the log: read GET /v1/inbox again.")
-        rest = f'"seq":{page.counts.seq},"epoch":{dumps(page.epoch)},"more":{dumps(page.more)}'
+        rest = f'"seq":{page.counts.seq},"epoch":{quoted(page.epoch)},"more":{dumps(page.more)}'
         return answer.send(await answer.encode(items, rest), {"Cache-Control": _CACHE_CONTROL})
 
 
@@ -293,14 +293,16 @@ def _headers_of(epoch: str, counts: Counts) -> dict[str, str]:
 
 def _following(names: Collection[str], query: inbox.Query, cursor: str) -> str:
     """Return the query of the next page: the parameters of this request with their parsed values."""
-    asked = {
-        "limit": query.limit,
-        "unread": dumps(query.unread),
-        "archived": dumps(query.archived),
-        "category": query.category,
-    }
-    given = {name: value for name, value in asked.items() if name in names}
-    return urlencode(given | {"cursor": cursor})
+    given = [(name, write(query)) for name, write in _PARAMETERS.items() if name in names]
+    return urlencode([*given, ("cursor", cursor)])
+
+
+_PARAMETERS: dict[str, Callable[[inbox.Query], object]] = {
+    "limit": lambda query: query.limit,
+    "unread": lambda query: dumps(query.unread),
+    "archived": lambda query: dumps(query.archived),
+    "category": lambda query: query.category,
+}
 
 
 def _cursor(before: int) -> str:

@@ -15,7 +15,7 @@ from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts, Item
 from gateway.store.entries import Entry
-from gateway.store.inbox import find_items, select_page
+from gateway.store.inbox import find_items, prepared_page
 from gateway.store.log import to_item
 from gateway.store.positions import Position
 
@@ -106,8 +106,8 @@ def read_up_to(
     connection: Connection, position: Position, change: ReadUpTo, now: int
 ) -> tuple[Changed, list[Entry]]:
     """Mark read the oldest unread items of a range, at most `CHUNK` of them. `now` is in ms."""
-    oldest = connection.execute(
-        select_page((UNREAD, ARCHIVED_UNREAD), oldest_first=True),
+    oldest = prepared_page((UNREAD, ARCHIVED_UNREAD), oldest_first=True).run(
+        connection,
         {
             "user_id": change.user_id,
             "after": change.after,

@@ -1,7 +1,8 @@
 """The inbox of each user: pages and single items. Functions take a connection and never commit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -11,18 +12,19 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
-    literal,
+    literal_column,
     select,
     union_all,
 )
 
 from gateway.database.indexes import BY_STATUS
 from gateway.database.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications
+from gateway.database.prepared import Prepared
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
-from gateway.protocol.items import MAX_SEQ, Counts, Item
+from gateway.protocol.items import MAX_SEQ, Counts, Item, encode_row
 from gateway.store.entries import size_of
-from gateway.store.log import ITEM_COLUMNS, PAGE, head, to_item
+from gateway.store.log import CREATED_SEQ, ITEM_COLUMNS, PAGE, head, to_item
 
 NEWEST_UNREAD = 100
 """Maximum number of unread items sent to a client without a resume point."""
@@ -32,6 +34,12 @@ MAX_SCANNED_SEQS = 2_000
 
 PAGE_BYTES = 1024 * 1024
 """Approximate maximum size of the items of a page. The page then ends with a cursor."""
+
+TURN_BYTES = 64 * 1024
+"""About how many bytes of a page are encoded at once. The rest of a long page waits for turns."""
+
+REST_BYTES = 256
+"""Maximum size of a page besides its items, in bytes."""
 
 ITEMS_PER_READ = PAGE + 1
 """Maximum number of items of a page that one query reads."""
@@ -56,11 +64,13 @@ class Query(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A page: its items, newest first, the cursor of the next page or None, and the head of the log.
+    """A page, newest first, the cursor of the next page or None, and the head of the log.
 
-    `cut` says that the page ended early because of its size in bytes.
+    `encoded` has the JSON of the first items, of about `TURN_BYTES`; `items` are the items after them. `cut`
+    says that the page ended early because of its size in bytes.
     """
 
+    encoded: list[bytes]
     items: list[Item]
     next: int | None
     epoch: str
@@ -80,41 +90,71 @@ def list_items(connection: Connection, user_id: int, query: Query, size: int = P
     epoch, counts = found
     before = min(query.before, counts.seq + 1)
     after = max(before - MAX_SCANNED_SEQS, 0) - 1 if query.category is not None else -1
-    page: list[Item] = []
-    for item in _read_page(connection, user_id, query, before, after):
+    rows = _read_page(connection, user_id, query, before, after)
+    left = size - REST_BYTES - query.limit
+    turn_end = max(left - TURN_BYTES, 0)
+    encoded: list[bytes] = []
+    others: list[Item] = []
+    last: Sequence[Any] = ()
+    cut = False
+    for row in islice(rows, query.limit):
+        text = encode_row(row).encode()
+        left -= len(text)
+        if left < turn_end:
+            left += len(text)
+            others, cut = _further_items(chain((row,), rows), query.limit - len(encoded), left, bool(encoded))
+            break
+        encoded.append(text)
+        last = row
+    if not cut and next(rows, None) is None:
+        return Listing(encoded, others, after + 1 or None, epoch, counts)
+    following = others[-1].created_seq if others else last[CREATED_SEQ]
+    return Listing(encoded, others, following, epoch, counts, cut)
+
+
+def _further_items(
+    rows: Iterable[Sequence[Any]], limit: int, size: int, may_be_none: bool
+) -> tuple[list[Item], bool]:
+    """Return the items that fit into `size` bytes, and whether there are more."""
+    found: list[Item] = []
+    for row in islice(rows, limit):
+        item = to_item(row)
         size -= size_of(item)
-        full, cut = len(page) == query.limit, size < 0 and bool(page)
-        if full or cut:
-            return Listing(page, page[-1].created_seq, epoch, counts, cut=not full)
-        page.append(item)
-    return Listing(page, after + 1 or None, epoch, counts)
+        if size < 0 and (found or may_be_none):
+            return found, True
+        found.append(item)
+    return found, False
 
 
-def _read_page(connection: Connection, user_id: int, query: Query, before: int, after: int) -> Iterator[Item]:
-    """Yield the items of a page, and one more if there is one, reading them in steps."""
-    statement = select_page(query.statuses, by_category=query.category is not None)
+def _read_page(
+    connection: Connection, user_id: int, query: Query, before: int, after: int
+) -> Iterator[Sequence[Any]]:
+    """Yield the rows of a page, and one more if there is one, reading them in steps."""
+    statement = prepared_page(query.statuses, by_category=query.category is not None)
     ends = {"user_id": user_id, "before": before, "after": after, "category": query.category}
     left = query.limit + 1
     while left:
         asked = min(ITEMS_PER_READ, left)
-        found, last = 0, before
+        found = 0
         # Close the result when the page ends within it, so that SQLite fetches no further rows.
-        with connection.execute(statement, ends | {"limit": asked}) as result:
-            for row in result:
-                item = to_item(row)
-                found, last = found + 1, item.created_seq
-                yield item
+        with statement.reading(connection, ends | {"limit": asked}) as rows:
+            for found, row in enumerate(rows, 1):  # noqa: B007
+                yield row
         if found < asked:
             return
         left -= asked
-        ends["before"] = last
+        ends["before"] = row[CREATED_SEQ]
 
 
 @cache
-def select_page(
+def prepared_page(
     statuses: tuple[int, ...], *, by_category: bool = False, oldest_first: bool = False
-) -> Select[Any]:
+) -> Prepared:
     """Return the query of a page. It merges an index range per status, so it scans only items of the page."""
+    return Prepared(lambda _: _select_page(statuses, by_category=by_category, oldest_first=oldest_first))
+
+
+def _select_page(statuses: tuple[int, ...], *, by_category: bool, oldest_first: bool) -> Select[Any]:
     order = items.c.created_seq.asc() if oldest_first else items.c.created_seq.desc()
     ranges = []
     for status in statuses:
@@ -122,7 +162,7 @@ def select_page(
             select(items.c.user_id, items.c.created_seq)
             .where(
                 items.c.user_id == bindparam("user_id"),
-                items.c.status == literal(status, literal_execute=True),
+                items.c.status == literal_column(str(status)),
                 items.c.created_seq < bindparam("before"),
                 items.c.created_seq > bindparam("after"),
             )
@@ -151,10 +191,8 @@ def select_page(
 
 def newest_unread(connection: Connection, user_id: int) -> list[Item]:
     """Return the newest unread items of a user, in the order of their last change."""
-    newest = connection.execute(
-        select_page((UNREAD,)),
-        {"user_id": user_id, "before": MAX_SEQ, "after": -1, "limit": NEWEST_UNREAD},
-    )
+    ends = {"user_id": user_id, "before": MAX_SEQ, "after": -1, "limit": NEWEST_UNREAD}
+    newest = prepared_page((UNREAD,)).run(connection, ends)
     return sorted((to_item(row) for row in newest), key=lambda item: (item.seq, item.created_seq))
 
 

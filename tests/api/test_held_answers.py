@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,11 +19,11 @@ from gateway.auth.limits.held_answers import (
     HeldAnswers,
 )
 from gateway.auth.limits.rate_limits import LONG_ANSWERS
-from gateway.protocol.items import Item, encode_item
-from gateway.store import inbox, log
+from gateway.protocol.items import encode_item, encode_row
+from gateway.store import inbox
 from gateway.store.inbox import PAGE_BYTES
 from gateway.transport.slices import SLICE_BYTES
-from tests.api.test_long_answers import LARGEST, MANY, asking, fill, items_of, key_of
+from tests.api.test_long_answers import LARGEST, MANY, asking, count_rows, fill, items_of, key_of
 from tests.support.clients import User
 from tests.support.engine import Engine
 from tests.support.servers import LocalServer, StartServer
@@ -125,15 +126,18 @@ async def test_pages_are_encoded_in_bounded_turns(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users = await users_with_long_pages(server)
-    encode, turn = encode_item, HeldAnswers.turn
+    turn = HeldAnswers.turn
     encoded: list[int] = []
     most: list[int] = []
     turns: list[int] = []
 
-    def noted(item: Item) -> str:
-        text = encode(item)
-        encoded.append(len(text))
-        return text
+    def noted(encode: Callable[[Any], str]) -> Callable[[Any], str]:
+        def encode_noted(item: Any) -> str:
+            text = encode(item)
+            encoded.append(len(text))
+            return text
+
+        return encode_noted
 
     async def counted(self: HeldAnswers, caller: int) -> None:
         most.append(sum(encoded))
@@ -142,12 +146,13 @@ async def test_pages_are_encoded_in_bounded_turns(
         turns.append(caller)
         asyncio.get_running_loop().call_soon(lambda: most.append(sum(encoded)))
 
-    monkeypatch.setattr(answers, "encode_item", noted)
+    monkeypatch.setattr(answers, "encode_item", noted(encode_item))
+    monkeypatch.setattr(inbox, "encode_row", noted(encode_row))
     monkeypatch.setattr(HeldAnswers, "turn", counted)
     pages = await asyncio.gather(*(user.inbox(limit=200) for user in users[:MAX_PAGES_AT_ONCE]))
     assert all(len(page["items"]) > 20 for page in pages)
-    assert max(most) < answers.TURN_BYTES + MAX_PAGES_AT_ONCE * 2 * len(json.dumps(LARGEST)) + SLICE_BYTES
-    assert len(turns) >= MAX_PAGES_AT_ONCE * (PAGE_BYTES // 2 // answers.TURN_BYTES)
+    assert max(most) < inbox.TURN_BYTES + MAX_PAGES_AT_ONCE * 2 * len(json.dumps(LARGEST)) + SLICE_BYTES
+    assert len(turns) >= MAX_PAGES_AT_ONCE * (PAGE_BYTES // 2 // inbox.TURN_BYTES)
 
 
 async def test_a_page_fetches_at_most_one_item_over_its_size_limit(
@@ -155,17 +160,11 @@ async def test_a_page_fetches_at_most_one_item_over_its_size_limit(
 ) -> None:
     user = await engine.user()
     await engine.store(*(engine.post("ada", title="x" * 8000) for _ in range(50)))
-    fetched: list[Item] = []
-
-    def noted(row: Any) -> Item:
-        fetched.append(item := log.to_item(row))
-        return item
-
-    monkeypatch.setattr(inbox, "to_item", noted)
+    fetched = count_rows(monkeypatch)
     page = await engine.database.read(inbox.list_items, user.id, inbox.Query(50), SLICE_BYTES)
     assert page is not None
     assert page.cut
-    assert len(fetched) == len(page.items) + 1
+    assert len(fetched) == len(page.encoded) + len(page.items) + 1
 
 
 async def test_long_pages_over_the_concurrency_and_queue_limits_are_cut_short() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -113,6 +113,20 @@ async def test_a_byte_limit_never_cuts_a_page_inside_a_bulk_change(engine: Engin
     assert sizes == [1, 1, CHUNK]
 
 
+def count_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that gets each row of the inbox that a page fetches."""
+    fetched: list[Any] = []
+    read_page = inbox._read_page
+
+    def counted(*asked: Any) -> Iterator[Any]:
+        for row in read_page(*asked):
+            fetched.append(row)
+            yield row
+
+    monkeypatch.setattr(inbox, "_read_page", counted)
+    return fetched
+
+
 STORED = 3 * inbox.ITEMS_PER_READ
 READS = [
     pytest.param(
@@ -137,15 +151,14 @@ async def test_a_page_read_stops_at_its_byte_limit(
 ) -> None:
     user = await engine.user()
     await engine.store(*(engine.post("ada") for _ in range(STORED)))
-    rows: list[Any] = []
+    rows = count_rows(monkeypatch)
     to_item = log.to_item
 
     def counted(row: Any) -> Item:
         rows.append(row)
         return to_item(row)
 
-    for module in (log, inbox):
-        monkeypatch.setattr(module, "to_item", counted)
+    monkeypatch.setattr(log, "to_item", counted)
     await engine.database.read(read, user.id, 1)
     assert len(rows) <= inbox.ITEMS_PER_READ
     rows.clear()
