@@ -162,7 +162,7 @@ async def test_encoded_contents_are_freed(monkeypatch: pytest.MonkeyPatch) -> No
     """256 of them may take 11 MiB."""
     monkeypatch.setattr(memory, "CHECK_SECONDS", 0)
     encode_item(Item(Content("x", "x", None, "x", "normal", None, None, 0), 1, 1))
-    kept = items._encode_content.cache_info
+    kept = items._encode_new.cache_info
     assert kept().currsize
     job = asyncio.create_task(memory.Memory().run())
     try:
