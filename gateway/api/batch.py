@@ -18,7 +18,7 @@ from gateway.auth.limits.rate_limits import RateLimits, items_of
 from gateway.auth.principals import Service
 from gateway.errors import Invalid, PayloadTooLarge, RateLimited
 from gateway.protocol.times import now_ms
-from gateway.store.log import Post
+from gateway.store.arrivals import Post
 from gateway.store.writer import MAX_ITEMS
 
 MAX_POSTS = 1000

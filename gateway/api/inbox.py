@@ -42,7 +42,10 @@ MAX_PAGE = 200
 
 
 class ItemModel(BaseModel):
-    """One notification in one inbox. A deleted item keeps only `id`, the two numbers and `deleted_at`."""
+    """One notification in one inbox.
+
+    A deleted item keeps only `id`, the two numbers, `deleted_at` and `deleted_reason`.
+    """
 
     id: str
     created_seq: int = Field(description="Where it entered the log: its order in the inbox.")
@@ -54,9 +57,16 @@ class ItemModel(BaseModel):
     url: str | None
     data: dict[str, JsonValue] | None
     created_at: str | None
+    icon: str | None
+    actions: list[dict[str, JsonValue]] | None
+    expires_at: str | None = Field(description="When it is removed.")
+    edited_at: str | None = Field(description="When its sender last changed it.")
     read_at: str | None
     archived_at: str | None
     deleted_at: str | None
+    snoozed_until: str | None = Field(description="Until then it is not in the inbox.")
+    answer: dict[str, JsonValue] | None = Field(description="`action`, `text` and `at`.")
+    deleted_reason: str | None = Field(description="`user`, `unsent`, `expired`, `replaced` or `retention`.")
 
 
 class InboxPage(BaseModel):

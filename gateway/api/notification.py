@@ -6,7 +6,7 @@ import re
 import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import to_json
 
 from gateway.api.json_route import Body
@@ -16,8 +16,9 @@ from gateway.auth.principals import Service
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content
 from gateway.protocol.links import is_link
+from gateway.protocol.times import now_ms, read_moment
 from gateway.settings.wording import in_words
-from gateway.store.log import Post
+from gateway.store.arrivals import Options, Post
 from gateway.store.recipients import check_recipient
 
 if sys.version_info >= (3, 14):
@@ -71,6 +72,63 @@ def _as_list(value: Any) -> Any:
 
 
 _ONE_SUB = {"type": "string", "minLength": 1, "maxLength": 255}
+Moment = Annotated[
+    int, BeforeValidator(read_moment), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+"""A time in a body: RFC 3339 with its zone, in ms once validated."""
+
+MAX_AHEAD_MS = 366 * 24 * 60 * 60 * 1000
+"""How far in the future a notification may be scheduled."""
+
+MAX_TTL_SECONDS = 31_622_400
+MAX_ACTIONS = 4
+COLLAPSE_KEY = in_words("have only letters, digits, . _ : -", r"^[A-Za-z0-9._:-]+$")
+ACTION_ID = in_words("have only small letters, digits, _ -", r"^[a-z0-9_-]+$")
+
+
+def check_deliver_at(moment: int) -> int:
+    """Return the time. Raises ValueError if it is too far in the future."""
+    if moment > now_ms() + MAX_AHEAD_MS:
+        raise ValueError("it must be at most 366 days ahead")
+    return moment
+
+
+def check_expires_at(moment: int | None, info: ValidationInfo) -> int | None:
+    """Return the time. Raises ValueError if it contradicts another member."""
+    if moment is not None and info.data.get("ttl") is not None:
+        raise ValueError("it must be left out if there is a ttl")
+    deliver_at = info.data.get("deliver_at")
+    if moment is not None and deliver_at is not None and moment <= deliver_at:
+        raise ValueError("it must be later than deliver_at")
+    return moment
+
+
+def check_actions(actions: list["Action"]) -> list["Action"]:
+    """Return the actions. Raises ValueError if two have the same id."""
+    if len({action.id for action in actions}) < len(actions):
+        raise ValueError("each action must have an id of its own")
+    return actions
+
+
+class Action(Body):
+    """A button of a notification. The user presses one of them, once."""
+
+    id: Annotated[str, Field(min_length=1, max_length=32, pattern=ACTION_ID)]
+    label: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(check_plain_text)]
+    style: Literal["primary", "default", "danger"] = "default"
+    url: Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(check_url)] | None = None
+    reply: Annotated[bool, Field(description="Whether the answer has a text.")] = False
+
+
+Link = Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(check_url)]
+Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_plain_text)]
+Text = Annotated[str, Field(max_length=4000, description="Plain text."), AfterValidator(check_plain_text)]
+Priority = Literal["low", "normal", "high", "urgent"]
+Data = Annotated[dict[str, Any], Field(description="Up to 8 KiB, encoded."), AfterValidator(check_data)]
+Icon = Annotated[Link, Field(description="An image that clients may show beside the title.")]
+Actions = Annotated[list[Action], Field(min_length=1, max_length=MAX_ACTIONS), AfterValidator(check_actions)]
+DeliverAt = Annotated[Moment, AfterValidator(check_deliver_at)]
+
 Recipients = Annotated[
     list[Annotated[Sub, AfterValidator(check_recipient)]],
     BeforeValidator(_as_list),
@@ -92,16 +150,38 @@ class Notification(Body):
     )
 
     to: Annotated[Recipients, Field(description="A user, or up to 1,000 of them.")]
-    title: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_plain_text)]
-    body: (
-        Annotated[str, Field(max_length=4000, description="Plain text."), AfterValidator(check_plain_text)]
+    title: Title
+    body: Text | None = None
+    category: Annotated[str, Field(min_length=1, max_length=64, pattern=CATEGORY)] = "default"
+    priority: Priority = "normal"
+    url: Link | None = None
+    data: Data | None = None
+    icon: Icon | None = None
+    actions: Actions | None = None
+    deliver_at: (
+        Annotated[DeliverAt, Field(description="At most 366 days ahead. In the past it means now.")] | None
+    ) = None
+    ttl: (
+        Annotated[
+            int,
+            Field(ge=1, le=MAX_TTL_SECONDS, description="How long it is kept from its delivery, in seconds."),
+        ]
         | None
     ) = None
-    category: Annotated[str, Field(min_length=1, max_length=64, pattern=CATEGORY)] = "default"
-    priority: Literal["low", "normal", "high", "urgent"] = "normal"
-    url: Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(check_url)] | None = None
-    data: (
-        Annotated[dict[str, Any], Field(description="Up to 8 KiB, encoded."), AfterValidator(check_data)]
+    expires_at: Annotated[
+        Annotated[Moment, Field(description="When it is removed. Not together with `ttl`.")] | None,
+        AfterValidator(check_expires_at),
+    ] = None
+    collapse_key: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=64,
+                pattern=COLLAPSE_KEY,
+                description="It replaces the earlier notification of this key in the inbox.",
+            ),
+        ]
         | None
     ) = None
 
@@ -118,7 +198,28 @@ def to_post(notification: Notification, service: Service, now: int) -> Post:
         data=None if notification.data is None else dumps(notification.data),
         created_at=now,
     )
-    return Post(content, service.id, tuple(dict.fromkeys(notification.to)))
+    recipients = tuple(dict.fromkeys(notification.to))
+    if notification.model_fields_set.isdisjoint(OPTIONS):
+        return Post(content, service.id, recipients)
+    deliver_at = notification.deliver_at
+    if deliver_at is not None and deliver_at <= now:
+        deliver_at = None
+    expires_at, ttl = notification.expires_at, notification.ttl
+    if ttl is not None and deliver_at is None:
+        expires_at = now + ttl * 1000
+    content = content._replace(
+        icon=notification.icon, actions=encode_actions(notification.actions), expires_at=expires_at
+    )
+    return Post(content, service.id, recipients, Options(deliver_at, ttl, notification.collapse_key))
+
+
+OPTIONS = frozenset({"icon", "actions", "deliver_at", "ttl", "expires_at", "collapse_key"})
+"""The members that most notifications don't have."""
+
+
+def encode_actions(actions: list[Action] | None) -> str | None:
+    """Return the actions as JSON text."""
+    return None if actions is None else dumps([action.model_dump() for action in actions])
 
 
 _MAYBE_WHOLE_FLOAT = re.compile(r"[0-9](\.0[,}\]]|e[+-]?[0-9])")
@@ -144,6 +245,8 @@ class Digest:
     def add(self, notification: Notification) -> None:
         """Add a notification to the hash."""
         asked = notification.model_dump() | {"to": sorted(set(notification.to))}
+        # So that the hash is the same as that of a version without these members.
+        asked = {name: value for name, value in asked.items() if value is not None or name not in OPTIONS}
         text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
         if _MAYBE_WHOLE_FLOAT.search(text):
             plain = json.loads(text, parse_float=_number)

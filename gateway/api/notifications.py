@@ -1,15 +1,15 @@
 """The notifications API: post one or a batch, and read the delivery status of a posted notification."""
 
 import json
-from typing import Annotated, Any, ClassVar, NamedTuple, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
-from fastapi import APIRouter, Header, Path, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.batch import MAX_POSTS, read_batch
 from gateway.api.body import BoundedRequest
-from gateway.api.callers import NotificationReader, Poster, poster
+from gateway.api.callers import Poster, poster
 from gateway.api.json_route import JsonRoute, check_json
 from gateway.api.notification import Digest, Notification, to_post
 from gateway.api.problems import BODY, problems
@@ -17,14 +17,11 @@ from gateway.api.query import check_names
 from gateway.api.state import Gateway, State, state_of
 from gateway.api.validation import as_invalid
 from gateway.auth.principals import Service
-from gateway.errors import Invalid, NotFound
+from gateway.errors import Invalid
 from gateway.protocol.encoding import dumps
 from gateway.protocol.fields import first_field
-from gateway.protocol.items import ID_PATTERN, is_id
-from gateway.protocol.links import safe_url
 from gateway.protocol.times import now_ms, timestamp
 from gateway.store.idempotency import Reservation
-from gateway.store.sent import find_sent
 from gateway.store.transaction import Accepted, Submission
 from gateway.transport.fast_path import FAILURE
 
@@ -39,6 +36,7 @@ class Posted(BaseModel):
     id: str
     created_at: str
     recipients: int
+    state: Literal["delivered", "scheduled"]
 
 
 class BatchItem(BaseModel):
@@ -52,23 +50,6 @@ class BatchPosted(BaseModel):
     """A batch that is committed, in the order of its items."""
 
     items: list[BatchItem]
-
-
-class Sent(BaseModel):
-    """A notification as its sender sees it."""
-
-    id: str
-    title: str
-    body: str | None
-    category: str
-    priority: str
-    url: str | None
-    data: dict[str, Any] | None
-    created_at: str
-    recipients: int = Field(description="How many users it was for.")
-    delivered: int = Field(description="How many of them have a client that has acknowledged it.")
-    seen: int = Field(description="How many have a seen mark at or beyond it, or have read it.")
-    read: int = Field(description="How many have read it.")
 
 
 class BatchRoute(JsonRoute):
@@ -133,7 +114,6 @@ def read_key(key: bytes | None) -> str | None:
     return key.decode("latin-1")
 
 
-router = APIRouter(route_class=JsonRoute, tags=["notifications"])
 post_router = APIRouter(route_class=PostRoute, tags=["notifications"])
 batch_router = APIRouter(route_class=BatchRoute, tags=["notifications"])
 
@@ -183,7 +163,11 @@ def begin(notification: Notification, state: Gateway, service: Service, key: str
         state.rate_limits.charge_rest(service.id, 1, len(post.recipients))
     content = post.content
     created_at = timestamp(content.created_at)
-    response = f'{{"id":"{content.id}","created_at":"{created_at}","recipients":{len(post.recipients)}}}'
+    stage = "delivered" if post.options is None or post.options.deliver_at is None else "scheduled"
+    response = (
+        f'{{"id":"{content.id}","created_at":"{created_at}","recipients":{len(post.recipients)},'
+        f'"state":"{stage}"}}'
+    )
     reservation = _reservation(service, key, notification, response)
     return Posting(Submission((post,), response, reservation), state.settings.mount)
 
@@ -232,35 +216,6 @@ async def post_batch(
         None if idempotency_key is None else Reservation(service.id, idempotency_key, digest, response)
     )
     return _created(await state.writer.post(Submission(posts, response, reservation)), {})
-
-
-@router.get(
-    "/v1/notifications/{id}",
-    responses=problems(404),
-    summary="What became of a notification",
-)
-async def get_notification(
-    state: State,
-    service: NotificationReader,
-    id: Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN})],  # noqa: A002 - the contract's name
-) -> Sent:
-    """Answer to the service that posted it, and to any with the scope `admin`."""
-    sent = await state.database.read(find_sent, id.lower()) if is_id(id) else None
-    if sent is None or not (sent.service_id == service.id or "admin" in service.scopes):
-        raise NotFound("There is no such notification.")
-    content = sent.content
-    return Sent(
-        **content._asdict()
-        | {
-            "url": safe_url(content.url),
-            "data": None if content.data is None else json.loads(content.data),
-            "created_at": timestamp(content.created_at),
-        },
-        recipients=sent.recipients,
-        delivered=sent.delivered,
-        seen=sent.seen,
-        read=sent.read,
-    )
 
 
 def _reservation(service: Service, key: str | None, asked: Notification, response: str) -> Reservation | None:

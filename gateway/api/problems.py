@@ -23,6 +23,7 @@ _WHY = {
     403: "The token does not allow this.",
     404: "There is no such thing.",
     409: "It conflicts with what is there.",
+    412: "The condition in `If-Match` does not hold.",
     410: "The log cannot be resumed from there.",
     413: "The body is too large.",
     415: "The body is compressed.",

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, delete, exists, select
 
-from gateway.database.models import items, notifications, sessions, users
+from gateway.database.models import items, notifications, scheduled_recipients, sessions, users
 from gateway.database.units import background
 
 
@@ -24,6 +24,7 @@ def erase_some(connection: Connection, user_id: int, limit: int = 1000) -> bool:
     The user's row is deleted once it has no sessions: other processes may still have to notice their end.
     """
     connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
+    _remove_scheduled(connection, user_id)
     oldest = select(items.c.created_seq, items.c.notification_id).where(items.c.user_id == user_id)
     chunk = connection.execute(oldest.order_by(items.c.created_seq).limit(limit)).all()
     if chunk:
@@ -37,6 +38,17 @@ def erase_some(connection: Connection, user_id: int, limit: int = 1000) -> bool:
     return False
 
 
+def _remove_scheduled(connection: Connection, user_id: int) -> None:
+    """Delete what is scheduled for a user. Notifications without another recipient are deleted with it."""
+    keys = connection.scalars(
+        delete(scheduled_recipients)
+        .where(scheduled_recipients.c.user_id == user_id)
+        .returning(scheduled_recipients.c.notification_id)
+    ).all()
+    if keys:
+        remove_unheld(connection, keys)
+
+
 def remove_unheld(connection: Connection, keys: Collection[int]) -> None:
     """Delete those of the notifications that have no item left. Call it after you have deleted their items.
 
@@ -48,7 +60,8 @@ def remove_unheld(connection: Connection, keys: Collection[int]) -> None:
         select(notifications.c.id).where(posted).order_by(notifications.c.id).with_for_update()
     )
     had = exists().where(items.c.notification_id == notifications.c.id)
-    connection.execute(delete(notifications).where(posted, ~had))
+    waits = exists().where(scheduled_recipients.c.notification_id == notifications.c.id)
+    connection.execute(delete(notifications).where(posted, ~had, ~waits))
 
 
 @background

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import check, keys, messages, pipes, services, users
+from gateway.cli import check, keys, messages, notifications, pipes, services, users
 from gateway.cli.failures import fail, fail_known, fail_usage
 from gateway.cli.options import note
 from gateway.protocol.terminal import counted, shown
@@ -217,6 +217,7 @@ for _command in (check.check, messages.token, messages.send, messages.tail):
     app.command()(_command)
 for _name, _group in {
     "user": users.app,
+    "notification": notifications.app,
     "service": services.app,
     "key": keys.app,
     "signing-key": keys.signing_app,

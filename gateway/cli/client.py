@@ -5,7 +5,7 @@ import json
 import random
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -32,10 +32,26 @@ class ClientError(Exception):
 
 def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
     """Post one notification, and return the response. Raises `ClientError`."""
+    headers = {"Idempotency-Key": secrets.token_hex(16)}
+    return ask(server, key, "POST", "/v1/notifications", notification, headers)
+
+
+def ask(
+    server: str,
+    key: str,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Send a request of a service, and return the response, a notification or its state.
+
+    Raises `ClientError`.
+    """
     # Importing it takes longer than most commands run.
     import httpx
 
-    headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": secrets.token_hex(16)}
+    headers = {"Authorization": f"Bearer {key}", **(headers or {})}
     server = _address(server)
     try:
         http = httpx.Client(trust_env=_may_be_proxied(server))
@@ -43,14 +59,14 @@ def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
         raise ClientError(f"{server}: {environment_fault()}") from None
     try:
         with http:
-            response = http.post(f"{server}/v1/notifications", json=notification, headers=headers)
+            response = http.request(method, f"{server}{path}", json=body, headers=headers)
     except ValueError:
         raise _no_gateway(server) from None
     except Exception as error:  # noqa: BLE001 - its text may hold the key
         what = _wrong_scheme(server) or f"{reason(error)}. GATEWAY_URL or --server says where the gateway is"
         raise ClientError(f"{server}: {_or_environment(server, what)}") from None
     answer = _object(response.content)
-    if response.is_success and "id" in answer:
+    if response.is_success and answer.keys() & {"id", "state"}:
         return answer
     if (beyond := _beyond(server, response.status_code)) is not None:
         raise ClientError(beyond)

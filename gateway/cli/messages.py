@@ -83,29 +83,52 @@ def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str
     return with_database(issue)
 
 
-_ServerOption = Annotated[
+ServerOption = Annotated[
     str | None,
     typer.Option("--server", envvar="GATEWAY_URL", help=f"The URL of the gateway. Default: {DEFAULT_URL}"),
 ]
+KeyOption = Annotated[
+    str,
+    typer.Option(
+        envvar="GATEWAY_KEY",
+        help="The API key to post with, or - to read it from the first line of stdin."
+        " Other users of this machine can see an argument: prefer the variable.",
+    ),
+]
+ContentOption = Annotated[str | None, typer.Option(help="The text below the title.")]
+PriorityOption = Annotated[str | None, typer.Option(help="low, normal, high or urgent.")]
+UrlOption = Annotated[str | None, typer.Option(help="The link that a click opens.")]
+DataOption = Annotated[str | None, typer.Option(help="A JSON object for programs.")]
+IconOption = Annotated[str | None, typer.Option(help="The URL of an image to show beside the title.")]
+ActionsOption = Annotated[
+    str | None, typer.Option(help='The buttons, a JSON array: \'[{"id": "ok", "label": "Approve"}]\'')
+]
+DeliverAtOption = Annotated[
+    str | None, typer.Option(help="When to deliver it, such as 2026-12-24T18:00:00+01:00. Default: now.")
+]
+ExpiresAtOption = Annotated[str | None, typer.Option(help="When it is removed, in the same form.")]
 
 
 def send(
     sub: SubArgument,
     title: Annotated[str, typer.Argument(metavar="TITLE", help="The title of the notification.")],
-    body: Annotated[str | None, typer.Option(help="The text below the title.")] = None,
+    body: ContentOption = None,
     category: Annotated[str | None, typer.Option(help="The category of the notification.")] = None,
-    priority: Annotated[str | None, typer.Option(help="low, normal, high or urgent.")] = None,
-    url: Annotated[str | None, typer.Option(help="The link that a click opens.")] = None,
-    data: Annotated[str | None, typer.Option(help="A JSON object for programs.")] = None,
-    key: Annotated[
-        str,
-        typer.Option(
-            envvar="GATEWAY_KEY",
-            help="The API key to post with, or - to read it from the first line of stdin."
-            " Other users of this machine can see an argument: prefer the variable.",
-        ),
-    ] = "",
-    server: _ServerOption = None,
+    priority: PriorityOption = None,
+    url: UrlOption = None,
+    data: DataOption = None,
+    icon: IconOption = None,
+    actions: ActionsOption = None,
+    deliver_at: DeliverAtOption = None,
+    ttl: Annotated[
+        int | None, typer.Option(help="How long it is kept from its delivery, in seconds.")
+    ] = None,
+    expires_at: ExpiresAtOption = None,
+    collapse_key: Annotated[
+        str | None, typer.Option(help="It replaces the earlier notification with this key.")
+    ] = None,
+    key: KeyOption = "",
+    server: ServerOption = None,
 ) -> None:
     """Post a notification over HTTP, with the API key in GATEWAY_KEY.
 
@@ -113,19 +136,48 @@ def send(
     """
     from gateway.cli import client
 
-    fields = {"body": body, "category": category, "priority": priority, "url": url}
-    given = {name: value for name, value in fields.items() if value is not None}
-    if data is not None:
-        try:
-            given["data"] = json.loads(data)
-        except ValueError:
-            raise typer.BadParameter("--data: it must be a JSON object") from None
-    key = _secret(key, "GATEWAY_KEY or --key")
+    given = members(
+        body=body,
+        category=category,
+        priority=priority,
+        url=url,
+        data=parsed("--data", data, dict, "a JSON object"),
+        icon=icon,
+        actions=parsed("--actions", actions, list, "a JSON array"),
+        deliver_at=deliver_at,
+        ttl=ttl,
+        expires_at=expires_at,
+        collapse_key=collapse_key,
+    )
+    print_json(client.send(server_url(server), api_key(key), {"to": sub, "title": title} | given))
+
+
+def members(**given: Any) -> dict[str, Any]:
+    """Return the members of a request that were given."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def parsed(option: str, text: str | None, kind: type, rule: str) -> Any:
+    """Return the JSON in an option. Raises `typer.BadParameter` if it is not of this kind."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise typer.BadParameter(f"{option}: it must be {rule}")
+    return value
+
+
+def api_key(given: str) -> str:
+    """Return the API key. Raises `MissingSecretError` if there is none."""
+    key = _secret(given, "GATEWAY_KEY or --key")
     if not key:
         raise MissingSecretError(
             "GATEWAY_KEY or --key: an API key is needed. Create one: gateway key add SERVICE"
         )
-    print_json(client.send(_url(server), key, {"to": sub, "title": title} | given))
+    return key
 
 
 def tail(
@@ -141,7 +193,7 @@ def tail(
             " Other users of this machine can see an argument: prefer the variable.",
         ),
     ] = "",
-    server: _ServerOption = None,
+    server: ServerOption = None,
 ) -> None:
     """Print the messages of a user's socket as they arrive. Example: gateway tail ada.
 
@@ -160,11 +212,11 @@ def tail(
         name = _checked_sub(sub)
         server = _own_address() if server is None else server
         secret, renew = _mint(name), lambda: asyncio.to_thread(_mint, name)
-    messages = client.tail(_url(server), secret, _show, note, renew)
+    messages = client.tail(server_url(server), secret, _show, note, renew)
     asyncio.run(pipes.run_while_read(messages))
 
 
-def _url(server: str | None) -> str:
+def server_url(server: str | None) -> str:
     """Return the URL of the gateway. Keep an empty one: the client refuses it."""
     return DEFAULT_URL if server is None else server
 

@@ -61,6 +61,9 @@ users = Table(
     _number("delivered_seq"),
     # The highest seq of a purged item. A client whose position is lower can't replay, and gets a reset.
     _number("trimmed_seq"),
+    # The preferences as JSON, NULL for nearly all users, and how often they changed (`store/preferences`).
+    Column("preferences", Text),
+    _number("preferences_version"),
     # An erased user's id must never be reused for another user's log.
     sqlite_autoincrement=True,
 )
@@ -184,14 +187,85 @@ notifications = Table(
     Column("data", Text),
     Column("recipients", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("icon", Text),
+    Column("actions", Text),
+    _number("expires_at", default=None),
+    _number("edited_at", default=None),
+    # What the sender sees (`store/sent`): the state, and how many recipients have muted the category.
+    Column("state", SmallInteger, nullable=False, server_default="1"),
+    _number("muted"),
+    # The sender's request: when to deliver, in seconds how long to keep it then, which one to replace.
+    _number("deliver_at", default=None),
+    _number("ttl", default=None),
+    Column("collapse_key", String(64)),
+    # The sender's list, and the few in it that are not simply delivered.
+    Index(None, "service_id", "id"),
+    Index(None, "state", "id", sqlite_where=text("state <> 1"), postgresql_where=text("state <> 1")),
     sqlite_autoincrement=True,
 )
 
-UNREAD, READ, ARCHIVED_UNREAD, ARCHIVED_READ, DELETED = range(5)
-"""The five statuses of an item, as the column `place` stores them."""
+SCHEDULED, DELIVERED, CANCELLED, UNSENT, EXPIRED = range(5)
+"""The states of a notification, as the column `state` stores them."""
+
+# The recipients of a scheduled notification. They have no item until it is delivered.
+scheduled_recipients = Table(
+    "scheduled_recipients",
+    metadata,
+    Column("notification_id", ForeignKey("notifications.id", ondelete="CASCADE"), nullable=False),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    # Those of the notification, for the lookup of an earlier one with the same key.
+    Column("service_id", BigInteger, nullable=False),
+    Column("collapse_key", String(64)),
+    PrimaryKeyConstraint("notification_id", "user_id"),
+    Index(
+        None,
+        "user_id",
+        "service_id",
+        "collapse_key",
+        sqlite_where=text("collapse_key IS NOT NULL"),
+        postgresql_where=text("collapse_key IS NOT NULL"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+# The last notification of each key of a user: the one that the next one with this key replaces.
+collapse_keys = Table(
+    "collapse_keys",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("service_id", BigInteger, nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("notification_id", ForeignKey("notifications.id", ondelete="CASCADE"), nullable=False, index=True),
+    PrimaryKeyConstraint("user_id", "service_id", "key"),
+    sqlite_with_rowid=False,
+)
+
+DELIVER, EXPIRE, WITHDRAW, TOUCH, REENTER, WAKE, FORGET = range(7)
+"""The kinds of due work, as the column `kind` stores them (`store/due_work`)."""
+
+# What happens by the clock, and the rest of changes to many inboxes: see `store/due_work`.
+due_work = Table(
+    "due_work",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("due_at", BigInteger, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("notification_id", ForeignKey("notifications.id", ondelete="CASCADE"), nullable=False),
+    # The only user concerned, or NULL: all recipients.
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
+    # The id of the last user whose inbox is done.
+    _number("after"),
+    Index(None, "due_at", "id"),
+    Index(None, "notification_id", "user_id"),
+    sqlite_autoincrement=True,
+)
+
+UNREAD, READ, ARCHIVED_UNREAD, ARCHIVED_READ, DELETED, SNOOZED = range(6)
+"""The six statuses of an item, as the column `place` stores them."""
 
 _STATUS = (
     "CASE WHEN deleted_at IS NOT NULL THEN 4"
+    " WHEN snoozed_until IS NOT NULL THEN 5"
     " WHEN archived_at IS NOT NULL AND read_at IS NOT NULL THEN 3"
     " WHEN archived_at IS NOT NULL THEN 2"
     " WHEN read_at IS NOT NULL THEN 1"
@@ -210,6 +284,10 @@ items = Table(
     Column("read_at", BigInteger),
     Column("archived_at", BigInteger),
     Column("deleted_at", BigInteger),
+    Column("snoozed_until", BigInteger),
+    # The user's answer, as JSON, and why the item was deleted: NULL if by its user.
+    Column("answer", Text),
+    Column("deleted_reason", String(9)),
     Column("place", SmallInteger, Computed(_STATUS, persisted=True), key="status", nullable=False),
     PrimaryKeyConstraint("user_id", "created_seq"),
     # A replay reads a range of this index.
@@ -218,6 +296,15 @@ items = Table(
     Index(None, "user_id", "status", "created_seq"),
     # For finding an item by its notification, and for the sender's counts.
     Index(None, "notification_id", "user_id", unique=True),
+    # The snoozed items, soonest first.
+    Index(
+        None,
+        "user_id",
+        "snoozed_until",
+        "created_seq",
+        sqlite_where=text("snoozed_until IS NOT NULL"),
+        postgresql_where=text("snoozed_until IS NOT NULL"),
+    ),
     # For purging. It contains only deleted items, so posting an item doesn't write to it.
     Index(
         None,

@@ -57,7 +57,8 @@ class RecentEntries:
                 kept = self._users[entry.user_id]
                 if kept and kept[-1].counts.seq >= entry.counts.seq:
                     continue  # A commit in this process has recorded it already.
-                if kept and kept[-1].counts.seq + 1 != entry.counts.seq:
+                # A gap, or earlier entries whose content the sender has withdrawn or changed.
+                if kept and (kept[-1].counts.seq + 1 != entry.counts.seq or entry.supersedes):
                     self._drop_all(kept)
                     kept = None
                 if kept is None:

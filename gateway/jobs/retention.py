@@ -34,6 +34,9 @@ INTERVAL_SECONDS = 600
 DELETED_TTL_MS = 24 * 60 * 60 * 1000
 """How long a deleted item stays in the log, so that disconnected clients learn of its deletion."""
 
+DAY_MS = 24 * 60 * 60 * 1000
+"""How often a round looks at all items again."""
+
 STEP = MAX_BATCH
 """Maximum number of items that one step deletes or purges, about: as many as share a transaction of posts."""
 
@@ -65,8 +68,9 @@ class Retention:
         self._writer = writer
         self._keep = keep
         self._clock = clock
-        # All items up to this notification id are deleted, so no later round reads them.
+        # All items up to this notification id are deleted, so no later round reads them, for a day.
         self._after = ""
+        self._began_at = 0
 
     async def run(self) -> None:
         """Do a round periodically, until cancelled. A failed round is logged and left to the next one."""
@@ -90,6 +94,9 @@ class Retention:
 
     async def expire(self, before_ms: int) -> None:
         """Delete the items of notifications that were posted before `before_ms`."""
+        if self._now() >= self._began_at + DAY_MS:
+            # The id of a scheduled notification is as old as the request, and its items may have come since.
+            self._after, self._began_at = "", self._now()
         while page := await self._database.read(find_expired, self._after, _first_id(before_ms)):
             for step in _steps(page.marks):
                 await self._delete(step)
@@ -177,7 +184,10 @@ def find_expired(connection: Connection, after: str, before: str) -> Expired | N
     found: dict[int, list[str]] = {}
     for user_id, uuid in connection.execute(_SELECT_KEPT, {"page": page}):
         found.setdefault(user_id, []).append(uuid)
-    return Expired([ItemUpdate(user_id, tuple(ids), deleted=True) for user_id, ids in found.items()], last)
+    return Expired(
+        [ItemUpdate(user_id, tuple(ids), deleted=True, reason="retention") for user_id, ids in found.items()],
+        last,
+    )
 
 
 _SELECT_OLDEST = (

@@ -9,6 +9,7 @@ from gateway.jobs.background import Work, every
 from gateway.jobs.erasures import finish_erasures
 from gateway.jobs.memory import CHECK_SECONDS, Memory
 from gateway.jobs.retention import Retention
+from gateway.jobs.schedule import Schedule
 from gateway.observability import audit
 from gateway.observability.sampling import WINDOW_SECONDS
 from gateway.settings import Settings
@@ -30,6 +31,7 @@ def timetable(
     yield "signing keys", every(KEY_REFRESH_SECONDS, tokens.load_keys)
     yield "issuers", tokens.issuers.run()
     yield "erasures", finish_erasures(database)
+    yield "schedule", Schedule(database, writer).run()
     yield "retention", Retention(database, writer, keep=settings.retention_seconds).run()
     yield "refusals", every(WINDOW_SECONDS, _report_rest)
     yield "page caches", every(CHECK_SECONDS, database.free_caches)

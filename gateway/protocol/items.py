@@ -33,7 +33,7 @@ class Counts(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The posted content, shared by all recipients. `data` is JSON text or None; `created_at` is in ms."""
+    """The posted content, shared by all recipients. `data` and `actions` are JSON text; times are in ms."""
 
     id: str
     title: str
@@ -43,13 +43,20 @@ class Content(NamedTuple):
     url: str | None
     data: str | None
     created_at: int
+    icon: str | None = None
+    actions: str | None = None
+    expires_at: int | None = None
+    edited_at: int | None = None
 
 
 CONTENT_FIELDS = len(Content._fields)
 
 
 class Item(NamedTuple):
-    """One notification in one inbox, in its latest state. Times are in ms since 1970, or None."""
+    """One notification in one inbox, in its latest state. Times are in ms since 1970, or None.
+
+    `answer` is JSON text or None. `deleted_reason` is None if the user deleted the item.
+    """
 
     content: Content
     created_seq: int
@@ -57,6 +64,19 @@ class Item(NamedTuple):
     read_at: int | None = None
     archived_at: int | None = None
     deleted_at: int | None = None
+    snoozed_until: int | None = None
+    answer: str | None = None
+    deleted_reason: str | None = None
+
+    @property
+    def counts_as_unread(self) -> bool:
+        """Whether the item is one of the unread ones in the inbox."""
+        return (
+            self.read_at is None
+            and self.archived_at is None
+            and self.deleted_at is None
+            and self.snoozed_until is None
+        )
 
 
 ID_PATTERN = in_words(
@@ -89,9 +109,16 @@ _MEMBERS = {
     "url": "%s",
     "data": "%s",
     "created_at": '"%s"',
+    "icon": "%s",
+    "actions": "%s",
+    "expires_at": "%s",
+    "edited_at": "%s",
     "read_at": "%s",
     "archived_at": "%s",
     "deleted_at": "%s",
+    "snoozed_until": "%s",
+    "answer": "%s",
+    "deleted_reason": '"%s"',
 }
 """The members of an item in JSON, in their order, with the places of their values."""
 
@@ -102,14 +129,20 @@ def _template(present: Container[str]) -> str:
     return f"{{{','.join(members)}}}"
 
 
-_ITEM = _template(_MEMBERS)
-_DELETED_ITEM = _template({"id", "created_seq", "seq", "deleted_at"})
+_ITEM = _template(_MEMBERS.keys() - {"deleted_at", "deleted_reason"})
+_PLAIN_ITEM = _template(
+    _MEMBERS.keys()
+    - {"icon", "actions", "expires_at", "edited_at"}
+    - {"deleted_at", "snoozed_until", "answer", "deleted_reason"}
+)
+_DELETED_ITEM = _template({"id", "created_seq", "seq", "deleted_at", "deleted_reason"})
 
 
 def encode_row(row: Sequence[Any]) -> str:
     """Return the item in a row as JSON: a row has the fields of a content, then the others of an item.
 
-    A deleted item has only its id, `created_seq`, `seq` and `deleted_at`. Its other members are null.
+    A deleted item has only its id, `created_seq`, `seq`, `deleted_at` and `deleted_reason`. Its other members
+    are null.
     """
     (
         uuid,
@@ -120,16 +153,23 @@ def encode_row(row: Sequence[Any]) -> str:
         url,
         data,
         created_at,
+        icon,
+        actions,
+        expires_at,
+        edited_at,
         created_seq,
         seq,
         read_at,
         archived_at,
         deleted_at,
+        snoozed_until,
+        answer,
+        reason,
     ) = row
     if deleted_at is not None:
-        return _DELETED_ITEM % (uuid, created_seq, seq, encode_time(deleted_at))
+        return _DELETED_ITEM % (uuid, created_seq, seq, encode_time(deleted_at), reason or "user")
     # Many values are missing, and calling a function for them takes longer than these checks.
-    return _ITEM % (
+    first = (
         uuid,
         created_seq,
         seq,
@@ -140,10 +180,15 @@ def encode_row(row: Sequence[Any]) -> str:
         "null" if url is None else quoted(safe_url(url)),
         data or "null",
         timestamp(created_at),
+    )
+    states = (
         "null" if read_at is None else encode_time(read_at),
         "null" if archived_at is None else encode_time(archived_at),
-        "null",
     )
+    if icon is actions is answer is None and expires_at is edited_at is snoozed_until is None:
+        return _PLAIN_ITEM % (*first, *states)
+    options = (quoted(safe_url(icon)), actions or "null", encode_time(expires_at), encode_time(edited_at))
+    return _ITEM % (*first, *options, *states, encode_time(snoozed_until), answer or "null")
 
 
 def encode_item(item: Item) -> str:

@@ -24,9 +24,13 @@ def hello(sub: str, epoch: str, counts: Counts, heartbeat: float, expires_at: in
     return Message("hello", members, epoch=epoch)
 
 
-def notification(item: str, seq: int, counts: Counts) -> Message:
-    """Return the message with one encoded item that is new to the client."""
-    return Message("notification", f'"seq":{seq},"notification":{item},{_counted(counts)}', seq)
+def notification(item: str, seq: int, counts: Counts, *, alert: bool = True) -> Message:
+    """Return the message with one encoded item that is new to the client.
+
+    `alert` is whether the client may show a toast or play a sound: the user is not in quiet hours.
+    """
+    members = f'"seq":{seq},"notification":{item},{_counted(counts)},"alert":{"true" if alert else "false"}'
+    return Message("notification", members, seq)
 
 
 def changed(items: Sequence[str], seq: int, counts: Counts) -> Message:

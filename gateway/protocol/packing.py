@@ -19,8 +19,8 @@ MAX_ARRAY = 420
 The library allocates an array before it reads the elements, so a short frame could ask for much memory.
 """
 
-_STATES = ("read_at", "archived_at", "deleted_at")
-_TIMES = ("created_at", *_STATES)
+_STATES = ("read_at", "archived_at", "deleted_at", "snoozed_until", "answer", "deleted_reason")
+_TIMES = ("created_at", "expires_at", "edited_at", "read_at", "archived_at", "deleted_at", "snoozed_until")
 
 
 _NOTIFICATION = b'{"type":"notification",'
@@ -50,7 +50,7 @@ def _pack_notification(payload: bytes) -> bytes:
     """Pack a new item. Its content is packed once for all recipients: deep `data` takes long."""
     begin, end = payload.index(_CONTENT), payload.rindex(_AFTER_CONTENT)
     message = _parsed(payload[:begin] + payload[end + 1 :])
-    counts = {name: message.pop(name) for name in ("unread", "unseen")}
+    counts = {name: message.pop(name) for name in ("unread", "unseen", "alert")}
     item = message.pop("notification")
     _convert(item)
     states = {name: item.pop(name) for name in _STATES}
@@ -114,6 +114,8 @@ def _convert(item: dict[str, Any]) -> None:
     for name in _TIMES:
         if (time := item.get(name)) is not None:
             item[name] = parse_time(time)
+    if (answer := item.get("answer")) is not None:
+        answer["at"] = parse_time(answer["at"])
 
 
 def _rounded(number: int) -> float:

@@ -1,5 +1,7 @@
 """Times: integers in milliseconds since 1970, and their text for clients."""
 
+import math
+import re
 import time
 from datetime import date, datetime, timedelta
 from functools import lru_cache
@@ -35,6 +37,21 @@ def _date(days: int) -> str:
 def parse_time(text: str) -> int:
     """Return the milliseconds of a time in the API's format."""
     return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_MAX_MOMENT = 40
+"""Maximum length of a time from outside, in characters."""
+
+
+def read_moment(text: object) -> int:
+    """Return the milliseconds of a time from outside (RFC 3339). Raises ValueError for any other value."""
+    if isinstance(text, str) and len(text) <= _MAX_MOMENT and _MOMENT.fullmatch(text):
+        try:
+            return math.floor(datetime.fromisoformat(text.upper()).timestamp() * 1000)
+        except (ValueError, OverflowError):
+            pass  # There is no such day, or no such hour.
+    raise ValueError("it must be a time with its zone, such as 2026-11-20T09:30:00Z")
 
 
 def encode_time(milliseconds: int | None) -> str:

@@ -4,19 +4,17 @@ Functions take a connection and never commit. They take a `Position` whose row t
 """
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Connection, bindparam, func, literal, select, update
+from sqlalchemy import Connection, bindparam, func, literal, select
 
 from gateway.database.indexes import BY_STATUS
 from gateway.database.models import ARCHIVED_UNREAD, UNREAD, items
-from gateway.database.rows import rows
-from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts, Item
 from gateway.store.entries import Entry
 from gateway.store.inbox import find_items, prepared_page
 from gateway.store.log import to_item
+from gateway.store.numbering import number, store
 from gateway.store.positions import Position
 
 CHUNK = 28
@@ -30,13 +28,17 @@ LONG_CHANGE = 16
 
 
 class ItemUpdate(NamedTuple):
-    """A change to some items of one user. None leaves a state as it is."""
+    """A change to some items of one user. None leaves a state as it is.
+
+    `reason` is why the items are deleted, if not by the user.
+    """
 
     user_id: int
     ids: tuple[str, ...]
     read: bool | None = None
     archived: bool | None = None
     deleted: bool = False
+    reason: str | None = None
 
 
 class ReadUpTo(NamedTuple):
@@ -79,7 +81,7 @@ def mark(
         if item.deleted_at is None or change.deleted
     ]
     targets = [_marked(item, change, now) for item in found]
-    entries = _apply(connection, position, found, targets)
+    entries = apply(connection, position, found, targets)
     after = [
         item._replace(seq=position.seq) if item != before else item
         for before, item in zip(found, targets, strict=True)
@@ -88,11 +90,16 @@ def mark(
 
 
 def _marked(item: Item, change: ItemUpdate, now: int) -> Item:
-    return item._replace(
+    if item.deleted_at is not None:
+        return item
+    marked = item._replace(
         read_at=_moment(item.read_at, change.read, now),
         archived_at=_moment(item.archived_at, change.archived, now),
-        deleted_at=item.deleted_at or (now if change.deleted else None),
     )
+    if change.deleted:
+        marked = marked._replace(deleted_at=now, deleted_reason=change.reason)
+    # Who archives or deletes a snoozed item doesn't want it back.
+    return marked._replace(snoozed_until=None) if change.archived or change.deleted else marked
 
 
 def _moment(since: int | None, wanted: bool | None, now: int) -> int | None:
@@ -116,69 +123,22 @@ def read_up_to(
         },
     )
     found = [to_item(row) for row in oldest]
-    entries = _apply(connection, position, found, [item._replace(read_at=now) for item in found])
+    entries = apply(connection, position, found, [item._replace(read_at=now) for item in found])
     if len(found) > LONG_CHANGE:
         entries[0].up_to = found[-1].created_seq
     return Changed(found, position.counts(), more=len(found) == CHUNK), entries
 
 
-def _apply(
+def apply(
     connection: Connection, position: Position, before: Sequence[Item], after: Sequence[Item]
 ) -> list[Entry]:
     """Store the items that differ. All of them take the same next `seq` of the log."""
     changes = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     if not changes:
         return []
-    position.seq += 1
-    for old, new in changes:
-        position.tally(old, -1)
-        position.tally(new, 1)
-    numbered = [new._replace(seq=position.seq) for _, new in changes]
-    connection.execute(
-        _update_items(connection.dialect.name),
-        {
-            "rows": dumps(
-                [
-                    (
-                        position.user_id,
-                        item.created_seq,
-                        item.seq,
-                        item.read_at,
-                        item.archived_at,
-                        item.deleted_at,
-                    )
-                    for item in numbered
-                ]
-            )
-        },
-    )
-    return [Entry(position.user_id, position.counts(), numbered)]
-
-
-@cache
-def _update_items(dialect: str) -> Any:
-    number = BigInteger()
-    new = rows(
-        dialect,
-        # With the user id in each row, SQLite starts from these rows. Otherwise it would scan the whole
-        # inbox.
-        user_id=number,
-        created_seq=number,
-        seq=number,
-        read_at=number,
-        archived_at=number,
-        deleted_at=number,
-    )
-    return (
-        update(items)
-        .where(items.c.user_id == new.c.user_id, items.c.created_seq == new.c.created_seq)
-        .values(
-            seq=new.c.seq,
-            read_at=new.c.read_at,
-            archived_at=new.c.archived_at,
-            deleted_at=new.c.deleted_at,
-        )
-    )
+    entry, changed = number(position, changes)
+    store(connection, changed)
+    return [entry]
 
 
 def move_seen(connection: Connection, position: Position, change: Seen) -> Changed:

@@ -15,15 +15,16 @@ from gateway.protocol.wire import Message
 class Entry:
     """One change in one user's log. Its message is encoded once, for all clients of the user.
 
-    `fresh` says that its only item is new to a client that has received the previous entry. `up_to` is set
-    when the items are too many to list: all items up to it were marked read. `committed_at` is the time of
-    the commit, in seconds since 1970, or 0 if unknown.
+    `fresh` says that its only item is new to a client that has received the previous entry, and `quiet` that
+    the user has quiet hours. `up_to` is set when the items are too many to list: all items up to it were
+    marked read. `committed_at` is the time of the commit, in seconds since 1970, or 0 if unknown.
     """
 
     user_id: int
     counts: Counts
     items: Sequence[Item]
     fresh: bool = False
+    quiet: bool = False
     up_to: int | None = None
     committed_at: float = 0
     _message: Message | None = field(default=None, repr=False)
@@ -41,8 +42,17 @@ class Entry:
             return messages.read_up_to(self.up_to, self.counts.seq, self.counts)
         encoded = [encode_item(item) for item in self.items]
         if self.fresh:
-            return messages.notification(encoded[0], self.counts.seq, self.counts)
+            return messages.notification(encoded[0], self.counts.seq, self.counts, alert=not self.quiet)
         return messages.changed(encoded, self.counts.seq, self.counts)
+
+    @property
+    def supersedes(self) -> bool:
+        """Whether the sender has changed or withdrawn what earlier entries of the log may still contain."""
+        if self.fresh:
+            return self.items[0].content.edited_at is not None
+        return any(
+            item.content.edited_at is not None or item.deleted_reason is not None for item in self.items
+        )
 
     @property
     def size(self) -> int:
@@ -65,7 +75,9 @@ def restore_counts(entries: Sequence[Entry]) -> None:
     """
     for later, earlier in pairwise(reversed(entries)):
         counts = later.counts
-        arrived = later.fresh and later.items[0].created_seq == counts.seq
+        newest = later.items[0] if later.fresh else None
+        # An edited item may have entered again: it may have been unread before.
+        arrived = newest is not None and newest.created_seq == counts.seq and newest.content.edited_at is None
         unread, unseen = counts.unread - arrived, counts.unseen - (arrived and counts.seq > counts.seen)
         earlier.counts = counts._replace(seq=earlier.counts.seq, unread=unread, unseen=unseen)
 
@@ -79,7 +91,7 @@ _ITEM_BYTES = 1300
 
 def _memory_of(item: Item) -> int:
     """Return the maximum size of an item in memory and in a frame of each encoding together, in bytes."""
-    _, title, body, _, _, url, data, _ = item.content
+    _, title, body, _, _, url, data, _, icon, actions, _, _ = item.content
     size = _ITEM_BYTES + _memory_of_text(title)
     # Most items lack some of these, and a call costs as much as the rest of this function.
     if body is not None:
@@ -89,6 +101,8 @@ def _memory_of(item: Item) -> int:
     if data is not None:
         # A number in `data` may take more than twice as many bytes in MessagePack as in JSON.
         size += 5 * getsizeof(data)
+    if icon is not None or actions is not None or item.answer is not None:
+        size += sum(_memory_of_text(text) for text in (icon, actions, item.answer) if text is not None)
     return size
 
 
@@ -108,9 +122,9 @@ def size_of(item: Item) -> int:
 
     The texts of a deleted item count as well, because they are read with it.
     """
-    _, title, body, _, _, url, data, _ = item.content
+    _, title, body, _, _, url, data, _, icon, actions, _, _ = item.content
     size = _ITEM_FRAME_BYTES + _size_of_text(title)
-    for text in (body, url, data):
+    for text in (body, url, data, icon, actions, item.answer):
         if text is not None:
             size += _size_of_text(text)
     return size

@@ -1,31 +1,20 @@
-"""The log of each user: appending posts, and reading the changes after a position.
+"""The log of each user: reading the changes after a position. `arrivals` appends to it.
 
 Functions take a connection and never commit. docs/architecture.md explains why each user has a counter row,
 and why its lock makes each `seq` gapless and in commit order.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    FromClause,
-    Insert,
-    String,
-    Text,
-    bindparam,
-    insert,
-    select,
-)
+from sqlalchemy import Connection, bindparam, select
 
 from gateway.database.indexes import BY_CHANGE
 from gateway.database.models import items, notifications, users
-from gateway.database.prepared import Prepared, PreparedRows
+from gateway.database.prepared import Prepared
 from gateway.protocol.items import CONTENT_FIELDS, Content, Counts, Item
 from gateway.store.entries import Entry, size_of
-from gateway.store.positions import Positions
 
 REPLAY_LIMIT = 1000
 """Maximum number of changes that a client may be behind to resume. Beyond it, the gateway sends `reset`."""
@@ -35,17 +24,6 @@ PAGE = 100
 
 PAGE_BYTES = 64 * 1024
 """Approximate maximum size of the items of a page for a socket, whose client may read slowly."""
-
-ITEMS_PER_INSERT = 1000
-"""About how many items one statement inserts. On Postgres the event loop builds the statement."""
-
-
-class Post(NamedTuple):
-    """One notification and its distinct recipients."""
-
-    content: Content
-    service_id: int
-    recipients: tuple[str, ...]
 
 
 class Page(NamedTuple):
@@ -61,86 +39,6 @@ class Page(NamedTuple):
     cut: bool = False
 
 
-# --- appending ----------------------------------------------------------------------------------------------
-
-
-def append(
-    connection: Connection, posts: Sequence[Post], positions: Positions, followed: Container[int]
-) -> list[Entry]:
-    """Store the posts, each as the next `seq` of every recipient's log, in the order of `posts`.
-
-    Return the entries of the users whose ids are `followed`.
-    """
-    keys = _insert_notifications(connection, posts)
-    entries: list[Entry] = []
-    rows_of_items: list[tuple[int, int, int]] = []
-    for post in posts:
-        key = keys[post.content.id]
-        for sub in post.recipients:
-            position = positions.by_sub[sub]
-            position.seq += 1
-            position.unread += 1
-            position.unseen += 1
-            rows_of_items.append((position.user_id, position.seq, key))
-            if position.user_id in followed:
-                item = Item(post.content, position.seq, position.seq)
-                entries.append(Entry(position.user_id, position.counts(), (item,), fresh=True))
-        if len(rows_of_items) >= ITEMS_PER_INSERT:
-            _INSERT_ITEMS.run(connection, rows_of_items)
-            rows_of_items.clear()
-    if rows_of_items:
-        _INSERT_ITEMS.run(connection, rows_of_items)
-    return entries
-
-
-def _insert_notification_rows(new: FromClause) -> Insert:
-    return (
-        insert(notifications)
-        .from_select([column.name for column in new.c], select(new))
-        .returning(notifications.c.uuid, notifications.c.id)
-    )
-
-
-def _insert_notifications(connection: Connection, posts: Sequence[Post]) -> dict[str, int]:
-    values = []
-    for content, service_id, recipients in posts:
-        uuid, title, body, category, priority, url, data, created_at = content
-        values.append(
-            (uuid, service_id, title, body, category, priority, url, data, len(recipients), created_at)
-        )
-    inserted = _INSERT_NOTIFICATIONS.run(connection, values)
-    return {uuid: key for uuid, key in inserted}  # noqa: C416 - rows are not pairs to a type checker
-
-
-_INSERT_NOTIFICATIONS = PreparedRows(
-    _insert_notification_rows,
-    uuid=String(),
-    service_id=BigInteger(),
-    title=Text(),
-    body=Text(),
-    category=String(),
-    priority=String(),
-    url=Text(),
-    data=Text(),
-    recipients=BigInteger(),
-    created_at=BigInteger(),
-)
-
-
-def _insert_items(new: FromClause) -> Insert:
-    columns = ["user_id", "created_seq", "seq", "notification_id"]
-    return insert(items).from_select(
-        columns, select(new.c.user_id, new.c.seq, new.c.seq.label("last"), new.c.notification_id)
-    )
-
-
-_INSERT_ITEMS = PreparedRows(
-    _insert_items, user_id=BigInteger(), seq=BigInteger(), notification_id=BigInteger()
-)
-
-
-# --- reading ------------------------------------------------------------------------------------------------
-
 ITEM_COLUMNS = (
     notifications.c.uuid,
     notifications.c.title,
@@ -150,11 +48,18 @@ ITEM_COLUMNS = (
     notifications.c.url,
     notifications.c.data,
     notifications.c.created_at,
+    notifications.c.icon,
+    notifications.c.actions,
+    notifications.c.expires_at,
+    notifications.c.edited_at,
     items.c.created_seq,
     items.c.seq,
     items.c.read_at,
     items.c.archived_at,
     items.c.deleted_at,
+    items.c.snoozed_until,
+    items.c.answer,
+    items.c.deleted_reason,
 )
 """The fields of a content, then the others of an item, in their order."""
 

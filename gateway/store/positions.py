@@ -35,6 +35,7 @@ class Position:
     unseen: int
     seen: int
     delivered: int
+    preferences: str | None = None
 
     def counts(self) -> Counts:
         """Return the current counts."""
@@ -43,10 +44,10 @@ class Position:
     def tally(self, item: Item, sign: int) -> None:
         """Add an item to the unread and unseen counts (`sign` 1), or subtract it (-1).
 
-        An item is unread if it is not read, archived or deleted; it is unseen if it also is beyond the seen
-        mark.
+        An item is unread if it is not read, archived, deleted or snoozed; it is unseen if it also is beyond
+        the seen mark.
         """
-        if item.read_at is None and item.archived_at is None and item.deleted_at is None:
+        if item.counts_as_unread:
             self.unread += sign
             self.unseen += sign if item.created_seq > self.seen else 0
 
@@ -59,6 +60,7 @@ _COLUMNS = (
     users.c.unseen,
     users.c.seen_seq,
     users.c.delivered_seq,
+    users.c.preferences,
 )
 
 
@@ -108,7 +110,7 @@ class Positions:
     def __init__(self, connection: Connection, subs: Collection[str], ids: Collection[int]) -> None:
         found = _rows_of(connection, subs, ids)
         self._connection = connection
-        self._stored = {row[1]: tuple(row[2:]) for row in found}
+        self._stored = {row[1]: tuple(row[2:7]) for row in found}
         self.by_id = {row[1]: Position(*row[1:]) for row in found}
         self.by_sub = {row[0]: self.by_id[row[1]] for row in found}
 

@@ -1,42 +1,92 @@
-"""Sent notifications, with delivery counts for the sender. Functions take a connection and never commit."""
+"""Sent notifications, as their senders see them. Functions take a connection and never commit."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select
 
-from gateway.database.models import items, notifications, users
-from gateway.protocol.items import CONTENT_FIELDS, Content
+from gateway.database.models import SCHEDULED, items, notifications, users
+from gateway.protocol.items import CONTENT_FIELDS, MAX_SEQ, Content
 from gateway.store.log import ITEM_COLUMNS
 
+MAX_SCANNED = 2_000
+"""Maximum number of notifications that one page searches. The page then ends with a cursor."""
 
-class SentNotification(NamedTuple):
-    """A notification as its sender sees it: the numbers of recipients, and of those it reached."""
 
-    content: Content
+class Sending(NamedTuple):
+    """A notification as it was sent, without counts of what became of it. Times are in ms."""
+
+    key: int
     service_id: int
+    state: int
     recipients: int
+    muted: int
+    deliver_at: int | None
+    ttl: int | None
+    collapse_key: str | None
+    content: Content
+
+
+class Reach(NamedTuple):
+    """How many recipients a notification reached, and how many of them acknowledged, saw and read it."""
+
+    reached: int
     delivered: int
     seen: int
     read: int
 
 
-def find_sent(connection: Connection, uuid: str) -> SentNotification | None:
+class Filter(NamedTuple):
+    """The filter of a page of sent notifications. They have a key below `before`."""
+
+    service_id: int | None
+    limit: int
+    before: int = MAX_SEQ
+    category: str | None = None
+    state: int | None = None
+
+
+class SentPage(NamedTuple):
+    """A page, newest first, and the cursor of the next one or None."""
+
+    sent: list[Sending]
+    next: int | None
+
+
+def find_sent(connection: Connection, uuid: str) -> tuple[Sending, Reach] | None:
     """Return a notification with its counts, or None.
 
     Delivered: a client of the recipient has acknowledged it. Seen: the recipient's seen mark covers it, or it
     was read. A deleted item counts in the state it had.
     """
-    row = connection.execute(_SELECT_SENT, {"uuid": uuid}).one_or_none()
-    if row is None:
+    row = connection.execute(_SELECT_SENT.where(notifications.c.uuid == bindparam("uuid")), {"uuid": uuid})
+    found = row.one_or_none()
+    if found is None:
         return None
-    *content, key, service_id, recipients = row
-    delivered, seen, read = connection.execute(_COUNT_SENT, {"key": key}).one()
-    return SentNotification(Content(*content), service_id, recipients, delivered, seen, read)
+    sent = _to_sending(found)
+    _, delivered, seen, read = connection.execute(_COUNT_SENT, {"key": sent.key}).one()
+    reached = 0 if sent.state == SCHEDULED else sent.recipients - sent.muted
+    return sent, Reach(reached, delivered, seen, read)
 
 
 _SELECT_SENT = select(
-    *ITEM_COLUMNS[:CONTENT_FIELDS], notifications.c.id, notifications.c.service_id, notifications.c.recipients
-).where(notifications.c.uuid == bindparam("uuid"))
+    notifications.c.id,
+    notifications.c.service_id,
+    notifications.c.state,
+    notifications.c.recipients,
+    notifications.c.muted,
+    notifications.c.deliver_at,
+    notifications.c.ttl,
+    notifications.c.collapse_key,
+    *ITEM_COLUMNS[:CONTENT_FIELDS],
+)
+
+
+def _to_sending(row: Sequence[Any]) -> Sending:
+    key, service_id, state, recipients, muted, deliver_at, ttl, collapse_key, *content = row
+    return Sending(
+        key, service_id, state, recipients, muted, deliver_at, ttl, collapse_key, Content(*content)
+    )
 
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
@@ -45,6 +95,7 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 _COUNT_SENT = (
     select(
+        func.count(),
         _count(items.c.created_seq <= users.c.delivered_seq),
         _count(or_(items.c.created_seq <= users.c.seen_seq, items.c.read_at.is_not(None))),
         _count(items.c.read_at.is_not(None)),
@@ -52,3 +103,27 @@ _COUNT_SENT = (
     .join_from(items, users, items.c.user_id == users.c.id)
     .where(items.c.notification_id == bindparam("key"))
 )
+
+
+def list_sent(connection: Connection, query: Filter) -> SentPage:
+    """Return a page of sent notifications. It searches at most `MAX_SCANNED` of them."""
+    found = connection.execute(_select_page(query), {"before": query.before}).all()
+    page: list[Sending] = []
+    for row in found:
+        sent = _to_sending(row)
+        if query.category is None or sent.content.category == query.category:
+            if len(page) == query.limit:
+                return SentPage(page, page[-1].key)
+            page.append(sent)
+    return SentPage(page, found[-1].id if len(found) == MAX_SCANNED else None)
+
+
+def _select_page(query: Filter) -> Select[Any]:
+    """Return the query of a page: a range of an index, by service or by state."""
+    searched = MAX_SCANNED if query.category is not None else query.limit + 1
+    page = _SELECT_SENT.where(notifications.c.id < bindparam("before"))
+    if query.service_id is not None:
+        page = page.where(notifications.c.service_id == query.service_id)
+    if query.state is not None:
+        page = page.where(notifications.c.state == query.state)
+    return page.order_by(notifications.c.id.desc()).limit(searched)

@@ -10,14 +10,16 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from gateway.database.units import background
-from gateway.errors import GatewayError, IdempotencyKeyReused, NotFound
+from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound
 from gateway.protocol.items import Counts
-from gateway.store import changes, idempotency, log
+from gateway.store import arrivals, changes, due_steps, idempotency, lifecycle, schedule
+from gateway.store.arrivals import Post
 from gateway.store.changes import Changed, Delivered, ItemUpdate, ReadUpTo, Seen
+from gateway.store.due_steps import Advance, Advanced
 from gateway.store.entries import Entry, sent_bytes
 from gateway.store.idempotency import Answered, Reservation
-from gateway.store.log import Post
-from gateway.store.positions import Position, lock, unknown_subs
+from gateway.store.lifecycle import Begun, Edit, Withdrawal
+from gateway.store.positions import Position, Positions, lock, unknown_subs
 from gateway.store.recipients import never_made, refusal
 
 
@@ -28,6 +30,14 @@ class Submission(NamedTuple):
     response: str
     reservation: Reservation | None = None
 
+    @property
+    def has_options(self) -> bool:
+        """Whether a post of it has options."""
+        for post in self.posts:  # noqa: SIM110 - `any` costs three times as much for a single post
+            if post.options is not None:
+                return True
+        return False
+
 
 class Accepted(NamedTuple):
     """A committed submission. `replayed` says that an earlier request with the same key committed it."""
@@ -37,8 +47,11 @@ class Accepted(NamedTuple):
 
 
 Change = ItemUpdate | ReadUpTo | Seen | Delivered
-Work = Submission | Change
-Outcome = Accepted | Changed | GatewayError
+Request = Edit | Withdrawal | Advance
+"""The work on notifications, as their services or the schedule ask for it."""
+
+Work = Submission | Request | Change
+Outcome = Accepted | Changed | Begun | Advanced | GatewayError
 
 
 class Committed(NamedTuple):
@@ -67,15 +80,30 @@ def commit(
     not `followed` make no entries: those users have no socket here.
     """
     outcomes: dict[int, Outcome] = {}
-    submissions = {number: work for number, work in enumerate(batch) if isinstance(work, Submission)}
-    changes = {number: work for number, work in enumerate(batch) if not isinstance(work, Submission)}
+    submissions: dict[int, Submission] = {}
+    requests: dict[int, Request] = {}
+    changes: dict[int, Change] = {}
+    for number, work in enumerate(batch):
+        if isinstance(work, Submission):
+            submissions[number] = work
+        elif isinstance(work, Request):
+            requests[number] = work
+        else:
+            changes[number] = work
     posts: list[Post] = []
     for number in _admit(connection, submissions, now, create_users, outcomes):
         outcomes[number] = Accepted(submissions[number].response)
         posts += submissions[number].posts
     subs = {sub for post in posts for sub in post.recipients}
-    positions = lock(connection, subs, {change.user_id for change in changes.values()}, now)
-    entries = log.append(connection, posts, positions, followed) if posts else []
+    user_ids = {change.user_id for change in changes.values()}
+    for request in requests.values():
+        if isinstance(request, Advance):
+            user_ids |= due_steps.users_of(connection, request)
+    positions = lock(connection, subs, user_ids, now)
+    entries = _store(connection, posts, positions, now, followed) if posts else []
+    for number, request in requests.items():
+        outcomes[number], new = _carry_out(connection, request, positions, now, followed)
+        entries += new
     posted = len(entries)
     for number, change in changes.items():
         outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
@@ -87,6 +115,31 @@ def commit(
         items=sum(len(post.recipients) for post in posts),
         sent_on=_sent_on(entries[posted:]),
     )
+
+
+def _store(
+    connection: Connection, posts: Sequence[Post], positions: Positions, now: int, followed: Container[int]
+) -> list[Entry]:
+    """Store the posts, and return the entries of those that are delivered at once."""
+    at_once: list[Post] = []
+    scheduled: list[Post] = []
+    for post in posts:
+        options = post.options
+        (at_once if options is None or options.deliver_at is None else scheduled).append(post)
+    if scheduled:
+        schedule.add(connection, scheduled, positions, now)
+    return arrivals.append(connection, at_once, positions, followed) if at_once else []
+
+
+def _carry_out(
+    connection: Connection, request: Request, positions: Positions, now: int, followed: Container[int]
+) -> tuple[Outcome, list[Entry]]:
+    """Do work on notifications, and return its outcome and its entries."""
+    if isinstance(request, Advance):
+        return due_steps.advance(connection, request, positions, now, followed)
+    if isinstance(request, Edit):
+        return lifecycle.edit(connection, request, now), []
+    return lifecycle.withdraw(connection, request, now), []
 
 
 def _sent_on(entries: Sequence[Entry]) -> dict[int, int]:
@@ -116,6 +169,8 @@ def _admit(
             outcomes[number] = _replay(reservation, answered[reservation.name])
         elif refused := refusal(_subs([submission]) & unknown if unknown else ()):
             outcomes[number] = refused
+        elif submission.has_options and (expired := _expired(submission, now)) is not None:
+            outcomes[number] = expired
         else:
             candidates.append(number)
             if reservation:
@@ -136,6 +191,18 @@ def _admit(
         else:
             outcomes[number] = _replay(reservation, answered[reservation.name])
     return admitted
+
+
+def _expired(submission: Submission, now: int) -> Invalid | None:
+    """Return the error for a post that expires before it is stored, or None.
+
+    A repetition of an earlier request gets that one's answer instead, whatever the time.
+    """
+    for number, (content, _, _, options) in enumerate(submission.posts):
+        if options is not None and content.expires_at is not None and content.expires_at <= now:
+            field = "expires_at" if len(submission.posts) == 1 else f"{number}.expires_at"
+            return Invalid.field(field, "it must be in the future")
+    return None
 
 
 def _subs(submissions: Iterable[Submission]) -> set[str]:

@@ -17,6 +17,7 @@ import structlog
 from gateway.auth.limits.fair_queue import FairQueue
 from gateway.auth.limits.token_buckets import Buckets
 from gateway.database.database import Database
+from gateway.database.models import DELIVER
 from gateway.errors import (
     GatewayError,
     Overloaded,
@@ -25,6 +26,8 @@ from gateway.errors import (
 from gateway.observability.tracebacks import drop_tracebacks
 from gateway.protocol.items import Content, Item
 from gateway.store.changes import CHUNK, Changed, Delivered, ItemUpdate, ReadUpTo
+from gateway.store.due_steps import STEP, Advance, Advanced
+from gateway.store.lifecycle import Begun, Edit, Withdrawal
 from gateway.store.shares import Shares
 from gateway.store.transaction import Accepted, Change, Committed, Outcome, Submission, Work, commit
 
@@ -96,6 +99,17 @@ class Writer:
         continues if the caller is cancelled, which then doesn't learn the outcome.
         """
         return cast("Accepted", await self._submit(submission))
+
+    async def begin(self, request: Edit | Withdrawal) -> Begun:
+        """Change a notification, and return once that is committed. Its items follow with `advance`.
+
+        Raises the error of the change, and `Unavailable` and `Overloaded` as `post` does.
+        """
+        return cast("Begun", await self._submit(request))
+
+    async def advance(self, work: Advance) -> Advanced:
+        """Do a step of due work, and return what is left of it. Raises as `begin` does."""
+        return cast("Advanced", await self._submit(work))
 
     async def change(self, change: Change, gone: Callable[[], Awaitable[bool]] | None = None) -> Changed:
         """Change an inbox, in as many steps as it takes, and return once all are committed.
@@ -228,7 +242,9 @@ class Writer:
 
 def _caller(work: Work) -> int:
     """Return the caller for the fair queue: the id of a service, or the negated id of a user."""
-    return work.posts[0].service_id if isinstance(work, Submission) else -work.user_id
+    if isinstance(work, Submission):
+        return work.posts[0].service_id
+    return work.caller if isinstance(work, Edit | Withdrawal | Advance) else -work.user_id
 
 
 def _weight(work: Work) -> int:
@@ -237,6 +253,8 @@ def _weight(work: Work) -> int:
         return sum(len(post.recipients) + _kib(post.content) for post in work.posts)
     if isinstance(work, ItemUpdate):
         return len(work.ids)
+    if isinstance(work, Advance):
+        return sum(one.size if one.kind == DELIVER else min(one.size, STEP) for one in work.due)
     return CHUNK if isinstance(work, ReadUpTo) else 1
 
 

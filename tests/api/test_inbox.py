@@ -22,9 +22,16 @@ FIELDS = {
     "url",
     "data",
     "created_at",
+    "icon",
+    "actions",
+    "expires_at",
+    "edited_at",
     "read_at",
     "archived_at",
     "deleted_at",
+    "snoozed_until",
+    "answer",
+    "deleted_reason",
 }
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -258,6 +265,7 @@ async def test_a_deleted_item_keeps_only_its_id_and_seqs(server: LocalServer) ->
         "id": identifier,
         "created_seq": 1,
         "seq": 2,
+        "deleted_reason": "user",
     }
 
 

@@ -289,8 +289,9 @@ async def test_the_unseen_count_is_exact_after_any_moves_of_the_seen_mark(engine
     for _ in range(60):
         ids += await fill(engine, "ada", chance.randint(1, 4))
         some = tuple(chance.sample(ids, min(len(ids), 3)))
-        states = {"read": chance.choice([None, True, False]), "archived": chance.choice([None, True, False])}
-        await engine.writer.change(ItemUpdate(user.id, some, deleted=chance.random() < 0.1, **states))
+        read, archived = chance.choice([None, True, False]), chance.choice([None, True, False])
+        deleted = chance.random() < 0.1
+        await engine.writer.change(ItemUpdate(user.id, some, read=read, archived=archived, deleted=deleted))
         counts = await counts_of(engine, user.id)
         # Back, a little, to the middle of what is left, nearly to the end, to the end, and beyond it.
         left = counts.seq - counts.seen

@@ -38,7 +38,7 @@ async def test_a_post_returns_the_id_the_time_and_the_number_of_recipients(
     assert answer.status_code == 201
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
-    assert set(body) == {"id", "created_at", "recipients"}
+    assert set(body) == {"id", "created_at", "recipients", "state"}
     assert UUID7.fullmatch(body["id"])
     assert TIME.fullmatch(body["created_at"])
     assert body["recipients"] == 1

@@ -27,7 +27,7 @@ from gateway.protocol.commands import (
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item
 from gateway.protocol.packing import MAX_ARRAY
-from gateway.protocol.times import parse_time, timestamp
+from gateway.protocol.times import encode_time, parse_time, timestamp
 from gateway.protocol.wire import MAX_FRAME, Message
 from tests.support.packing import packed, unpacked
 
@@ -62,8 +62,15 @@ contents = st.builds(
     url=st.none() | st.just("/orders/7"),
     data=st.none() | st.dictionaries(names, values, max_size=3).map(dumps),
     created_at=times,
+    icon=st.none() | st.just("/icons/parcel.svg"),
+    actions=st.none() | st.just('[{"id":"ok","label":"OK","style":"default","url":null,"reply":false}]'),
+    expires_at=st.none() | times,
+    edited_at=st.none() | times,
 )
-items = st.builds(Item, contents, numbers, numbers, st.none() | times, st.none() | times, st.none() | times)
+answers = st.none() | times.map(lambda time: f'{{"action":"ok","text":null,"at":{encode_time(time)}}}')
+reasons = st.none() | st.sampled_from(["unsent", "expired", "replaced", "retention"])
+maybe = st.none() | times
+items = st.builds(Item, contents, numbers, numbers, maybe, maybe, maybe, maybe, answers, reasons)
 
 
 def shortly(value: Any) -> str:
@@ -127,12 +134,20 @@ def test_the_packed_fields_have_the_documented_encoding() -> None:
             "url": None,
             "data": {"id": "x", "created_at": 1},
             "created_at": 1_795_167_000_007,
+            "icon": None,
+            "actions": None,
+            "expires_at": None,
+            "edited_at": None,
             "read_at": 7,
             "archived_at": None,
             "deleted_at": None,
+            "snoozed_until": None,
+            "answer": None,
+            "deleted_reason": None,
         },
         "unread": 1,
         "unseen": 0,
+        "alert": True,
     }
 
 

@@ -18,7 +18,7 @@ from gateway.protocol.commands import BadCommand, Command, CommandType, decode_c
 from gateway.protocol.encoding import dumps, quoted
 from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item, encode_row, is_id
 from gateway.protocol.links import safe_url
-from gateway.protocol.times import timestamp
+from gateway.protocol.times import encode_time, timestamp
 from gateway.protocol.wire import Message
 
 # 123 is the code of the brace that a message begins with.
@@ -46,8 +46,15 @@ contents = st.builds(
     url=st.none() | texts,
     data=st.none() | st.dictionaries(texts, texts, max_size=2).map(dumps),
     created_at=times,
+    icon=st.none() | st.just("/icons/parcel.svg"),
+    actions=st.none() | st.just('[{"id":"ok","label":"OK","style":"default","url":null,"reply":false}]'),
+    expires_at=st.none() | times,
+    edited_at=st.none() | times,
 )
-items = st.builds(Item, contents, numbers, numbers, st.none() | times, st.none() | times, st.none() | times)
+answers = st.none() | times.map(lambda time: f'{{"action":"ok","text":null,"at":{encode_time(time)}}}')
+reasons = st.none() | st.sampled_from(["unsent", "expired", "replaced", "retention"])
+maybe = st.none() | times
+items = st.builds(Item, contents, numbers, numbers, maybe, maybe, maybe, maybe, answers, reasons)
 
 ITEM_FIELDS = {
     "id",
@@ -60,9 +67,16 @@ ITEM_FIELDS = {
     "url",
     "data",
     "created_at",
+    "icon",
+    "actions",
+    "expires_at",
+    "edited_at",
     "read_at",
     "archived_at",
     "deleted_at",
+    "snoozed_until",
+    "answer",
+    "deleted_reason",
 }
 
 
@@ -178,7 +192,7 @@ def test_an_item_has_exactly_the_fields_of_the_contract(item: Item) -> None:
     assert set(sent) == ITEM_FIELDS
     kept = {name for name, value in sent.items() if value is not None}
     if item.deleted_at is not None:
-        assert kept == {"id", "created_seq", "seq", "deleted_at"}
+        assert kept == {"id", "created_seq", "seq", "deleted_at", "deleted_reason"}
     else:
         assert sent["title"] == item.content.title
         assert sent["body"] == item.content.body
@@ -205,8 +219,14 @@ stored_contents = st.builds(
     url=st.none() | stored_links,
     data=st.none() | stored_data,
     created_at=times,
+    icon=st.none() | stored_links,
+    actions=st.none() | stored_data,
+    expires_at=maybe,
+    edited_at=maybe,
 )
-stored_items = st.builds(Item, stored_contents, numbers, numbers, *[st.none() | times] * 3)
+stored_items = st.builds(
+    Item, stored_contents, numbers, numbers, maybe, maybe, maybe, maybe, answers, reasons
+)
 
 
 def rfc_3339(milliseconds: int | None) -> str | None:
@@ -227,8 +247,16 @@ def plain(item: Item) -> dict[str, Any]:
         "url": safe_url(content.url),
         "data": None if content.data is None else json.loads(content.data),
         "created_at": rfc_3339(content.created_at),
+        "icon": safe_url(content.icon),
+        "actions": None if content.actions is None else json.loads(content.actions),
+        "expires_at": rfc_3339(content.expires_at),
+        "edited_at": rfc_3339(content.edited_at),
         "read_at": rfc_3339(item.read_at),
         "archived_at": rfc_3339(item.archived_at),
+    }
+    later = {
+        "snoozed_until": rfc_3339(item.snoozed_until),
+        "answer": None if item.answer is None else json.loads(item.answer),
     }
     return {
         "id": content.id,
@@ -236,6 +264,8 @@ def plain(item: Item) -> dict[str, Any]:
         "seq": item.seq,
         **(dict.fromkeys(shared) if deleted else shared),
         "deleted_at": rfc_3339(item.deleted_at),
+        **(dict.fromkeys(later) if deleted else later),
+        "deleted_reason": (item.deleted_reason or "user") if deleted else None,
     }
 
 
@@ -249,7 +279,7 @@ def test_an_item_and_its_row_are_encoded_as_json_encodes_their_values(item: Item
 @given(stored_contents, numbers, numbers)
 def test_a_new_item_is_encoded_as_its_row_for_each_recipient(content: Content, one: int, other: int) -> None:
     for seq in (one, other):
-        assert encode_item(Item(content, seq, seq)) == encode_row((*content, seq, seq, None, None, None))
+        assert encode_item(Item(content, seq, seq)) == encode_row((*content, seq, seq, *[None] * 6))
 
 
 @given(items, counts_of, numbers, texts)
@@ -264,7 +294,10 @@ def test_every_message_is_json_with_the_fields_of_the_contract(
             "hello",
             {"sub", "epoch", "seq", "heartbeat", "expires_at"} | counted,
         ),
-        messages.notification(encoded, seq, counts): ("notification", {"seq", "notification"} | counted),
+        messages.notification(encoded, seq, counts): (
+            "notification",
+            {"seq", "notification", "alert"} | counted,
+        ),
         messages.changed([encoded, encoded], seq, counts): ("changed", {"seq", "items"} | counted),
         messages.read_up_to(seq, seq, counts): ("read", {"seq", "up_to"} | counted),
         messages.seen(counts): ("seen", {"up_to", "unseen"}),

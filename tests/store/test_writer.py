@@ -18,11 +18,12 @@ from gateway.database.database import Database, open_database
 from gateway.database.models import items, users
 from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound, Overloaded, Unavailable
 from gateway.protocol.items import Counts
+from gateway.store.arrivals import Post
 from gateway.store.changes import CHUNK, LONG_CHANGE, Delivered, ItemUpdate, ReadUpTo, Seen
 from gateway.store.idempotency import TTL_MS, Reservation
 from gateway.store.inbox import Query as PageQuery
 from gateway.store.inbox import list_items
-from gateway.store.log import Post, head, read_after
+from gateway.store.log import head, read_after
 from gateway.store.transaction import Accepted, Submission
 from gateway.store.writer import MAX_ACKNOWLEDGED, MAX_BATCH, MAX_ITEMS, MAX_WAITING, Writer
 from tests.support.databases import settings_for

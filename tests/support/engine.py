@@ -31,7 +31,7 @@ from gateway.protocol.close_codes import Close
 from gateway.protocol.items import Content
 from gateway.protocol.wire import Message
 from gateway.settings import Settings
-from gateway.store.log import Post
+from gateway.store.arrivals import Post
 from gateway.store.transaction import Accepted, Committed, Submission
 from gateway.store.writer import Writer
 from gateway.transport.writable import Writable

@@ -7,7 +7,15 @@ import msgpack
 
 from gateway.protocol.times import timestamp
 
-TIMES = {"created_at", "read_at", "archived_at", "deleted_at", "expires_at"}
+TIMES = {
+    "created_at",
+    "expires_at",
+    "edited_at",
+    "read_at",
+    "archived_at",
+    "deleted_at",
+    "snoozed_until",
+}
 
 
 def unpacked(frame: bytes) -> Any:
@@ -21,6 +29,8 @@ def unpacked(frame: bytes) -> Any:
             if holder[name] is not None:
                 assert type(holder[name]) is int
                 holder[name] = timestamp(holder[name])
+        if (answer := holder.get("answer")) is not None:
+            answer["at"] = timestamp(answer["at"])
     return message
 
 

@@ -12,7 +12,7 @@ from gateway.database.database import open_database
 from gateway.database.models import items, notifications, users
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content
-from gateway.store.log import Post
+from gateway.store.arrivals import Post
 from gateway.store.transaction import Submission, commit
 from tests.support.databases import prepare, settings_for
 

@@ -1,0 +1,106 @@
+"""The schedule: looks for due work, and lets the writer do it in the order in which it became due.
+
+Every process looks, and one at a time works: whichever finds it first. A piece of work is done in the
+transaction that deletes its row, so two processes at work would still do it once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import structlog
+
+from gateway.database.database import LockingDatabase
+from gateway.errors import GatewayError, Unavailable
+from gateway.store import due_work
+from gateway.store.due_steps import STEP, Advance
+from gateway.store.due_work import Due
+from gateway.store.writer import Writer
+
+logger = structlog.get_logger()
+
+TICK_SECONDS = 0.5
+"""Maximum time between two looks: another process may have stored work, and a clock may be set."""
+
+FOUND = 500
+"""Maximum number of rows of due work that one look takes."""
+
+RETRY_SECONDS = 60
+"""How long work that failed is put off."""
+
+_LOCK = 0x736368656475
+"""The advisory lock of Postgres that lets one process at a time do due work ("schedu" in ASCII)."""
+
+
+class Schedule:
+    """The job of due work. `clock` returns seconds since 1970."""
+
+    def __init__(
+        self, database: LockingDatabase, writer: Writer, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Do due work as it becomes due, until cancelled. Work that fails is logged and tried again later."""
+        failing = False
+        while True:
+            try:
+                await asyncio.sleep(await self._delay())
+                await self.work()
+                failing = False
+            except (Unavailable, OSError) as error:
+                if not failing:
+                    logger.warning("due work waits for the database", reason=str(error))
+                failing = True
+                await asyncio.sleep(TICK_SECONDS)
+
+    async def _delay(self) -> float:
+        due_at = await self._database.read(due_work.next_due_at)
+        if due_at is None:
+            return TICK_SECONDS
+        return min(max(due_at / 1000 - self._clock(), 0), TICK_SECONDS)
+
+    async def work(self) -> None:
+        """Do all work that is due, unless another process does it. Raises `Unavailable`."""
+        if not await self._find():
+            return
+        async with self._database.exclusively(_LOCK) as alone:
+            while alone and (found := await self._find()):
+                for group in _groups(found):
+                    await self._finish(group)
+
+    async def _find(self) -> list[Due]:
+        return await self._database.read(due_work.find_due, int(self._clock() * 1000), FOUND)
+
+    async def _finish(self, group: tuple[Due, ...]) -> None:
+        """Do a group of due work, with all its steps. One piece that fails must not hold up the others."""
+        try:
+            rest = group
+            while rest:
+                rest = (await self._writer.advance(Advance(rest))).rest
+        except Unavailable:
+            raise
+        except GatewayError:
+            if len(group) > 1:
+                for one in group:
+                    await self._finish((one,))
+                return
+            logger.exception("due work failed, and is tried again later", kind=group[0].kind)
+            later = int((self._clock() + RETRY_SECONDS) * 1000)
+            await self._database.write(due_work.put_off, group[0].id, later)
+
+
+def _groups(found: Sequence[Due]) -> Iterator[tuple[Due, ...]]:
+    """Put small pieces of work together, in their order, so that one transaction does as many as it may."""
+    group: list[Due] = []
+    size = 0
+    for one in found:
+        if group and (size + one.size > STEP):
+            yield tuple(group)
+            group, size = [], 0
+        group.append(one)
+        size += max(one.size, 1) if one.user_id is None else 1
+    if group:
+        yield tuple(group)

@@ -1,0 +1,140 @@
+"""The life of a posted notification: its sender edits it, or takes it back.
+
+The row of the notification changes at once. Its items follow in steps (`due_steps`), with posts in between.
+Functions take a connection and never commit.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, select
+
+from gateway.database.models import (
+    CANCELLED,
+    DELIVER,
+    DELIVERED,
+    EXPIRE,
+    REENTER,
+    SCHEDULED,
+    TOUCH,
+    UNSENT,
+    WITHDRAW,
+    due_work,
+)
+from gateway.errors import GatewayError, NotFound
+from gateway.store import due_work as work
+from gateway.store.due_work import Due
+from gateway.store.notification_rows import Row, end_before_delivery, lock_row, save
+from gateway.store.refusals import AlreadyDelivered, NotificationEnded, PreconditionFailed
+
+LEASE_MS = 5_000
+"""How long the process that began a change to many inboxes has for each step, before others take it over."""
+
+
+class Edit(NamedTuple):
+    """A change of a notification's content for all its recipients, by its service, or by any if None.
+
+    `values` are columns of the notification; times are in ms. With `renotify` its items enter again.
+    """
+
+    caller: int
+    service_id: int | None
+    uuid: str
+    values: Mapping[str, Any]
+    renotify: bool = False
+
+
+class Withdrawal(NamedTuple):
+    """Takes a notification back, by its service, or by any if None; with `scheduled` only before delivery."""
+
+    caller: int
+    service_id: int | None
+    uuid: str
+    scheduled: bool = False
+
+
+class Begun(NamedTuple):
+    """The result of a change: the state of the notification, and the steps that are left to do."""
+
+    state: int
+    due: tuple[Due, ...] = ()
+
+
+def edit(connection: Connection, change: Edit, now: int) -> Begun | GatewayError:
+    """Change the content of a notification. `now` is in ms."""
+    row = _own(connection, change)
+    if row is None:
+        return NotFound(_NO_NOTIFICATION)
+    values = dict(change.values)
+    if row.state == SCHEDULED:
+        _edit_scheduled(connection, row, values)
+        return Begun(row.state)
+    if row.state != DELIVERED:
+        return NotificationEnded(f"It is {STATES[row.state]}: nobody has it any more.")
+    if "deliver_at" in values:
+        return AlreadyDelivered("It is delivered: its time of delivery cannot change.")
+    save(connection, row.key, values | {"edited_at": now})
+    if "expires_at" in values:
+        _expire_at(connection, row, values["expires_at"])
+    return Begun(row.state, (_begin(connection, REENTER if change.renotify else TOUCH, row, now),))
+
+
+def _edit_scheduled(connection: Connection, row: Row, values: Mapping[str, Any]) -> None:
+    changed = dict(values)
+    if "expires_at" in values:
+        # It replaces a time to live.
+        changed["ttl"] = None
+        _expire_at(connection, row, values["expires_at"])
+    save(connection, row.key, changed)
+    if "deliver_at" in values:
+        work.cancel(connection, row.key, (DELIVER,))
+        work.add(connection, DELIVER, values["deliver_at"], row.key)
+
+
+def _expire_at(connection: Connection, row: Row, moment: int | None) -> None:
+    work.cancel(connection, row.key, (EXPIRE,))
+    if moment is not None:
+        work.add(connection, EXPIRE, moment, row.key)
+
+
+def withdraw(connection: Connection, change: Withdrawal, now: int) -> Begun | GatewayError:
+    """Take a notification back. Repeating it changes nothing. `now` is in ms."""
+    row = _own(connection, change)
+    if row is None:
+        return NotFound(_NO_NOTIFICATION)
+    if row.state == SCHEDULED:
+        end_before_delivery(connection, row, now)
+        return Begun(CANCELLED)
+    if change.scheduled and row.state != CANCELLED:
+        return PreconditionFailed(f"It is not scheduled any more, but {STATES[row.state]}.")
+    if row.state != DELIVERED:
+        return Begun(row.state, _unfinished(connection, row))
+    save(connection, row.key, {"state": UNSENT})
+    work.cancel(connection, row.key, (EXPIRE, TOUCH, REENTER))
+    return Begun(UNSENT, (_begin(connection, WITHDRAW, row, now),))
+
+
+def _own(connection: Connection, change: Edit | Withdrawal) -> Row | None:
+    row = lock_row(connection, change.uuid)
+    return row if row is not None and change.service_id in {None, row.service_id} else None
+
+
+def _begin(connection: Connection, kind: int, row: Row, now: int) -> Due:
+    number = work.add(connection, kind, now + LEASE_MS, row.key)
+    return Due(number, kind, row.key, None, 0, row.recipients)
+
+
+def _unfinished(connection: Connection, row: Row) -> tuple[Due, ...]:
+    """Return the steps that an earlier request has left, so that this one answers when all are done."""
+    found = connection.execute(
+        select(
+            due_work.c.id, due_work.c.kind, due_work.c.notification_id, due_work.c.user_id, due_work.c.after
+        ).where(due_work.c.notification_id == row.key, due_work.c.kind.in_((WITHDRAW, EXPIRE)))
+    )
+    return tuple(Due(*one, row.recipients) for one in found)
+
+
+STATES = ("scheduled", "delivered", "cancelled", "unsent", "expired")
+"""The states in the words of the API, by the numbers in the column `state`."""
+
+_NO_NOTIFICATION = "There is no such notification."

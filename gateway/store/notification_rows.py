@@ -1,0 +1,102 @@
+"""The rows of notifications: their state, which a change must lock, and their content.
+
+Functions take a connection and never commit. Lock the rows of users first, then those of notifications:
+in any other order two transactions could wait for each other on Postgres.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, delete, select, update
+
+from gateway.database.models import (
+    CANCELLED,
+    DELIVER,
+    EXPIRE,
+    FORGET,
+    SCHEDULED,
+    notifications,
+    scheduled_recipients,
+)
+from gateway.protocol.items import CONTENT_FIELDS, Content
+from gateway.store import due_work
+from gateway.store.log import ITEM_COLUMNS
+
+KEPT_MS = 30 * 24 * 60 * 60 * 1000
+"""How long the sender can look at a notification that has no items and gets none, such as a cancelled one."""
+
+
+class Row(NamedTuple):
+    """The row of a notification. `key` is its own, times are in ms, `ttl` is in seconds."""
+
+    key: int
+    service_id: int
+    state: int
+    recipients: int
+    deliver_at: int | None
+    ttl: int | None
+    collapse_key: str | None
+    content: Content
+
+
+_COLUMNS = (
+    notifications.c.id,
+    notifications.c.service_id,
+    notifications.c.state,
+    notifications.c.recipients,
+    notifications.c.deliver_at,
+    notifications.c.ttl,
+    notifications.c.collapse_key,
+)
+_LOCKED = (
+    select(*_COLUMNS, *ITEM_COLUMNS[:CONTENT_FIELDS])
+    .order_by(notifications.c.id)
+    # Other transactions may insert rows that refer to it.
+    .with_for_update(key_share=True)
+)
+_BY_KEY = _LOCKED.where(notifications.c.id.in_(bindparam("keys", expanding=True)))
+_BY_UUID = _LOCKED.where(notifications.c.uuid == bindparam("uuid"))
+
+
+def lock_rows(connection: Connection, keys: Collection[int]) -> dict[int, Row]:
+    """Lock notifications until the transaction ends. Return those that exist, by key."""
+    return {row.key: row for row in map(_to_row, connection.execute(_BY_KEY, {"keys": sorted(keys)}))}
+
+
+def lock_row(connection: Connection, uuid: str) -> Row | None:
+    """Lock the notification with this id until the transaction ends, or return None."""
+    found = connection.execute(_BY_UUID, {"uuid": uuid}).one_or_none()
+    return None if found is None else _to_row(found)
+
+
+def _to_row(found: Sequence[Any]) -> Row:
+    key, service_id, state, recipients, deliver_at, ttl, collapse_key, *content = found
+    return Row(key, service_id, state, recipients, deliver_at, ttl, collapse_key, Content(*content))
+
+
+def save(connection: Connection, key: int, values: Mapping[str, Any]) -> None:
+    """Change columns of a notification."""
+    connection.execute(update(notifications).where(notifications.c.id == key).values(values))
+
+
+def erase_content(connection: Connection, key: int) -> None:
+    """Erase the content of a notification that nobody has any more."""
+    save(
+        connection, key, {"title": "", "body": None, "url": None, "data": None, "icon": None, "actions": None}
+    )
+
+
+def end_before_delivery(connection: Connection, row: Row, now: int, state: int = CANCELLED) -> None:
+    """End a scheduled notification: it is never delivered. `now` is in ms."""
+    connection.execute(delete(scheduled_recipients).where(scheduled_recipients.c.notification_id == row.key))
+    due_work.cancel(connection, row.key, (DELIVER, EXPIRE))
+    save(connection, row.key, {"state": state})
+    erase_content(connection, row.key)
+    due_work.add(connection, FORGET, now + KEPT_MS, row.key)
+
+
+def forget(connection: Connection, key: int) -> None:
+    """Delete a notification without items, and without recipients who still wait for it."""
+    connection.execute(
+        delete(notifications).where(notifications.c.id == key, notifications.c.state != SCHEDULED)
+    )

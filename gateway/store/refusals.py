@@ -1,0 +1,30 @@
+"""The errors of a change that the state of a notification does not allow."""
+
+from gateway.errors import GatewayError
+
+
+class AlreadyDelivered(GatewayError):
+    """A time of delivery was set for a notification that is delivered."""
+
+    status = 409
+    code = "already_delivered"
+    title = "The notification is delivered already"
+    advice = "its time of delivery cannot change"
+
+
+class NotificationEnded(GatewayError):
+    """An edit came for a notification that nobody has any more."""
+
+    status = 409
+    code = "notification_ended"
+    title = "The notification has ended"
+    advice = "post a new one"
+
+
+class PreconditionFailed(GatewayError):
+    """The condition of the header `If-Match` does not hold."""
+
+    status = 412
+    code = "precondition_failed"
+    title = "The condition of the request does not hold"
+    advice = "read the resource again, and decide anew"

@@ -1,0 +1,546 @@
+"""What senders do with notifications: schedule, edit, take back, let expire, replace."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from gateway.database.models import metadata
+from gateway.protocol.times import read_moment
+from tests.support.checker import Json
+from tests.support.clients import Service, User
+from tests.support.servers import LocalServer
+from tests.support.waiting import until
+
+ACTIONS = [{"id": "ok", "label": "Approve", "style": "primary"}, {"id": "no", "label": "Deny", "reply": True}]
+
+
+def moment(seconds: float) -> str:
+    """Return a time so many seconds ahead."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+async def sent(service: Service, identifier: str) -> Json:
+    answer = await service.get(f"/v1/notifications/{identifier}")
+    assert answer.status_code == 200, answer.text
+    found: Json = answer.json()
+    return found
+
+
+async def edit(service: Service, identifier: str, **members: Any) -> Any:
+    return await service.patch(f"/v1/notifications/{identifier}", json=members)
+
+
+async def take_back(service: Service, identifier: str, **headers: str) -> Any:
+    return await service.delete(f"/v1/notifications/{identifier}", headers=headers)
+
+
+async def titles(user: User, **params: Any) -> list[str]:
+    return [item["title"] for item in (await user.inbox(**params))["items"]]
+
+
+async def head(user: User) -> tuple[int, int, int]:
+    page = await user.inbox()
+    return page["seq"], page["unread"], page["unseen"]
+
+
+async def state_is(service: Service, identifier: str, state: str) -> None:
+    async def reached() -> bool:
+        return bool((await sent(service, identifier))["state"] == state)
+
+    await until(reached, f"the notification is {state}")
+
+
+async def move(server: LocalServer, identifier: str, **columns: int) -> None:
+    """Set the due times of a notification's work in the past or the future, as if time had passed."""
+
+    def change(connection: Connection) -> None:
+        (key,) = connection.execute(
+            text("SELECT id FROM notifications WHERE uuid = :uuid"), {"uuid": identifier}
+        ).one()
+        for name, value in columns.items():
+            connection.execute(
+                text(f"UPDATE notifications SET {name} = :value WHERE id = :key"),
+                {"value": value, "key": key},
+            )
+        due = {"value": min(columns.values()), "key": key}
+        connection.execute(text("UPDATE due_work SET due_at = :value WHERE notification_id = :key"), due)
+
+    await server.state.database.write(change)
+
+
+def now() -> int:
+    return int(time.time() * 1000)
+
+
+# --- icon and actions ---------------------------------------------------------------------------------------
+
+
+async def test_an_icon_and_actions_arrive_with_their_defaults(server: LocalServer) -> None:
+    await server.service.notify("ada", icon="/parcel.svg", actions=ACTIONS)
+    (item,) = (await (await server.user()).inbox())["items"]
+    assert item["icon"] == "/parcel.svg"
+    assert item["actions"] == [
+        {"id": "ok", "label": "Approve", "style": "primary", "url": None, "reply": False},
+        {"id": "no", "label": "Deny", "style": "default", "url": None, "reply": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "field", "rule"),
+    [
+        ({"icon": "javascript:x"}, "icon", "absolute http or https URL"),
+        ({"actions": []}, "actions", "at least 1"),
+        ({"actions": [{"id": str(n), "label": "x"} for n in range(5)]}, "actions", "at most 4"),
+        ({"actions": [{"id": "a", "label": "x"}] * 2}, "actions", "an id of its own"),
+        ({"actions": [{"id": "A", "label": "x"}]}, "actions.0.id", "small letters, digits, _ -"),
+        ({"actions": [{"id": "a", "label": ""}]}, "actions.0.label", "at least 1"),
+        ({"actions": [{"id": "a", "label": "x", "style": "red"}]}, "actions.0.style", "danger"),
+        ({"actions": [{"id": "a", "label": "x", "url": "//host"}]}, "actions.0.url", "one slash"),
+        ({"actions": [{"id": "a", "label": "x", "color": 1}]}, "actions.0.color", "no such member"),
+        ({"deliver_at": "tomorrow"}, "deliver_at", "2026-11-20T09:30:00Z"),
+        ({"deliver_at": "2026-11-20T09:30:00"}, "deliver_at", "with its zone"),
+        ({"deliver_at": 1_795_167_000}, "deliver_at", "with its zone"),
+        ({"deliver_at": "2026-02-30T09:30:00Z"}, "deliver_at", "with its zone"),
+        ({"deliver_at": moment(367 * 86_400)}, "deliver_at", "366 days"),
+        ({"ttl": 0}, "ttl", "1"),
+        ({"ttl": 31_622_401}, "ttl", "31,622,400"),
+        ({"ttl": 5, "expires_at": moment(5000)}, "expires_at", "if there is a ttl"),
+        ({"expires_at": moment(-5)}, "expires_at", "in the future"),
+        ({"deliver_at": moment(9000), "expires_at": moment(5000)}, "expires_at", "later than deliver_at"),
+        ({"collapse_key": "a b"}, "collapse_key", "letters, digits, . _ : -"),
+        ({"collapse_key": "x" * 65}, "collapse_key", "64"),
+    ],
+)
+async def test_an_option_that_breaks_a_rule_is_named(
+    server: LocalServer, members: Json, field: str, rule: str
+) -> None:
+    answer = await server.service.post("/v1/notifications", json={"to": "ada", "title": "x", **members})
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert rule in error["message"]
+    batch = await server.service.post(
+        "/v1/notifications/batch", json=[{"to": "a", "title": "x"}, {"to": "ada", "title": "x", **members}]
+    )
+    assert batch.status_code == 422, batch.text
+    assert batch.json()["errors"][0]["field"] == f"1.{field}"
+
+
+# --- scheduled ----------------------------------------------------------------------------------------------
+
+
+async def test_a_scheduled_notification_has_no_item_until_it_is_due(server: LocalServer) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", "later", deliver_at=moment(1.5))
+    assert posted["state"] == "scheduled"
+    assert await head(ada) == (0, 0, 0)
+    assert (await sent(server.service, posted["id"]))["reached"] == 0
+    async with ada.socket(since=0) as socket:
+        await socket.until("live")
+        message = await socket.next("notification")
+        assert message["notification"]["id"] == posted["id"]
+        assert message["notification"]["created_at"] >= posted["created_at"]
+    assert await head(ada) == (1, 1, 1)
+    now_known = await sent(server.service, posted["id"])
+    assert (now_known["state"], now_known["reached"]) == ("delivered", 1)
+
+
+async def test_a_time_of_delivery_in_the_past_means_now(server: LocalServer) -> None:
+    assert (await server.service.notify("ada", deliver_at=moment(-60)))["state"] == "delivered"
+    assert await head(await server.user()) == (1, 1, 1)
+
+
+async def test_due_notifications_are_delivered_in_the_order_of_their_times(server: LocalServer) -> None:
+    ada = await server.user()
+    ids = {}
+    for title, seconds in (("third", 30), ("first", 10), ("second", 20)):
+        ids[title] = (await server.service.notify("ada", title, deliver_at=moment(100 + seconds)))["id"]
+    for title, before in (("third", 1000), ("second", 2000), ("first", 3000)):
+        await move(server, ids[title], deliver_at=now() - before)
+    await state_is(server.service, ids["third"], "delivered")
+    assert await titles(ada) == ["third", "second", "first"]
+
+
+async def test_a_scheduled_notification_can_be_cancelled_once_and_for_all(server: LocalServer) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", "never", deliver_at=moment(100))
+    for _ in range(2):
+        answer = await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"state": "cancelled", "recipients": 1, "seen": 0, "read": 0},
+        )
+    assert (await sent(server.service, posted["id"]))["title"] is None
+    assert await head(ada) == (0, 0, 0)
+
+
+async def test_a_delivered_notification_is_kept_if_only_a_scheduled_one_may_be_taken_back(
+    server: LocalServer,
+) -> None:
+    posted = await server.service.notify("ada")
+    answer = await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})
+    assert (answer.status_code, answer.json()["code"]) == (412, "precondition_failed")
+    assert (await take_back(server.service, posted["id"], **{"If-Match": '"x"'})).status_code == 412
+    assert await head(await server.user()) == (1, 1, 1)
+
+
+async def test_a_scheduled_notification_is_edited_in_place(server: LocalServer) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", "old", deliver_at=moment(100), body="b")
+    answer = await edit(server.service, posted["id"], title="new", body=None, deliver_at=moment(-1))
+    assert answer.status_code == 200, answer.text
+    await state_is(server.service, posted["id"], "delivered")
+    (item,) = (await ada.inbox())["items"]
+    assert (item["title"], item["body"], item["edited_at"], item["seq"]) == ("new", None, None, 1)
+
+
+async def test_a_scheduled_notification_with_the_key_of_another_takes_its_place(server: LocalServer) -> None:
+    ada, bob = await server.user("ada"), await server.user("bob")
+    both = await server.service.notify(["ada", "bob"], "1", deliver_at=moment(100), collapse_key="k")
+    mine = await server.service.notify("ada", "2", deliver_at=moment(100), collapse_key="k")
+    last = await server.service.notify("bob", "3", deliver_at=moment(100), collapse_key="k")
+    assert (await sent(server.service, both["id"]))["state"] == "cancelled"
+    for posted in (mine, last):
+        await edit(server.service, posted["id"], deliver_at=moment(-1))
+        await state_is(server.service, posted["id"], "delivered")
+    assert (await titles(ada), await titles(bob)) == (["2"], ["3"])
+
+
+async def test_an_erased_user_gets_nothing_that_was_scheduled(server: LocalServer) -> None:
+    await server.user()
+    alone = await server.service.notify("ada", "secret", deliver_at=moment(100))
+    both = await server.service.notify(["ada", "bob"], "both", deliver_at=moment(100))
+    assert (await server.service.delete("/v1/users/ada")).status_code == 204
+    await until(lambda: gone(server.service, alone["id"]), "the notification is gone")
+    await edit(server.service, both["id"], deliver_at=moment(-1))
+    await state_is(server.service, both["id"], "delivered")
+    assert await head(await server.user()) == (0, 0, 0)
+    assert await titles(await server.user("bob")) == ["both"]
+
+
+async def gone(service: Service, identifier: str) -> bool:
+    return (await service.get(f"/v1/notifications/{identifier}")).status_code == 404
+
+
+# --- edits --------------------------------------------------------------------------------------------------
+
+
+async def test_an_edit_reaches_every_inbox_quietly(server: LocalServer) -> None:
+    users = [await server.user(sub) for sub in ("ada", "bob", "cleo")]
+    posted = await server.service.notify(["ada", "bob", "cleo"], "old", url="/a", data={"n": 1})
+    await users[1].patch(f"/v1/inbox/{posted['id']}", json={"read": True})
+    await users[2].patch(f"/v1/inbox/{posted['id']}", json={"archived": True})
+    before = [await head(user) for user in users]
+    async with users[0].socket(since=1) as socket:
+        await socket.until("live")
+        answer = await edit(
+            server.service, posted["id"], title="new", url=None, data={"n": 2}, priority="high"
+        )
+        assert (answer.status_code, answer.json()["title"]) == (200, "new")
+        (item,) = (await socket.next("changed"))["items"]
+    assert (item["title"], item["url"], item["data"], item["priority"]) == ("new", None, {"n": 2}, "high")
+    assert item["edited_at"] is not None
+    for user, (seq, unread, unseen) in zip(users, before, strict=True):
+        assert await head(user) == (seq + 1, unread, unseen)
+    assert (await users[1].inbox())["items"][0]["read_at"] is not None
+    assert await titles(users[2], archived="true") == ["new"]
+
+
+async def test_an_edit_with_renotify_lets_the_item_enter_again(server: LocalServer) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", "first")
+    await server.service.notify("ada", "second")
+    await ada.patch(f"/v1/inbox/{posted['id']}", json={"read": True, "archived": True})
+    await ada.post("/v1/inbox/seen", json={"up_to": 3})
+    assert await head(ada) == (3, 1, 0)
+    async with ada.socket(since=3) as socket:
+        await socket.until("live")
+        await edit(server.service, posted["id"], title="again", renotify=True)
+        message = await socket.next("notification")
+    assert (message["notification"]["created_seq"], message["unread"], message["unseen"]) == (4, 2, 1)
+    assert await titles(ada) == ["again", "second"]
+    assert await head(ada) == (4, 2, 1)
+
+
+async def test_an_edit_of_what_has_ended_is_refused(server: LocalServer) -> None:
+    posted = await server.service.notify("ada")
+    late = await edit(server.service, posted["id"], deliver_at=moment(9))
+    assert (late.status_code, late.json()["code"]) == (409, "already_delivered")
+    await take_back(server.service, posted["id"])
+    ended = await edit(server.service, posted["id"], title="x")
+    assert (ended.status_code, ended.json()["code"]) == (409, "notification_ended")
+    assert "unsent" in ended.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("members", "field"),
+    [
+        ({}, "body"),
+        ({"title": None}, "title"),
+        ({"priority": None}, "priority"),
+        ({"deliver_at": None}, "deliver_at"),
+        ({"category": "x"}, "category"),
+        ({"expires_at": moment(-5)}, "expires_at"),
+        ({"actions": []}, "actions"),
+    ],
+)
+async def test_an_edit_that_breaks_a_rule_names_it(server: LocalServer, members: Json, field: str) -> None:
+    posted = await server.service.notify("ada")
+    answer = await edit(server.service, posted["id"], **members)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"] == field
+
+
+async def test_another_service_neither_sees_nor_changes_a_notification(server: LocalServer) -> None:
+    posted = await server.service.notify("ada")
+    made = await server.service.post("/v1/services", json={"name": "other", "scopes": ["notify"]})
+    path = f"/v1/services/{made.json()['client_id']}/keys"
+    other = Service(server.http, (await server.service.post(path)).json()["key"])
+    missing = "01a1fbec-66d3-7f3c-b907-ac5c85c58cb1"
+    answers = [
+        [
+            await other.get(f"/v1/notifications/{identifier}"),
+            await edit(other, identifier, title="x"),
+            await take_back(other, identifier),
+        ]
+        for identifier in (posted["id"], missing)
+    ]
+    assert [[answer.status_code for answer in each] for each in answers] == [[404] * 3] * 2
+    assert [answer.text for answer in answers[0]] == [answer.text for answer in answers[1]]
+    assert (await other.get("/v1/notifications")).json()["items"] == []
+    assert await titles(await server.user()) == ["Hello"]
+
+
+# --- taking back --------------------------------------------------------------------------------------------
+
+
+async def test_a_notification_that_is_taken_back_leaves_every_inbox_and_every_count(
+    server: LocalServer,
+) -> None:
+    subs = ["unseen", "seen", "read", "archived", "deleted"]
+    posted = await server.service.notify(subs, "wrong")
+    await server.service.notify(subs, "right")
+    users = {sub: await server.user(sub) for sub in subs}
+    await users["seen"].post("/v1/inbox/seen", json={"up_to": 1})
+    await users["read"].patch(f"/v1/inbox/{posted['id']}", json={"read": True})
+    await users["archived"].patch(f"/v1/inbox/{posted['id']}", json={"archived": True})
+    await users["deleted"].delete(f"/v1/inbox/{posted['id']}")
+    async with users["unseen"].socket(since=2) as socket:
+        await socket.until("live")
+        answer = await take_back(server.service, posted["id"])
+        assert answer.json() == {"state": "unsent", "recipients": 5, "seen": 2, "read": 1}
+        message = await socket.next("changed")
+    (item,) = message["items"]
+    kept = {name for name, value in item.items() if value is not None}
+    assert kept == {"id", "created_seq", "seq", "deleted_at", "deleted_reason"}
+    assert item["deleted_reason"] == "unsent"
+    assert (message["unread"], message["unseen"]) == (1, 1)
+    expected = {"unseen": (3, 1, 1), "seen": (3, 1, 1), "read": (4, 1, 1), "archived": (4, 1, 1)}
+    for sub, wanted in (expected | {"deleted": (3, 1, 1)}).items():
+        assert await head(users[sub]) == wanted, sub
+        assert await titles(users[sub]) == ["right"]
+    assert (await take_back(server.service, posted["id"])).json()["state"] == "unsent"
+
+
+async def test_a_device_that_was_away_never_gets_the_text_that_was_taken_back(server: LocalServer) -> None:
+    ada = await server.user()
+    async with ada.socket(since=0) as socket:
+        await socket.until("live")
+        posted = await server.service.notify("ada", "secret words")
+        await socket.next("notification")
+        await take_back(server.service, posted["id"])
+        await socket.next("changed")
+        async with ada.socket(since=0) as other:
+            messages = await other.until("live")
+    assert "secret words" not in json.dumps(messages)
+    assert [message["type"] for message in messages] == ["hello", "changed", "live"]
+
+
+async def test_a_post_to_a_thousand_is_taken_back_in_steps(server: LocalServer) -> None:
+    subs = [f"u{number}" for number in range(1000)]
+    posted = await server.service.notify(subs, "wrong")
+    answer = await take_back(server.service, posted["id"])
+    assert answer.json()["recipients"] == 1000
+
+    def left(connection: Connection) -> tuple[int, int, int]:
+        count = "SELECT count(*) FROM items WHERE deleted_at IS NULL"
+        return (
+            connection.scalar(text(count)),
+            connection.scalar(text("SELECT count(*) FROM due_work")),
+            connection.scalar(text("SELECT sum(unread) + sum(unseen) FROM users")),
+        )
+
+    assert await server.state.database.read(left) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["unsent", "expired", "cancelled"])
+async def test_the_content_of_a_notification_that_ended_is_nowhere_in_the_database(
+    server: LocalServer, how: str, database_url: str
+) -> None:
+    secret = "correct-horse-battery"
+    fields: Json = {
+        "body": secret,
+        "url": f"/{secret}",
+        "data": {"x": secret},
+        "icon": f"/i/{secret}",
+        "actions": [{"id": "a", "label": secret}],
+    }
+    if how == "expired":
+        fields["ttl"] = 1
+    elif how == "cancelled":
+        fields["deliver_at"] = moment(100)
+    posted = await server.service.notify("ada", secret, **fields)
+    if how != "expired":
+        await take_back(server.service, posted["id"])
+    await state_is(server.service, posted["id"], how)
+
+    def everything(connection: Connection) -> str:
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+        tables = [connection.execute(table.select()).all() for table in metadata.sorted_tables]
+        return repr(tables)
+
+    async def erased() -> bool:
+        return secret not in await server.state.database.read(everything)
+
+    await until(erased, "the content is erased")
+    if database_url.startswith("sqlite"):
+        assert secret.encode() not in _bytes_of(database_url)
+
+
+def _bytes_of(database_url: str) -> bytes:
+    return Path(database_url.removeprefix("sqlite:///")).read_bytes()
+
+
+# --- expiry and replacement ---------------------------------------------------------------------------------
+
+
+async def test_an_item_expires_within_a_second_and_leaves_the_counts(server: LocalServer) -> None:
+    ada = await server.user()
+    async with ada.socket(since=0) as socket:
+        await socket.until("live")
+        posted = await server.service.notify("ada", "offer", ttl=1)
+        item = (await socket.next("notification"))["notification"]
+        assert 0 <= read_moment(item["expires_at"]) - read_moment(item["created_at"]) <= 1001
+        message = await socket.next("changed")
+    assert message["items"][0]["deleted_reason"] == "expired"
+    assert (message["unread"], message["unseen"]) == (0, 0)
+    deleted = read_moment(message["items"][0]["deleted_at"])
+    assert deleted >= read_moment(item["expires_at"])
+    assert (await sent(server.service, posted["id"]))["state"] == "expired"
+
+
+async def test_a_time_to_live_begins_with_the_delivery(server: LocalServer) -> None:
+    posted = await server.service.notify("ada", "offer", ttl=50, deliver_at=moment(100))
+    assert (await sent(server.service, posted["id"]))["expires_at"] is None
+    await edit(server.service, posted["id"], deliver_at=moment(-1))
+    await state_is(server.service, posted["id"], "delivered")
+    (item,) = (await (await server.user()).inbox())["items"]
+    lived = read_moment(item["expires_at"]) - read_moment(item["created_at"])
+    assert lived == 50_000
+
+
+async def test_a_notification_that_expires_before_its_delivery_is_never_delivered(
+    server: LocalServer,
+) -> None:
+    posted = await server.service.notify("ada", deliver_at=moment(100), expires_at=moment(200))
+    await move(server, posted["id"], deliver_at=now() - 2000, expires_at=now() - 1000)
+    await state_is(server.service, posted["id"], "expired")
+    assert await head(await server.user()) == (0, 0, 0)
+
+
+async def test_a_longer_life_is_given_by_an_edit(server: LocalServer) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", expires_at=moment(1))
+    assert (await edit(server.service, posted["id"], expires_at=None)).json()["expires_at"] is None
+    other = await server.service.notify("ada", ttl=1)
+    await state_is(server.service, other["id"], "expired")
+    assert await titles(ada) == ["Hello"]
+
+
+async def test_a_notification_replaces_the_earlier_one_of_its_key(server: LocalServer) -> None:
+    ada = await server.user()
+    async with ada.socket(since=0) as socket:
+        await socket.until("live")
+        for number in "123":
+            await server.service.notify("ada", number, collapse_key="build:7")
+        await server.service.notify("ada", "other", collapse_key="build:8")
+        messages = [await socket.receive() for _ in range(6)]
+    assert [(message["type"], message["seq"]) for message in messages] == [
+        ("notification", 1),
+        ("changed", 2),
+        ("notification", 3),
+        ("changed", 4),
+        ("notification", 5),
+        ("notification", 6),
+    ]
+    assert [message["unread"] for message in messages] == [1, 0, 1, 0, 1, 2]
+    assert messages[1]["items"][0]["deleted_reason"] == "replaced"
+    assert await titles(ada) == ["other", "3"]
+
+
+async def test_a_batch_may_replace_within_itself_and_what_is_archived_stays(server: LocalServer) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", "kept", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{posted['id']}", json={"archived": True})
+    items = [{"to": ["ada", "bob"], "title": str(number), "collapse_key": "k"} for number in range(3)]
+    assert (await server.service.post("/v1/notifications/batch", json=items)).status_code == 201
+    assert await titles(ada) == ["2"]
+    assert await titles(ada, archived="true") == ["kept"]
+    assert await titles(await server.user("bob")) == ["2"]
+    assert await head(ada) == (7, 1, 1)
+
+
+async def test_the_keys_of_two_services_have_nothing_in_common(server: LocalServer) -> None:
+    made = await server.service.post("/v1/services", json={"name": "other", "scopes": ["notify"]})
+    path = f"/v1/services/{made.json()['client_id']}/keys"
+    other = Service(server.http, (await server.service.post(path)).json()["key"])
+    await server.service.notify("ada", "mine", collapse_key="k")
+    await other.notify("ada", "theirs", collapse_key="k")
+    assert await titles(await server.user()) == ["theirs", "mine"]
+
+
+# --- the list -----------------------------------------------------------------------------------------------
+
+
+async def test_a_service_lists_its_notifications_newest_first(server: LocalServer) -> None:
+    made = await server.service.post("/v1/services", json={"name": "other", "scopes": ["notify"]})
+    path = f"/v1/services/{made.json()['client_id']}/keys"
+    other = Service(server.http, (await server.service.post(path)).json()["key"])
+    for number in range(5):
+        await other.notify("ada", str(number), category="even" if number % 2 == 0 else "odd")
+    await server.service.notify("ada", "of another service")
+    later = await other.notify("ada", "later", deliver_at=moment(100))
+    pages, cursor = [], 0
+    while True:
+        page = (await other.get("/v1/notifications", params={"limit": 4, "cursor": cursor})).json()
+        pages.append([item["title"] for item in page["items"]])
+        if page["next"] is None:
+            break
+        cursor = page["next"]
+    assert pages == [["later", "4", "3", "2"], ["1", "0"]]
+    listed: Callable[..., Any] = other.get
+    odd = await listed("/v1/notifications", params={"category": "odd"})
+    assert [item["title"] for item in odd.json()["items"]] == ["3", "1"]
+    scheduled = await listed("/v1/notifications", params={"state": "scheduled"})
+    assert [item["id"] for item in scheduled.json()["items"]] == [later["id"]]
+    assert (await listed("/v1/notifications", params={"state": "gone"})).status_code == 422
+    everyones = (await server.service.get("/v1/notifications")).json()["items"]
+    assert [item["title"] for item in everyones[:2]] == ["later", "of another service"]
+
+
+async def test_a_repeated_request_gets_the_first_answer_even_after_its_expiry(server: LocalServer) -> None:
+    key = {"Idempotency-Key": "k"}
+    members = {"to": "ada", "title": "x", "expires_at": moment(1)}
+    first = await server.service.post("/v1/notifications", json=members, headers=key)
+    await asyncio.sleep(1.1)
+    again = await server.service.post("/v1/notifications", json=members, headers=key)
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert again.headers["idempotent-replayed"] == "true"
