@@ -100,9 +100,10 @@ class ClientConnection:
         Nearly all clients keep up, and a task costs more than the write. The rest takes a task: entries that
         are not in memory, a client that lags or has gone, the seen mark.
         """
-        entries = self._parts.recent.after(self.user.id, self._cursor)
-        if entries is None or not self._write_all(entries):
-            return False
+        if self._cursor < self.head:  # A wake before may have sent everything.
+            entries = self._parts.recent.after(self.user.id, self._cursor)
+            if entries is None or not self._write_all(entries):
+                return False
         return self._cursor >= self.head and self._latest_counts().seen <= self._seen
 
     def _write_all(self, entries: Sequence[Entry]) -> bool:

@@ -277,7 +277,7 @@ async def test_a_commit_does_not_overtake_an_earlier_wake(
         record = engine.recent.record
 
         def wake_and_record(entries: Iterable[Entry], counts: Mapping[int, Counts]) -> None:
-            connection.wake(0)
+            connection.wake(1)
             record(entries, counts)
 
         monkeypatch.setattr(engine.recent, "record", wake_and_record)
@@ -286,6 +286,17 @@ async def test_a_commit_does_not_overtake_an_earlier_wake(
         await engine.store()
         await wire.has("notification")
         assert (sent, wire.seqs()) == ([[]], [1])
+
+
+async def test_a_wake_of_a_client_that_has_everything_starts_no_task(engine: Engine) -> None:
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(latest=True)) as (wire, connection):
+        await wire.has("live")
+        await engine.store()
+        await wire.has("notification")
+        await until(lambda: connection._idle, "it waits")
+        connection.wake(1)
+        assert connection._idle
 
 
 async def test_a_seen_mark_committed_with_a_post_is_sent_after_its_notification(engine: Engine) -> None:
