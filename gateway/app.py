@@ -78,10 +78,12 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
     """
     recent = RecentEntries(settings.tail_bytes)
     backplane = open_backplane(settings)
+    turnstile = Turnstile()
     hub = Hub(
         (recent, backplane),
         max_sockets=settings.max_sockets,
         max_sockets_per_user=settings.max_sockets_per_user,
+        on_turn=turnstile.leave_out,
     )
     connections = Connections(
         connections_within(soft_limit(), settings),
@@ -149,7 +151,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
                     yield {
                         CLOSED: metrics.closed,
                         CONNECTIONS: connections,
-                        TURNSTILE: Turnstile(),
+                        TURNSTILE: turnstile,
                         UNSENT: NetworkBytes(),
                         FAST_PATHS: {} if settings.otel else fast_paths(state),
                         FAST_HANDSHAKE: None if settings.otel else FastSocket(app),

@@ -42,7 +42,7 @@ class Announcer:
         seqs = {user_id: counts.seq for user_id, counts in committed.counts.items()}
         # Recorded before the wake, so that a woken connection finds the entry in memory.
         self._recent.record(committed.entries, committed.counts)
-        self._hub.wake(seqs)
+        self._hub.wake(seqs, committed.entries)
         self._publisher.publish(seqs)
         for user_id, size in committed.sent_on.items():
             # At least once: the sockets may be in another process.

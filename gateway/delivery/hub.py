@@ -5,13 +5,19 @@ Work on many connections is spread over several turns of the event loop, so that
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
+import structlog
+
 from gateway.delivery.groups import Groups
+from gateway.delivery.wakes import Wakes
 from gateway.errors import Overloaded, TooManySockets
 from gateway.protocol.close_codes import Close
+from gateway.store.entries import Entry
+
+logger = structlog.get_logger()
 
 TICK_SECONDS = 0.5
 """How often each connection checks its deadlines."""
@@ -66,9 +72,19 @@ class Follower(Protocol):
 
 
 class Hub:
-    """The subscribers of this process. Not thread-safe: call it only on the event loop."""
+    """The subscribers of this process. Not thread-safe: call it only on the event loop.
 
-    def __init__(self, followers: Sequence[Follower], *, max_sockets: int, max_sockets_per_user: int) -> None:
+    `on_turn` is called with the duration of each turn of wakes that others follow, in seconds.
+    """
+
+    def __init__(
+        self,
+        followers: Sequence[Follower],
+        *,
+        max_sockets: int,
+        max_sockets_per_user: int,
+        on_turn: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._followers = followers
         self._max_sockets = max_sockets
         self._max_sockets_per_user = max_sockets_per_user
@@ -76,7 +92,8 @@ class Hub:
         self._sessions: Groups[str, Subscriber] = Groups()
         self._ended: deque[str] = deque()
         self._count = 0
-        self._wakes: deque[Iterator[tuple[int, int]]] = deque()
+        self._wakes = Wakes(self._wake_user)
+        self._on_turn = on_turn
 
     def __len__(self) -> int:
         """Return the number of attached sockets."""
@@ -123,38 +140,48 @@ class Hub:
         subscriber.session = session
         self._sessions.add(session, subscriber)
 
-    def wake(self, seqs: Mapping[int, int]) -> None:
+    def wake(self, seqs: Mapping[int, int], entries: Iterable[Entry] = ()) -> None:
         """Wake the subscribers of these users. `seqs` has the last `seq` of each user's log after a commit.
 
         Those beyond one turn are woken in later turns of the event loop, after those woken first have sent.
-        Commits take turns then, so that one for many users doesn't delay the others.
+        The senders of the commit's `entries` take turns then, so that none of them delays the others.
         """
-        users = iter(seqs.items())
-        if self._wake_some(users):
-            self._wakes.append(users)
-            if len(self._wakes) == 1:
-                asyncio.get_running_loop().call_soon(self._wake_more)
+        if self._wakes:
+            self._wakes.add(self._known(seqs.items()), entries)
+            return
+        users, woken, began = iter(seqs.items()), 0, perf_counter()
+        for user_id, seq in users:
+            woken += self._wake_user(user_id, seq)
+            if woken >= TURN or perf_counter() >= began + TURN_SECONDS:
+                self._wakes.add(self._known(users), entries)
+                self._end_turn(began)
+                return
+
+    def _known(self, seqs: Iterable[tuple[int, int]]) -> dict[int, int]:
+        return {user_id: seq for user_id, seq in seqs if user_id in self._users}
+
+    def _wake_user(self, user_id: int, seq: int) -> int:
+        """Wake the subscribers of a user, and return their number. Close those that fail."""
+        subscribers = self._users.of(user_id)
+        for subscriber in subscribers:
+            try:
+                subscriber.wake(seq)
+            except Exception:
+                logger.exception("a wake failed")
+                # Later, because this iterates over them, and so that a failing close can't stop other wakes.
+                asyncio.get_running_loop().call_soon(subscriber.close, Close.INTERNAL_ERROR, "internal_error")
+        return len(subscribers)
 
     def _wake_more(self) -> None:
-        users = self._wakes.popleft()
-        try:
-            if self._wake_some(users):
-                self._wakes.append(users)
-        finally:
-            if self._wakes:
-                asyncio.get_running_loop().call_soon(self._wake_more)
+        began = perf_counter()
+        self._wakes.take(TURN, began + TURN_SECONDS)
+        self._end_turn(began)
 
-    def _wake_some(self, users: Iterator[tuple[int, int]]) -> bool:
-        """Wake the subscribers of users for one turn, and return whether there may be more."""
-        woken, until = 0, perf_counter() + TURN_SECONDS
-        for user_id, seq in users:
-            subscribers = self._users.of(user_id)
-            for subscriber in subscribers:
-                subscriber.wake(seq)
-            woken += len(subscribers)
-            if woken >= TURN or perf_counter() >= until:
-                return True
-        return False
+    def _end_turn(self, began: float) -> None:
+        """End a turn of wakes, and schedule the next one if more wait."""
+        self._on_turn(perf_counter() - began)
+        if self._wakes:
+            asyncio.get_running_loop().call_soon(self._wake_more)
 
     def positions(self, users: Collection[int] | None = None) -> list[tuple[int, int, int]]:
         """Return for each user, of these or of all, the `seq` and seen mark that all their sockets know."""

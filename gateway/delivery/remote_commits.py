@@ -62,4 +62,4 @@ class RemoteCommits:
             return
         entries, counts = await self._database.read(users_behind.read_new_entries, positions)
         self._recent.record(entries, counts)
-        self._hub.wake({user_id: head.seq for user_id, head in counts.items()})
+        self._hub.wake({user_id: head.seq for user_id, head in counts.items()}, entries)

@@ -90,7 +90,9 @@ def enter(connection: Connection, arrivals: Sequence[Arrival], followed: Contain
             rows_of_items.append((position.user_id, position.seq, key))
             if position.user_id in followed:
                 item = Item(content, position.seq, position.seq)
-                entries.append(Entry(position.user_id, position.counts(), (item,), fresh=True))
+                entry = Entry(position.user_id, position.counts(), (item,), fresh=True)
+                entry.service_id = service_id
+                entries.append(entry)
         if len(rows_of_items) >= ITEMS_PER_INSERT:
             _insert_items(connection, rows_of_items)
     _insert_items(connection, rows_of_items)

@@ -100,6 +100,8 @@ def advance(
         if one.kind != DELIVER:
             more, new = _do(connection, one, locked[one.key], positions, now)
             rest += more
+            for entry in new:
+                entry.service_id = locked[one.key].service_id
             entries += [entry for entry in new if entry.user_id in followed]
     return Advanced(tuple(rest)), entries
 

@@ -10,6 +10,9 @@ from gateway.protocol.encoding import quoted
 from gateway.protocol.items import Counts, Item, encode_item
 from gateway.protocol.wire import Message
 
+CHANGES = 0
+"""The `service_id` of entries that users' own changes have caused. Services have positive ids."""
+
 
 @dataclass(slots=True)
 class Entry:
@@ -18,6 +21,7 @@ class Entry:
     `fresh` says that its only item is new to a client that has received the previous entry, and `quiet` that
     the user has quiet hours. `up_to` is set when the items are too many to list: all items up to it were
     marked read. `committed_at` is the time of the commit, in seconds since 1970, or 0 if unknown.
+    `service_id` is the sender's.
     """
 
     user_id: int
@@ -27,6 +31,7 @@ class Entry:
     quiet: bool = False
     up_to: int | None = None
     committed_at: float = 0
+    service_id: int = CHANGES
     _message: Message | None = field(default=None, repr=False)
     _size: int = field(default=0, repr=False, compare=False)
 

@@ -75,19 +75,27 @@ def read_new_entries(
     # The last user may be incomplete, which would leave a gap in the log.
     cut = found[-1].user_id if len(found) == limit else None
     entries: list[Entry] = []
+    senders = {row.uuid: row.service_id for row in found}
     for user_id, of_user in groupby(found, key=lambda row: row.user_id):
         if user_id != cut:
-            new = replay(user_id, counts[user_id], (to_item(row[1:]) for row in of_user), None)
+            new = replay(user_id, counts[user_id], (to_item(row[_KEYS:]) for row in of_user), None)
             restore_counts(new)
+            for entry in new:
+                if entry.fresh:
+                    entry.service_id = senders[entry.items[0].content.id]
             entries += new
     return NewEntries(entries, counts)
+
+
+_KEYS = 2
+"""How many columns precede those of the item."""
 
 
 @cache
 def _select_new_entries(dialect: str) -> Select[Any]:
     floors = rows(dialect, id=BigInteger(), seq=BigInteger())
     return (
-        select(items.c.user_id, *ITEM_COLUMNS)
+        select(items.c.user_id, notifications.c.service_id, *ITEM_COLUMNS)
         .join_from(floors, items, (items.c.user_id == floors.c.id) & (items.c.seq > floors.c.seq))
         .join(notifications, items.c.notification_id == notifications.c.id)
         .order_by(items.c.user_id, items.c.seq, items.c.created_seq)

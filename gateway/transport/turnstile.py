@@ -63,6 +63,10 @@ class Turnstile:
         """Return whether requests wait for their turn."""
         return bool(self._waiting)
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave other work out of the duration of this pass: it has a limit of its own."""
+        self._pass_began_at += seconds
+
     def _begin_pass(self) -> None:
         self._pass_began_at = perf_counter()
         asyncio.get_running_loop().call_soon(self._next_pass)

@@ -19,8 +19,8 @@ class Told:
     def record(self, entries: Iterable[Entry], counts: Mapping[int, Counts]) -> None:
         self.calls.append(("record", ([entry.committed_at > 0 for entry in entries], counts)))
 
-    def wake(self, seqs: Mapping[int, int]) -> None:
-        self.calls.append(("wake", seqs))
+    def wake(self, seqs: Mapping[int, int], entries: Iterable[Entry]) -> None:
+        self.calls.append(("wake", (seqs, [entry.user_id for entry in entries])))
 
     def publish(self, seqs: Mapping[int, int]) -> None:
         self.calls.append(("publish", seqs))
@@ -40,7 +40,7 @@ def test_a_commit_enters_memory_before_sockets_wake_and_hints_are_published() ->
     counts = Counts(3, 1, 1, 0)
     committed = Committed([], [Entry(7, counts, (Item(content, 3, 3),), fresh=True)], {7: counts}, 1, 1, 0.1)
     Announcer(told, told, told, metrics, told).announce(committed)  # type: ignore[arg-type]
-    assert told.calls == [("record", ([True], {7: counts})), ("wake", {7: 3}), ("publish", {7: 3})]
+    assert told.calls == [("record", ([True], {7: counts})), ("wake", ({7: 3}, [7])), ("publish", {7: 3})]
     assert metrics.registry.get_sample_value("gateway_posts_total") == 1
 
 

@@ -1,14 +1,19 @@
 """The hub alone: whom it reaches, and how much it does in one turn of the event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
+from math import inf
 
 import pytest
+import structlog
 
 from gateway.delivery import hub as module
 from gateway.delivery.hub import CLOSED_PER_TURN, TICK_SECONDS, TURN, Hub
+from gateway.delivery.wakes import SHARE, Wakes
 from gateway.protocol.close_codes import Close
+from gateway.protocol.items import Counts
+from gateway.store.entries import Entry
 from tests.support.waiting import until
 
 
@@ -21,10 +26,12 @@ class Fake:
         self.session = session
         self._turns = turns
         self.woken = self.ticked = self.closed = -1
+        self.wakes = 0
 
     def wake(self, seq: int) -> None:
         """Be rung."""
         assert seq == 7
+        self.wakes += 1
         self.woken = self._turns.now
 
     def tick(self) -> None:
@@ -158,21 +165,94 @@ async def test_slow_wakes_leave_turns_to_others(
     assert len({fake.woken for fake in fakes}) == 4
 
 
-async def test_a_commit_for_one_user_does_not_wait_for_one_for_many(
+def sent_by(service_id: int, users: Iterable[int]) -> list[Entry]:
+    return [Entry(user, Counts(7, 1, 1, 0), (), service_id=service_id) for user in users]
+
+
+async def test_senders_take_turns_so_that_one_post_does_not_wait_for_those_to_many(
     turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TURN_SECONDS", 0)
-    fakes = [Fake(str(number), turns) for number in range(20)]
+    monkeypatch.setattr(module, "TURN_SECONDS", 60)
+    fakes = [Fake(str(number), turns) for number in range(3 * TURN + 2)]
+    one, changed = len(fakes) - 2, len(fakes) - 1
     async with stack:
         hub = attached(stack, fakes)
-        hub.wake(dict.fromkeys(range(9), 7))
-        hub.wake(dict.fromkeys(range(10, 19), 7))
-        hub.wake({19: 7})
-        assert [number for number, fake in enumerate(fakes) if fake.woken >= 0] == [0, 10, 19]
-        await until(lambda: fakes[8].woken >= 0 and fakes[18].woken >= 0, "all are woken")
-    # The two commits for many take turns.
-    assert abs(fakes[8].woken - fakes[18].woken) <= 1
-    assert fakes[9].woken == -1
+        for _ in range(3):
+            hub.wake(dict.fromkeys(range(3 * TURN), 7), sent_by(1, range(3 * TURN)))
+        # Both share a commit with a post to many.
+        hub.wake(dict.fromkeys(range(3 * TURN + 2), 7), [*sent_by(1, range(3 * TURN)), *sent_by(2, [one])])
+        first = fakes[0].woken
+        assert (first >= 0, fakes[one].woken) == (True, -1)
+        await until(lambda: all(fake.woken >= 0 for fake in fakes), "all are woken")
+    assert (fakes[one].woken, fakes[changed].woken, fakes[3 * TURN - 1].woken) == (
+        first + 1,
+        first + 1,
+        first + 3,
+    )
+
+
+async def test_a_user_waits_once_for_each_sender_however_many_commits_follow(
+    turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TURN_SECONDS", 60)
+    fakes = [Fake(str(number), turns) for number in range(TURN + 10)]
+    async with stack:
+        hub = attached(stack, fakes)
+        hub.wake(dict.fromkeys(range(TURN + 1), 7), sent_by(1, range(TURN + 1)))
+        for _ in range(100):
+            hub.wake(dict.fromkeys(range(TURN + 10), 7), sent_by(1, range(TURN + 10)))
+        await until(lambda: all(fake.woken >= 0 for fake in fakes), "all are woken")
+        await until(lambda: not hub._wakes, "none waits")
+    assert sum(fake.wakes for fake in fakes) == TURN + (TURN + 10)
+
+
+async def test_a_waiting_wake_has_the_highest_seq() -> None:
+    woken = list[tuple[int, int]]()
+
+    def wake(user_id: int, seq: int) -> int:
+        woken.append((user_id, seq))
+        return 1
+
+    wakes = Wakes(wake)
+    for seq in (5, 7, 6):
+        wakes.add({1: seq, 2: seq}, sent_by(1, [1, 2]))
+    wakes.take(10, inf)
+    assert woken == [(1, 7), (2, 7)]
+
+
+async def test_a_turn_of_a_sender_ends_after_its_share_of_connections() -> None:
+    woken = list[int]()
+
+    def wake(user_id: int, _: int) -> int:
+        woken.append(user_id)
+        return SHARE // 2
+
+    wakes = Wakes(wake)
+    wakes.add(dict.fromkeys(range(4), 7), sent_by(1, range(4)))
+    wakes.add(dict.fromkeys(range(10, 14), 7), sent_by(2, range(10, 14)))
+    wakes.take(1000, inf)
+    assert woken == [0, 1, 10, 11, 2, 3, 12, 13]
+
+
+async def test_a_subscriber_whose_wake_fails_is_closed_and_others_are_woken(
+    turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = [Fake(str(number), turns) for number in range(3)]
+    closed = list[tuple[Close, str]]()
+
+    def fail(_: int) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(fakes[1], "wake", fail)
+    monkeypatch.setattr(fakes[1], "close", lambda code, reason: closed.append((code, reason)))
+    async with stack:
+        hub = attached(stack, fakes)
+        with structlog.testing.capture_logs() as events:
+            hub.wake(dict.fromkeys(range(3), 7))
+        assert [event["event"] for event in events] == ["a wake failed"]
+        assert [fake.woken >= 0 for fake in fakes] == [True, False, True]
+        await until(lambda: closed, "it is closed")
+    assert closed == [(Close.INTERNAL_ERROR, "internal_error")]
 
 
 async def test_a_commit_for_few_users_wakes_them_at_once(

@@ -14,6 +14,7 @@ from gateway.delivery.resume_point import ResumePoint
 from gateway.errors import Unavailable
 from gateway.store import log, users_behind
 from gateway.store.changes import ItemUpdate, Seen
+from gateway.store.entries import CHANGES
 from tests.support.engine import Engine, Gate
 from tests.support.waiting import until
 
@@ -199,6 +200,7 @@ async def test_entry_counts_are_exact_back_to_the_last_change_of_status(
     await there.store(*posts[2:])
     entries, counts = await here.database.read(users_behind.read_new_entries, [(user.id, 0, 0)])
     assert counts[user.id][:3] == (6, 4, 4)
+    assert [entry.service_id for entry in entries] == [1, CHANGES, 1, 1, 1]
     # The first number is the read one's no more.
     assert [(entry.counts.seq, entry.counts.unread, entry.counts.unseen) for entry in entries] == [
         (2, 1, 1),

@@ -11,7 +11,7 @@ from gateway.auth.limits import rate_limits
 from gateway.auth.limits.body_queue import SMALL_BODY
 from gateway.backplane import link, redis
 from gateway.database import postgres
-from gateway.delivery import hub
+from gateway.delivery import hub, wakes
 from gateway.delivery.client_connection import EXPIRY_NOTICE_SECONDS
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
 from gateway.delivery.recent_entries import BURST_BYTES
@@ -127,7 +127,10 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("decisions/0012", "in steps of about {} items", (retention.STEP,)),
     ("testing.md", "its budget in `benchmarks/budget.toml` by more than {} %", (gate.TOLERANCE * 100,)),
-    ("security.md", "A commit wakes about {} sockets at most in one pass of the event loop", (hub.TURN,)),
+    ("security.md", "About {} sockets at most are woken in one pass of the event loop", (hub.TURN,)),
+    ("architecture.md", "{} sockets are woken, for at most {} ms", (hub.TURN, hub.TURN_SECONDS * 1000)),
+    ("security.md", "Services take turns, {} sockets each", (wakes.SHARE,)),
+    ("architecture.md", "**senders take turns**, {} sockets each", (wakes.SHARE,)),
     ("security.md", "in one pass of the event loop, for at most {} ms", (hub.TURN_SECONDS * 1000,)),
     (
         "security.md",

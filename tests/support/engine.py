@@ -220,7 +220,8 @@ class Engine:
     def announce(self, committed: Committed) -> None:
         self.announced.append(committed)
         self.recent.record(committed.entries, committed.counts)
-        self.hub.wake({user_id: counts.seq for user_id, counts in committed.counts.items()})
+        seqs = {user_id: counts.seq for user_id, counts in committed.counts.items()}
+        self.hub.wake(seqs, committed.entries)
         self.on_announced()
 
     def record_close(self, *close: Any) -> None:

@@ -61,6 +61,20 @@ async def test_the_addresses_of_one_network_share_one_turn(address: str) -> None
     assert begun.index("one") <= 1
 
 
+async def test_work_with_its_own_limit_takes_no_turns_from_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(turnstile, "perf_counter", lambda: now)
+    gate, begun = Turnstile(), list[int]()
+    for number in range(4 * MAX_PER_PASS):
+        gate.passes("a", partial(begun.append, number))
+    for _ in range(3):
+        now += 2 * turnstile.MAX_PASS_SECONDS
+        gate.leave_out(2 * turnstile.MAX_PASS_SECONDS)
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(begun) == 3 * MAX_PER_PASS
+
+
 async def test_fewer_requests_start_in_a_pass_after_slow_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(turnstile, "perf_counter", lambda: now)
