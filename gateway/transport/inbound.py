@@ -49,7 +49,7 @@ class InboundProtocol(SharedTurns):
     """Maximum size of a slice in bytes: at most 170 frames, which take 1 to 2 ms."""
 
     free_bytes = 64
-    """Maximum number of bytes fed without a turn: at most 10 frames, or the answer to a ping."""
+    """Maximum size of a small read: at most 10 frames, or the answer to a ping."""
 
     # Defaults on the class, so that a socket uses memory only for the attributes that it sets.
     message_bytes = 0

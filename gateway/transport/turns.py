@@ -4,7 +4,7 @@ An event loop that reads 256 KiB of small frames or requests would handle all of
 client, and uvloop keeps reading a socket as long as each read fills its buffer. A protocol with turns feeds
 one slice, pauses reading, and feeds the next slice in the next turn of the loop. Reading resumes when no
 slice is left, so a connection never holds more than one read. A protocol whose slices are expensive shares
-the turns among all connections (`turnstile`).
+the turns among all connections (`turnstile`). Small reads are free, unless very many arrive at once.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Turns(asyncio.Protocol):
     """Maximum number of bytes fed in one turn of the loop."""
 
     free_bytes = 0
-    """Maximum number of bytes fed without asking for a turn, if no bytes wait."""
+    """Maximum size of a read that `may_feed_small` decides on, if no bytes wait."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -44,6 +44,10 @@ class Turns(asyncio.Protocol):
         """Return whether a slice may be fed in this pass. If not, arrange for `enter` to be called later."""
         return True
 
+    def may_feed_small(self, _: int, /) -> bool:
+        """Return the same for a read of at most `free_bytes`, given its size."""
+        return True
+
     def enter(self) -> None:
         """Feed a slice of the waiting bytes: this is their turn."""
         self._asked = False
@@ -56,11 +60,11 @@ class Turns(asyncio.Protocol):
             self._unfed = memoryview(bytes(self._unfed) + data)
             return
         size = len(data)
-        now = size <= self.free_bytes or self.may_feed()
+        now = self.may_feed_small(size) if size <= self.free_bytes else self.may_feed()
         if now and size <= self.slice_bytes:
             self.feed(data)
             return
-        self._unfed = memoryview(data)
+        self._unfed = data if size <= self.slice_bytes else memoryview(data)
         self.transport.pause_reading()
         if now:
             self._feed_slice()
@@ -140,3 +144,9 @@ class SharedTurns(Turns):
         """Return whether a slice may be fed in this pass of the loop, given those of other connections."""
         address = self.client[0] if self.client else ""
         return cast("Turnstile", self.app_state[TURNSTILE]).passes(address, self.enter)
+
+    def may_feed_small(self, size: int, /) -> bool:
+        """Return whether few small reads have come at once, over all connections."""
+        address = self.client[0] if self.client else ""
+        turnstile: Turnstile = self.app_state[TURNSTILE]
+        return turnstile.passes_small(size, address, self.enter)

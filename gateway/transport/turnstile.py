@@ -3,11 +3,13 @@
 A connection lets others go first between its own requests (`pipelining`). But if hundreds of connections have
 a request ready at the same moment, the loop would begin all of them before it does anything else. So only a
 few begin in each pass, and fewer if they take long. The others wait in a queue that is fair by network. For
-IPv6 that is a /48, because one client may have 65,536 narrower networks. The turnstile also limits the bytes
+IPv6 that is a /48, because one client may have 65,536 narrower networks. Small frames of sockets cost much
+less than a request, and wait only if very many arrive at the same moment. The turnstile also limits the bytes
 that unfinished requests and messages hold (`held_bytes`, `frames`), for all connections together.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
@@ -30,6 +32,15 @@ Something else may make passes long, such as new connections, and then fewer req
 MAX_PASS_SECONDS = 0.005
 """How long a pass may take before fewer requests begin in the next, in seconds."""
 
+MAX_SMALL_BYTES = 4096
+"""Maximum size of the small reads that need no turn within `SMALL_SECONDS`: they take up to 5 ms.
+
+The event loop reads all sockets that are ready in one pass, and each of thousands may have a small frame.
+"""
+
+SMALL_SECONDS = 0.01
+"""After how many seconds small reads need no turn again. No pass of the event loop is known to begin."""
+
 MAX_HELD_BYTES = 64 * 1024 * 1024
 """Maximum number of bytes that unanswered requests and unfinished messages hold, over all connections.
 
@@ -48,6 +59,10 @@ class Turnstile:
         self._pass_began_at = 0.0
         self._held = NetworkBytes()
         self._waiting: FairQueue[Callable[[], None]] = FairQueue(_NO_LIMIT)
+        self._small_bytes = 0
+        self._small_until = 0.0
+        self._arrived_small: deque[tuple[str, Callable[[], None]]] = deque()
+        self._waiting_small: FairQueue[Callable[[], None]] = FairQueue(_NO_LIMIT)
 
     def passes(self, address: str, go_on: Callable[[], None]) -> bool:
         """Return whether a request may begin now. If not, call `go_on` when it may."""
@@ -88,6 +103,39 @@ class Turnstile:
             self._begun += 1
             # Scheduled on the loop, so that a failing callback doesn't stop the others.
             loop.call_soon(go_on)
+
+    # --- small reads ----------------------------------------------------------------------------------------
+
+    def passes_small(self, size: int, address: str, go_on: Callable[[], None]) -> bool:
+        """Return whether a small read may be handled at once. If not, call `go_on` when it may."""
+        if not self._arrived_small and not self._waiting_small:
+            now = perf_counter()
+            if now >= self._small_until:
+                self._small_until, self._small_bytes = now + SMALL_SECONDS, 0
+            self._small_bytes += size
+            if self._small_bytes <= MAX_SMALL_BYTES:
+                return True
+            asyncio.get_running_loop().call_soon(self._next_small)
+        # Sorted by network later: thousands may arrive in this pass.
+        self._arrived_small.append((address, go_on))
+        return False
+
+    def _next_small(self) -> None:
+        """Handle small reads, for `MAX_PASS_SECONDS`. Networks take turns."""
+        began = perf_counter()
+        until = began + MAX_PASS_SECONDS
+        arrived, waiting = self._arrived_small, self._waiting_small
+        try:
+            while arrived and perf_counter() < until:
+                address, go_on = arrived.popleft()
+                waiting.put(networks_of(address)[-1], 1, go_on)
+            while waiting and perf_counter() < until:
+                for go_on in waiting.take(1):
+                    go_on()
+        finally:
+            self.leave_out(perf_counter() - began)
+            if arrived or waiting:
+                asyncio.get_running_loop().call_soon(self._next_small)
 
     @property
     def held_bytes(self) -> int:

@@ -137,6 +137,16 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         "A pass of the event loop accepts up to {} connections, or {} while requests wait, for at most {} ms",
         (acceptor.MAX_PER_PASS, acceptor.MAX_PER_BUSY_PASS, acceptor.MAX_PASS_SECONDS * 1000),
     ),
+    (
+        "security.md",
+        "Reads of up to {} bytes need none, unless over {} KiB of them arrive within {} ms; then",
+        (
+            inbound.InboundProtocol.free_bytes,
+            turnstile.MAX_SMALL_BYTES / 1024,
+            turnstile.SMALL_SECONDS * 1000,
+        ),
+    ),
+    ("security.md", "then they are handled for at most {} ms", (turnstile.MAX_PASS_SECONDS * 1000,)),
     ("security.md", "in bursts of at most {} KiB", (BURST_BYTES / 1024,)),
     ("security.md", "the first {} in a minute get a line each", (sampling.FIRST,)),
     ("security.md", "one service gets {} lines a minute", (audit.ONE_SERVICE,)),

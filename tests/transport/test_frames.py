@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from gateway.errors import Unauthorized
 from gateway.protocol.wire import MAX_FRAME
 from gateway.store.writer import Writer
 from gateway.transport import socket as open_socket
+from gateway.transport import turnstile
 from gateway.transport.inbound import MAX_UNCOUNTED_BYTES
 from gateway.transport.socket import LINGER_SECONDS, GatewaySocket
 from gateway.transport.turnstile import Turnstile
@@ -414,6 +415,27 @@ async def test_frames_wait_for_other_connections_but_the_answer_to_a_ping_does_n
         monkeypatch.undo()
         waiting[0]()
         assert await answers(socket, 1) == ["x" * 60]
+
+
+async def test_small_frames_that_wait_are_answered_in_order(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server(commands_per_second=1e6)
+    async with raw_socket(await server.user(), since="latest") as socket:
+        await server.sockets(1)
+        monkeypatch.setattr(turnstile, "MAX_SMALL_BYTES", 0)
+        asked: list[int] = []
+        passes = Turnstile.passes_small
+
+        def count(gate: Turnstile, size: int, address: str, go_on: Callable[[], None]) -> bool:
+            asked.append(size)
+            return passes(gate, size, address, go_on)
+
+        monkeypatch.setattr(Turnstile, "passes_small", count)
+        for number in range(20):
+            await socket.send_bytes(command(type="ping", ref=str(number)))
+        assert await answers(socket, 20) == [str(number) for number in range(20)]
+        assert asked
 
 
 # --- after a close ------------------------------------------------------------------------------------------

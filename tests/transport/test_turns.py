@@ -233,10 +233,15 @@ class Gated(Fed):
         super().__init__(then)
         self.asked = 0
         self.lets_in = False
+        self.lets_small_in = True
 
     def may_feed(self) -> bool:
         self.asked += 1
         return self.lets_in
+
+    def may_feed_small(self, size: int, /) -> bool:
+        assert size <= self.free_bytes
+        return self.lets_small_in
 
 
 async def test_each_slice_requests_a_turn_and_is_fed_only_then() -> None:
@@ -262,6 +267,16 @@ async def test_a_single_slice_waits_for_its_turn_unless_it_is_small() -> None:
     fed.enter()
     assert fed.slices[1:] == [b"x" * 11 + b"behind"]
     assert fed.hand.reads
+
+
+async def test_a_small_read_waits_if_many_others_have_come_at_once() -> None:
+    fed = Gated()
+    fed.lets_small_in = False
+    fed.receive(b"x" * 10)
+    fed.data_received(b"behind")
+    assert (fed.slices, fed.hand.reads) == ([], False)
+    fed.enter()
+    assert (fed.slices, fed.hand.reads) == ([b"x" * 10 + b"behind"], True)
 
 
 async def test_an_admitted_slice_is_fed_in_the_next_turn_of_the_event_loop() -> None:

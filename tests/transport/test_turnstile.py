@@ -61,6 +61,84 @@ async def test_the_addresses_of_one_network_share_one_turn(address: str) -> None
     assert begun.index("one") <= 1
 
 
+class Clock:
+    """Time that passes only when it is taken."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def take(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def read_at_once(gate: Turnstile, number: int, handled: list[int], clock: Clock) -> None:
+    """Read one small frame on each of many sockets, as one pass of the event loop does."""
+
+    def handle(one: int) -> None:
+        clock.take(1e-5)
+        handled.append(one)
+
+    for one in range(number):
+        if gate.passes_small(16, "a", partial(handle, one)):
+            handle(one)
+
+
+async def test_small_reads_of_one_pass_wait_beyond_a_limit_and_then_share_each_pass_with_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turnstile, "perf_counter", clock := Clock())
+    gate, handled, each = Turnstile(), list[int](), list[float]()
+    at_once = turnstile.MAX_SMALL_BYTES // 16
+    read_at_once(gate, 1000, handled, clock)
+    assert handled == list(range(at_once))
+    while len(handled) < 1000:
+        before = clock.now
+        await asyncio.sleep(0)
+        each.append(clock.now - before)
+    assert handled == list(range(1000))
+    assert max(each) <= turnstile.MAX_PASS_SECONDS + 1e-5
+    clock.take(turnstile.SMALL_SECONDS)
+    assert gate.passes_small(16, "a", lambda: None)
+
+
+async def test_small_reads_that_come_one_by_one_never_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile, "perf_counter", clock := Clock())
+    gate, waited = Turnstile(), 0
+    for _ in range(10_000):
+        clock.take(1e-4)
+        waited += not gate.passes_small(16, "a", lambda: None)
+    assert waited == 0
+
+
+async def test_networks_take_turns_with_their_small_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turnstile, "perf_counter", clock := Clock())
+    gate, handled = Turnstile(), list[int]()
+    read_at_once(gate, 1000, handled, clock)
+    assert not gate.passes_small(16, "b", lambda: handled.append(-1))
+    handled.clear()
+    await until(lambda: -1 in handled, "it is handled")
+    assert handled.index(-1) <= 1
+
+
+async def test_a_small_read_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turnstile, "perf_counter", Clock())
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    gate, handled = Turnstile(), list[int]()
+
+    def fail() -> None:
+        raise RuntimeError
+
+    gate.passes_small(turnstile.MAX_SMALL_BYTES + 1, "a", fail)
+    for number in range(3):
+        gate.passes_small(1, "a", partial(handled.append, number))
+    await until(lambda: len(handled) == 3, "the others are handled")
+
+
 async def test_work_with_its_own_limit_takes_no_turns_from_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(turnstile, "perf_counter", lambda: now)
