@@ -54,7 +54,11 @@ def cut_off(transport: asyncio.Transport) -> None:
 
 
 def has_left(transport: asyncio.BaseTransport) -> bool:
-    """Return whether the client has closed or reset its connection, even behind bytes that were not read."""
+    """Return whether the client has closed or reset its connection, even behind bytes that were not read.
+
+    A client that has closed only its sending side looks the same: both have sent a FIN. The system tells them
+    apart only after a write, which a client that has left answers with a reset.
+    """
     if not hasattr(select, "POLLRDHUP"):
         return False
     poll = select.poll()
