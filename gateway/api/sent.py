@@ -21,7 +21,7 @@ from gateway.api.notification import (
     Title,
     encode_actions,
 )
-from gateway.api.parameters import Limit, NumberCursor
+from gateway.api.parameters import NumberCursor
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, State
@@ -39,6 +39,9 @@ from gateway.store.sent import Filter, Reach, Sending, find_sent, list_sent
 router = APIRouter(route_class=JsonRoute, tags=["notifications"])
 
 PATH = "/v1/notifications"
+
+MAX_PAGE = 100
+"""Maximum notifications of a page: each may be as large as a post."""
 
 SentState = Literal["scheduled", "delivered", "cancelled", "unsent", "expired"]
 
@@ -122,7 +125,7 @@ async def list_notifications(
     category: Annotated[str | None, Query(min_length=1, max_length=64, pattern=CATEGORY)] = None,
     wanted: Annotated[SentState | None, Query(alias="state")] = None,
     cursor: NumberCursor = 0,
-    limit: Limit = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many to return at most.")] = 50,
 ) -> SentList:
     """A page may be shorter than `limit` and still have a `next`, with a `category`.
 

@@ -171,6 +171,8 @@ signing_keys = Table(
     Column("retired_at", BigInteger),
 )
 
+_NOT_DELIVERED = "state <> 1"
+
 notifications = Table(
     "notifications",
     metadata,
@@ -200,7 +202,10 @@ notifications = Table(
     Column("collapse_key", String(64)),
     # The sender's list, and the few in it that are not simply delivered.
     Index(None, "service_id", "id"),
-    Index(None, "state", "id", sqlite_where=text("state <> 1"), postgresql_where=text("state <> 1")),
+    *(
+        Index(None, *columns, "id", sqlite_where=text(_NOT_DELIVERED), postgresql_where=text(_NOT_DELIVERED))
+        for columns in (("state",), ("service_id", "state"))
+    ),
     sqlite_autoincrement=True,
 )
 

@@ -97,10 +97,11 @@ def _groups(found: Sequence[Due]) -> Iterator[tuple[Due, ...]]:
     group: list[Due] = []
     size = 0
     for one in found:
-        if group and (size + one.size > STEP):
+        weight = one.weight(STEP)
+        if group and size + weight > STEP:
             yield tuple(group)
             group, size = [], 0
         group.append(one)
-        size += max(one.size, 1) if one.user_id is None else 1
+        size += weight
     if group:
         yield tuple(group)

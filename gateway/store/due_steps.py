@@ -41,6 +41,7 @@ from gateway.store.notification_rows import (
     forget,
     lock_rows,
     save,
+    store_delivered,
 )
 from gateway.store.numbering import StoredItem, number, number_again, store, store_again
 from gateway.store.positions import Position, Positions
@@ -118,35 +119,47 @@ def _deliver(
     followed: Container[int],
 ) -> list[Entry]:
     """Deliver scheduled notifications, in the order in which they are due."""
-    ready = []
+    ready: list[Row] = []
+    done: list[Due] = []
     for one in due:
         row = locked[one.key]
         if row.state != SCHEDULED:
-            _finish(connection, one)
+            done.append(one)
         elif row.content.expires_at is not None and row.content.expires_at <= now:
             end_before_delivery(connection, row, now, EXPIRED)
             locked[one.key] = row._replace(state=EXPIRED)
         elif row.deliver_at is not None and row.deliver_at <= now:
-            ready.append(row)
-            _finish(connection, one)
+            ready.append(_delivered(row, now))
+            done.append(one)
+    if done:
+        connection.execute(delete(due_work).where(due_work.c.id.in_([one.id for one in done])))
     if not ready:
         return []
-    recipients = schedule.recipients_of(connection, [row.key for row in ready])
-    arrivals: list[Arrival] = []
+    keys = [row.key for row in ready]
+    recipients = schedule.recipients_of(connection, keys)
+    schedule.remove_recipients(connection, keys)
+    store_delivered(connection, ready)
     for row in ready:
-        content = row.content._replace(created_at=now)
-        values = {"state": DELIVERED, "created_at": now}
-        if row.ttl is not None:
-            content = content._replace(expires_at=now + row.ttl * 1000)
-            values["expires_at"] = now + row.ttl * 1000
-            add(connection, EXPIRE, now + row.ttl * 1000, row.key)
-        save(connection, row.key, values)
-        reached = [
-            positions.by_id[user_id] for user_id in recipients.get(row.key, ()) if user_id in positions.by_id
-        ]
-        arrivals.append((content, row.key, reached, row.service_id, row.collapse_key))
-    schedule.remove_recipients(connection, [row.key for row in ready])
+        if row.ttl is not None and row.content.expires_at is not None:
+            add(connection, EXPIRE, row.content.expires_at, row.key)
+    arrivals: list[Arrival] = [
+        (
+            row.content,
+            row.key,
+            [positions.by_id[user] for user in recipients.get(row.key, ()) if user in positions.by_id],
+            row.service_id,
+            row.collapse_key,
+        )
+        for row in ready
+    ]
     return enter(connection, arrivals, followed)
+
+
+def _delivered(row: Row, now: int) -> Row:
+    """Return a scheduled notification as it is once delivered: it is as old as its delivery."""
+    expires_at = row.content.expires_at if row.ttl is None else now + row.ttl * 1000
+    content = row.content._replace(created_at=now, expires_at=expires_at)
+    return row._replace(state=DELIVERED, content=content)
 
 
 # --- changes of many items ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.database.models import WAKE, due_work, notifications
+from gateway.database.models import DELIVER, FORGET, WAKE, due_work, notifications
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 
@@ -40,6 +40,12 @@ class Due(NamedTuple):
     user_id: int | None
     after: int
     size: int
+
+    def weight(self, step: int) -> int:
+        """Return how many inboxes one transaction changes, at most `step` of a large change."""
+        if self.user_id is not None or self.kind == FORGET:
+            return 1
+        return self.size if self.kind == DELIVER else min(self.size, step)
 
 
 def add(connection: Connection, kind: int, due_at: int, key: int, user_id: int | None = None) -> int:

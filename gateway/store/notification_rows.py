@@ -5,9 +5,10 @@ in any other order two transactions could wait for each other on Postgres.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, select, update
 
 from gateway.database.models import (
     CANCELLED,
@@ -18,6 +19,8 @@ from gateway.database.models import (
     notifications,
     scheduled_recipients,
 )
+from gateway.database.rows import rows
+from gateway.protocol.encoding import dumps
 from gateway.protocol.items import CONTENT_FIELDS, Content
 from gateway.store import due_work
 from gateway.store.log import ITEM_COLUMNS
@@ -77,6 +80,23 @@ def _to_row(found: Sequence[Any]) -> Row:
 def save(connection: Connection, key: int, values: Mapping[str, Any]) -> None:
     """Change columns of a notification."""
     connection.execute(update(notifications).where(notifications.c.id == key).values(values))
+
+
+def store_delivered(connection: Connection, delivered: Sequence[Row]) -> None:
+    """Store scheduled notifications that are delivered now, with the times of their delivery and expiry."""
+    new = [(row.key, row.state, row.content.created_at, row.content.expires_at) for row in delivered]
+    connection.execute(_update_delivered(connection.dialect.name), {"rows": dumps(new)})
+
+
+@cache
+def _update_delivered(dialect: str) -> Any:
+    number = BigInteger()
+    new = rows(dialect, id=number, state=number, created_at=number, expires_at=number)
+    return (
+        update(notifications)
+        .where(notifications.c.id == new.c.id)
+        .values(state=new.c.state, created_at=new.c.created_at, expires_at=new.c.expires_at)
+    )
 
 
 def erase_content(connection: Connection, key: int) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, literal, or_, select
 
-from gateway.database.models import SCHEDULED, items, notifications, users
+from gateway.database.models import DELIVERED, SCHEDULED, items, notifications, users
 from gateway.protocol.items import CONTENT_FIELDS, MAX_SEQ, Content
 from gateway.store.log import ITEM_COLUMNS
 
@@ -107,23 +107,32 @@ _COUNT_SENT = (
 
 def list_sent(connection: Connection, query: Filter) -> SentPage:
     """Return a page of sent notifications. It searches at most `MAX_SCANNED` of them."""
-    found = connection.execute(_select_page(query), {"before": query.before}).all()
-    page: list[Sending] = []
-    for row in found:
-        sent = _to_sending(row)
-        if query.category is None or sent.content.category == query.category:
-            if len(page) == query.limit:
-                return SentPage(page, page[-1].key)
-            page.append(sent)
-    return SentPage(page, found[-1].id if len(found) == MAX_SCANNED else None)
+    last = None
+    if query.category is None:
+        page = _range(query).limit(query.limit + 1)
+    else:
+        searched = _range(query, notifications.c.id, notifications.c.category).limit(MAX_SCANNED).subquery()
+        number, last = connection.execute(
+            select(func.count(), func.min(searched.c.id)), {"before": query.before}
+        ).one()
+        last = last if number == MAX_SCANNED else None
+        found = select(searched.c.id).where(searched.c.category == query.category)
+        page = _SELECT_SENT.where(notifications.c.id.in_(found)).order_by(notifications.c.id.desc())
+        page = page.limit(query.limit + 1)
+    sent = [_to_sending(row) for row in connection.execute(page, {"before": query.before})]
+    if len(sent) > query.limit:
+        return SentPage(sent[: query.limit], sent[query.limit - 1].key)
+    return SentPage(sent, last)
 
 
-def _select_page(query: Filter) -> Select[Any]:
-    """Return the query of a page: a range of an index, by service or by state."""
-    searched = MAX_SCANNED if query.category is not None else query.limit + 1
-    page = _SELECT_SENT.where(notifications.c.id < bindparam("before"))
+def _range(query: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
+    """Return the query of a range of an index, by service or by state."""
+    found = (select(*columns) if columns else _SELECT_SENT).where(notifications.c.id < bindparam("before"))
     if query.service_id is not None:
-        page = page.where(notifications.c.service_id == query.service_id)
+        found = found.where(notifications.c.service_id == query.service_id)
     if query.state is not None:
-        page = page.where(notifications.c.state == query.state)
-    return page.order_by(notifications.c.id.desc()).limit(searched)
+        found = found.where(notifications.c.state == query.state)
+        if query.state != DELIVERED:
+            # The condition of the indexes on the state, which SQLite must find in the query.
+            found = found.where(notifications.c.state != literal(DELIVERED, literal_execute=True))
+    return found.order_by(notifications.c.id.desc())

@@ -17,7 +17,6 @@ import structlog
 from gateway.auth.limits.fair_queue import FairQueue
 from gateway.auth.limits.token_buckets import Buckets
 from gateway.database.database import Database
-from gateway.database.models import DELIVER
 from gateway.errors import (
     GatewayError,
     Overloaded,
@@ -254,7 +253,7 @@ def _weight(work: Work) -> int:
     if isinstance(work, ItemUpdate):
         return len(work.ids)
     if isinstance(work, Advance):
-        return sum(one.size if one.kind == DELIVER else min(one.size, STEP) for one in work.due)
+        return sum(one.weight(STEP) for one in work.due)
     return CHUNK if isinstance(work, ReadUpTo) else 1
 
 

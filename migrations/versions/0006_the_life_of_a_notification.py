@@ -56,6 +56,7 @@ def upgrade() -> None:
         op.f("ix_notifications_service_id_id"), "notifications", ["service_id", "id"], unique=False
     )
     _partial("notifications", ["state", "id"], "state <> 1")
+    _partial("notifications", ["service_id", "state", "id"], "state <> 1")
     _create_tables()
     if op.get_bind().dialect.name == "sqlite":
         _rebuild_items(_STATUS, new=True)
@@ -203,6 +204,7 @@ def downgrade() -> None:
             op.drop_column("items", column)
     for table in ("due_work", "collapse_keys", "scheduled_recipients"):
         op.drop_table(table)
+    op.drop_index(op.f("ix_notifications_service_id_state_id"), table_name="notifications")
     op.drop_index(op.f("ix_notifications_state_id"), table_name="notifications")
     op.drop_index(op.f("ix_notifications_service_id_id"), table_name="notifications")
     for column in (
