@@ -1,17 +1,28 @@
 """The inbox API: the user's items, the changes to them, and the routes that mark and delete them."""
 
-import base64
-import binascii
 from collections.abc import Callable, Collection
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator
 
 from gateway.api.answers import Answer, LongAnswer, item_response
 from gateway.api.callers import InboxUser
-from gateway.api.json_route import Body, JsonRoute
+from gateway.api.inbox_models import (
+    ChangesPage,
+    InboxPage,
+    ItemModel,
+    Patch,
+    ReadRequest,
+    Reply,
+    SeenRequest,
+    Standing,
+    after_cursor,
+    before_cursor,
+    encode_cursor,
+)
+from gateway.api.json_route import JsonRoute
 from gateway.api.notification import CATEGORY
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
@@ -21,10 +32,10 @@ from gateway.errors import Invalid, NotFound, ResetRequired, TokenRevoked
 from gateway.protocol.encoding import dumps, quoted
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, Counts, Item, is_id
 from gateway.store import inbox, log
+from gateway.store.answers import Act
 from gateway.store.changes import ItemUpdate, ReadUpTo, Seen
+from gateway.store.snoozes import Snooze
 from gateway.transport.conditional import not_modified
-
-MAX_IDS = 1000
 
 
 class InboxRoute(JsonRoute):
@@ -39,104 +50,6 @@ router = APIRouter(prefix=PATH, route_class=InboxRoute, tags=["inbox"])
 
 MAX_PAGE = 200
 """Maximum items of a page of the inbox. A longer page of changes counts as several requests."""
-
-
-class ItemModel(BaseModel):
-    """One notification in one inbox.
-
-    A deleted item keeps only `id`, the two numbers, `deleted_at` and `deleted_reason`.
-    """
-
-    id: str
-    created_seq: int = Field(description="Where it entered the log: its order in the inbox.")
-    seq: int = Field(description="Its last change.")
-    title: str | None
-    body: str | None
-    category: str | None
-    priority: str | None
-    url: str | None
-    data: dict[str, JsonValue] | None
-    created_at: str | None
-    icon: str | None
-    actions: list[dict[str, JsonValue]] | None
-    expires_at: str | None = Field(description="When it is removed.")
-    edited_at: str | None = Field(description="When its sender last changed it.")
-    read_at: str | None
-    archived_at: str | None
-    deleted_at: str | None
-    snoozed_until: str | None = Field(description="Until then it is not in the inbox.")
-    answer: dict[str, JsonValue] | None = Field(description="`action`, `text` and `at`.")
-    deleted_reason: str | None = Field(description="`user`, `unsent`, `expired`, `replaced` or `retention`.")
-
-
-class InboxPage(BaseModel):
-    """A page, newest first. `unread` and `unseen` are exact at `seq`."""
-
-    items: list[ItemModel]
-    next: str | None = Field(description="The cursor of the next page.")
-    seq: int
-    epoch: str
-    unread: int
-    unseen: int
-
-
-class ChangesPage(BaseModel):
-    """What changed after a position, oldest change first."""
-
-    items: list[ItemModel]
-    seq: int = Field(description="Where the log stands; with `more`, go on from the last item's `seq`.")
-    epoch: str
-    more: bool
-
-
-class Standing(BaseModel):
-    """Where the inbox stands after a change."""
-
-    seq: int
-    unread: int
-    unseen: int
-
-
-class Patch(Body):
-    """The states to set; one that is left out stays as it is."""
-
-    read: bool | None = None
-    archived: bool | None = None
-
-    @model_validator(mode="after")
-    def _something(self) -> "Patch":
-        if self.read is None and self.archived is None:
-            raise ValueError("it must have read or archived, or both")
-        return self
-
-
-def _check_number(ids: Any) -> Any:
-    """Return the ids. Raises ValueError for too many, before each of them can become an error of its own."""
-    if isinstance(ids, list) and len(ids) > MAX_IDS:
-        raise ValueError(f"it must have at most {MAX_IDS:,} ids")
-    return ids
-
-
-class ReadRequest(Body):
-    """Which items were read: these, or all that had entered up to a number."""
-
-    ids: Annotated[
-        list[Annotated[str, Field(pattern=ID_PATTERN), AfterValidator(str.lower)]] | None,
-        BeforeValidator(_check_number),
-    ] = Field(None, min_length=1, max_length=MAX_IDS)
-    up_to: int | None = Field(None, ge=0, le=MAX_SEQ)
-
-    @model_validator(mode="after")
-    def _one(self) -> "ReadRequest":
-        if (self.ids is None) == (self.up_to is None):
-            raise ValueError("it must have ids or up_to, and not both")
-        return self
-
-
-class SeenRequest(Body):
-    """How far to move the seen mark."""
-
-    up_to: int = Field(ge=0, le=MAX_SEQ)
 
 
 Id = Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN}), AfterValidator(str.lower)]
@@ -160,11 +73,17 @@ async def list_inbox(
         bool | None, Query(description="Only unread (true) or only read (false) items.")
     ] = None,
     archived: Annotated[bool, Query(description="Archived items instead of those in the inbox.")] = False,
+    snoozed: Annotated[bool, Query(description="Snoozed items instead, soonest first.")] = False,
     category: Annotated[str | None, Query(min_length=1, max_length=64, pattern=CATEGORY)] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A page may be shorter than `limit` and still have a `next`: one of long items, or with a `category`."""
-    query = inbox.Query(limit, before_cursor(cursor), unread, archived, category)
+    if snoozed:
+        if archived or unread is not None:
+            raise Invalid.field("snoozed", "it can't stand with unread or archived: leave them out")
+        query = inbox.Query(limit, category=category, snoozed=True, after=after_cursor(cursor))
+    else:
+        query = inbox.Query(limit, before_cursor(cursor), unread, archived, category)
     return await page_response(state, user, answer, query, request.query_params.keys(), if_none_match)
 
 
@@ -189,7 +108,7 @@ async def page_response(
         page = await answer.read(lambda connection, size: inbox.list_items(connection, user.id, query, size))
         if page is None:
             raise TokenRevoked
-        following = None if page.next is None else _cursor(page.next)
+        following = None if page.next is None else encode_cursor(page.next)
         headers = _headers_of(page.epoch, page.counts)
         if following is not None:
             path = f"{state.settings.mount}{PATH}"
@@ -266,9 +185,36 @@ async def get_item(request: Request, state: State, user: InboxUser, id: Id) -> R
 
 @router.patch("/{id}", response_model=ItemModel, responses=problems(404, *BODY), summary="Mark one item")
 async def patch_item(request: Request, state: State, user: InboxUser, id: Id, asked: Patch) -> Response:  # noqa: A002
-    """Both states change in one step, under one `seq`."""
-    item = await _mark(state, ItemUpdate(user.id, (id,), read=asked.read, archived=asked.archived))
-    return item_response(request, state, item)
+    """The states change in one step, under one `seq`.
+
+    A snoozed item leaves the inbox and the counts until its time, and then comes again as a new one.
+    """
+    change: ItemUpdate | Snooze = ItemUpdate(user.id, (id,), read=asked.read, archived=asked.archived)
+    if asked.snoozes:
+        change = Snooze(user.id, (id,), asked.snoozed_until, asked.read)
+    return item_response(request, state, await _mark(state, id, change))
+
+
+@router.post(
+    "/{id}/actions/{action}",
+    response_model=ItemModel,
+    responses=problems(404, 409, *BODY),
+    summary="Answer one item with one of its actions",
+)
+async def act(
+    request: Request,
+    state: State,
+    user: InboxUser,
+    id: Id,  # noqa: A002
+    action: Annotated[str, Path(description="The id of an action of the item.")],
+    asked: Reply | None = None,
+) -> Response:
+    """An item is answered once, by one of the user's clients. It is then read, and has `answer`.
+
+    An action with `reply` needs a `text`. Others need no body.
+    """
+    change = Act(user.id, id, action, asked.text if asked else None)
+    return item_response(request, state, await _mark(state, id, change))
 
 
 @router.delete(
@@ -276,17 +222,17 @@ async def patch_item(request: Request, state: State, user: InboxUser, id: Id, as
 )
 async def delete_item(state: State, user: InboxUser, id: Id) -> None:  # noqa: A002
     """Deleting it again changes nothing, so a request whose answer was lost can be sent again."""
-    await _mark(state, ItemUpdate(user.id, (id,), deleted=True))
+    await _mark(state, id, ItemUpdate(user.id, (id,), deleted=True))
 
 
 _NO_ITEM = "There is no such item in this inbox."
 _CACHE_CONTROL = "private, no-cache"
 
 
-async def _mark(state: State, mark: ItemUpdate) -> Item:
-    if not is_id(mark.ids[0]):
+async def _mark(state: State, identifier: str, change: ItemUpdate | Snooze | Act) -> Item:
+    if not is_id(identifier):
         raise NotFound(_NO_ITEM)
-    changed = await state.writer.change(mark)
+    changed = await state.writer.change(change)
     if not changed.items:
         raise NotFound(_NO_ITEM)
     return changed.items[0]
@@ -311,25 +257,6 @@ _PARAMETERS: dict[str, Callable[[inbox.Query], object]] = {
     "limit": lambda query: query.limit,
     "unread": lambda query: dumps(query.unread),
     "archived": lambda query: dumps(query.archived),
+    "snoozed": lambda query: dumps(query.snoozed),
     "category": lambda query: query.category,
 }
-
-
-def _cursor(before: int) -> str:
-    return base64.urlsafe_b64encode(f"v1:{before}".encode()).decode().rstrip("=")
-
-
-def before_cursor(cursor: str | None) -> int:
-    """Return the `seq` below which a page begins, `MAX_SEQ` without a cursor. Raises `Invalid`."""
-    if cursor is None:
-        return MAX_SEQ
-    try:
-        version, _, number = (
-            base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(":")
-        )
-        before = int(number)
-    except (ValueError, binascii.Error):
-        version, before = "", -1
-    if version != "v1" or not 0 < before <= MAX_SEQ:
-        raise Invalid.field("cursor", "it must be the `next` of a page")
-    return before

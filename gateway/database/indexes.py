@@ -11,6 +11,9 @@ from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 BY_STATUS = "INDEXED BY ix_items_user_id_place_created_seq"
 """Hint for reading a range of an inbox's items with one status."""
 
+BY_WAKING = "INDEXED BY ix_items_user_id_snoozed_until_created_seq"
+"""Hint for reading a range of an inbox's snoozed items."""
+
 BY_CHANGE = "INDEXED BY ix_items_user_id_seq"
 """Hint for reading a range of a user's log."""
 

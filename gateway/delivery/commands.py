@@ -20,7 +20,9 @@ from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
 from gateway.protocol.commands import BadCommand, Command, CommandType, decode_command, decode_packed_command
 from gateway.protocol.items import Counts
+from gateway.store.answers import Act
 from gateway.store.changes import Delivered, ItemUpdate, ReadUpTo, Seen
+from gateway.store.snoozes import Snooze
 from gateway.store.transaction import Change
 
 COMMAND_BURST_SECONDS = 4
@@ -171,8 +173,17 @@ def _change(user_id: int, command: Command) -> Change:
         return Seen(user_id, command.seq or 0)
     if command.type is CommandType.READ and command.seq is not None:
         return ReadUpTo(user_id, command.seq)
-    if command.type is CommandType.ARCHIVE:
-        return ItemUpdate(user_id, command.ids, archived=True)
-    if command.type is CommandType.DELETE:
-        return ItemUpdate(user_id, command.ids, deleted=True)
-    return ItemUpdate(user_id, command.ids, read=command.type is CommandType.READ)
+    if command.type is CommandType.SNOOZE:
+        return Snooze(user_id, command.ids, command.until)
+    if command.type is CommandType.ACT:
+        return Act(user_id, command.ids[0], command.action, command.text)
+    return _UPDATES[command.type]._replace(user_id=user_id, ids=command.ids)
+
+
+_UPDATES = {
+    CommandType.READ: ItemUpdate(0, (), read=True),
+    CommandType.UNREAD: ItemUpdate(0, (), read=False),
+    CommandType.ARCHIVE: ItemUpdate(0, (), archived=True),
+    CommandType.DELETE: ItemUpdate(0, (), deleted=True),
+}
+"""The changes of the commands that only set a state, without their user and items."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from gateway.protocol.items import MAX_SEQ, is_id
 from gateway.protocol.packing import MAX_ARRAY, unpack_command
+from gateway.protocol.times import now_ms, read_snooze
 from gateway.settings.wording import nearest
 
 
@@ -17,6 +18,8 @@ class CommandType(StrEnum):
     UNREAD = "unread"
     ARCHIVE = "archive"
     DELETE = "delete"
+    SNOOZE = "snooze"
+    ACT = "act"
     SEEN = "seen"
     AUTH = "auth"
     PING = "ping"
@@ -40,7 +43,13 @@ class Command(NamedTuple):
     ids: tuple[str, ...] = ()
     seq: int | None = None
     token: str | None = None
+    until: int | None = None
+    action: str = ""
+    text: str | None = None
 
+
+MAX_REPLY = 1000
+"""Maximum length of the text of an answer, in characters."""
 
 _NOT_A_MAP = (
     f"A frame is one MessagePack map with strings as keys; an array has at most {MAX_ARRAY} elements."
@@ -130,6 +139,32 @@ def _with_seq(kind: CommandType, message: dict[str, Any], ref: str | None) -> Co
     return Command(kind, ref, seq=_position(message, "seq", ref))
 
 
+def _with_until(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
+    command = _with_ids(kind, message, ref)
+    if "until" not in message:
+        raise BadCommand("invalid_field", "until: it is required: a time, or null to end the snooze.", ref)
+    if message["until"] is None:
+        return command
+    try:
+        return command._replace(until=read_snooze(message["until"], now_ms()))
+    except ValueError as error:
+        raise BadCommand("invalid_field", f"until: {error}.", ref) from None
+
+
+def _with_action(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
+    identifier, action, text = message.get("id"), message.get("action"), message.get("text")
+    if not isinstance(identifier, str) or not is_id(identifier):
+        raise BadCommand("invalid_field", "id: the id of a notification.", ref)
+    if not isinstance(action, str) or not action:
+        raise BadCommand("invalid_field", "action: the id of one of its actions.", ref)
+    if text is not None and not (
+        isinstance(text, str) and 1 <= len(text) <= MAX_REPLY and "\x00" not in text and _encodable(text)
+    ):
+        detail = f"text: a string of 1 to {MAX_REPLY:,} characters, none of them NUL."
+        raise BadCommand("invalid_field", detail, ref)
+    return Command(kind, ref, ids=(identifier.lower(),), action=action, text=text)
+
+
 def _with_token(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
     token = message.get("token")
     if not isinstance(token, str) or not token:
@@ -143,6 +178,8 @@ _COMMANDS = {
     CommandType.UNREAD: _with_ids,
     CommandType.ARCHIVE: _with_ids,
     CommandType.DELETE: _with_ids,
+    CommandType.SNOOZE: _with_until,
+    CommandType.ACT: _with_action,
     CommandType.SEEN: _with_up_to,
     CommandType.AUTH: _with_token,
     CommandType.PING: _bare,

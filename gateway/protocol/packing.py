@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from gateway.protocol.times import parse_time
+from gateway.protocol.times import LATEST_MS, parse_time, timestamp
 
 MAX_ARRAY = 420
 """Maximum elements of an array in a command: as many ids as fit in a text frame.
@@ -127,10 +127,10 @@ def _rounded(number: int) -> float:
 
 
 def unpack_command(data: bytes) -> dict[str, Any] | None:
-    """Return the fields of a command, with ids as text, or None if `data` isn't a map with string keys.
+    """Return the fields of a command as its JSON has them, or None if `data` isn't a map with string keys.
 
-    An element of `ids` that isn't 16 bytes becomes None, or text that is no id. Raises UnicodeDecodeError for
-    a string that isn't UTF-8.
+    An id that isn't 16 bytes becomes None, or text that is no id, and a time that isn't an integer becomes
+    False. Raises UnicodeDecodeError for a string that isn't UTF-8.
     """
     try:
         fields = _unpacker()(data)
@@ -143,6 +143,10 @@ def unpack_command(data: bytes) -> dict[str, Any] | None:
         return None
     if isinstance(ids := fields.get("ids"), list):
         fields["ids"] = list(map(_id_of, ids))
+    if "id" in fields:
+        fields["id"] = _id_of(fields["id"])
+    if (until := fields.get("until")) is not None:
+        fields["until"] = type(until) is int and 0 <= until <= LATEST_MS and timestamp(until)
     return fields
 
 

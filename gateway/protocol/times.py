@@ -6,6 +6,13 @@ import time
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 
+MINUTE_MS = 60_000
+MAX_AHEAD_MS = 366 * 24 * 60 * MINUTE_MS
+"""How far ahead a client may set a time."""
+
+LATEST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999. The API's format can't write a later time."""
+
 
 def now_ms() -> int:
     """Return the current time in milliseconds since 1970."""
@@ -52,6 +59,14 @@ def read_moment(text: object) -> int:
         except (ValueError, OverflowError):
             pass  # There is no such day, or no such hour.
     raise ValueError("it must be a time with its zone, such as 2026-11-20T09:30:00Z")
+
+
+def read_snooze(text: object, now: int) -> int:
+    """Return the milliseconds of a time to snooze until. Raises ValueError."""
+    until = read_moment(text)
+    if not MINUTE_MS <= until - now <= MAX_AHEAD_MS:
+        raise ValueError("it must be 1 minute to 366 days ahead")
+    return until
 
 
 def encode_time(milliseconds: int | None) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, func, literal, select
 from gateway.database.indexes import BY_STATUS
 from gateway.database.models import ARCHIVED_UNREAD, UNREAD, items
 from gateway.protocol.items import Counts, Item
+from gateway.store import due_work
 from gateway.store.entries import Entry
 from gateway.store.inbox import find_items, prepared_page
 from gateway.store.log import to_item
@@ -81,20 +82,15 @@ def mark(
         if item.deleted_at is None or change.deleted
     ]
     targets = [_marked(item, change, now) for item in found]
-    entries = apply(connection, position, found, targets)
-    after = [
-        item._replace(seq=position.seq) if item != before else item
-        for before, item in zip(found, targets, strict=True)
-    ]
-    return Changed(after, position.counts()), entries
+    return touch(connection, position, found, targets)
 
 
 def _marked(item: Item, change: ItemUpdate, now: int) -> Item:
     if item.deleted_at is not None:
         return item
     marked = item._replace(
-        read_at=_moment(item.read_at, change.read, now),
-        archived_at=_moment(item.archived_at, change.archived, now),
+        read_at=moment(item.read_at, change.read, now),
+        archived_at=moment(item.archived_at, change.archived, now),
     )
     if change.deleted:
         marked = marked._replace(deleted_at=now, deleted_reason=change.reason)
@@ -102,7 +98,7 @@ def _marked(item: Item, change: ItemUpdate, now: int) -> Item:
     return marked._replace(snoozed_until=None) if change.archived or change.deleted else marked
 
 
-def _moment(since: int | None, wanted: bool | None, now: int) -> int | None:
+def moment(since: int | None, wanted: bool | None, now: int) -> int | None:
     """Return the time of a state, in ms, or None. An item already in the state keeps its time."""
     if wanted is None:
         return since
@@ -129,6 +125,18 @@ def read_up_to(
     return Changed(found, position.counts(), more=len(found) == CHUNK), entries
 
 
+def touch(
+    connection: Connection, position: Position, before: Sequence[Item], after: Sequence[Item]
+) -> tuple[Changed, list[Entry]]:
+    """Store the items that differ, and return all of them in their new state."""
+    entries = apply(connection, position, before, after)
+    new = [
+        item._replace(seq=position.seq) if item != old else item
+        for old, item in zip(before, after, strict=True)
+    ]
+    return Changed(new, position.counts()), entries
+
+
 def apply(
     connection: Connection, position: Position, before: Sequence[Item], after: Sequence[Item]
 ) -> list[Entry]:
@@ -138,7 +146,16 @@ def apply(
         return []
     entry, changed = number(position, changes)
     store(connection, changed)
+    _set_wakes(connection, position.user_id, changes)
     return [entry]
+
+
+def _set_wakes(connection: Connection, user_id: int, changes: Sequence[tuple[Item, Item]]) -> None:
+    """Store when the items whose snooze has begun or ended wake. A change has one time for all its items."""
+    moved = [new for old, new in changes if old.snoozed_until != new.snoozed_until]
+    if moved:
+        ids = [item.content.id for item in moved]
+        due_work.wake_at(connection, user_id, ids, moved[0].snoozed_until)
 
 
 def move_seen(connection: Connection, position: Position, change: Seen) -> Changed:

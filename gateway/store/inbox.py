@@ -14,10 +14,11 @@ from sqlalchemy import (
     bindparam,
     literal_column,
     select,
+    tuple_,
     union_all,
 )
 
-from gateway.database.indexes import BY_STATUS
+from gateway.database.indexes import BY_STATUS, BY_WAKING
 from gateway.database.models import ARCHIVED_READ, ARCHIVED_UNREAD, READ, UNREAD, items, notifications
 from gateway.database.prepared import Prepared
 from gateway.database.rows import rows
@@ -45,14 +46,29 @@ ITEMS_PER_READ = PAGE + 1
 """Maximum number of items of a page that one query reads."""
 
 
+class Place(NamedTuple):
+    """A place among a user's snoozed items, which wake soonest first."""
+
+    until: int
+    created_seq: int
+
+
+FIRST, LAST = Place(-1, -1), Place(MAX_SEQ, MAX_SEQ)
+
+
 class Query(NamedTuple):
-    """The filter of a page. Items have a `created_seq` below `before`; `limit` is 1 to 200."""
+    """The filter of a page. Items have a `created_seq` below `before`; `limit` is 1 to 200.
+
+    A page of `snoozed` items begins beyond `after` instead. `unread` and `archived` then have no meaning.
+    """
 
     limit: int = 50
     before: int = MAX_SEQ
     unread: bool | None = None
     archived: bool = False
     category: str | None = None
+    snoozed: bool = False
+    after: Place = FIRST
 
     @property
     def statuses(self) -> tuple[int, ...]:
@@ -64,15 +80,16 @@ class Query(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A page, newest first, the cursor of the next page or None, and the head of the log.
+    """A page: its items in their order, where the next page begins or None, and the head of the log.
 
-    `encoded` has the JSON of the first items, of about `TURN_BYTES`; `items` are the items after them. `cut`
-    says that the page ended early because of its size in bytes.
+    `encoded` has the JSON of the first items, of about `TURN_BYTES`; `items` are the items after them. `next`
+    is the `before` or the `after` of the next page. `cut` says that the page ended early because of its size
+    in bytes.
     """
 
     encoded: list[bytes]
     items: list[Item]
-    next: int | None
+    next: int | Place | None
     epoch: str
     counts: Counts
     cut: bool = False
@@ -88,9 +105,14 @@ def list_items(connection: Connection, user_id: int, query: Query, size: int = P
     if found is None:
         return None
     epoch, counts = found
-    before = min(query.before, counts.seq + 1)
-    after = max(before - MAX_SCANNED_SEQS, 0) - 1 if query.category is not None else -1
-    rows = _read_page(connection, user_id, query, before, after)
+    rest: int | Place | None
+    if query.snoozed:
+        end = _end_of_search(connection, user_id, query)
+        rows, rest = _read_snoozed(connection, user_id, query, end or LAST), end
+    else:
+        before = min(query.before, counts.seq + 1)
+        after = max(before - MAX_SCANNED_SEQS, 0) - 1 if query.category is not None else -1
+        rows, rest = _read_page(connection, user_id, query, before, after), after + 1 or None
     left = size - REST_BYTES - query.limit
     turn_end = max(left - TURN_BYTES, 0)
     encoded: list[bytes] = []
@@ -107,9 +129,9 @@ def list_items(connection: Connection, user_id: int, query: Query, size: int = P
         encoded.append(text)
         last = row
     if not cut and next(rows, None) is None:
-        return Listing(encoded, others, after + 1 or None, epoch, counts)
-    following = others[-1].created_seq if others else last[CREATED_SEQ]
-    return Listing(encoded, others, following, epoch, counts, cut)
+        return Listing(encoded, others, rest, epoch, counts)
+    item = others[-1] if others else to_item(last)
+    return Listing(encoded, others, _place(item) if query.snoozed else item.created_seq, epoch, counts, cut)
 
 
 def _further_items(
@@ -187,6 +209,77 @@ def _select_page(statuses: tuple[int, ...], *, by_category: bool, oldest_first: 
         .order_by(order)
         .limit(bindparam("limit"))
     )
+
+
+def _place(item: Item) -> Place:
+    return Place(item.snoozed_until or 0, item.created_seq)
+
+
+def _read_snoozed(connection: Connection, user_id: int, query: Query, end: Place) -> Iterator[Sequence[Any]]:
+    """Yield the rows of a page of snoozed items, soonest first, and one more if there is one, in steps."""
+    statement = _select_snoozed(by_category=query.category is not None)
+    place, left = query.after, query.limit + 1
+    while left:
+        asked = min(ITEMS_PER_READ, left)
+        parameters = _ends(user_id, place, end) | {"category": query.category, "limit": asked}
+        number = 0
+        with connection.execute(statement, parameters) as result:
+            for row in result:
+                number, place = number + 1, _place(to_item(row))
+                yield row
+        if number < asked:
+            return
+        left -= asked
+
+
+def _end_of_search(connection: Connection, user_id: int, query: Query) -> Place | None:
+    """Return the last place that a page of a category searches, or None if it searches all that are left."""
+    if query.category is None:
+        return None
+    parameters = _ends(user_id, query.after, LAST) | {"skipped": MAX_SCANNED_SEQS - 1}
+    row = connection.execute(_SELECT_END, parameters).one_or_none()
+    return None if row is None else Place(*row)
+
+
+def _ends(user_id: int, after: Place, end: Place) -> dict[str, int]:
+    return {
+        "user_id": user_id,
+        "after": after.until,
+        "after_seq": after.created_seq,
+        "end": end.until,
+        "end_seq": end.created_seq,
+    }
+
+
+_WAKING = tuple_(items.c.snoozed_until, items.c.created_seq)
+_SNOOZED = (
+    items.c.user_id == bindparam("user_id"),
+    items.c.snoozed_until.is_not(None),
+    tuple_(bindparam("after", type_=BigInteger()), bindparam("after_seq", type_=BigInteger())) < _WAKING,
+    tuple_(bindparam("end", type_=BigInteger()), bindparam("end_seq", type_=BigInteger())) >= _WAKING,
+)
+_SELECT_END = (
+    select(items.c.snoozed_until, items.c.created_seq)
+    .where(*_SNOOZED)
+    .order_by(items.c.snoozed_until, items.c.created_seq)
+    .limit(1)
+    .offset(bindparam("skipped"))
+    .with_hint(items, BY_WAKING, "sqlite")
+)
+
+
+@cache
+def _select_snoozed(*, by_category: bool) -> Select[Any]:
+    """Return the query of a page of snoozed items. It reads the range of an index in its order."""
+    statement = (
+        select(*ITEM_COLUMNS)
+        .join_from(items, notifications, items.c.notification_id == notifications.c.id)
+        .where(*_SNOOZED)
+        .order_by(items.c.snoozed_until, items.c.created_seq)
+        .limit(bindparam("limit"))
+        .with_hint(items, BY_WAKING, "sqlite")
+    )
+    return statement.where(notifications.c.category == bindparam("category")) if by_category else statement
 
 
 def newest_unread(connection: Connection, user_id: int) -> list[Item]:

@@ -1,6 +1,6 @@
-"""The errors of a change that the state of a notification does not allow."""
+"""The errors of a change that the state of a notification or an item does not allow."""
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, NotFound
 
 
 class AlreadyDelivered(GatewayError):
@@ -28,3 +28,19 @@ class PreconditionFailed(GatewayError):
     code = "precondition_failed"
     title = "The condition of the request does not hold"
     advice = "read the resource again, and decide anew"
+
+
+class UnknownAction(NotFound):
+    """The item has no action with this id."""
+
+    code = "unknown_action"
+    title = "The item has no such action"
+
+
+class AlreadyAnswered(GatewayError):
+    """The item has an answer already, from this or another client of the user."""
+
+    status = 409
+    code = "already_answered"
+    title = "The item has been answered already"
+    advice = "read the item to see its answer"

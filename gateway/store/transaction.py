@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 from gateway.database.units import background
 from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound
 from gateway.protocol.items import Counts
-from gateway.store import arrivals, changes, due_steps, idempotency, lifecycle, schedule
+from gateway.store import answers, arrivals, changes, due_steps, idempotency, lifecycle, schedule, snoozes
+from gateway.store.answers import Act
 from gateway.store.arrivals import Post
 from gateway.store.changes import Changed, Delivered, ItemUpdate, ReadUpTo, Seen
 from gateway.store.due_steps import Advance, Advanced
@@ -21,6 +22,7 @@ from gateway.store.idempotency import Answered, Reservation
 from gateway.store.lifecycle import Begun, Edit, Withdrawal
 from gateway.store.positions import Position, Positions, lock, unknown_subs
 from gateway.store.recipients import never_made, refusal
+from gateway.store.snoozes import Snooze
 
 
 class Submission(NamedTuple):
@@ -46,7 +48,8 @@ class Accepted(NamedTuple):
     replayed: bool = False
 
 
-Change = ItemUpdate | ReadUpTo | Seen | Delivered
+ItemChange = ItemUpdate | ReadUpTo | Snooze | Act
+Change = ItemChange | Seen | Delivered
 Request = Edit | Withdrawal | Advance
 """The work on notifications, as their services or the schedule ask for it."""
 
@@ -224,9 +227,18 @@ def _change(
         return changes.move_seen(connection, position, change)
     if isinstance(change, Delivered):
         return changes.move_delivered(position, change)
-    if isinstance(change, ReadUpTo):
-        changed, new = changes.read_up_to(connection, position, change, now)
-    else:
-        changed, new = changes.mark(connection, position, change, now)
+    outcome, new = _change_items(connection, position, change, now)
     entries += new
-    return changed
+    return outcome
+
+
+def _change_items(
+    connection: Connection, position: Position, change: ItemChange, now: int
+) -> tuple[Changed | GatewayError, list[Entry]]:
+    if isinstance(change, ReadUpTo):
+        return changes.read_up_to(connection, position, change, now)
+    if isinstance(change, Snooze):
+        return snoozes.snooze(connection, position, change, now)
+    if isinstance(change, Act):
+        return answers.act(connection, position, change, now)
+    return changes.mark(connection, position, change, now)

@@ -28,7 +28,17 @@ from gateway.store.changes import CHUNK, Changed, Delivered, ItemUpdate, ReadUpT
 from gateway.store.due_steps import STEP, Advance, Advanced
 from gateway.store.lifecycle import Begun, Edit, Withdrawal
 from gateway.store.shares import Shares
-from gateway.store.transaction import Accepted, Change, Committed, Outcome, Submission, Work, commit
+from gateway.store.snoozes import Snooze
+from gateway.store.transaction import (
+    Accepted,
+    Change,
+    Committed,
+    ItemChange,
+    Outcome,
+    Submission,
+    Work,
+    commit,
+)
 
 logger = structlog.get_logger()
 
@@ -117,16 +127,16 @@ class Writer:
         when the caller is cancelled, the finished steps stay and the rest is not begun. The result then has
         `more`.
 
-        Raises `RateLimited` before the first step, `NotFound` if the user no longer exists, and `Unavailable`
-        and `Overloaded` as `post` does.
+        Raises `RateLimited` before the first step, `NotFound` if the user no longer exists, what an `Act` is
+        refused with, and `Unavailable` and `Overloaded` as `post` does.
         """
-        if not isinstance(change, ItemUpdate | ReadUpTo):
+        if not isinstance(change, ItemChange):
             return cast("Changed", await self._submit(change))
-        if isinstance(change, ItemUpdate):
+        if isinstance(change, ItemUpdate | Snooze):
             change = change._replace(ids=tuple(dict.fromkeys(change.ids)))
         budget = None if isinstance(change, ItemUpdate) and change.deleted else self._changes
         items: list[Item] = []
-        rest: ItemUpdate | ReadUpTo | None = change
+        rest: ItemChange | None = change
         while rest is not None:
             step, rest = _split(rest)
             changed = await self._take_turn(step, budget)
@@ -139,7 +149,7 @@ class Writer:
                 return Changed(items, changed.counts, more=True)
         return Changed(items, changed.counts)
 
-    async def _take_turn(self, step: ItemUpdate | ReadUpTo, budget: Buckets | None) -> Changed:
+    async def _take_turn(self, step: ItemChange, budget: Buckets | None) -> Changed:
         """Do one step, once the running steps of the same user leave room for it.
 
         The budget is checked then, so that few changes of a user that wait at once can exceed it together.
@@ -250,16 +260,16 @@ def _weight(work: Work) -> int:
     """Return the weight of the work: the items it touches, plus the KiB of text it stores."""
     if isinstance(work, Submission):
         return sum(len(post.recipients) + _kib(post.content) for post in work.posts)
-    if isinstance(work, ItemUpdate):
+    if isinstance(work, ItemUpdate | Snooze):
         return len(work.ids)
     if isinstance(work, Advance):
         return sum(one.weight(STEP) for one in work.due)
     return CHUNK if isinstance(work, ReadUpTo) else 1
 
 
-def _split(change: ItemUpdate | ReadUpTo) -> tuple[ItemUpdate | ReadUpTo, ItemUpdate | ReadUpTo | None]:
+def _split(change: ItemChange) -> tuple[ItemChange, ItemChange | None]:
     """Return the first step of a change, and the known rest or None."""
-    if isinstance(change, ItemUpdate) and len(change.ids) > CHUNK:
+    if isinstance(change, ItemUpdate | Snooze) and len(change.ids) > CHUNK:
         return change._replace(ids=change.ids[:CHUNK]), change._replace(ids=change.ids[CHUNK:])
     return change, None
 

@@ -113,6 +113,7 @@ BAD_QUERIES: list[Json] = [
     {"cursor": "x" * 5000},
     {"unread": "perhaps"},
     {"archived": "perhaps"},
+    {"snoozed": "perhaps"},
     {"category": ""},
     {"category": "\x00"},
     {"category": "x" * 65},

@@ -88,6 +88,9 @@ TABLE = {
     ),
     # The one who posted it is another service; `admin` reads any.
     "GET /v1/notifications/{id}": Row(only(200, "admin", notify=404), "/v1/notifications/{id}"),
+    "GET /v1/notifications/{id}/answers": Row(
+        only(200, "admin", notify=404), "/v1/notifications/{id}/answers"
+    ),
     "GET /v1/inbox": Row(inbox(200), "/v1/inbox"),
     "GET /v1/inbox/changes": Row(inbox(200), "/v1/inbox/changes"),
     "POST /v1/inbox/read": Row(inbox(200), "/v1/inbox/read", {"up_to": 1}),
@@ -96,6 +99,7 @@ TABLE = {
     "GET /v1/inbox/{id}": Row(adas(200), "/v1/inbox/{id}"),
     "PATCH /v1/inbox/{id}": Row(adas(200), "/v1/inbox/{id}", {"read": True}),
     "DELETE /v1/inbox/{id}": Row(adas(204), "/v1/inbox/{id}"),
+    "POST /v1/inbox/{id}/actions/{action}": Row(adas(200), "/v1/inbox/{id}/actions/yes"),
     # Who signs in has no token yet; one that is sent along is not looked at.
     "POST /v1/auth/token": Row(
         OPEN,
@@ -235,7 +239,8 @@ class Fresh:
         self._number += 1
         made = {"new": f"new-{self._number}"}
         if "{id}" in path:
-            made["id"] = (await self._service.notify("ada"))["id"]
+            actions = [{"id": "yes", "label": "Yes"}]
+            made["id"] = (await self._service.notify("ada", actions=actions))["id"]
         if "{sub}" in path:
             made["sub"] = f"target-{self._number}"
             await self._service.post("/v1/users", json={"sub": made["sub"]})

@@ -18,13 +18,15 @@ from gateway.delivery.recent_entries import BURST_BYTES
 from gateway.errors import MAX_ERRORS, MAX_FIELD, MAX_MESSAGE
 from gateway.jobs import retention, timetable
 from gateway.observability import audit, readiness, sampling
+from gateway.protocol.commands import MAX_REPLY
 from gateway.protocol.packing import MAX_ARRAY
+from gateway.protocol.times import MAX_AHEAD_MS
 from gateway.protocol.wire import MAX_FRAME
 from gateway.server import heartbeat, supervisor
 from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
-from gateway.store.inbox import NEWEST_UNREAD
+from gateway.store.inbox import MAX_SCANNED_SEQS, NEWEST_UNREAD
 from gateway.transport import acceptor, inbound, slices, socket, stream, turnstile
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,6 +39,11 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "newest {} unread items, in the order", (NEWEST_UNREAD,)),
     ("protocol.md", "instead of a `changed` with more than {} items", (LONG_CHANGE,)),
     ("protocol.md", "One change touches at most {} items", (changes.CHUNK,)),
+    ("protocol.md", "{} minute to {} days ahead", (1, MAX_AHEAD_MS / 24 / HOUR)),
+    ("api.md", "is {} minute to {} days ahead", (1, MAX_AHEAD_MS / 24 / HOUR)),
+    ("protocol.md", "`text` has 1 to {} characters", (MAX_REPLY,)),
+    ("api.md", "with 1 to {} characters, if the action has `reply`", (MAX_REPLY,)),
+    ("api.md", "at most {} log numbers, or {} snoozed items, for a page", (MAX_SCANNED_SEQS,) * 2),
     ("protocol.md", "A frame or a message over {} KiB closes the socket with 1009", (MAX_FRAME / KIB,)),
     ("protocol.md", "the client sent a frame or a message over {} KiB", (MAX_FRAME / KIB,)),
     ("protocol.md", "an array has at most {} elements", (MAX_ARRAY,)),

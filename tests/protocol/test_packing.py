@@ -27,7 +27,7 @@ from gateway.protocol.commands import (
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item
 from gateway.protocol.packing import MAX_ARRAY
-from gateway.protocol.times import encode_time, parse_time, timestamp
+from gateway.protocol.times import encode_time, now_ms, parse_time, timestamp
 from gateway.protocol.wire import MAX_FRAME, Message
 from tests.support.packing import packed, unpacked
 
@@ -215,6 +215,10 @@ def outcome(decode: Any, frame: str | bytes) -> Command | tuple[str, str, str | 
             "up_to": values | numbers,
             "seq": values | numbers,
             "token": values,
+            "until": st.none() | st.booleans() | st.integers(0, 4_102_444_800_000).map(timestamp),
+            "id": st.none() | st.uuids().map(str),
+            "action": values,
+            "text": values,
             "unknown": values,
         },
     )
@@ -245,6 +249,11 @@ def test_any_bytes_are_decoded_as_a_command_or_refused(data: bytes) -> None:
         ({"type": "unread", "ids": [RAW_ID]}, Command(CommandType.UNREAD, ids=(ID,))),
         ({"type": "archive", "ids": [RAW_ID]}, Command(CommandType.ARCHIVE, ids=(ID,))),
         ({"type": "delete", "ids": [RAW_ID]}, Command(CommandType.DELETE, ids=(ID,))),
+        ({"type": "snooze", "ids": [RAW_ID], "until": None}, Command(CommandType.SNOOZE, ids=(ID,))),
+        (
+            {"type": "act", "id": RAW_ID, "action": "say", "text": "x"},
+            Command(CommandType.ACT, ids=(ID,), action="say", text="x"),
+        ),
         ({"type": "seen", "up_to": 0}, Command(CommandType.SEEN, seq=0)),
         ({"type": "auth", "token": "t"}, Command(CommandType.AUTH, token="t")),
     ],
@@ -252,6 +261,21 @@ def test_any_bytes_are_decoded_as_a_command_or_refused(data: bytes) -> None:
 )
 def test_each_packed_command_is_understood(fields: dict[str, Any], command: Command) -> None:
     assert decode_packed_command(msgpack.packb(fields)) == command
+
+
+@pytest.mark.parametrize(
+    "until", [-1, 2**63, 253_402_300_800_000, 1.5, True, "2026-11-20T09:30:00.000Z", b"x"]
+)
+def test_a_packed_time_that_is_no_time_is_refused(until: Any) -> None:
+    frame = msgpack.packb({"type": "snooze", "ids": [RAW_ID], "until": until})
+    with pytest.raises(BadCommand, match="it must be a time with its zone"):
+        decode_packed_command(frame)
+
+
+def test_a_packed_time_is_in_milliseconds() -> None:
+    until = now_ms() + 90_001
+    command = decode_packed_command(msgpack.packb({"type": "snooze", "ids": [RAW_ID], "until": until}))
+    assert command == Command(CommandType.SNOOZE, ids=(ID,), until=until)
 
 
 def test_a_binary_frame_fits_as_many_ids_as_a_text_frame() -> None:

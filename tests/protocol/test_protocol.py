@@ -101,6 +101,10 @@ def test_any_text_is_decoded_as_a_command_or_raises_bad_command(text: str) -> No
             "up_to": json_values | numbers,
             "seq": json_values | numbers,
             "token": json_values,
+            "until": json_values | times.map(timestamp),
+            "id": json_values | st.uuids().map(str),
+            "action": json_values,
+            "text": json_values | st.text(max_size=1100),
         },
     )
 )
@@ -116,6 +120,9 @@ def test_any_object_is_a_command_with_valid_fields_or_raises_bad_command(message
     assert all(is_id(one) for one in command.ids)
     assert command.seq is None or 0 <= command.seq <= MAX_SEQ
     assert command.token is None or command.token == message["token"]
+    assert command.until is None or timestamp(command.until) == message["until"]
+    assert (command.type == CommandType.ACT) is bool(command.action)
+    assert command.text is None or 1 <= len(command.text) <= len(command.text.encode()) <= 4 * 1000
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,15 @@ def test_any_object_is_a_command_with_valid_fields_or_raises_bad_command(message
         (f'{{"type":"unread","ids":["{ID}"]}}', Command(CommandType.UNREAD, ids=(ID,))),
         (f'{{"type":"archive","ids":["{ID}"]}}', Command(CommandType.ARCHIVE, ids=(ID,))),
         (f'{{"type":"delete","ids":["{ID}"]}}', Command(CommandType.DELETE, ids=(ID,))),
+        (f'{{"type":"snooze","ids":["{ID}"],"until":null}}', Command(CommandType.SNOOZE, ids=(ID,))),
+        (
+            f'{{"type":"act","id":"{ID}","action":"yes"}}',
+            Command(CommandType.ACT, ids=(ID,), action="yes"),
+        ),
+        (
+            f'{{"type":"act","id":"{ID.upper()}","action":"say","text":"x"}}',
+            Command(CommandType.ACT, ids=(ID,), action="say", text="x"),
+        ),
         ('{"type":"auth","token":"t"}', Command(CommandType.AUTH, token="t")),
         ('{"type":"ping","unknown":1}', Command(CommandType.PING)),
     ],

@@ -15,7 +15,8 @@ from gateway.database.sqlite import SqliteDatabase
 from gateway.delivery.resume_point import ResumePoint, resume
 from gateway.store import inbox, log
 from gateway.store.changes import ItemUpdate, ReadUpTo, Seen
-from gateway.store.inbox import Query
+from gateway.store.inbox import Place, Query
+from gateway.store.snoozes import Snooze
 from gateway.store.transaction import commit
 
 SMALL, LARGE = 400, 6_400
@@ -29,6 +30,7 @@ STATES: dict[str, Callable[[int], dict[str, int | None]]] = {
     "archived": lambda _: {"archived_at": MOMENT},
     "archived and read": lambda _: {"read_at": MOMENT, "archived_at": MOMENT},
     "deleted": lambda _: {"deleted_at": MOMENT},
+    "snoozed": lambda number: {"snoozed_until": 2 * MOMENT + number},
     "in turn unread and read": lambda number: {"read_at": MOMENT if number % 2 else None},
 }
 
@@ -42,7 +44,7 @@ def fill(connection: Connection, sub: str, size: int, state: str) -> int:
     post = {"service_id": 1, "title": "x", "category": "c", "priority": "low", "recipients": 1}
     made = [{"id": first + one, "uuid": uuid_of(user_id, one), "created_at": 0} | post for one in numbers]
     connection.execute(insert(notifications), made)
-    blank = {"read_at": None, "archived_at": None, "deleted_at": None}
+    blank = {"read_at": None, "archived_at": None, "deleted_at": None, "snoozed_until": None}
     rows = [
         {"user_id": user_id, "created_seq": one, "seq": one, "notification_id": first + one}
         | blank
@@ -100,7 +102,7 @@ class Meter:
 Call = Callable[[Connection, int, int], object]
 
 
-def _change(connection: Connection, change: ItemUpdate | ReadUpTo | Seen) -> object:
+def _change(connection: Connection, change: ItemUpdate | ReadUpTo | Snooze | Seen) -> object:
     return commit(connection, [change], MOMENT + 1, False, ())
 
 
@@ -118,6 +120,12 @@ CALLS: dict[str, Call] = {
     "a page from the middle on": lambda connection, user_id, size: inbox.list_items(
         connection, user_id, Query(before=size // 2)
     ),
+    "a page of what is snoozed": _page(Query(snoozed=True)),
+    "a later page of what is snoozed": lambda connection, user_id, size: inbox.list_items(
+        connection, user_id, Query(snoozed=True, after=Place(2 * MOMENT + size // 2, size // 2))
+    ),
+    "a page of a snoozed category that is there": _page(Query(snoozed=True, category="c")),
+    "a page of a snoozed category that is not": _page(Query(snoozed=True, category="none")),
     "the newest unread items": lambda connection, user_id, _: inbox.newest_unread(connection, user_id),
     "a handshake": lambda connection, user_id, _: resume(connection, user_id, ResumePoint()),
     "one item": lambda connection, user_id, size: inbox.find_item(
@@ -138,6 +146,13 @@ CALLS: dict[str, Call] = {
     ),
     "deleting an item": lambda connection, user_id, size: _change(
         connection, ItemUpdate(user_id, (uuid_of(user_id, size - 5),), deleted=True)
+    ),
+    "snoozing items": lambda connection, user_id, size: _change(
+        connection,
+        Snooze(user_id, tuple(uuid_of(user_id, size // 4 + one) for one in range(20)), 3 * MOMENT),
+    ),
+    "ending the snooze of items": lambda connection, user_id, size: _change(
+        connection, Snooze(user_id, tuple(uuid_of(user_id, size // 4 + one) for one in range(20)), None)
     ),
     "marking what is not there": lambda connection, user_id, _: _change(
         connection, ItemUpdate(user_id, (uuid_of(0, 1),), read=True)

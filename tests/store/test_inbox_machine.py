@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import astuple, dataclass, replace
+from typing import Any, TypeVar, cast
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,6 +16,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from gateway.database.database import LockingDatabase
+from gateway.jobs.schedule import Schedule
+from gateway.protocol.times import now_ms, timestamp
+from tests.support.actions import set_actions
 from tests.support.checker import History, Json, Post, judge
 from tests.support.clients import Device, Socket, User
 from tests.support.databases import settings_for
@@ -29,7 +33,7 @@ some = st.lists(numbers, min_size=1, max_size=5)
 
 @dataclass
 class ModelItem:
-    """What an item is: where it entered, its last change, and three states."""
+    """What an item is: where it entered, its last change, its states, and which action answered it."""
 
     id: str
     title: str
@@ -38,11 +42,13 @@ class ModelItem:
     read: bool = False
     archived: bool = False
     deleted: bool = False
+    snoozed: str | None = None
+    answer: str | None = None
 
     @property
     def unread(self) -> bool:
         """Whether it counts as unread."""
-        return not (self.read or self.archived or self.deleted)
+        return not (self.read or self.archived or self.deleted or self.snoozed)
 
 
 class Model:
@@ -58,8 +64,13 @@ class Model:
         self.seq += 1
         self.items.append(ModelItem(identifier, title, self.seq, self.seq))
 
-    def set(self, chosen: list[ModelItem], **states: bool) -> None:
-        """Those that are not so already change, all under the next number; if there are any."""
+    def set(self, chosen: list[ModelItem], **states: bool | str | None) -> None:
+        """Those that are not so already change, all under the next number; if there are any.
+
+        What is archived or deleted is not snoozed.
+        """
+        if states.get("archived") or states.get("deleted"):
+            states["snoozed"] = None
         targets = {
             id(item): item
             for item in chosen
@@ -70,6 +81,14 @@ class Model:
             item.seq = self.seq
             for name, value in states.items():
                 setattr(item, name, value)
+
+    def enter_again(self, item: ModelItem) -> None:
+        """What was snoozed comes as a new one."""
+        self.seq += 1
+        self.items.remove(item)
+        self.items.append(
+            replace(item, created_seq=self.seq, seq=self.seq, read=False, archived=False, snoozed=None)
+        )
 
     @property
     def unread(self) -> int:
@@ -91,6 +110,7 @@ class InboxMachine(RuleBasedStateMachine):
         self._server = server
         self._stack = AsyncExitStack()
         self.model = Model()
+        self.noon = now_ms()
         self.user: User = self.run(server.user(sub))
         self.device = Device(self.user, "the device")
         self.socket: Socket = self.run(self._connect())
@@ -180,7 +200,53 @@ class InboxMachine(RuleBasedStateMachine):
             self._command(type="read", up_to=up_to)
         else:
             assert self.run(self._reach("POST", "read", json={"up_to": up_to})) == 200
-        self.model.set([item for item in self.model.items if item.created_seq <= up_to], read=True)
+        there = [item for item in self.model.items if item.created_seq <= up_to and not item.snoozed]
+        self.model.set(there, read=True)
+
+    @precondition(lambda self: self.model.items)
+    @rule(picks=some, hours=st.none() | st.integers(1, 3), command=st.booleans())
+    def snooze(self, picks: list[int], hours: int | None, command: bool) -> None:
+        """Some are snoozed, or their snooze is ended."""
+        until = None if hours is None else timestamp(self.noon + hours * 3_600_000)
+        chosen = self.chosen(picks if command else picks[:1])
+        if command:
+            self._command(type="snooze", ids=[item.id for item in chosen], until=until)
+        else:
+            status = self.run(self._reach("PATCH", chosen[0].id, json={"snoozed_until": until}))
+            assert status == (404 if chosen[0].deleted else 200)
+        self.model.set(chosen, snoozed=until)
+
+    @rule(hours=st.integers(1, 3))
+    def wake(self, hours: int) -> None:
+        """The clock is set to a time at which some of what is snoozed is due, and back."""
+        now = self.noon + hours * 3_600_000
+        state = self._server.state
+        writer, clock = state.writer, state.writer.clock
+        writer.clock = lambda: now / 1000
+        try:
+            self.run(Schedule(cast("LockingDatabase", state.database), writer, writer.clock).work())
+        finally:
+            writer.clock = clock
+        woken = [item for item in self.model.items if item.snoozed and item.snoozed <= timestamp(now)]
+        there = {item["id"]: item for item in self.run(self.user.inbox(limit=200))["items"]} if woken else {}
+        # Those of one moment enter in any order.
+        for item in sorted(woken, key=lambda item: (item.snoozed, there[item.id]["created_seq"])):
+            self.model.enter_again(item)
+
+    @precondition(lambda self: self.model.items)
+    @rule(pick=numbers, command=st.booleans())
+    def act(self, pick: int, command: bool) -> None:
+        """One is answered, if it has no answer yet."""
+        (item,) = self.chosen([pick])
+        self.run(self._server.state.database.write(set_actions, item.id))
+        refusal = 404 if item.deleted else 409 if item.answer else 200
+        if command:
+            told = self._ask(type="act", id=item.id, action="yes")
+            assert told.get("code") == {404: "not_found", 409: "already_answered"}.get(refusal)
+        else:
+            assert self.run(self._reach("POST", f"{item.id}/actions/yes")) == refusal
+        if refusal == 200:
+            self.model.set([item], read=True, answer="yes")
 
     @rule(up_to=numbers)
     def see(self, up_to: int) -> None:
@@ -196,13 +262,17 @@ class InboxMachine(RuleBasedStateMachine):
         self.socket = self.run(self._connect())
 
     def _command(self, **command: Any) -> None:
-        async def ask() -> None:
+        told = self._ask(**command)
+        assert told["type"] == "ok", told
+
+    def _ask(self, **command: Any) -> Json:
+        async def ask() -> Json:
             messages = await self.socket.ask_all(**command)
-            assert messages[-1]["type"] == "ok", messages[-1]
             for message in messages:
                 await self.device.take(message)
+            return messages[-1]
 
-        self.run(ask())
+        return self.run(ask())
 
     @invariant()
     def the_inbox_is_the_model(self) -> None:
@@ -217,10 +287,13 @@ class InboxMachine(RuleBasedStateMachine):
         for archived in (False, True):
             page = self.run(self.user.inbox(limit=200, archived=str(archived).lower()))
             assert [_states(item) for item in page["items"]] == [
-                (item.id, item.title, item.created_seq, item.seq, item.read, item.archived)
-                for item in reversed(there)
-                if item.archived == archived
+                astuple(item) for item in reversed(there) if item.archived == archived and not item.snoozed
             ]
+        page = self.run(self.user.inbox(limit=200, snoozed="true"))
+        soonest = sorted(there, key=lambda item: (item.snoozed or "", item.created_seq))
+        assert [_states(item) for item in page["items"]] == [
+            astuple(item) for item in soonest if item.snoozed
+        ]
 
     @invariant()
     def the_device_has_the_inbox(self) -> None:
@@ -245,8 +318,10 @@ class InboxMachine(RuleBasedStateMachine):
 
 
 def _states(item: Json) -> tuple[Any, ...]:
-    read, archived = item["read_at"] is not None, item["archived_at"] is not None
-    return (item["id"], item["title"], item["created_seq"], item["seq"], read, archived)
+    times = [item[name] is not None for name in ("read_at", "archived_at", "deleted_at")]
+    answer = item["answer"] and item["answer"]["action"]
+    first = (item["id"], item["title"], item["created_seq"], item["seq"])
+    return (*first, *times, item["snoozed_until"], answer)
 
 
 def test_any_operations_leave_the_inbox_the_model_and_the_device_alike(database_url: str) -> None:

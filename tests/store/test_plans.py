@@ -16,6 +16,8 @@ from gateway.database.database import open_database
 from gateway.database.models import items
 from gateway.database.sqlite import SqliteDatabase
 from gateway.jobs.retention import Retention, trim
+from gateway.protocol.times import timestamp
+from tests.support.actions import set_actions
 from tests.support.clients import User
 from tests.support.databases import settings_for
 from tests.support.servers import LocalServer, serving
@@ -84,6 +86,14 @@ async def use_everything(server: LocalServer, ada: User, ids: list[str]) -> None
     await server.service.get(f"/v1/notifications/{ids[0]}")
     for params in ({}, {"unread": "true"}, {"archived": "true"}, {"category": "default"}):
         await ada.inbox(**params)
+    await ada.patch(f"/v1/inbox/{ids[6]}", json={"snoozed_until": timestamp(in_days(1))})
+    await ada.patch(f"/v1/inbox/{ids[7]}", json={"snoozed_until": timestamp(in_days(1))})
+    await ada.patch(f"/v1/inbox/{ids[7]}", json={"snoozed_until": None})
+    for params in ({}, {"category": "default"}):
+        await ada.inbox(snoozed="true", **params)
+    await server.state.database.write(set_actions, ids[8])
+    await ada.post(f"/v1/inbox/{ids[8]}/actions/yes")
+    await server.service.get(f"/v1/notifications/{ids[8]}/answers")
     await ada.get("/v1/inbox/changes", params={"since": 1})
     await ada.get(f"/v1/inbox/{ids[0]}")
     await ada.patch(f"/v1/inbox/{ids[0]}", json={"read": True})

@@ -238,7 +238,10 @@ def _one_attempt_is_one_notification(history: History) -> Iterator[str]:
 
 def _counts_agree(history: History) -> Iterator[str]:
     for sub, inbox in history.inboxes.items():
-        unread = sum(1 for item in inbox.items.values() if not item["read_at"] and not item["archived_at"])
+        unread = sum(
+            not (item["read_at"] or item["archived_at"] or item.get("snoozed_until"))
+            for item in inbox.items.values()
+        )
         if inbox.unread != unread:
             yield f"counts: the inbox of {sub} says {inbox.unread} unread and holds {unread}"
     said: dict[tuple[str, int], int] = {}

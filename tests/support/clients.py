@@ -117,14 +117,14 @@ class User(Caller):
         return body
 
     async def whole_inbox(self) -> Inbox:
-        """Read every page, archived items too.
+        """Read every page, archived and snoozed items too.
 
         Where the inbox changes meanwhile, `seq` is the number up to which nothing can be missing.
         """
         items: dict[str, Json] = {}
         first: Json | None = None
-        for archived in ("false", "true"):
-            params: Json = {"archived": archived, "limit": 200}
+        for which in ({}, {"archived": "true"}, {"snoozed": "true"}):
+            params: Json = {**which, "limit": 200}
             while True:
                 page = await self.inbox(**params)
                 first = first or page
@@ -397,7 +397,8 @@ class Device:
             self._keep(item)
         if message["type"] == "read":
             for item in self.history.items.values():
-                if item["created_seq"] <= message["up_to"] and not item["read_at"] and not item["deleted_at"]:
+                unread = not (item["read_at"] or item["deleted_at"] or item.get("snoozed_until"))
+                if item["created_seq"] <= message["up_to"] and unread:
                     item.update(read_at="told", seq=message["seq"])
 
     def _keep(self, item: Json) -> None:

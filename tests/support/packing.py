@@ -1,11 +1,12 @@
 """MessagePack as a client of `notify.v1.msgpack` would read and write it, by the library."""
 
+import re
 from typing import Any
 from uuid import UUID
 
 import msgpack
 
-from gateway.protocol.times import timestamp
+from gateway.protocol.times import parse_time, timestamp
 
 TIMES = {
     "created_at",
@@ -16,6 +17,8 @@ TIMES = {
     "deleted_at",
     "snoozed_until",
 }
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def unpacked(frame: bytes) -> Any:
@@ -35,8 +38,12 @@ def unpacked(frame: bytes) -> Any:
 
 
 def packed(command: dict[str, Any]) -> bytes:
-    """Return a command with its ids as 16 bytes. Elements of `ids` that are no ids stay as they are."""
-    ids = command.get("ids")
+    """Return a command with its ids as 16 bytes and its times as integers. What is neither stays as it is."""
+    ids, until = command.get("ids"), command.get("until")
+    if is_uuid(command.get("id")):
+        command = {**command, "id": UUID(command["id"]).bytes}
+    if isinstance(until, str) and _TIME.fullmatch(until):
+        command = {**command, "until": parse_time(until)}
     if isinstance(ids, list):
         command = {**command, "ids": [UUID(one).bytes if is_uuid(one) else one for one in ids]}
     data: bytes = msgpack.packb(command)

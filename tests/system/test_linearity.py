@@ -31,7 +31,7 @@ import pytest
 from starlette.requests import HTTPConnection
 
 import gateway
-from gateway.api import inbox as inbox_api
+from gateway.api import inbox_models as inbox_api
 from gateway.api.batch_body import split_array, split_lines
 from gateway.api.body import read_json
 from gateway.api.handshake import resume_after

@@ -14,7 +14,8 @@ import pytest
 
 from gateway.api import batch as batch_module
 from gateway.api import body as body_module
-from gateway.api.inbox import MAX_IDS, InboxRoute
+from gateway.api.inbox import InboxRoute
+from gateway.api.inbox_models import MAX_IDS
 from gateway.auth.limits import body_queue as module
 from gateway.auth.limits.body_queue import MAX_HELD, MAX_HELD_BY_ALL, SMALL_BODY, BodyQueue
 from gateway.auth.limits.fair_turns import MAX_REST_SECONDS
