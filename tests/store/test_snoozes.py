@@ -1,6 +1,7 @@
 """Snoozed items in the database: what leaves, what comes back, and what wakes when."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -50,7 +51,10 @@ async def page(engine: Engine, user_id: int, **query: Any) -> Listing:
 
 
 def titles(listing: Listing) -> list[str]:
-    return [item.content.title for item in listing.items]
+    return [
+        *(json.loads(text)["title"] for text in listing.encoded),
+        *(item.content.title for item in listing.items),
+    ]
 
 
 async def wake_due(engine: Engine, now: int) -> list[Entry]:
