@@ -35,7 +35,8 @@ from gateway.observability.metrics import Metrics, Now
 from gateway.observability.readiness import Readiness
 from gateway.observability.telemetry import traced, untraced
 from gateway.protocol.problems import problem_code
-from gateway.settings import Settings, UnknownRecipients
+from gateway.settings import Settings
+from gateway.settings.choices import UnknownRecipients
 from gateway.store.writer import Writer
 from gateway.transport.connections import CONNECTIONS, Connections
 from gateway.transport.fast_handshake import FAST_HANDSHAKE

@@ -36,7 +36,8 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.observability import audit
-from gateway.settings import Settings, UnknownRecipients
+from gateway.settings import Settings
+from gateway.settings.choices import UnknownRecipients
 
 RECHECK_SECONDS = 0.5
 """How long a service's token or an API key is trusted before the database is asked again."""

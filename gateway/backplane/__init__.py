@@ -4,7 +4,8 @@ import asyncio
 
 from gateway.backplane.base import Backplane, Receiver
 from gateway.backplane.memory import MemoryBackplane
-from gateway.settings import BackplaneKind, Settings
+from gateway.settings import Settings
+from gateway.settings.choices import BackplaneKind
 
 __all__ = ["Backplane", "Receiver", "open_backplane", "reach"]
 

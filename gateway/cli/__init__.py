@@ -126,7 +126,8 @@ def serve(
     from gateway.observability import audit, console_log
     from gateway.server import run
     from gateway.server.supervisor import supervise, work
-    from gateway.settings import LogFormat, SettingsError, load_settings
+    from gateway.settings import SettingsError, load_settings
+    from gateway.settings.choices import LogFormat
     from gateway.settings.origins import is_loopback
 
     settings = load_settings(host=host, port=port, workers=workers)

@@ -1,6 +1,5 @@
 """The settings of a gateway: read once from `GATEWAY_*` variables or `.env`, then frozen."""
 
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings.addresses import path_of, read_public_url
+from gateway.settings.choices import BackplaneKind, LogFormat, UnknownRecipients
 from gateway.settings.credentials import JwtSecret, KeyEncryptionKey, MetricsToken
 from gateway.settings.database_url import read_database_url
 from gateway.settings.durations import read_duration
@@ -20,28 +20,6 @@ from gateway.settings.wording import first_rule, in_words
 
 MIN_RETENTION_SECONDS = 60
 """Minimum retention: a post must not expire before it is committed."""
-
-
-class UnknownRecipients(StrEnum):
-    """The effect of a post to an unknown `sub`."""
-
-    CREATE = "create"
-    REJECT = "reject"
-
-
-class BackplaneKind(StrEnum):
-    """The channel through which processes notify each other of changes."""
-
-    MEMORY = "memory"
-    POSTGRES = "postgres"
-    REDIS = "redis"
-
-
-class LogFormat(StrEnum):
-    """The format of the console log."""
-
-    CONSOLE = "console"
-    JSON = "json"
 
 
 class SettingsError(Exception):

@@ -12,7 +12,8 @@ import structlog
 from gateway.auth import names, services
 from gateway.observability import console_log
 from gateway.protocol.terminal import MAX_SHOWN_LENGTH
-from gateway.settings import LogFormat, load_settings
+from gateway.settings import load_settings
+from gateway.settings.choices import LogFormat
 
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl"
 KEY = services.new_key()[2]
