@@ -334,15 +334,3 @@ class RateLimited(GatewayError):
             "RateLimit-Policy": f'"{policy}";q={quota};w={window}',
         }
         super().__init__(f"Try again in {retry_after} s.", headers=headers)
-
-
-class OAuthError(GatewayError):
-    """An error of the token endpoint, which has its own body format (RFC 6749, section 5.2)."""
-
-    status = 400
-
-    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
-        headers = {"WWW-Authenticate": 'Basic realm="gateway"'} if status == 401 else {}  # noqa: PLR2004
-        super().__init__(description, headers=headers)
-        self.error = error
-        self.http_status = status

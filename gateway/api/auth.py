@@ -16,6 +16,7 @@ from gateway.api.oauth import (
     Client,
     Form,
     FormRoute,
+    OAuthError,
     field,
     form_of,
     invalid_client,
@@ -30,7 +31,7 @@ from gateway.auth.records import Record
 from gateway.auth.sessions import TOO_MANY, Session, new_session
 from gateway.auth.tokens import OWN_CLIENT, digest
 from gateway.database import turns
-from gateway.errors import InvalidToken, NotFound, OAuthError, Overloaded, RateLimited, Unauthorized
+from gateway.errors import InvalidToken, NotFound, Overloaded, RateLimited, Unauthorized
 from gateway.observability import audit
 from gateway.observability.audit import Event
 from gateway.protocol.times import now_ms

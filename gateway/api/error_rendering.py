@@ -18,9 +18,10 @@ from gateway.api import oauth, paths, socket
 from gateway.api.audit import record_refusal
 from gateway.api.callers import client_address
 from gateway.api.not_found_page import page_for_browser
+from gateway.api.oauth import OAuthError
 from gateway.api.state import state_of
 from gateway.api.validation import as_invalid
-from gateway.errors import Draining, GatewayError, Invalid, OAuthError, OriginNotAllowed, RateLimited
+from gateway.errors import Draining, GatewayError, Invalid, OriginNotAllowed, RateLimited
 from gateway.observability.console_log import request_id
 from gateway.protocol.problems import MEDIA_TYPE, NO_TYPE, problem, problem_code
 from gateway.transport.headers import API_POLICY

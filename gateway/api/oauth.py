@@ -17,7 +17,7 @@ from gateway.api.state import Gateway, state_of
 from gateway.auth import services
 from gateway.auth.records import Record
 from gateway.auth.tokens import digest
-from gateway.errors import GatewayError, OAuthError
+from gateway.errors import GatewayError
 from gateway.observability import audit
 from gateway.observability.audit import Event
 
@@ -39,6 +39,18 @@ class FormRoute(JsonRoute):
 
     max_body: ClassVar[int] = 16 * 1024
     requires_token: ClassVar[bool] = False
+
+
+class OAuthError(GatewayError):
+    """An error of the token endpoint, which has its own body format (RFC 6749, section 5.2)."""
+
+    status = 400
+
+    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
+        headers = {"WWW-Authenticate": 'Basic realm="gateway"'} if status == 401 else {}  # noqa: PLR2004
+        super().__init__(description, headers=headers)
+        self.error = error
+        self.http_status = status
 
 
 class OAuthProblem(BaseModel):

@@ -16,7 +16,7 @@ import msgpack
 import pytest
 
 from gateway.api.inbox import MAX_PAGE
-from gateway.api.oauth import ERROR_CODES
+from gateway.api.oauth import ERROR_CODES, OAuthError
 from gateway.app import create_app
 from gateway.auth.limits.held_answers import (
     MAX_ANSWER_BYTES,
@@ -29,7 +29,7 @@ from gateway.auth.limits.rate_limits import LONG_ANSWERS, SENT_ON_KIB, USER_SOCK
 from gateway.cli import app, run
 from gateway.delivery.commands import COMMAND_BURST_SECONDS
 from gateway.delivery.recent_entries import BURST_BYTES
-from gateway.errors import GatewayError, OAuthError
+from gateway.errors import GatewayError
 from gateway.observability.audit import Event
 from gateway.protocol import messages
 from gateway.protocol.close_codes import ADVICE
