@@ -99,6 +99,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics) -> Async
             followed=recent,
             changes=rate_limits.changes,
             create_users=settings.unknown_recipients == UnknownRecipients.CREATE,
+            required_categories=frozenset(settings.required_categories),
         )
         revocation = Revocation(
             database,

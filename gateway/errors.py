@@ -219,6 +219,15 @@ class ResetRequired(GatewayError):
     title = "The log cannot be resumed from there"
 
 
+class PreconditionFailed(GatewayError):
+    """The resource is not in the state that the `If-Match` of the request names."""
+
+    status = 412
+    code = "precondition_failed"
+    title = "It has changed meanwhile"
+    advice = "read it again, and send the change with its new ETag"
+
+
 class PayloadTooLarge(GatewayError):
     """The body, or one message, exceeds its size limit."""
 

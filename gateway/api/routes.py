@@ -11,6 +11,7 @@ from gateway.api import (
     inbox,
     monitoring,
     notifications,
+    preferences,
     sent,
     sent_answers,
     services,
@@ -33,6 +34,7 @@ def api_routes(*, with_demo: bool) -> Iterator[BaseRoute]:
         notifications.batch_router,
         sent.router,
         sent_answers.router,
+        preferences.inbox_router,  # before the item whose id would be `preferences`
         inbox.router,
         stream.router,
         auth.router,
@@ -40,6 +42,7 @@ def api_routes(*, with_demo: bool) -> Iterator[BaseRoute]:
         well_known.router,
         health.router,
         users.router,
+        preferences.users_router,
         services.router,
         monitoring.router,
     ):

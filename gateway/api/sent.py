@@ -26,14 +26,13 @@ from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, State
 from gateway.auth.principals import Service
-from gateway.errors import Invalid, NotFound
+from gateway.errors import Invalid, NotFound, PreconditionFailed
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, is_id
 from gateway.protocol.links import safe_url
 from gateway.protocol.times import now_ms, timestamp
 from gateway.store.due_steps import Advance
 from gateway.store.lifecycle import STATES, Begun, Edit, Withdrawal
-from gateway.store.refusals import PreconditionFailed
 from gateway.store.sent import Filter, Reach, Sending, find_sent, list_sent
 
 router = APIRouter(route_class=JsonRoute, tags=["notifications"])

@@ -7,13 +7,14 @@ because the steps run in this order; docs/architecture.md explains each. The mod
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 
 from gateway.auth.principals import User
 from gateway.delivery.commands import Commands
+from gateway.delivery.log_cursor import LogCursor
 from gateway.delivery.newest import send_newest
 from gateway.delivery.outgoing import Outgoing, Socket
 from gateway.delivery.parts import Parts
@@ -23,8 +24,8 @@ from gateway.protocol import messages
 from gateway.protocol.close_codes import Close
 from gateway.protocol.items import Counts
 from gateway.protocol.wire import Message
-from gateway.store import log
-from gateway.store.entries import Entry, restore_counts
+from gateway.store import log, preferences
+from gateway.store.entries import restore_counts
 
 logger = structlog.get_logger()
 
@@ -32,25 +33,20 @@ EXPIRY_NOTICE_SECONDS = 60
 """How long before its token expires a client is warned."""
 
 
-class ClientConnection:
+class ClientConnection(LogCursor):
     """Serves one client, from `begin` until `leave`. `on_close` records why the gateway closed it."""
 
     __slots__ = (
         "_attached",
         "_commands",
-        "_cursor",
         "_expiry_told",
         "_idle",
         "_last_read",
-        "_live",
         "_on_close",
-        "_parts",
+        "_preferences",
         "_resume_point",
         "_seen",
-        "closed",
-        "counts",
         "head",
-        "outgoing",
         "session",
         "user",
     )
@@ -72,7 +68,7 @@ class ClientConnection:
         self._cursor = 0
         self.head = 0
         self.counts = self._last_read = Counts(0, 0, 0, 0)
-        self._seen = 0
+        self._seen = self._preferences = 0
         self._live = False
         self._idle = False
         self._attached = False
@@ -83,9 +79,10 @@ class ClientConnection:
     # --- what the hub calls ---------------------------------------------------------------------------------
 
     @property
-    def position(self) -> tuple[int, int]:
-        """The highest `seq` and the seen mark of the log that this connection knows."""
-        return self.head, self._latest_counts().seen
+    def position(self) -> tuple[int, int, int]:
+        """The highest `seq`, the seen mark and the version of the preferences that this connection knows."""
+        latest = self._latest_counts()
+        return self.head, latest.seen, latest.preferences
 
     def wake(self, seq: int) -> None:
         """Send what a commit added to the log, up to `seq`, or let a task do it if that takes waiting."""
@@ -98,23 +95,18 @@ class ClientConnection:
         """Write the new entries at once, and return whether nothing is left for a task to do.
 
         Nearly all clients keep up, and a task costs more than the write. The rest takes a task: entries that
-        are not in memory, a client that lags or has gone, the seen mark.
+        are not in memory, a client that lags or has gone, the seen mark, the preferences.
         """
         if self._cursor < self.head:  # A wake before may have sent everything.
             entries = self._parts.recent.after(self.user.id, self._cursor)
             if entries is None or not self._write_all(entries):
                 return False
-        return self._cursor >= self.head and self._latest_counts().seen <= self._seen
-
-    def _write_all(self, entries: Sequence[Entry]) -> bool:
-        """Write entries without a gap before them at once, unless the client lags or has gone."""
-        if not self.outgoing.write([entry.message for entry in entries]):
-            return False
-        self.counts = entries[-1].counts
-        self._cursor = self.counts.seq
-        if self._live and (since := entries[0].committed_at):
-            self._parts.metrics.delivered(self._parts.clock() - since)
-        return True
+        latest = self._latest_counts()
+        return (
+            self._cursor >= self.head
+            and latest.seen <= self._seen
+            and latest.preferences <= self._preferences
+        )
 
     def count_frame(self) -> None:
         """Count a frame that carries no command against the command limit, and close the socket beyond it."""
@@ -211,6 +203,8 @@ class ClientConnection:
                 await self._advance()
             elif (message := self._due()) is not None:
                 await self.outgoing.send(message)
+            elif (version := self._latest_counts().preferences) > self._preferences:
+                await self._tell_preferences(version)
             else:
                 # Nothing runs between the last look at the head and this, so no commit is missed.
                 self._idle = True
@@ -232,6 +226,15 @@ class ClientConnection:
             return messages.heartbeat(self.counts)
         return None
 
+    async def _tell_preferences(self, version: int) -> None:
+        """Send the preferences, which have changed to this version or to a later one."""
+        found = await self._parts.database.lookup(preferences.find, self.user.id)
+        if found is None:
+            self.close(Close.UNAUTHORIZED, "token_revoked")
+            return
+        self._preferences = max(version, found.version)
+        await self.outgoing.send(messages.preferences(found.document))
+
     async def _begin(self) -> None:
         """Replay the log up to its head, then deliver.
 
@@ -248,7 +251,7 @@ class ClientConnection:
         epoch, counts, cursor, *newest = resumption
         del resumption  # It would hold the entries until all of them are sent.
         self.counts = self._last_read = counts
-        self._seen = counts.seen
+        self._seen, self._preferences = counts.seen, counts.preferences
         self.head = max(self.head, counts.seq)
         heartbeat = self._parts.settings.heartbeat
         await self.outgoing.send(
@@ -302,36 +305,6 @@ class ClientConnection:
         """Return the latest known counts: those of the last commit or of the last read of the log."""
         committed = self._parts.recent.counts(self.user.id) or self._last_read
         return max(self._last_read, committed, key=Counts.order)
-
-    async def _send_all(self, entries: Sequence[Entry]) -> bool:
-        """Send entries until the client lags behind, at least one message. Return whether all were sent."""
-        began = self._cursor
-        for entry in entries:
-            if self._live and self._cursor + 1 < entry.counts.seq:
-                await self._fill_to(entry, began)
-            if self._lags(began):
-                return False
-            await self.outgoing.send(entry.message)
-            self._cursor = entry.counts.seq
-            self.counts = entry.counts
-        if self._live and entries and (since := entries[0].committed_at):
-            self._parts.metrics.delivered(self._parts.clock() - since)
-        return True
-
-    def _lags(self, began: int) -> bool:
-        """Whether to send no more: the client doesn't keep up, and has got something since `began`."""
-        return self.closed or (not self.outgoing.keeps_up and self._cursor > began)
-
-    async def _fill_to(self, entry: Entry, began: int) -> None:
-        """Send an empty `changed` for each `seq` between the cursor and this entry.
-
-        The items of such a `seq` have all changed again since, so the log has no entry for it. Only a slow
-        client, which catches up from the log, meets these gaps. After `live` a client may rely on receiving
-        every `seq`.
-        """
-        while self._cursor + 1 < entry.counts.seq and not self._lags(began):
-            self._cursor += 1
-            await self.outgoing.send(messages.changed((), self._cursor, entry.counts))
 
     async def _reset(self, epoch: str, counts: Counts) -> None:
         """Tell the client to reload its inbox, and continue from the head of the log."""

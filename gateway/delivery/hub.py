@@ -48,11 +48,11 @@ class Subscriber(Protocol):
     session: str
 
     @property
-    def position(self) -> tuple[int, int]:
-        """The highest `seq` and the seen mark of the log that this subscriber knows."""
+    def position(self) -> tuple[int, int, int]:
+        """The highest `seq`, the seen mark and the version of the preferences that this subscriber knows."""
 
     def wake(self, seq: int) -> None:
-        """Record that a commit extended the log to `seq`, or moved the seen mark."""
+        """Record that a commit extended the log to `seq`, or changed the seen mark or the preferences."""
 
     def tick(self) -> None:
         """Check the deadlines."""
@@ -183,8 +183,11 @@ class Hub:
         if self._wakes:
             asyncio.get_running_loop().call_soon(self._wake_more)
 
-    def positions(self, users: Collection[int] | None = None) -> list[tuple[int, int, int]]:
-        """Return for each user, of these or of all, the `seq` and seen mark that all their sockets know."""
+    def positions(self, users: Collection[int] | None = None) -> list[tuple[int, int, int, int]]:
+        """Return for each user, of these or of all, the position that all their sockets know.
+
+        It has the id of the user, a `seq`, a seen mark and a version of the preferences.
+        """
         wanted = self._users if users is None else self._users.keys() & users
         return [(user_id, *_lowest_position(self._users.of(user_id))) for user_id in wanted]
 
@@ -224,6 +227,6 @@ class Hub:
                         subscriber.tick()
 
 
-def _lowest_position(subscribers: Collection[Subscriber]) -> tuple[int, int]:
-    seqs, seens = zip(*(subscriber.position for subscriber in subscribers), strict=True)
-    return min(seqs), min(seens)
+def _lowest_position(subscribers: Collection[Subscriber]) -> tuple[int, int, int]:
+    seqs, seens, versions = zip(*(subscriber.position for subscriber in subscribers), strict=True)
+    return min(seqs), min(seens), min(versions)

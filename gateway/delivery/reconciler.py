@@ -89,9 +89,7 @@ class Reconciler:
             return
         await asyncio.sleep(HINT_DELAY_SECONDS)
         missed = [
-            user_id
-            for user_id, seq, seen in self._hub.positions(behind)
-            if behind[user_id].seq > seq or behind[user_id].seen > seen
+            user_id for user_id, *known in self._hub.positions(behind) if behind[user_id].is_ahead_of(*known)
         ]
         self.reconciled += len(missed)
         self._remote_commits.hint(missed)

@@ -13,6 +13,7 @@ from gateway.protocol.items import Counts
 from gateway.store import inbox, log
 from gateway.store.entries import Entry, fitting
 from gateway.store.log import ITEM_COLUMNS, to_item
+from gateway.store.preferences import mark_quiet
 
 BATCH_BYTES = 256 * 1024
 """Maximum size of the entries read at once.
@@ -61,6 +62,7 @@ def resume(connection: Connection, user_id: int, resume_point: ResumePoint) -> R
         return Resumption(epoch, counts, counts.seq)
     newest = inbox.newest_unread(connection, user_id) if counts.unread else ()
     entries = log.replay(user_id, counts, newest, cursor=0)
+    mark_quiet(connection, entries, (user_id,) if counts.preferences else ())
     first = fitting(entries, BATCH_BYTES)
     return Resumption(epoch, counts, counts.seq, first, _batches(entries[len(first) :]))
 
@@ -91,7 +93,10 @@ def read_later(
         _select_numbered(connection.dialect.name),
         {"rows": dumps([(user_id, number) for number in numbers]), "seq": counts.seq},
     )
-    return log.replay(user_id, counts, (to_item(row) for row in found), cursor=0)
+    entries = log.replay(user_id, counts, (to_item(row) for row in found), cursor=0)
+    # The user may have got the first preferences since the handshake.
+    mark_quiet(connection, entries, (user_id,))
+    return entries
 
 
 @cache

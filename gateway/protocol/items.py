@@ -18,7 +18,7 @@ class Counts(NamedTuple):
     """The head of a user's log: its last `seq`, and the two counts that are exact there.
 
     `seen` is the user's seen mark, a `created_seq`. `trimmed` is the highest `seq` with a purged item. It is
-    0 if the query didn't read it.
+    0 if the query didn't read it. `preferences` is the version of the user's preferences.
     """
 
     seq: int
@@ -26,10 +26,15 @@ class Counts(NamedTuple):
     unseen: int
     seen: int
     trimmed: int = 0
+    preferences: int = 0
 
-    def order(self) -> tuple[int, int]:
-        """Return the sort key that orders counts by time. Neither number ever decreases."""
-        return self.seq, self.seen
+    def order(self) -> tuple[int, int, int]:
+        """Return the sort key that orders counts by time. None of the numbers ever decreases."""
+        return self.seq, self.seen, self.preferences
+
+    def is_ahead_of(self, seq: int, seen: int, preferences: int) -> bool:
+        """Whether one of these numbers is higher here."""
+        return self.seq > seq or self.seen > seen or self.preferences > preferences
 
 
 class Content(NamedTuple):

@@ -48,6 +48,11 @@ def seen(counts: Counts) -> Message:
     return Message("seen", f'"up_to":{counts.seen},"unseen":{counts.unseen}')
 
 
+def preferences(document: str) -> Message:
+    """Return the message that the user's preferences have changed. It has no `seq`: no item changed."""
+    return Message("preferences", f'"preferences":{document}')
+
+
 def reset(epoch: str, counts: Counts) -> Message:
     """Return the message that the client must reload the inbox and continue from `seq`."""
     oldest = counts.trimmed + 1 if counts.seq else 0

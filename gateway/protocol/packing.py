@@ -20,7 +20,16 @@ The library allocates an array before it reads the elements, so a short frame co
 """
 
 _STATES = ("read_at", "archived_at", "deleted_at", "snoozed_until", "answer", "deleted_reason")
-_TIMES = ("created_at", "expires_at", "edited_at", "read_at", "archived_at", "deleted_at", "snoozed_until")
+_TIMES = (
+    "created_at",
+    "expires_at",
+    "edited_at",
+    "read_at",
+    "archived_at",
+    "deleted_at",
+    "snoozed_until",
+    "quiet_until",
+)
 
 
 _NOTIFICATION = b'{"type":"notification",'
@@ -39,6 +48,8 @@ def pack_message(payload: bytes) -> bytes:
     message = _parsed(payload)
     if (expires_at := message.get("expires_at")) is not None:
         message["expires_at"] = parse_time(expires_at)
+    if (preferences := message.get("preferences")) is not None:
+        _convert(preferences)
     if (item := message.get("notification")) is not None:
         _convert(item)
     for item in message.get("items", ()):
@@ -108,7 +119,7 @@ def _packer() -> Callable[[Any], bytes]:
 
 
 def _convert(item: dict[str, Any]) -> None:
-    """Convert the id and the times of an item, or of a part of it."""
+    """Convert the id and the times of an item, of a part of it, or of preferences."""
     if (identifier := item.get("id")) is not None:
         item["id"] = bytes.fromhex(identifier.replace("-", ""))
     for name in _TIMES:

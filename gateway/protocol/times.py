@@ -47,18 +47,22 @@ def parse_time(text: str) -> int:
 
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_MOMENT_RULE = "it must be a time with its zone, such as 2026-11-20T09:30:00Z"
 _MAX_MOMENT = 40
 """Maximum length of a time from outside, in characters."""
 
 
 def read_moment(text: object) -> int:
     """Return the milliseconds of a time from outside (RFC 3339). Raises ValueError for any other value."""
-    if isinstance(text, str) and len(text) <= _MAX_MOMENT and _MOMENT.fullmatch(text):
-        try:
-            return math.floor(datetime.fromisoformat(text.upper()).timestamp() * 1000)
-        except (ValueError, OverflowError):
-            pass  # There is no such day, or no such hour.
-    raise ValueError("it must be a time with its zone, such as 2026-11-20T09:30:00Z")
+    if not isinstance(text, str) or len(text) > _MAX_MOMENT or _MOMENT.fullmatch(text) is None:
+        raise ValueError(_MOMENT_RULE)
+    try:
+        moment = math.floor(datetime.fromisoformat(text.upper()).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError(_MOMENT_RULE) from None  # There is no such day, or no such hour.
+    if not 0 <= moment <= LATEST_MS:
+        raise ValueError("it must be a time between 1970 and 9999")
+    return moment
 
 
 def read_snooze(text: object, now: int) -> int:

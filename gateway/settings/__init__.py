@@ -12,7 +12,7 @@ from gateway.settings.choices import BackplaneKind, LogFormat, UnknownRecipients
 from gateway.settings.credentials import JwtSecret, KeyEncryptionKey, MetricsToken
 from gateway.settings.database_url import read_database_url
 from gateway.settings.durations import read_duration
-from gateway.settings.lists import Issuers, Networks, Origins
+from gateway.settings.lists import Categories, Issuers, Networks, Origins
 from gateway.settings.origins import is_loopback
 from gateway.settings.redis_url import check_redis_url
 from gateway.settings.trusted_issuer import TrustedIssuer
@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     )
     unknown_recipients: UnknownRecipients = Field(
         UnknownRecipients.CREATE, description="Whether a post to an unknown user creates it, or is refused."
+    )
+    required_categories: Categories = Field(
+        (), description="Categories, separated by commas, that no user can mute."
     )
     allowed_origins: Origins = Field(
         (),

@@ -1,6 +1,7 @@
-"""Types of list settings: origins and networks, separated by commas, and issuers as a JSON array."""
+"""Types of list settings: names separated by commas, and issuers as a JSON array."""
 
 import json
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
@@ -35,6 +36,18 @@ def _check_networks(value: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(networks)
 
 
+def _check_categories(value: tuple[str, ...]) -> tuple[str, ...]:
+    for category in value:
+        if _CATEGORY.fullmatch(category) is None:
+            raise ValueError(
+                f"{category!r} is no category: it must have 1 to 64 small letters, digits, . _ -"
+            )
+    return value
+
+
+_CATEGORY = re.compile("[a-z0-9._-]{1,64}")
+
+
 def _read_issuers(value: Any) -> Any:
     try:
         read = json.loads(value) if isinstance(value, str) else value
@@ -47,4 +60,5 @@ def _read_issuers(value: Any) -> Any:
 
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_networks)]
+Categories = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_categories)]
 Issuers = Annotated[tuple[TrustedIssuer, ...], NoDecode, BeforeValidator(_read_issuers)]

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import BigInteger, Connection, FromClause, Insert, SmallInteger, String, Text, insert, select
 from sqlalchemy.types import TypeEngine
 
-from gateway.database.models import DELIVERED, EXPIRE, SCHEDULED, items, notifications
+from gateway.database.models import DELIVERED, EXPIRE, FORGET, SCHEDULED, items, notifications
 from gateway.database.prepared import PreparedRows
 from gateway.protocol.items import Content, Item
 from gateway.store import collapse, due_work
 from gateway.store.entries import Entry
+from gateway.store.notification_rows import KEPT_MS, save
 from gateway.store.positions import Position, Positions
+from gateway.store.preferences import is_quiet, mutes
 
 ITEMS_PER_INSERT = 1000
 """About how many items one statement inserts. On Postgres the event loop builds the statement."""
@@ -48,11 +50,16 @@ Arrival: TypeAlias = tuple[Content, int, Sequence[Position], int, str | None]
 
 
 def append(
-    connection: Connection, posts: Sequence[Post], positions: Positions, followed: Container[int]
+    connection: Connection,
+    posts: Sequence[Post],
+    positions: Positions,
+    followed: Container[int],
+    now: int,
+    required: Container[str] = (),
 ) -> list[Entry]:
     """Store posts, and let them enter the logs of their recipients, in the order of `posts`.
 
-    Return the entries of the users whose ids are `followed`.
+    Return the entries of the users whose ids are `followed`. `now` is in ms.
     """
     keys = insert_notifications(connection, posts)
     by_sub = positions.by_sub
@@ -66,24 +73,37 @@ def append(
                 due_work.add(connection, EXPIRE, content.expires_at, key)
         reached = [by_sub[sub] for sub in recipients]
         arrivals.append((content, key, reached, service_id, collapse_key))
-    return enter(connection, arrivals, followed)
+    return enter(connection, arrivals, followed, now, required)
 
 
-def enter(connection: Connection, arrivals: Sequence[Arrival], followed: Container[int]) -> list[Entry]:
+def enter(
+    connection: Connection,
+    arrivals: Sequence[Arrival],
+    followed: Container[int],
+    now: int,
+    required: Container[str] = (),
+) -> list[Entry]:
     """Let stored notifications enter the logs of their recipients, in this order.
 
-    Return the entries of the users whose ids are `followed`.
+    A notification doesn't enter the log of a recipient who has muted its category, unless it is `required`.
+    Return the entries of the users whose ids are `followed`. `now` is in ms.
     """
     entries: list[Entry] = []
+    muted: list[tuple[int, int, bool]] = []
     rows_of_items: list[tuple[int, int, int]] = []
     for content, key, positions, service_id, collapse_key in arrivals:
+        unmuted = [
+            position
+            for position in positions
+            if position.preferences is None or not mutes(position, content, required)
+        ]
+        if len(unmuted) < len(positions):
+            muted.append((key, len(positions) - len(unmuted), not unmuted))
         if collapse_key is not None:
             # The earlier one may be of the same transaction.
             _insert_items(connection, rows_of_items)
-            entries += collapse.replace(
-                connection, service_id, collapse_key, key, positions, content.created_at
-            )
-        for position in positions:
+            entries += collapse.replace(connection, service_id, collapse_key, key, unmuted, now)
+        for position in unmuted:
             position.seq += 1
             position.unread += 1
             position.unseen += 1
@@ -92,11 +112,23 @@ def enter(connection: Connection, arrivals: Sequence[Arrival], followed: Contain
                 item = Item(content, position.seq, position.seq)
                 entry = Entry(position.user_id, position.counts(), (item,), fresh=True)
                 entry.service_id = service_id
+                if position.preferences is not None:
+                    entry.quiet = is_quiet(position, content, now)
                 entries.append(entry)
         if len(rows_of_items) >= ITEMS_PER_INSERT:
             _insert_items(connection, rows_of_items)
     _insert_items(connection, rows_of_items)
+    if muted:
+        _store_muted(connection, muted, now)
     return entries
+
+
+def _store_muted(connection: Connection, muted: Sequence[tuple[int, int, bool]], now: int) -> None:
+    """Store how many recipients have muted a notification. One that nobody gets is forgotten one day."""
+    for key, number, by_all in muted:
+        save(connection, key, {"muted": number})
+        if by_all:
+            due_work.add(connection, FORGET, now + KEPT_MS, key)
 
 
 def _insert_items(connection: Connection, rows_of_items: list[tuple[int, int, int]]) -> None:

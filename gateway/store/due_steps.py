@@ -45,6 +45,7 @@ from gateway.store.notification_rows import (
 )
 from gateway.store.numbering import StoredItem, number, number_again, store, store_again
 from gateway.store.positions import Position, Positions
+from gateway.store.preferences import is_quiet
 
 STEP = 250
 """Maximum number of inboxes that one step changes. Posts of others get their turn between the steps."""
@@ -80,7 +81,12 @@ def users_of(connection: Connection, work: Advance) -> set[int]:
 
 
 def advance(
-    connection: Connection, work: Advance, positions: Positions, now: int, followed: Container[int]
+    connection: Connection,
+    work: Advance,
+    positions: Positions,
+    now: int,
+    followed: Container[int],
+    required: Container[str] = (),
 ) -> tuple[Advanced, list[Entry]]:
     """Do the step, and return the entries of the users whose ids are `followed`. `now` is in ms."""
     locked = lock_rows(connection, {one.key for one in work.due})
@@ -94,7 +100,7 @@ def advance(
     )
     left = [one for one in work.due if one.id in kept]
     entries = _deliver(
-        connection, [one for one in left if one.kind == DELIVER], locked, positions, now, followed
+        connection, [one for one in left if one.kind == DELIVER], locked, positions, now, followed, required
     )
     rest = []
     for one in left:
@@ -117,6 +123,7 @@ def _deliver(
     positions: Positions,
     now: int,
     followed: Container[int],
+    required: Container[str],
 ) -> list[Entry]:
     """Deliver scheduled notifications, in the order in which they are due."""
     ready: list[Row] = []
@@ -152,7 +159,7 @@ def _deliver(
         )
         for row in ready
     ]
-    return enter(connection, arrivals, followed)
+    return enter(connection, arrivals, followed, now, required)
 
 
 def _delivered(row: Row, now: int) -> Row:
@@ -281,10 +288,12 @@ def _touch(connection: Connection, found: Sequence[tuple[Position, Item]], _now:
     return entries
 
 
-def _reenter(connection: Connection, found: Sequence[tuple[Position, Item]], _now: int) -> list[Entry]:
+def _reenter(connection: Connection, found: Sequence[tuple[Position, Item]], now: int) -> list[Entry]:
     numbered = [number_again(position, item) for position, item in found]
     if numbered:
         store_again(connection, [row for _, row in numbered])
+    for (entry, _), (position, item) in zip(numbered, found, strict=True):
+        entry.quiet = is_quiet(position, item.content, now)
     return [entry for entry, _ in numbered]
 
 

@@ -21,11 +21,11 @@ from gateway.database.models import (
     WITHDRAW,
     due_work,
 )
-from gateway.errors import GatewayError, NotFound
+from gateway.errors import GatewayError, NotFound, PreconditionFailed
 from gateway.store import due_work as work
 from gateway.store.due_work import Due
 from gateway.store.notification_rows import Row, end_before_delivery, lock_row, save
-from gateway.store.refusals import AlreadyDelivered, NotificationEnded, PreconditionFailed
+from gateway.store.refusals import AlreadyDelivered, NotificationEnded
 
 LEASE_MS = 5_000
 """How long the process that began a change to many inboxes has for each step, before others take it over."""

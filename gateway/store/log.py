@@ -15,6 +15,7 @@ from gateway.database.models import items, notifications, users
 from gateway.database.prepared import Prepared
 from gateway.protocol.items import CONTENT_FIELDS, Content, Counts, Item
 from gateway.store.entries import Entry, size_of
+from gateway.store.preferences import mark_quiet
 
 REPLAY_LIMIT = 1000
 """Maximum number of changes that a client may be behind to resume. Beyond it, the gateway sends `reset`."""
@@ -86,6 +87,7 @@ _SELECT_HEAD = Prepared(
         users.c.unseen,
         users.c.seen_seq,
         users.c.trimmed_seq,
+        users.c.preferences_version,
     ).where(users.c.id == bindparam("user_id"), users.c.sub.is_not(None))
 )
 
@@ -116,6 +118,7 @@ def read_after(
     epoch, counts = found
     changes, cut = _changes_after(connection, user_id, cursor, limit, size)
     entries = replay(user_id, counts, changes, cursor)
+    mark_quiet(connection, entries, (user_id,) if counts.preferences else ())
     more = cut or (bool(changes) and len(changes) >= limit and changes[-1].seq < counts.seq)
     return Page(epoch, counts, entries, more, cut)
 

@@ -36,10 +36,11 @@ class Position:
     seen: int
     delivered: int
     preferences: str | None = None
+    preferences_version: int = 0
 
     def counts(self) -> Counts:
         """Return the current counts."""
-        return Counts(self.seq, self.unread, self.unseen, self.seen)
+        return Counts(self.seq, self.unread, self.unseen, self.seen, 0, self.preferences_version)
 
     def tally(self, item: Item, sign: int) -> None:
         """Add an item to the unread and unseen counts (`sign` 1), or subtract it (-1).
@@ -61,6 +62,7 @@ _COLUMNS = (
     users.c.seen_seq,
     users.c.delivered_seq,
     users.c.preferences,
+    users.c.preferences_version,
 )
 
 

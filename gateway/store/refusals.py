@@ -21,15 +21,6 @@ class NotificationEnded(GatewayError):
     advice = "post a new one"
 
 
-class PreconditionFailed(GatewayError):
-    """The condition of the header `If-Match` does not hold."""
-
-    status = 412
-    code = "precondition_failed"
-    title = "The condition of the request does not hold"
-    advice = "read the resource again, and decide anew"
-
-
 class UnknownAction(NotFound):
     """The item has no action with this id."""
 

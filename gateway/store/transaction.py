@@ -12,7 +12,17 @@ from sqlalchemy import Connection
 from gateway.database.units import background
 from gateway.errors import GatewayError, IdempotencyKeyReused, Invalid, NotFound
 from gateway.protocol.items import Counts
-from gateway.store import answers, arrivals, changes, due_steps, idempotency, lifecycle, schedule, snoozes
+from gateway.store import (
+    answers,
+    arrivals,
+    changes,
+    due_steps,
+    idempotency,
+    lifecycle,
+    preferences,
+    schedule,
+    snoozes,
+)
 from gateway.store.answers import Act
 from gateway.store.arrivals import Post
 from gateway.store.changes import Changed, Delivered, ItemUpdate, ReadUpTo, Seen
@@ -21,6 +31,7 @@ from gateway.store.entries import Entry, sent_bytes
 from gateway.store.idempotency import Answered, Reservation
 from gateway.store.lifecycle import Begun, Edit, Withdrawal
 from gateway.store.positions import Position, Positions, lock, unknown_subs
+from gateway.store.preferences import SetPreferences
 from gateway.store.recipients import never_made, refusal
 from gateway.store.snoozes import Snooze
 
@@ -49,7 +60,7 @@ class Accepted(NamedTuple):
 
 
 ItemChange = ItemUpdate | ReadUpTo | Snooze | Act
-Change = ItemChange | Seen | Delivered
+Change = ItemChange | Seen | Delivered | SetPreferences
 Request = Edit | Withdrawal | Advance
 """The work on notifications, as their services or the schedule ask for it."""
 
@@ -75,24 +86,20 @@ class Committed(NamedTuple):
 
 @background
 def commit(
-    connection: Connection, batch: Sequence[Work], now: int, create_users: bool, followed: Container[int]
+    connection: Connection,
+    batch: Sequence[Work],
+    now: int,
+    create_users: bool,
+    followed: Container[int],
+    required: Container[str] = (),
 ) -> Committed:
     """Do a batch of work, posts first, in a transaction that the caller commits. `now` is in ms.
 
     Any order within a batch is valid, because none of its callers has an answer yet. Posts to users who are
-    not `followed` make no entries: those users have no socket here.
+    not `followed` make no entries: those users have no socket here. The `required` categories can't be muted.
     """
     outcomes: dict[int, Outcome] = {}
-    submissions: dict[int, Submission] = {}
-    requests: dict[int, Request] = {}
-    changes: dict[int, Change] = {}
-    for number, work in enumerate(batch):
-        if isinstance(work, Submission):
-            submissions[number] = work
-        elif isinstance(work, Request):
-            requests[number] = work
-        else:
-            changes[number] = work
+    submissions, requests, changes = _by_kind(batch)
     posts: list[Post] = []
     for number in _admit(connection, submissions, now, create_users, outcomes):
         outcomes[number] = Accepted(submissions[number].response)
@@ -103,25 +110,54 @@ def commit(
         if isinstance(request, Advance):
             user_ids |= due_steps.users_of(connection, request)
     positions = lock(connection, subs, user_ids, now)
-    entries = _store(connection, posts, positions, now, followed) if posts else []
+    entries = _store(connection, posts, positions, now, followed, required) if posts else []
     for number, request in requests.items():
-        outcomes[number], new = _carry_out(connection, request, positions, now, followed)
+        outcomes[number], new = _carry_out(connection, request, positions, now, followed, required)
         entries += new
     posted = len(entries)
     for number, change in changes.items():
         outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
+    counts = positions.save()
+    sent_on = _sent_on(entries[posted:])
+    for change in changes.values():
+        # They take no `seq`, and are told all the same.
+        if isinstance(change, SetPreferences) and (position := positions.by_id.get(change.user_id)):
+            counts[change.user_id] = position.counts()
+            sent_on[change.user_id] = sent_on.get(change.user_id, 0) + len(change.document)
     return Committed(
         [outcomes[number] for number in range(len(batch))],
         entries,
-        positions.save(),
+        counts,
         posts=len(posts),
         items=sum(len(post.recipients) for post in posts),
-        sent_on=_sent_on(entries[posted:]),
+        sent_on=sent_on,
     )
 
 
+def _by_kind(
+    batch: Sequence[Work],
+) -> tuple[dict[int, Submission], dict[int, Request], dict[int, Change]]:
+    """Return the pieces of work of each kind, by their numbers."""
+    submissions: dict[int, Submission] = {}
+    requests: dict[int, Request] = {}
+    changes: dict[int, Change] = {}
+    for number, work in enumerate(batch):
+        if isinstance(work, Submission):
+            submissions[number] = work
+        elif isinstance(work, Request):
+            requests[number] = work
+        else:
+            changes[number] = work
+    return submissions, requests, changes
+
+
 def _store(
-    connection: Connection, posts: Sequence[Post], positions: Positions, now: int, followed: Container[int]
+    connection: Connection,
+    posts: Sequence[Post],
+    positions: Positions,
+    now: int,
+    followed: Container[int],
+    required: Container[str],
 ) -> list[Entry]:
     """Store the posts, and return the entries of those that are delivered at once."""
     at_once: list[Post] = []
@@ -131,15 +167,20 @@ def _store(
         (at_once if options is None or options.deliver_at is None else scheduled).append(post)
     if scheduled:
         schedule.add(connection, scheduled, positions, now)
-    return arrivals.append(connection, at_once, positions, followed) if at_once else []
+    return arrivals.append(connection, at_once, positions, followed, now, required) if at_once else []
 
 
 def _carry_out(
-    connection: Connection, request: Request, positions: Positions, now: int, followed: Container[int]
+    connection: Connection,
+    request: Request,
+    positions: Positions,
+    now: int,
+    followed: Container[int],
+    required: Container[str],
 ) -> tuple[Outcome, list[Entry]]:
     """Do work on notifications, and return its outcome and its entries."""
     if isinstance(request, Advance):
-        return due_steps.advance(connection, request, positions, now, followed)
+        return due_steps.advance(connection, request, positions, now, followed, required)
     if isinstance(request, Edit):
         return lifecycle.edit(connection, request, now), []
     return lifecycle.withdraw(connection, request, now), []
@@ -227,6 +268,8 @@ def _change(
         return changes.move_seen(connection, position, change)
     if isinstance(change, Delivered):
         return changes.move_delivered(position, change)
+    if isinstance(change, SetPreferences):
+        return preferences.replace(connection, position, change) or Changed([], position.counts())
     outcome, new = _change_items(connection, position, change, now)
     entries += new
     return outcome

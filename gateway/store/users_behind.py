@@ -16,15 +16,18 @@ from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts
 from gateway.store.entries import Entry, restore_counts
 from gateway.store.log import ITEM_COLUMNS, PAGE, replay, to_item
+from gateway.store.preferences import mark_quiet
 
 MAX_ITEMS_PER_READ = 2000
 """Maximum number of items read at once."""
 
 
-def find_users_behind(connection: Connection, positions: Sequence[tuple[int, int, int]]) -> dict[int, Counts]:
+def find_users_behind(
+    connection: Connection, positions: Sequence[tuple[int, int, int, int]]
+) -> dict[int, Counts]:
     """Return the counts of the users whose logs are ahead of these positions.
 
-    A position is the id of a user, a `seq` and a seen mark.
+    A position is the id of a user, a `seq`, a seen mark and the version of the preferences.
     """
     found = connection.execute(_select_users_behind(connection.dialect.name), {"rows": dumps(positions)})
     return {row.id: Counts(*row[1:]) for row in found}
@@ -32,7 +35,8 @@ def find_users_behind(connection: Connection, positions: Sequence[tuple[int, int
 
 @cache
 def _select_users_behind(dialect: str) -> Select[Any]:
-    known = rows(dialect, id=BigInteger(), seq=BigInteger(), seen=BigInteger())
+    number = BigInteger()
+    known = rows(dialect, id=number, seq=number, seen=number, preferences=number)
     return (
         select(
             users.c.id,
@@ -41,9 +45,14 @@ def _select_users_behind(dialect: str) -> Select[Any]:
             users.c.unseen,
             users.c.seen_seq,
             users.c.trimmed_seq,
+            users.c.preferences_version,
         )
         .join_from(known, users, users.c.id == known.c.id)
-        .where((users.c.last_seq > known.c.seq) | (users.c.seen_seq > known.c.seen))
+        .where(
+            (users.c.last_seq > known.c.seq)
+            | (users.c.seen_seq > known.c.seen)
+            | (users.c.preferences_version > known.c.preferences)
+        )
     )
 
 
@@ -55,9 +64,9 @@ class NewEntries(NamedTuple):
 
 
 def read_new_entries(
-    connection: Connection, positions: Sequence[tuple[int, int, int]], limit: int = MAX_ITEMS_PER_READ
+    connection: Connection, positions: Sequence[tuple[int, int, int, int]], limit: int = MAX_ITEMS_PER_READ
 ) -> NewEntries:
-    """Return the entries beyond these positions. A position is the id of a user, a `seq` and a seen mark.
+    """Return the entries beyond these positions, which are those of `find_users_behind`.
 
     If a log is far ahead, only its newest entries are returned. If there are more than `limit` items in all,
     some users get none. Their connections then read the log from their cursors.
@@ -65,7 +74,7 @@ def read_new_entries(
     counts = find_users_behind(connection, positions)
     floors = [
         (user_id, max(seq, counts[user_id].seq - PAGE))
-        for user_id, seq, _ in positions
+        for user_id, seq, *_ in positions
         if user_id in counts and counts[user_id].seq > seq
     ]
     if not floors:
@@ -84,6 +93,8 @@ def read_new_entries(
                 if entry.fresh:
                     entry.service_id = senders[entry.items[0].content.id]
             entries += new
+    quiet = [user_id for user_id, _ in floors if counts[user_id].preferences]
+    mark_quiet(connection, entries, quiet)
     return NewEntries(entries, counts)
 
 

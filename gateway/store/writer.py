@@ -27,6 +27,7 @@ from gateway.protocol.items import Content, Item
 from gateway.store.changes import CHUNK, Changed, Delivered, ItemUpdate, ReadUpTo
 from gateway.store.due_steps import STEP, Advance, Advanced
 from gateway.store.lifecycle import Begun, Edit, Withdrawal
+from gateway.store.preferences import SetPreferences
 from gateway.store.shares import Shares
 from gateway.store.snoozes import Snooze
 from gateway.store.transaction import (
@@ -74,6 +75,7 @@ class Writer:
         *,
         followed: Container[int] = (),
         create_users: bool = True,
+        required_categories: Container[str] = (),
         changes: Buckets | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -81,6 +83,7 @@ class Writer:
         self._announce = announce
         self.followed = followed
         self._create_users = create_users
+        self._required = required_categories
         self._changes = changes
         self.clock = clock
         self._waiting: FairQueue[tuple[Work, asyncio.Future[Outcome]]] = FairQueue(MAX_WAITING)
@@ -128,8 +131,10 @@ class Writer:
         `more`.
 
         Raises `RateLimited` before the first step, `NotFound` if the user no longer exists, what an `Act` is
-        refused with, and `Unavailable` and `Overloaded` as `post` does.
+        refused with, `PreconditionFailed`, and `Unavailable` and `Overloaded` as `post` does.
         """
+        if isinstance(change, SetPreferences) and self._changes is not None:
+            self._changes.check(change.user_id)
         if not isinstance(change, ItemChange):
             return cast("Changed", await self._submit(change))
         if isinstance(change, ItemUpdate | Snooze):
@@ -221,7 +226,9 @@ class Writer:
         work = [one for one, _ in batch]
         try:
             now, began = int(self.clock() * 1000), time.perf_counter()
-            committed = await self._database.write(commit, work, now, self._create_users, self.followed)
+            committed = await self._database.write(
+                commit, work, now, self._create_users, self.followed, self._required
+            )
         except Unavailable as error:
             _resolve(batch, [Unavailable(error.detail) for _ in batch])
             self._requeue_acknowledgements(work)
@@ -264,6 +271,8 @@ def _weight(work: Work) -> int:
         return len(work.ids)
     if isinstance(work, Advance):
         return sum(one.weight(STEP) for one in work.due)
+    if isinstance(work, SetPreferences):
+        return 1 + len(work.document) // 1024
     return CHUNK if isinstance(work, ReadUpTo) else 1
 
 

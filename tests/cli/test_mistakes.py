@@ -489,6 +489,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "GATEWAY_LOG_LEVEL=verbose": ("GATEWAY_LOG_LEVEL: it must be debug, info, warning or error",),
     "GATEWAY_JWT_SECRET=short": ("GATEWAY_JWT_SECRET: it must have 32 bytes or more",),
     "GATEWAY_ALLOWED_ORIGINS=https://a.example/app": ("GATEWAY_ALLOWED_ORIGINS", "https://a"),
+    "GATEWAY_REQUIRED_CATEGORIES=security,Billing": (
+        "GATEWAY_REQUIRED_CATEGORIES: 'Billing' is no category: it must have 1 to 64 small letters",
+    ),
     "GATEWAY_PUBLIC_URL=a.example": ("GATEWAY_PUBLIC_URL", "https://notify.example.com"),
     "GATEWAY_TRUSTED_ISSUERS=https://a.example": ("GATEWAY_TRUSTED_ISSUERS: it must be",),
     "GATEWAY_RETENTION=soon": ("GATEWAY_RETENTION: it must be a number of seconds, a duration such as 90d",),

@@ -106,7 +106,7 @@ async def test_subscribers_are_woken_only_after_the_commit_is_visible(engine: En
 
     class Reader:
         session = "reader"
-        position = (0, 0)
+        position = (0, 0, 0)
 
         def wake(self, seq: int) -> None:
             readable.append(asyncio.create_task(engine.database.read(read_after, user.id, seq - 1)))
@@ -231,7 +231,7 @@ async def test_an_up_to_date_client_is_sent_a_commit_before_the_post_returns(eng
         await engine.store(engine.post(), engine.post())
         await engine.store()
         assert sent == [[1, 2, 1, 2], [1, 2, 3, 1, 2, 3]]
-        assert (connection.position, connection._cursor, connection.counts.unread) == ((3, 0), 3, 3)
+        assert (connection.position, connection._cursor, connection.counts.unread) == ((3, 0, 0), 3, 3)
         assert connection._idle
 
 

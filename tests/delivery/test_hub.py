@@ -20,7 +20,7 @@ from tests.support.waiting import until
 class Fake:
     """A subscriber that notes in which turn of the loop something came to it."""
 
-    position = (0, 0)
+    position = (0, 0, 0)
 
     def __init__(self, session: str, turns: "Turns") -> None:
         self.session = session

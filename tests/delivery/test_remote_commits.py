@@ -82,7 +82,7 @@ async def test_outdated_counts_of_another_process_are_not_sent(
         await wire.has("heartbeat")
         said = wire.sent[-1]
         assert (said["seq"], said["unread"], said["unseen"]) == (3, 3, 0)
-        assert connection.position == (3, 3)
+        assert connection.position == (3, 3, 0)
 
 
 async def test_repeated_hints_cost_one_database_read(engines: tuple[Engine, Engine]) -> None:
@@ -198,7 +198,7 @@ async def test_entry_counts_are_exact_back_to_the_last_change_of_status(
     await there.writer.change(Seen(user.id, 1))
     await there.writer.change(ItemUpdate(user.id, (posts[0].content.id,), read=True))
     await there.store(*posts[2:])
-    entries, counts = await here.database.read(users_behind.read_new_entries, [(user.id, 0, 0)])
+    entries, counts = await here.database.read(users_behind.read_new_entries, [(user.id, 0, 0, 0)])
     assert counts[user.id][:3] == (6, 4, 4)
     assert [entry.service_id for entry in entries] == [1, CHANGES, 1, 1, 1]
     # The first number is the read one's no more.
@@ -291,7 +291,7 @@ async def test_entries_of_a_partly_read_user_are_not_used(
     here, there = engines
     ada, bob = await here.user("ada"), await here.user("bob")
     await there.store(*[there.post("ada", "bob") for _ in range(4)])
-    positions = [(ada.id, 0, 0), (bob.id, 0, 0)]
+    positions = [(ada.id, 0, 0, 0), (bob.id, 0, 0, 0)]
     for limit, expected in ((8, [4, 0]), (6, [4, 0]), (9, [4, 4]), (4, [0, 0])):
         entries, counts = await here.database.read(users_behind.read_new_entries, positions, limit)
         taken = [[entry.user_id for entry in entries].count(user.id) for user in (ada, bob)]

@@ -269,6 +269,16 @@ def test_the_documented_bounds_for_lagging_clients_match_the_code() -> None:
     )
 
 
+PREFERENCES = dumps(
+    {
+        "categories": {"promo": {"muted": True}},
+        "timezone": "UTC",
+        "quiet_hours": [{"days": ["mon"], "from": "22:00", "until": "07:00"}],
+        "quiet_until": None,
+    }
+)
+
+
 def made() -> dict[str, bytes]:
     """Return one message of each type, as the gateway makes it."""
     counts = Counts(1, 1, 1, 0)
@@ -279,6 +289,7 @@ def made() -> dict[str, bytes]:
         messages.changed([item], 1, counts),
         messages.read_up_to(1, 1, counts),
         messages.seen(counts),
+        messages.preferences(PREFERENCES),
         messages.reset("epoch", counts),
         messages.live(counts),
         messages.heartbeat(counts),

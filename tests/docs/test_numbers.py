@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gate
-from gateway.api import body, notification, tickets
+from gateway.api import body, notification, preferences, tickets
 from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, sessions, signing
 from gateway.auth.limits import rate_limits
 from gateway.auth.limits.body_queue import SMALL_BODY
@@ -27,6 +27,7 @@ from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import MAX_SCANNED_SEQS, NEWEST_UNREAD
+from gateway.store.preferences import MAX_CACHED_DOCUMENTS
 from gateway.transport import acceptor, inbound, slices, socket, stream, turnstile
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -94,6 +95,14 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         "bodies up to {} KiB, of requests without a response yet, for all clients together | {} MiB",
         (SMALL_BODY / KIB, turnstile.MAX_HELD_BYTES / KIB**2),
     ),
+    ("api.md", "up to {} categories", (preferences.MAX_CATEGORIES,)),
+    ("api.md", "up to {} windows, each with 1 to", (preferences.MAX_WINDOWS,)),
+    (
+        "security.md",
+        "at most {} categories and {} windows",
+        (preferences.MAX_CATEGORIES, preferences.MAX_WINDOWS),
+    ),
+    ("security.md", "for up to {} documents", (MAX_CACHED_DOCUMENTS,)),
     ("backend.md", "of 1 to {} characters", (names.MAX_SUB,)),
     (
         "configuration.md",

@@ -27,7 +27,7 @@ class Fake:
     """A subscriber that notes when it was closed, and how."""
 
     session = "s"
-    position = (0, 0)
+    position = (0, 0, 0)
 
     def __init__(self) -> None:
         self.closed: list[tuple[Close, str]] = []

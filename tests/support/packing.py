@@ -16,6 +16,7 @@ TIMES = {
     "archived_at",
     "deleted_at",
     "snoozed_until",
+    "quiet_until",
 }
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -24,7 +25,8 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 def unpacked(frame: bytes) -> Any:
     """Return a message as its JSON has it. Its ids must be 16 bytes, and its times integers."""
     message = msgpack.unpackb(frame)
-    for holder in (message, message.get("notification") or {}, *message.get("items", ())):
+    parts = (message.get("notification") or {}, message.get("preferences") or {})
+    for holder in (message, *parts, *message.get("items", ())):
         if "id" in holder:
             assert len(holder["id"]) == 16
             holder["id"] = str(UUID(bytes=holder["id"]))

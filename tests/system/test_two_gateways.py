@@ -145,3 +145,20 @@ async def test_no_change_is_lost_whatever_happens_to_the_hints(
         if WEATHERS[name].lost == 1:
             assert one.state.reconciler.reconciled > 0
             assert other.state.reconciler.reconciled > 0
+
+
+async def test_preferences_changed_on_one_gateway_reach_a_socket_of_the_other(start_two: StartTwo) -> None:
+    one, other = await start_two(reconcile_interval=3600)
+    ada = await one.user()
+    async with User(other.http, ada.token, ada.sub).socket(since="latest") as socket:
+        await socket.next("live")
+        for zone in ("Asia/Tokyo", "Europe/Berlin"):
+            await ada.request("PUT", "/v1/inbox/preferences", json={"timezone": zone})
+            assert (await socket.next("preferences"))["preferences"]["timezone"] == zone
+        # What the other gateway reads from the log is quiet as well.
+        await ada.request("PUT", "/v1/inbox/preferences", json={"quiet_until": "9999-01-01T00:00:00Z"})
+        await socket.next("preferences")
+        await one.service.notify("ada")
+        await one.service.notify("ada", priority="urgent")
+        assert [(await socket.next("notification"))["alert"] for _ in range(2)] == [False, True]
+    assert other.state.reconciler.reconciled == 0
