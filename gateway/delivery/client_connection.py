@@ -303,8 +303,12 @@ class ClientConnection(LogCursor):
 
     def _latest_counts(self) -> Counts:
         """Return the latest known counts: those of the last commit or of the last read of the log."""
-        committed = self._parts.recent.counts(self.user.id) or self._last_read
-        return max(self._last_read, committed, key=Counts.order)
+        committed, read = self._parts.recent.counts(self.user.id), self._last_read
+        if committed is None:
+            return read
+        if committed.seq > read.seq:
+            return committed
+        return max(read, committed, key=Counts.order)
 
     async def _reset(self, epoch: str, counts: Counts) -> None:
         """Tell the client to reload its inbox, and continue from the head of the log."""

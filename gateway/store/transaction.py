@@ -119,7 +119,7 @@ def commit(
         outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
     counts = positions.save()
     sent_on = _sent_on(entries[posted:])
-    for change in changes.values():
+    for change in changes.values() if changes else ():
         # They take no `seq`, and are told all the same.
         if isinstance(change, SetPreferences) and (position := positions.by_id.get(change.user_id)):
             counts[change.user_id] = position.counts()
