@@ -154,4 +154,4 @@ def _where(text: str, at: int) -> str:
 
 
 def _too_long(which: str) -> PayloadTooLarge:
-    return PayloadTooLarge(f"{which} of the batch is over {MAX_ITEM // 1024} KiB, which is too long.")
+    return PayloadTooLarge(f"{which} of the batch is over {MAX_ITEM // 1024} KiB: send less in it.")

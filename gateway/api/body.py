@@ -91,7 +91,7 @@ class BoundedRequest(Request):
 
     def _check_size(self, received: int, size: int) -> None:
         if max(size, received) > self.max_body:
-            raise PayloadTooLarge(f"The body is over {self.max_body // 1024} KiB.")
+            raise PayloadTooLarge(f"The body is over {_size(self.max_body)}: send less at once.")
         # Without a known caller, the bodies are limited by address (`transport.held_bytes`).
         if not self.held and (received > SMALL_BODY or (self.caller and received < size)):
             self._hold(min(size or self.max_body, MAX_BODY_BYTES))
@@ -134,6 +134,11 @@ def settle_body(rate_limits: RateLimits, service: int, size: int, to: Iterable[s
         rate_limits.settle_body(service, size, len(set(to)))
 
 
+def _size(number: int) -> str:
+    """Return a number of bytes as the docs write it."""
+    return f"{number // 2**20} MiB" if number % 2**20 == 0 else f"{number // 1024} KiB"
+
+
 def read_json(text: bytes | str) -> Any:
     """Return the value of a strict JSON text. Ignores a byte order mark (RFC 8259, 8.1). Raises `NotJson`."""
     if text[:3] == codecs.BOM_UTF8:
@@ -156,6 +161,8 @@ class NotJson(ValueError):
 
     def message_at(self, place: str) -> str:
         """Return the rule with the place in the whole body, if this text is a part of it."""
+        if self.why == _EMPTY:
+            return _EMPTY
         return f"it is not JSON at {place}{self.why and ': '}{self.why}"
 
     def __str__(self) -> str:
@@ -163,6 +170,7 @@ class NotJson(ValueError):
         return self.message_at(f"line {self.line}, column {self.column}")
 
 
+_EMPTY = "it is empty"
 _FOUND = re.compile(r"(.*) at line (\d+) column (\d+)", re.DOTALL)
 
 _WHY = {
@@ -193,6 +201,8 @@ def _not_json(text: bytes | str, found: str) -> NotJson:
         return NotJson("", 1, 1)
     why = "escape control characters" if match[1].startswith("control char") else _WHY.get(match[1], "")
     data = text.encode(errors="replace") if isinstance(text, str) else text
+    if not data.strip():
+        return NotJson(_EMPTY, 1, 1)
     line, column = int(match[2]), int(match[3])
     begin = 0
     for _ in range(line - 1):

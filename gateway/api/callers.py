@@ -48,6 +48,10 @@ def missing(connection: HTTPConnection) -> MissingToken:
         return MissingToken()
     if given.startswith(KEY_PREFIX):
         return BearerMissing("The API key came without the word Bearer: send 'Authorization: Bearer ngk_…'.")
+    if given.strip().lower() == "bearer":
+        return MissingToken(
+            "Nothing follows Bearer in the header Authorization: is the variable of the token or key set?"
+        )
     if given[:6].lower() == "basic ":
         return BearerMissing("Basic is for /v1/auth/token alone: send 'Authorization: Bearer …' here.")
     return BearerMissing()
@@ -90,7 +94,7 @@ async def counted_caller(connection: HTTPConnection) -> Principal:
         raise connection.scope.pop(FAILURE)
     caller: Principal | None = connection.scope.get(_COUNTED)
     if caller is None:
-        if (token := bearer(connection)) is None:
+        if not (token := bearer(connection)):
             raise missing(connection)
         caller = state_of(connection).tokens.recall(token) or await _verified(connection, token)
         turns.caller.set((type(caller), caller.id))
@@ -187,7 +191,7 @@ async def socket_user(connection: HTTPConnection) -> User:
         token = _subprotocol_token(connection)
     if token is None and state.settings.takes_query_token:
         token = parameter(connection, "token")
-    if token is None:
+    if not token:
         raise missing(connection)
     if token.startswith(KEY_PREFIX):
         # An API key opens no inbox. The error tells a valid key from an unknown one, which takes a lookup.

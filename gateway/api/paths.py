@@ -19,6 +19,21 @@ def explain(connection: HTTPConnection) -> str:
     return f"There is no such path: did you mean {meant}?"
 
 
+def _with_odd_id(asked: str, templates: Collection[str]) -> str | None:
+    """Return the path of a user that was probably meant, if its id is empty or has unencoded slashes."""
+    for template in sorted(templates):
+        start, parameter, end = template.partition("{sub}")
+        is_below = asked.startswith(start) and asked.endswith(end) and len(asked) >= len(start + end)
+        if not parameter or not is_below:
+            continue
+        sub = asked[len(start) : len(asked) - len(end)]
+        if not sub and end:
+            return f"{template}, with an id that is not empty"
+        if "/" in sub.strip("/"):
+            return f"{template}, with a slash in the id as %2F"
+    return None
+
+
 def allowed(connection: HTTPConnection) -> list[str]:
     """Return all methods of the path, which several routes may share (RFC 9110, section 10.2.1)."""
     path = connection.scope["path"]
@@ -37,14 +52,21 @@ def _meant(connection: HTTPConnection) -> str | None:
         for route in connection.app.routes
         if isinstance(route, Route | WebSocketRoute) and route.path.startswith("/v1/")
     ]
-    for candidate in _candidates(path.removeprefix(prefix)):
+    asked = path.removeprefix(prefix)
+    plain = {route.path for route in routes if "{" not in route.path}
+    templates = {route.path for route in routes} - plain
+    # The path of a user alone matches anything below it, so it comes last.
+    odd = _with_odd_id(asked, [one for one in templates if not one.endswith("}")])
+    if odd is not None:
+        return prefix + odd
+    for candidate in _candidates(asked):
         for route in routes:
             if route.path_regex.match(candidate):
                 return prefix + route.path
-    asked = path.removeprefix(prefix)
-    plain = {route.path for route in routes if "{" not in route.path}
-    near = nearest(asked, plain, _MIN_SIMILARITY) or _nearest_template(
-        asked, {one.path for one in routes} - plain
+    near = (
+        nearest(asked, plain, _MIN_SIMILARITY)
+        or _nearest_template(asked, templates)
+        or _with_odd_id(asked, templates)
     )
     return None if near is None else prefix + near
 

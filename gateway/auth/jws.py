@@ -50,7 +50,7 @@ def read(text: str) -> Token:
         raise InvalidToken(_TOO_LONG, why="too_long")
     match = _PARTS.fullmatch(text)
     if match is None:
-        raise InvalidToken(_MALFORMED, why="malformed")
+        raise InvalidToken(_malformed(text), why="malformed")
     header, claims = _object(match[1]), _object(match[2])
     for name, value in (
         ("typ", header.get("typ", "")),
@@ -64,7 +64,27 @@ def read(text: str) -> Token:
     return Token(text[: match.end(2)], header, claims, _bytes(match[3]))
 
 
-_MALFORMED = "Send an access token (three parts, separated by dots) or an API key (ngk_…): this is neither."
+def _malformed(text: str) -> str:
+    """Return what to send instead of a text that is no token. Never repeats the text."""
+    start = text[:1]
+    if text[:7].lower() == "bearer ":
+        return "The word Bearer comes twice: send 'Authorization: Bearer …' with the token or API key alone."
+    if start in _QUOTES:
+        return "The token or API key is in quotes or brackets: send it without them."
+    if start in _PLACEHOLDERS:
+        return (
+            "This is the name of a variable, not its value: a shell replaces it within double quotes, "
+            "and not within single ones."
+        )
+    if text.lower() in _UNSET:
+        return "This is what an unset variable turns into: is the one for the token or API key set?"
+    return "Send an access token (three parts, separated by dots) or an API key (ngk_…): this is neither."
+
+
+_QUOTES = frozenset("\"'`<")
+_PLACEHOLDERS = frozenset("${%")
+_UNSET = frozenset({"undefined", "null", "none", "nil", "[object object]"})
+"""The texts of missing values in JavaScript, JSON, Python and Ruby, in lower case."""
 
 _TOO_LONG = (
     f"The token is too long: it must have at most {MAX_TOKEN:,} characters. "

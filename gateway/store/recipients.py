@@ -15,6 +15,7 @@ _MAX_COMPARED_LENGTH = 16
 """Maximum length of a `sub` that is compared with these names, in characters, with surrounding spaces."""
 
 _EACH = "name each recipient, up to 1,000 in one post"
+_CREATE_FIRST = "create the user first, with POST /v1/users or gateway user add"
 NO_AUDIENCE = f"it does not stand for every user: {_EACH}"
 
 
@@ -49,15 +50,19 @@ def refusal(strangers: Collection[str]) -> Invalid | None:
     """Return the error for recipients who don't exist, or None if all exist."""
     if not strangers:
         return None
-    errors = [{"field": "to", "message": _rule(sub)} for sub in sorted(strangers)[:MAX_ERRORS]]
-    if len(strangers) > 1:
-        return Invalid(f"{len(strangers):,} recipients are not known to the gateway.", errors=errors)
-    (sub,) = strangers
-    if _is_audience(sub):
-        return Invalid(f"to: {errors[0]['message']}", errors=errors)
-    return Invalid("A recipient is not known to the gateway.", errors=errors)
+    first = sorted(strangers)[:MAX_ERRORS]
+    errors = [{"field": "to", "message": _rule(sub)} for sub in first]
+    named = "; ".join(f"to: {one['message']}" for one in errors[:_NAMED])
+    total = f" ({len(strangers):,} unknown recipients)" if len(strangers) > 1 else ""
+    # An audience comes with its own advice.
+    todo = "" if all(map(_is_audience, first[:_NAMED])) else f": {_CREATE_FIRST}"
+    return Invalid(f"{named}{total}{todo}", errors=errors)
+
+
+_NAMED = 3
+"""Number of recipients that the detail of an error names."""
 
 
 def _rule(sub: str) -> str:
-    there_is_none = f"There is no user '{cut(sub, MAX_FIELD)}'."
-    return f"There is no user '{sub}', and {NO_AUDIENCE}" if _is_audience(sub) else there_is_none
+    there_is_none = f"there is no user '{cut(sub, MAX_FIELD)}'"
+    return f"{there_is_none}, and {NO_AUDIENCE}" if _is_audience(sub) else there_is_none

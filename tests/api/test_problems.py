@@ -255,6 +255,17 @@ async def test_a_misspelled_path_gets_a_suggestion(server: LocalServer) -> None:
         answer = await server.service.get(path)
         found = check_problem(answer, 404, "not_found")
         assert found["detail"] == f"There is no such path: did you mean {meant}?"
+    odd = {
+        "/v1/users/a/b/tokens": "/v1/users/{sub}/tokens, with a slash in the id as %2F",
+        "/v1/users/a/b/c/sessions": "/v1/users/{sub}/sessions, with a slash in the id as %2F",
+        "/v1/users/a/b": "/v1/users/{sub}, with a slash in the id as %2F",
+        "/v1/users//tokens": "/v1/users/{sub}/tokens, with an id that is not empty",
+        "/v1/users/ada//tokens": "/v1/users/{sub}/tokens",
+        "/v1/users/ada/": "/v1/users/{sub}",
+    }
+    for path, meant in odd.items():
+        found = check_problem(await server.service.get(path), 404, "not_found")
+        assert found["detail"] == f"There is no such path: did you mean {meant}?"
     found = check_problem(await server.service.get("/v1/nowhere"), 404, "not_found")
     assert found["detail"] == "There is no such path. Those of the API begin with /v1."
     found = check_problem(await server.service.get("/v1/notifications/batch"), 404, "not_found")
@@ -299,6 +310,24 @@ async def test_an_error_about_an_api_key_calls_it_an_api_key(
             "The token is not valid",
             "an API key (ngk_…)",
         ),
+        *(
+            (header, path, "missing_token", "A token or an API key is needed", "Nothing follows Bearer")
+            for header in ("Bearer", "bearer")
+            for path in (posts, "/v1/auth/ticket")
+        ),
+        *(
+            (f"Bearer {given}", posts, "invalid_token", "The token is not valid", hint)
+            for given, hint in {
+                f"Bearer {key}": "The word Bearer comes twice",
+                f'"{key}"': "in quotes or brackets",
+                f"<{key}>": "in quotes or brackets",
+                "$GATEWAY_KEY": "the name of a variable",
+                "${GATEWAY_KEY}": "the name of a variable",
+                "{{key}}": "the name of a variable",
+                "undefined": "an unset variable",
+                "None": "an unset variable",
+            }.items()
+        ),
         (f"Bearer {ada.token}", posts, "insufficient_scope", "The token", "not a user"),
     ]
     for header, path, code, title, hint in cases:
@@ -325,8 +354,8 @@ async def test_a_post_to_a_star_creates_no_user(server: LocalServer) -> None:
         answer = await server.service.post("/v1/notifications", json=post | {"to": to})
         found = check_problem(answer, 422, "validation_error")
         name = to if isinstance(to, str) else to[-1]
-        assert found["errors"] == [{"field": "to", "message": f"There is no user '{name}', and {rule}"}]
-        assert found["detail"] == f"to: There is no user '{name}', and {rule}"
+        assert found["errors"] == [{"field": "to", "message": f"there is no user '{name}', and {rule}"}]
+        assert found["detail"] == f"to: there is no user '{name}', and {rule}"
     answer = await server.service.post(
         "/v1/notifications/batch", json=[post | {"to": "ada"}, post | {"to": "*"}]
     )
@@ -484,6 +513,27 @@ async def test_an_unknown_members_name_is_truncated_and_too_many_members_are_one
         assert (error["field"], "20 members" in error["message"]) == ("body", True)
 
 
+CREATE_FIRST = "create the user first, with POST /v1/users or gateway user add"
+FIRST_TWO = "to: there is no user 'a'; to: there is no user 'b'"
+
+
+async def test_the_detail_names_unknown_recipients_and_says_what_to_do(start_server: StartServer) -> None:
+    server = await start_server(unknown_recipients="reject")
+    cases: dict[str, list[str]] = {
+        f"to: there is no user 'zed2': {CREATE_FIRST}": ["zed2"],
+        f"{FIRST_TWO} (2 unknown recipients): {CREATE_FIRST}": ["b", "a"],
+    }
+    for detail, to in cases.items():
+        answer = await server.service.post("/v1/notifications", json={"to": to, "title": "t"})
+        problem = check_problem(answer, 422, "validation_error")
+        assert problem["detail"] == detail
+        assert problem["errors"] == [
+            {"field": "to", "message": f"there is no user '{sub}'"} for sub in sorted(to)
+        ]
+    audiences = await server.service.post("/v1/notifications", json={"to": ["all", "@all"], "title": "t"})
+    assert check_problem(audiences, 422, "validation_error")["detail"].endswith(" (2 unknown recipients)")
+
+
 async def test_many_unknown_recipients_are_counted_and_only_the_first_are_named(
     start_server: StartServer,
 ) -> None:
@@ -494,9 +544,13 @@ async def test_many_unknown_recipients_are_counted_and_only_the_first_are_named(
     for path, body in (("/v1/notifications", one), ("/v1/notifications/batch", batch)):
         answer = await server.service.post(path, json=body)
         problem = check_problem(answer, 422, "validation_error")
-        assert problem["detail"] == "1,000 recipients are not known to the gateway."
+        *three, rest = problem["detail"].split("; ")[:2] + problem["detail"].split("; ")[2].split("' (")
+        assert three == [f"to: there is no user '{name[:63]}…'" for name in names[:2]] + [
+            f"to: there is no user '{names[2][:63]}…"
+        ]
+        assert rest == f"1,000 unknown recipients): {CREATE_FIRST}"
         assert [one["message"][:22] for one in problem["errors"]] == [
-            f"There is no user '{name[:4]}" for name in names[:20]
+            f"there is no user '{name[:4]}" for name in names[:20]
         ]
         assert len(answer.content) < MOST
 

@@ -333,7 +333,7 @@ async def test_unknown_recipients_can_be_refused(database: Database, database_ur
             return_exceptions=True,
         )
         assert isinstance(refused, Invalid)
-        assert refused.errors == [{"field": "to", "message": "There is no user 'nobody'."}]
+        assert refused.errors == [{"field": "to", "message": "there is no user 'nobody'"}]
         assert isinstance(accepted, Accepted)
         assert (await counts_of(engine, user.id)).seq == 1
 

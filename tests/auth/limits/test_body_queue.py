@@ -307,7 +307,7 @@ async def test_an_inbox_body_has_at_most_64_kib_which_fits_1000_indented_ids(
     for size, status in ((64 * KIB, 200), (64 * KIB + 1, 413)):
         answer = await user.post(READ, content=filled({"up_to": 0}, size), headers=JSON)
         assert answer.status_code == status
-    assert answer.json()["detail"] == "The body is over 64 KiB."
+    assert answer.json()["detail"] == "The body is over 64 KiB: send less at once."
 
 
 @pytest.mark.parametrize("path", ["/v1/users", "/v1/services"])
@@ -316,7 +316,7 @@ async def test_a_management_body_has_at_most_16_kib(server: LocalServer, path: s
     for size, status in ((16 * KIB, 201), (16 * KIB + 1, 413)):
         answer = await server.service.post(path, content=filled(known, size), headers=JSON)
         assert answer.status_code == status
-    assert answer.json()["detail"] == "The body is over 16 KiB."
+    assert answer.json()["detail"] == "The body is over 16 KiB: send less at once."
 
 
 async def test_too_many_ids_are_reported_as_one_error(server: LocalServer) -> None:
