@@ -15,16 +15,15 @@ import typer
 from gateway import __version__
 from gateway.cli import check, keys, messages, notifications, pipes, services, users
 from gateway.cli.failures import fail, fail_known, fail_usage
-from gateway.cli.options import note
+from gateway.cli.options import Commands, note
 from gateway.protocol.terminal import counted, shown
 from gateway.settings import env_file, spelling
 
-app = typer.Typer(
+app = Commands(
     name="gateway",
     help="A self-hosted notification gateway: post over HTTP, receive over WebSocket, lose nothing.",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings are GATEWAY_… variables, or lines of .env. Try it: gateway serve --demo",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -192,15 +191,20 @@ def backup_epoch() -> None:
     clients may have seen before. Sessions, keys and services that ended after the backup are valid again: the
     command ends all sessions, so every user signs in again; delete the keys and services yourself.
     """
+    from sqlalchemy.engine import make_url
+
     from gateway.auth.sessions import end_some_sessions
     from gateway.auth.users import renew_epochs
     from gateway.cli.database import record, with_database
+    from gateway.database import sqlite_file
     from gateway.database.database import Database
     from gateway.observability.audit import Event
     from gateway.protocol.times import now_ms
     from gateway.settings import Settings
 
-    async def renew(_: Settings, database: Database) -> tuple[int, int]:
+    async def renew(settings: Settings, database: Database) -> tuple[int, int]:
+        if sqlite_file.is_served(make_url(settings.database_url)):
+            note("warning: a gateway serves from this database: stop it, and run this command again")
         renewed = await database.write(renew_epochs)
         record(Event.EPOCHS_RENEWED, None, number=renewed)
         ended = 0
@@ -211,6 +215,7 @@ def backup_epoch() -> None:
 
     renewed, ended = with_database(renew)
     print(f"Renewed the epochs of {counted(renewed, 'user')}, and ended {counted(ended, 'session')}.")
+    print("The positions of all clients are reset: each client reloads its inbox when it reconnects.")
     print("The backup has no later deletions and changes: check the keys, services and users.")
 
 

@@ -30,6 +30,10 @@ class ClientError(Exception):
     """The gateway refused a request, or could not be reached. The text is one sentence."""
 
 
+class WrongUrlError(ClientError):
+    """GATEWAY_URL or --server can't be the URL of a gateway: a wrong setting, not a failed request."""
+
+
 def send(server: str, key: str, notification: dict[str, Any]) -> dict[str, Any]:
     """Post one notification, and return the response. Raises `ClientError`."""
     headers = {"Idempotency-Key": secrets.token_hex(16)}
@@ -69,7 +73,7 @@ def ask(
     if response.is_success and answer.keys() & {"id", "state"}:
         return answer
     if (beyond := _beyond(server, response.status_code)) is not None:
-        raise ClientError(beyond)
+        raise WrongUrlError(beyond)
     if response.is_success or not _is_problem(answer):
         raise _no_gateway(server, response.status_code)
     raise ClientError(f"{answer['code']}: {answer['detail']}")
@@ -91,9 +95,17 @@ def _is_problem(answer: dict[str, Any]) -> bool:
 
 def _no_gateway(server: str, status: int = 0) -> ClientError:
     """Return the error for an answer that is not a gateway's: perhaps one of a proxy before it."""
-    failed = f"HTTP {status}" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+    failed = f"HTTP {status}" if _may_be_down(status) else None
     what = failed or _wrong_scheme(server) or "this is not a gateway"
     return ClientError(f"{server}: {_or_environment(server, what)}")
+
+
+def _may_be_down(status: int) -> bool:
+    """Return whether a gateway, or a proxy before it, may answer with this status, and later with another.
+
+    Neither answers with 501: this is a server that knows no such method.
+    """
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
 
 
 def _beyond(server: str, status: int) -> str | None:
@@ -106,19 +118,19 @@ def _beyond(server: str, status: int) -> str | None:
 
 
 def _address(server: str) -> str:
-    """Return the URL of a gateway without its final slash. Raises `ClientError` if it is not valid."""
+    """Return the URL of a gateway without its final slash. Raises `WrongUrlError`."""
     example = "it must be a URL such as http://127.0.0.1:8000, or http://[::1]:8000"
     try:
         url = urlsplit(server.strip())
         _ = url.port
     except ValueError:
-        raise ClientError(f"GATEWAY_URL or --server: {example}") from None
+        raise WrongUrlError(f"GATEWAY_URL or --server: {example}") from None
     if url.scheme not in {"http", "https"} or not url.hostname or "@" in url.netloc:
-        raise ClientError(f"GATEWAY_URL or --server: {example}")
+        raise WrongUrlError(f"GATEWAY_URL or --server: {example}")
     if url.netloc.isascii() and not is_host(url.hostname):
-        raise ClientError("GATEWAY_URL or --server: its host is not a valid host name")
+        raise WrongUrlError("GATEWAY_URL or --server: its host is not a valid host name")
     if url.query or url.fragment or not url.netloc.isascii() or not server.strip().isprintable():
-        raise ClientError(f"GATEWAY_URL or --server: {example}")
+        raise WrongUrlError(f"GATEWAY_URL or --server: {example}")
     return url.geturl().rstrip("/")
 
 
@@ -253,10 +265,10 @@ class _Follower:
 def _refused(server: str, response: Response) -> str:
     """Return why the server refused the handshake. Raises `ClientError` if a retry can't help."""
     status = response.status_code
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if _may_be_down(status):
         return f"HTTP {status}"
     if (beyond := _beyond(server, status)) is not None:
-        raise ClientError(beyond)
+        raise WrongUrlError(beyond)
     answer = _object(response.body)
     detail = answer["detail"] if _is_problem(answer) else "this is not a gateway"
     raise ClientError(f"{server}: refused with HTTP {status}: {detail}")

@@ -12,7 +12,7 @@ from gateway.auth.records import Record
 from gateway.cli.options import print_json
 from gateway.database import schema, sqlite_file
 from gateway.database.database import Database, name_of, open_database
-from gateway.database.sqlite_file import Opening
+from gateway.database.sqlite_file import MissingDatabaseError, Opening
 from gateway.errors import GatewayError
 from gateway.observability import audit
 from gateway.observability.audit import Event
@@ -30,11 +30,12 @@ def make_file() -> None:
     sqlite_file.prepare(make_url(load_settings().database_url), Opening.CREATE)
 
 
-def with_database(use: Callable[[Settings, Database], Awaitable[T]]) -> T:
+def with_database(use: Callable[[Settings, Database], Awaitable[T]], *, offers_create: bool = False) -> T:
     """Run `use` on the database, with an up-to-date schema, and print the name of the database to stderr.
 
     Never creates a missing SQLite file (`make_file` does): in a wrong folder, or without its `.env`, a
-    command would create a new database, with keys in it that no gateway knows.
+    command would create a new database, with keys in it that no gateway knows. `offers_create` says whether
+    the command has the option `--create`.
     """
 
     async def main() -> T:
@@ -42,7 +43,10 @@ def with_database(use: Callable[[Settings, Database], Awaitable[T]]) -> T:
         url = make_url(settings.database_url)
         name = name_of(url)
         # Check the file before the audit log opens: a command that cannot run must not touch anything.
-        sqlite_file.prepare(url, Opening.EXISTING)
+        try:
+            sqlite_file.prepare(url, Opening.EXISTING)
+        except MissingDatabaseError as error:
+            raise (MissingDatabaseError(f"{error} or --create") if offers_create else error) from None
         with audit.written_to(settings.audit_log):
             try:
                 async with open_database(settings, Opening.EXISTING) as database:
@@ -58,9 +62,13 @@ def with_database(use: Callable[[Settings, Database], Awaitable[T]]) -> T:
     return asyncio.run(main())
 
 
-def administer(act: Callable[[Administration], Awaitable[T]]) -> T:
+def administer(act: Callable[[Administration], Awaitable[T]], *, offers_create: bool = False) -> T:
     """Run `act` on the database as the operator, and return its result."""
-    return with_database(lambda _, database: act(Administration(database, audit.operator(), "cli")))
+
+    def use(_: Settings, database: Database) -> Awaitable[T]:
+        return act(Administration(database, audit.operator(), "cli"))
+
+    return with_database(use, offers_create=offers_create)
 
 
 def record(event: Event, subject: str | None, **details: audit.Value) -> None:

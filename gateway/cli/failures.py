@@ -19,10 +19,10 @@ MAX_MESSAGE_CHARACTERS = 2000
 def fail_known(error: Exception) -> int | None:
     """Print an expected failure and return its exit code. Return None for a bug in the program."""
     # Imported late: most commands need neither.
-    from gateway.cli.client import ClientError
+    from gateway.cli.client import ClientError, WrongUrlError
     from gateway.settings import SettingsError
 
-    if isinstance(error, SettingsError):
+    if isinstance(error, SettingsError | WrongUrlError):
         return fail(str(error), 2)
     if isinstance(error, GatewayError | ClientError | ModuleNotFoundError | OSError):
         return fail(explain(error) + _notes(error), 1)

@@ -80,7 +80,7 @@ def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str
             sub=sub, client_id=OWN_CLIENT, scopes=[INBOX], session=session.id, expires_at=expires_at
         )
 
-    return with_database(issue)
+    return with_database(issue, offers_create=create_user)
 
 
 ServerOption = Annotated[

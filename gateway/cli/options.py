@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from gateway.protocol.terminal import json_line, shown
 
@@ -51,6 +52,37 @@ def note(text: str) -> None:
     print("gateway:", shown(text), file=sys.stderr)
 
 
+class _PlainFlags:
+    """A command whose help shows flags without a type: `--demo`, not `--demo <bool>`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, among them `--help`."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class _Command(_PlainFlags, TyperCommand):
+    pass
+
+
+class _Group(_PlainFlags, TyperGroup):
+    pass
+
+
+class Commands(typer.Typer):
+    """A group of commands, whose help shows flags without a type."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=_Group, no_args_is_help=True, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        """Return a decorator that adds a command."""
+        return super().command(name, cls=_Command, **options)
+
+
 def group(about: str) -> typer.Typer:
     """Create a group of commands, which prints its help if no command is named."""
-    return typer.Typer(help=about, no_args_is_help=True)
+    return Commands(help=about)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.options import CreateOption, checked, group, print_json
+from gateway.cli.options import CreateOption, ServiceArgument, checked, group, print_json
 from gateway.protocol.terminal import escape
 
 app = group("Manage the services that post notifications.")
@@ -61,7 +61,7 @@ def add(
 
     if create:
         make_file()
-    made = administer(lambda admin: admin.create_service(name, scope, with_key=with_key))
+    made = administer(lambda admin: admin.create_service(name, scope, with_key=with_key), offers_create=True)
     key = {} if made.key is None else {"key_id": made.key.id, "key": made.key.text}
     print_json(_service(made.row) | {"client_secret": made.secret} | key)
 
@@ -76,11 +76,17 @@ def list_services() -> None:
 
 
 @app.command("delete")
-def delete(
-    client_id: Annotated[str, typer.Argument(metavar="CLIENT_ID", help="The service, as `list` shows it.")],
-) -> None:
-    """Delete a service and its keys; its notifications stay."""
+def delete_service(service: ServiceArgument) -> None:
+    """Delete a service and its keys; its notifications stay. Example: gateway service delete shop."""
+    from gateway.auth.administration import Administration
+    from gateway.auth.services import identify
     from gateway.cli.database import administer
 
-    administer(lambda admin: admin.delete_service(client_id))
-    print(f"Deleted {escape(client_id)}.")
+    async def delete(admin: Administration) -> str:
+        client_id = await admin.database.read(identify, service)
+        await admin.delete_service(client_id)
+        return client_id
+
+    client_id = administer(delete)
+    name = "" if service == client_id else f" ({escape(client_id)})"
+    print(f"Deleted {escape(service)}{name}.")

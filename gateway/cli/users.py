@@ -62,7 +62,7 @@ def add(
     hashed = _hash(first_line("the password"), sub) if password_stdin else None
     if create:
         make_file()
-    print_json(_user(administer(lambda admin: admin.create_user(sub, hashed))))
+    print_json(_user(administer(lambda admin: admin.create_user(sub, hashed), offers_create=True)))
 
 
 @app.command("password")

@@ -66,7 +66,7 @@ def prepare(url: URL, opening: Opening) -> None:
     if not exists and (opening is not Opening.CREATE or url.query.get("mode", "rwc") != "rwc"):
         raise MissingDatabaseError(
             f"GATEWAY_DATABASE_URL: there is no database at {path}:"
-            " name the one that the gateway serves from, or make it with gateway migrate or --create"
+            " name the one that the gateway serves from, or make one with gateway migrate"
         )
     if not exists:
         _make(path)
@@ -167,6 +167,27 @@ def _is_shared(file: int) -> bool:
     return False
 
 
+def is_served(url: URL) -> bool:
+    """Return whether a gateway serves from the file. On Postgres, there is no way to tell: return False."""
+    if url.get_backend_name() != "sqlite":
+        return False
+    try:
+        file = os.open(f"{path_of(url)}{LOCK_SUFFIX}", os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _TAKEN
+    finally:
+        os.close(file)
+    return False
+
+
+_TAKEN = frozenset({errno.EWOULDBLOCK, errno.EACCES})
+"""Errors of a lock that another process holds."""
+
+
 @contextmanager
 def served(url: URL) -> Iterator[None]:
     """Hold the lock for serving from the file while the block runs.
@@ -188,8 +209,7 @@ def served(url: URL) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            is_taken = error.errno in {errno.EWOULDBLOCK, errno.EACCES}
-            if is_taken and not _is_shared(file):
+            if error.errno in _TAKEN and not _is_shared(file):
                 raise SettingsError(
                     f"GATEWAY_DATABASE_URL: another gateway serves from {path}:"
                     " stop it first, or use Postgres for more than one"

@@ -60,7 +60,24 @@ def _check_lines(path: str, text: str) -> None:
             original = binding.original.string
             blank = len(original) - len(original.lstrip())
             line = binding.original.line + len(_LINE_END.findall(original[:blank]))
-            raise _wrong(f"{path}: line {line}: it must be NAME=VALUE")
+            rule = "a quote is not closed" if _is_quote_open(original) else "it must be NAME=VALUE"
+            raise _wrong(f"{path}: line {line}: {rule}")
+
+
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+
+
+def _is_quote_open(text: str) -> bool:
+    """Return whether the value of a refused line begins with a quote that isn't closed on its line.
+
+    To the library, the next quote of its kind closes it, which may be lines below.
+    """
+    value = text.partition("=")[2].lstrip()
+    quote = value[:1]
+    if quote not in {"'", '"'}:
+        return False
+    inside, closing, _ = _ESCAPED.sub("", value[1:]).partition(quote)
+    return not closing or "\n" in inside
 
 
 def _wrong(what: str) -> Exception:

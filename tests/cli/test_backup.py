@@ -112,7 +112,7 @@ async def test_a_failed_backup_prints_one_line_and_leaves_no_file(
             "sqlite:///{home}/nowhere.db",
             (
                 "GATEWAY_DATABASE_URL: there is no database at {home}/nowhere.db:"
-                " name the one that the gateway serves from, or make it with gateway migrate or --create"
+                " name the one that the gateway serves from, or make one with gateway migrate"
             ),
         ),
         (

@@ -6,7 +6,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
+from gateway.database.sqlite_file import served
 from tests.support.commands import Here, RunCommand
 from tests.support.postgres import free_port
 
@@ -30,6 +32,64 @@ def test_the_first_service_user_and_token_are_created_without_a_running_gateway(
     assert run_command("key", "list", service["client_id"]).stdout != ""
     assert run_command("service", "delete", service["client_id"]).returncode == 0
     assert service["client_id"] not in run_command("service", "list").stdout
+
+
+def test_a_service_is_deleted_by_its_client_id_or_a_unique_name(here: Here, database_url: str) -> None:
+    ids = []
+    for name in ("shop", "shop", "till", "till"):
+        _, made = here("service", "add", name, "--scope", "notify", "--create", database_url=database_url)
+        ids += re.findall("svc_[0-9a-f]+", made)[:1]
+    code, said = here("service", "delete", "shop", database_url=database_url)
+    assert code == 1
+    assert f"There is more than one service of this name: name one of {ids[0]}, {ids[1]}" in said
+    code, said = here("service", "delete", ids[0], database_url=database_url)
+    assert (code, f"Deleted {ids[0]}.\n" in said) == (0, True)
+    code, said = here("service", "delete", "shop", database_url=database_url)
+    assert (code, f"Deleted shop ({ids[1]}).\n" in said) == (0, True)
+    listed = here("service", "list", database_url=database_url)[1]
+    assert [one in listed for one in ids] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("command", "offers_create"),
+    [
+        ("user list", False),
+        ("user delete ada", False),
+        ("service list", False),
+        ("key add shop", False),
+        ("backup-epoch", False),
+        ("tail ada", False),
+        ("user add ada", True),
+        ("service add shop --scope notify", True),
+        ("token ada", True),
+    ],
+)
+def test_without_a_database_a_command_says_how_to_make_one(
+    here: Here, tmp_path: Path, command: str, offers_create: bool
+) -> None:
+    code, said = here(*command.split())
+    hint = "or make one with gateway migrate" + " or --create" * offers_create
+    where = f"there is no database at {tmp_path}/gateway.db: name the one that the gateway serves from"
+    assert (code, said) == (2, f"gateway: GATEWAY_DATABASE_URL: {where}, {hint}\n")
+    assert ("--create" in here(*command.split()[:2], "--help")[1]) is offers_create
+
+
+def test_backup_epoch_warns_if_a_gateway_serves_from_the_database(here: Here) -> None:
+    warning = "gateway: warning: a gateway serves from this database: stop it, and run this command again\n"
+    assert here("migrate")[0] == 0
+    assert warning not in here("backup-epoch")[1]
+    with served(make_url("sqlite:///gateway.db")):
+        code, said = here("backup-epoch")
+    assert (code, warning in said) == (0, True)
+    assert "The positions of all clients are reset: each client reloads its inbox" in said
+    code, said = here("backup-epoch")
+    assert (code, warning not in said) == (0, True)
+
+
+@pytest.mark.parametrize("command", ["", "serve", "user", "user add", "key list"])
+def test_the_help_shows_flags_without_a_type(here: Here, command: str) -> None:
+    code, said = here(*command.split(), "--help")
+    assert (code, "bool" in said, "--help" in said) == (0, False, True)
 
 
 def test_the_signing_key_is_not_rotated_if_a_secret_signs(run_command: RunCommand) -> None:

@@ -137,7 +137,7 @@ def test_an_invalid_server_address_gets_a_one_line_error_that_names_the_setting(
     here: Here, command: list[str], server: str
 ) -> None:
     code, said = here(*command, "--server", server, key="k" * 20, token="t" * 20)
-    assert (code, said.count("\n")) == (1, 1)
+    assert (code, said.count("\n")) == (2, 1)
     assert said.startswith("gateway: GATEWAY_URL or --server: it must be a URL such as")
     assert "secret-of-mine" not in said
 
@@ -146,7 +146,7 @@ def test_an_invalid_server_address_gets_a_one_line_error_that_names_the_setting(
 @pytest.mark.parametrize("command", [["send", "ada", "Hello"], ["tail"]], ids=["send", "tail"])
 def test_an_invalid_host_name_is_reported_as_invalid(here: Here, command: list[str], server: str) -> None:
     code, said = here(*command, "--server", server, key="k" * 20, token="t" * 20)
-    assert (code, said) == (1, "gateway: GATEWAY_URL or --server: its host is not a valid host name\n")
+    assert (code, said) == (2, "gateway: GATEWAY_URL or --server: its host is not a valid host name\n")
 
 
 @pytest.mark.parametrize("server", ["HTTP://127.0.0.1:8000/", "http://[::1]:8000", "https://host/notify/"])
@@ -402,8 +402,6 @@ def test_an_env_file_that_is_not_utf_8_gets_a_one_line_error(
     [
         ("A=1\nGATEWAY_PORT 8001\n", 2),
         ("A=1\r\n\r\n\r\nGATEWAY_JWT_SECRET 'secret-of-mine'\r\n", 4),
-        ('# mine\nGATEWAY_JWT_SECRET="secret-of-mine\nGATEWAY_PORT=8001\n', 2),
-        ("GATEWAY_JWT_SECRET='secret-of-mine\nGATEWAY_ISSUER='me'\n", 1),
         ('GATEWAY_PORT="8001" secret-of-mine\n', 1),
         ("GATEWAY_PORT: 8001\n", 1),
         ("GATEWAY_PORT:8001\n", 1),
@@ -421,6 +419,21 @@ def test_an_invalid_line_of_the_env_file_is_named_and_not_shown(
     Path(".env").write_text(content, newline="")
     assert here(command) == (2, f"gateway: .env: line {line}: it must be NAME=VALUE\n")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('# mine\nGATEWAY_JWT_SECRET="secret-of-mine\nGATEWAY_PORT=8001\n', 2),
+        ("GATEWAY_JWT_SECRET='secret-of-mine\nGATEWAY_ISSUER='me'\n", 1),
+        ("\n\nexport GATEWAY_JWT_SECRET = 'secret-of-mine\n", 3),
+        ('GATEWAY_JWT_SECRET="secret-of-mine\\"\n', 1),
+        ('GATEWAY_JWT_SECRET="', 1),
+    ],
+)
+def test_an_unclosed_quote_in_the_env_file_is_called_one(here: Here, content: str, line: int) -> None:
+    Path(".env").write_text(content)
+    assert here("check") == (2, f"gateway: .env: line {line}: a quote is not closed\n")
 
 
 def test_an_env_file_may_have_comments_blank_lines_and_other_names(

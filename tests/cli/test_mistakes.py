@@ -456,7 +456,7 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "send ada Hello": (2, ("gateway: GATEWAY_KEY or --key: an API key is needed", "gateway key add SERVICE")),
     "send ada Hello --key ngk_x": (1, ("http://127.0.0.1:1: Connection refused", "GATEWAY_URL")),
     "send ada Hello --key k --server localhost": (
-        1,
+        2,
         ("GATEWAY_URL or --server", "such as http://127.0.0.1:8000"),
     ),
     "tail": (2, ("gateway: a user is needed: gateway tail SUB", "GATEWAY_TOKEN")),

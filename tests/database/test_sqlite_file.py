@@ -118,7 +118,7 @@ def test_a_command_makes_no_database_in_another_folder(tmp_path: Path, command: 
     done = run(tmp_path, *command, audit_log="audit.log")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert str(tmp_path / "gateway.db") in done.stderr
-    assert "--create" in done.stderr
+    assert "or make one with gateway migrate" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
