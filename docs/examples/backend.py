@@ -1,6 +1,10 @@
-"""A backend with a bell on its page, on http://127.0.0.1:8080. Needs GATEWAY_URL and GATEWAY_KEY."""
+"""A backend with a bell on its page, on http://127.0.0.1:8080, or another PORT.
+
+Needs GATEWAY_URL and GATEWAY_KEY.
+"""
 
 import os
+import re
 from urllib.parse import quote
 
 import httpx
@@ -8,7 +12,18 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
 
-URL, KEY = os.environ["GATEWAY_URL"].rstrip("/"), os.environ["GATEWAY_KEY"]
+
+def setting(name: str, pattern: str, example: str, default: str = "") -> str:
+    """Return an environment variable. If it is missing or malformed, end the program without showing it."""
+    value = os.environ.get(name, default).strip()
+    if not re.fullmatch(pattern, value):
+        raise SystemExit(f"{name}: set it to {example}")
+    return value
+
+
+URL = setting("GATEWAY_URL", r"https?://[\w\[][!-~]*", "a URL such as http://127.0.0.1:8000").rstrip("/")
+KEY = setting("GATEWAY_KEY", r"[!-~]+", "the API key of a service, ngk_…")
+PORT = int(setting("PORT", r"\d{1,5}", "a port such as 8080", "8080"))
 PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Shop</title>
 <link rel="icon" href="data:,">
 <h1>Shop</h1><notification-bell></notification-bell><button id="order">Order</button> <output></output>
@@ -64,4 +79,4 @@ async def order() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=8080)
+    uvicorn.run(app, host="127.0.0.1", port=PORT)

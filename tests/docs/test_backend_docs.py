@@ -33,6 +33,17 @@ except httpx.HTTPStatusError as refused:
     assert str(refused) == f"{problem['code']}: {problem['detail']}"
 else:
     raise AssertionError("it was not refused")
+
+
+def never(_):
+    raise AssertionError("it was retried")
+
+
+time.sleep = never
+try:
+    notify("ada", "Hello", key="python\\n3")
+except httpx.LocalProtocolError:
+    pass
 """
 
 NODE = """
@@ -47,6 +58,8 @@ const headers = { Authorization: `Bearer ${(await tokenFor('ada')).access_token}
 const { items } = await (await fetch(`${GATEWAY_URL}/v1/inbox`, { headers })).json();
 assert.deepEqual(items.map(({ title }) => title), ['1', 'Hello']);
 await assert.rejects(notify({ to: 'ada', title: 'Another' }, 'node-1'), /^Error: idempotency_key_reused: /);
+globalThis.fetch = () => assert.fail('it was sent');
+await assert.rejects(notify({ to: 'ada', title: 'Hello' }, 'node\\n3'), TypeError);
 """
 
 OVERLOADED = (
@@ -124,5 +137,5 @@ async def test_the_backend_examples_run_and_return_the_output_they_show(
         for command in (f"{sys.executable} backend.py", f"{node} backend.mjs"):
             await server.service.delete("/v1/users/ada")
             async with unwell(server) as (address, done):
-                await run(f"exec {command}", tmp_path, GATEWAY_URL=address, GATEWAY_KEY=secret)
+                await run(f"exec {command}", tmp_path, GATEWAY_URL=f"{address}/", GATEWAY_KEY=f"{secret}\n")
             assert done[:3] == ["hung up", "overloaded", "served"], command

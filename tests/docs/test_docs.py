@@ -14,9 +14,12 @@ from urllib.parse import unquote
 
 import msgpack
 import pytest
+from pydantic import ValidationError
 
 from gateway.api.inbox import MAX_PAGE
+from gateway.api.notification import Notification
 from gateway.api.oauth import ERROR_CODES, OAuthError
+from gateway.api.validation import as_invalid
 from gateway.app import create_app
 from gateway.auth.limits.held_answers import (
     MAX_ANSWER_BYTES,
@@ -166,6 +169,23 @@ def test_the_codes_of_refusals_before_the_application_are_documented_with_their_
     page = " ".join(section(text_of("docs/errors.md"), "## Codes").split())
     for status in sorted(HTTPStatus[name] for name in named):
         assert re.search(rf"`{problem_code(status)}` \({status:d}\)", page), status
+
+
+def test_the_first_example_of_an_error_is_what_the_gateway_returns() -> None:
+    example = json.loads(blocks(text_of("docs/errors.md"), "json")[0])
+    with pytest.raises(ValidationError) as caught:
+        Notification.model_validate({"to": "ada", "titel": "Hello"})
+    error = as_invalid(caught.value.errors(), members=Notification.model_fields)
+    assert (example["detail"], example["errors"]) == (error.detail, error.errors)
+
+
+@pytest.mark.parametrize("value", ["true", "1", "yes", "y", "on", "t", "false", "0", "no", "n", "off", "f"])
+def test_every_documented_spelling_of_a_boolean_is_accepted(value: str) -> None:
+    rule = text_of("docs/configuration.md").partition("Booleans are ")[2].partition("## ")[0]
+    assert f"`{value}`" in rule
+    truth = value in {"true", "1", "yes", "y", "on", "t"}
+    for spelled in (value, value.upper()):
+        assert Settings(access_log=spelled).access_log is truth
 
 
 def test_the_errors_page_has_an_anchor_for_every_code_and_loads_no_resources() -> None:
