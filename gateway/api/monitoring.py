@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.api.callers import bearer
+from gateway.api.callers import bearer, missing
 from gateway.api.state import State
 from gateway.errors import InvalidToken, MissingToken, NotFound
 from gateway.settings import Settings
@@ -33,7 +33,8 @@ async def metrics(state: State, request: Request) -> Response:
 def _check(request: Request, settings: Settings) -> None:
     token = settings.metrics_token
     if token is not None and "authorization" in request.headers:
-        given = bearer(request) or ""
+        if not (given := bearer(request)):
+            raise missing(request)
         if not hmac.compare_digest(given.encode(), token.get_secret_value().encode()):
             raise InvalidToken(
                 "It is not the token of GATEWAY_METRICS_TOKEN: send 'Authorization: Bearer …'."
