@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import gate
 from gateway.api import body, notification, preferences, tickets
-from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, sessions, signing
+from gateway.auth import issuer_keys, jws, names, passwords, refresh_tokens, sessions, signing, token_cache
 from gateway.auth.limits import rate_limits
 from gateway.auth.limits.body_queue import SMALL_BODY
 from gateway.backplane import link, redis
@@ -51,6 +51,11 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("security.md", "an array at most {} elements", (MAX_ARRAY,)),
     ("protocol.md", "Sent {} s before the token expires", (EXPIRY_NOTICE_SECONDS,)),
     ("protocol.md", "It opens one socket, within {} s.", (tickets.TICKET_TTL_SECONDS,)),
+    (
+        "errors.md",
+        "among the {} tokens and keys that this process accepted last. For any",
+        (token_cache.MAX_TOKENS,),
+    ),
     (
         "protocol.md",
         "may send {} a second, plus a burst of {}",
