@@ -826,6 +826,33 @@ async def test_only_new_items_out_of_view_are_counted(stage: Stage) -> None:
     await expect(newer).to_be_hidden()
 
 
+async def test_items_that_arrive_while_the_list_is_hidden_are_not_announced_but_seen_once_it_is_shown(
+    stage: Stage,
+) -> None:
+    page = await stage(inbox("many(3)"))
+    await page.evaluate("element.style.setProperty('--notification-scroll-inset', '60px')")
+    await until(lambda: calls(page, "seen"), "what is in view is seen")
+    await page.evaluate("document.querySelector('main').hidden = true")
+    await page.evaluate("client.arrive(item(4)); client.arrive(item(5))")
+    assert await calls(page, "seen") == [["seen", 3]]
+    await page.evaluate("document.querySelector('main').hidden = false")
+    await until(lambda: page.evaluate("client.seenUpTo === 5"), "they are seen now")
+    await expect(page.locator("notification-inbox .newer")).to_be_hidden()
+
+
+async def test_items_that_arrive_while_the_bell_is_closed_are_not_announced_in_its_list(stage: Stage) -> None:
+    page = await stage(BELL)
+    await page.evaluate("element.style.setProperty('--notification-scroll-inset', '60px')")
+    await page.evaluate("element.open = true")
+    await until(lambda: page.evaluate("client.seenUpTo === 12"), "what is in view is seen")
+    await page.evaluate("element.open = false; client.arrive(item(13))")
+    await expect(page.locator("[part=badge]")).to_have_text("1")
+    await page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    await page.evaluate("element.open = true")
+    await until(lambda: page.evaluate("client.seenUpTo === 13"), "it is seen")
+    await expect(page.locator("notification-inbox .newer")).to_be_hidden()
+
+
 async def test_new_items_are_shown_when_the_pointer_leaves_or_rests(stage: Stage) -> None:
     page = await stage(inbox("many(5)"), clock=True)
     third = page.locator("[data-id=id-3]")

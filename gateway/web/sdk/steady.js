@@ -51,8 +51,9 @@ export class Steady {
     }, { signal, passive: true, capture: true });
   }
 
-  /** Whether the top of the list is out of sight, or behind a header of the page. */
+  /** Whether the top of the list is out of sight, or behind a header of the page. A list that is not drawn has no top. */
   #isAway() {
+    if (!this.#feed.element.getClientRects().length) return false;
     const inset = parseFloat(getComputedStyle(this.#feed.element).scrollMarginTop);
     return topOf(this.#feed.element) < Math.max(topOf(this.#panel), inset) - 1 + this.#shift;
   }
