@@ -1433,7 +1433,7 @@ async def test_a_row_on_a_phone_has_one_button_with_a_menu(stage: Stage) -> None
     await expect(button(page, "Mark read: Title 3")).to_be_focused()
     await expect(shown).to_have_count(4)
     # A tap beside the menu closes it, and does nothing else.
-    await rows(page).nth(0).tap(position={"x": 120, "y": 20})
+    await tap_at(page, rows(page).nth(0))
     await expect(shown).to_have_count(1)
     await expect(more).to_have_attribute("aria-expanded", "false")
     await more.tap()
@@ -1449,6 +1449,31 @@ async def test_a_row_on_a_phone_has_one_button_with_a_menu(stage: Stage) -> None
     await page.keyboard.press("Enter")
     await titles(page, "Title 2", "Title 1")
     assert page.url == ORIGIN + "/"
+
+async def tap_at(page: Page, locator: Locator) -> None:
+    """Tap where an element is, whatever lies over it."""
+    box = await locator.bounding_box()
+    assert box is not None
+    await page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+async def test_a_tap_beside_the_menu_of_a_row_closes_it_and_presses_nothing_on_the_page(stage: Stage) -> None:
+    page = await stage(inbox("many(4)"), **FINGER)
+    await page.evaluate("""() => {
+      window.heard = [];
+      for (const type of ['pointerdown', 'mousedown', 'click']) {
+        document.querySelector('#before').addEventListener(type, () => heard.push(type));
+      }
+    }""")
+    menu = page.locator("notification-inbox .actions:popover-open")
+    await button(page, "More actions: Title 3").tap()
+    await expect(menu).to_be_visible()
+    await tap_at(page, page.locator("#before"))
+    await expect(menu).to_have_count(0)
+    assert await page.evaluate("heard") == []
+    await tap_at(page, page.locator("#before"))
+    assert await page.evaluate("heard") == ["pointerdown", "mousedown", "click"]
+
 
 
 @pytest.mark.parametrize("height", ["300px", "auto"])

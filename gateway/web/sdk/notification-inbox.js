@@ -40,7 +40,7 @@ export class NotificationInbox extends NotificationElement {
   #unsteady = null;
   #unfolded = new Set(); // ids
   #own = new Set(); // ids of what the user takes from the list, or has back
-  /** Where a press, or the first of several clicks, began. @type {{ target?: Element, menu?: Element | null, x?: number, y?: number }} */
+  /** Where a press, or the first of several clicks, began. @type {{ target?: Element, x?: number, y?: number }} */
   #press = {};
   #clicked = null;
   #reading = null;
@@ -165,7 +165,7 @@ export class NotificationInbox extends NotificationElement {
       { label: words.say('notifications'), showsData: this.hasAttribute('show-data'), unfolded: this.#unfolded });
     this.#steady.take(this.#feed);
     this.#feed.element.addEventListener('pointerdown', ({ target, x, y }) => {
-      this.#press = { target, x, y, menu: this.#feed.element.querySelector('.actions:popover-open') };
+      this.#press = { target, x, y };
     });
     this.#feed.element.addEventListener('click', (event) => this.#onClick(event));
     this.#feed.element.addEventListener('keydown', (event) => this.#onRowKey(event));
@@ -359,15 +359,15 @@ export class NotificationInbox extends NotificationElement {
       if (detail < 2) this.#clicked = row;
       if (this.#clicked === row) this.#act(button.dataset.action, row);
     } else if (target.closest('a')) this.#open(row, event);
+    // The menu reaches over the whole window: a tap beside its buttons closes it, and presses nothing below.
+    else if (target === row.actions) row.closeMenu();
     else if (!target.closest('details, .actions')) this.#activate(row);
   }
 
   /** Whether a click is the end of something else: a press that began elsewhere, or text being selected. */
   #isStray({ target, detail, x, y }) {
     if (detail === 0) return false; // By the keyboard, or by a script.
-    const { target: from, x: left, y: top, menu } = this.#press;
-    // It closed a menu.
-    if (menu && !menu.contains(target)) return true;
+    const { target: from, x: left, y: top } = this.#press;
     if (from && from.closest(CONTROLS) !== target.closest(CONTROLS)) return true;
     const isDrag = Math.hypot(x - left, y - top) > DRAG || detail > 1;
     return isDrag && !target.closest(CONTROLS) && !getSelection().isCollapsed;

@@ -139,6 +139,7 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 .actions:popover-open button::after { content: attr(title); }
 .actions:popover-open span { display: none; }
 .actions::backdrop { background: #0006; }
+.actions:popover-open::before { position: fixed; z-index: -1; inset: 0; touch-action: none; content: ""; }
 .help { width: min(360px, 100vw - 16px); padding: 18px 20px; border: 0; border-radius: var(--_radius); background: var(--_raised); color: var(--_text); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); }
 .help:focus-visible { outline: none; }
 .help h3 { font-weight: 650; }
