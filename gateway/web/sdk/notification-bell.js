@@ -8,7 +8,7 @@ import { countInTitle, countOnIcon, setSystem, showSystem, systemState } from '.
 import { BELL } from './theme.js';
 
 const GAP = 8; // px between the bell, its popover and the edges of the window.
-const LEAST_HEIGHT = 240; // px
+const LEAST_HEIGHT = 160; // px
 const PASSED_ON = ['theme', 'show-data', 'no-shortcuts'];
 
 export class NotificationBell extends NotificationElement {
