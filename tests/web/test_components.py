@@ -580,6 +580,35 @@ async def test_archiving_can_be_undone_and_deleting_takes_two_presses(stage: Sta
     await titles(page, "Title 3", "Title 1")
 
 
+async def test_undo_by_its_button_focuses_the_restored_row_or_the_list(stage: Stage) -> None:
+    page = await stage(inbox("many(5)"))
+    await rows(page).nth(2).focus()
+    await page.keyboard.press("e")
+    await titles(page, *[f"Title {number}" for number in (5, 4, 2, 1)])
+    await button(page, "Undo").press("Enter")
+    await titles(page, *[f"Title {number}" for number in (5, 4, 3, 2, 1)])
+    await expect(page.locator("[data-id=id-3]")).to_be_focused()
+    # Nobody is taken from where they have gone meanwhile.
+    await page.keyboard.press("e")
+    await page.evaluate(
+        """() => {
+          const { archive } = client;
+          client.archive = async (...all) => {
+            await new Promise((go) => { window.go = go; });
+            return archive.apply(client, all);
+          };
+        }"""
+    )
+    await button(page, "Undo").press("Enter")
+    await button(page, "Mark all read").focus()
+    await page.evaluate("go()")
+    await expect(page.locator("[data-id=id-3]")).to_be_visible()
+    await expect(button(page, "Mark all read")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await button(page, "Undo").press("Enter")
+    await expect(page.locator("notification-inbox article:focus")).to_have_count(1)
+
+
 async def test_undo_of_an_earlier_command_is_hidden_while_a_command_is_in_progress(stage: Stage) -> None:
     page = await stage(inbox("many(3)"))
     await button(page, "Archive: Title 2").click()
@@ -779,6 +808,7 @@ async def test_rows_do_not_move_under_a_pointer_and_a_button_announces_new_items
     assert await calls(page, "seen") == [["seen", 5]]
     await button(page, "3 new").press("Enter")
     await expect(button(page, "3 new")).to_be_hidden()
+    await expect(page.locator("[data-id=id-8]")).to_be_focused()
     top = await page.evaluate(
         "() => element.shadowRoot.querySelector('[part=day]').getBoundingClientRect().bottom"
     )
@@ -1423,6 +1453,31 @@ async def test_rows_are_grouped_below_the_day_of_their_arrival(stage: Stage) -> 
     assert await in_order(page) == expected[:-2]
 
 
+async def tap_at(page: Page, locator: Locator) -> None:
+    """Tap where an element is, whatever lies over it."""
+    box = await locator.bounding_box()
+    assert box is not None
+    await page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+async def test_a_tap_beside_the_menu_of_a_row_closes_it_and_presses_nothing_on_the_page(stage: Stage) -> None:
+    page = await stage(inbox("many(4)"), **FINGER)
+    await page.evaluate("""() => {
+      window.heard = [];
+      for (const type of ['pointerdown', 'mousedown', 'click']) {
+        document.querySelector('#before').addEventListener(type, () => heard.push(type));
+      }
+    }""")
+    menu = page.locator("notification-inbox .actions:popover-open")
+    await button(page, "More actions: Title 3").tap()
+    await expect(menu).to_be_visible()
+    await tap_at(page, page.locator("#before"))
+    await expect(menu).to_have_count(0)
+    assert await page.evaluate("heard") == []
+    await tap_at(page, page.locator("#before"))
+    assert await page.evaluate("heard") == ["pointerdown", "mousedown", "click"]
+
+
 async def test_a_row_on_a_phone_has_one_button_with_a_menu(stage: Stage) -> None:
     page = await stage(inbox("many(4, (n) => ({ url: '/?' + n }))"), **FINGER)
     shown = rows(page).nth(1).get_by_role("button")
@@ -1450,31 +1505,6 @@ async def test_a_row_on_a_phone_has_one_button_with_a_menu(stage: Stage) -> None
     await titles(page, "Title 2", "Title 1")
     assert page.url == ORIGIN + "/"
 
-async def tap_at(page: Page, locator: Locator) -> None:
-    """Tap where an element is, whatever lies over it."""
-    box = await locator.bounding_box()
-    assert box is not None
-    await page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-
-
-async def test_a_tap_beside_the_menu_of_a_row_closes_it_and_presses_nothing_on_the_page(stage: Stage) -> None:
-    page = await stage(inbox("many(4)"), **FINGER)
-    await page.evaluate("""() => {
-      window.heard = [];
-      for (const type of ['pointerdown', 'mousedown', 'click']) {
-        document.querySelector('#before').addEventListener(type, () => heard.push(type));
-      }
-    }""")
-    menu = page.locator("notification-inbox .actions:popover-open")
-    await button(page, "More actions: Title 3").tap()
-    await expect(menu).to_be_visible()
-    await tap_at(page, page.locator("#before"))
-    await expect(menu).to_have_count(0)
-    assert await page.evaluate("heard") == []
-    await tap_at(page, page.locator("#before"))
-    assert await page.evaluate("heard") == ["pointerdown", "mousedown", "click"]
-
-
 
 @pytest.mark.parametrize("height", ["300px", "auto"])
 async def test_a_button_to_the_top_announces_new_items_while_the_list_is_scrolled(
@@ -1494,6 +1524,8 @@ async def test_a_button_to_the_top_announces_new_items_while_the_list_is_scrolle
     assert await calls(page, "seen") == [["seen", 30]]
     await newer.click()
     await expect(rows(page).nth(0)).to_be_in_viewport()
+    await expect(rows(page).nth(0)).to_be_focused()
+    await expect(page.get_by_role("tab", name="Archived")).to_be_in_viewport(ratio=1)
     await expect(newer).to_be_hidden()
     await until(lambda: page.evaluate("client.seenUpTo === 32"), "they are seen now")
 

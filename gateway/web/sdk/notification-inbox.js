@@ -455,9 +455,10 @@ export class NotificationInbox extends NotificationElement {
     if (action === 'archive') {
       const archived = !item.archived_at;
       this.#try(client.archive(item.id, archived), words.say(archived ? 'archivedNow' : 'unarchivedNow'),
-        () => {
+        (isLeft) => {
           this.#own.add(item.id);
-          this.#try(client.archive(item.id, !archived));
+          const undoing = this.#try(client.archive(item.id, !archived));
+          if (isLeft) this.#goOn(undoing, item.id);
         });
     }
     if (action === 'delete') this.#delete(row);
@@ -493,7 +494,8 @@ export class NotificationInbox extends NotificationElement {
     const found = this.#unreadIds(category);
     const ids = await found.catch(() => []);
     const count = category ? ids.length : all;
-    const undo = ids.length === count && (async () => {
+    const undo = ids.length === count && (async (isLeft) => {
+      if (isLeft) this.#goOn();
       for (let from = 0; from < ids.length; from += AT_ONCE) {
         await this.#try(client.unreadAgain(ids.slice(from, from + AT_ONCE)));
       }
@@ -530,6 +532,16 @@ export class NotificationInbox extends NotificationElement {
     } catch (error) {
       this.sayFailed(error);
     }
+  }
+
+  /** The focus is on a button that goes: give it to the row that an undo restores, and until that is here to the list. */
+  async #goOn(undoing, id) {
+    const row = () => this.#feed.get(id)?.element;
+    if (row()) return row().focus();
+    this.focus({ preventScroll: true });
+    const { activeElement } = this.shadowRoot;
+    await undoing;
+    if (activeElement === this.shadowRoot.activeElement) row()?.focus();
   }
 
   /** Say that a command was refused, and why. @param {{ detail?: string, message: string }} error */

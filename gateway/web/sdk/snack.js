@@ -27,11 +27,12 @@ export class Snack {
     this.#release();
   }
 
-  /** Undo what has just been done, and return whether that can be. */
+  /** Undo what has just been done, and return whether that can be. `undo` is told whether the button, which goes, has the focus. */
   takeBack() {
     const undo = this.#undo;
+    const isLeft = this.button.matches(':focus');
     this.say('');
-    undo?.();
+    undo?.(isLeft);
     return Boolean(undo);
   }
 

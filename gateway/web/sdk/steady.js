@@ -106,11 +106,13 @@ export class Steady {
     write(this.button, this.#words.say('newer', { count }));
   }
 
+  /** Show the newest row below the heading and the tabs, and focus it: the button that had the focus goes. */
   #goToTop() {
     this.release();
     this.#panel.scrollTop = 0;
-    if (this.#isAway()) this.#feed.element.scrollIntoView();
+    if (this.#isAway()) this.#panel.getRootNode().host.scrollIntoView();
     this.#settle();
+    this.#feed.first?.focus({ preventScroll: true });
   }
 
   /** All of it is in sight. */
