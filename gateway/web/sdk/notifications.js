@@ -265,6 +265,8 @@ export class NotificationClient extends EventTarget {
   #take({ epoch, prev, message, missed, first }) {
     if (this.leader) return;
     const isNext = epoch === this.#inbox.epoch && prev <= this.#inbox.seq;
+    // The last words of a leader that is gone may come after the first of the next one. Without a number they are old.
+    if (isNext && message.type === 'seen' && prev < this.#inbox.seq) return;
     // Where something was not heard, the leader is asked, once.
     if (isNext) this.#apply(message, missed, first === this.#tabs.id);
     else if (!this.#asked) this.#greet(true);

@@ -137,7 +137,8 @@ export class Replica {
   apply(message) {
     const { type, seq = 0 } = message;
     if (!Object.hasOwn(TOLD, type)) {
-      this.#count(message);
+      // `seen` has no number: its count is that of the position, and says nothing of counts that are ahead.
+      if (type !== 'seen' || this.#counts.seq <= this.seq) this.#count(message);
       if (type === 'live') {
         this.seq = Math.max(this.seq, seq);
         this.#untold.clear();
@@ -177,6 +178,8 @@ export class Replica {
   }
 
   #count({ seq = this.#counts.seq, unread = this.#counts.unread, unseen = this.#counts.unseen }) {
+    // At one number the seen mark only rises, so of two counts the lower one is newer: an answer may come late.
+    if (seq === this.#counts.seq) unseen = Math.min(unseen, this.#counts.unseen);
     if (seq >= this.#counts.seq) this.#counts = { seq, unread, unseen };
   }
 

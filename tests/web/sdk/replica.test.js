@@ -402,6 +402,19 @@ test('old counts do not undo newer ones', () => {
   assert.deepEqual(replica.counts, { unread: 5, unseen: 4 });
 });
 
+test('a seen mark that was told before the counts that are known says nothing of them', () => {
+  const log = new Log();
+  for (const title of ['one', 'two', 'three']) log.post(title);
+  const replica = new Replica();
+  replica.load(log.page(), 2);
+  replica.apply({ type: 'seen', up_to: 1, unseen: 1 });
+  assert.deepEqual(replica.counts, { unread: 3, unseen: 3 });
+  log.onmessage = (message) => replica.apply(message);
+  log.post('four');
+  log.see(2);
+  assert.deepEqual(replica.counts, { unread: 4, unseen: 2 });
+});
+
 /** Numbers that look random and are the same each time (mulberry32). */
 function dice(seed) {
   let state = seed;
@@ -432,6 +445,7 @@ test('whatever happens, the state and the messages are the inbox as read afresh,
       () => void tabs[roll(2)].client.loadMore().catch(() => {}),
       () => void tabs[roll(2)].client.read(some()).catch(() => {}),
       () => void tabs[roll(2)].client.archive(some()).catch(() => {}),
+      () => void tabs[roll(2)].client.seen(roll(log.seq + 1)).catch(() => {}),
       () => void tabs[0].freeze(), () => void tabs[0].thaw(),
     ];
     for (let step = 0; step < 120; step += 1) {

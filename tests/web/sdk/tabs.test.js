@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { World, liveTab, settle, tokenOf } from './world.js';
+import { World, gate, liveTab, settle, tokenOf } from './world.js';
 
 /** What a tab shows, to be compared with another. */
 const shown = ({ client }) => ({
@@ -35,6 +35,40 @@ test('the tabs of a user have one connection, and show the same', async () => {
   assert.deepEqual(tabs.map(({ told }) => told), [['three'], ['three'], ['three']]);
   assertSame(tabs);
   assert.equal(world.requests.length, 1, 'a tab that joins asks the leader, not the gateway');
+});
+
+test('an answer that comes after a later seen mark was told does not undo it', async () => {
+  const { world, tabs: [, follower], log } = await tabsOf(2, { posts: ['one', 'two'] });
+  const held = gate();
+  world.answers['POST /v1/inbox/seen'] = () => held.promise;
+  const asked = follower.client.seen(1);
+  await settle();
+  log.see(1);
+  const late = { seq: log.seq, ...log.counts };
+  log.see(2);
+  await settle();
+  assert.equal(follower.client.unseen, 0);
+  held.resolve(Response.json(late));
+  await asked;
+  assert.equal(follower.client.unseen, 0);
+});
+
+test('the last words of a leader that is gone do not undo what the next one tells', async () => {
+  const { world, tabs: [first, ...others], log } = await tabsOf(3, { posts: ['one'] });
+  log.see(1);
+  await settle();
+  const [last] = world.channels.heard.filter(({ message }) => message?.type === 'seen');
+  await first.die();
+  await world.clock.pass(1_000);
+  log.post('two');
+  log.post('three');
+  await settle();
+  const follower = others.find(({ client }) => !client.leader);
+  assert.deepEqual([follower.client.seq, follower.client.unseen], [3, 2]);
+  const Channel = world.channels.of(first);
+  new Channel('notify https://gateway.test/ gateway ada').postMessage(last);
+  await settle();
+  assert.deepEqual([follower.client.unread, follower.client.unseen], [3, 2]);
 });
 
 test('a tab that joins while the first one is still reading the inbox is told too', async () => {
