@@ -164,3 +164,19 @@ async def test_other_versions_and_unknown_files_are_not_served(http: httpx.Async
 def test_served_scripts_are_the_source_without_comments_and_needless_whitespace() -> None:
     source = "/** Says. */\nexport function say() {\n  // Why.\n  return 'http://x'; // aside\n}\n"
     assert compact(source) == "export function say(){return'http://x';}"
+
+
+def test_a_compact_style_sheet_means_the_same() -> None:
+    source = """export const A = sheet(`
+:host .a, .b > c { margin: 0 auto; width: calc(100% - 24px); inset: var(--x, auto 1px); }
+.d :hover:not(.e) { --_a: light-dark(#fff, #000); content: ""; }
+@media (pointer: coarse) { .f { color: red; } }
+`);
+const text = `a: b; c`;"""
+    assert compact(source) == (
+        "export const A=sheet(`"
+        ":host .a,.b > c{margin:0 auto;width:calc(100% - 24px);inset:var(--x,auto 1px)}"
+        '.d :hover:not(.e){--_a:light-dark(#fff,#000);content:""}'
+        "@media (pointer:coarse){.f{color:red}}"
+        "`);const text=`a: b; c`;"
+    )
