@@ -105,7 +105,7 @@ function leave(reason = '') {
   $('app').hidden = true;
   $('sign-in').hidden = false;
   showError(reason);
-  $('username').focus();
+  $($('username').value ? 'password' : 'username').focus();
 }
 
 function showError(text) {

@@ -789,6 +789,8 @@ async def test_the_demo_form_posts_to_the_signed_in_user(sqlite_url: str, tabs: 
     password = re.findall(r"demo / (\S+)", await prepare(settings, 8000, demo=True))[0]
     async with serving(settings, demo=True) as server:
         tab = await tabs(server)
+        await expect(tab.page.get_by_label("User name")).to_have_value("demo")
+        await expect(tab.page.get_by_label("Password")).to_be_focused()
         await tab.sign_in("demo", password)
         await tab.is_live()
         await tab.page.get_by_role("link", name="Send").click()
