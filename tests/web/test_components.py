@@ -219,6 +219,20 @@ async def test_an_element_without_a_started_client_warns_once_in_the_console(
     assert said == [f"Notifications: {text}" for text in expected]
 
 
+async def test_an_element_given_something_else_than_a_client_says_so_and_shows_no_client(
+    stage: Stage,
+) -> None:
+    page = await stage(before="console.error = (text) => { window.said = [...window.said ?? [], text]; };")
+    await page.evaluate("() => show('notification-bell', { getToken() {} })")
+    text = (
+        "Notifications: the client of <notification-bell> is no NotificationClient: "
+        "set it to one, such as new NotificationClient({ getToken })."
+    )
+    assert await page.evaluate("[said, element.client]") == [[text], None]
+    await page.evaluate("element.client = window.client = new FakeClient(many(2))")
+    await expect(page.get_by_role("button", name="Notifications, 2 new")).to_be_visible()
+
+
 async def test_a_client_set_and_started_within_a_moment_causes_no_warning(stage: Stage) -> None:
     page = await stage(clock=True)
     said: list[str] = []
@@ -1769,7 +1783,9 @@ async def test_a_toast_shows_an_error_if_marking_it_read_fails(stage: Stage) -> 
     assert await calls(page, "read") != []
 
 
-@pytest.mark.parametrize(("width", "height"), [(1000, 700), (390, 844), (844, 390), (320, 568), (800, 250)], ids=str)
+@pytest.mark.parametrize(
+    ("width", "height"), [(1000, 700), (390, 844), (844, 390), (320, 568), (800, 250)], ids=str
+)
 async def test_the_popover_never_covers_the_bell_at_any_position(
     stage: Stage, width: int, height: int
 ) -> None:

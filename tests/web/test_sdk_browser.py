@@ -333,7 +333,10 @@ async def test_a_page_with_an_unreachable_gateway_gets_one_console_warning(
     await Visit(page).becomes("client.state", "offline")
     assert await page.evaluate("client.problem.code") == "unreachable"
     assert len(said) == 1
-    assert f"{base}/ cannot be reached: start the gateway, or set url to its address." in said[0]
+    assert (
+        f"{base}/ cannot be reached, or is not a gateway: start the gateway, or set url to its address"
+        in said[0]
+    )
     await page.close()
 
 

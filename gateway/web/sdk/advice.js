@@ -3,12 +3,15 @@
 
 const said = new WeakMap();
 
-/** @param {Pick<Console, 'warn'> | undefined} console @param {string} text what is wrong, and what to do */
-export function advise(console, text) {
+/**
+ * @param {import('./types.d.ts').Platform['console']} console @param {string} text what is wrong, and what to do
+ * @param {'warn' | 'info'} level
+ */
+export function advise(console, text, level = 'warn') {
   if (!console) return;
   const texts = said.get(console) ?? new Set();
   said.set(console, texts);
-  if (!texts.has(text)) console.warn(`Notifications: ${text}`);
+  if (!texts.has(text)) console[level]?.(`Notifications: ${text}`);
   texts.add(text);
 }
 
@@ -17,9 +20,10 @@ const NO_TOKENS = [
   [/^$/, 'an empty string', 'return the token, or null if no user is signed in'],
   [/^</, 'an HTML page', 'check the address that it fetches, response.ok, and that the user is signed in there'],
   [/^["{[]/, 'JSON as a string', 'check response.ok, and return response.json() if that is { token } or { access_token }'],
+  [/^(bearer|eyJ\S*)\s/i, 'a token with "Bearer", a space or a line break in it', 'return the token alone'],
 ];
 /** @type {[RegExp, string, string]} */
-const OTHER = [/./, 'a string that is not a token', 'check the address that it fetches, and response.ok'];
+const OTHER = [/./, 'another string', 'check the address that it fetches, and response.ok'];
 
 /** @type {Record<string, string>} */
 const FAILURES = {
@@ -38,12 +42,14 @@ export function refusedToken({ url, status }) {
   return `getToken: ${url ? new URL(url).pathname : 'the address that it fetches'} returned ${status}: look at the response.`;
 }
 
-/** Say what getToken has returned instead of a token. @param {unknown} given @param {unknown} token */
+/** Say what getToken has returned instead of a token. @param {any} given @param {unknown} token */
 export function noToken(given, token) {
   if (typeof token !== 'string') {
-    return `getToken returned ${typeof given === 'object' ? 'an object without a token' : `a ${typeof given}`}: `
-      + 'return a string, { token }, { access_token } or the Response of fetch, and check the response of the address that it fetches.';
+    // A long key could be a token.
+    const keys = Object.keys(given).filter((key) => key.length < 20).join();
+    return `getToken returned ${typeof given === 'object' ? `an object without a token, but {${keys}}` : `a ${typeof given}`}: `
+      + 'return a string, { token }, { access_token } or the Response of fetch, and check that response.';
   }
   const [, what, todo] = NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER;
-  return `getToken returned ${what}, not a token: ${todo}.`;
+  return `getToken returned ${what} instead of a token: ${todo}.`;
 }

@@ -49,7 +49,12 @@ export class NotificationElement extends Base {
 
   set client(client) {
     if (client === this.#client) return;
-    this.#client = client;
+    const isClient = !client || typeof client.addEventListener === 'function';
+    if (!isClient) {
+      console.error(`Notifications: the client of <${this.localName}> is no NotificationClient: `
+        + 'set it to one, such as new NotificationClient({ getToken }).');
+    }
+    this.#client = isClient ? client : null;
     if (this.isConnected) this.#begin();
   }
 

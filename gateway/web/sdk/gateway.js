@@ -103,7 +103,10 @@ export class Gateway {
       given = null;
     }
     if (given === undefined) this.advise('getToken returned undefined, which means null: no user is signed in.');
-    if ((given ?? null) === null) throw new SignedOut('missing_token');
+    if ((given ?? null) === null) {
+      if (why === 'start') this.advise('getToken returned null or a 401: no user is signed in.', 'info');
+      throw new SignedOut('missing_token');
+    }
     const read = typeof given === 'object' ? given.token ?? given.access_token : given;
     const token = typeof read === 'string' ? read.trim() : '';
     if (token.startsWith('ngk_')) {
@@ -117,8 +120,8 @@ export class Gateway {
     return token;
   }
 
-  /** Tell the developer, once. @param {string} text */
-  advise(text) { advise(this.#platform.console, text); }
+  /** Tell the developer, once. @param {string} text @param {'warn' | 'info'} [level] */
+  advise(text, level) { advise(this.#platform.console, text, level); }
 
   #noToken(text) {
     this.advise(text);
@@ -208,7 +211,7 @@ export class Gateway {
         this.advise(`${origin} does not allow pages of ${page}: add ${page} to its GATEWAY_ALLOWED_ORIGINS.`);
         return 'origin_not_allowed';
       }
-      this.advise(`${href} cannot be reached: start the gateway, or set url to its address. `
+      this.advise(`${href} cannot be reached, or is not a gateway: start the gateway, or set url to its address (http:// or https://). `
         + 'If the page has a content security policy, add the address to connect-src.');
     }
     return why;

@@ -168,7 +168,7 @@ export interface Platform {
   random: () => number;
   isVisible: () => boolean;
   isOffline: () => boolean;
-  console: Pick<Console, 'warn'> | undefined;
+  console: (Pick<Console, 'warn'> & Partial<Pick<Console, 'info'>>) | undefined;
   window: EventTarget | undefined;
   document: EventTarget | undefined;
 }

@@ -56,6 +56,10 @@ export class NotificationClient extends EventTarget {
     super();
     if (typeof getToken !== 'function') throw new TypeError('getToken: a function that returns an access token is required');
     const base = new URL(url, globalThis.location?.href);
+    // Of "localhost:8000" the parser takes the host for a scheme, and "127.0.0.1:8000" for a path of the page.
+    if (!/^https?:$/.test(base.protocol) || /^[\w.-]+:\d/.test(String(url))) {
+      throw new TypeError(`url: ${url} does not begin with http:// or https://`);
+    }
     base.pathname = base.pathname.replace(/\/*$/, '/');
     this.#options = { carrier, transport, encoding, share, pageSize };
     this.#platform = { ...browser(), ...platform };

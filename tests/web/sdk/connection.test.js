@@ -485,11 +485,14 @@ const at = (url, status) => Object.defineProperty(new Response('secret', { statu
 
 for (const [given, said] of [
   ['<!doctype html><title>secret</title>', /an HTML page/], ['{"token": "secret"}', /JSON as a string.*response\.json\(\)/],
-  ['"secret"', /JSON as a string/], ['Internal secret Error', /a string that is not a token/], [' \n', /an empty string/],
+  ['"secret"', /JSON as a string/], ['Internal secret Error', /another string/], [' \n', /an empty string/],
+  ['Bearer eyJ.secret', /a token with "Bearer", a space or a line break in it instead of a token: return the token alone/],
+  ['eyJ.sec\nret', /a token with "Bearer", a space or a line break in it instead of a token: return the token alone/],
+  [{ data: { token: 'secret' }, error: 0, 'eyJ.secret.secret.secret': 1 }, /an object without a token, but \{data,error\}: return/],
   [new Response('secret', { status: 502 }), /getToken: the address that it fetches returned 502: look at the response/],
   [at('https://shop.test/token?key=secret', 404), /getToken: \/token returned 404: look at the response/],
-  [{ jwt: 'secret' }, /getToken returned an object without a token: return .* check the response of the address that it fetches/],
-  [{ token: { access: 'secret' } }, /getToken returned an object without a token: return/],
+  [{ jwt: 'secret' }, /getToken returned an object without a token, but \{jwt\}: return .* check that response/],
+  [{ token: { access: 'secret' } }, /getToken returned an object without a token, but \{token\}: return/],
   [true, /getToken returned a boolean: return/],
 ]) {
   test(`${said} is said once of what is no token, and the user is not signed out`, async () => {
@@ -575,6 +578,33 @@ test('a client without getToken is told that it is required', () => {
   const { constructor: Client } = new World().tab().client;
   for (const options of [[], [{}], [{ getToken: 'token' }]]) {
     assert.throws(() => new Client(...options), { name: 'TypeError', message: /^getToken: .* is required$/ });
+  }
+});
+
+for (const url of ['localhost:8800', '127.0.0.1:8800', 'ws://gateway.test', 'wss://gateway.test/v1/ws', 'file:///sdk']) {
+  test(`the address ${url} is refused with its name, for what it has to begin with`, () => {
+    const { constructor: Client } = new World().tab().client;
+    const { location } = globalThis;
+    globalThis.location = { href: 'http://shop.test/', origin: 'http://shop.test' };
+    try {
+      assert.throws(() => new Client({ getToken() {}, url }), {
+        name: 'TypeError', message: `url: ${url} does not begin with http:// or https://` });
+      assert.equal(new Client({ getToken() {}, url: '/notify' }).state, 'idle');
+    } finally {
+      globalThis.location = location;
+    }
+  });
+}
+
+test('nobody being signed in at the start is a piece of information', async () => {
+  for (const given of [null, new Response('secret', { status: 401 })]) {
+    const said = [];
+    const console = { warn: assert.fail, info: (text) => said.push(text) };
+    const tab = await new World().serve().tab({ getToken: () => given, platform: { console } }).start();
+    tab.client.retry();
+    await settle();
+    assert.deepEqual([tab.client.state, said], [
+      'signedout', ['Notifications: getToken returned null or a 401: no user is signed in.']]);
   }
 });
 
