@@ -219,6 +219,7 @@ async def test_a_page_of_an_allowed_origin_may_call_the_api(start_server: StartS
     assert set(asked.headers["access-control-allow-methods"].split(", ")) == {
         "GET",
         "POST",
+        "PUT",
         "PATCH",
         "DELETE",
     }
