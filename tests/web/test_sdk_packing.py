@@ -36,6 +36,11 @@ COMMANDS: tuple[dict[str, Any], ...] = (
     {"type": "unread", "ids": "nonsense"},
     {"type": "seen", "up_to": 7},
     {"type": "auth", "token": "x" * 9000},
+    {"type": "act", "id": ID, "action": "reply", "text": "é😀", "ref": "r"},
+    {"type": "act", "id": ID, "action": "yes"},
+    {"type": "act", "id": "nonsense", "action": "yes"},
+    {"type": "snooze", "ids": [ID], "until": None},
+    {"type": "snooze", "ids": [ID], "until": "2027-01-01T09:00:00.000Z", "ref": "r"},
 )
 
 SCRIPT = """
@@ -56,12 +61,18 @@ def corpus() -> list[Message]:
         Content(ID.lower(), "T", "b\n", "c", "low", "/x", dumps({name: DATA[name]}), 7) for name in DATA
     ]
     items = [encode_item(Item(content, 5, 6, 1_795_167_000_007, 0)) for content in contents]
+    content = contents[0]._replace(
+        icon="/i.png", actions='[{"id":"yes","label":"Yes","reply":true}]', expires_at=8, edited_at=9
+    )
+    answer = '{"action":"yes","text":"é","at":"2026-11-30T12:01:23.055Z"}'
+    items.append(encode_item(Item(content, 5, 6, 0, snoozed_until=1_900_000_000_000, answer=answer)))
     gone = encode_item(Item(contents[0], MAX_SEQ, MAX_SEQ, deleted_at=253_402_300_799_999))
     return [
         messages.hello("é" * 255, "e", COUNTS, 30, 1_800_000_000),
         messages.hello("ada", "e", COUNTS, 0.5, 0),
         *(messages.notification(item, 6, COUNTS) for item in items),
-        messages.changed([*items[:2], gone], 6, COUNTS),
+        messages.notification(items[0], 6, COUNTS, alert=False),
+        messages.changed([*items[:2], items[-1], gone], 6, COUNTS),
         messages.changed([gone] * 28, 6, COUNTS),
         messages.changed([], 6, COUNTS),
         messages.read_up_to(2**53, 7, COUNTS),

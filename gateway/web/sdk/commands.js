@@ -47,16 +47,44 @@ export class Commands {
     return this.#each(ids, { field: 'deleted_at', value: new Date().toISOString() }, 'delete', all);
   }
 
+  /** @param {string | number | Date | null} until null: as they were before */
+  async snooze(ids, until) {
+    const value = until === null ? null : new Date(until).toISOString();
+    const operation = { field: 'snoozed_until', value };
+    await this.#each(ids, operation, 'snooze', this.#patch({ snoozed_until: value }), { until: value });
+  }
+
+  /** Answer by an action. */
+  act(id, action, text) {
+    const answer = { action, text: text ?? null, at: new Date().toISOString() };
+    const body = text === undefined ? {} : { text };
+    const path = `v1/inbox/${encodeURIComponent(id)}`;
+    const ask = async (method, at, options) => {
+      const item = await this.#gateway.call(method, at, options);
+      if (item.id) this.#on.show(this.#inbox.take([item]));
+      return item;
+    };
+    const operation = { field: 'answer', value: answer, ids: new Set([id]) };
+    return this.#carryOut(operation, () => this.#say({ type: 'act', id, action, ...body }, async () => {
+      await ask('POST', `${path}/actions/${encodeURIComponent(action)}`, { body }).catch(async (error) => {
+        if (error.code !== 'already_answered') throw error;
+        // The command may have arrived before the connection ended.
+        const { answer: given } = await ask('GET', path);
+        if (given?.action !== action || given.text !== answer.text) throw error;
+      });
+    }));
+  }
+
   seen(upTo) {
     return this.#carryOut({ seenUpTo: upTo }, () => this.#sayUpTo('seen', upTo));
   }
 
-  #each(what, operation, type, request) {
+  #each(what, operation, type, request, fields = {}) {
     const ids = [...new Set([what].flat())];
     return this.#carryOut({ ...operation, ids: new Set(ids) }, async () => {
       for (let from = 0; from < ids.length; from += MOST_IDS) {
         const some = ids.slice(from, from + MOST_IDS);
-        await this.#say(type && { type, ids: some }, () => request(some));
+        await this.#say(type && { type, ids: some, ...fields }, () => request(some));
       }
     });
   }

@@ -14,6 +14,7 @@ const MESSAGES = {
   live: ({ seq }) => isCount(seq),
   heartbeat: () => true,
   seen: () => true,
+  preferences: ({ preferences }) => isObject(preferences),
   notification: ({ seq, notification }) => isCount(seq) && isItem(notification),
   changed: ({ seq, items }) => isCount(seq) && areItems(items),
   read: ({ seq, up_to }) => isCount(seq) && isCount(up_to),

@@ -151,14 +151,18 @@ export class Gateway {
   /**
    * Call, and return the answer. A token that is refused is replaced, once; a request that came too soon (429) waits
    * as long as the gateway says, and is sent again. Throws Failed, or SignedOut.
-   * @param {string} method @param {string} path @param {{ body?: object, signal?: AbortSignal }} options
+   * `tagged` has the tag that a write must match, if any, and is given the tag of the answer.
+   * @param {string} method @param {string} path
+   * @param {{ body?: object, signal?: AbortSignal, tagged?: { tag: string | null } }} options
    * @returns {Promise<any>}
    */
-  async call(method, path, { body, signal } = {}, mayRenew = true, patience = PATIENCE) {
+  async call(method, path, options = {}, mayRenew = true, patience = PATIENCE) {
+    const { body, signal, tagged } = options;
     const token = this.token;
     if (!token) throw new Failed('missing_token', 'Nobody is signed in.');
     const headers = { Authorization: `Bearer ${token}` };
     if (body) headers['Content-Type'] = 'application/json';
+    if (body && tagged?.tag) headers['If-Match'] = tagged.tag;
     const late = AbortSignal.timeout(REQUEST_TIME);
     const response = await this.#platform.fetch(new URL(path, this.url), {
       method, headers, body: body && JSON.stringify(body), cache: 'no-store',
@@ -172,7 +176,7 @@ export class Gateway {
       const { code } = await failure(response);
       if (!mayRenew) throw new SignedOut(code);
       await this.renew(token, code);
-      return this.call(method, path, { body, signal }, false, patience);
+      return this.call(method, path, options, false, patience);
     }
     if (!response.ok) {
       const failed = await failure(response);
@@ -180,8 +184,9 @@ export class Gateway {
       const ms = Math.max(failed.retryAfter, LEAST_WAIT) * (1 + this.#platform.random());
       if (failed.status !== 429 || ms > patience) throw failed;
       await new Backoff(this.#platform).wait(ms, signal ?? new AbortController().signal);
-      return this.call(method, path, { body, signal }, mayRenew, patience - ms);
+      return this.call(method, path, options, mayRenew, patience - ms);
     }
+    if (tagged) tagged.tag = response.headers.get('ETag');
     // Some good answers have no body.
     return response.json().catch(() => ({}));
   }

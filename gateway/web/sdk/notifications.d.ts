@@ -1,4 +1,23 @@
-/** One notification in one inbox. A deleted one keeps its id, its two numbers and `deleted_at`; the rest is null. */
+/** A button of a notification: with `reply` it takes a text, with `url` it leads there. */
+export interface Action {
+  readonly id: string;
+  readonly label: string;
+  readonly style?: 'primary' | 'default' | 'danger';
+  readonly url?: string | null;
+  readonly reply?: boolean;
+}
+
+/** How the user has answered: by which action, with which text. */
+export interface Answer {
+  readonly action: string;
+  readonly text: string | null;
+  readonly at: string;
+}
+
+/**
+ * One notification in one inbox. A deleted one keeps its id, its two numbers, `deleted_at` and `deleted_reason`; the rest
+ * is null.
+ */
 export interface Item {
   readonly id: string;
   /** Where it entered the log: its order in the inbox. */
@@ -13,9 +32,20 @@ export interface Item {
   readonly data: Readonly<Record<string, unknown>> | null;
   /** Times are RFC 3339 in UTC. */
   readonly created_at: string | null;
+  /** The address of an image. */
+  readonly icon: string | null;
+  readonly actions: readonly Action[] | null;
+  /** When it is removed. */
+  readonly expires_at: string | null;
+  /** When its sender last changed it. */
+  readonly edited_at: string | null;
   readonly read_at: string | null;
   readonly archived_at: string | null;
   readonly deleted_at: string | null;
+  /** Until then it is not in the inbox. */
+  readonly snoozed_until: string | null;
+  readonly answer: Answer | null;
+  readonly deleted_reason: 'user' | 'unsent' | 'expired' | 'replaced' | 'retention' | null;
 }
 
 /**
@@ -69,10 +99,31 @@ export interface Options {
 export interface Filter {
   unread?: boolean;
   archived?: boolean;
+  /** Soonest first. */
+  snoozed?: boolean;
   category?: string;
   /** The `next` of the page before. */
   cursor?: string | null;
   limit?: number;
+}
+
+export type Day = 'mon' | 'tue' | 'wed' | 'thu' | 'fri' | 'sat' | 'sun';
+
+/** A time of days in which nothing alerts. `from` after `until` goes on over midnight. */
+export interface QuietHours {
+  readonly days: readonly Day[];
+  /** Such as `22:00`. */
+  readonly from: string;
+  readonly until: string;
+}
+
+/** What a user wants to be told of, and when. */
+export interface Preferences {
+  readonly categories: Readonly<Record<string, { readonly muted: boolean }>>;
+  /** An IANA time zone, in which the quiet hours are. */
+  readonly timezone: string | null;
+  readonly quiet_hours: readonly QuietHours[];
+  readonly quiet_until: string | null;
 }
 
 /** What happened to the view `items`. `changed` also names items outside of it, which a filtered view may hold. */
@@ -90,8 +141,13 @@ export interface Events {
   state: Status;
   counts: { readonly unread: number; readonly unseen: number };
   items: Change;
-  /** An item this client has not had; it may have been read elsewhere since. */
-  notification: { readonly item: Item; readonly missed: boolean; readonly first: boolean };
+  /**
+   * An item this client has not had, or one that has entered again; it may have been read elsewhere since. Where `alert`
+   * is false, the user has quiet hours: no toast, no sound.
+   */
+  notification: { readonly item: Item; readonly missed: boolean; readonly first: boolean; readonly alert: boolean };
+  /** The user has changed the preferences elsewhere. */
+  preferences: { readonly preferences: Preferences };
   loading: { readonly loading: boolean };
   signedout: { readonly code: string };
   /** A command was refused, and is not shown any more. */
@@ -102,6 +158,8 @@ export interface Events {
 export interface CallError extends Error {
   readonly code: string;
   readonly detail: string;
+  /** Of the gateway's answer; 0 where none came. */
+  readonly status: number;
 }
 
 export class NotificationClient extends EventTarget {
@@ -140,6 +198,18 @@ export class NotificationClient extends EventTarget {
   unreadAgain(ids: string | readonly string[]): Promise<void>;
   archive(ids: string | readonly string[], archived?: boolean): Promise<void>;
   delete(ids: string | readonly string[]): Promise<void>;
+  /** Take items out of the inbox until a time, 1 minute to 366 days ahead, or with null have them back as they were. */
+  snooze(ids: string | readonly string[], until: string | number | Date | null): Promise<void>;
+  /** Answer by one of the item's actions, once; `text` where the action has `reply`. */
+  act(id: string, action: string, text?: string): Promise<void>;
+  /** Read a page of what is snoozed, soonest first. Rejects with CallError. */
+  listSnoozed(filter?: Filter): Promise<{ items: Item[]; next: string | null }>;
+  preferences(): Promise<Preferences>;
+  /**
+   * Replace the preferences, and return them. Rejects with CallError: also where they were changed since this client read
+   * them, with the `status` 412.
+   */
+  setPreferences(preferences: Preferences): Promise<Preferences>;
   /** Move the seen mark; without a number, to all that is here. */
   seen(upTo?: number): Promise<void>;
   addEventListener<K extends keyof Events>(

@@ -45,6 +45,8 @@ export class NotificationClient extends EventTarget {
   /** @type {Promise<void> | null} */
   #extending = null;
   #joined = false;
+  /** The tag of the preferences that were read last. @type {{ tag: string | null }} */
+  #tagged = { tag: null };
   // Whether the leader has not answered yet.
   #asked = false;
 
@@ -319,11 +321,12 @@ export class NotificationClient extends EventTarget {
 
   #apply(message, missed, first) {
     const view = this.#inbox.apply(message);
-    if (view) this.#show(view, missed, first);
+    if (view) this.#show(view, missed, first, message.alert !== false);
+    if (message.type === 'preferences') this.#dispatch('preferences', { preferences: message.preferences });
   }
 
   /** Tell the page of a change of the view. @param {View} view */
-  #show({ news, readUpTo, ...change }, missed = false, first = true) {
+  #show({ news, readUpTo, ...change }, missed = false, first = true, alert = true) {
     if (change.reset || change.added.length || change.changed.length || change.removed.length || readUpTo) {
       this.#dispatch('items', readUpTo ? { ...change, readUpTo } : change);
     }
@@ -332,7 +335,7 @@ export class NotificationClient extends EventTarget {
       this.#counts = { unread, unseen };
       this.#dispatch('counts', { unread, unseen });
     }
-    for (const item of news) this.#dispatch('notification', { item, missed, first });
+    for (const item of news) this.#dispatch('notification', { item, missed, first, alert });
   }
 
   /** @param {Partial<Status>} status */
@@ -395,8 +398,8 @@ export class NotificationClient extends EventTarget {
   }
 
   /** @param {Filter} filter @param {AbortSignal} [signal] @returns {Promise<Page>} */
-  async #read({ unread, archived, category, cursor, limit = this.#options.pageSize }, signal) {
-    const fields = { limit, unread, archived, category, cursor };
+  async #read({ unread, archived, snoozed, category, cursor, limit = this.#options.pageSize }, signal) {
+    const fields = { limit, unread, archived, snoozed, category, cursor };
     const given = Object.entries(fields).filter(([, value]) => (value ?? null) !== null);
     const query = new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
     this.#loading += 1;
@@ -421,6 +424,25 @@ export class NotificationClient extends EventTarget {
   archive(ids, archived = true) { return this.#guarded(() => this.#commands.archive(ids, archived)); }
 
   delete(ids) { return this.#guarded(() => this.#commands.delete(ids)); }
+
+  /** @param {string | number | Date | null} until */
+  snooze(ids, until) { return this.#guarded(() => this.#commands.snooze(ids, until)); }
+
+  /** Answer an item by one of its actions. */
+  act(id, action, text) { return this.#guarded(() => this.#commands.act(id, action, text)); }
+
+  /** Read a page of what is snoozed, soonest first. @param {Filter} filter */
+  listSnoozed(filter = {}) { return this.query({ ...filter, snoozed: true }); }
+
+  preferences() { return this.#exchange('GET'); }
+
+  /** Replace the preferences. Where they were changed since they were read here, they stay, and this rejects. */
+  setPreferences(preferences) { return this.#exchange('PUT', preferences); }
+
+  /** @param {string} method @param {object} [body] */
+  #exchange(method, body) {
+    return this.#guarded(() => this.#gateway.call(method, 'v1/inbox/preferences', { body, tagged: this.#tagged }));
+  }
 
   /** Move the seen mark; without a number, to all that is here. */
   async seen(upTo = Math.max(this.seq, this.items[0]?.created_seq ?? 0)) {

@@ -4,7 +4,7 @@
 const SIZES = ['Uint8', 'Uint16', 'Uint32'];
 // By their first byte, from 0xca on.
 const NUMBERS = ['Float32', 'Float64', ...SIZES, 'BigUint64', 'Int8', 'Int16', 'Int32', 'BigInt64'];
-const TIMES = ['expires_at', 'created_at', 'read_at', 'archived_at', 'deleted_at'];
+const TIMES = ['expires_at', 'created_at', 'edited_at', 'read_at', 'archived_at', 'deleted_at', 'snoozed_until', 'at', 'quiet_until'];
 const ID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
 
 /** @param {Uint8Array} bytes */
@@ -46,7 +46,8 @@ function unpack(buffer) {
 /** Read a message, as its JSON twin would be. @param {ArrayBuffer} buffer */
 export function unpackMessage(buffer) {
   const message = unpack(buffer);
-  for (const holder of [message, message.notification ?? {}, ...message.items ?? []]) {
+  const items = [message.notification ?? {}, ...message.items ?? []];
+  for (const holder of [message, message.preferences ?? {}, ...items, ...items.map(({ answer }) => answer ?? {})]) {
     for (const name of TIMES) {
       if (typeof holder[name] === 'number') holder[name] = new Date(holder[name]).toISOString();
     }
@@ -73,13 +74,16 @@ const packId = (id) => (ID.test(id)
   ? [0xc4, 16, ...id.replaceAll('-', '').match(/../g).map((hex) => parseInt(hex, 16))]
   : packText(id));
 
-const pack = (value) => {
+const pack = (name, value) => {
+  if (value === null) return [0xc0];
+  if (name === 'id') return packId(value);
+  if (name === 'until') return packNumber(Date.parse(value));
   if (Array.isArray(value)) return [0xdc, value.length >> 8, value.length & 255, ...value.flatMap(packId)];
   return typeof value === 'number' ? packNumber(value) : packText(value);
 };
 
-/** Write a command: texts, numbers, and lists of ids. @param {object} command */
+/** Write a command: texts, numbers, a time, ids, and lists of ids. @param {object} command */
 export function packCommand(command) {
   const fields = Object.entries(command);
-  return new Uint8Array([0x80 | fields.length, ...fields.flatMap(([name, value]) => [...packText(name), ...pack(value)])]);
+  return new Uint8Array([0x80 | fields.length, ...fields.flatMap(([name, value]) => [...packText(name), ...pack(name, value)])]);
 }

@@ -5,19 +5,25 @@
 // As many changes as the gateway replays.
 const MOST_SKIPPED = 1_000;
 
-const isHere = (item) => !item.archived_at && !item.deleted_at;
+const isHere = (item) => !item.archived_at && !item.deleted_at && !item.snoozed_until;
 const isUnread = (item) => isHere(item) && !item.read_at;
 const newestFirst = (one, other) => other.created_seq - one.created_seq;
-const isMeant = (operation, item) => operation.ids?.has(item.id) || item.created_seq <= operation.upTo;
+const isMeant = (operation, item) => operation.ids?.has(item.id) || (item.created_seq <= operation.upTo && !item.snoozed_until);
 
-const isSame = (one, other) => one.seq === other.seq && one.read_at === other.read_at
-  && one.archived_at === other.archived_at && one.deleted_at === other.deleted_at;
+const VARYING = ['seq', 'read_at', 'archived_at', 'deleted_at', 'snoozed_until', 'answer'];
+const isSame = (one, other) => VARYING.every((name) => one[name] === other[name]);
 
 /** An item as it is after an operation. One that is so already keeps its moment. */
 function after(operation, item) {
   const { field, value } = operation;
-  if (!field || !isMeant(operation, item) || !item[field] === !value) return item;
-  return { ...item, [field]: value };
+  // A snoozed item can be given another time.
+  const isSo = field === 'snoozed_until' ? item[field] === value : !item[field] === !value;
+  if (!field || !isMeant(operation, item) || isSo) return item;
+  const done = { ...item, [field]: value };
+  // Whoever archives a snoozed item does not want it back, and whoever answers has read.
+  if (field === 'archived_at') done.snoozed_until = null;
+  if (field === 'answer') done.read_at ??= value.at;
+  return done;
 }
 
 const afterAll = (operations, item) => [...operations].reduce((state, operation) => after(operation, state), item);
@@ -30,7 +36,7 @@ const TOLD = {
   notification: ({ notification }) => [notification],
   changed: ({ items }) => items,
   read: ({ seq, up_to }, items) => items
-    .filter((item) => item.created_seq <= up_to && (!item.read_at || ownRead.has(item)) && !item.deleted_at)
+    .filter((item) => item.created_seq <= up_to && (!item.read_at || ownRead.has(item)) && !item.deleted_at && !item.snoozed_until)
     .map((item) => ({ ...item, seq, read_at: item.read_at ?? new Date().toISOString() })),
 };
 

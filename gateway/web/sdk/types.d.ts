@@ -38,8 +38,8 @@ export interface View {
 
 /** What the user has done to the items with these ids, or to all up to a number. */
 export interface Operation {
-  field?: 'read_at' | 'archived_at' | 'deleted_at';
-  value?: string | null;
+  field?: 'read_at' | 'archived_at' | 'deleted_at' | 'snoozed_until' | 'answer';
+  value?: string | object | null;
   ids?: Set<string>;
   upTo?: number;
   seenUpTo?: number;

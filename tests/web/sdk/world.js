@@ -55,29 +55,66 @@ export class Log {
   seen = 0;
   items = new Map();
   messages = [];
+  preferences = { categories: {}, timezone: null, quiet_hours: [], quiet_until: null };
+  versions = 0;
   onmessage = () => {};
 
   post(title = 'Hello', fields = {}) {
     const id = `n${this.seq + 1}`;
     const item = {
       id, created_seq: this.seq + 1, title, body: null, category: 'default', priority: 'normal', url: null, data: null,
-      created_at: '2026-01-01T00:00:00.000Z', read_at: null, archived_at: null, deleted_at: null, ...fields,
+      created_at: '2026-01-01T00:00:00.000Z', icon: null, actions: null, expires_at: null, edited_at: null, read_at: null,
+      archived_at: null, deleted_at: null, snoozed_until: null, answer: null, deleted_reason: null, ...fields,
     };
     this.#commit([item]);
     this.#tell({ type: 'notification', seq: this.seq, notification: this.items.get(id) });
     return id;
   }
 
-  change(ids, fields) {
-    const changes = (item) => Object.entries(fields).some(([name, value]) => !item[name] !== !value);
+  change(ids, fields, always = false) {
+    const changes = (item) => always || Object.entries(fields).some(([name, value]) => (
+      name === 'snoozed_until' ? item[name] !== value : !item[name] !== !value));
     const meant = [ids].flat().map((id) => this.items.get(id)).filter((item) => item && !item.deleted_at && changes(item));
     if (!meant.length) return;
     this.#commit(meant.map((item) => ({ ...item, ...fields })));
     this.#tell({ type: 'changed', seq: this.seq, items: meant.map(({ id }) => this.items.get(id)) });
   }
 
+  /** The sender has changed it, or with `renotify` has it enter again. */
+  edit(id, fields, renotify = false) {
+    const item = { ...this.items.get(id), ...fields, edited_at: '2026-01-01T00:00:06.000Z' };
+    if (renotify) this.#enter(item);
+    else this.change(id, item, true);
+  }
+
+  /** Its sender, its time or its successor has taken it away. */
+  withdraw(id, deleted_reason) { this.change(id, { ...GONE, deleted_at: '2026-01-01T00:00:07.000Z', deleted_reason }); }
+
+  /** It is time for a snoozed one. */
+  wake(id, fields = {}) { this.#enter({ ...this.items.get(id), snoozed_until: null }, fields); }
+
+  #enter(item, fields) {
+    this.#commit([{ ...item, created_seq: this.seq + 1, read_at: null, archived_at: null }]);
+    this.#tell({ type: 'notification', seq: this.seq, notification: this.items.get(item.id), ...fields });
+  }
+
+  /** Answer an item, and return whether it could be. */
+  answer(id, action, text = null) {
+    const item = this.items.get(id);
+    if (item.answer) return false;
+    const at = '2026-01-01T00:00:08.000Z';
+    this.change(id, { answer: { action, text, at }, read_at: item.read_at ?? at });
+    return true;
+  }
+
+  prefer(preferences) {
+    this.versions += 1;
+    this.preferences = preferences;
+    this.onmessage({ type: 'preferences', preferences });
+  }
+
   readUpTo(upTo) {
-    const meant = [...this.items.values()].filter((item) => item.created_seq <= upTo && !item.read_at);
+    const meant = [...this.items.values()].filter((item) => item.created_seq <= upTo && !item.read_at && !item.snoozed_until);
     if (!meant.length) return;
     this.#commit(meant.map((item) => ({ ...item, read_at: '2026-01-01T00:00:01.000Z' })));
     this.#tell({ type: 'read', seq: this.seq, up_to: upTo });
@@ -98,7 +135,8 @@ export class Log {
   }
 
   get counts() {
-    const unread = [...this.items.values()].filter((item) => !item.read_at && !item.archived_at && !item.deleted_at);
+    const unread = [...this.items.values()].filter((item) => (
+      !item.read_at && !item.archived_at && !item.deleted_at && !item.snoozed_until));
     return { unread: unread.length, unseen: unread.filter((item) => item.created_seq > this.seen).length };
   }
 
@@ -121,13 +159,17 @@ export class Log {
     return { type: 'live', seq: this.seq, ...this.counts };
   }
 
-  page({ limit = 50, cursor, unread, archived, category } = {}) {
+  page({ limit = 50, cursor, unread, archived, snoozed, category } = {}) {
+    const isSnoozed = snoozed === 'true';
     const all = [...this.items.values()]
-      .filter((item) => !item.deleted_at && Boolean(item.archived_at) === (archived === 'true'))
+      .filter((item) => !item.deleted_at && Boolean(item.snoozed_until) === isSnoozed)
+      .filter((item) => isSnoozed || Boolean(item.archived_at) === (archived === 'true'))
       .filter((item) => unread === undefined || Boolean(item.read_at) === (unread === 'false'))
       .filter((item) => category === undefined || item.category === category)
       .filter((item) => !cursor || item.created_seq < Number(cursor))
-      .sort((one, other) => other.created_seq - one.created_seq);
+      .sort((one, other) => (isSnoozed
+        ? Date.parse(one.snoozed_until) - Date.parse(other.snoozed_until) || one.created_seq - other.created_seq
+        : other.created_seq - one.created_seq));
     const items = all.slice(0, Number(limit));
     const next = all.length > items.length ? String(items.at(-1).created_seq) : null;
     return { items, next, seq: this.seq, epoch: this.epoch, ...this.counts };
@@ -137,14 +179,20 @@ export class Log {
 // What the gateway takes as a parameter of a page. `tests/web/test_doubles.py` compares the two.
 const PARAMETERS = {
   limit: /^0*(?:[1-9]\d?|1\d\d|200)$/, cursor: /^\d+$/, unread: /^(?:true|false)$/, archived: /^(?:true|false)$/,
+  snoozed: /^(?:true|false)$/,
   category: /^[^\0]{1,64}$/,
 };
 
+const GONE = {
+  title: null, body: null, category: null, priority: null, url: null, data: null, created_at: null, icon: null, actions: null,
+  expires_at: null, edited_at: null, read_at: null, archived_at: null, snoozed_until: null, answer: null,
+};
 const FIELDS = {
   read: (read_at) => ({ read_at }),
   unread: () => ({ read_at: null }),
-  archive: (archived_at) => ({ archived_at }),
-  delete: (deleted_at) => ({ title: null, deleted_at }),
+  archive: (archived_at) => ({ archived_at, snoozed_until: null }),
+  delete: (deleted_at) => ({ ...GONE, deleted_at, deleted_reason: 'user' }),
+  snooze: (_time, snoozed_until) => ({ snoozed_until }),
 };
 
 const answer = (body, status = 200, headers = {}) => (
@@ -359,7 +407,7 @@ class Tab {
         ...platform,
       },
     });
-    for (const type of ['state', 'counts', 'items', 'notification', 'signedout', 'error']) {
+    for (const type of ['state', 'counts', 'items', 'notification', 'signedout', 'error', 'preferences']) {
       this.client.addEventListener(type, ({ detail }) => this.events.push({ type, ...detail }));
     }
   }
@@ -439,12 +487,14 @@ export class World {
     this.oncommand = (socket, command) => setImmediate(() => {
       if (socket.readyState !== 1) return;
       const time = '2026-01-01T00:00:05.000Z';
-      const { type, ref, ids, up_to } = command;
+      const { type, ref, ids, up_to, until, id, action, text } = command;
       if (type === 'ping') socket.say({ type: 'heartbeat', seq: this.log.seq, ...this.log.counts });
       else if (type === 'seen') this.log.see(up_to);
       else if (up_to !== undefined) this.log.readUpTo(up_to);
-      else if (ids) this.log.change(ids, FIELDS[type](time));
-      if (ref) socket.say({ type: 'ok', ref });
+      else if (ids) this.log.change(ids, FIELDS[type](time, until));
+      if (type === 'act' && !this.log.answer(id, action, text)) {
+        socket.say({ type: 'error', ref, code: 'already_answered', detail: 'about already_answered' });
+      } else if (ref) socket.say({ type: 'ok', ref });
     });
     this.log.onmessage = (message) => {
       for (const socket of this.sockets) if (socket.readyState === 1) socket.say(message);
@@ -467,29 +517,42 @@ export class World {
     return this.#answer(request);
   }
 
-  #answer({ method, path, query, body }) {
+  #answer({ method, path, query, body, headers }) {
     const { log } = this;
     if (path === '/healthz') return answer({ status: 'ok' });
     if (path === '/v1/auth/ticket') return answer({ ticket: 'ticket-1', expires_in: 30 });
     if (method === 'GET' && path === '/v1/inbox') {
       const wrong = Object.entries(query).some(([name, value]) => PARAMETERS[name] && !PARAMETERS[name].test(value));
-      return wrong ? problem(422, 'validation_error') : answer(log.page(query));
+      const clashes = query.snoozed === 'true' && (query.archived === 'true' || query.unread !== undefined);
+      return wrong || clashes ? problem(422, 'validation_error') : answer(log.page(query));
     }
     if (path === '/v1/inbox/read' && body.up_to !== undefined) log.readUpTo(body.up_to);
     else if (path === '/v1/inbox/read') log.change(body.ids, { read_at: '2026-01-01T00:00:02.000Z' });
     else if (path === '/v1/inbox/seen') log.see(body.up_to);
     if (path === '/v1/inbox/read' || path === '/v1/inbox/seen') return answer({ seq: log.seq, ...log.counts });
-    const id = path.split('/').at(-1);
+    if (path === '/v1/inbox/preferences') {
+      const tag = () => ({ ETag: `"${log.versions}"` });
+      if (method === 'GET') return answer(log.preferences, 200, tag());
+      const match = headers['If-Match'];
+      if (match && match !== tag().ETag) return problem(412, 'precondition_failed');
+      log.prefer(body);
+      return answer(log.preferences, 200, tag());
+    }
+    const [id, , action] = path.split('/').slice(3);
     if (!log.items.has(id)) return problem(404, 'not_found');
     if (method === 'DELETE') {
-      log.change(id, { title: null, deleted_at: '2026-01-01T00:00:03.000Z' });
+      log.change(id, FIELDS.delete('2026-01-01T00:00:03.000Z'));
       return answer(null, 204);
     }
     if (log.items.get(id).deleted_at) return problem(404, 'not_found');
+    if (action && !log.answer(id, action, body.text)) return problem(409, 'already_answered');
+    if (action || method === 'GET') return answer(log.items.get(id));
     const time = '2026-01-01T00:00:04.000Z';
     const fields = {};
     if (body.read !== undefined) fields.read_at = body.read ? time : null;
     if (body.archived !== undefined) fields.archived_at = body.archived ? time : null;
+    if (body.snoozed_until !== undefined) fields.snoozed_until = body.snoozed_until;
+    if (body.archived) fields.snoozed_until = null;
     log.change(id, fields);
     return answer(log.items.get(id));
   }

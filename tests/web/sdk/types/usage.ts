@@ -2,7 +2,7 @@
 
 // @ts-types="../../../../gateway/web/sdk/notifications.d.ts"
 import { NotificationClient } from '../../../../gateway/web/sdk/notifications.js';
-import type { CallError, Item, Options, State } from '../../../../gateway/web/sdk/notifications.d.ts';
+import type { Action, CallError, Item, Options, Preferences, State } from '../../../../gateway/web/sdk/notifications.d.ts';
 
 const client = new NotificationClient({
   getToken: async (why) => (why === 'rejected' ? null : 'token'),
@@ -14,9 +14,9 @@ const client = new NotificationClient({
   pageSize: 20,
 });
 
-client.addEventListener('notification', ({ detail: { item, missed, first } }) => {
+client.addEventListener('notification', ({ detail: { item, missed, first, alert } }) => {
   const title: string | null = item.title;
-  const flags: boolean[] = [missed, first];
+  const flags: boolean[] = [missed, first, alert];
   console.log(title, flags);
 }, { once: true });
 client.addEventListener('state', (event) => {
@@ -38,6 +38,15 @@ await client.archive('a', false);
 await client.seen();
 const page: { items: Item[]; next: string | null } = await client.query({ unread: true, cursor: null });
 await client.delete(page.items.map(({ id }) => id)).catch((error: CallError) => console.log(error.code));
+await client.snooze(['a', 'b'], new Date());
+await client.snooze('a', null);
+const [action]: readonly Action[] = page.items[0].actions ?? [];
+await client.act('a', action.id, action.reply ? 'Thanks' : undefined);
+const snoozed: { items: Item[]; next: string | null } = await client.listSnoozed({ limit: 10 });
+const preferences: Preferences = await client.preferences();
+await client.setPreferences({ ...preferences, quiet_until: snoozed.items[0].snoozed_until })
+  .catch((error: CallError) => console.log(error.status === 412));
+client.addEventListener('preferences', ({ detail }) => console.log(detail.preferences.quiet_hours[0]?.days));
 client.retry();
 client.signOut();
 client.stop();
@@ -59,6 +68,10 @@ client.items[0].title = 'mine';
 client.items.push(page.items[0]);
 // @ts-expect-error: the state is not to be set
 client.state = 'live';
+// @ts-expect-error: there is no such day
+await client.setPreferences({ ...preferences, quiet_hours: [{ days: ['monday'], from: '22:00', until: '07:00' }] });
+// @ts-expect-error: until when, or null
+await client.snooze('a');
 // @ts-expect-error: up to a number
 await client.read({ upTo: 'all' });
 // @ts-expect-error: the title may be absent
