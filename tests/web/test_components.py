@@ -316,7 +316,7 @@ async def test_the_bell_and_the_inbox_can_be_used_with_the_keyboard_alone(stage:
       const inbox = document.activeElement.shadowRoot.activeElement;
       return inbox.shadowRoot.activeElement.getAttribute('data-tab');
     }"""
-    for _ in range(3):
+    for _ in range(4):
         await press("Tab")
     assert await page.evaluate(focused) == "all"
     await press("ArrowRight")
@@ -359,11 +359,11 @@ async def test_only_one_row_is_a_tab_stop(stage: Stage) -> None:
     )
 
     async def reached() -> bool:
-        return bool(await page.evaluate(script) == 4)
+        return bool(await page.evaluate(script) == 5)
 
-    await until(reached, "one row and its three buttons can be reached")
+    await until(reached, "one row and its four buttons can be reached")
     await rows(page).nth(5).click()
-    await until(reached, "another row and its three buttons can be reached")
+    await until(reached, "another row and its four buttons can be reached")
     await expect(rows(page).nth(5)).to_have_attribute("aria-posinset", "6")
     await expect(rows(page).nth(5)).to_have_attribute("aria-setsize", "30")
 
@@ -1500,7 +1500,7 @@ async def test_a_row_on_a_phone_has_one_button_with_a_menu(stage: Stage) -> None
     await more.tap()
     await expect(more).to_have_attribute("aria-expanded", "true")
     await expect(button(page, "Mark read: Title 3")).to_be_focused()
-    await expect(shown).to_have_count(4)
+    await expect(shown).to_have_count(5)
     # A tap beside the menu closes it, and does nothing else.
     await tap_at(page, rows(page).nth(0))
     await expect(shown).to_have_count(1)

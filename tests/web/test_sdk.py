@@ -64,7 +64,7 @@ def test_the_components_can_be_imported_without_a_dom() -> None:
         "--eval",
         f"const sdk = await import({json.dumps(entry)}); console.log(Object.keys(sdk).sort().join());",
     )
-    names = "NotificationBell,NotificationClient,NotificationInbox,NotificationToasts"
+    names = "NotificationBell,NotificationClient,NotificationInbox,NotificationPreferences,NotificationToasts"
     assert (code, said) == (0, f"{names}\n")
 
 
@@ -111,7 +111,7 @@ def test_every_package_entry_has_a_script_and_types_that_declare_its_exports() -
 
 def test_an_element_observes_only_attributes_in_the_manifest() -> None:
     entry = Path(str(SDK)).joinpath("components.js").as_uri()
-    elements = ("NotificationBell", "NotificationInbox", "NotificationToasts")
+    elements = ("NotificationBell", "NotificationInbox", "NotificationPreferences", "NotificationToasts")
     code, said = run_node(
         "--input-type=module",
         "--eval",

@@ -9,11 +9,19 @@ export type Plural = { other: string } & Partial<Record<'zero' | 'one' | 'two' |
 
 /** The texts of the components. What stands in braces is filled in. */
 export interface Texts {
-  notifications: string; all: string; unread: string; archived: string; category: string; anyCategory: string; general: string;
-  markRead: string; markUnread: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
-  markAllRead: string; undo: string; dismiss: string; close: string; moreActions: string; showAll: string; showArchived: string; showCategories: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
+  notifications: string; all: string; unread: string; snoozed: string; archived: string; category: string; anyCategory: string; general: string;
+  markRead: string; markUnread: string; snooze: string; wakeNow: string; laterToday: string; tomorrow: string; nextWeek: string; pickTime: string; edited: string; actions: string; send: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
+  markAllRead: string; undo: string; dismiss: string; close: string; back: string; moreActions: string; showAll: string; showArchived: string; showCategories: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
+  preferences: string; tellMe: string; quietHours: string; quietHint: string; addHours: string; quietFrom: string; quietTo: string;
+  timeZone: string; quietUntil: string; wrongHours: string; saved: string;
+  /** `{time}` */
+  until: string; snoozedNow: string;
+  /** `{label}` */
+  confirm: string; answeredBy: string;
+  /** `{label}`, `{text}` */
+  repliedBy: string;
   low: string; high: string; urgent: string; justNow: string; loading: string;
-  emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptyArchived: string; emptyArchivedMore: string;
+  emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptySnoozed: string; emptySnoozedMore: string; emptyArchived: string; emptyArchivedMore: string;
   /** `{category}` */
   emptyCategory: string;
   offline: string; unavailable: string;
@@ -22,7 +30,7 @@ export interface Texts {
   retrying: string; stopped: string; signedOut: string; signedOutMore: string; failedToLoad: string;
   /** `{detail}` */
   failed: string;
-  shortcuts: string; keyNext: string; keyPrevious: string; keyOpen: string; keyRead: string; keyArchive: string; keyDelete: string; keyHelp: string;
+  shortcuts: string; keyNext: string; keyPrevious: string; keyOpen: string; keyRead: string; keySnooze: string; keyArchive: string; keyDelete: string; keyHelp: string;
   archivedNow: string; unarchivedNow: string; deletedNow: string; noUndo: string;
   readNow: string | Plural; bellNew: string | Plural; arrived: string | Plural; more: string | Plural; newer: string | Plural;
   systemAsk: string; systemOn: string; systemHow: string; systemOff: string; systemDenied: string;
@@ -34,11 +42,14 @@ export interface Words {
   say(name: keyof Texts, values?: Record<string, string | number>): string;
   number(value: number): string;
   badge(value: number, most?: number): string;
+  /** 0 is Monday. */
+  weekday(day: number): string;
   seconds(value: number): string;
   /** Times are in ms since 1970. */
   dateTime(ms: number): string;
+  moment(ms: number): string;
   ago(ms: number): string;
-  /** Today, yesterday, or the date. */
+  /** Today, yesterday, tomorrow, or the date. */
   day(ms: number): string;
   /** The label of a category. */
   category(name: string): string;
@@ -78,6 +89,9 @@ export class NotificationBell extends NotificationElement {
 /** `<notification-inbox>`: a user's notifications, and what can be done with them. */
 export class NotificationInbox extends NotificationElement {}
 
+/** `<notification-preferences>`: which categories a user is told of, and when nothing alerts. */
+export class NotificationPreferences extends NotificationElement {}
+
 /** `<notification-toasts>`: what has just come, shown for a moment in the one tab that is looked at. */
 export class NotificationToasts extends NotificationElement {
   /** Take every toast away. */
@@ -88,6 +102,7 @@ declare global {
   interface HTMLElementTagNameMap {
     'notification-bell': NotificationBell;
     'notification-inbox': NotificationInbox;
+    'notification-preferences': NotificationPreferences;
     'notification-toasts': NotificationToasts;
   }
 }

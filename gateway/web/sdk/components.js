@@ -1,15 +1,17 @@
-// The entry of the web components: importing it defines <notification-bell>, <notification-inbox> and
-// <notification-toasts>. Each is given a client by its property `client`.
+// The entry of the web components: importing it defines <notification-bell>, <notification-inbox>,
+// <notification-preferences> and <notification-toasts>. Each is given a client by its property `client`.
 
 import { NotificationBell } from './notification-bell.js';
 import { NotificationInbox } from './notification-inbox.js';
+import { NotificationPreferences } from './notification-preferences.js';
 import { NotificationToasts } from './notification-toasts.js';
 
 export { NotificationClient } from './notifications.js';
-export { NotificationBell, NotificationInbox, NotificationToasts };
+export { NotificationBell, NotificationInbox, NotificationPreferences, NotificationToasts };
 
 const ELEMENTS = {
   'notification-inbox': NotificationInbox,
+  'notification-preferences': NotificationPreferences,
   'notification-bell': NotificationBell,
   'notification-toasts': NotificationToasts,
 };

@@ -1,4 +1,4 @@
-// What the three elements have in common: a client, the texts of a locale, and a shadow root with the theme.
+// What the elements have in common: a client, the texts of a locale, and a shadow root with the theme.
 
 import { TOKENS } from './theme.js';
 import { Words } from './texts.js';

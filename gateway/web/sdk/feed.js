@@ -57,8 +57,13 @@ export class Feed {
     const fresh = [];
     for (const item of items) {
       const known = this.#rows.get(item.id);
-      known?.paint(item);
-      if (!known) fresh.push(item);
+      if (known && known.item.created_seq === item.created_seq && known.item.snoozed_until === item.snoozed_until) {
+        if (known.paint(item)) this.#observe(known);
+      } else {
+        // It has entered again, at another place.
+        if (known) this.drop([item]);
+        fresh.push(item);
+      }
     }
     return this.#insert(fresh, all);
   }
@@ -73,7 +78,7 @@ export class Feed {
         const row = new Row(item, this.words, this.showsData);
         this.#rows.set(item.id, row);
         if (this.unfolded.has(item.id)) row.unfold(true);
-        for (const text of row.texts) this.#sizes.observe(text);
+        this.#observe(row);
         this.element.insertBefore(row.element, next);
         this.#head(row.element);
         this.#head(next);
@@ -84,6 +89,8 @@ export class Feed {
     if (made.length) this.#renumber();
     return made;
   }
+
+  #observe(row) { for (const text of row.texts) this.#sizes.observe(text); }
 
   /** Remove rows. Whoever works through the list by keyboard stays in it: return false where nothing is left. */
   drop(items) {
@@ -128,7 +135,7 @@ export class Feed {
   #name(heading) {
     const { row } = heading.nextElementSibling;
     heading.day = row.day;
-    write(heading, this.words.day(Date.parse(row.item.created_at)));
+    write(heading, this.words.day(row.at));
   }
 
   #choose(row) {
@@ -154,7 +161,7 @@ export class Feed {
 
   #onKey(event) {
     const { key, target } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey || target.closest('pre')) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || target.closest('pre, input')) return;
     const to = key === 'Home' ? this.first : key === 'End' ? this.element.lastElementChild : null;
     if (to) to.focus();
     if (to || this.step(STEPS[key], target.closest('article'))) event.preventDefault();

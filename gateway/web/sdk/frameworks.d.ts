@@ -1,6 +1,6 @@
 // The elements in the templates of React, Vue and Svelte. None of the three has to be installed: what is not found is
 // ignored, line by line, and adds nothing.
-import type { NotificationBell, NotificationInbox, NotificationOpenEvent, NotificationToasts, Texts } from './components.d.ts';
+import type { NotificationBell, NotificationInbox, NotificationOpenEvent, NotificationPreferences, NotificationToasts, Texts } from './components.d.ts';
 import type { NotificationClient, Item } from './notifications.d.ts';
 
 /** The attributes of all elements, and the properties that a framework sets by the same way. */
@@ -27,6 +27,11 @@ export interface NotificationInboxAttributes<Off = never> extends NotificationEl
   'category-labels'?: string;
   /** Switch off the keys of one letter. */
   'no-shortcuts'?: Flag | Off;
+}
+
+export interface NotificationPreferencesAttributes extends NotificationElementAttributes {
+  /** Labels of categories, as a JSON object by their names. */
+  'category-labels'?: string;
 }
 
 export interface NotificationBellAttributes<Off = never> extends NotificationInboxAttributes<Off> {
@@ -57,6 +62,7 @@ type ReactProps<T, A> = import('react').DetailedHTMLProps<import('react').HTMLAt
 interface ReactElements {
   'notification-bell': ReactProps<NotificationBell, NotificationBellAttributes<false>>;
   'notification-inbox': ReactProps<NotificationInbox, NotificationInboxAttributes<false>>;
+  'notification-preferences': ReactProps<NotificationPreferences, NotificationPreferencesAttributes>;
   'notification-toasts': ReactProps<NotificationToasts, NotificationToastsAttributes<false>>;
 }
 
@@ -70,6 +76,7 @@ type VueElement<T, A> = new () => T & { $props: import('vue').HTMLAttributes & i
 interface VueElements {
   'notification-bell': VueElement<NotificationBell, NotificationBellAttributes>;
   'notification-inbox': VueElement<NotificationInbox, NotificationInboxAttributes>;
+  'notification-preferences': VueElement<NotificationPreferences, NotificationPreferencesAttributes>;
   'notification-toasts': VueElement<NotificationToasts, NotificationToastsAttributes>;
 }
 
@@ -79,6 +86,7 @@ type SvelteProps<T, A> = import('svelte/elements').HTMLAttributes<T> & A & { 'on
 interface SvelteElements {
   'notification-bell': SvelteProps<NotificationBell, NotificationBellAttributes>;
   'notification-inbox': SvelteProps<NotificationInbox, NotificationInboxAttributes>;
+  'notification-preferences': SvelteProps<NotificationPreferences, NotificationPreferencesAttributes>;
   'notification-toasts': SvelteProps<NotificationToasts, NotificationToastsAttributes>;
 }
 

@@ -20,7 +20,7 @@ export class NotificationBell extends NotificationElement {
   handlers = {
     state: () => this.refresh(),
     counts: () => this.refresh(),
-    notification: ({ item, missed, first }) => first && !missed && showSystem(item, () => this.#openFromSystem(item)),
+    notification: ({ item, missed, first, alert }) => first && !missed && alert && showSystem(item, () => this.#openFromSystem(item)),
   };
 
   attributeChangedCallback(name, before, now) {
@@ -56,7 +56,8 @@ export class NotificationBell extends NotificationElement {
       make('slot', { name: 'icon' }, icon('bell')), parts.badge);
     parts.inbox = make('notification-inbox', { part: 'inbox', exportparts: PARTS });
     const close = { slot: 'actions', click: () => { this.open = false; } };
-    parts.inbox.append(iconButton('close', words.say('close'), close));
+    parts.choose = iconButton('sliders', words.say('preferences'), { slot: 'actions', click: () => this.#showPreferences(true) });
+    parts.inbox.append(parts.choose, iconButton('close', words.say('close'), close));
     parts.said = make('span', { role: 'status' });
     parts.system = make('button', { type: 'button', className: 'link', click: () => this.#toggleSystem() });
     parts.all = make('a', { part: 'all', textContent: words.say('seeAll'), click: () => { this.open = false; } });
@@ -74,15 +75,30 @@ export class NotificationBell extends NotificationElement {
 
   /** Give the inbox what this element was given. */
   #passOn() {
-    const { inbox } = this.#parts;
-    for (const name of PASSED_ON) {
-      if (this.hasAttribute(name)) inbox.setAttribute(name, this.getAttribute(name));
-      else inbox.removeAttribute(name);
+    for (const inner of [this.#parts.inbox, this.#parts.preferences].filter(Boolean)) {
+      for (const name of PASSED_ON) {
+        if (this.hasAttribute(name)) inner.setAttribute(name, this.getAttribute(name));
+        else inner.removeAttribute(name);
+      }
+      inner.setAttribute('locale', this.locale);
+      const { texts, categoryLabels, client } = this;
+      Object.assign(inner, { texts, categoryLabels, client });
     }
-    inbox.setAttribute('locale', this.locale);
-    inbox.texts = this.texts;
-    inbox.categoryLabels = this.categoryLabels;
-    inbox.client = this.client;
+  }
+
+  /** Show the preferences in the place of the inbox, or the inbox again. */
+  #showPreferences(isShown) {
+    const parts = this.#parts;
+    if (isShown && !parts.preferences) {
+      const back = { type: 'button', slot: 'actions', textContent: this.words.say('back'), click: () => this.#showPreferences(false) };
+      parts.preferences = make('notification-preferences', {}, make('button', back));
+      this.#passOn();
+      parts.inbox.after(parts.preferences);
+    }
+    if (!parts.preferences) return;
+    parts.preferences.hidden = !isShown;
+    parts.inbox.hidden = isShown;
+    if (this.open) (isShown ? parts.preferences.firstChild : parts.choose).focus();
   }
 
   refresh() {
@@ -102,7 +118,10 @@ export class NotificationBell extends NotificationElement {
 
   #onToggle(isOpen) {
     this.#parts.button.setAttribute('aria-expanded', isOpen);
-    if (!isOpen) return;
+    if (!isOpen) {
+      this.#showPreferences(false);
+      return;
+    }
     this.#place();
     this.#parts.popover.focus();
   }

@@ -4,12 +4,13 @@ import { icon, iconButton, make, write } from './dom.js';
 import { NotificationElement, inView, lists, views } from './element.js';
 import { Feed } from './feed.js';
 import { Snack } from './snack.js';
+import { choices } from './snooze.js';
 import { STATES } from './states.js';
 import { Steady } from './steady.js';
 import { INBOX, ITEM } from './theme.js';
 import { View } from './view.js';
 
-const TABS = ['all', 'unread', 'archived'];
+const TABS = ['all', 'unread', 'snoozed', 'archived'];
 const UNDO_AT_MOST = 1_000; // items that "mark all read" can be undone for.
 const AT_ONCE = 200; // ids in one call.
 const QUESTION_TIME = 4_000; // ms
@@ -19,12 +20,13 @@ const CONTROLS = 'button, a, summary, pre';
 const FIELDS = 'input, textarea, select, [contenteditable]';
 // What each key is for, in the words of the help. Enter, Escape and Home are the browser's, or those of the list.
 const KEYS = {
-  j: 'keyNext', k: 'keyPrevious', Enter: 'keyOpen', u: 'keyRead', e: 'keyArchive', '#': 'keyDelete', z: 'undo', '?': 'keyHelp',
+  j: 'keyNext', k: 'keyPrevious', Enter: 'keyOpen', u: 'keyRead', s: 'keySnooze', e: 'keyArchive', '#': 'keyDelete', z: 'undo', '?': 'keyHelp',
 };
 
 /** The parts of an inbox that a page may style: the bell hands them on. */
 export const PARTS = 'head, heading, tabs, tab, count, filter, banner, panel, list, day, item, unread, glyph, title, time, '
-  + 'body, more, meta, priority, category, address, data, actions, newer, state, snack, help';
+  + 'body, more, meta, priority, category, address, data, actions, edited, choices, choice, reply, answer, newer, state, snack, '
+  + 'snooze, help';
 
 export class NotificationInbox extends NotificationElement {
   static sheets = [ITEM, INBOX];
@@ -157,7 +159,8 @@ export class NotificationInbox extends NotificationElement {
   /** Begin the list anew: another tab, another category, another client, or a log that was not the one we knew. */
   #restart() {
     const { client, words } = this;
-    const filter = { unread: this.#tab === 'unread', archived: this.#tab === 'archived', category: this.#category };
+    const filter = { unread: this.#tab === 'unread', snoozed: this.#tab === 'snoozed', archived: this.#tab === 'archived',
+      category: this.#category };
     this.#view = client && new View(client, filter);
     this.#reading = null;
     this.#failed = false;
@@ -169,6 +172,7 @@ export class NotificationInbox extends NotificationElement {
     });
     this.#feed.element.addEventListener('click', (event) => this.#onClick(event));
     this.#feed.element.addEventListener('keydown', (event) => this.#onRowKey(event));
+    this.#feed.element.addEventListener('submit', (event) => this.#onReply(event));
     this.#parts.list.replaceChildren(this.#feed.element);
     this.#parts.panel.scrollTop = 0;
     if (this.#view) this.#put(this.#view.items);
@@ -244,9 +248,12 @@ export class NotificationInbox extends NotificationElement {
 
   /** Whether what comes for a user is shown here, in the list that is chosen. */
   #shows(sub, item) {
-    return this.#isDrawn() && this.#isSignedIn() && this.client.sub === sub && this.#tab !== 'archived'
+    return this.#isDrawn() && this.#isSignedIn() && this.client.sub === sub && !this.#isElsewhere()
       && (!this.#category || this.#category === item?.category);
   }
+
+  /** Whether the chosen list holds what is not in the inbox. */
+  #isElsewhere() { return this.#tab === 'archived' || this.#tab === 'snoozed'; }
 
   /** Whether it has a place in the page. What watches it hears a frame later that it is hidden. */
   #isDrawn() { return this.getClientRects().length; }
@@ -271,7 +278,7 @@ export class NotificationInbox extends NotificationElement {
       write(tab.lastChild, words.badge(unread, 999));
     }
     parts.panel.setAttribute('aria-labelledby', `tab-${this.#tab}`);
-    parts.readAll.disabled = !unread || this.#tab === 'archived';
+    parts.readAll.disabled = !unread || this.#isElsewhere();
     parts.readAll.hidden = !signedIn;
     parts.bar.hidden = !signedIn;
     parts.list.hidden = !signedIn || this.#feed.size === 0;
@@ -357,11 +364,12 @@ export class NotificationInbox extends NotificationElement {
     if (button) {
       // The second click of two is not meant for the row that has taken the place of the first one.
       if (detail < 2) this.#clicked = row;
-      if (this.#clicked === row) this.#act(button.dataset.action, row);
+      if (button.dataset.choice) this.#choice(row, button.dataset.choice, event);
+      else if (this.#clicked === row) this.#act(button.dataset.action, row);
     } else if (target.closest('a')) this.#open(row, event);
     // The menu reaches over the whole window: a tap beside its buttons closes it, and presses nothing below.
     else if (target === row.actions) row.closeMenu();
-    else if (!target.closest('details, .actions')) this.#activate(row);
+    else if (!target.closest('details, .actions, .choices')) this.#activate(row);
   }
 
   /** Whether a click is the end of something else: a press that began elsewhere, or text being selected. */
@@ -376,10 +384,14 @@ export class NotificationInbox extends NotificationElement {
   #onRowKey(event) {
     const { key, target, repeat } = event;
     const around = target.closest('article')?.row;
-    if (key === 'Escape' && around?.asked) {
+    const replies = Boolean(target.closest('.reply'));
+    if (key === 'Escape' && (replies || (around?.asked ?? null) !== null)) {
       // It takes the question back, and closes nothing.
       event.preventDefault();
-      around.ask(false);
+      around.ask(null);
+      if (!replies) return;
+      around.choices.open(null);
+      around.element.focus();
     }
     const row = target.row;
     if (!row || repeat) return;
@@ -401,28 +413,33 @@ export class NotificationInbox extends NotificationElement {
     } else if (repeat) return;
     else if (key === '?') this.#help();
     else if (key === 'z') this.#snack.takeBack() || this.#snack.say(this.words.say('noUndo'));
-    else if (row) this.#act({ u: 'read', e: 'archive', '#': 'delete' }[key], row);
+    else if (row) this.#act({ u: 'read', s: 'snooze', e: 'archive', '#': 'delete' }[key], row);
   }
 
   #help() {
     const { words } = this;
-    const from = this.shadowRoot.activeElement;
     const keys = Object.entries(KEYS).map(([key, name]) => make('div', {},
       make('dt', {}, make('kbd', { textContent: key }), key === '#' && ' ', key === '#' && make('kbd', { textContent: 'Delete' })),
       make('dd', { textContent: words.say(name) })));
-    const help = make('div', { className: 'help', part: 'help', popover: 'auto', role: 'dialog', tabIndex: -1,
-      'aria-label': words.say('shortcuts'),
-      beforetoggle: ({ newState }) => newState === 'closed' && help.matches(':focus-within') && from?.focus(),
-      toggle: ({ newState }) => newState === 'closed' && help.remove() },
-      make('h3', { textContent: words.say('shortcuts') }), make('dl', {}, ...keys),
-      iconButton('close', words.say('close'), { click: () => help.hidePopover() }));
-    this.shadowRoot.append(help);
-    help.showPopover();
-    help.focus();
+    this.#ask({ part: 'help' }, words.say('shortcuts'), () => [make('dl', {}, ...keys)]);
+  }
+
+  /** Open a dialog; `fill` is given what closes it, and the focus goes back where it was. */
+  #ask(properties, label, fill) {
+    const from = this.shadowRoot.activeElement;
+    const close = () => dialog.hidePopover();
+    const dialog = make('div', { className: 'help', popover: 'auto', role: 'dialog', tabIndex: -1, 'aria-label': label,
+      beforetoggle: ({ newState }) => newState === 'closed' && dialog.matches(':focus-within') && from?.focus(),
+      toggle: ({ newState }) => newState === 'closed' && dialog.remove(), ...properties },
+      make('h3', { textContent: label }), ...fill(close),
+      iconButton('close', this.words.say('close'), { click: close }));
+    this.shadowRoot.append(dialog);
+    dialog.showPopover();
+    dialog.focus();
   }
 
   #activate(row) {
-    const link = row.element.querySelector('a');
+    const link = row.element.querySelector('.title a');
     if (link) link.click();
     else this.#open(row);
   }
@@ -447,7 +464,7 @@ export class NotificationInbox extends NotificationElement {
     if (action === 'unfold') this.#unfold(row, !row.isUnfolded);
     else if (action === 'menu') row.openMenu();
     else this.#own.add(item.id);
-    if (action !== 'menu' && (action !== 'delete' || row.asked)) row.closeMenu();
+    if (action !== 'menu' && (action !== 'delete' || row.asked === '')) row.closeMenu();
     if (action === 'read') {
       this.#view.keep(item.id);
       this.#try(item.read_at ? client.unreadAgain(item.id) : client.read(item.id));
@@ -461,16 +478,66 @@ export class NotificationInbox extends NotificationElement {
           if (isLeft) this.#goOn(undoing, item.id);
         });
     }
+    if (action === 'snooze') this.#snooze(row);
     if (action === 'delete') this.#delete(row);
   }
 
+  /** Take an item out of the inbox until a time that the user chooses, or have it back. */
+  #snooze({ item }) {
+    const { client, words } = this;
+    if (item.archived_at && !item.snoozed_until) return;
+    const snooze = (until, done, undone) => {
+      this.#own.add(item.id);
+      return this.#try(client.snooze(item.id, until), done, undone === undefined ? null : () => snooze(undone));
+    };
+    if (item.snoozed_until) {
+      snooze(null, words.say('unarchivedNow'), item.snoozed_until);
+      return;
+    }
+    this.#own.delete(item.id);
+    this.#ask({ part: 'snooze' }, words.say('snooze'), (close) => choices(words, (time) => {
+      close();
+      snooze(time.toISOString(), words.say('snoozedNow', { time: words.moment(time.getTime()) }), null);
+    }));
+  }
+
+  /** Answer by an action: at once, after a second press, or with a text. */
+  #choice(row, id, event) {
+    const { style, reply } = row.choices.find(id);
+    const asks = style === 'danger' && row.asked !== id;
+    // The second click of two is none that confirms.
+    const confirms = style === 'danger' && !asks && event.detail < 2;
+    if (row.choices.isClosed || asks || reply || (style === 'danger' && !confirms)) event.preventDefault();
+    if (row.choices.isClosed) return;
+    if (asks) {
+      row.ask(id);
+      this.#askNoMore(row);
+    } else if (reply) row.choices.open(id);
+    // A link that is disabled at once leads nowhere.
+    else if (style !== 'danger' || confirms) setTimeout(() => this.#answer(row, id));
+  }
+
+  #onReply(event) {
+    event.preventDefault();
+    const row = event.target.closest('article').row;
+    const text = row.choices.field.value.trim();
+    if (!text) return;
+    row.element.focus();
+    this.#answer(row, event.target.dataset.choice, text);
+  }
+
+  #answer({ item }, id, text) {
+    this.#view.keep(item.id);
+    this.#try(this.client.act(item.id, id, text));
+  }
+
   #delete(row) {
-    if (row.asked) {
+    if (row.asked === '') {
       this.#try(this.client.delete(row.item.id), this.words.say('deletedNow'));
       return;
     }
     this.#own.clear();
-    row.ask(true);
+    row.ask('');
     this.#askNoMore(row);
   }
 
@@ -478,9 +545,10 @@ export class NotificationInbox extends NotificationElement {
   #askNoMore(row) {
     clearTimeout(row.asking);
     row.asking = setTimeout(() => {
-      const isAimedAt = row.element === this.#feed.pointed && row.buttons.delete.matches(':hover');
-      if (isAimedAt || row.buttons.delete.matches(':active')) this.#askNoMore(row);
-      else row.ask(false);
+      const asked = row.element.querySelector('.asked');
+      const isAimedAt = row.element === this.#feed.pointed && asked?.matches(':hover');
+      if (isAimedAt || asked?.matches(':active')) this.#askNoMore(row);
+      else row.ask(null);
     }, QUESTION_TIME);
   }
 

@@ -27,7 +27,7 @@ export class NotificationToasts extends NotificationElement {
 
   handlers = {
     notification: (detail) => this.#onNotification(detail),
-    items: ({ changed, removed }) => this.#withdraw([...changed, ...removed]),
+    items: ({ changed, removed }) => this.#update([...changed, ...removed]),
     signedout: () => this.clear(),
   };
 
@@ -77,12 +77,14 @@ export class NotificationToasts extends NotificationElement {
 
   // --- what comes --------------------------------------------------------------------------------------------
 
-  #onNotification({ item, missed, first }) {
-    if (!first || item.read_at) return;
+  #onNotification({ item, missed, first, alert }) {
+    if (!first || !alert || item.read_at) return;
     const lowest = PRIORITIES.indexOf(this.getAttribute('min-priority') ?? 'normal');
     const getsToast = PRIORITIES.indexOf(item.priority) >= lowest;
     if (missed) this.#gather(getsToast);
     else if (getsToast) {
+      // It has entered again.
+      for (const toast of [...this.#toasts].filter((one) => one.item.id === item.id)) this.#remove(toast);
       this.#show(item);
       this.#play();
     }
@@ -140,20 +142,29 @@ export class NotificationToasts extends NotificationElement {
   }
 
   #add(item, urgent) {
-    const { words } = this;
     const toast = { item, left: urgent ? Infinity : TOAST_TIME * (item.priority === 'high' ? 2 : 1) };
-    const heading = title(item, 'p');
-    const className = heading.querySelector('a') ? 'toast link' : 'toast';
-    toast.element = make('div', { className, part: 'toast', role: 'group', 'aria-label': item.title,
-      'data-id': item.id, 'data-priority': item.priority, click: (event) => this.#onClick(event, toast) },
-      glyph(item), make('div', {}, priorityChip(item, words), heading, quote('p', 'body', item.body)),
-      iconButton('close', words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(toast) }),
+    toast.element = make('div', { part: 'toast', role: 'group', 'data-id': item.id, click: (event) => this.#onClick(event, toast) },
+      make('i'), make('i'),
+      iconButton('close', this.words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(toast) }),
       !urgent && make('span', { className: 'timer', part: 'timer', 'aria-hidden': 'true' }));
+    this.#fill(toast, item);
     toast.element.style.setProperty('--_time', `${toast.left}ms`);
     this.#toasts.add(toast);
     this.stack.insertBefore(toast.element, this.#sum?.element ?? null);
     this.#start(toast);
     this.#say(item, urgent);
+  }
+
+  /** Show what was sent. */
+  #fill(toast, item) {
+    const { element } = toast;
+    const heading = title(item, 'p');
+    toast.item = item;
+    element.className = heading.querySelector('a') ? 'toast link' : 'toast';
+    element.ariaLabel = item.title;
+    element.dataset.priority = item.priority;
+    element.children[0].replaceWith(glyph(item));
+    element.children[1].replaceWith(make('div', {}, priorityChip(item, this.words), heading, quote('p', 'body', item.body)));
   }
 
   /** Have it read out. */
@@ -245,12 +256,18 @@ export class NotificationToasts extends NotificationElement {
     if (toast.item && this.#waiting.length) this.#show(this.#waiting.shift());
   }
 
-  /** What was read or removed elsewhere needs no toast here. */
-  #withdraw(items) {
-    const isDone = (item) => item.read_at || item.archived_at || item.deleted_at;
+  /** What was read or removed elsewhere needs no toast here; what was edited is shown as it is. */
+  #update(items) {
+    const isDone = (item) => item.read_at || item.archived_at || item.deleted_at || item.snoozed_until;
     const done = new Set(items.filter(isDone).map(({ id }) => id));
     this.#waiting = this.#waiting.filter(({ id }) => !done.has(id));
-    for (const toast of [...this.#toasts].filter(({ item }) => done.has(item.id))) this.#remove(toast);
+    const latest = new Map(items.map((item) => [item.id, item]));
+    this.#waiting = this.#waiting.map((item) => latest.get(item.id) ?? item);
+    for (const toast of [...this.#toasts]) {
+      const item = latest.get(toast.item.id);
+      if (done.has(item?.id)) this.#remove(toast);
+      else if (item && item.edited_at !== toast.item.edited_at) this.#fill(toast, item);
+    }
   }
 
   #onKey(event) {

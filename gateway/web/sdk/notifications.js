@@ -14,7 +14,7 @@ import { Replica } from './replica.js';
 import { Tabs } from './tabs.js';
 /** @import { Envelope, Filter, Message, Options, Page, Platform, Status, View } from './types.d.ts' */
 
-const UNDEFINED_ELEMENTS = ['bell', 'inbox', 'toasts'].map((name) => `notification-${name}:not(:defined)`).join();
+const UNDEFINED_ELEMENTS = ['bell', 'inbox', 'toasts', 'preferences'].map((name) => `notification-${name}:not(:defined)`).join();
 const DEFINED_WITHIN = 3_000; // ms from the start of a client
 
 export class NotificationClient extends EventTarget {

@@ -1,5 +1,6 @@
 // One notification in a list.
 
+import { Choices } from './choices.js';
 import { icon, iconButton, make, nameButton, write } from './dom.js';
 import { isOwn, safeLink } from './link.js';
 
@@ -11,13 +12,26 @@ const SIGNS = {
   lock: /auth|login|secur|sign/,
 };
 
-/** Return the sign of a notification: what it is about, in a colour of its category. */
-export function glyph({ category, priority }) {
+// Images that could not be loaded, or may not be.
+const broken = new Set();
+
+/** Return the sign of a notification: its image, else what it is about, in a colour of its category. */
+export function glyph({ category, priority, icon: address }) {
   const about = Object.keys(SIGNS).find((name) => SIGNS[name].test(category)) ?? 'bell';
   const sign = make('span', { className: 'glyph', part: 'glyph', 'aria-hidden': 'true' },
     icon(priority === 'urgent' ? 'alert' : about));
   const hue = [...category].reduce((sum, one) => (sum * 31 + one.codePointAt(0)) % 360, 7);
   if (category !== 'default') sign.style.setProperty('--_hue', hue);
+  const src = safeLink(address)?.href;
+  // The sign stands until there is an image. The address comes last: what is set after it does not count any more.
+  if (src && !broken.has(src)) {
+    sign.append(make('img', { alt: '', width: 36, height: 36, loading: 'lazy', decoding: 'async', referrerPolicy: 'no-referrer',
+      load: () => sign.classList.add('shown'),
+      error: ({ target }) => {
+        broken.add(src);
+        target.remove();
+      }, src }));
+  }
   return sign;
 }
 
@@ -39,50 +53,74 @@ export const priorityChip = ({ priority }, words) =>
   priority !== 'normal'
   && make('span', { className: 'chip', part: 'priority', 'data-priority': priority }, words.say(priority));
 
-/** A notification as an article of a feed. What was sent never changes; its state does. */
+/** A notification as an article of a feed. Its state changes, and what was sent only where its sender edits it. */
 export class Row {
+  #label = `item-${(made += 1)}`;
+  #isCurrent = false;
+  /** @type {Choices | null} */
+  choices = null;
+
   /** @param {any} item @param {import('./texts.js').Words} words @param {boolean} showsData */
   constructor(item, words, showsData) {
-    const id = `item-${(made += 1)}`;
     this.words = words;
-    this.state = make('span', { className: 'unseen' });
-    const created = words.dateTime(Date.parse(item.created_at));
-    this.time = make('time', { part: 'time', dir: 'auto', dateTime: item.created_at, title: created });
+    this.showsData = showsData;
     this.buttons = {
       read: iconButton('check', '', { 'data-action': 'read' }),
       archive: iconButton('archive', '', { 'data-action': 'archive' }),
+      snooze: iconButton('clock', '', { 'data-action': 'snooze' }),
       delete: iconButton('trash', '', { 'data-action': 'delete' }),
     };
     this.buttons.delete.classList.add('danger');
     this.menu = iconButton('more', '', { 'data-action': 'menu', 'aria-expanded': 'false' });
-    nameButton(this.menu, words.say('moreActions'), item.title).classList.add('menu');
-    this.body = quote('p', 'body', item.body);
-    this.whole = make('button',
-      { type: 'button', className: 'link whole', part: 'more', hidden: true, 'data-action': 'unfold' });
-    const heading = title(item, 'h3', this.state);
-    heading.id = id;
-    this.texts = [heading, this.body].filter(Boolean);
-    this.day = new Date(item.created_at).toDateString();
+    this.menu.classList.add('menu');
+    /** When it came, or will: rows of one day stand below its name. */
+    this.at = Date.parse(item.snoozed_until ?? item.created_at);
     this.actions = make('div', { className: 'actions', part: 'actions',
       beforetoggle: ({ newState }) => newState === 'closed' && this.#leaveMenu(),
       toggle: ({ newState }) => newState === 'closed' && this.actions.removeAttribute('popover') },
       ...Object.values(this.buttons));
-    this.element = make('article',
-      { className: 'item', part: 'item', 'aria-labelledby': id, 'data-id': item.id, 'data-priority': item.priority },
-      glyph(item),
-      make('div', { className: 'main' },
-        make('div', { className: 'top' }, heading, this.time),
-        this.body,
-        this.whole,
-        this.#meta(item, showsData)),
-      this.menu, this.actions);
+    this.content = [make('i'), make('i')];
+    this.element = make('article', { className: 'item', part: 'item', 'aria-labelledby': this.#label, 'data-id': item.id },
+      ...this.content, this.menu, this.actions);
     this.element.row = this;
-    this.setCurrent(false);
+    this.#fill(item);
     this.paint(item);
     this.unfold(false);
   }
 
-  #meta(item, showsData) {
+  get day() { return new Date(this.at).toDateString(); }
+
+  /** Show what was sent. */
+  #fill(item) {
+    const { words } = this;
+    this.item = item;
+    this.state = make('span', { className: 'unseen' });
+    this.time = make('time', { part: 'time', dir: 'auto' });
+    this.body = quote('p', 'body', item.body);
+    this.whole = make('button',
+      { type: 'button', className: 'link whole', part: 'more', hidden: true, 'data-action': 'unfold' });
+    const heading = title(item, 'h3', this.state);
+    heading.id = this.#label;
+    this.texts = [heading, this.body].filter(Boolean);
+    // What is typed stays.
+    if (this.choices?.key !== JSON.stringify(item.actions)) this.choices = item.actions && new Choices(item, words);
+    nameButton(this.menu, words.say('moreActions'), item.title);
+    this.element.dataset.priority = item.priority;
+    const isWithin = this.content[1].matches(':focus-within');
+    const content = [glyph(item), make('div', { className: 'main' },
+      make('div', { className: 'top' }, heading, item.edited_at && make('span', { className: 'edited', part: 'edited',
+        title: words.dateTime(Date.parse(item.edited_at)), textContent: words.say('edited') }), this.time),
+      this.body,
+      this.whole,
+      this.#meta(item),
+      this.choices?.element)];
+    for (const [index, part] of content.entries()) this.content[index].replaceWith(part);
+    this.content = content;
+    if (isWithin) this.element.focus();
+    this.setCurrent(this.#isCurrent);
+  }
+
+  #meta(item) {
     const { category } = item;
     const target = safeLink(item.url);
     return make('div', { className: 'meta', part: 'meta' },
@@ -91,33 +129,47 @@ export class Row {
       // Where it leads, when that is elsewhere: a path of this site tells people nothing.
       target && !isOwn(target) && make('span',
         { className: 'address', part: 'address', dir: 'ltr', textContent: target.host, title: target.href }),
-      showsData && item.data && make('details', {},
+      this.showsData && item.data && make('details', {},
         make('summary', { textContent: this.words.say('data') }),
         make('pre', { part: 'data', dir: 'ltr', tabIndex: 0, textContent: JSON.stringify(item.data, null, 2) })));
   }
 
-  /** Show the item in this state. */
+  /** Show the item in this state. Return whether its texts are others now. */
   paint(item) {
     const { words, buttons } = this;
+    const isEdited = item.edited_at !== this.item.edited_at;
+    if (isEdited) {
+      this.#fill(item);
+      this.unfold(this.isUnfolded);
+    }
     this.item = item;
     this.element.classList.toggle('new', !item.read_at);
     this.element.part.toggle('unread', !item.read_at);
     write(this.state, item.read_at ? '' : `${words.say('unread')}: `);
-    nameButton(buttons.read, words.say(item.read_at ? 'markUnread' : 'markRead'), item.title);
-    buttons.read.replaceChildren(icon(item.read_at ? 'dot' : 'check'));
-    nameButton(buttons.archive, words.say(item.archived_at ? 'unarchive' : 'archive'), item.title);
-    buttons.archive.replaceChildren(icon(item.archived_at ? 'inbox' : 'archive'));
-    this.ask(false);
+    const show = (button, name, sign) => nameButton(button, words.say(name), item.title).replaceChildren(icon(sign));
+    show(buttons.read, item.read_at ? 'markUnread' : 'markRead', item.read_at ? 'dot' : 'check');
+    show(buttons.archive, item.archived_at ? 'unarchive' : 'archive', item.archived_at ? 'inbox' : 'archive');
+    show(buttons.snooze, item.snoozed_until ? 'wakeNow' : 'snooze', item.snoozed_until ? 'bell' : 'clock');
+    buttons.snooze.hidden = Boolean(item.archived_at && !item.snoozed_until);
+    const time = item.snoozed_until ?? item.created_at;
+    Object.assign(this.time, { dateTime: time, title: words.dateTime(Date.parse(time)) });
+    this.ask(null);
     this.tick();
+    return isEdited;
   }
 
-  /** Deleting cannot be undone, so it takes a second press while the question stands. */
+  /**
+   * What cannot be undone takes a second press while the question stands: deleting, and some actions, by their ids.
+   * Nothing is asked with null, and with '' it is deleting.
+   */
   ask(asked) {
     const { words, buttons } = this;
     this.asked = asked;
-    buttons.delete.classList.toggle('asked', asked);
-    nameButton(buttons.delete, words.say(asked ? 'deleteNow' : 'delete'), this.item.title);
-    buttons.delete.replaceChildren(icon('trash'), ...(asked ? [make('span', { textContent: words.say('deleteShort') })] : []));
+    const deletes = asked === '';
+    buttons.delete.classList.toggle('asked', deletes);
+    nameButton(buttons.delete, words.say(deletes ? 'deleteNow' : 'delete'), this.item.title);
+    buttons.delete.replaceChildren(icon('trash'), ...(deletes ? [make('span', { textContent: words.say('deleteShort') })] : []));
+    this.choices?.ask(asked);
   }
 
   /** Where nothing hovers, the buttons are a menu of their own. */
@@ -151,12 +203,18 @@ export class Row {
     whole.hidden = !this.isUnfolded && texts.every((one) => one.scrollHeight <= one.clientHeight + 1);
   }
 
-  /** Say anew how long ago it was. */
-  tick() { write(this.time, this.words.ago(Date.parse(this.item.created_at))); }
+  /** Say anew how long ago it was, or until when it is snoozed, and whether it can still be answered. */
+  tick() {
+    const { item, words } = this;
+    const until = item.snoozed_until && words.say('until', { time: words.moment(Date.parse(item.snoozed_until)) });
+    write(this.time, until ?? words.ago(Date.parse(item.created_at)));
+    this.choices?.paint(item);
+  }
 
   /** Let the Tab key go to this item and into it, or past it. */
   setCurrent(isCurrent) {
+    this.#isCurrent = isCurrent;
     this.element.tabIndex = isCurrent ? 0 : -1;
-    for (const inner of this.element.querySelectorAll('a, button, summary, pre')) inner.tabIndex = isCurrent ? 0 : -1;
+    for (const inner of this.element.querySelectorAll('a, button, input, summary, pre')) inner.tabIndex = isCurrent ? 0 : -1;
   }
 }

@@ -5,6 +5,7 @@ import { icon, make } from './dom.js';
 const EMPTY = {
   all: { sign: 'check', text: 'emptyAll' },
   unread: { sign: 'checks', text: 'emptyUnread' },
+  snoozed: { sign: 'clock', text: 'emptySnoozed' },
   archived: { sign: 'archive', text: 'emptyArchived' },
 };
 

@@ -5,12 +5,26 @@ export const TEXTS = {
   notifications: 'Notifications',
   all: 'All',
   unread: 'Unread',
+  snoozed: 'Snoozed',
   archived: 'Archived',
   category: 'Category',
   general: 'General',
   anyCategory: 'All categories',
   markRead: 'Mark read',
   markUnread: 'Mark unread',
+  snooze: 'Snooze',
+  wakeNow: 'Wake now',
+  laterToday: 'Later today',
+  tomorrow: 'Tomorrow',
+  nextWeek: 'Next week',
+  pickTime: 'Date and time',
+  until: 'until {time}',
+  edited: 'edited',
+  actions: 'Actions',
+  send: 'Send',
+  confirm: 'Press again: {label}',
+  answeredBy: 'You answered: {label}',
+  repliedBy: 'You answered: {label} – {text}',
   archive: 'Archive',
   unarchive: 'Move to inbox',
   delete: 'Delete',
@@ -20,6 +34,18 @@ export const TEXTS = {
   undo: 'Undo',
   dismiss: 'Dismiss',
   close: 'Close',
+  back: 'Back',
+  preferences: 'Preferences',
+  tellMe: 'Notify me about',
+  quietHours: 'Quiet hours',
+  quietHint: 'Urgent notifications still alert.',
+  addHours: 'Add quiet hours',
+  quietFrom: 'From',
+  quietTo: 'To',
+  timeZone: 'Time zone',
+  quietUntil: 'Quiet until',
+  wrongHours: 'Choose a day, and two different times.',
+  saved: 'Saved',
   moreActions: 'More actions',
   showAll: 'Show all',
   showArchived: 'Show archived',
@@ -40,6 +66,8 @@ export const TEXTS = {
   emptyAllMore: 'New notifications appear here the moment they are sent.',
   emptyUnread: 'Nothing unread',
   emptyUnreadMore: 'You have read everything there is.',
+  emptySnoozed: 'Nothing snoozed',
+  emptySnoozedMore: 'What you snooze comes back when it is time.',
   emptyArchived: 'Nothing archived',
   emptyArchivedMore: 'What you archive is kept here.',
   emptyCategory: 'Nothing in {category}',
@@ -57,10 +85,12 @@ export const TEXTS = {
   keyPrevious: 'Previous notification',
   keyOpen: 'Open',
   keyRead: 'Mark read or unread',
+  keySnooze: 'Snooze, or wake now',
   keyArchive: 'Archive, or move to the inbox',
   keyDelete: 'Delete: press twice; Escape cancels',
   keyHelp: 'Show these shortcuts',
   archivedNow: 'Archived',
+  snoozedNow: 'Snoozed until {time}',
   unarchivedNow: 'Moved to inbox',
   deletedNow: 'Deleted',
   noUndo: 'There is nothing to undo. Deleting is for good.',
@@ -75,7 +105,8 @@ export const TEXTS = {
   systemDenied: 'Your browser blocks notifications of this site.',
 };
 
-const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR; // ms
+export const MINUTE = 60_000; // ms
+const HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 
 /** Return the locale where Intl knows it, else English: a wrong attribute is no reason to show nothing. */
 function known(locale) {
@@ -95,6 +126,7 @@ export class Words {
   #ago;
   #date;
   #dateTime;
+  #moment;
   #seconds;
   #labels;
 
@@ -112,6 +144,7 @@ export class Words {
     this.#ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto', style: 'short' });
     this.#date = new Intl.DateTimeFormat(language, { day: 'numeric', month: 'short' });
     this.#dateTime = new Intl.DateTimeFormat(language, { dateStyle: 'full', timeStyle: 'short' });
+    this.#moment = new Intl.DateTimeFormat(language, { weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: 'numeric' });
     this.#seconds = new Intl.NumberFormat(language, { style: 'unit', unit: 'second', unitDisplay: 'short' });
   }
 
@@ -127,7 +160,13 @@ export class Words {
   /** Return a count as short as a badge is. */
   badge(value, most = 99) { return value > most ? `${this.number(most)}+` : this.number(value); }
 
+  /** Return the short name of a day of the week, 0 for Monday. */
+  weekday(day) { return new Date(2024, 0, 1 + day).toLocaleDateString(this.#locale, { weekday: 'short' }); }
+
   seconds(value) { return this.#seconds.format(value); }
+
+  /** Return a moment of the next days. */
+  moment(ms) { return this.#moment.format(ms); }
 
   dateTime(ms) { return this.#dateTime.format(ms); }
 
@@ -140,14 +179,14 @@ export class Words {
     return text.length < 3 ? text.toUpperCase() : text[0].toUpperCase() + text.slice(1);
   }
 
-  /** Return the day of a time: today, yesterday, or its date. */
+  /** Return the day of a time: today, yesterday, tomorrow, or its date. */
   day(ms) {
     const day = new Date(ms), today = new Date();
     // By midnights: a day may have 23 or 25 hours.
     const [from, to] = [day, today].map((one) => Date.UTC(one.getFullYear(), one.getMonth(), one.getDate()));
     const past = (to - from) / DAY;
-    if (past === 0 || past === 1) {
-      const text = new Intl.RelativeTimeFormat(this.#locale, { numeric: 'auto' }).format(-past, 'day');
+    if (past >= -1 && past <= 1) {
+      const text = new Intl.RelativeTimeFormat(this.#locale, { numeric: 'auto' }).format(0 - past, 'day');
       return text[0].toLocaleUpperCase(this.#locale) + text.slice(1);
     }
     const year = day.getFullYear() === today.getFullYear() ? undefined : 'numeric';

@@ -37,20 +37,22 @@ h2, h3, p, pre { margin: 0; font-size: inherit; font-weight: inherit; }
 :focus-visible { outline: 2px solid var(--_accent); outline-offset: 2px; }
 button svg { pointer-events: none; }
 svg { display: block; width: 20px; height: 20px; fill: none; stroke: currentcolor; stroke-width: 1.7; stroke-linecap: round; stroke-linejoin: round; }
-button, select {
+button, select, input, .choice {
   min-height: 32px; padding: 0 10px; border: 0; border-radius: 8px; background: none; color: var(--_text);
   font: inherit; font-size: .875em; font-weight: 550; white-space: nowrap; cursor: pointer;
   transition: background-color .12s, color .12s;
 }
-button:hover:not(:disabled), select:hover { background: var(--_sunken); }
+button:hover:not(:disabled), select:hover, a.choice:hover { background: var(--_sunken); }
 button:disabled { color: var(--_muted); opacity: .65; cursor: default; }
 button.icon { display: inline-grid; grid-auto-flow: column; gap: 6px; place-content: center; align-items: center; min-width: 32px; padding: 0 6px; color: var(--_muted); }
 button.icon:hover { color: var(--_text); }
-button.strong { background: var(--_accent); color: var(--_on-accent); }
-button.strong:hover:not(:disabled) { background: color-mix(in oklab, var(--_accent) 86%, var(--_text)); }
+input { min-width: 0; font-weight: 400; cursor: text; }
+input, .choice { border: 1px solid var(--_edge); }
+.strong { border-color: transparent; background: var(--_accent); color: var(--_on-accent); }
+.strong:hover:not(:disabled) { background: color-mix(in oklab, var(--_accent) 86%, var(--_text)); }
 button.link:not(:disabled) { color: var(--_accent); }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-@media (pointer: coarse) { button, select { min-height: 44px; } button.icon { min-width: 44px; } }
+@media (pointer: coarse) { button, select, input, .choice { min-height: 44px; } input { font-size: 16px; } button.icon { min-width: 44px; } }
 @media (prefers-reduced-motion: reduce) { *, ::before, ::after { animation: none !important; transition: none !important; scroll-behavior: auto !important; } }
 `);
 
@@ -61,6 +63,10 @@ export const ITEM = sheet(`
   background: light-dark(oklch(.945 .035 var(--_hue, 275)), oklch(.31 .05 var(--_hue, 275)));
   color: light-dark(oklch(.44 .14 var(--_hue, 275)), oklch(.87 .08 var(--_hue, 275)));
 }
+.glyph > * { grid-area: 1 / 1; }
+.glyph img { border-radius: inherit; object-fit: cover; }
+.glyph.shown { background: none !important; }
+.shown svg { display: none; }
 [data-priority="urgent"] .glyph { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
 .title { display: -webkit-box; min-width: 0; overflow: hidden; overflow-wrap: anywhere; font-weight: 550; line-height: 1.35; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
 .title a:focus-visible { outline-offset: -2px; }
@@ -110,10 +116,18 @@ article + article { border-block-start: 1px solid var(--_line); }
 @keyframes arrive { from { background: color-mix(in oklab, var(--_accent) 22%, var(--_surface)); } }
 .top { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 12px; }
 .top .title { flex: 1 14em; }
-time { flex: none; color: var(--_muted); font-size: .8333em; white-space: nowrap; font-variant-numeric: tabular-nums; }
+time, .edited { flex: none; color: var(--_muted); font-size: .8333em; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .item .body { display: -webkit-box; margin-block-start: 2px; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: var(--notification-lines, 3); }
 .item.unfolded .title, .item.unfolded .body { -webkit-line-clamp: none; }
 .whole { margin-inline-start: -10px; }
+.choices, .reply { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin-block-start: 8px; cursor: default; }
+.choice { display: inline-flex; align-items: center; max-width: 100%; text-decoration: none; white-space: normal; overflow-wrap: anywhere; }
+.choice[aria-disabled="true"] { opacity: .65; }
+.strong:is(:disabled, [aria-disabled="true"]) { background: var(--_sunken) !important; color: var(--_muted) !important; }
+.reply { flex: 1 0 100%; margin: 0; }
+.reply input { flex: 1 12em; }
+.answer { flex-basis: 100%; color: var(--_muted); font-size: .9em; overflow-wrap: anywhere; }
+.answer:empty { display: none; }
 .newer { position: sticky; z-index: 1; inset-block-start: var(--notification-scroll-inset, 0px); height: 0; text-align: center; }
 .newer button { margin-block-start: 8px; background: var(--_accent); color: var(--_on-accent); box-shadow: var(--_shadow); }
 .newer button:hover { background: color-mix(in oklab, var(--_accent) 86%, var(--_text)) !important; }
@@ -125,6 +139,7 @@ summary { width: max-content; min-height: 24px; border-radius: 4px; color: var(-
 pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radius: 8px; overflow: auto; background: var(--_sunken); font: 12px/1.5 ui-monospace, "SF Mono", Menlo, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .actions { display: flex; position: absolute; inset-block-start: 5px; inset-inline-end: 14px; padding: 1px; border-radius: 10px; background: var(--_raised); box-shadow: 0 0 0 1px var(--_line), 0 2px 8px #0001; opacity: 0; transition: opacity .12s; }
 .item:hover .actions, .actions:focus-within, [role="feed"]:not(:has(.item:hover)) .item:focus-within .actions { opacity: 1; }
+.choice.danger { color: var(--_danger); }
 .danger:hover, .danger.asked { background: color-mix(in oklab, var(--_danger) 12%, transparent) !important; color: var(--_danger) !important; }
 .actions button { min-height: 28px; border-radius: 8px; }
 .item .menu { display: none; }
@@ -142,8 +157,9 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 .actions:popover-open::before { position: fixed; z-index: -1; inset: 0; touch-action: none; content: ""; }
 .help { width: min(360px, 100vw - 16px); padding: 18px 20px; border: 0; border-radius: var(--_radius); background: var(--_raised); color: var(--_text); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); }
 .help:focus-visible { outline: none; }
-.help h3 { font-weight: 650; }
-.help dl { display: grid; gap: 6px; margin: 12px 0 0; }
+.help h3 { margin-block-end: 12px; font-weight: 650; }
+.time { display: flex; align-items: center; justify-content: space-between; gap: 16px; width: 100%; }
+.help dl { display: grid; gap: 6px; margin: 0; }
 .help dl div { display: flex; gap: 14px; }
 .help dt { flex: none; width: 7em; text-align: end; }
 .help dd { margin: 0; }
@@ -178,6 +194,21 @@ kbd { padding: 1px 7px; border-radius: 6px; background: var(--_sunken); box-shad
 @media (forced-colors: active) { .item.new::before { border: 4px solid; } [aria-selected="true"]::after { border: 1px solid; } .snack, .actions, .count { border: 1px solid; } }
 `);
 
+export const PREFERENCES = sheet(`
+:host { display: block; padding: 14px 20px; border-radius: var(--_radius); overflow: auto; background: var(--_surface); }
+.head { display: flex; align-items: center; justify-content: space-between; }
+h2 { font-weight: 650; }
+fieldset { min-width: 0; margin: 16px 0 0; padding: 0; border: 0; }
+legend { padding: 0; font-weight: 600; }
+p { color: var(--_muted); font-size: .9em; }
+label { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; min-height: 36px; overflow-wrap: anywhere; }
+[type="checkbox"] { width: 18px; min-height: 18px; margin: 0; accent-color: var(--_accent); cursor: pointer; }
+input, select { background: var(--_surface); }
+select { max-width: 100%; border: 1px solid var(--_edge); }
+.window { display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; padding-block: 6px; border-block-end: 1px solid var(--_line); }
+fieldset > button { margin-block: 6px; margin-inline-start: -10px; color: var(--_accent); }
+`);
+
 // The bell stands on the ground of the page, so it has the colour of the page's own texts.
 export const BELL = sheet(`
 :host { display: inline-block; color: var(--notification-text, inherit); }
@@ -191,7 +222,7 @@ button.bell:hover, .bell[aria-expanded="true"] { background: color-mix(in srgb, 
 .popover:popover-open { display: flex; flex-direction: column; animation: drop .16s ease-out; }
 .popover:focus-visible { outline: none; }
 @keyframes drop { from { opacity: 0; transform: translateY(-6px) scale(.985); } }
-notification-inbox { flex: 1; border-radius: 0; --notification-surface: var(--_raised); --_overscroll: contain; }
+notification-inbox, notification-preferences { flex: 1; min-height: 0; border-radius: 0; --notification-surface: var(--_raised); --_overscroll: contain; }
 .settings { display: flex; align-items: center; gap: 8px; min-height: 46px; padding-block: 5px; padding-inline: 20px 12px; border-block-start: 1px solid var(--_line); color: var(--_muted); font-size: .8667em; }
 .settings span { flex: 1; }
 .settings button { margin-inline-start: auto; }
