@@ -18,12 +18,15 @@ from tests.web.test_sdk import DEADLINE, NODE
 SCRIPT = Path(__file__).parent / "sdk/conformance.js"
 
 
+ACTIONS = [{"id": "yes", "label": "Yes"}, {"id": "say", "label": "Say", "reply": True}]
+
+
 async def an_inbox_of_every_kind(server: LocalServer) -> None:
-    """Post read and unread, archived and unarchived items of three categories."""
+    """Post read and unread, archived and unarchived items of three categories, most with actions."""
     ada = await server.user()
     ids = []
     for number, category in enumerate(("ci", "orders", "default", "ci", "orders", "default", "ci", "orders")):
-        answer = await server.service.notify("ada", f"Title {number}", category=category)
+        answer = await server.service.notify("ada", f"Title {number}", category=category, actions=ACTIONS)
         ids.append(answer["id"])
     for read in ids[:4]:
         assert (await ada.patch(f"/v1/inbox/{read}", json={"read": True})).status_code == 200

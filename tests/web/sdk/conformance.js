@@ -8,8 +8,9 @@ import { World } from './world.js';
 const [, , base, token, what] = process.argv;
 const headers = { Authorization: `Bearer ${token}` };
 
-const essence = ({ id, title, created_seq, seq, category, ...moments }) => ({
-  id, title, created_seq, seq, category, read: Boolean(moments.read_at), archived: Boolean(moments.archived_at),
+const essence = ({ id, title, created_seq, seq, category, actions, answer, deleted_reason, ...moments }) => ({
+  id, title, created_seq, seq, category, actions, answer: answer && [answer.action, answer.text], reason: deleted_reason,
+  snoozed: Boolean(moments.snoozed_until), read: Boolean(moments.read_at), archived: Boolean(moments.archived_at),
   deleted: Boolean(moments.deleted_at),
 });
 
@@ -22,10 +23,13 @@ async function everything() {
 // --- A client, and the one that the elements are tested with -----------------------------------------------
 
 const CATEGORIES = [undefined, 'ci', 'orders', 'nothing', ''];
+const LATER = new Date(Date.now() + 86_400_000).toISOString();
+const SOON = new Date(Date.now() + 3_600_000).toISOString();
+const SNOOZED = [{}, { unread: true }, { archived: true }, { archived: false }, { category: 'ci' }];
 const FILTERS = [undefined, true, false].flatMap((unread) => [undefined, true, false].flatMap((archived) => (
   CATEGORIES.map((category) => Object.fromEntries(
     Object.entries({ unread, archived, category }).filter(([, value]) => value !== undefined)))
-)));
+))).concat(SNOOZED.map((filter) => ({ ...filter, snoozed: true })));
 
 const COMMANDS = [
   (client, [one]) => client.read(one),
@@ -34,13 +38,23 @@ const COMMANDS = [
   (client, [, , three]) => client.archive(three),
   (client, [, , three]) => client.archive([three], false),
   (client, [, , , four]) => client.delete(four),
+  (client, [one]) => client.act(one, 'no'),
+  (client, [one]) => client.act(one, 'yes', 'Thanks'),
+  (client, [one]) => client.act(one, 'say'),
+  (client, [one]) => client.act(one, 'say', 'Thanks'),
+  (client, [one]) => client.act(one, 'yes'),
+  (client, [one, two]) => client.snooze([one, two], LATER),
+  (client, [, two]) => client.snooze(two, SOON),
+  (client, [, two]) => client.act(two, 'yes'),
   (client) => client.read({ upTo: 2 }),
+  (client, [one]) => client.snooze(one, null),
+  (client, [, two]) => client.archive(two),
   (client) => client.seen(),
 ];
 
 const settled = (promise) => promise.then((value) => value, ({ code }) => ({ code: code ?? 'failed' }));
 const counts = ({ items, unread, unseen, complete }) => (
-  { titles: items.map(({ title }) => title), read: items.map((item) => Boolean(item.read_at)), unread, unseen, complete }
+  { titles: items.map(({ title }) => title), answers: items.map(({ answer }) => answer && [answer.action, answer.text]), read: items.map((item) => Boolean(item.read_at)), unread, unseen, complete }
 );
 
 const PATIENCE = 5_000; // ms
@@ -64,9 +78,9 @@ async function play(client, expected = null) {
   const ids = client.items.map(({ id }) => id);
   await ask();
   for (const command of COMMANDS) {
-    await settled(command(client, ids));
-    if (expected) await soon(client, expected[answers.length]);
-    answers.push(counts(client));
+    const refused = (await settled(command(client, ids)))?.code;
+    if (expected) await soon(client, { ...expected[answers.length], refused: undefined });
+    answers.push({ ...counts(client), refused });
   }
   await ask();
   return answers;
@@ -91,7 +105,8 @@ async function playClients() {
 const QUERIES = [
   '', 'limit=2', 'limit=0', 'limit=201', 'limit=x', 'unread=true', 'unread=false', 'unread=', 'unread=perhaps',
   'archived=true', 'archived=false', 'archived=', 'archived=true&unread=false', 'category=ci', 'category=',
-  'category=nothing', 'category=ci&unread=true', 'cursor=', 'cursor=nonsense', `category=${'x'.repeat(65)}`,
+  'snoozed=true', 'snoozed=false', 'snoozed=', 'snoozed=true&archived=true', 'snoozed=true&unread=false',
+  'snoozed=true&archived=false', 'snoozed=true&category=ci', 'category=nothing', 'category=ci&unread=true', 'cursor=', 'cursor=nonsense', `category=${'x'.repeat(65)}`,
 ];
 
 const calls = ([one, two, three, four]) => [
@@ -103,6 +118,17 @@ const calls = ([one, two, three, four]) => [
   ['PATCH', `/v1/inbox/${three}`, { read: true }], ['DELETE', `/v1/inbox/${three}`],
   ['PATCH', '/v1/inbox/00000000-0000-7000-8000-000000000000', { read: true }],
   ['PATCH', `/v1/inbox/${four}`, { read: true, archived: true }],
+  ['PATCH', `/v1/inbox/${one}`, { snoozed_until: LATER }], ['PATCH', `/v1/inbox/${two}`, { snoozed_until: SOON }],
+  ['PATCH', `/v1/inbox/${two}`, { snoozed_until: SOON }], ['PATCH', `/v1/inbox/${two}`, { snoozed_until: LATER, read: true }],
+  ['PATCH', `/v1/inbox/${two}`, { snoozed_until: LATER, archived: true }], ['PATCH', `/v1/inbox/${two}`, {}],
+  ['PATCH', `/v1/inbox/${two}`, { snoozed_until: '2020-01-01T00:00:00Z' }],
+  ['PATCH', `/v1/inbox/${three}`, { snoozed_until: LATER }], ['PATCH', `/v1/inbox/${four}`, { snoozed_until: LATER }],
+  ...QUERIES.map((query) => ['GET', `/v1/inbox?${query}`]),
+  ['POST', `/v1/inbox/${one}/actions/no`, {}], ['POST', `/v1/inbox/${one}/actions/say`, {}],
+  ['POST', `/v1/inbox/${one}/actions/yes`, { text: 'Thanks' }], ['POST', `/v1/inbox/${one}/actions/say`, { text: 'Thanks' }],
+  ['POST', `/v1/inbox/${one}/actions/say`, { text: 'Thanks' }], ['POST', `/v1/inbox/${one}/actions/no`, {}],
+  ['POST', `/v1/inbox/${three}/actions/yes`, {}], ['POST', `/v1/inbox/${two}/actions/yes`, {}],
+  ['PATCH', `/v1/inbox/${two}`, { archived: true }], ['PATCH', `/v1/inbox/${one}`, { snoozed_until: null }],
   ...QUERIES.map((query) => ['GET', `/v1/inbox?${query}`]),
 ];
 

@@ -98,13 +98,17 @@ export class Log {
     this.#tell({ type: 'notification', seq: this.seq, notification: this.items.get(item.id), ...fields });
   }
 
-  /** Answer an item, and return whether it could be. */
+  /** Answer an item, or return the status and the code of what is wrong. */
   answer(id, action, text = null) {
     const item = this.items.get(id);
-    if (item.answer) return false;
+    if (!item || item.deleted_at) return [404, 'not_found'];
+    if (item.answer) return [409, 'already_answered'];
+    const found = item.actions?.find((one) => one.id === action);
+    if (!found) return [404, 'unknown_action'];
+    if (Boolean(found.reply) !== (text !== null)) return [422, 'validation_error'];
     const at = '2026-01-01T00:00:08.000Z';
     this.change(id, { answer: { action, text, at }, read_at: item.read_at ?? at });
-    return true;
+    return null;
   }
 
   prefer(preferences) {
@@ -492,9 +496,9 @@ export class World {
       else if (type === 'seen') this.log.see(up_to);
       else if (up_to !== undefined) this.log.readUpTo(up_to);
       else if (ids) this.log.change(ids, FIELDS[type](time, until));
-      if (type === 'act' && !this.log.answer(id, action, text)) {
-        socket.say({ type: 'error', ref, code: 'already_answered', detail: 'about already_answered' });
-      } else if (ref) socket.say({ type: 'ok', ref });
+      const refused = type === 'act' && this.log.answer(id, action, text)?.[1];
+      if (refused) socket.say({ type: 'error', ref, code: refused, detail: `about ${refused}` });
+      else if (ref) socket.say({ type: 'ok', ref });
     });
     this.log.onmessage = (message) => {
       for (const socket of this.sockets) if (socket.readyState === 1) socket.say(message);
@@ -545,12 +549,17 @@ export class World {
       return answer(null, 204);
     }
     if (log.items.get(id).deleted_at) return problem(404, 'not_found');
-    if (action && !log.answer(id, action, body.text)) return problem(409, 'already_answered');
+    const refused = action && log.answer(id, action, body.text);
+    if (refused) return problem(...refused);
     if (action || method === 'GET') return answer(log.items.get(id));
     const time = '2026-01-01T00:00:04.000Z';
     const fields = {};
     if (body.read !== undefined) fields.read_at = body.read ? time : null;
     if (body.archived !== undefined) fields.archived_at = body.archived ? time : null;
+    if (body.snoozed_until !== undefined && body.archived !== undefined) return problem(422, 'validation_error');
+    if (!Object.keys(body).length) return problem(422, 'validation_error');
+    // In the time of the world, or in that of whoever compares.
+    if (body.snoozed_until && Date.parse(body.snoozed_until) < this.clock.now) return problem(422, 'validation_error');
     if (body.snoozed_until !== undefined) fields.snoozed_until = body.snoozed_until;
     if (body.archived) fields.snoozed_until = null;
     log.change(id, fields);
