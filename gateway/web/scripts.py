@@ -5,13 +5,16 @@ loaded them one by one would wait for a chain of requests, and load twice the by
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from importlib.resources.abc import Traversable
+from itertools import product
+from string import ascii_lowercase
 
 from rjsmin import jsmin
 
 _IMPORT = re.compile(r"^import \{[^}]*\} from '\./([\w-]+\.js)';\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
-_STYLES = re.compile(r"(?<=\bsheet\(`)[^`]*")
 
 
 def modules(folder: Traversable, entry: str) -> dict[str, str]:
@@ -40,13 +43,46 @@ def joined(folder: Traversable, entry: str) -> str:
     return _IMPORT.sub("", "".join([*inner, texts[entry]]))
 
 
+_STYLES = re.compile(r"(?<=sheet\(`)[^`]*(?=`\))")
+_SPACE_IN_STYLES = re.compile(r"\s*([{};,>])\s*|(?<=:)\s+")
+_LINE_AFTER_BRACE = re.compile(r"(?<=})\n(?=[\w#])")
+_PRIVATE_PROPERTY = re.compile(r"--_[\w-]+")
+_PRIVATE_USE = re.compile(r"\.#(\w+)")
+_PRIVATE_NAME = re.compile(r"#([A-Za-z]\w*)")
+_QUOTED_NAME = re.compile(r"['\"`]#(\w+)")
+
+
 def compact(script: str) -> str:
-    """Remove the comments and unnecessary white space of a script and its style sheets. Renames nothing."""
+    """Remove the comments and unnecessary white space of a script and its styles. Shorten private names."""
     minified: str = jsmin(script)
-    return _STYLES.sub(lambda styles: _compact_styles(styles[0]), minified)
+    # The sources end each statement with a semicolon, so a brace needs none before it and no line after it.
+    short = _LINE_AFTER_BRACE.sub("", _STYLES.sub(_compact_styles, minified).replace(";}", "}"))
+    return _shorten_private_properties(_shorten_private_names(short))
 
 
-def _compact_styles(styles: str) -> str:
-    """Remove the white space beside punctuation, but not before a colon: there it joins two selectors."""
-    packed = re.sub(r"\s*([{};,])\s*", r"\1", styles).replace(";}", "}").strip()
-    return re.sub(r"(?<=[\w-]): ", ":", packed)
+def _compact_styles(styles: re.Match[str]) -> str:
+    return _SPACE_IN_STYLES.sub(r"\1", styles[0]).strip()
+
+
+def _shorten_private_names(script: str) -> str:
+    """Rename the private members of all classes. Two classes may share a name: each sees only its own."""
+    uses = Counter(_PRIVATE_USE.findall(script))
+    # A name that is also a selector or a colour stays.
+    renamed = [name for name, _ in uses.most_common() if name not in _QUOTED_NAME.findall(script)]
+    taken = set(_PRIVATE_NAME.findall(script)) - set(renamed)
+    short = (name for name in _short_names() if name not in taken)
+    names = dict(zip(renamed, short, strict=False))
+    return _PRIVATE_NAME.sub(lambda found: f"#{names.get(found[1], found[1])}", script)
+
+
+def _shorten_private_properties(script: str) -> str:
+    """Rename the custom properties that begin with an underscore: pages do not set them."""
+    found = dict.fromkeys(_PRIVATE_PROPERTY.findall(script))
+    names = dict(zip(found, _short_names(), strict=False))
+    return _PRIVATE_PROPERTY.sub(lambda one: "--" + names[one[0]], script)
+
+
+def _short_names() -> Iterator[str]:
+    """Yield a, b, … z, ga, gb, … zz. None of them is a colour."""
+    yield from ascii_lowercase
+    yield from ("".join(pair) for pair in product("ghijklmnopqrstuvwxyz", ascii_lowercase))

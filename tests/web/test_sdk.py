@@ -42,9 +42,9 @@ def test_the_node_tests_of_the_client_pass(suite: Path) -> None:
     assert int(counted[1]) >= len(re.findall(r"^\s*test\(", suite.read_text(), re.MULTILINE)) > 5
 
 
-def test_the_client_is_loaded_as_one_file_of_at_most_14_kib(tmp_path: Path) -> None:
+def test_the_client_is_loaded_as_one_file_of_at_most_15_kib(tmp_path: Path) -> None:
     script = compact(joined(SDK, "notifications.js"))
-    assert len(gzip.compress(script.encode(), 9)) <= 14 * 1024
+    assert len(gzip.compress(script.encode(), 9)) <= 15 * 1024
     file = tmp_path / "notifications.mjs"
     file.write_text(script)
     code, said = run_node(
@@ -163,7 +163,20 @@ async def test_other_versions_and_unknown_files_are_not_served(http: httpx.Async
 
 def test_served_scripts_are_the_source_without_comments_and_needless_whitespace() -> None:
     source = "/** Says. */\nexport function say() {\n  // Why.\n  return 'http://x'; // aside\n}\n"
-    assert compact(source) == "export function say(){return'http://x';}"
+    assert compact(source) == "export function say(){return'http://x'}"
+
+
+def test_served_scripts_have_short_private_names_and_styles_without_needless_whitespace() -> None:
+    source = (
+        "class A {\n  #count = 1;\n  #list;\n  get count() { return this.#count + this.#count; }\n"
+        "  find() { return this.#list.querySelector('#list'); }\n}\n"
+        "const b = sheet(`\n.x > a, b {\n  color: #fff; margin: var(--_gap);\n}\n.y :hover { top: 0; }\n`);\n"
+    )
+    assert compact(source) == (
+        "class A{#a=1;#list;get count(){return this.#a+this.#a}"
+        "find(){return this.#list.querySelector('#list')}}"
+        "const b=sheet(`.x>a,b{color:#fff;margin:var(--a)}.y :hover{top:0}`);"
+    )
 
 
 def test_a_compact_style_sheet_means_the_same() -> None:
@@ -175,8 +188,8 @@ def test_a_compact_style_sheet_means_the_same() -> None:
 const text = `a: b; c`;"""
     assert compact(source) == (
         "export const A=sheet(`"
-        ":host .a,.b > c{margin:0 auto;width:calc(100% - 24px);inset:var(--x,auto 1px)}"
-        '.d :hover:not(.e){--_a:light-dark(#fff,#000);content:""}'
+        ":host .a,.b>c{margin:0 auto;width:calc(100% - 24px);inset:var(--x,auto 1px)}"
+        '.d :hover:not(.e){--a:light-dark(#fff,#000);content:""}'
         "@media (pointer:coarse){.f{color:red}}"
         "`);const text=`a: b; c`;"
     )
