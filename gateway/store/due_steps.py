@@ -1,7 +1,8 @@
 """The steps of due work: deliver, expire, withdraw, edit and wake.
 
 A step first names the users whose rows the transaction must lock (`users_of`). Then it looks again whether
-its row of due work is still there: another process may have been faster.
+its row of due work is still there: another process may have been faster. Work whose time has not come waits:
+the clock may have been set back since it was found.
 
 Functions take a connection and never commit.
 """
@@ -29,7 +30,7 @@ from gateway.database.models import (
 from gateway.protocol.items import Item
 from gateway.store import schedule
 from gateway.store.arrivals import Arrival, enter
-from gateway.store.due_work import Due, add
+from gateway.store.due_work import Due, add, put_off
 from gateway.store.entries import Entry
 from gateway.store.lifecycle import LEASE_MS
 from gateway.store.log import ITEM_COLUMNS, to_item
@@ -90,27 +91,34 @@ def advance(
 ) -> tuple[Advanced, list[Entry]]:
     """Do the step, and return the entries of the users whose ids are `followed`. `now` is in ms."""
     locked = lock_rows(connection, {one.key for one in work.due})
-    kept = set(
-        connection.scalars(
-            select(due_work.c.id)
-            .where(due_work.c.id.in_([one.id for one in work.due]))
-            .order_by(due_work.c.id)
-            .with_for_update()
-        )
-    )
-    left = [one for one in work.due if one.id in kept]
+    done_up_to = _lock_due(connection, work.due)
+    left = [one for one in work.due if one.id in done_up_to]
     entries = _deliver(
         connection, [one for one in left if one.kind == DELIVER], locked, positions, now, followed, required
     )
     rest = []
     for one in left:
-        if one.kind != DELIVER:
+        if one.after != done_up_to[one.id]:
+            # Another process has done this step. Its users have their numbers.
+            rest.append(one._replace(after=done_up_to[one.id]))
+        elif one.kind != DELIVER:
             more, new = _do(connection, one, locked[one.key], positions, now)
             rest += more
             for entry in new:
                 entry.service_id = locked[one.key].service_id
             entries += [entry for entry in new if entry.user_id in followed]
     return Advanced(tuple(rest)), entries
+
+
+def _lock_due(connection: Connection, due: Sequence[Due]) -> dict[int, int]:
+    """Lock the rows of due work that are still there. Return the last user done of each, by its id."""
+    found = connection.execute(
+        select(due_work.c.id, due_work.c.after)
+        .where(due_work.c.id.in_([one.id for one in due]))
+        .order_by(due_work.c.id)
+        .with_for_update()
+    )
+    return {number: after for number, after in found}  # noqa: C416 - rows are not pairs to a type checker
 
 
 # --- delivery -----------------------------------------------------------------------------------------------
@@ -135,7 +143,9 @@ def _deliver(
         elif row.content.expires_at is not None and row.content.expires_at <= now:
             end_before_delivery(connection, row, now, EXPIRED)
             locked[one.key] = row._replace(state=EXPIRED)
-        elif row.deliver_at is not None and row.deliver_at <= now:
+        elif row.deliver_at is not None and row.deliver_at > now:
+            put_off(connection, one.id, row.deliver_at)
+        else:
             ready.append(_delivered(row, now))
             done.append(one)
     if done:
@@ -183,7 +193,6 @@ def _do(
         forget(connection, row.key)
         return [], []
     if one.kind == WAKE:
-        _finish(connection, one)
         return [], _wake(connection, one, positions, now)
     if one.kind == EXPIRE and not _expires(connection, one, row, now):
         return [], []
@@ -200,8 +209,11 @@ def _expires(connection: Connection, one: Due, row: Row, now: int) -> bool:
     if row.state == SCHEDULED:
         end_before_delivery(connection, row, now, EXPIRED)
         return False
-    if row.state != DELIVERED or row.content.expires_at is None or row.content.expires_at > now:
+    if row.state != DELIVERED or row.content.expires_at is None:
         _finish(connection, one)
+        return False
+    if row.content.expires_at > now:
+        put_off(connection, one.id, row.content.expires_at)
         return False
     save(connection, row.key, {"state": EXPIRED})
     return True
@@ -211,13 +223,16 @@ def _change_some(
     connection: Connection, one: Due, positions: Positions, now: int
 ) -> tuple[list[Due], list[Entry]]:
     """Change the items of the next users."""
-    found = [
-        (positions.by_id[user_id], to_item(row))
-        for user_id, *row in connection.execute(_SELECT_ITEMS, _range_of(one))
-    ]
+    rows = connection.execute(_SELECT_ITEMS, _range_of(one)).all()
+    found: list[tuple[Position, Item]] = []
+    for user_id, *row in rows:
+        if user_id not in positions.by_id:
+            # Items of this step were deleted before their users were locked, and this is one of the next.
+            break
+        found.append((positions.by_id[user_id], to_item(row)))
     entries = _CHANGES[one.kind](connection, found, now)
-    if len(found) == STEP:
-        after = found[-1][0].user_id
+    if len(rows) == STEP or len(found) < len(rows):
+        after = found[-1][0].user_id if found else one.after
         connection.execute(
             update(due_work).where(due_work.c.id == one.id).values(after=after, due_at=now + LEASE_MS)
         )
@@ -310,9 +325,14 @@ def _wake(connection: Connection, one: Due, positions: Positions, now: int) -> l
     position = positions.by_id.get(one.user_id or 0)
     row = connection.execute(_SELECT_SNOOZED, {"key": one.key, "user_id": one.user_id}).one_or_none()
     item = None if row is None else to_item(row)
-    if position is None or item is None or item.snoozed_until is None or item.snoozed_until > now:
-        return []
-    return _reenter(connection, [(position, item)], now)
+    if position is not None and item is not None and item.snoozed_until is not None:
+        if item.snoozed_until > now:
+            put_off(connection, one.id, item.snoozed_until)
+            return []
+        _finish(connection, one)
+        return _reenter(connection, [(position, item)], now)
+    _finish(connection, one)
+    return []
 
 
 _SELECT_SNOOZED = (

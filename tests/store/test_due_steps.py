@@ -1,0 +1,147 @@
+"""The steps of due work: each is done once, and for exactly the users whose rows it has locked."""
+
+import time
+
+import pytest
+from sqlalchemy import Connection, insert, select, update
+
+from gateway.database.database import Database
+from gateway.database.models import (
+    EXPIRE,
+    EXPIRED,
+    UNSENT,
+    WAKE,
+    due_work,
+    items,
+    notifications,
+    users,
+)
+from gateway.store import due_steps
+from gateway.store import due_work as work
+from gateway.store.arrivals import Options, Post
+from gateway.store.due_steps import STEP, Advance
+from gateway.store.due_work import Due
+from gateway.store.lifecycle import Edit, Withdrawal
+from gateway.store.positions import lock
+from tests.support.engine import Engine
+
+MANY = [f"user {number:03}" for number in range(STEP + 50)]
+
+
+def heads(connection: Connection) -> list[tuple[int, int, int]]:
+    """Return the number, the unread and the unseen count of everybody."""
+    columns = (users.c.last_seq, users.c.unread, users.c.unseen)
+    return [tuple(row) for row in connection.execute(select(*columns).order_by(users.c.id))]
+
+
+def left(connection: Connection) -> list[tuple[int, int]]:
+    """Return the kinds and times of the due work."""
+    columns = (due_work.c.kind, due_work.c.due_at)
+    return [tuple(row) for row in connection.execute(select(*columns).order_by(due_work.c.id))]
+
+
+async def finish(engine: Engine, due: tuple[Due, ...]) -> None:
+    while due:
+        due = (await engine.writer.advance(Advance(due))).rest
+
+
+@pytest.mark.parametrize("renotify", [False, True])
+async def test_a_step_that_another_process_has_done_is_not_done_again(
+    engines: tuple[Engine, Engine], database: Database, renotify: bool
+) -> None:
+    here, there = engines
+    post = here.post(*MANY)
+    await here.store(post)
+    begun = await here.writer.begin(Edit(1, None, post.content.id, {"title": "new"}, renotify))
+    after_one_step = await here.writer.advance(Advance(begun.due))
+    # It was so slow that the other one has found the work before.
+    assert await there.writer.advance(Advance(begun.due)) == after_one_step
+    await finish(there, after_one_step.rest)
+    await finish(here, after_one_step.rest)
+    assert await database.read(heads) == [(2, 1, 1)] * len(MANY)
+
+
+async def test_a_step_whose_items_are_deleted_meanwhile_leaves_the_next_ones_to_the_next_step(
+    engine: Engine, database: Database
+) -> None:
+    post = engine.post(*MANY)
+    await engine.store(post)
+    (due,) = (await engine.writer.begin(Withdrawal(1, None, post.content.id))).due
+
+    def delete_between(connection: Connection) -> tuple[Due, ...]:
+        advance = Advance((due,))
+        named = due_steps.users_of(connection, advance)
+        # Two of them delete it before the transaction has their locks.
+        gone = sorted(named)[:2]
+        connection.execute(update(items).where(items.c.user_id.in_(gone)).values(deleted_at=1, seq=2))
+        positions = lock(connection, (), named, 1)
+        for user_id in gone:
+            position = positions.by_id[user_id]
+            position.seq, position.unread, position.unseen = 2, 0, 0
+        advanced, _ = due_steps.advance(connection, advance, positions, 1, ())
+        positions.save()
+        return advanced.rest
+
+    rest = await database.write(delete_between)
+    assert len(rest) == 1
+    await finish(engine, rest)
+    assert await database.read(heads) == [(2, 0, 0)] * len(MANY)
+    assert await database.read(left) == []
+
+
+async def test_work_waits_if_the_clock_is_set_back_after_it_was_found(
+    engine: Engine, database: Database
+) -> None:
+    now = int(time.time() * 1000)
+    later = now + 60_000
+    user = await engine.user()
+
+    def in_a_minute(options: Options, expires_at: int | None = None) -> Post:
+        post = engine.post()
+        return post._replace(content=post.content._replace(expires_at=expires_at), options=options)
+
+    scheduled = in_a_minute(Options(deliver_at=later))
+    offer = in_a_minute(Options(), later)
+    snoozed = engine.post()
+    await engine.store(scheduled, offer, snoozed)
+
+    def snooze(connection: Connection) -> None:
+        key = select(notifications.c.id).where(notifications.c.uuid == snoozed.content.id).scalar_subquery()
+        connection.execute(update(items).where(items.c.notification_id == key).values(snoozed_until=later))
+        connection.execute(update(users).values(unread=1, unseen=1))
+        connection.execute(
+            insert(due_work).values(due_at=later, kind=WAKE, notification_id=key, user_id=user.id)
+        )
+
+    await database.write(snooze)
+    before = sorted(await database.read(left))
+    found = await database.read(work.find_due, later, 10)
+    assert len(found) == 3
+    await finish(engine, tuple(found))
+    assert sorted(await database.read(left)) == before
+    assert await database.read(heads) == [(2, 1, 1)]
+    engine.writer.clock = lambda: later / 1000
+    await finish(engine, tuple(found))
+    assert EXPIRE not in [kind for kind, _ in await database.read(left)]
+    # Delivered, expired, and woken: one number each.
+    assert await database.read(heads) == [(5, 2, 2)]
+    assert await database.read(state_of, offer) == EXPIRED
+
+
+def state_of(connection: Connection, post: Post) -> int | None:
+    return connection.scalar(select(notifications.c.state).where(notifications.c.uuid == post.content.id))
+
+
+async def test_an_edit_that_was_under_way_ends_with_the_notification(
+    engine: Engine, database: Database
+) -> None:
+    post = engine.post(*MANY)
+    await engine.store(post)
+    edited = await engine.writer.begin(Edit(1, None, post.content.id, {"title": "new"}))
+    rest = (await engine.writer.advance(Advance(edited.due))).rest
+    withdrawn = await engine.writer.begin(Withdrawal(1, None, post.content.id))
+    await finish(engine, withdrawn.due)
+    before = await database.read(heads)
+    await finish(engine, rest)
+    assert await database.read(heads) == before == [(3, 0, 0)] * STEP + [(2, 0, 0)] * 50
+    assert await database.read(state_of, post) == UNSENT
