@@ -18,35 +18,34 @@ def released_users(connection: Connection) -> list[int]:
 
 @background
 def erase_some(connection: Connection, user_id: int, limit: int = 1000) -> bool:
-    """Erase up to `limit` items of a released user, and return whether there are more.
+    """Erase up to `limit` items of a released user, and as many scheduled. Return whether there are more.
 
     Notifications without another recipient are deleted with them. Small steps keep the database lock short.
     The user's row is deleted once it has no sessions: other processes may still have to notice their end.
     """
     connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
-    _remove_scheduled(connection, user_id)
     oldest = select(items.c.created_seq, items.c.notification_id).where(items.c.user_id == user_id)
     chunk = connection.execute(oldest.order_by(items.c.created_seq).limit(limit)).all()
-    if chunk:
-        last = chunk[-1].created_seq
+    waits = select(scheduled_recipients.c.notification_id).where(scheduled_recipients.c.user_id == user_id)
+    scheduled = connection.scalars(waits.limit(limit)).all()
+    keys = {*scheduled, *(row.notification_id for row in chunk)}
+    if keys:
+        # Who cancels or delivers a scheduled one locks it before its list of recipients.
+        _lock(connection, keys)
+        connection.execute(
+            delete(scheduled_recipients).where(
+                scheduled_recipients.c.user_id == user_id,
+                scheduled_recipients.c.notification_id.in_(scheduled),
+            )
+        )
+        last = chunk[-1].created_seq if chunk else 0
         connection.execute(delete(items).where(items.c.user_id == user_id, items.c.created_seq <= last))
-        remove_unheld(connection, {row.notification_id for row in chunk})
-    if len(chunk) == limit:
+        remove_unheld(connection, keys)
+    if limit in {len(chunk), len(scheduled)}:
         return True
     alive = exists().where(sessions.c.user_id == users.c.id)
     connection.execute(delete(users).where(users.c.id == user_id, users.c.sub.is_(None), ~alive))
     return False
-
-
-def _remove_scheduled(connection: Connection, user_id: int) -> None:
-    """Delete what is scheduled for a user. Notifications without another recipient are deleted with it."""
-    keys = connection.scalars(
-        delete(scheduled_recipients)
-        .where(scheduled_recipients.c.user_id == user_id)
-        .returning(scheduled_recipients.c.notification_id)
-    ).all()
-    if keys:
-        remove_unheld(connection, keys)
 
 
 def remove_unheld(connection: Connection, keys: Collection[int]) -> None:
@@ -55,13 +54,15 @@ def remove_unheld(connection: Connection, keys: Collection[int]) -> None:
     Two transactions that delete the last two items of a notification would each still see the other's item.
     So each locks the notifications' rows first, in the order of their keys, and waits for the other.
     """
-    posted = notifications.c.id.in_(keys)
-    connection.execute(
-        select(notifications.c.id).where(posted).order_by(notifications.c.id).with_for_update()
-    )
+    _lock(connection, keys)
     had = exists().where(items.c.notification_id == notifications.c.id)
     waits = exists().where(scheduled_recipients.c.notification_id == notifications.c.id)
-    connection.execute(delete(notifications).where(posted, ~had, ~waits))
+    connection.execute(delete(notifications).where(notifications.c.id.in_(keys), ~had, ~waits))
+
+
+def _lock(connection: Connection, keys: Collection[int]) -> None:
+    these = notifications.c.id.in_(keys)
+    connection.execute(select(notifications.c.id).where(these).order_by(notifications.c.id).with_for_update())
 
 
 @background

@@ -17,7 +17,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, delete, select, tuple_
 
 from gateway.auth import cutoffs, erasure, sessions, tickets
 from gateway.database.database import LockingDatabase
-from gateway.database.models import items, notifications, users
+from gateway.database.models import collapse_keys, items, notifications, users
 from gateway.database.rows import rows
 from gateway.database.units import background
 from gateway.errors import GatewayError, NotFound
@@ -229,6 +229,9 @@ def trim(connection: Connection, now_ms: int) -> bool:
     connection.execute(_update_trimmed(dialect), {"rows": dumps(list(trimmed.items()))})
     places = dumps([(row.user_id, row.created_seq) for row in found])
     connection.execute(_delete_items(dialect), {"rows": places})
+    # Here the users are locked. With its notification, a row may be deleted while a post changes it.
+    kept = dumps([(row.user_id, row.notification_id) for row in found])
+    connection.execute(_delete_collapse_keys(dialect), {"rows": kept})
     erasure.remove_unheld(connection, {row.notification_id for row in found})
     return len(found) == STEP
 
@@ -255,6 +258,14 @@ def _update_trimmed(dialect: str) -> Any:
 def _delete_items(dialect: str) -> Any:
     new = rows(dialect, user_id=BigInteger(), created_seq=BigInteger())
     return delete(items).where(tuple_(items.c.user_id, items.c.created_seq).in_(select(new)))
+
+
+@cache
+def _delete_collapse_keys(dialect: str) -> Any:
+    new = rows(dialect, user_id=BigInteger(), notification_id=BigInteger())
+    return delete(collapse_keys).where(
+        tuple_(collapse_keys.c.user_id, collapse_keys.c.notification_id).in_(select(new))
+    )
 
 
 SWEEPS = (trim, tickets.sweep, cutoffs.sweep, erasure.sweep, idempotency.sweep)

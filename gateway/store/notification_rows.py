@@ -1,14 +1,15 @@
 """The rows of notifications: their state, which a change must lock, and their content.
 
-Functions take a connection and never commit. Lock the rows of users first, then those of notifications:
-in any other order two transactions could wait for each other on Postgres.
+Functions take a connection and never commit. Lock the rows of users first, then those of notifications in the
+order of their keys, then what belongs to these: in any other order two transactions could wait for each other
+on Postgres.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, bindparam, delete, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, or_, select, update
 
 from gateway.database.models import (
     CANCELLED,
@@ -70,6 +71,29 @@ def lock_row(connection: Connection, uuid: str) -> Row | None:
     """Lock the notification with this id until the transaction ends, or return None."""
     found = connection.execute(_BY_UUID, {"uuid": uuid}).one_or_none()
     return None if found is None else _to_row(found)
+
+
+def lock_in_order(connection: Connection, keys: Collection[int], uuids: Collection[str]) -> None:
+    """Lock notifications until the transaction ends, in the order of their keys.
+
+    A transaction that changes several of them one by one locks them all first.
+    """
+    # SQLite has locked the whole database.
+    if connection.dialect.name != "sqlite" and len(keys) + len(uuids) > 1:
+        connection.execute(_IN_ORDER, {"keys": list(keys), "uuids": list(uuids)}).all()
+
+
+_IN_ORDER = (
+    select(notifications.c.id)
+    .where(
+        or_(
+            notifications.c.id.in_(bindparam("keys", expanding=True)),
+            notifications.c.uuid.in_(bindparam("uuids", expanding=True)),
+        )
+    )
+    .order_by(notifications.c.id)
+    .with_for_update(key_share=True)
+)
 
 
 def _to_row(found: Sequence[Any]) -> Row:

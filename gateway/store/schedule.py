@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, String, delete, exists, insert, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Connection, String, delete, exists, insert, select, tuple_
 
 from gateway.database.models import DELIVER, EXPIRE, due_work, notifications, scheduled_recipients
 from gateway.database.rows import rows
@@ -67,11 +67,14 @@ def _insert_work(dialect: str) -> Any:
 
 def _replace(connection: Connection, service_id: int, key: str, user_ids: Sequence[int], now: int) -> None:
     """Remove these users from the scheduled notifications of a key. Cancel one that has no recipient left."""
+    dialect = connection.dialect.name
     wanted = {"rows": dumps([(user_id, service_id, key) for user_id in user_ids])}
-    earlier = set(connection.scalars(_delete_earlier(connection.dialect.name), wanted))
+    earlier = set(connection.scalars(_select_earlier(dialect), wanted))
     if not earlier:
         return
+    # Who cancels or delivers one locks it first, and deletes its list of recipients then.
     locked = lock_rows(connection, earlier)
+    connection.execute(_delete_earlier(dialect), wanted)
     left = exists().where(scheduled_recipients.c.notification_id == notifications.c.id)
     empty = connection.scalars(select(notifications.c.id).where(notifications.c.id.in_(earlier), ~left)).all()
     for key_of_row in empty:
@@ -79,18 +82,36 @@ def _replace(connection: Connection, service_id: int, key: str, user_ids: Sequen
 
 
 @cache
+def _select_earlier(dialect: str) -> Any:
+    return select(scheduled_recipients.c.notification_id).where(*_of_keys(dialect))
+
+
+@cache
 def _delete_earlier(dialect: str) -> Any:
+    return delete(scheduled_recipients).where(*_of_keys(dialect))
+
+
+def _of_keys(dialect: str) -> tuple[ColumnElement[bool], ...]:
     wanted = rows(dialect, user_id=BigInteger(), service_id=BigInteger(), key=String())
     row = (
         scheduled_recipients.c.user_id,
         scheduled_recipients.c.service_id,
         scheduled_recipients.c.collapse_key,
     )
-    return (
-        delete(scheduled_recipients)
-        .where(scheduled_recipients.c.collapse_key.is_not(None), tuple_(*row).in_(select(wanted)))
-        .returning(scheduled_recipients.c.notification_id)
-    )
+    return scheduled_recipients.c.collapse_key.is_not(None), tuple_(*row).in_(select(wanted))
+
+
+def earlier_of(connection: Connection, posts: Sequence[Post], positions: Positions) -> set[int]:
+    """Return the keys of the notifications that these scheduled posts replace."""
+    wanted = [
+        (positions.by_sub[sub].user_id, post.service_id, post.options.collapse_key)
+        for post in posts
+        if post.options is not None and post.options.collapse_key is not None
+        for sub in post.recipients
+    ]
+    if not wanted:
+        return set()
+    return set(connection.scalars(_select_earlier(connection.dialect.name), {"rows": dumps(wanted)}))
 
 
 def recipients_of(connection: Connection, keys: Sequence[int]) -> dict[int, list[int]]:

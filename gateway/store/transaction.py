@@ -3,7 +3,7 @@
 Functions take a connection and never commit. `writer` commits once for the whole batch.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from gateway.store.due_steps import Advance, Advanced
 from gateway.store.entries import Entry, sent_bytes
 from gateway.store.idempotency import Answered, Reservation
 from gateway.store.lifecycle import Begun, Edit, Withdrawal
+from gateway.store.notification_rows import lock_in_order
 from gateway.store.positions import Position, Positions, lock, unknown_subs
 from gateway.store.preferences import SetPreferences
 from gateway.store.recipients import never_made, refusal
@@ -106,11 +107,14 @@ def commit(
         posts += submissions[number].posts
     subs = {sub for post in posts for sub in post.recipients}
     user_ids = {change.user_id for change in changes.values()}
-    for request in requests.values():
-        if isinstance(request, Advance):
-            user_ids |= due_steps.users_of(connection, request)
+    user_ids |= _users_of(connection, requests.values())
     positions = lock(connection, subs, user_ids, now)
-    entries = _store(connection, posts, positions, now, followed, required) if posts else []
+    at_once, scheduled = _by_time(posts)
+    if requests or scheduled:
+        _lock_notifications(connection, requests.values(), scheduled, positions)
+    if scheduled:
+        schedule.add(connection, scheduled, positions, now)
+    entries = arrivals.append(connection, at_once, positions, followed, now, required) if at_once else []
     for number, request in requests.items():
         outcomes[number], new = _carry_out(connection, request, positions, now, followed, required)
         entries += new
@@ -151,23 +155,37 @@ def _by_kind(
     return submissions, requests, changes
 
 
-def _store(
-    connection: Connection,
-    posts: Sequence[Post],
-    positions: Positions,
-    now: int,
-    followed: Container[int],
-    required: Container[str],
-) -> list[Entry]:
-    """Store the posts, and return the entries of those that are delivered at once."""
+def _users_of(connection: Connection, requests: Iterable[Request]) -> set[int]:
+    """Return the ids of the users whose inboxes the requests change."""
+    user_ids: set[int] = set()
+    for request in requests:
+        if isinstance(request, Advance):
+            user_ids |= due_steps.users_of(connection, request)
+    return user_ids
+
+
+def _lock_notifications(
+    connection: Connection, requests: Collection[Request], scheduled: Sequence[Post], positions: Positions
+) -> None:
+    """Lock all notifications that the batch changes, because each piece of work locks only its own."""
+    keys = schedule.earlier_of(connection, scheduled, positions)
+    uuids = set()
+    for request in requests:
+        if isinstance(request, Advance):
+            keys.update(one.key for one in request.due)
+        else:
+            uuids.add(request.uuid)
+    lock_in_order(connection, keys, uuids)
+
+
+def _by_time(posts: Sequence[Post]) -> tuple[list[Post], list[Post]]:
+    """Return the posts that are delivered at once, and those that are scheduled."""
     at_once: list[Post] = []
     scheduled: list[Post] = []
     for post in posts:
         options = post.options
         (at_once if options is None or options.deliver_at is None else scheduled).append(post)
-    if scheduled:
-        schedule.add(connection, scheduled, positions, now)
-    return arrivals.append(connection, at_once, positions, followed, now, required) if at_once else []
+    return at_once, scheduled
 
 
 def _carry_out(

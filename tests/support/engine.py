@@ -54,6 +54,11 @@ class Gate:
         self._reached = asyncio.Event()
         self._open = asyncio.Event()
 
+    @property
+    def held(self) -> bool:
+        """Whether a task has come here."""
+        return self._reached.is_set()
+
     async def hold(self) -> None:
         """Wait here."""
         self._reached.set()
