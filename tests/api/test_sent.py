@@ -59,18 +59,24 @@ async def state_is(service: Service, identifier: str, state: str) -> None:
 
 async def move(server: LocalServer, identifier: str, **columns: int) -> None:
     """Set the due times of a notification's work in the past or the future, as if time had passed."""
+    await move_all(server, {identifier: columns})
+
+
+async def move_all(server: LocalServer, moves: dict[str, dict[str, int]]) -> None:
+    """Do so for several at once: none is looked for in between."""
 
     def change(connection: Connection) -> None:
-        (key,) = connection.execute(
-            text("SELECT id FROM notifications WHERE uuid = :uuid"), {"uuid": identifier}
-        ).one()
-        for name, value in columns.items():
-            connection.execute(
-                text(f"UPDATE notifications SET {name} = :value WHERE id = :key"),
-                {"value": value, "key": key},
-            )
-        due = {"value": min(columns.values()), "key": key}
-        connection.execute(text("UPDATE due_work SET due_at = :value WHERE notification_id = :key"), due)
+        for identifier, columns in moves.items():
+            (key,) = connection.execute(
+                text("SELECT id FROM notifications WHERE uuid = :uuid"), {"uuid": identifier}
+            ).one()
+            for name, value in columns.items():
+                connection.execute(
+                    text(f"UPDATE notifications SET {name} = :value WHERE id = :key"),
+                    {"value": value, "key": key},
+                )
+            due = {"value": min(columns.values()), "key": key}
+            connection.execute(text("UPDATE due_work SET due_at = :value WHERE notification_id = :key"), due)
 
     await server.state.database.write(change)
 
@@ -162,8 +168,8 @@ async def test_due_notifications_are_delivered_in_the_order_of_their_times(serve
     ids = {}
     for title, seconds in (("third", 30), ("first", 10), ("second", 20)):
         ids[title] = (await server.service.notify("ada", title, deliver_at=moment(100 + seconds)))["id"]
-    for title, before in (("third", 1000), ("second", 2000), ("first", 3000)):
-        await move(server, ids[title], deliver_at=now() - before)
+    ago = {"third": 1000, "second": 2000, "first": 3000}
+    await move_all(server, {ids[title]: {"deliver_at": now() - before} for title, before in ago.items()})
     await state_is(server.service, ids["third"], "delivered")
     assert await titles(ada) == ["third", "second", "first"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Table, func, select
 
 from gateway.auth import services, users
 from gateway.auth.erasure import erase_some
@@ -86,8 +86,9 @@ def inbox(connection: Connection) -> list[str]:
     return list(connection.scalars(arrived.order_by(items.c.created_seq)))
 
 
-def rows_of(table: Any) -> Callable[[Connection], int | None]:
-    return lambda connection: connection.scalar(select(func.count()).select_from(table))
+def rows_of(table: Table) -> Callable[[Connection], int]:
+    count = select(func.count()).select_from(table)
+    return lambda connection: connection.execute(count).scalar_one()
 
 
 async def test_work_is_done_once_whether_the_clock_is_set_back_or_forward(

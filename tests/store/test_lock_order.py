@@ -1,13 +1,10 @@
 """On Postgres, transactions that change the same notifications wait for each other, and never in a circle."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Table, event, func, select, text, update
+from sqlalchemy import Connection, Table, func, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.util import await_only
 
 from gateway.auth import users
 from gateway.auth.erasure import erase_some
@@ -17,11 +14,11 @@ from gateway.jobs.retention import trim
 from gateway.store.arrivals import Options, Post
 from gateway.store.changes import ItemUpdate
 from gateway.store.lifecycle import Edit, Withdrawal
-from gateway.store.transaction import Submission, Work, commit
+from gateway.store.transaction import Submission
 from tests.support.databases import settings_for
-from tests.support.engine import Engine, Gate
+from tests.support.engine import Engine
 from tests.support.postgres import Postgres
-from tests.support.waiting import until
+from tests.support.transactions import batch, meet
 
 FAR = 10**14
 DAY_MS = 24 * 60 * 60 * 1000
@@ -50,48 +47,13 @@ def scheduled(engine: Engine, *to: str, key: str | None = None) -> Post:
     return engine.post(*to)._replace(options=Options(deliver_at=FAR, collapse_key=key))
 
 
-def batch(*work: Work) -> Callable[[Connection], Any]:
-    """Return a unit of work that does what a writer does with this batch."""
-    return lambda connection: commit(connection, work, 0, True, ())
-
-
 def withdrawal(post: Post) -> Withdrawal:
     return Withdrawal(1, None, post.content.id)
 
 
-async def meet(
-    database: Database, held: Callable[[Connection], Any], after: str, other: Callable[[Connection], Any]
-) -> None:
-    """Hold a transaction after its first statement that begins so, until another waits or has ended."""
-    gate = Gate()
-
-    def holding(connection: Connection) -> None:
-        def hold(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-            if statement.startswith(after) and not gate.held:
-                await_only(gate.hold())
-
-        event.listen(connection, "after_cursor_execute", hold)
-        held(connection)
-
-    first = asyncio.create_task(database.write(holding))
-    await gate.reached()
-    second = asyncio.create_task(database.write(other))
-    await until(lambda: _waits_or_ends(database, second), "the other one waits for a lock, or ends")
-    gate.let_go()
-    await asyncio.gather(first, second)
-
-
-async def _waits_or_ends(database: Database, task: asyncio.Task[Any]) -> bool:
-    return task.done() or bool(await database.read(_number_waiting))
-
-
-def _number_waiting(connection: Connection) -> int | None:
-    activity = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    return connection.scalar(text(f"{activity} AND wait_event_type = 'Lock'"))
-
-
-def rows_of(table: Table) -> Callable[[Connection], int | None]:
-    return lambda connection: connection.scalar(select(func.count()).select_from(table))
+def rows_of(table: Table) -> Callable[[Connection], int]:
+    count = select(func.count()).select_from(table)
+    return lambda connection: connection.execute(count).scalar_one()
 
 
 async def test_a_replacement_and_a_cancellation_of_one_wait_for_each_other(
