@@ -13,12 +13,13 @@ from gateway.auth.erasure import erase_some
 from gateway.database.database import Database, open_database
 from gateway.database.models import DELIVER, DELIVERED, EXPIRE, UNSENT, due_work, items, notifications
 from gateway.database.models import users as users_table
+from gateway.errors import PreconditionFailed
 from gateway.store.arrivals import Options, Post
 from gateway.store.changes import Changed, ItemUpdate
 from gateway.store.due_steps import Advance, Advanced
 from gateway.store.due_work import Due
 from gateway.store.lifecycle import Begun, Edit, Withdrawal
-from gateway.store.refusals import AlreadyDelivered, NotificationEnded, PreconditionFailed
+from gateway.store.refusals import AlreadyDelivered, NotificationEnded
 from gateway.store.transaction import Submission
 from tests.support.databases import settings_for
 from tests.support.engine import Engine

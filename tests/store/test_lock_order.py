@@ -53,7 +53,7 @@ def withdrawal(post: Post) -> Withdrawal:
 
 def rows_of(table: Table) -> Callable[[Connection], int]:
     count = select(func.count()).select_from(table)
-    return lambda connection: connection.execute(count).scalar_one()
+    return lambda connection: int(connection.execute(count).scalar_one())
 
 
 async def test_a_replacement_and_a_cancellation_of_one_wait_for_each_other(
