@@ -81,13 +81,20 @@ class Row:
     form: dict[str, str] | None = None
 
 
+PREFERENCES: Json = {"categories": {}, "timezone": None, "quiet_hours": [], "quiet_until": None}
+
 TABLE = {
     "POST /v1/notifications": Row(only(201, "notify"), "/v1/notifications", {"to": "ada", "title": "Hello"}),
     "POST /v1/notifications/batch": Row(
         only(201, "notify"), "/v1/notifications/batch", [{"to": "ada", "title": "Hello"}]
     ),
-    # The one who posted it is another service; `admin` reads any.
+    "GET /v1/notifications": Row(only(200, "admin", "notify"), "/v1/notifications"),
+    # The one who posted it is another service; `admin` reads and changes any.
     "GET /v1/notifications/{id}": Row(only(200, "admin", notify=404), "/v1/notifications/{id}"),
+    "PATCH /v1/notifications/{id}": Row(
+        only(200, "admin", notify=404), "/v1/notifications/{id}", {"title": "New"}
+    ),
+    "DELETE /v1/notifications/{id}": Row(only(200, "admin", notify=404), "/v1/notifications/{id}"),
     "GET /v1/notifications/{id}/answers": Row(
         only(200, "admin", notify=404), "/v1/notifications/{id}/answers"
     ),
@@ -95,6 +102,8 @@ TABLE = {
     "GET /v1/inbox/changes": Row(inbox(200), "/v1/inbox/changes"),
     "POST /v1/inbox/read": Row(inbox(200), "/v1/inbox/read", {"up_to": 1}),
     "POST /v1/inbox/seen": Row(inbox(200), "/v1/inbox/seen", {"up_to": 1}),
+    "GET /v1/inbox/preferences": Row(inbox(200), "/v1/inbox/preferences"),
+    "PUT /v1/inbox/preferences": Row(inbox(200), "/v1/inbox/preferences", PREFERENCES),
     "GET /v1/stream": Row(inbox(200), "/v1/stream"),
     "GET /v1/inbox/{id}": Row(adas(200), "/v1/inbox/{id}"),
     "PATCH /v1/inbox/{id}": Row(adas(200), "/v1/inbox/{id}", {"read": True}),
@@ -121,6 +130,8 @@ TABLE = {
     "POST /v1/users/{sub}/tokens": Row(
         only(201, "tokens:mint", "a token narrowed to tokens:mint"), "/v1/users/{sub}/tokens"
     ),
+    "GET /v1/users/{sub}/preferences": Row(admin(200), "/v1/users/{sub}/preferences"),
+    "PUT /v1/users/{sub}/preferences": Row(admin(200), "/v1/users/{sub}/preferences", PREFERENCES),
     "POST /v1/services": Row(admin(201), "/v1/services", {"name": "new", "scopes": ["notify"]}),
     "GET /v1/services": Row(admin(200), "/v1/services"),
     "GET /v1/services/{client_id}": Row(admin(200), "/v1/services/{client_id}"),
@@ -333,6 +344,8 @@ async def test_a_resource_of_another_caller_gets_the_same_404_as_a_missing_one(
             ("delete", lambda one: bob.request("DELETE", f"/v1/inbox/{one}")),
             ("mark read", lambda one: bob.post("/v1/inbox/read", json={"ids": [one]})),
             ("look up", lambda one: notify.get(f"/v1/notifications/{one}")),
+            ("edit", lambda one: notify.patch(f"/v1/notifications/{one}", json={"title": "x"})),
+            ("take back", lambda one: notify.delete(f"/v1/notifications/{one}")),
         ]
         for what, ask in asks:
             others, missing = await ask(posted), await ask(MISSING)

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Locator, expect
 
+from gateway.protocol.times import now_ms, timestamp
 from gateway.server.run import prepare
 from tests.support.clients import User
 from tests.support.databases import settings_for
@@ -51,7 +52,12 @@ async def an_inbox(server: LocalServer) -> User:
 IN_THE_MENU = {"Mark read", "Mark unread", "Archive", "Move to inbox", "Delete"}
 """What a finger finds in the menu of a row."""
 
-TABS: dict[str, dict[str, str]] = {"All": {}, "Unread": {"unread": "true"}, "Archived": {"archived": "true"}}
+TABS: dict[str, dict[str, str]] = {
+    "All": {},
+    "Unread": {"unread": "true"},
+    "Snoozed": {"snoozed": "true"},
+    "Archived": {"archived": "true"},
+}
 CATEGORIES = ("", "ci", "default", "orders")
 
 
@@ -60,6 +66,10 @@ async def test_every_tab_and_category_shows_the_items_listed_by_the_gateway(
     server: LocalServer, browser: Browser, options: dict[str, object]
 ) -> None:
     ada = await an_inbox(server)
+    for hours, category in enumerate(("ci", "orders", "default"), 1):
+        posted = await server.service.notify("ada", f"Later {hours}", category=category)
+        until = timestamp(now_ms() + hours * 3_600_000)
+        assert (await ada.patch(f"/v1/inbox/{posted['id']}", json={"snoozed_until": until})).is_success
     troubles: list[str] = []
     async with AsyncExitStack() as stack:
         profile: Profile = await stack.enter_async_context(profile_of(browser, troubles, **options))
