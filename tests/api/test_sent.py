@@ -15,7 +15,7 @@ from gateway.database.models import metadata
 from gateway.protocol.times import read_moment
 from tests.support.checker import Json
 from tests.support.clients import Service, User
-from tests.support.servers import LocalServer
+from tests.support.servers import LocalServer, StartServer
 from tests.support.waiting import until
 
 ACTIONS = [{"id": "ok", "label": "Approve", "style": "primary"}, {"id": "no", "label": "Deny", "reply": True}]
@@ -550,3 +550,14 @@ async def test_a_repeated_request_gets_the_first_answer_even_after_its_expiry(se
     again = await server.service.post("/v1/notifications", json=members, headers=key)
     assert (again.status_code, again.json()) == (201, first.json())
     assert again.headers["idempotent-replayed"] == "true"
+
+
+async def test_a_change_is_charged_as_a_post_to_all_recipients(start_server: StartServer) -> None:
+    server = await start_server(items_per_second=500)
+    posted = await server.service.notify([f"u{number}" for number in range(1000)])
+    statuses = [(await edit(server.service, posted["id"], title="x")).status_code for _ in range(6)]
+    # The burst is 2,000 recipients: the post, an edit, and one that makes a debt.
+    assert statuses[0] == 200
+    assert statuses[3:] == [429] * 3
+    assert (await take_back(server.service, posted["id"])).status_code == 429
+    assert (await sent(server.service, posted["id"]))["state"] == "delivered"
