@@ -92,18 +92,16 @@ def enter(
     muted: list[tuple[int, int, bool]] = []
     rows_of_items: list[tuple[int, int, int]] = []
     for content, key, positions, service_id, collapse_key in arrivals:
-        unmuted = [
-            position
-            for position in positions
-            if position.preferences is None or not mutes(position, content, required)
-        ]
-        if len(unmuted) < len(positions):
-            muted.append((key, len(positions) - len(unmuted), not unmuted))
         if collapse_key is not None:
             # The earlier one may be of the same transaction.
             _insert_items(connection, rows_of_items)
+            unmuted = [position for position in positions if not mutes(position, content, required)]
             entries += collapse.replace(connection, service_id, collapse_key, key, unmuted, now)
-        for position in unmuted:
+        left_out = 0
+        for position in positions:
+            if position.preferences is not None and mutes(position, content, required):
+                left_out += 1
+                continue
             position.seq += 1
             position.unread += 1
             position.unseen += 1
@@ -115,6 +113,8 @@ def enter(
                 if position.preferences is not None:
                     entry.quiet = is_quiet(position, content, now)
                 entries.append(entry)
+        if left_out:
+            muted.append((key, left_out, left_out == len(positions)))
         if len(rows_of_items) >= ITEMS_PER_INSERT:
             _insert_items(connection, rows_of_items)
     _insert_items(connection, rows_of_items)

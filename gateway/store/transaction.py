@@ -107,7 +107,8 @@ def commit(
         posts += submissions[number].posts
     subs = {sub for post in posts for sub in post.recipients}
     user_ids = {change.user_id for change in changes.values()}
-    user_ids |= _users_of(connection, requests.values())
+    if requests:
+        user_ids |= _users_of(connection, requests.values())
     positions = lock(connection, subs, user_ids, now)
     at_once, scheduled = _by_time(posts)
     if requests or scheduled:
