@@ -48,7 +48,9 @@ class Schedule:
         while True:
             try:
                 await asyncio.sleep(await self._delay())
-                await self.work()
+                if not await self.work():
+                    # Another process works. Asking again at once would take its turns.
+                    await asyncio.sleep(TICK_SECONDS)
                 failing = False
             except (Unavailable, OSError) as error:
                 if not failing:
@@ -62,14 +64,15 @@ class Schedule:
             return TICK_SECONDS
         return min(max(due_at / 1000 - self._clock(), 0), TICK_SECONDS)
 
-    async def work(self) -> None:
-        """Do all work that is due, unless another process does it. Raises `Unavailable`."""
+    async def work(self) -> bool:
+        """Do all work that is due, or return False: another process does it. Raises `Unavailable`."""
         if not await self._find():
-            return
+            return True
         async with self._database.exclusively(_LOCK) as alone:
             while alone and (found := await self._find()):
                 for group in _groups(found):
                     await self._finish(group)
+        return alone
 
     async def _find(self) -> list[Due]:
         return await self._database.read(due_work.find_due, int(self._clock() * 1000), FOUND)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,3 +231,40 @@ async def test_an_erasure_removes_what_is_scheduled_in_steps(home: Home, locking
     home.clock.now = NOON + HOUR
     await home.schedule.work()
     assert await locking.read(rows_of(items)) == 1
+
+
+class Elsewhere:
+    """A database whose advisory lock another process holds."""
+
+    def __init__(self, database: LockingDatabase) -> None:
+        self._database = database
+        self.looks = 0
+
+    async def read(self, look: Any, *given: Any) -> Any:
+        """Read, and count it."""
+        self.looks += 1
+        return await self._database.read(look, *given)
+
+    @asynccontextmanager
+    async def exclusively(self, _lock: int) -> AsyncIterator[bool]:
+        """Yield that the lock is taken."""
+        yield False
+
+
+async def test_a_process_rests_while_another_one_works(
+    home: Home, locking: LockingDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await home.engine.store(home.at(-1, "ada"))
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        if len(rests) == 4:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", rest)
+    elsewhere: Any = Elsewhere(locking)
+    with pytest.raises(asyncio.CancelledError):
+        await Schedule(elsewhere, home.engine.writer, home.clock).run()
+    assert rests == [0, schedule.TICK_SECONDS] * 2
+    assert await locking.read(inbox) == []
