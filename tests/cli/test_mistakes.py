@@ -193,9 +193,15 @@ BY_A_SERVICE: dict[str, Mistake] = {
             f"{BATCH}s",
             post(),
             405,
-            (": GET, HEAD. Did you mean /v1/notifications/batch?",),
+            (": DELETE, GET, HEAD, PATCH. Did you mean /v1/notifications/batch?",),
         ),
-        ("a batch of one", f"{POSTS}/1", post(), 405, ("This path takes another method: GET, HEAD.",)),
+        (
+            "a batch of one",
+            f"{POSTS}/1",
+            post(),
+            405,
+            ("This path takes another method: DELETE, GET, HEAD, PATCH.",),
+        ),
         (
             "a scope",
             "/v1/services",
@@ -308,7 +314,7 @@ BY_A_USER: dict[str, Mistake] = {
         "user",
         {"json": {}},
         422,
-        ("it must have read or archived",),
+        ("it must have read, archived or snoozed_until",),
     ),
     "nothing read": (
         "POST",
