@@ -259,10 +259,13 @@ def _admit(
 def _expired(submission: Submission, now: int) -> Invalid | None:
     """Return the error for a post that expires before it is stored, or None.
 
-    A repetition of an earlier request gets that one's answer instead, whatever the time.
+    A repetition of an earlier request gets that one's answer instead, whatever the time. A time to live that
+    is over because the post had to wait is no mistake of its sender.
     """
     for number, (content, _, _, options) in enumerate(submission.posts):
-        if options is not None and content.expires_at is not None and content.expires_at <= now:
+        if options is None or options.ttl is not None or content.expires_at is None:
+            continue
+        if content.expires_at <= now:
             field = "expires_at" if len(submission.posts) == 1 else f"{number}.expires_at"
             return Invalid.field(field, "it must be in the future")
     return None

@@ -161,6 +161,19 @@ async def test_a_time_to_live_begins_at_the_delivery_even_if_that_is_late(
     assert await locking.read(inbox) == []
 
 
+async def test_a_post_that_waits_for_longer_than_its_time_to_live_is_no_mistake(
+    home: Home, locking: LockingDatabase
+) -> None:
+    """Its sender has named no time, so none can be wrong."""
+    post = home.engine.post()
+    post = post._replace(content=post.content._replace(expires_at=ms(1)), options=Options(ttl=1))
+    home.clock.now = NOON + 2
+    await home.engine.store(post)
+    await home.schedule.work()
+    assert await locking.read(inbox) == []
+    assert await locking.read(last_seqs) == [2]
+
+
 async def test_two_schedules_deliver_each_one_once(
     home: Home, locking: LockingDatabase, database_url: str
 ) -> None:
