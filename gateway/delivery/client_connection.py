@@ -214,6 +214,9 @@ class ClientConnection(LogCursor):
         """Return the next message for a client that has all entries, and count it as sent."""
         if not self._live:
             self._live = True
+            if (latest := self._latest_counts()).seq == self._cursor:
+                # The seen mark may have moved since the last entry was recorded.
+                self.counts, self._seen = latest, latest.seen
             return messages.live(self.counts)
         if (counts := self._latest_counts()).seen > self._seen:
             self._seen = counts.seen

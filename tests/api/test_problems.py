@@ -42,7 +42,7 @@ async def test_an_unknown_path_is_a_404_problem(server: LocalServer) -> None:
 
 async def test_a_wrong_method_gets_a_405_problem_that_lists_the_allowed_methods(server: LocalServer) -> None:
     for method, path, allowed in (
-        ("GET", "/v1/notifications", "POST"),
+        ("PUT", "/v1/notifications", "POST"),
         ("PUT", "/v1/inbox", "GET"),
         ("DELETE", "/v1/users", "POST"),
         ("POST", "/v1/inbox", "GET"),

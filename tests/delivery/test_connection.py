@@ -50,6 +50,23 @@ async def test_a_commit_after_the_snapshot_of_the_first_read_is_sent(engine: Eng
     assert wire.sent[-1]["seq"] == 1
 
 
+async def test_a_replay_from_memory_ends_with_the_counts_after_a_later_move_of_the_seen_mark(
+    engine: Engine,
+) -> None:
+    """The entry in memory has the count of its commit, and the mark has moved since."""
+    user = await engine.user()
+    async with engine.connected(user, ResumePoint(since=0)) as (first, _):
+        await first.has("live")
+        await engine.store(engine.post())
+        await first.has("notification")
+        await engine.writer.change(Seen(user.id, 1))
+        await first.has("seen")
+        async with engine.connected(user, ResumePoint(since=0)) as (second, _):
+            await second.has("live")
+            assert second.types() == ["hello", "notification", "live"]
+            assert [second.sent[-1][name] for name in ("seq", "unread", "unseen")] == [1, 1, 0]
+
+
 async def test_a_commit_during_the_sending_of_hello_is_sent_before_live(engine: Engine) -> None:
     user = await engine.user()
     async with engine.connected(user, ResumePoint(since=0)) as (wire, _):
