@@ -563,7 +563,7 @@ def test_a_misspelled_setting_gets_a_suggestion(
     "said",
     [
         "getToken: a function that returns an access token",
-        "getToken returned ${what} instead of a token: ${todo}.",
+        "getToken returned ${what}, not a token: ${todo}.",
         "an object without a token",
         "the response is not JSON, but perhaps an HTML page: check the address that it fetches",
         "the address that it fetches could not be reached",

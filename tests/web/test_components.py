@@ -226,7 +226,7 @@ async def test_an_element_given_something_else_than_a_client_says_so_and_shows_n
     await page.evaluate("() => show('notification-bell', { getToken() {} })")
     text = (
         "Notifications: the client of <notification-bell> is no NotificationClient: "
-        "set it to one, such as new NotificationClient({ getToken })."
+        "set it to new NotificationClient({ getToken })."
     )
     assert await page.evaluate("[said, element.client]") == [[text], None]
     await page.evaluate("element.client = window.client = new FakeClient(many(2))")

@@ -19,7 +19,7 @@ export function advise(console, text, level = 'warn') {
 const NO_TOKENS = [
   [/^$/, 'an empty string', 'return the token, or null if no user is signed in'],
   [/^</, 'an HTML page', 'check the address that it fetches, response.ok, and that the user is signed in there'],
-  [/^["{[]/, 'JSON as a string', 'check response.ok, and return response.json() if that is { token } or { access_token }'],
+  [/^["{[]/, 'JSON as a string', 'check response.ok, and return response.json()'],
   [/^(bearer|eyJ\S*)\s/i, 'a token with "Bearer", a space or a line break in it', 'return the token alone'],
 ];
 /** @type {[RegExp, string, string]} */
@@ -51,5 +51,5 @@ export function noToken(given, token) {
       + 'return a string, { token }, { access_token } or the Response of fetch, and check that response.';
   }
   const [, what, todo] = NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER;
-  return `getToken returned ${what} instead of a token: ${todo}.`;
+  return `getToken returned ${what}, not a token: ${todo}.`;
 }

@@ -10,7 +10,8 @@ export class Backoff {
   failures = 0;
   /** @type {Platform} */
   #platform;
-  #wake = () => {};
+  /** There is reason to try at once. */
+  wake = () => {};
 
   /** @param {Platform} platform */
   constructor(platform) {
@@ -28,19 +29,14 @@ export class Backoff {
   async wait(ms, signal) {
     if (signal.aborted) return;
     await /** @type {Promise<void>} */ (new Promise((resolve) => {
-      const timer = ms < Infinity && this.#platform.setTimeout(() => this.#wake(), ms);
-      this.#wake = () => {
-        if (timer) this.#platform.clearTimeout(timer);
-        signal.removeEventListener('abort', this.#wake);
-        this.#wake = () => {};
+      const timer = ms < Infinity && this.#platform.setTimeout(() => this.wake(), ms);
+      this.wake = () => {
+        this.#platform.clearTimeout(timer);
+        signal.removeEventListener('abort', this.wake);
+        this.wake = () => {};
         resolve();
       };
-      signal.addEventListener('abort', this.#wake);
+      signal.addEventListener('abort', this.wake);
     }));
-  }
-
-  /** There is reason to try at once. */
-  wake() {
-    this.#wake();
   }
 }

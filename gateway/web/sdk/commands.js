@@ -37,12 +37,10 @@ export class Commands {
   }
 
   delete(ids) {
-    const remove = async (id) => {
-      await this.#gateway.call('DELETE', `v1/inbox/${encodeURIComponent(id)}`).catch((error) => {
-        // It is gone already.
-        if (error.status !== 404) throw error;
-      });
-    };
+    const remove = (id) => this.#ask('DELETE', id).catch((error) => {
+      // It is gone already.
+      if (error.status !== 404) throw error;
+    });
     const all = (some) => Promise.all(some.map(remove));
     return this.#each(ids, { field: 'deleted_at', value: new Date().toISOString() }, 'delete', all);
   }
@@ -58,18 +56,12 @@ export class Commands {
   act(id, action, text) {
     const answer = { action, text: text ?? null, at: new Date().toISOString() };
     const body = text === undefined ? {} : { text };
-    const path = `v1/inbox/${encodeURIComponent(id)}`;
-    const ask = async (method, at, options) => {
-      const item = await this.#gateway.call(method, at, options);
-      if (item.id) this.#on.show(this.#inbox.take([item]));
-      return item;
-    };
     const operation = { field: 'answer', value: answer, ids: new Set([id]) };
     return this.#carryOut(operation, () => this.#say({ type: 'act', id, action, ...body }, async () => {
-      await ask('POST', `${path}/actions/${encodeURIComponent(action)}`, { body }).catch(async (error) => {
+      await this.#ask('POST', id, body, `/actions/${encodeURIComponent(action)}`).catch(async (error) => {
         if (error.code !== 'already_answered') throw error;
         // The command may have arrived before the connection ended.
-        const { answer: given } = await ask('GET', path);
+        const { answer: given } = await this.#ask('GET', id);
         if (given?.action !== action || given.text !== answer.text) throw error;
       });
     }));
@@ -116,10 +108,13 @@ export class Commands {
   }
 
   #patch(body) {
-    const one = async (id) => {
-      const item = await this.#gateway.call('PATCH', `v1/inbox/${encodeURIComponent(id)}`, { body });
-      this.#on.show(this.#inbox.take([item]));
-    };
-    return (ids) => Promise.all(ids.map(one));
+    return (ids) => Promise.all(ids.map((id) => this.#ask('PATCH', id, body)));
+  }
+
+  /** Send a request about an item, and show the item that is answered. */
+  async #ask(method, id, body, what = '') {
+    const item = await this.#gateway.call(method, `v1/inbox/${encodeURIComponent(id)}${what}`, { body });
+    if (item.id) this.#on.show(this.#inbox.take([item]));
+    return item;
   }
 }

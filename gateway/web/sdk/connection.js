@@ -24,14 +24,14 @@ export const WRONG = {
   not_a_gateway: 'There is no gateway at this address.',
   origin_not_allowed: 'The gateway does not allow pages of this address.',
 };
-const LOST = 'The connection was lost. Nothing sent meanwhile is lost.';
+const LOST = 'There is no connection. Nothing sent meanwhile is lost.';
 
 /** @type {Record<number, [string, string]>} */
 const STOPS = {
   [API_KEY]: ['api_key', 'The application gave an API key instead of a token.'],
   1000: ['closed', 'The gateway has ended the connection.'],
   4003: ['insufficient_scope', 'This account may not read an inbox.'],
-  4009: ['too_many_sockets', 'This inbox is open in too many places. Close one of them, then try again.'],
+  4009: ['too_many_sockets', 'This inbox is open in too many places: close one, then try again.'],
 };
 
 export class Connection {
@@ -151,10 +151,11 @@ export class Connection {
       };
       signal.addEventListener('abort', stop);
       this.#heed();
-      const onclose = (ended) => this.#end(ended);
       const open = stream ? openStream : openSocket;
       const { encoding } = this.#options;
-      this.#carrier = open({ platform, url, token: this.#token, ticket, encoding, onmessage, onclose });
+      this.#carrier = open({
+        platform, url, token: this.#token, ticket, encoding, onmessage, onclose: (ended) => this.#end(ended),
+      });
     });
   }
 
@@ -265,7 +266,8 @@ export class Connection {
     if (code in STOPS) {
       if (code === 4003) this.#gateway.advise('the token may not read an inbox: mint it for a user, with the scope inbox.');
       await this.#rest(STOPS[code], signal);
-    } else if (!opened && !stream && await this.#isBlocked()) {
+    } else if (!opened && !stream && this.#options.transport === 'auto' && await this.#gateway.answers()) {
+      // It is only WebSockets that do not get through.
       this.#blockedUntil = this.#platform.now() + BLOCKED_TIME;
     } else if (!signal.aborted) {
       if (stream && !opened) this.#blockedUntil = 0;
@@ -288,11 +290,6 @@ export class Connection {
     this.#stopped = false;
     if (!signal.aborted) this.#on.status({ state: 'connecting' });
   }
-
-  /** Whether it is only WebSockets that do not get through. */
-  async #isBlocked() {
-    return this.#options.transport === 'auto' && this.#gateway.answers();
-  }
 }
 
 /**
@@ -301,6 +298,6 @@ export class Connection {
  */
 function endOf(error) {
   if (!(error instanceof Failed) || error instanceof SignedOut) throw error;
-  const { message, status, retryAfter, code: why } = error;
-  return { code: why === 'api_key' ? API_KEY : status === 403 ? 4003 : 1006, opened: true, detail: message, retryAfter, why, status };
+  const { detail, status, retryAfter, code: why } = error;
+  return { code: why === 'api_key' ? API_KEY : status === 403 ? 4003 : 1006, opened: true, detail, retryAfter, why, status };
 }

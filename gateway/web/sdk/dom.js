@@ -36,7 +36,7 @@ export function make(tag, properties = {}, ...children) {
     else if (name.includes('-') || /^(role|part|slot|exportparts)$/.test(name)) element.setAttribute(name, value);
     else element[name] = value;
   }
-  element.append(...children.filter((child) => child || child === 0));
+  element.append(...children.filter(Boolean));
   return element;
 }
 

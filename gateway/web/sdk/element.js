@@ -52,7 +52,7 @@ export class NotificationElement extends Base {
     const isClient = !client || typeof client.addEventListener === 'function';
     if (!isClient) {
       console.error(`Notifications: the client of <${this.localName}> is no NotificationClient: `
-        + 'set it to one, such as new NotificationClient({ getToken }).');
+        + 'set it to new NotificationClient({ getToken }).');
     }
     this.#client = isClient ? client : null;
     if (this.isConnected) this.#begin();
@@ -105,9 +105,8 @@ export class NotificationElement extends Base {
 
   /** Ask whoever is around what opening an item means; return whether nobody has taken it on. */
   announceOpening(item) {
-    const detail = { item };
     return this.dispatchEvent(
-      new CustomEvent('notification-open', { detail, bubbles: true, composed: true, cancelable: true }));
+      new CustomEvent('notification-open', { detail: { item }, bubbles: true, composed: true, cancelable: true }));
   }
 
   #begin() {

@@ -41,9 +41,6 @@ export async function failure(response) {
   return new Failed(code ?? (response.status === 404 ? 'not_a_gateway' : 'failed'), words, response.status, seconds * 1_000);
 }
 
-/** @param {any} given */
-const isAnswer = (given) => typeof Response === 'function' && given instanceof Response;
-
 /** Take a body for JSON, or for the token itself. @param {string} text */
 function readToken(text) {
   try {
@@ -94,11 +91,11 @@ export class Gateway {
     let given;
     try {
       given = await this.#getToken(why);
-      if (isAnswer(given) && given.ok) given = readToken(await given.text());
+      if (given instanceof Response && given.ok) given = readToken(await given.text());
     } catch (error) {
       throw this.#noToken(failedToken(error));
     }
-    if (isAnswer(given)) {
+    if (given instanceof Response) {
       if (given.status !== 401) throw this.#noToken(refusedToken(given));
       given = null;
     }
@@ -139,7 +136,7 @@ export class Gateway {
     });
     if (token !== refused) return;
     this.advise(`${this.url.origin} refused the token that getToken returned, and getToken returned it again: ${reason}.`
-      + ' Mint a new token for the user with this gateway each time that getToken is called.');
+      + ' Mint a token for the user with this gateway at each call.');
     throw new SignedOut(reason);
   }
 
@@ -217,7 +214,7 @@ export class Gateway {
         return 'origin_not_allowed';
       }
       this.advise(`${href} cannot be reached, or is not a gateway: start the gateway, or set url to its address (http:// or https://). `
-        + 'If the page has a content security policy, add the address to connect-src.');
+        + 'A content security policy needs it in connect-src.');
     }
     return why;
   }

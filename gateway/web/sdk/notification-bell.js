@@ -1,6 +1,6 @@
 // <notification-bell>: the number of what is new, and the inbox behind it.
 
-import { icon, iconButton, make, write } from './dom.js';
+import { icon, iconButton, make, nameButton, write } from './dom.js';
 import { NotificationElement, lists } from './element.js';
 import { PARTS } from './notification-inbox.js';
 import { isOwn, safeLink } from './link.js';
@@ -60,7 +60,7 @@ export class NotificationBell extends NotificationElement {
     parts.inbox.append(parts.choose, iconButton('close', words.say('close'), close));
     parts.said = make('span', { role: 'status' });
     parts.system = make('button', { type: 'button', className: 'link', click: () => this.#toggleSystem() });
-    parts.all = make('a', { part: 'all', textContent: words.say('seeAll'), click: () => { this.open = false; } });
+    parts.all = make('a', { className: 'all', part: 'all', textContent: words.say('seeAll'), click: () => { this.open = false; } });
     parts.settings = make('div', { className: 'settings', part: 'settings' },
       parts.said, make('slot', { name: 'settings' }), parts.system, parts.all);
     parts.popover = make('div', { className: 'popover', part: 'popover', popover: 'auto', role: 'dialog', tabIndex: -1,
@@ -109,8 +109,7 @@ export class NotificationBell extends NotificationElement {
     badge.hidden = !count;
     write(badge, words.badge(count));
     const label = count ? words.say('bellNew', { count }) : words.say('notifications');
-    button.title = label;
-    button.setAttribute('aria-label', label);
+    nameButton(button, label);
     if (this.hasAttribute('count-in-title')) countInTitle(unread, words.badge(unread, 999));
     if (client) countOnIcon(unread);
     this.#showSystem();

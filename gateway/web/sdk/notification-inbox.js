@@ -88,7 +88,8 @@ export class NotificationInbox extends NotificationElement {
     const ticking = setInterval(() => this.#feed?.tick(), TICK);
     const counting = setInterval(() => this.#countDown(), 1_000);
     signal.addEventListener('abort', () => {
-      for (const timer of [ticking, counting]) clearInterval(timer);
+      clearInterval(ticking);
+      clearInterval(counting);
       this.#unsteady?.abort();
       this.#nearEnd.disconnect();
       watching.disconnect();
@@ -113,7 +114,12 @@ export class NotificationInbox extends NotificationElement {
     parts.retry = make('button', { type: 'button', click: () => this.client.retry() });
     parts.banner = make('div', { className: 'banner', part: 'banner', hidden: true }, icon('cloud'),
       make('p', {}, parts.why, ' ', parts.when), parts.retry);
-    parts.list = make('div');
+    parts.list = make('div', {
+      pointerdown: ({ target, x, y }) => { this.#press = { target, x, y }; },
+      click: (event) => this.#onClick(event),
+      keydown: (event) => this.#onRowKey(event),
+      submit: (event) => this.#onReply(event),
+    });
     parts.state = make('div', { className: 'rest' });
     parts.tail = make('div', { className: 'tail' });
     parts.panel = make('div', { className: 'panel', id: 'panel', role: 'tabpanel', part: 'panel' });
@@ -167,12 +173,6 @@ export class NotificationInbox extends NotificationElement {
     this.#feed = new Feed(words,
       { label: words.say('notifications'), showsData: this.hasAttribute('show-data'), unfolded: this.#unfolded });
     this.#steady.take(this.#feed);
-    this.#feed.element.addEventListener('pointerdown', ({ target, x, y }) => {
-      this.#press = { target, x, y };
-    });
-    this.#feed.element.addEventListener('click', (event) => this.#onClick(event));
-    this.#feed.element.addEventListener('keydown', (event) => this.#onRowKey(event));
-    this.#feed.element.addEventListener('submit', (event) => this.#onReply(event));
     this.#parts.list.replaceChildren(this.#feed.element);
     this.#parts.panel.scrollTop = 0;
     if (this.#view) this.#put(this.#view.items);
@@ -315,7 +315,7 @@ export class NotificationInbox extends NotificationElement {
   #countDown() {
     const { client, words } = this;
     if (client?.state !== 'offline' && !this.#parts.when?.textContent) return;
-    const left = client.retryAt === null ? null : Math.ceil((client.retryAt - Date.now()) / 1000);
+    const left = Math.ceil((client.retryAt - Date.now()) / 1000);
     const text = left > 0 ? words.say('retryIn', { time: words.seconds(left) }) : words.say('retrying');
     write(this.#parts.when, client.state === 'offline' ? text : '');
   }
@@ -497,24 +497,25 @@ export class NotificationInbox extends NotificationElement {
     this.#own.delete(item.id);
     this.#ask({ part: 'snooze' }, words.say('snooze'), (close) => choices(words, (time) => {
       close();
-      snooze(time.toISOString(), words.say('snoozedNow', { time: words.moment(time.getTime()) }), null);
+      snooze(time.toISOString(), words.say('snoozedNow', { time: words.moment(time) }), null);
     }));
   }
 
   /** Answer by an action: at once, after a second press, or with a text. */
   #choice(row, id, event) {
     const { style, reply } = row.choices.find(id);
-    const asks = style === 'danger' && row.asked !== id;
+    const isDanger = style === 'danger';
+    const asks = isDanger && row.asked !== id;
     // The second click of two is none that confirms.
-    const confirms = style === 'danger' && !asks && event.detail < 2;
-    if (row.choices.isClosed || asks || reply || (style === 'danger' && !confirms)) event.preventDefault();
+    const answers = !row.choices.isClosed && !reply && (!isDanger || (!asks && event.detail < 2));
+    if (!answers) event.preventDefault();
     if (row.choices.isClosed) return;
     if (asks) {
       row.ask(id);
       this.#askNoMore(row);
     } else if (reply) row.choices.open(id);
     // A link that is disabled at once leads nowhere.
-    else if (style !== 'danger' || confirms) setTimeout(() => this.#answer(row, id));
+    else if (answers) setTimeout(() => this.#answer(row, id));
   }
 
   #onReply(event) {
@@ -613,5 +614,5 @@ export class NotificationInbox extends NotificationElement {
   }
 
   /** Say that a command was refused, and why. @param {{ detail?: string, message: string }} error */
-  sayFailed({ detail, message }) { this.#snack.say(this.words.say('failed', { detail: detail ?? message })); }
+  sayFailed(error) { this.#snack.say(this.words.failed(error)); }
 }

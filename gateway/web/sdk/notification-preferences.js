@@ -52,7 +52,7 @@ export class NotificationPreferences extends NotificationElement {
     this.refresh();
   }
 
-  #sayFailed({ detail, message }) { write(this.#parts.said, this.words.say('failed', { detail: detail ?? message })); }
+  #sayFailed(error) { write(this.#parts.said, this.words.failed(error)); }
 
   /** Show what the gateway has. The focus stays in its field. */
   refresh() {

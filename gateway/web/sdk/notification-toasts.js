@@ -67,8 +67,7 @@ export class NotificationToasts extends NotificationElement {
     for (const toast of this.#toasts) clearTimeout(toast.timer);
     clearTimeout(this.#gathering);
     this.#toasts.clear();
-    Object.assign(this, { isPaused: false });
-    this.#mattered = false;
+    this.isPaused = this.#mattered = false;
     this.#waiting = [];
     this.#missed = this.#more = 0;
     this.#sum = this.#gathering = null;
@@ -84,7 +83,7 @@ export class NotificationToasts extends NotificationElement {
     if (missed) this.#gather(getsToast);
     else if (getsToast) {
       // It has entered again.
-      for (const toast of [...this.#toasts].filter((one) => one.item.id === item.id)) this.#remove(toast);
+      for (const toast of [...this.#toasts]) if (toast.item.id === item.id) this.#remove(toast);
       this.#show(item);
       this.#play();
     }
@@ -259,14 +258,12 @@ export class NotificationToasts extends NotificationElement {
   /** What was read or removed elsewhere needs no toast here; what was edited is shown as it is. */
   #update(items) {
     const isDone = (item) => item.read_at || item.archived_at || item.deleted_at || item.snoozed_until;
-    const done = new Set(items.filter(isDone).map(({ id }) => id));
-    this.#waiting = this.#waiting.filter(({ id }) => !done.has(id));
     const latest = new Map(items.map((item) => [item.id, item]));
-    this.#waiting = this.#waiting.map((item) => latest.get(item.id) ?? item);
+    this.#waiting = this.#waiting.map((item) => latest.get(item.id) ?? item).filter((item) => !isDone(item));
     for (const toast of [...this.#toasts]) {
-      const item = latest.get(toast.item.id);
-      if (done.has(item?.id)) this.#remove(toast);
-      else if (item && item.edited_at !== toast.item.edited_at) this.#fill(toast, item);
+      const item = latest.get(toast.item.id) ?? toast.item;
+      if (isDone(item)) this.#remove(toast);
+      else if (item.edited_at !== toast.item.edited_at) this.#fill(toast, item);
     }
   }
 
@@ -288,9 +285,7 @@ export class NotificationToasts extends NotificationElement {
       return;
     }
     if (!this.announceOpening(item)) event.preventDefault();
-    this.client?.read(item.id).catch(({ detail, message }) => {
-      this.#summarise(this.words.say('failed', { detail: detail ?? message }), true);
-    });
+    this.client?.read(item.id).catch((error) => this.#summarise(this.words.failed(error), true));
     this.#remove(toast);
   }
 }

@@ -14,7 +14,7 @@ import { Replica } from './replica.js';
 import { Tabs } from './tabs.js';
 /** @import { Envelope, Filter, Message, Options, Page, Platform, Status, View } from './types.d.ts' */
 
-const UNDEFINED_ELEMENTS = ['bell', 'inbox', 'toasts', 'preferences'].map((name) => `notification-${name}:not(:defined)`).join();
+const UNDEFINED_ELEMENTS = ':is(notification-bell, notification-inbox, notification-toasts, notification-preferences):not(:defined)';
 const DEFINED_WITHIN = 3_000; // ms from the start of a client
 
 export class NotificationClient extends EventTarget {
@@ -140,8 +140,12 @@ export class NotificationClient extends EventTarget {
 
   /** Forget this user: in every tab, and the stored position. The application ends the token. */
   signOut() {
-    this.#position?.forget();
     this.#tabs.post('signout');
+    this.#leaveForGood();
+  }
+
+  #leaveForGood() {
+    this.#position?.forget();
     this.#leave('signed_out');
   }
 
@@ -160,9 +164,9 @@ export class NotificationClient extends EventTarget {
   }
 
   /** @param {string} code why */
-  #leave(code, detail = 'Please sign in again.') {
+  #leave(code) {
     if (this.state === 'signedout') return;
-    this.#halt({ state: 'signedout', problem: { code, detail } });
+    this.#halt({ state: 'signedout', problem: { code, detail: 'Please sign in again.' } });
     this.#gateway.forget();
     this.#sub = null;
     this.#show(this.#inbox.clear());
@@ -184,16 +188,15 @@ export class NotificationClient extends EventTarget {
     const { window, document } = this.#platform;
     this.#left = new AbortController();
     const { signal } = this.#left;
-    const on = (target, kinds, act) => {
-      for (const kind of kinds) target?.addEventListener(kind, act, { signal });
-    };
+    const on = (target, kind, act) => target?.addEventListener(kind, act, { signal });
     // A frozen page runs nothing. What it would hold, the others would wait for.
-    on(window, ['pagehide'], () => this.#suspend());
-    on(document, ['freeze'], () => this.#suspend());
-    on(window, ['pageshow'], () => this.#join());
-    on(document, ['resume'], () => this.#join());
-    on(window, ['online', 'offline'], () => this.#wake());
-    on(document, ['visibilitychange'], () => {
+    on(window, 'pagehide', () => this.#suspend());
+    on(document, 'freeze', () => this.#suspend());
+    on(window, 'pageshow', () => this.#join());
+    on(document, 'resume', () => this.#join());
+    on(window, 'online', () => this.#wake());
+    on(window, 'offline', () => this.#wake());
+    on(document, 'visibilitychange', () => {
       const visible = this.#platform.isVisible();
       this.#greet(visible);
       if (visible) this.#wake();
@@ -258,10 +261,7 @@ export class NotificationClient extends EventTarget {
     },
     lead: () => this.#greet(true),
     wake: ({ force }) => this.leader && this.#connection.wake(force === true),
-    signout: () => {
-      this.#position?.forget();
-      this.#leave('signed_out');
-    },
+    signout: () => this.#leaveForGood(),
     status: (told) => this.#follow(told),
     state: (told) => this.#follow(told),
     message: (told) => this.#take(told),

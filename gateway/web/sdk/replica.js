@@ -91,8 +91,7 @@ export class Replica {
   /** Forget everything. @returns {View} */
   clear() {
     this.#told = null;
-    const counts = { seq: -1, unread: 0, unseen: 0 };
-    return this.#fill({ epoch: null, seq: 0, next: null, floor: 0, counts, items: [] });
+    return this.restore({ epoch: null, seq: 0, next: null, floor: 0, counts: { seq: -1, unread: 0, unseen: 0 }, items: [] });
   }
 
   /**
@@ -101,7 +100,7 @@ export class Replica {
    */
   load(page, since = page.seq) {
     const { epoch, next, items, seq, unread, unseen } = page;
-    return this.#fill({
+    return this.restore({
       epoch, seq: Math.min(since, seq), next, floor: next ? items.at(-1)?.created_seq ?? 0 : 0,
       counts: { seq, unread, unseen }, items,
     });
@@ -114,13 +113,8 @@ export class Replica {
     return { epoch, seq, next, floor: this.#floor, counts: this.#counts, items, untold: [...this.#untold] };
   }
 
-  /** @param {Snapshot} snapshot @returns {View} */
-  restore(snapshot) {
-    return this.#fill(snapshot);
-  }
-
-  /** @param {Snapshot} snapshot @returns {View} */
-  #fill({ epoch, seq, next, floor, counts, items, untold = [] }) {
+  /** Be where a snapshot was taken. @param {Snapshot} snapshot @returns {View} */
+  restore({ epoch, seq, next, floor, counts, items, untold = [] }) {
     const resumed = epoch !== null && epoch === this.#told;
     const isNew = ({ created_seq }) => created_seq <= seq && (created_seq > this.seq || this.#untold.has(created_seq));
     const news = resumed ? items.filter(isNew) : [];
@@ -144,7 +138,7 @@ export class Replica {
     const { type, seq = 0 } = message;
     if (!Object.hasOwn(TOLD, type)) {
       // `seen` has no number: its count is that of the position, and says nothing of counts that are ahead.
-      if (type !== 'seen' || this.#counts.seq <= this.seq) this.#count(message);
+      if (type !== 'seen' || this.#counts.seq <= this.seq) this.count(message);
       if (type === 'live') {
         this.seq = Math.max(this.seq, seq);
         this.#untold.clear();
@@ -156,7 +150,7 @@ export class Replica {
     const entered = this.#pass(seq, items);
     const change = this.#merge(items);
     this.#note(message);
-    this.#count(message);
+    this.count(message);
     const news = items.filter((item) => entered.has(item.created_seq));
     change.news = news.map((item) => this.#look(item.id) ?? item).filter(isHere);
     if (type === 'read') change.readUpTo = message.up_to;
@@ -179,11 +173,7 @@ export class Replica {
   }
 
   /** Take counts, unless they are older than those that are known. */
-  count(counts) {
-    this.#count(counts);
-  }
-
-  #count({ seq = this.#counts.seq, unread = this.#counts.unread, unseen = this.#counts.unseen }) {
+  count({ seq = this.#counts.seq, unread = this.#counts.unread, unseen = this.#counts.unseen }) {
     // At one number the seen mark only rises, so of two counts the lower one is newer: an answer may come late.
     if (seq === this.#counts.seq) unseen = Math.min(unseen, this.#counts.unseen);
     if (seq >= this.#counts.seq) this.#counts = { seq, unread, unseen };
@@ -217,7 +207,7 @@ export class Replica {
 
   /** Items as the user is to see them, with what has not been answered yet. @param {Item[]} items */
   overlaid(items) {
-    return items.map((item) => this.#with(item));
+    return items.map((item) => afterAll(this.#operations, item));
   }
 
   #merge(items) {
@@ -232,13 +222,9 @@ export class Replica {
     return change;
   }
 
-  #with(item) {
-    return afterAll(this.#operations, item);
-  }
-
   #look(id) {
     const item = this.#known.get(id);
-    return item && this.#with(item);
+    return item && afterAll(this.#operations, item);
   }
 
   /** Show some items as they are now, and return what that changes in the view. */

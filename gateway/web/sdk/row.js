@@ -68,11 +68,9 @@ export class Row {
       read: iconButton('check', '', { 'data-action': 'read' }),
       archive: iconButton('archive', '', { 'data-action': 'archive' }),
       snooze: iconButton('clock', '', { 'data-action': 'snooze' }),
-      delete: iconButton('trash', '', { 'data-action': 'delete' }),
+      delete: iconButton('trash', '', { className: 'icon danger', 'data-action': 'delete' }),
     };
-    this.buttons.delete.classList.add('danger');
-    this.menu = iconButton('more', '', { 'data-action': 'menu', 'aria-expanded': 'false' });
-    this.menu.classList.add('menu');
+    this.menu = iconButton('more', '', { className: 'icon menu', 'data-action': 'menu', 'aria-expanded': 'false' });
     /** When it came, or will: rows of one day stand below its name. */
     this.at = Date.parse(item.snoozed_until ?? item.created_at);
     this.actions = make('div', { className: 'actions', part: 'actions',
@@ -121,11 +119,10 @@ export class Row {
   }
 
   #meta(item) {
-    const { category } = item;
     const target = safeLink(item.url);
     return make('div', { className: 'meta', part: 'meta' },
       priorityChip(item, this.words),
-      category !== 'default' && make('span', { className: 'chip', part: 'category', textContent: this.words.category(category) }),
+      item.category !== 'default' && make('span', { className: 'chip', part: 'category', textContent: this.words.category(item.category) }),
       // Where it leads, when that is elsewhere: a path of this site tells people nothing.
       target && !isOwn(target) && make('span',
         { className: 'address', part: 'address', dir: 'ltr', textContent: target.host, title: target.href }),
@@ -168,7 +165,7 @@ export class Row {
     const deletes = asked === '';
     buttons.delete.classList.toggle('asked', deletes);
     nameButton(buttons.delete, words.say(deletes ? 'deleteNow' : 'delete'), this.item.title);
-    buttons.delete.replaceChildren(icon('trash'), ...(deletes ? [make('span', { textContent: words.say('deleteShort') })] : []));
+    buttons.delete.replaceChildren(icon('trash'), deletes ? make('span', { textContent: words.say('deleteShort') }) : '');
     this.choices?.ask(asked);
   }
 

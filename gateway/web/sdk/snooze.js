@@ -27,7 +27,7 @@ export function choices(words, choose) {
     'aria-label': words.say('pickTime') });
   return [
     ...times().map(([name, time]) => make('button', { type: 'button', className: 'time', click: () => choose(time) },
-      words.say(name), make('span', { textContent: words.moment(time.getTime()) }))),
+      words.say(name), make('span', { textContent: words.moment(time) }))),
     make('form', { className: 'reply', submit: (event) => {
       event.preventDefault();
       choose(new Date(field.value));

@@ -2,11 +2,12 @@
 
 import { icon, make } from './dom.js';
 
+// The sign and the text of each tab.
 const EMPTY = {
-  all: { sign: 'check', text: 'emptyAll' },
-  unread: { sign: 'checks', text: 'emptyUnread' },
-  snoozed: { sign: 'clock', text: 'emptySnoozed' },
-  archived: { sign: 'archive', text: 'emptyArchived' },
+  all: ['check', 'emptyAll'],
+  unread: ['checks', 'emptyUnread'],
+  snoozed: ['clock', 'emptySnoozed'],
+  archived: ['archive', 'emptyArchived'],
 };
 
 /** A few words in the middle of the list; a page can put its own into the slot. */
@@ -27,7 +28,8 @@ function again(words, tryAgain) {
 /** A list that is empty, and what leads on from there. In an inbox that is empty a page may offer something else. */
 function empty(words, tab, category, leave) {
   const lead = (name) => make('button', { type: 'button', textContent: words.say(name), click: leave });
-  const what = { ...EMPTY[tab], slot: 'empty' };
+  const [sign, text] = EMPTY[tab];
+  const what = { sign, text, slot: 'empty' };
   if (category) {
     return message(words, { ...what, text: 'emptyCategory', more: '', category: words.category(category) }, lead('showCategories'));
   }

@@ -45,8 +45,8 @@ export function openStream({ platform, url, token, ticket, onmessage, onclose })
     else headers.Authorization = `Bearer ${token}`;
     const response = await platform.fetch(address, { headers, cache: 'no-store', signal: closing.signal });
     if (!response.ok) {
-      const { code, message, status, retryAfter } = await failure(response);
-      end({ code: CODES[status] ?? CODES[code] ?? 1006, reason: code, detail: message, retryAfter });
+      const { code, detail, status, retryAfter } = await failure(response);
+      end({ code: CODES[status] ?? CODES[code] ?? 1006, reason: code, detail, retryAfter });
       return;
     }
     opened = true;

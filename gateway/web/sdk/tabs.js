@@ -136,7 +136,7 @@ export class Tabs {
   }
 
   #settle() {
-    if (this.#doubt !== null) this.#platform.clearTimeout(this.#doubt);
+    this.#platform.clearTimeout(this.#doubt);
     this.#doubt = null;
   }
 

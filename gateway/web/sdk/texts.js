@@ -56,7 +56,7 @@ export const TEXTS = {
   data: 'Data',
   showMore: 'Show more',
   showLess: 'Show less',
-  newer: { one: '{count} new', other: '{count} new' },
+  newer: '{count} new',
   low: 'Low priority',
   high: 'High priority',
   urgent: 'Urgent',
@@ -95,7 +95,7 @@ export const TEXTS = {
   deletedNow: 'Deleted',
   noUndo: 'There is nothing to undo. Deleting is for good.',
   readNow: { one: '{count} notification marked read', other: '{count} notifications marked read' },
-  bellNew: { one: 'Notifications, {count} new', other: 'Notifications, {count} new' },
+  bellNew: 'Notifications, {count} new',
   arrived: { one: '{count} notification while you were away', other: '{count} notifications while you were away' },
   more: { one: '{count} more notification', other: '{count} more notifications' },
   systemAsk: 'Turn on',
@@ -122,12 +122,8 @@ export class Words {
   #texts;
   #locale;
   #plural;
-  #number;
   #ago;
   #date;
-  #dateTime;
-  #moment;
-  #seconds;
   #labels;
 
   /**
@@ -140,12 +136,13 @@ export class Words {
     this.#labels = labels;
     this.#locale = language;
     this.#plural = new Intl.PluralRules(language);
-    this.#number = new Intl.NumberFormat(language);
     this.#ago = new Intl.RelativeTimeFormat(language, { numeric: 'auto', style: 'short' });
-    this.#date = new Intl.DateTimeFormat(language, { day: 'numeric', month: 'short' });
-    this.#dateTime = new Intl.DateTimeFormat(language, { dateStyle: 'full', timeStyle: 'short' });
-    this.#moment = new Intl.DateTimeFormat(language, { weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: 'numeric' });
-    this.#seconds = new Intl.NumberFormat(language, { style: 'unit', unit: 'second', unitDisplay: 'short' });
+    this.number = new Intl.NumberFormat(language).format;
+    this.seconds = new Intl.NumberFormat(language, { style: 'unit', unit: 'second', unitDisplay: 'short' }).format;
+    this.#date = new Intl.DateTimeFormat(language, { day: 'numeric', month: 'short' }).format;
+    this.dateTime = new Intl.DateTimeFormat(language, { dateStyle: 'full', timeStyle: 'short' }).format;
+    /** A moment of the next days. */
+    this.moment = new Intl.DateTimeFormat(language, { weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: 'numeric' }).format;
   }
 
   /** Return a text with its values filled in. `count` chooses the form, and is written as a number of the locale. */
@@ -155,20 +152,14 @@ export class Words {
     return form.replace(/\{(\w+)\}/g, (_, key) => (key === 'count' ? this.number(values.count) : values[key]));
   }
 
-  number(value) { return this.#number.format(value); }
+  /** Return that something failed, and why. @param {{ detail?: string, message: string }} error */
+  failed({ detail, message }) { return this.say('failed', { detail: detail ?? message }); }
 
   /** Return a count as short as a badge is. */
   badge(value, most = 99) { return value > most ? `${this.number(most)}+` : this.number(value); }
 
   /** Return the short name of a day of the week, 0 for Monday. */
   weekday(day) { return new Date(2024, 0, 1 + day).toLocaleDateString(this.#locale, { weekday: 'short' }); }
-
-  seconds(value) { return this.#seconds.format(value); }
-
-  /** Return a moment of the next days. */
-  moment(ms) { return this.#moment.format(ms); }
-
-  dateTime(ms) { return this.#dateTime.format(ms); }
 
   /** Return the label of a category: the page's own, else the words that its name is made of. */
   category(name) {
@@ -200,6 +191,6 @@ export class Words {
     if (past < HOUR) return this.#ago.format(-Math.floor(past / MINUTE), 'minute');
     if (past < DAY) return this.#ago.format(-Math.floor(past / HOUR), 'hour');
     if (past < 7 * DAY) return this.#ago.format(-Math.floor(past / DAY), 'day');
-    return this.#date.format(ms);
+    return this.#date(ms);
   }
 }

@@ -33,11 +33,11 @@ export const TOKENS = sheet(`
 :host([theme="dark"]) { color-scheme: dark; }
 :host([hidden]), [hidden] { display: none !important; }
 *, ::before, ::after { box-sizing: border-box; }
-h2, h3, p, pre { margin: 0; font-size: inherit; font-weight: inherit; }
+h2, h3, p, pre, dl, dd { margin: 0; font-size: inherit; font-weight: inherit; }
 :focus-visible { outline: 2px solid var(--_accent); outline-offset: 2px; }
 button svg { pointer-events: none; }
 svg { display: block; width: 20px; height: 20px; fill: none; stroke: currentcolor; stroke-width: 1.7; stroke-linecap: round; stroke-linejoin: round; }
-button, select, input, .choice {
+button, select, input, .choice, .all {
   min-height: 32px; padding: 0 10px; border: 0; border-radius: 8px; background: none; color: var(--_text);
   font: inherit; font-size: .875em; font-weight: 550; white-space: nowrap; cursor: pointer;
   transition: background-color .12s, color .12s;
@@ -52,7 +52,7 @@ input, .choice { border: 1px solid var(--_edge); }
 .strong:hover:not(:disabled) { background: color-mix(in oklab, var(--_accent) 86%, var(--_text)); }
 button.link:not(:disabled) { color: var(--_accent); }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-@media (pointer: coarse) { button, select, input, .choice { min-height: 44px; } input { font-size: 16px; } button.icon { min-width: 44px; } }
+@media (pointer: coarse) { button, select, input, .choice, .all { min-height: 44px; } input { font-size: 16px; } button.icon { min-width: 44px; } }
 @media (prefers-reduced-motion: reduce) { *, ::before, ::after { animation: none !important; transition: none !important; scroll-behavior: auto !important; } }
 `);
 
@@ -67,27 +67,25 @@ export const ITEM = sheet(`
 .glyph img { border-radius: inherit; object-fit: cover; }
 .glyph.shown { background: none !important; }
 .shown svg { display: none; }
-[data-priority="urgent"] .glyph { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
-.title { display: -webkit-box; min-width: 0; overflow: hidden; overflow-wrap: anywhere; font-weight: 550; line-height: 1.35; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
-.title a:focus-visible { outline-offset: -2px; }
-.title a { color: inherit; text-decoration: none; }
+.title, .body { display: -webkit-box; min-width: 0; overflow: hidden; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
+.title { font-weight: 550; line-height: 1.35; }
+.title a { outline-offset: -2px; color: inherit; text-decoration: none; }
 .title a:hover { text-decoration: underline; text-underline-offset: 3px; }
-.body { text-align: -webkit-match-parent; text-align: match-parent; overflow-wrap: anywhere; color: var(--_muted); font-size: .9333em; white-space: pre-line; }
+.body { margin-block-start: 2px; text-align: -webkit-match-parent; text-align: match-parent; color: var(--_muted); font-size: .9333em; white-space: pre-line; }
 .chip { padding: 0 7px; border-radius: 6px; background: var(--_sunken); color: var(--_muted); font-size: .8em; font-weight: 550; line-height: 1.6; overflow-wrap: anywhere; }
 .chip[data-priority="high"] { background: color-mix(in srgb, var(--_warning) 12%, var(--_surface)); color: var(--_warning); }
-.chip[data-priority="urgent"] { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
+[data-priority="urgent"] .glyph, .chip[data-priority="urgent"] { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
 `);
 
 export const INBOX = sheet(`
 :host { display: flex; flex-direction: column; position: relative; min-height: 0; border-radius: var(--_radius); background: var(--_surface); overflow: clip; }
 .head { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 8px; padding-block: 14px 4px; padding-inline: 20px 12px; }
-.heading:focus-visible { outline: none; }
+.heading:focus-visible, .help:focus-visible { outline: none; }
 .heading { flex: 1; font-size: 1.1333em; font-weight: 680; letter-spacing: -.012em; }
 .bar { display: flex; flex-wrap: wrap; align-items: center; gap: 4px; padding: 0 10px; border-block-end: 1px solid var(--_line); }
 [role="tablist"] { display: flex; flex: 1 0 auto; }
-[role="tab"] { position: relative; min-height: 42px; border-radius: 8px; color: var(--_muted); }
-[role="tab"]:hover { background: none !important; color: var(--_text); }
-[role="tab"][aria-selected="true"] { color: var(--_text); }
+[role="tab"] { position: relative; min-height: 42px; color: var(--_muted); }
+[role="tab"]:is(:hover, [aria-selected="true"]) { background: none !important; color: var(--_text); }
 [role="tab"][aria-selected="true"]::after { position: absolute; inset: auto 10px -1px; height: 2px; border-radius: 2px; background: var(--_accent); content: ""; }
 [role="tab"]:focus-visible { outline-offset: -4px; }
 .count { display: inline-block; margin-inline-start: 6px; padding: 1px 7px; border-radius: 9px; background: var(--_sunken); color: var(--_muted); font-size: .86em; font-variant-numeric: tabular-nums; }
@@ -117,7 +115,7 @@ article + article { border-block-start: 1px solid var(--_line); }
 .top { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 12px; }
 .top .title { flex: 1 14em; }
 time, .edited { flex: none; color: var(--_muted); font-size: .8333em; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.item .body { display: -webkit-box; margin-block-start: 2px; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: var(--notification-lines, 3); }
+.item .body { -webkit-line-clamp: var(--notification-lines, 3); }
 .item.unfolded .title, .item.unfolded .body { -webkit-line-clamp: none; }
 .whole { margin-inline-start: -10px; }
 .choices, .reply { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin-block-start: 8px; cursor: default; }
@@ -129,8 +127,7 @@ time, .edited { flex: none; color: var(--_muted); font-size: .8333em; white-spac
 .answer { flex-basis: 100%; color: var(--_muted); font-size: .9em; overflow-wrap: anywhere; }
 .answer:empty { display: none; }
 .newer { position: sticky; z-index: 1; inset-block-start: var(--notification-scroll-inset, 0px); height: 0; text-align: center; }
-.newer button { margin-block-start: 8px; background: var(--_accent); color: var(--_on-accent); box-shadow: var(--_shadow); }
-.newer button:hover { background: color-mix(in oklab, var(--_accent) 86%, var(--_text)) !important; }
+.newer button { margin-block-start: 8px; box-shadow: var(--_shadow); }
 .meta { display: flex; flex-wrap: wrap; align-items: center; line-height: 1.6; gap: 4px 8px; margin-block-start: 6px; }
 .meta:not(:has(> :not([hidden]))) { display: none; }
 .address { max-width: 100%; overflow: hidden; color: var(--_muted); font-size: .8333em; text-overflow: ellipsis; white-space: nowrap; }
@@ -141,7 +138,7 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 .item:hover .actions, .actions:focus-within, [role="feed"]:not(:has(.item:hover)) .item:focus-within .actions { opacity: 1; }
 .choice.danger { color: var(--_danger); }
 .danger:hover, .danger.asked { background: color-mix(in oklab, var(--_danger) 12%, transparent) !important; color: var(--_danger) !important; }
-.actions button { min-height: 28px; border-radius: 8px; }
+.actions button { min-height: 28px; }
 .item .menu { display: none; }
 @media (hover: none) {
   .item { padding-inline-end: 48px; }
@@ -156,19 +153,17 @@ pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radiu
 .actions::backdrop { background: #0006; }
 .actions:popover-open::before { position: fixed; z-index: -1; inset: 0; touch-action: none; content: ""; }
 .help { width: min(360px, 100vw - 16px); padding: 18px 20px; border: 0; border-radius: var(--_radius); background: var(--_raised); color: var(--_text); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); }
-.help:focus-visible { outline: none; }
-.help h3 { margin-block-end: 12px; font-weight: 650; }
+h3 { font-weight: 650; }
+.help h3 { margin-block-end: 12px; }
 .time { display: flex; align-items: center; justify-content: space-between; gap: 16px; width: 100%; }
-.help dl { display: grid; gap: 6px; margin: 0; }
-.help dl div { display: flex; gap: 14px; }
-.help dt { flex: none; width: 7em; text-align: end; }
-.help dd { margin: 0; }
+dl { display: grid; gap: 6px; }
+dl div { display: flex; gap: 14px; }
+dt { flex: none; width: 7em; text-align: end; }
 .help .icon { position: absolute; inset-block-start: 10px; inset-inline-end: 10px; }
 kbd { padding: 1px 7px; border-radius: 6px; background: var(--_sunken); box-shadow: 0 0 0 1px var(--_line); font: 600 .8667em ui-monospace, monospace; }
 .state { display: grid; justify-items: center; min-height: 240px; align-content: center; padding: 32px 24px; text-align: center; }
 .state .art { display: grid; place-items: center; width: 56px; height: 56px; margin-block-end: 14px; border-radius: 18px; background: var(--_sunken); color: var(--_muted); }
 .art svg { width: 26px; height: 26px; stroke-width: 1.5; }
-.state h3 { font-weight: 650; }
 .state p { max-width: 34ch; margin-block-start: 4px; color: var(--_muted); font-size: .9333em; text-wrap: balance; }
 .state button, .more button, .state slot { margin-block-start: 14px; }
 .state slot { display: block; }
@@ -216,7 +211,7 @@ export const BELL = sheet(`
 .bell svg, ::slotted(svg) { width: 22px; height: 22px; }
 button.bell:hover, .bell[aria-expanded="true"] { background: color-mix(in srgb, currentcolor 12%, transparent); }
 .bell:focus-visible { outline-color: currentcolor; }
-.badge { position: absolute; inset-block-start: 2px; inset-inline-start: calc(50% + 1px); min-width: 18px; padding: 0 5px; border-radius: 9px; background: var(--_badge); color: var(--_on-badge); box-shadow: 0 0 0 2px var(--_surface); font-size: 11px; font-weight: 700; line-height: 18px; text-align: center; font-variant-numeric: tabular-nums; animation: pop .22s cubic-bezier(.3, 1.6, .6, 1); }
+.badge { position: absolute; inset-block-start: 2px; inset-inline-start: calc(50% + 1px); min-width: 18px; padding: 0 5px; border-radius: 9px; background: var(--_badge); color: var(--_on-badge); box-shadow: 0 0 0 2px var(--_surface); font-size: 11px; font-weight: 700; line-height: 18px; text-align: center; font-variant-numeric: tabular-nums; animation: pop .22s cubic-bezier(.2, .9, .3, 1.1); }
 @keyframes pop { from { transform: scale(.4); opacity: 0; } }
 .popover { position: fixed; inset: auto; width: min(var(--notification-width, 420px), 100vw - 16px); height: var(--notification-height, 600px); margin: 0; padding: 0; border: 0; border-radius: var(--_radius); background: var(--_raised); color: var(--_text); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); overflow: clip; }
 .popover:popover-open { display: flex; flex-direction: column; animation: drop .16s ease-out; }
@@ -226,8 +221,7 @@ notification-inbox, notification-preferences { flex: 1; min-height: 0; border-ra
 .settings { display: flex; align-items: center; gap: 8px; min-height: 46px; padding-block: 5px; padding-inline: 20px 12px; border-block-start: 1px solid var(--_line); color: var(--_muted); font-size: .8667em; }
 .settings span { flex: 1; }
 .settings button { margin-inline-start: auto; }
-.settings a { display: inline-flex; align-items: center; min-height: 32px; padding-inline: 10px; color: var(--_accent); font-size: .875em; font-weight: 550; text-decoration: none; }
-@media (pointer: coarse) { .settings a { min-height: 44px; } }
+.all { display: inline-flex; align-items: center; color: var(--_accent); text-decoration: none; }
 @media (max-width: 520px) { .popover { inset-inline: 8px !important; width: auto; height: 100dvh; } }
 @media (forced-colors: active) { .badge, .popover { border: 1px solid; } }
 `);
@@ -236,11 +230,10 @@ export const TOASTS = sheet(`
 :host { display: contents; }
 .stack { display: flex; position: fixed; z-index: var(--notification-z, 1000); inset: var(--notification-toasts-inset, auto 20px 20px auto); flex-direction: column; gap: 10px; width: min(var(--notification-toast-width, 380px), 100vw - 24px); pointer-events: none; }
 :host(:dir(rtl)) .stack { inset: var(--notification-toasts-inset, auto auto 20px 20px); }
-.toast { display: grid; grid-template-columns: 36px minmax(0, 1fr) auto; gap: 0 12px; align-items: start; position: relative; padding-block: 14px; padding-inline: 16px 8px; border-radius: var(--_radius); background: var(--_raised); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); overflow: clip; pointer-events: auto; animation: enter .24s cubic-bezier(.2, .9, .3, 1.1); }
+.toast { display: grid; grid-template-columns: 36px minmax(0, 1fr) auto; gap: 0 12px; align-items: start; position: relative; padding-block: 14px; padding-inline: 16px 8px; border-radius: var(--_radius); background: var(--_raised); box-shadow: 0 0 0 1px var(--_line), var(--_shadow); overflow: clip; pointer-events: auto; animation: enter .24s cubic-bezier(.3, 1.6, .6, 1); }
 .toast[data-priority="urgent"] { box-shadow: 0 0 0 1px var(--_danger), var(--_shadow); }
 .toast.link { cursor: pointer; }
 .toast .title { padding-block-start: 1px; }
-.toast .title + .body { display: -webkit-box; margin-block-start: 2px; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
 .toast .icon { margin-block: -4px; }
 .toast .chip { display: inline-block; margin-block-end: 4px; }
 .sum { grid-template-columns: minmax(0, 1fr) auto; align-items: center; padding-block: 8px; color: var(--_muted); font-size: .9333em; }

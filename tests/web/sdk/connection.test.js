@@ -486,8 +486,8 @@ const at = (url, status) => Object.defineProperty(new Response('secret', { statu
 for (const [given, said] of [
   ['<!doctype html><title>secret</title>', /an HTML page/], ['{"token": "secret"}', /JSON as a string.*response\.json\(\)/],
   ['"secret"', /JSON as a string/], ['Internal secret Error', /another string/], [' \n', /an empty string/],
-  ['Bearer eyJ.secret', /a token with "Bearer", a space or a line break in it instead of a token: return the token alone/],
-  ['eyJ.sec\nret', /a token with "Bearer", a space or a line break in it instead of a token: return the token alone/],
+  ['Bearer eyJ.secret', /a token with "Bearer", a space or a line break in it, not a token: return the token alone/],
+  ['eyJ.sec\nret', /a token with "Bearer", a space or a line break in it, not a token: return the token alone/],
   [{ data: { token: 'secret' }, error: 0, 'eyJ.secret.secret.secret': 1 }, /an object without a token, but \{data,error\}: return/],
   [new Response('secret', { status: 502 }), /getToken: the address that it fetches returned 502: look at the response/],
   [at('https://shop.test/token?key=secret', 404), /getToken: \/token returned 404: look at the response/],
