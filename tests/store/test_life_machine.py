@@ -484,7 +484,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [7, pytest.param(300, marks=pytest.mark.soak)])
 def test_any_life_leaves_the_sender_the_inbox_and_the_devices_alike(database_url: str, examples: int) -> None:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
