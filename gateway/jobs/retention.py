@@ -97,7 +97,7 @@ class Retention:
         if self._now() >= self._began_at + DAY_MS:
             # The id of a scheduled notification is as old as the request, and its items may have come since.
             self._after, self._began_at = "", self._now()
-        while page := await self._database.read(find_expired, self._after, _first_id(before_ms)):
+        while page := await self._database.read(find_expired, self._after, before_ms):
             for step in _steps(page.marks):
                 await self._delete(step)
             self._after = page.last
@@ -166,15 +166,16 @@ class Expired(NamedTuple):
     last: str
 
 
-def find_expired(connection: Connection, after: str, before: str) -> Expired | None:
-    """Return the items of the next few notifications between two ids, or None when none are left.
+def find_expired(connection: Connection, after: str, before_ms: int) -> Expired | None:
+    """Return the items of the next few notifications after an id, or None when none older are left.
 
     A step reads consecutive notifications, in the order of their ids, until they have `STEP` recipients in
-    all.
+    all. One that was scheduled is as old as its delivery, which may be much later than its id.
     """
     page: list[int] = []
     last, recipients = after, 0
-    for row in connection.execute(_SELECT_OLDEST, {"after": after, "before": before, "limit": STEP}):
+    ends = {"after": after, "before": _first_id(before_ms), "limit": STEP}
+    for row in connection.execute(_SELECT_OLDEST, ends):
         if recipients >= STEP:
             break
         page.append(row.id)
@@ -182,7 +183,7 @@ def find_expired(connection: Connection, after: str, before: str) -> Expired | N
     if not page:
         return None
     found: dict[int, list[str]] = {}
-    for user_id, uuid in connection.execute(_SELECT_KEPT, {"page": page}):
+    for user_id, uuid in connection.execute(_SELECT_KEPT, {"page": page, "before": before_ms}):
         found.setdefault(user_id, []).append(uuid)
     return Expired(
         [ItemUpdate(user_id, tuple(ids), deleted=True, reason="retention") for user_id, ids in found.items()],
@@ -203,6 +204,7 @@ _SELECT_KEPT = (
     .where(
         items.c.notification_id.in_(bindparam("page", expanding=True)),
         items.c.deleted_at.is_(None),
+        notifications.c.created_at < bindparam("before"),
     )
 )
 

@@ -20,6 +20,8 @@ from gateway.delivery.resume_point import ResumePoint
 from gateway.errors import Unavailable
 from gateway.jobs import retention as retention_module
 from gateway.jobs.retention import STEP, Retention, trim
+from gateway.jobs.schedule import Schedule
+from gateway.protocol.times import timestamp
 from gateway.store import idempotency
 from gateway.store.changes import CHUNK
 from gateway.store.idempotency import Reservation
@@ -104,6 +106,24 @@ async def test_unexpired_items_stay_and_the_seq_continues(server: LocalServer) -
     clock.days = 0
     await retention.sweep()
     assert await counts(ada) == (seq + 1, 1, 1)
+
+
+async def test_a_scheduled_notification_is_kept_from_its_delivery_on(server: LocalServer) -> None:
+    clock = Clock()
+    retention = retention_of(server, clock, keep=DAY)
+    schedule = Schedule(server.state.database, server.state.writer, clock)  # type: ignore[arg-type]
+    deliver_at = timestamp(int((time.time() + 2 * DAY) * 1000))
+    await server.service.notify("ada", deliver_at=deliver_at)
+    clock.days = 2.1
+    await schedule.work()
+    await retention.sweep()
+    assert await counts(await server.user()) == (1, 1, 1)
+    clock.days = 3.0
+    await retention.sweep()
+    assert await counts(await server.user()) == (1, 1, 1)
+    clock.days = 4.2
+    await retention.sweep()
+    assert await counts(await server.user()) == (2, 0, 0)
 
 
 async def test_a_deleted_item_is_purged_after_a_day_and_no_sooner(server: LocalServer) -> None:
@@ -381,7 +401,7 @@ async def test_expired_items_of_many_users_are_deleted_in_few_steps(
 def make_old(connection: Connection) -> None:
     """Let everything have been posted in 1970, as the ids say."""
     old = literal("00000000") + func.substr(notifications.c.uuid, 9)
-    connection.execute(update(notifications).values(uuid=old))
+    connection.execute(update(notifications).values(uuid=old, created_at=0))
 
 
 async def test_posts_continue_while_many_items_are_deleted(
