@@ -49,7 +49,14 @@ async def test_each_route_with_parameters_refuses_unknown_and_repeated_ones(serv
     ada = await server.user()
     client_id = (await server.service.get("/v1/services")).json()["items"][0]["client_id"]
     by_a_user = {"/v1/inbox", "/v1/inbox/changes"}
-    by_a_service = {"/v1/users", "/v1/services", "/v1/services/{client_id}/keys"}
+    posted = (await server.service.notify("ada"))["id"]
+    by_a_service = {
+        "/v1/users",
+        "/v1/services",
+        "/v1/services/{client_id}/keys",
+        "/v1/notifications",
+        "/v1/notifications/{id}/answers",
+    }
     app = server.uvicorn.config.app
     assert isinstance(app, FastAPI)
     solved = {
@@ -58,7 +65,7 @@ async def test_each_route_with_parameters_refuses_unknown_and_repeated_ones(serv
     assert solved == by_a_user | by_a_service
     for path in sorted(solved):
         caller = ada if path in by_a_user else server.service
-        at = path.format(client_id=client_id)
+        at = path.format(client_id=client_id, id=posted)
         assert (await caller.get(f"{at}?limit=1")).status_code == 200
         answer = await caller.get(f"{at}?limti=1")
         assert answer.status_code == 422

@@ -863,3 +863,16 @@ async def test_a_served_or_refused_socket_leaves_no_reference_cycle(server: Loca
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+async def test_a_replay_of_what_was_seen_meanwhile_ends_with_the_exact_counts(server: LocalServer) -> None:
+    """The seen mark moves without an entry, and the entry before it still has the counts of its commit."""
+    ada = await server.user()
+    async with ada.socket() as watching:
+        await watching.next("live")
+        await server.service.notify("ada")
+        await watching.next("notification")
+        assert (await ada.post("/v1/inbox/seen", json={"up_to": 1})).status_code == 200
+        async with ada.socket(since=0) as resumed:
+            live = await resumed.next("live")
+    assert (live["seq"], live["unread"], live["unseen"]) == (1, 1, 0)
