@@ -54,20 +54,24 @@ _MAX_MOMENT = 40
 
 def read_moment(text: object) -> int:
     """Return the milliseconds of a time from outside (RFC 3339). Raises ValueError for any other value."""
-    if not isinstance(text, str) or len(text) > _MAX_MOMENT or _MOMENT.fullmatch(text) is None:
-        raise ValueError(_MOMENT_RULE)
-    try:
-        moment = math.floor(datetime.fromisoformat(text.upper()).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise ValueError(_MOMENT_RULE) from None  # There is no such day, or no such hour.
+    moment = _read(text)
     if not 0 <= moment <= LATEST_MS:
         raise ValueError("it must be a time between 1970 and 9999")
     return moment
 
 
+def _read(text: object) -> int:
+    if not isinstance(text, str) or len(text) > _MAX_MOMENT or _MOMENT.fullmatch(text) is None:
+        raise ValueError(_MOMENT_RULE)
+    try:
+        return math.floor(datetime.fromisoformat(text.upper()).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError(_MOMENT_RULE) from None  # There is no such day, or no such hour.
+
+
 def read_snooze(text: object, now: int) -> int:
     """Return the milliseconds of a time to snooze until. Raises ValueError."""
-    until = read_moment(text)
+    until = _read(text)
     if not MINUTE_MS <= until - now <= MAX_AHEAD_MS:
         raise ValueError("it must be 1 minute to 366 days ahead")
     return until

@@ -274,6 +274,7 @@ async def test_archiving_and_deleting_are_sent_as_changes(server: LocalServer) -
             "created_seq",
             "seq",
             "deleted_at",
+            "deleted_reason",
         }
 
 
