@@ -2,9 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
@@ -12,6 +12,11 @@ from gateway.errors import Unavailable
 from gateway.observability.reasons import reason
 
 logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+LAST_SECONDS = 1
+"""How long work that is cancelled may go on."""
 
 Work: TypeAlias = tuple[str, Coroutine[Any, Any, None]]
 """The name of a task and the coroutine that it runs until cancelled."""
@@ -41,13 +46,28 @@ async def ending_the_process() -> AsyncIterator[None]:
         raise
 
 
-async def every(seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of some work. If cancelled, let it end first, for up to `LAST_SECONDS`.
+
+    A driver that is cancelled while it opens a connection leaves an exception behind that nobody retrieves.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=LAST_SECONDS)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+async def every(seconds: float, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Call `look` every `seconds`, until cancelled. Log an unavailable database once, and continue."""
     failing = False
     while True:
         await asyncio.sleep(seconds)
         try:
-            await look()
+            await finished(look())
             failing = False
         except (Unavailable, OSError) as error:
             if not failing:

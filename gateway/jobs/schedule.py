@@ -12,6 +12,7 @@ import structlog
 
 from gateway.database.database import LockingDatabase
 from gateway.errors import GatewayError, Unavailable
+from gateway.jobs.background import finished
 from gateway.store import due_work
 from gateway.store.due_steps import STEP, Advance
 from gateway.store.due_work import Due
@@ -47,8 +48,8 @@ class Schedule:
         failing = False
         while True:
             try:
-                await asyncio.sleep(await self._delay())
-                if not await self.work():
+                await asyncio.sleep(await finished(self._delay()))
+                if not await finished(self.work()):
                     # Another process works. Asking again at once would take its turns.
                     await asyncio.sleep(TICK_SECONDS)
                 failing = False

@@ -90,7 +90,7 @@ def restore_counts(entries: Sequence[Entry]) -> None:
 _ENTRY_BYTES = 900
 """Maximum memory of an entry besides its items. The list of the items is included."""
 
-_ITEM_BYTES = 1700
+_ITEM_BYTES = 1450
 """Maximum size of an item besides its texts: in memory, plus the rest of it in a frame of each encoding."""
 
 

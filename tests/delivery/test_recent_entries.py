@@ -8,7 +8,7 @@ import pytest
 
 from gateway.delivery.recent_entries import BURST_BYTES, RecentEntries
 from gateway.delivery.resume_point import BATCH_BYTES
-from gateway.protocol import items, packing
+from gateway.protocol import items, packing, times
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content, Counts, Item
 from gateway.store import log
@@ -148,6 +148,7 @@ class Held:
 
     def bytes(self) -> int:
         items._encode_new.cache_clear()
+        times.timestamp.cache_clear()
         packing._pack_content.cache_clear()
         packing._packer.cache_clear()  # It keeps a buffer as large as the largest message, for all of them.
         return tracemalloc.get_traced_memory()[0]

@@ -6,6 +6,7 @@ import signal
 import pytest
 import structlog
 
+from gateway.jobs import background
 from gateway.jobs.background import ending_the_process, running
 
 
@@ -40,3 +41,40 @@ async def test_failed_background_work_is_logged_and_stops_the_process() -> None:
     assert [(one["event"], one["log_level"]) for one in logged] == [
         ("a background task has failed: the gateway stops", "critical")
     ]
+
+
+async def test_work_that_is_cancelled_ends_before_the_cancellation() -> None:
+    began, let_go, done = asyncio.Event(), asyncio.Event(), []
+
+    async def work() -> None:
+        began.set()
+        await let_go.wait()
+        done.append("done")
+
+    task = asyncio.create_task(background.finished(work()))
+    await began.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    let_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["done"]
+
+
+async def test_work_that_goes_on_after_a_cancellation_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "LAST_SECONDS", 0)
+    began, ended = asyncio.Event(), []
+
+    async def work() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("ended")
+
+    task = asyncio.create_task(background.finished(work()))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == ["ended"]
