@@ -36,6 +36,8 @@ _TIME = in_words("be a time from 00:00 to 23:59, such as 22:00", "^([01][0-9]|2[
 _DAYS_RULE = "it must have 1 to 7 different days of mon, tue, wed, thu, fri, sat, sun"
 _EQUAL = "from and until must differ: for a whole day, name two windows, 00:00 to 12:00 and 12:00 to 00:00"
 
+_IS_CATEGORY = re.compile(CATEGORY).fullmatch
+
 
 class InboxPreferencesRoute(JsonRoute):
     """A route with bodies as large as those of the inbox."""
@@ -68,7 +70,7 @@ def _check_categories(value: Any) -> Any:
         if len(value) > MAX_CATEGORIES:
             raise ValueError(f"it must have at most {MAX_CATEGORIES} categories: leave out those not muted")
         for name in value:
-            if len(name) > MAX_CATEGORY_CHARACTERS or re.fullmatch(CATEGORY, name) is None:
+            if len(name) > MAX_CATEGORY_CHARACTERS or _IS_CATEGORY(name) is None:
                 raise ValueError(
                     f"'{cut(name, MAX_FIELD)}' is no category: it must have 1 to {MAX_CATEGORY_CHARACTERS}"
                     " small letters, digits, . _ -"

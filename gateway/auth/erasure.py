@@ -62,7 +62,9 @@ def remove_unheld(connection: Connection, keys: Collection[int]) -> None:
 
 def _lock(connection: Connection, keys: Collection[int]) -> None:
     these = notifications.c.id.in_(keys)
-    connection.execute(select(notifications.c.id).where(these).order_by(notifications.c.id).with_for_update())
+    connection.execute(
+        select(notifications.c.id).where(these).order_by(notifications.c.id).with_for_update(key_share=True)
+    )
 
 
 @background
@@ -71,6 +73,7 @@ def sweep(connection: Connection, _now_ms: int) -> bool:
     empty = (
         users.c.sub.is_(None),
         ~exists().where(items.c.user_id == users.c.id),
+        ~exists().where(scheduled_recipients.c.user_id == users.c.id),
         ~exists().where(sessions.c.user_id == users.c.id),
     )
     # Leave locked rows to the next sweep, because waiting for them could deadlock.

@@ -98,7 +98,7 @@ class ClientConnection(LogCursor):
         are not in memory, a client that lags or has gone, the seen mark, the preferences.
         """
         if self._cursor < self.head:  # A wake before may have sent everything.
-            entries = self._parts.recent.after(self.user.id, self._cursor)
+            entries = self._parts.recent.after(self.user.id, self._cursor, self.head)
             if entries is None or not self._write_all(entries):
                 return False
         latest = self._latest_counts()
@@ -279,7 +279,7 @@ class ClientConnection(LogCursor):
         """
         if not self.outgoing.keeps_up:
             await self.outgoing.keep_up()
-        entries = self._parts.recent.after(self.user.id, self._cursor)
+        entries = self._parts.recent.after(self.user.id, self._cursor, self.head)
         if entries is not None:
             if self._write_all(entries):
                 # Others first, if there is more: a commit may wake hundreds of connections with much to send.

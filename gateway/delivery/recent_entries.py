@@ -88,8 +88,11 @@ class RecentEntries:
         if len(self._oldest) > 2 * self._number + COMPACTION_SLACK:
             self._oldest = deque(one for one in self._oldest if one)
 
-    def after(self, user_id: int, cursor: int) -> list[Entry] | None:
+    def after(self, user_id: int, cursor: int, head: int = 0) -> list[Entry] | None:
         """Return the entries after `cursor`, at least one and without a gap; None if the log must be read.
+
+        It must be read, too, if it is known to reach to a `head` that is not recorded here: a later entry may
+        withdraw the content of an earlier one.
 
         The result is limited to `BURST_BYTES`, so call again for the rest.
 
@@ -97,7 +100,11 @@ class RecentEntries:
         last one leaving and another attaching, are not recorded.
         """
         kept = self._users.get(user_id)
-        if not kept or not kept[0].counts.seq <= cursor + 1 <= kept[-1].counts.seq:
+        if (
+            not kept
+            or not kept[0].counts.seq <= cursor + 1 <= kept[-1].counts.seq
+            or kept[-1].counts.seq < head
+        ):
             return None
         first = cursor + 1 - kept[0].counts.seq
         return [kept[first]] if first == len(kept) - 1 else fitting(islice(kept, first, None), BURST_BYTES)

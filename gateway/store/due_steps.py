@@ -146,7 +146,8 @@ def _deliver(
         elif row.deliver_at is not None and row.deliver_at > now:
             put_off(connection, one.id, row.deliver_at)
         else:
-            ready.append(_delivered(row, now))
+            locked[one.key] = _delivered(row, now)
+            ready.append(locked[one.key])
             done.append(one)
     if done:
         connection.execute(delete(due_work).where(due_work.c.id.in_([one.id for one in done])))
@@ -159,6 +160,9 @@ def _deliver(
     for row in ready:
         if row.ttl is not None and row.content.expires_at is not None:
             add(connection, EXPIRE, row.content.expires_at, row.key)
+        if row.key not in recipients:
+            # All have been erased.
+            add(connection, FORGET, now + KEPT_MS, row.key)
     arrivals: list[Arrival] = [
         (
             row.content,
@@ -206,14 +210,14 @@ def _expires(connection: Connection, one: Due, row: Row, now: int) -> bool:
     """Begin the expiry of a notification, and return whether it has items to delete."""
     if row.state == EXPIRED:
         return True
-    if row.state == SCHEDULED:
-        end_before_delivery(connection, row, now, EXPIRED)
-        return False
-    if row.state != DELIVERED or row.content.expires_at is None:
+    if row.state not in {SCHEDULED, DELIVERED} or row.content.expires_at is None:
         _finish(connection, one)
         return False
     if row.content.expires_at > now:
         put_off(connection, one.id, row.content.expires_at)
+        return False
+    if row.state == SCHEDULED:
+        end_before_delivery(connection, row, now, EXPIRED)
         return False
     save(connection, row.key, {"state": EXPIRED})
     return True

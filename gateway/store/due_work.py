@@ -27,6 +27,9 @@ from gateway.database.models import DELIVER, FORGET, WAKE, due_work, notificatio
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 
+PER_ROW = 5
+"""How many inboxes more each row counts as: its own statements cost about as much."""
+
 
 class Due(NamedTuple):
     """A row of due work. `size` is the number of inboxes that it concerns, at most.
@@ -42,10 +45,10 @@ class Due(NamedTuple):
     size: int
 
     def weight(self, step: int) -> int:
-        """Return how many inboxes one transaction changes, at most `step` of a large change."""
+        """Return what the work costs one transaction, in inboxes: at most `step` of a large change."""
         if self.user_id is not None or self.kind == FORGET:
-            return 1
-        return self.size if self.kind == DELIVER else min(self.size, step)
+            return PER_ROW
+        return PER_ROW + (self.size if self.kind == DELIVER else min(self.size, step))
 
 
 def add(connection: Connection, kind: int, due_at: int, key: int, user_id: int | None = None) -> int:

@@ -102,7 +102,9 @@ def _to_row(found: Sequence[Any]) -> Row:
 
 
 def save(connection: Connection, key: int, values: Mapping[str, Any]) -> None:
-    """Change columns of a notification."""
+    """Change columns of a notification, if there are any to change."""
+    if not values:
+        return
     connection.execute(update(notifications).where(notifications.c.id == key).values(values))
 
 

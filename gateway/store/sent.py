@@ -108,15 +108,20 @@ _COUNT_SENT = (
 def list_sent(connection: Connection, query: Filter) -> SentPage:
     """Return a page of sent notifications. It searches at most `MAX_SCANNED` of them."""
     last = None
-    if query.category is None:
+    if query.category is None and query.state != DELIVERED:
         page = _range(query).limit(query.limit + 1)
     else:
-        searched = _range(query, notifications.c.id, notifications.c.category).limit(MAX_SCANNED).subquery()
+        columns = (notifications.c.id, notifications.c.category, notifications.c.state)
+        searched = _range(query, *columns).limit(MAX_SCANNED).subquery()
         number, last = connection.execute(
             select(func.count(), func.min(searched.c.id)), {"before": query.before}
         ).one()
         last = last if number == MAX_SCANNED else None
-        found = select(searched.c.id).where(searched.c.category == query.category)
+        found = select(searched.c.id)
+        if query.category is not None:
+            found = found.where(searched.c.category == query.category)
+        if query.state is not None:
+            found = found.where(searched.c.state == query.state)
         page = _SELECT_SENT.where(notifications.c.id.in_(found)).order_by(notifications.c.id.desc())
         page = page.limit(query.limit + 1)
     sent = [_to_sending(row) for row in connection.execute(page, {"before": query.before})]
@@ -130,9 +135,9 @@ def _range(query: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
     found = (select(*columns) if columns else _SELECT_SENT).where(notifications.c.id < bindparam("before"))
     if query.service_id is not None:
         found = found.where(notifications.c.service_id == query.service_id)
-    if query.state is not None:
-        found = found.where(notifications.c.state == query.state)
-        if query.state != DELIVERED:
-            # The condition of the indexes on the state, which SQLite must find in the query.
-            found = found.where(notifications.c.state != literal(DELIVERED, literal_execute=True))
+    # Nearly all are delivered: no index has only these.
+    if query.state is not None and query.state != DELIVERED:
+        # The condition of the indexes on the state, which SQLite must find in the query.
+        not_delivered = notifications.c.state != literal(DELIVERED, literal_execute=True)
+        found = found.where(notifications.c.state == query.state, not_delivered)
     return found.order_by(notifications.c.id.desc())

@@ -26,6 +26,7 @@ from gateway.observability.tracebacks import drop_tracebacks
 from gateway.protocol.items import Content, Item
 from gateway.store.changes import CHUNK, Changed, Delivered, ItemUpdate, ReadUpTo
 from gateway.store.due_steps import STEP, Advance, Advanced
+from gateway.store.due_work import PER_ROW
 from gateway.store.lifecycle import Begun, Edit, Withdrawal
 from gateway.store.preferences import SetPreferences
 from gateway.store.shares import Shares
@@ -266,7 +267,12 @@ def _caller(work: Work) -> int:
 def _weight(work: Work) -> int:
     """Return the weight of the work: the items it touches, plus the KiB of text it stores."""
     if isinstance(work, Submission):
-        return sum(len(post.recipients) + _kib(post.content) for post in work.posts)
+        weight = sum(len(post.recipients) + _kib(post.content) for post in work.posts)
+        return (
+            weight + PER_ROW * sum(post.options is not None for post in work.posts)
+            if work.has_options
+            else weight
+        )
     if isinstance(work, ItemUpdate | Snooze):
         return len(work.ids)
     if isinstance(work, Advance):

@@ -195,6 +195,13 @@ def _rebuild_items(status: str, *, new: bool) -> None:
 
 
 def downgrade() -> None:
+    # Snoozed items are in the inbox again.
+    unread = "snoozed_until IS NOT NULL AND deleted_at IS NULL AND read_at IS NULL AND archived_at IS NULL"
+    count = f"SELECT count(*) FROM items WHERE user_id = users.id AND {unread}"
+    op.execute(
+        f"UPDATE users SET unread = unread + ({count}), unseen = unseen + ({count} AND created_seq > seen_seq)"
+        f" WHERE id IN (SELECT user_id FROM items WHERE {unread})"
+    )
     if op.get_bind().dialect.name == "sqlite":
         _rebuild_items(_OLD_STATUS, new=False)
     else:

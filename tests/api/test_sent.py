@@ -561,3 +561,26 @@ async def test_a_change_is_charged_as_a_post_to_all_recipients(start_server: Sta
     assert statuses[3:] == [429] * 3
     assert (await take_back(server.service, posted["id"])).status_code == 429
     assert (await sent(server.service, posted["id"]))["state"] == "delivered"
+
+
+@pytest.mark.parametrize("renotify", [True, False])
+async def test_an_edit_that_changes_nothing_of_a_scheduled_notification_is_fine(
+    server: LocalServer, renotify: bool
+) -> None:
+    posted = await server.service.notify("ada", "later", deliver_at=moment(100))
+    answer = await edit(server.service, posted["id"], renotify=renotify)
+    assert (answer.status_code, answer.json()["state"]) == (200, "scheduled")
+
+
+async def test_the_delivered_ones_are_listed_in_pages_that_search_a_part(server: LocalServer) -> None:
+    for number in range(3):
+        await server.service.notify("ada", str(number))
+        await server.service.notify("ada", "later", deliver_at=moment(100))
+    titles_of: list[str] = []
+    cursor: Any = 0
+    while cursor is not None:
+        query = {"state": "delivered", "limit": 2, "cursor": cursor}
+        page = (await server.service.get("/v1/notifications", params=query)).json()
+        titles_of += [item["title"] for item in page["items"]]
+        cursor = page["next"]
+    assert titles_of == ["2", "1", "0"]

@@ -238,3 +238,10 @@ def test_forgotten_users_leave_no_memory_behind() -> None:
             recent.forget(7)
         assert held.bytes() < 3_000_000
     assert seqs(recent, 8, 0) == [1]
+
+
+def test_entries_are_not_returned_if_the_log_is_known_to_go_on_after_them() -> None:
+    """What comes later may withdraw the content of one of them."""
+    recent = kept(4, 5, 6)
+    assert [entry.counts.seq for entry in recent.after(7, 4, 6) or ()] == [5, 6]
+    assert recent.after(7, 4, 7) is None
