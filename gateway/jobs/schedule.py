@@ -46,6 +46,8 @@ class Schedule:
     async def run(self) -> None:
         """Do due work as it becomes due, until cancelled. Work that fails is logged and tried again later."""
         failing = False
+        # As other jobs do: the first callers of a process open the connections to its database.
+        await asyncio.sleep(TICK_SECONDS)
         while True:
             try:
                 await asyncio.sleep(await finished(self._delay()))
