@@ -89,7 +89,7 @@ async def test_a_post_with_an_http_2_upgrade_is_handled_as_a_post(
         for _ in range(2):
             # The connection stays for the next one.
             await peer.say(*segments)
-            assert (await peer.until(b'"recipients":1}')).startswith(b"HTTP/1.1 201 ")
+            assert (await peer.until(b'"state":"delivered"}')).startswith(b"HTTP/1.1 201 ")
     assert (await (await server.user()).get("/v1/inbox")).json()["unread"] == 2
 
 
