@@ -65,6 +65,8 @@ async def test_a_dangerous_action_takes_a_second_press_and_escape_cancels_it(sta
     await page.keyboard.press("Escape")
     await button(page, "Decline").press("Enter")
     await button(page, "Press again: Decline").press("Enter")
+    # The answer is sent once the click is over.
+    await page.wait_for_function("client.calls.some(([name]) => name === 'act')")
     assert await calls(page, "act") == [["act", "id-1", "no"]]
 
 
