@@ -312,7 +312,7 @@ async def test_an_item_is_snoozed_by_the_keyboard_until_a_chosen_moment(stage: S
     await page.keyboard.press("Escape")
     await expect(rows(page).nth(1)).to_be_focused()
     await page.keyboard.press("s")
-    await page.get_by_label("Date and time").fill("2090-03-01T09:30")
+    await page.get_by_role("textbox", name="Date and time").fill("2090-03-01T09:30")
     await page.keyboard.press("Enter")
     await titles(page, "Title 3", "Title 1")
     assert await calls(page, "snooze") == [["snooze", "id-2", "2090-03-01T04:00:00.000Z"]]
