@@ -29,7 +29,7 @@ from gateway.database.models import (
 )
 from gateway.protocol.items import Item
 from gateway.store import schedule
-from gateway.store.arrivals import Arrival, enter
+from gateway.store.deliveries import deliver
 from gateway.store.due_work import Due, add, put_off
 from gateway.store.entries import Entry
 from gateway.store.lifecycle import LEASE_MS
@@ -42,7 +42,6 @@ from gateway.store.notification_rows import (
     forget,
     lock_rows,
     save,
-    store_delivered,
 )
 from gateway.store.numbering import StoredItem, number, number_again, store, store_again
 from gateway.store.positions import Position, Positions
@@ -93,7 +92,7 @@ def advance(
     locked = lock_rows(connection, {one.key for one in work.due})
     done_up_to = _lock_due(connection, work.due)
     left = [one for one in work.due if one.id in done_up_to]
-    entries = _deliver(
+    entries = deliver(
         connection, [one for one in left if one.kind == DELIVER], locked, positions, now, followed, required
     )
     rest = []
@@ -119,68 +118,6 @@ def _lock_due(connection: Connection, due: Sequence[Due]) -> dict[int, int]:
         .with_for_update()
     )
     return {number: after for number, after in found}  # noqa: C416 - rows are not pairs to a type checker
-
-
-# --- delivery -----------------------------------------------------------------------------------------------
-
-
-def _deliver(
-    connection: Connection,
-    due: Sequence[Due],
-    locked: dict[int, Row],
-    positions: Positions,
-    now: int,
-    followed: Container[int],
-    required: Container[str],
-) -> list[Entry]:
-    """Deliver scheduled notifications, in the order in which they are due."""
-    ready: list[Row] = []
-    done: list[Due] = []
-    for one in due:
-        row = locked[one.key]
-        if row.state != SCHEDULED:
-            done.append(one)
-        elif row.content.expires_at is not None and row.content.expires_at <= now:
-            end_before_delivery(connection, row, now, EXPIRED)
-            locked[one.key] = row._replace(state=EXPIRED)
-        elif row.deliver_at is not None and row.deliver_at > now:
-            put_off(connection, one.id, row.deliver_at)
-        else:
-            locked[one.key] = _delivered(row, now)
-            ready.append(locked[one.key])
-            done.append(one)
-    if done:
-        connection.execute(delete(due_work).where(due_work.c.id.in_([one.id for one in done])))
-    if not ready:
-        return []
-    keys = [row.key for row in ready]
-    recipients = schedule.recipients_of(connection, keys)
-    schedule.remove_recipients(connection, keys)
-    store_delivered(connection, ready)
-    for row in ready:
-        if row.ttl is not None and row.content.expires_at is not None:
-            add(connection, EXPIRE, row.content.expires_at, row.key)
-        if row.key not in recipients:
-            # All have been erased.
-            add(connection, FORGET, now + KEPT_MS, row.key)
-    arrivals: list[Arrival] = [
-        (
-            row.content,
-            row.key,
-            [positions.by_id[user] for user in recipients.get(row.key, ()) if user in positions.by_id],
-            row.service_id,
-            row.collapse_key,
-        )
-        for row in ready
-    ]
-    return enter(connection, arrivals, followed, now, required)
-
-
-def _delivered(row: Row, now: int) -> Row:
-    """Return a scheduled notification as it is once delivered: it is as old as its delivery."""
-    expires_at = row.content.expires_at if row.ttl is None else now + row.ttl * 1000
-    content = row.content._replace(created_at=now, expires_at=expires_at)
-    return row._replace(state=DELIVERED, content=content)
 
 
 # --- changes of many items ----------------------------------------------------------------------------------
