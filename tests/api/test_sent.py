@@ -572,6 +572,29 @@ async def test_an_edit_that_changes_nothing_of_a_scheduled_notification_is_fine(
     assert (answer.status_code, answer.json()["state"]) == (200, "scheduled")
 
 
+async def test_a_list_of_long_notifications_ends_early(server: LocalServer) -> None:
+    long = {"body": "b" * 4000, "data": {"text": "d" * 8_000}}
+    for number in range(20):
+        await server.service.notify("ada", str(number), **long)
+    for narrowed in ({}, {"category": "default"}):
+        pages: list[list[str]] = []
+        cursor: Any = 0
+        while cursor is not None:
+            query = {"limit": 100, "cursor": cursor, **narrowed}
+            answer = await server.service.get("/v1/notifications", params=query)
+            assert len(answer.content) < 110_000
+            pages.append([item["title"] for item in answer.json()["items"]])
+            cursor = answer.json()["next"]
+        listed = [str(number) for number in reversed(range(20))]
+        assert pages == [listed[:8], listed[8:16], listed[16:]]
+
+
+async def test_the_members_of_an_edit_have_no_defaults(server: LocalServer) -> None:
+    described = (await server.http.get("/openapi.json")).json()["components"]["schemas"]["Edited"]
+    assert {"title", "priority", "deliver_at", "renotify"} < described["properties"].keys()
+    assert [name for name, member in described["properties"].items() if "default" in member] == []
+
+
 async def test_the_delivered_ones_are_listed_in_pages_that_search_a_part(server: LocalServer) -> None:
     for number in range(3):
         await server.service.notify("ada", str(number))
