@@ -1,7 +1,7 @@
 """The preferences API: what a user has muted, and when the user wants quiet."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +17,7 @@ from gateway.api.parameters import SubPath
 from gateway.api.problems import BODY, problems
 from gateway.api.state import Gateway, State
 from gateway.auth import users
-from gateway.errors import MAX_FIELD, Invalid, NotFound
+from gateway.errors import MAX_FIELD, GatewayError, Invalid, NotFound, TokenRevoked
 from gateway.observability import audit
 from gateway.observability.audit import Event
 from gateway.protocol.encoding import dumps
@@ -121,7 +121,10 @@ Time = Annotated[str, Field(pattern=_TIME)]
 class CategoryPreference(Body):
     """What the user wants of one category."""
 
-    muted: bool = Field(description="No notification of the category enters the inbox from now on.")
+    muted: bool = Field(
+        description="If true, no notification of the category enters the inbox from now on, but for"
+        " those with the priority `urgent`."
+    )
 
 
 class QuietWindow(Body):
@@ -199,7 +202,7 @@ class Preferences(Body):
 
 IfMatch = Annotated[
     str | None,
-    Header(description="The `ETag` of the preferences that are to be replaced. Others are left as they are."),
+    Header(description="The `ETag` of the preferences to replace. If they have changed since, 412."),
 ]
 IfNoneMatch = Annotated[str | None, Header()]
 
@@ -213,7 +216,7 @@ _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
 )
 async def get_own(state: State, user: InboxUser, if_none_match: IfNoneMatch = None) -> Response:
     """What is muted, and when it is to be quiet."""
-    return await _get(state, user.id, if_none_match)
+    return await _get(state, user.id, if_none_match, TokenRevoked())
 
 
 @inbox_router.put(
@@ -236,7 +239,7 @@ async def put_own(state: State, user: InboxUser, asked: Preferences, if_match: I
 async def get_of_user(state: State, _: Admin, sub: SubPath, if_none_match: IfNoneMatch = None) -> Response:
     """What the user has muted, and when it is to be quiet."""
     user = await state.database.read(users.get_user, sub)
-    return await _get(state, user.id, if_none_match)
+    return await _get(state, user.id, if_none_match, NotFound("There is no such user."))
 
 
 @users_router.put(
@@ -262,25 +265,34 @@ async def put_of_user(
     return response
 
 
-async def _get(state: Gateway, user_id: int, if_none_match: str | None) -> Response:
+async def _get(state: Gateway, user_id: int, if_none_match: str | None, missing: GatewayError) -> Response:
     found = await state.database.lookup(preferences.find, user_id)
     if found is None:
-        raise NotFound("There is no such user.")
+        raise missing
     return not_modified(if_none_match, _headers_of(found.document)) or _response(found.document)
 
 
 async def _put(state: Gateway, user_id: int, asked: Preferences, if_match: str | None) -> Response:
-    _check_required(asked, state.settings.required_categories)
+    await _check_required(state, user_id, asked)
     document = asked.document()
     tags = None if if_match is None else tuple(tag.strip() for tag in if_match.split(","))
     await state.writer.change(SetPreferences(user_id, document, tags))
     return _response(document)
 
 
-def _check_required(asked: Preferences, required: Collection[str]) -> None:
-    """Raise `Invalid` for muted categories that the operator requires: they would come all the same."""
+async def _check_required(state: Gateway, user_id: int, asked: Preferences) -> None:
+    """Raise `Invalid` for newly muted categories that the operator requires: they would come all the same.
+
+    What the user had muted before the operator required it may stay.
+    """
+    required = state.settings.required_categories
     muted = [name for name in required if name in asked.categories and asked.categories[name].muted]
+    if not muted:
+        return
+    found = await state.database.lookup(preferences.find, user_id)
+    stored = frozenset[str]() if found is None else preferences.parse(found.document).muted
     rule = "the operator requires this category, so it must not be muted: leave it out"
+    muted = [name for name in muted if name not in stored]
     errors = [{"field": f"categories.{name}.muted", "message": rule} for name in muted]
     if errors:
         raise Invalid("; ".join(f"{one['field']}: {rule}" for one in errors[:3]), errors=errors)
