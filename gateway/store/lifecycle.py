@@ -70,9 +70,9 @@ def edit(connection: Connection, change: Edit, now: int) -> Begun | GatewayError
         _edit_scheduled(connection, row, values)
         return Begun(row.state)
     if row.state != DELIVERED:
-        return NotificationEnded(f"It is {STATES[row.state]}: nobody has it any more.")
+        return NotificationEnded(f"It is {STATES[row.state]}, and in no inbox any more: post a new one.")
     if "deliver_at" in values:
-        return AlreadyDelivered("It is delivered: its time of delivery cannot change.")
+        return AlreadyDelivered("It is delivered: leave deliver_at out, or unsend it and post a new one.")
     save(connection, row.key, values | {"edited_at": now})
     if "expires_at" in values:
         _expire_at(connection, row, values["expires_at"])
