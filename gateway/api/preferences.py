@@ -1,7 +1,6 @@
 """The preferences API: what a user has muted, and when the user wants quiet."""
 
 import re
-from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,7 +22,7 @@ from gateway.observability.audit import Event
 from gateway.protocol.encoding import dumps
 from gateway.protocol.terminal import cut
 from gateway.protocol.times import read_moment, timestamp
-from gateway.settings.wording import in_words, nearest, unknown_member
+from gateway.settings.wording import in_words, nearest
 from gateway.store import preferences
 from gateway.store.preferences import DAYS, SetPreferences, etag_of
 from gateway.transport.conditional import not_modified
@@ -50,18 +49,6 @@ users_router = APIRouter(prefix="/v1/users/{sub}/preferences", route_class=Manag
 
 
 # --- the rules of the document ------------------------------------------------------------------------------
-
-
-def _only(*members: str) -> Callable[[Any], Any]:
-    """Return a check that an object has only these members. It names the first other one, and no more."""
-
-    def check(value: Any) -> Any:
-        for name in value if isinstance(value, dict) else ():
-            if name not in members:
-                raise ValueError(f"{cut(name, MAX_FIELD)}: {unknown_member(name, members)}")
-        return value
-
-    return check
 
 
 def _check_categories(value: Any) -> Any:
@@ -162,7 +149,7 @@ class Preferences(Body):
     categories: Annotated[
         dict[
             Annotated[str, Field(min_length=1, max_length=MAX_CATEGORY_CHARACTERS, pattern=CATEGORY)],
-            Annotated[CategoryPreference, BeforeValidator(_only("muted"))],
+            CategoryPreference,
         ],
         BeforeValidator(_check_categories),
     ] = Field({}, max_length=MAX_CATEGORIES, description=f"Up to {MAX_CATEGORIES} categories.")
@@ -170,7 +157,7 @@ class Preferences(Body):
         None, description="The IANA zone of the quiet hours, such as `Europe/Berlin`. Null is UTC."
     )
     quiet_hours: Annotated[
-        list[Annotated[QuietWindow, BeforeValidator(_only("days", "from", "until"))]],
+        list[QuietWindow],
         BeforeValidator(_check_number),
     ] = Field([], max_length=MAX_WINDOWS, description=f"Up to {MAX_WINDOWS} windows of the week.")
     quiet_until: Annotated[str, AfterValidator(_in_utc)] | None = Field(

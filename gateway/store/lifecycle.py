@@ -21,7 +21,7 @@ from gateway.database.models import (
     WITHDRAW,
     due_work,
 )
-from gateway.errors import GatewayError, NotFound, PreconditionFailed
+from gateway.errors import GatewayError, Invalid, NotFound, PreconditionFailed
 from gateway.store import due_work as work
 from gateway.store.due_work import Due
 from gateway.store.notification_rows import Row, end_before_delivery, lock_row, save
@@ -67,6 +67,8 @@ def edit(connection: Connection, change: Edit, now: int) -> Begun | GatewayError
         return NotFound(_NO_NOTIFICATION)
     values = dict(change.values)
     if row.state == SCHEDULED:
+        if error := _never_delivered(row, values):
+            return error
         _edit_scheduled(connection, row, values)
         return Begun(row.state)
     if row.state != DELIVERED:
@@ -77,6 +79,17 @@ def edit(connection: Connection, change: Edit, now: int) -> Begun | GatewayError
     if "expires_at" in values:
         _expire_at(connection, row, values["expires_at"])
     return Begun(row.state, (_begin(connection, REENTER if change.renotify else TOUCH, row, now),))
+
+
+def _never_delivered(row: Row, values: Mapping[str, Any]) -> Invalid | None:
+    """Return the error if a scheduled notification would expire before its delivery, or None."""
+    deliver_at = values.get("deliver_at", row.deliver_at)
+    expires_at = values.get("expires_at", row.content.expires_at)
+    if deliver_at is None or expires_at is None or deliver_at < expires_at:
+        return None
+    if "expires_at" in values:
+        return Invalid.field("expires_at", "it must be later than deliver_at")
+    return Invalid.field("deliver_at", "it must be earlier than expires_at")
 
 
 def _edit_scheduled(connection: Connection, row: Row, values: Mapping[str, Any]) -> None:

@@ -141,8 +141,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     ),
     "an unknown member of a category": (
         {"categories": {"promo": {"mutd": True}}},
-        "categories.promo",
-        "mutd: there is no such member: did you mean muted?",
+        "categories.promo.mutd",
+        "there is no such member: did you mean muted?",
     ),
     "an unknown zone": ({"timezone": "Mars/Olympus"}, "timezone", ZONE_RULE),
     "an empty zone": ({"timezone": ""}, "timezone", ZONE_RULE),
@@ -184,8 +184,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     ),
     "a window with the name of the code": (
         {"quiet_hours": [{"days": ["mon"], "begin": "22:00", "until": "07:00"}]},
-        "quiet_hours.0",
-        "begin: there is no such member, only days, from, until",
+        "quiet_hours.0.begin",
+        "there is no such member, only days, from, until",
     ),
     "a time without a zone": ({"quiet_until": "2026-11-20T09:30:00"}, "quiet_until", RFC_RULE),
     "a date": ({"quiet_until": "2026-11-20"}, "quiet_until", RFC_RULE),
@@ -213,9 +213,8 @@ async def test_a_wrong_document_is_refused_with_its_field_and_the_rule(
     ada = await gateway.user()
     answer = await put(ada, asked)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error"), answer.text
-    (error,) = answer.json()["errors"]
-    assert error["field"] == field
-    assert message in error["message"]
+    errors = {error["field"]: error["message"] for error in answer.json()["errors"]}
+    assert message in errors[field]
     assert (await ada.get(OWN)).json() == EMPTY
 
 

@@ -109,7 +109,17 @@ async def test_an_icon_and_actions_arrive_with_their_defaults(server: LocalServe
         ({"actions": [{"id": "a", "label": ""}]}, "actions.0.label", "at least 1"),
         ({"actions": [{"id": "a", "label": "x", "style": "red"}]}, "actions.0.style", "danger"),
         ({"actions": [{"id": "a", "label": "x", "url": "//host"}]}, "actions.0.url", "one slash"),
-        ({"actions": [{"id": "a", "label": "x", "color": 1}]}, "actions.0.color", "no such member"),
+        (
+            {"actions": [{"id": "a", "label": "x", "color": 1}]},
+            "actions.0.color",
+            "only id, label",
+        ),
+        (
+            {"actions": [{"id": "a", "label": "x", "titel": 1}]},
+            "actions.0.titel",
+            "only id, label",
+        ),
+        ({"actions": [{"id": "a", "label": "x", "lable": 1}]}, "actions.0.lable", "did you mean label?"),
         ({"deliver_at": "tomorrow"}, "deliver_at", "2026-11-20T09:30:00Z"),
         ({"deliver_at": "2026-11-20T09:30:00"}, "deliver_at", "with its zone"),
         ({"deliver_at": 1_795_167_000}, "deliver_at", "with its zone"),
@@ -561,6 +571,26 @@ async def test_a_change_is_charged_as_a_post_to_all_recipients(start_server: Sta
     assert statuses[3:] == [429] * 3
     assert (await take_back(server.service, posted["id"])).status_code == 429
     assert (await sent(server.service, posted["id"]))["state"] == "delivered"
+
+
+async def test_a_scheduled_notification_cannot_be_edited_to_expire_before_its_delivery(
+    server: LocalServer,
+) -> None:
+    times = {"deliver_at": moment(1000), "expires_at": moment(2000)}
+    posted = await server.service.notify("ada", **times)
+    for members, field, rule in (
+        ({"expires_at": moment(900)}, "expires_at", "it must be later than deliver_at"),
+        ({"deliver_at": moment(3000)}, "deliver_at", "it must be earlier than expires_at"),
+        ({"deliver_at": moment(5000), "expires_at": moment(4000)}, "expires_at", "later than deliver_at"),
+    ):
+        refused = await edit(server.service, posted["id"], **members)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)
+        assert rule in refused.json()["errors"][0]["message"]
+    both = await edit(server.service, posted["id"], deliver_at=moment(3000), expires_at=moment(4000))
+    assert both.status_code == 200
+    assert (await edit(server.service, posted["id"], expires_at=None)).status_code == 200
+    ending = await server.service.notify("ada", deliver_at=moment(1000), ttl=5)
+    assert (await edit(server.service, ending["id"], deliver_at=moment(9000))).status_code == 200
 
 
 @pytest.mark.parametrize("renotify", [True, False])
