@@ -233,7 +233,7 @@ scheduled_recipients = Table(
     sqlite_with_rowid=False,
 )
 
-# The last notification of each key of a user: the one that the next one with this key replaces.
+# The items that the next notification of a key replaces (`store/collapse_keys`).
 collapse_keys = Table(
     "collapse_keys",
     metadata,
@@ -241,7 +241,7 @@ collapse_keys = Table(
     Column("service_id", BigInteger, nullable=False),
     Column("key", String(64), nullable=False),
     Column("notification_id", ForeignKey("notifications.id", ondelete="CASCADE"), nullable=False, index=True),
-    PrimaryKeyConstraint("user_id", "service_id", "key"),
+    PrimaryKeyConstraint("user_id", "service_id", "key", "notification_id"),
     sqlite_with_rowid=False,
 )
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, func, literal, select
 from gateway.database.indexes import BY_STATUS
 from gateway.database.models import ARCHIVED_UNREAD, UNREAD, items
 from gateway.protocol.items import Counts, Item
-from gateway.store import due_work
+from gateway.store import collapse_keys, due_work
 from gateway.store.entries import Entry, by_message
 from gateway.store.inbox import find_items, prepared_page
 from gateway.store.log import to_item
@@ -147,6 +147,8 @@ def apply(
         changed += stored
     store(connection, changed)
     _set_wakes(connection, position.user_id, changes)
+    if revived := [new.content.id for old, new in changes if old.archived_at and not new.archived_at]:
+        collapse_keys.restore(connection, [(position.user_id, uuid) for uuid in revived])
     return entries
 
 

@@ -109,7 +109,9 @@ def _create_tables() -> None:
         sa.ForeignKeyConstraint(
             ["user_id"], ["users.id"], name=op.f("fk_collapse_keys_user_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("user_id", "service_id", "key", name=op.f("pk_collapse_keys")),
+        sa.PrimaryKeyConstraint(
+            "user_id", "service_id", "key", "notification_id", name=op.f("pk_collapse_keys")
+        ),
         sqlite_with_rowid=False,
     )
     op.create_index(

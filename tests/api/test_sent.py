@@ -504,6 +504,37 @@ async def test_a_batch_may_replace_within_itself_and_what_is_archived_stays(serv
     assert await head(ada) == (7, 1, 1)
 
 
+@pytest.mark.parametrize("gone", ["archived", "deleted", "there"])
+async def test_what_comes_back_from_the_archive_is_replaced_by_the_next_of_its_key(
+    server: LocalServer, gone: str
+) -> None:
+    ada = await server.user()
+    first = await server.service.notify("ada", "1", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": True})
+    second = await server.service.notify("ada", "2", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": False})
+    if gone == "archived":
+        await ada.patch(f"/v1/inbox/{second['id']}", json={"archived": True})
+    elif gone == "deleted":
+        await ada.delete(f"/v1/inbox/{second['id']}")
+    before = (await ada.inbox())["seq"]
+    await server.service.notify("ada", "3", collapse_key="k")
+    assert await titles(ada) == ["3"]
+    assert await titles(ada, archived="true") == ["2"] * (gone == "archived")
+    assert await head(ada) == (before + 2, 1, 1), "both that were there take one number"
+
+
+async def test_what_comes_back_by_itself_is_replaced_by_the_next_of_its_key(server: LocalServer) -> None:
+    ada = await server.user()
+    first = await server.service.notify("ada", "1", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": True})
+    await server.service.notify("ada", "2", collapse_key="k")
+    await edit(server.service, first["id"], title="1, again", renotify=True)
+    assert await titles(ada) == ["1, again", "2"]
+    await server.service.notify("ada", "3", collapse_key="k")
+    assert await titles(ada) == ["3"]
+
+
 async def test_the_keys_of_two_services_have_nothing_in_common(server: LocalServer) -> None:
     made = await server.service.post("/v1/services", json={"name": "other", "scopes": ["notify"]})
     path = f"/v1/services/{made.json()['client_id']}/keys"
