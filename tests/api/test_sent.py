@@ -456,10 +456,43 @@ async def test_a_time_to_live_begins_with_the_delivery(server: LocalServer) -> N
 async def test_a_notification_that_expires_before_its_delivery_is_never_delivered(
     server: LocalServer,
 ) -> None:
-    posted = await server.service.notify("ada", deliver_at=moment(100), expires_at=moment(200))
+    posted = await server.service.notify(["ada", "bob"], deliver_at=moment(100), expires_at=moment(200))
     await move(server, posted["id"], deliver_at=now() - 2000, expires_at=now() - 1000)
     await state_is(server.service, posted["id"], "expired")
     assert await head(await server.user()) == (0, 0, 0)
+    assert counts(await sent(server.service, posted["id"])) == (2, 0, 0, 0, 0, 0)
+    answer = await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})
+    assert answer.json() == {"state": "cancelled", "recipients": 2, "seen": 0, "read": 0}
+    assert (await sent(server.service, posted["id"]))["state"] == "expired"
+
+
+async def test_one_that_has_expired_is_answered_as_one_that_was_taken_back_and_stays_expired(
+    server: LocalServer,
+) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", expires_at=moment(100))
+    await ada.patch(f"/v1/inbox/{posted['id']}", json={"read": True})
+    await move(server, posted["id"], expires_at=now() - 1000)
+    await state_is(server.service, posted["id"], "expired")
+    for _ in range(2):
+        answer = await take_back(server.service, posted["id"])
+        assert answer.json() == {"state": "unsent", "recipients": 1, "seen": 1, "read": 1}
+    assert (await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})).status_code == 412
+    now_known = await sent(server.service, posted["id"])
+    assert (now_known["state"], counts(now_known)) == ("expired", (1, 1, 0, 0, 1, 1))
+    (item,) = (await ada.get("/v1/inbox/changes")).json()["items"]
+    assert item["deleted_reason"] == "expired"
+
+
+async def test_one_that_is_cancelled_has_reached_nobody(server: LocalServer) -> None:
+    posted = await server.service.notify(["ada", "bob"], deliver_at=moment(100))
+    await take_back(server.service, posted["id"])
+    assert counts(await sent(server.service, posted["id"])) == (2, 0, 0, 0, 0, 0)
+
+
+def counts(notification: Json) -> tuple[int, ...]:
+    names = ("recipients", "reached", "muted", "delivered", "seen", "read")
+    return tuple(notification[name] for name in names)
 
 
 async def test_a_longer_life_is_given_by_an_edit(server: LocalServer) -> None:
