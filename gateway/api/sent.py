@@ -27,6 +27,7 @@ from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, State
 from gateway.auth.principals import Service
+from gateway.database.models import CANCELLED
 from gateway.errors import Invalid, NotFound, PreconditionFailed
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, is_id
@@ -116,7 +117,9 @@ class Edited(Body):
 class Withdrawn(BaseModel):
     """The counts of a notification that was taken back."""
 
-    state: SentState
+    state: Literal["cancelled", "unsent"] = Field(
+        description="Whether it was taken back, or has expired, before its delivery or after."
+    )
     recipients: int
     seen: int = Field(description="How many had seen it.")
     read: int = Field(description="How many had read it.")
@@ -191,7 +194,8 @@ async def delete_notification(
 ) -> Withdrawn:
     """Cancel it before its delivery, or remove it from every inbox, before this is answered.
 
-    Its content is erased. Repeating the request gets the same answer.
+    Its content is erased. Repeating the request gets the same answer. One that has expired stays expired, and
+    is answered as if it had been taken back then.
     """
     sent, _ = await _find(state, service, id)
     await _charge(state, service, sent)
@@ -199,7 +203,12 @@ async def delete_notification(
     begun = await state.writer.begin(withdrawal)
     await _finish(state, service, begun)
     sent, reach = await _find(state, service, id)
-    return Withdrawn(state=STATES[begun.state], recipients=sent.recipients, seen=reach.seen, read=reach.read)
+    return Withdrawn(
+        state="cancelled" if begun.state == CANCELLED else "unsent",
+        recipients=sent.recipients,
+        seen=reach.seen,
+        read=reach.read,
+    )
 
 
 def _scheduled_only(if_match: str | None) -> bool:

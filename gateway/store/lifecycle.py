@@ -7,19 +7,22 @@ Functions take a connection and never commit.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, or_, select
 
 from gateway.database.models import (
     CANCELLED,
     DELIVER,
     DELIVERED,
     EXPIRE,
+    EXPIRED,
     REENTER,
     SCHEDULED,
     TOUCH,
     UNSENT,
     WITHDRAW,
     due_work,
+    items,
+    notifications,
 )
 from gateway.errors import GatewayError, Invalid, NotFound, PreconditionFailed
 from gateway.store import due_work as work
@@ -54,7 +57,7 @@ class Withdrawal(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """The result of a change: the state of the notification, and the steps that are left to do."""
+    """The result of a change: the state that it answers with, and the steps that are left to do."""
 
     state: int
     due: tuple[Due, ...] = ()
@@ -111,20 +114,36 @@ def _expire_at(connection: Connection, row: Row, moment: int | None) -> None:
 
 
 def withdraw(connection: Connection, change: Withdrawal, now: int) -> Begun | GatewayError:
-    """Take a notification back. Repeating it changes nothing. `now` is in ms."""
+    """Take a notification back. Repeating it changes nothing. `now` is in ms.
+
+    One that has expired stays so. It is answered like one that was taken back when it expired.
+    """
     row = _own(connection, change)
     if row is None:
         return NotFound(_NO_NOTIFICATION)
     if row.state == SCHEDULED:
         end_before_delivery(connection, row, now)
         return Begun(CANCELLED)
-    if change.scheduled and row.state != CANCELLED:
+    state = row.state
+    if state == EXPIRED:
+        state = UNSENT if _was_delivered(connection, row) else CANCELLED
+    if change.scheduled and state != CANCELLED:
         return PreconditionFailed(f"It is not scheduled any more, but {STATES[row.state]}.")
-    if row.state != DELIVERED:
-        return Begun(row.state, _unfinished(connection, row))
+    if state != DELIVERED:
+        return Begun(state, _unfinished(connection, row))
     save(connection, row.key, {"state": UNSENT})
     work.cancel(connection, row.key, (EXPIRE, TOUCH, REENTER))
     return Begun(UNSENT, (_begin(connection, WITHDRAW, row, now),))
+
+
+def _was_delivered(connection: Connection, row: Row) -> bool:
+    """Whether the notification has items, be they deleted, or had recipients who have muted it.
+
+    When the last of its items is purged, its row is deleted.
+    """
+    has_items = exists().where(items.c.notification_id == row.key)
+    delivered = select(or_(notifications.c.muted > 0, has_items)).where(notifications.c.id == row.key)
+    return bool(connection.scalar(delivered))
 
 
 def _own(connection: Connection, change: Edit | Withdrawal) -> Row | None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, literal, or_, select
 
-from gateway.database.models import DELIVERED, SCHEDULED, items, notifications, users
+from gateway.database.models import DELIVERED, items, notifications, users
 from gateway.protocol.items import CONTENT_FIELDS, MAX_SEQ, Content
 from gateway.store.log import ITEM_COLUMNS
 
@@ -67,8 +67,9 @@ def find_sent(connection: Connection, uuid: str) -> tuple[Sending, Reach] | None
     if found is None:
         return None
     sent = _to_sending(found)
-    delivered, seen, read = connection.execute(_COUNT_SENT, {"key": sent.key}).one()
-    reached = 0 if sent.state == SCHEDULED else sent.recipients - sent.muted
+    number, delivered, seen, read = connection.execute(_COUNT_SENT, {"key": sent.key}).one()
+    # Without an item it was never delivered. The items of some recipients may have been purged.
+    reached = sent.recipients - sent.muted if number else 0
     return sent, Reach(reached, delivered, seen, read)
 
 
@@ -98,6 +99,7 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 _COUNT_SENT = (
     select(
+        func.count(),
         _count(items.c.created_seq <= users.c.delivered_seq),
         _count(or_(items.c.created_seq <= users.c.seen_seq, items.c.read_at.is_not(None))),
         _count(items.c.read_at.is_not(None)),

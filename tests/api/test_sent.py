@@ -466,10 +466,43 @@ async def test_a_time_to_live_begins_with_the_delivery(server: LocalServer) -> N
 async def test_a_notification_that_expires_before_its_delivery_is_never_delivered(
     server: LocalServer,
 ) -> None:
-    posted = await server.service.notify("ada", deliver_at=moment(100), expires_at=moment(200))
+    posted = await server.service.notify(["ada", "bob"], deliver_at=moment(100), expires_at=moment(200))
     await move(server, posted["id"], deliver_at=now() - 2000, expires_at=now() - 1000)
     await state_is(server.service, posted["id"], "expired")
     assert await head(await server.user()) == (0, 0, 0)
+    assert counts(await sent(server.service, posted["id"])) == (2, 0, 0, 0, 0, 0)
+    answer = await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})
+    assert answer.json() == {"state": "cancelled", "recipients": 2, "seen": 0, "read": 0}
+    assert (await sent(server.service, posted["id"]))["state"] == "expired"
+
+
+async def test_one_that_has_expired_is_answered_as_one_that_was_taken_back_and_stays_expired(
+    server: LocalServer,
+) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", expires_at=moment(100))
+    await ada.patch(f"/v1/inbox/{posted['id']}", json={"read": True})
+    await move(server, posted["id"], expires_at=now() - 1000)
+    await state_is(server.service, posted["id"], "expired")
+    for _ in range(2):
+        answer = await take_back(server.service, posted["id"])
+        assert answer.json() == {"state": "unsent", "recipients": 1, "seen": 1, "read": 1}
+    assert (await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})).status_code == 412
+    now_known = await sent(server.service, posted["id"])
+    assert (now_known["state"], counts(now_known)) == ("expired", (1, 1, 0, 0, 1, 1))
+    (item,) = (await ada.get("/v1/inbox/changes")).json()["items"]
+    assert item["deleted_reason"] == "expired"
+
+
+async def test_one_that_is_cancelled_has_reached_nobody(server: LocalServer) -> None:
+    posted = await server.service.notify(["ada", "bob"], deliver_at=moment(100))
+    await take_back(server.service, posted["id"])
+    assert counts(await sent(server.service, posted["id"])) == (2, 0, 0, 0, 0, 0)
+
+
+def counts(notification: Json) -> tuple[int, ...]:
+    names = ("recipients", "reached", "muted", "delivered", "seen", "read")
+    return tuple(notification[name] for name in names)
 
 
 async def test_a_longer_life_is_given_by_an_edit(server: LocalServer) -> None:
@@ -512,6 +545,37 @@ async def test_a_batch_may_replace_within_itself_and_what_is_archived_stays(serv
     assert await titles(ada, archived="true") == ["kept"]
     assert await titles(await server.user("bob")) == ["2"]
     assert await head(ada) == (7, 1, 1)
+
+
+@pytest.mark.parametrize("gone", ["archived", "deleted", "there"])
+async def test_what_comes_back_from_the_archive_is_replaced_by_the_next_of_its_key(
+    server: LocalServer, gone: str
+) -> None:
+    ada = await server.user()
+    first = await server.service.notify("ada", "1", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": True})
+    second = await server.service.notify("ada", "2", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": False})
+    if gone == "archived":
+        await ada.patch(f"/v1/inbox/{second['id']}", json={"archived": True})
+    elif gone == "deleted":
+        await ada.delete(f"/v1/inbox/{second['id']}")
+    before = (await ada.inbox())["seq"]
+    await server.service.notify("ada", "3", collapse_key="k")
+    assert await titles(ada) == ["3"]
+    assert await titles(ada, archived="true") == ["2"] * (gone == "archived")
+    assert await head(ada) == (before + 2, 1, 1), "both that were there take one number"
+
+
+async def test_what_comes_back_by_itself_is_replaced_by_the_next_of_its_key(server: LocalServer) -> None:
+    ada = await server.user()
+    first = await server.service.notify("ada", "1", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": True})
+    await server.service.notify("ada", "2", collapse_key="k")
+    await edit(server.service, first["id"], title="1, again", renotify=True)
+    assert await titles(ada) == ["1, again", "2"]
+    await server.service.notify("ada", "3", collapse_key="k")
+    assert await titles(ada) == ["3"]
 
 
 async def test_the_keys_of_two_services_have_nothing_in_common(server: LocalServer) -> None:
