@@ -27,7 +27,7 @@ from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, State
 from gateway.auth.principals import Service
-from gateway.database.models import CANCELLED
+from gateway.database.models import CANCELLED, DELIVERED, SCHEDULED
 from gateway.errors import Invalid, NotFound, PreconditionFailed
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, is_id
@@ -35,6 +35,7 @@ from gateway.protocol.links import safe_url
 from gateway.protocol.times import now_ms, timestamp
 from gateway.store.due_steps import Advance
 from gateway.store.lifecycle import STATES, Begun, Edit, Withdrawal
+from gateway.store.notification_rows import ERASED
 from gateway.store.sent import Filter, Reach, Sending, find_sent, list_sent
 
 router = APIRouter(route_class=JsonRoute, tags=["notifications"])
@@ -262,6 +263,9 @@ def _sent(sent: Sending, reach: Reach) -> Sent:
 
 def _members(sent: Sending) -> dict[str, Any]:
     content = sent.content
+    if sent.state not in {SCHEDULED, DELIVERED}:
+        # It is erased with the last item (`due_steps`), while the state changes at once.
+        content = content._replace(**ERASED)
     return {
         "id": content.id,
         "state": STATES[sent.state],

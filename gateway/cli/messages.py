@@ -1,13 +1,29 @@
 """`gateway token`, `send` and `tail`: mint an access token, post a notification, follow a user's socket."""
 
 import asyncio
-import json
 from typing import Annotated, Any
 
 import typer
 
 from gateway.cli import pipes
-from gateway.cli.options import CreateOption, SubArgument, note, print_json
+from gateway.cli.options import (
+    DEFAULT_URL,
+    ActionsOption,
+    ContentOption,
+    CreateOption,
+    DataOption,
+    DeliverAtOption,
+    ExpiresAtOption,
+    IconOption,
+    KeyOption,
+    PriorityOption,
+    ServerOption,
+    SubArgument,
+    UrlOption,
+    members,
+    note,
+    print_json,
+)
 from gateway.cli.stdin import first_line
 from gateway.protocol.terminal import json_line
 
@@ -19,8 +35,6 @@ class MissingSecretError(typer.BadParameter):
         """Return the message without typer's prefix."""
         return self.message
 
-
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 MAX_TTL_SECONDS = 86_400
 """Maximum lifetime of a token, in seconds. A copy of `signing.MAX_TTL`, which is slow to import."""
@@ -83,32 +97,6 @@ def _mint(sub: str, ttl: int | None = None, *, create_user: bool = False) -> str
     return with_database(issue, offers_create=create_user)
 
 
-ServerOption = Annotated[
-    str | None,
-    typer.Option("--server", envvar="GATEWAY_URL", help=f"The URL of the gateway. Default: {DEFAULT_URL}"),
-]
-KeyOption = Annotated[
-    str,
-    typer.Option(
-        envvar="GATEWAY_KEY",
-        help="The API key to post with, or - to read it from the first line of stdin."
-        " Other users of this machine can see an argument: prefer the variable.",
-    ),
-]
-ContentOption = Annotated[str | None, typer.Option(help="The text below the title.")]
-PriorityOption = Annotated[str | None, typer.Option(help="low, normal, high or urgent.")]
-UrlOption = Annotated[str | None, typer.Option(help="The link that a click opens.")]
-DataOption = Annotated[str | None, typer.Option(help="A JSON object for programs.")]
-IconOption = Annotated[str | None, typer.Option(help="The URL of an image to show beside the title.")]
-ActionsOption = Annotated[
-    str | None, typer.Option(help='The buttons, a JSON array: \'[{"id": "ok", "label": "Approve"}]\'')
-]
-DeliverAtOption = Annotated[
-    str | None, typer.Option(help="When to deliver it, such as 2026-12-24T18:00:00+01:00. Default: now.")
-]
-ExpiresAtOption = Annotated[str | None, typer.Option(help="When it is removed, in the same form.")]
-
-
 def send(
     sub: SubArgument,
     title: Annotated[str, typer.Argument(metavar="TITLE", help="The title of the notification.")],
@@ -141,33 +129,15 @@ def send(
         category=category,
         priority=priority,
         url=url,
-        data=parsed("--data", data, dict, "a JSON object"),
+        data=data,
         icon=icon,
-        actions=parsed("--actions", actions, list, "a JSON array"),
+        actions=actions,
         deliver_at=deliver_at,
         ttl=ttl,
         expires_at=expires_at,
         collapse_key=collapse_key,
     )
     print_json(client.send(server_url(server), api_key(key), {"to": sub, "title": title} | given))
-
-
-def members(**given: Any) -> dict[str, Any]:
-    """Return the members of a request that were given."""
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def parsed(option: str, text: str | None, kind: type, rule: str) -> Any:
-    """Return the JSON in an option. Raises `typer.BadParameter` if it is not of this kind."""
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, kind):
-        raise typer.BadParameter(f"{option}: it must be {rule}")
-    return value
 
 
 def api_key(given: str) -> str:

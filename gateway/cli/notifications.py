@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.messages import (
+from gateway.cli.messages import api_key, server_url
+from gateway.cli.options import (
     ActionsOption,
     ContentOption,
     DataOption,
@@ -15,12 +16,10 @@ from gateway.cli.messages import (
     PriorityOption,
     ServerOption,
     UrlOption,
-    api_key,
+    group,
     members,
-    parsed,
-    server_url,
+    print_json,
 )
-from gateway.cli.options import group, print_json
 
 app = group("Look at a posted notification, edit it, or take it back, with the API key in GATEWAY_KEY.")
 
@@ -67,9 +66,9 @@ def edit(
         body=body,
         priority=priority,
         url=url,
-        data=parsed("--data", data, dict, "a JSON object"),
+        data=data,
         icon=icon,
-        actions=parsed("--actions", actions, list, "a JSON array"),
+        actions=actions,
         deliver_at=deliver_at,
         expires_at=expires_at,
         renotify=renotify or None,

@@ -3,6 +3,7 @@
 Slow modules are imported when a command runs, so that printing its help is fast.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -40,6 +41,55 @@ CreateOption = Annotated[
 ServiceArgument = Annotated[
     str, typer.Argument(metavar="SERVICE", help="The service's client_id, or its name if that is unique.")
 ]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", envvar="GATEWAY_URL", help=f"The URL of the gateway. Default: {DEFAULT_URL}"),
+]
+KeyOption = Annotated[
+    str,
+    typer.Option(
+        envvar="GATEWAY_KEY",
+        help="The API key to post with, or - to read it from the first line of stdin."
+        " Other users of this machine can see an argument: prefer the variable.",
+    ),
+]
+ContentOption = Annotated[str | None, typer.Option(help="The text below the title.")]
+PriorityOption = Annotated[str | None, typer.Option(help="low, normal, high or urgent.")]
+UrlOption = Annotated[str | None, typer.Option(help="The link that a click opens.")]
+DataOption = Annotated[str | None, typer.Option(help="A JSON object for programs.")]
+IconOption = Annotated[str | None, typer.Option(help="The URL of an image to show beside the title.")]
+ActionsOption = Annotated[
+    str | None, typer.Option(help='The buttons, a JSON array: \'[{"id": "ok", "label": "Approve"}]\'')
+]
+DeliverAtOption = Annotated[
+    str | None, typer.Option(help="When to deliver it, such as 2026-12-24T18:00:00+01:00.")
+]
+ExpiresAtOption = Annotated[str | None, typer.Option(help="When it is removed, in the same form.")]
+
+
+def members(data: str | None, actions: str | None, **given: Any) -> dict[str, Any]:
+    """Return the members of a notification that were given. `data` and `actions` are JSON text."""
+    given |= {
+        "data": _parsed("--data", data, dict, "a JSON object"),
+        "actions": _parsed("--actions", actions, list, "a JSON array"),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _parsed(option: str, text: str | None, kind: type, rule: str) -> Any:
+    """Return the JSON in an option. Raises `typer.BadParameter` if it is not of this kind."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise typer.BadParameter(f"{option}: it must be {rule}")
+    return value
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """The life of a posted notification: its sender edits it, or takes it back.
 
 The row of the notification changes at once. Its items follow in steps (`due_steps`), with posts in between.
+The content of one that is taken back is erased with its last item: until then, the users whose turn is yet to
+come have it, as their counts and their logs say.
 Functions take a connection and never commit.
 """
 

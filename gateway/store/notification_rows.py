@@ -30,6 +30,17 @@ KEPT_MS = 30 * 24 * 60 * 60 * 1000
 """How long the sender can look at a notification that has no items and gets none, such as a cancelled one."""
 
 
+ERASED: dict[str, Any] = {
+    "title": "",
+    "body": None,
+    "url": None,
+    "data": None,
+    "icon": None,
+    "actions": None,
+}
+"""The content of a notification that nobody has any more."""
+
+
 class Row(NamedTuple):
     """The row of a notification. `key` is its own, times are in ms, `ttl` is in seconds."""
 
@@ -127,9 +138,7 @@ def _update_delivered(dialect: str) -> Any:
 
 def erase_content(connection: Connection, key: int) -> None:
     """Erase the content of a notification that nobody has any more."""
-    save(
-        connection, key, {"title": "", "body": None, "url": None, "data": None, "icon": None, "actions": None}
-    )
+    save(connection, key, ERASED)
 
 
 def end_before_delivery(connection: Connection, row: Row, now: int, state: int = CANCELLED) -> None:

@@ -1,4 +1,7 @@
-"""The errors of a change that the state of a notification or an item does not allow."""
+"""The errors of a change that the state of a notification or an item does not allow.
+
+Only the store raises them. `gateway.errors` has the errors that several packages raise.
+"""
 
 from gateway.errors import GatewayError, NotFound
 

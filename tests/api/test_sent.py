@@ -13,6 +13,8 @@ from sqlalchemy import Connection, text
 
 from gateway.database.models import metadata
 from gateway.protocol.times import read_moment
+from gateway.store.due_steps import Advance
+from gateway.store.lifecycle import Withdrawal
 from tests.support.checker import Json
 from tests.support.clients import Service, User
 from tests.support.servers import LocalServer, StartServer
@@ -394,6 +396,23 @@ async def test_a_post_to_a_thousand_is_taken_back_in_steps(server: LocalServer) 
         )
 
     assert await server.state.database.read(left) == (0, 0, 0)
+
+
+async def test_a_sender_sees_no_content_from_the_first_step_on_and_a_recipient_has_it_until_the_last(
+    server: LocalServer,
+) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", "secret", body="words", data={"x": 1}, icon="/i", url="/u")
+    # The schedule does not take over.
+    server.state.writer.clock = lambda: time.time() + 1000
+    begun = await server.state.writer.begin(Withdrawal(1, None, posted["id"]))
+    now_known = await sent(server.service, posted["id"])
+    assert now_known["state"] == "unsent"
+    assert {now_known[name] for name in ("title", "body", "url", "data", "icon", "actions")} == {None}
+    # Its turn is yet to come: the counts and the log say so, too.
+    assert (await titles(ada), await head(ada)) == (["secret"], (1, 1, 1))
+    await server.state.writer.advance(Advance(begun.due))
+    assert (await titles(ada), await head(ada)) == ([], (2, 0, 0))
 
 
 @pytest.mark.parametrize("how", ["unsent", "expired", "cancelled"])

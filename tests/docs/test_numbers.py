@@ -27,6 +27,7 @@ from gateway.settings import Settings
 from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import MAX_SCANNED_SEQS, NEWEST_UNREAD
+from gateway.store.lifecycle import LEASE_MS
 from gateway.store.preferences import MAX_CACHED_DOCUMENTS
 from gateway.transport import acceptor, inbound, slices, socket, stream, turnstile
 
@@ -43,6 +44,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
     ("protocol.md", "{} minute to {} days ahead", (1, MAX_AHEAD_MS / 24 / HOUR)),
     ("api.md", "is {} minute to {} days ahead", (1, MAX_AHEAD_MS / 24 / HOUR)),
     ("protocol.md", "`text` has 1 to {} characters", (MAX_REPLY,)),
+    ("api.md", "goes on within {} s", (LEASE_MS / 1000,)),
     ("api.md", "with 1 to {} characters, if the action has `reply`", (MAX_REPLY,)),
     ("api.md", "at most {} log numbers, or {} snoozed items, for a page", (MAX_SCANNED_SEQS,) * 2),
     ("protocol.md", "A frame or a message over {} KiB closes the socket with 1009", (MAX_FRAME / KIB,)),

@@ -56,6 +56,7 @@ class Model:
 
     def __init__(self) -> None:
         self.items: list[ModelItem] = []
+        self.muted: set[str] = set()
         self.seq = 0
         self.seen = 0
 
@@ -134,13 +135,26 @@ class InboxMachine(RuleBasedStateMachine):
         assert answer.status_code < 500, answer.text
         return answer.status_code
 
-    @rule(number=st.integers(1, 3))
-    def post(self, number: int) -> None:
-        """Some notifications come in, in one batch."""
-        for identifier, title in zip(
-            self.run(self._server.service.notify_many(self.user.sub, number)), "123", strict=False
-        ):
-            self.model.add(identifier, title)
+    @rule(
+        number=st.integers(1, 3),
+        category=st.sampled_from(["news", "offers"]),
+        priority=st.sampled_from(["normal", "normal", "urgent"]),
+    )
+    def post(self, number: int, category: str, priority: str) -> None:
+        """Some notifications come in, in one batch, unless their category is muted."""
+        fields = {"category": category, "priority": priority}
+        ids = self.run(self._server.service.notify_many(self.user.sub, number, **fields))
+        if category not in self.model.muted or priority == "urgent":
+            for identifier, title in zip(ids, "123", strict=False):
+                self.model.add(identifier, title)
+
+    @rule(muted=st.sets(st.sampled_from(["news", "offers"])))
+    def mute(self, muted: set[str]) -> None:
+        """The user wants no more of some categories. What is there stays."""
+        wanted = {"categories": {name: {"muted": True} for name in muted}}
+        answer = self.run(self.user.request("PUT", "/v1/inbox/preferences", json=wanted))
+        assert answer.status_code == 200, answer.text
+        self.model.muted = muted
 
     @precondition(lambda self: self.model.items)
     @rule(picks=some, command=st.booleans())

@@ -37,6 +37,8 @@ FAR = 100_000
 numbers = st.integers(0, 1_000)
 some = st.lists(numbers, min_size=1, max_size=4)
 keys = st.sampled_from([None, None, "a", "b"])
+categories = st.sampled_from(["default", "news", "offers"])
+priorities = st.sampled_from(["normal", "normal", "urgent"])
 
 
 @dataclass
@@ -65,6 +67,10 @@ class Sent:
     state: str
     key: str | None = None
     expires: bool = False
+    category: str = "default"
+    priority: str = "normal"
+    entered: bool | None = None
+    """Whether it came to the user when it was delivered, or None if it never was."""
     item: ModelItem | None = None
 
     @property
@@ -78,6 +84,7 @@ class Model:
     """The notifications for one user, and the inbox, as the contract describes them."""
 
     sent: list[Sent] = field(default_factory=list)
+    muted: set[str] = field(default_factory=set)
     seq: int = 0
     seen: int = 0
 
@@ -89,8 +96,11 @@ class Model:
         self.sent.append(one)
 
     def deliver(self, one: Sent) -> None:
-        """It enters, after the earlier ones of its key that are not archived have left."""
+        """It enters unless it is muted, after the earlier ones of its key that are not archived have left."""
         one.state = "delivered"
+        one.entered = one.category not in self.muted or one.priority == "urgent"
+        if not one.entered:
+            return
         if one.key is not None:
             earlier = [other.there for other in self.sent if other.key == one.key]
             self.delete([item for item in earlier if item is not None and not item.archived], "replaced")
@@ -190,6 +200,7 @@ class LifeMachine(RuleBasedStateMachine):
         self._stack = AsyncExitStack()
         self._titles = (f"title {number}" for number in count(1))
         self._steps = count(1)
+        self._turns = count()
         self._used: set[str] = set()
         self.model = Model()
         self.user: User = self.run(server.user(sub))
@@ -214,27 +225,28 @@ class LifeMachine(RuleBasedStateMachine):
 
     # --- what senders do ---------------------------------------------------------------------------------
 
-    def _post(self, key: str | None, expires: bool, **fields: Any) -> Sent:
+    def _post(self, key: str | None, expires: bool, category: str, priority: str, **fields: Any) -> Sent:
         title = self._title()
+        fields |= {"category": category, "priority": priority}
         if key is not None:
             fields["collapse_key"] = key
         if expires:
             fields["expires_at"] = moment(2 * FAR)
         posted = self.run(self._server.service.notify(self.user.sub, title, **fields))
-        return Sent(posted["id"], title, posted["state"], key, expires)
+        return Sent(posted["id"], title, posted["state"], key, expires, category, priority)
 
-    @rule(key=keys, expires=st.booleans())
-    def post(self, key: str | None, expires: bool) -> None:
+    @rule(key=keys, expires=st.booleans(), category=categories, priority=priorities)
+    def post(self, key: str | None, expires: bool, category: str, priority: str) -> None:
         """A notification comes in."""
-        one = self._post(key, expires)
+        one = self._post(key, expires, category, priority)
         assert one.state == "delivered"
         self.model.sent.append(one)
         self.model.deliver(one)
 
-    @rule(key=keys, expires=st.booleans())
-    def schedule(self, key: str | None, expires: bool) -> None:
+    @rule(key=keys, expires=st.booleans(), category=categories, priority=priorities)
+    def schedule(self, key: str | None, expires: bool, category: str, priority: str) -> None:
         """A notification will come in."""
-        one = self._post(key, expires, deliver_at=moment(FAR))
+        one = self._post(key, expires, category, priority, deliver_at=moment(FAR))
         assert one.state == "scheduled"
         self.model.schedule(one)
 
@@ -279,10 +291,10 @@ class LifeMachine(RuleBasedStateMachine):
         one = self.model.sent[pick % len(self.model.sent)]
         headers = {"If-Match": '"scheduled"'} if scheduled else {}
         answer = self.run(self._server.service.delete(f"/v1/notifications/{one.id}", headers=headers))
-        if scheduled and one.item is not None:
+        if scheduled and one.entered is not None:
             assert answer.status_code == 412, answer.text
             return
-        wanted = "cancelled" if one.item is None else "unsent"
+        wanted = "cancelled" if one.entered is None else "unsent"
         assert (answer.status_code, answer.json()["state"]) == (200, wanted)
         if one.state != "expired":
             self.model.end(one, wanted)
@@ -376,6 +388,14 @@ class LifeMachine(RuleBasedStateMachine):
         those = [one.item for one in self.model.entered if one.item and one.item.created_seq <= up_to]
         self.model.set(those, read=True)
 
+    @rule(muted=st.sets(st.sampled_from(["news", "offers"])))
+    def mute(self, muted: set[str]) -> None:
+        """The user wants no more of some categories. What is there stays."""
+        wanted = {"categories": {name: {"muted": True} for name in muted}}
+        answer = self.run(self.user.request("PUT", "/v1/inbox/preferences", json=wanted))
+        assert answer.status_code == 200, answer.text
+        self.model.muted = muted
+
     @rule(up_to=numbers)
     def see(self, up_to: int) -> None:
         """The badge was seen."""
@@ -416,6 +436,7 @@ class LifeMachine(RuleBasedStateMachine):
         assert (fresh.seq, fresh.unread, fresh.unseen) == wanted
         assert [_states(item) for item in fresh.items.values()] == self.model.pages()
         await self._look_at_the_log()
+        await self._look_at_one_as_its_sender()
         resumed = await self._resumed()
         self._judge(fresh, [self.device.history, resumed])
         if not self.past or self.past[-1].seq < self.device.history.seq:
@@ -427,6 +448,16 @@ class LifeMachine(RuleBasedStateMachine):
             (item["seq"], item["created_seq"], item["id"], item["deleted_reason"])
             for item in answer.json()["items"]
         ] == self.model.log()
+
+    async def _look_at_one_as_its_sender(self) -> None:
+        """Each in turn: of one that was muted nobody has been reached."""
+        if not self.model.sent:
+            return
+        one = self.model.sent[next(self._turns) % len(self.model.sent)]
+        answer = (await self._server.service.get(f"/v1/notifications/{one.id}")).json()
+        counts = tuple(answer[name] for name in ("state", "recipients", "reached", "muted", "read"))
+        read = one.item is not None and one.item.read
+        assert counts == (one.state, 1, one.entered is True, one.entered is False, read)
 
     async def _resumed(self) -> DeviceHistory:
         """Return what a device has that was away since some earlier moment, or since ever."""

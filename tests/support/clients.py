@@ -82,9 +82,9 @@ class Service(Caller):
         body: Json = answer.json()
         return body
 
-    async def notify_many(self, to: str, number: int) -> list[str]:
+    async def notify_many(self, to: str, number: int, **fields: Any) -> list[str]:
         """Post `number` notifications in one batch, titled 1, 2, 3 …, and return their ids in that order."""
-        posts = [{"to": to, "title": str(index)} for index in range(1, number + 1)]
+        posts = [{"to": to, "title": str(index), **fields} for index in range(1, number + 1)]
         answer = await self.post("/v1/notifications/batch", json=posts)
         assert answer.status_code == 201, answer.text
         return [item["id"] for item in answer.json()["items"]]
