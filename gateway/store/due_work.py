@@ -4,7 +4,7 @@ Each piece is a row, and is done in the transaction that deletes the row: exactl
 `jobs/schedule` looks for due rows. Functions take a connection and never commit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from gateway.database.models import DELIVER, FORGET, WAKE, due_work, notifications
+from gateway.database.prepared import PreparedRows
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 
@@ -58,9 +59,31 @@ def add(connection: Connection, kind: int, due_at: int, key: int, user_id: int |
     return number
 
 
-def cancel(connection: Connection, key: int, kinds: Sequence[int]) -> None:
-    """Delete the due work of these kinds for a notification."""
-    connection.execute(delete(due_work).where(due_work.c.notification_id == key, due_work.c.kind.in_(kinds)))
+def add_all(connection: Connection, work: Sequence[tuple[int, int, int]]) -> None:
+    """Store due work for notifications, if there is any: the key, the kind, and the time in ms of each."""
+    if work:
+        _INSERT.run(connection, work)
+
+
+_INSERT = PreparedRows(
+    lambda new: insert(due_work).from_select([column.name for column in new.c], select(new)),
+    notification_id=BigInteger(),
+    kind=BigInteger(),
+    due_at=BigInteger(),
+)
+
+
+def cancel(connection: Connection, keys: Collection[int], kinds: Sequence[int]) -> None:
+    """Delete the due work of these kinds for notifications."""
+    connection.execute(
+        delete(due_work).where(due_work.c.notification_id.in_(keys), due_work.c.kind.in_(kinds))
+    )
+
+
+def finish(connection: Connection, done: Collection[Due]) -> None:
+    """Delete due work that is done, if there is any."""
+    if done:
+        connection.execute(delete(due_work).where(due_work.c.id.in_([one.id for one in done])))
 
 
 def put_off(connection: Connection, number: int, until: int) -> None:
