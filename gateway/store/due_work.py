@@ -29,7 +29,7 @@ from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 
 PER_ROW = 5
-"""How many inboxes more each row counts as: its own statements cost about as much."""
+"""How many inboxes more a post with options counts as: its own statements cost about as much."""
 
 
 class Due(NamedTuple):
@@ -45,11 +45,14 @@ class Due(NamedTuple):
     after: int
     size: int
 
+    @property
+    def inboxes(self) -> int:
+        """The number of inboxes that the work changes, at most, and 1 if it changes none."""
+        return 1 if self.user_id is not None or self.kind == FORGET else self.size
+
     def weight(self, step: int) -> int:
         """Return what the work costs one transaction, in inboxes: at most `step` of a large change."""
-        if self.user_id is not None or self.kind == FORGET:
-            return PER_ROW
-        return PER_ROW + (self.size if self.kind == DELIVER else min(self.size, step))
+        return PER_ROW + self.size if self.kind == DELIVER else 1 + min(self.inboxes, step)
 
 
 def add(connection: Connection, kind: int, due_at: int, key: int, user_id: int | None = None) -> int:
@@ -89,28 +92,6 @@ def finish(connection: Connection, done: Collection[Due]) -> None:
 def put_off(connection: Connection, number: int, until: int) -> None:
     """Let due work wait until a time in ms. A unit of work."""
     connection.execute(update(due_work).where(due_work.c.id == number).values(due_at=until))
-
-
-def find_due(connection: Connection, now: int, limit: int) -> list[Due]:
-    """Return the work that is due, in the order in which it became due. `now` is in ms."""
-    found = connection.execute(_SELECT_DUE, {"now": now, "limit": limit})
-    return [Due(*row) for row in found]
-
-
-_SELECT_DUE = (
-    select(
-        due_work.c.id,
-        due_work.c.kind,
-        due_work.c.notification_id,
-        due_work.c.user_id,
-        due_work.c.after,
-        notifications.c.recipients,
-    )
-    .join_from(due_work, notifications, due_work.c.notification_id == notifications.c.id)
-    .where(due_work.c.due_at <= bindparam("now"))
-    .order_by(due_work.c.due_at, due_work.c.id)
-    .limit(bindparam("limit"))
-)
 
 
 def next_due_at(connection: Connection) -> int | None:

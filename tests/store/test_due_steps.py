@@ -22,7 +22,8 @@ from gateway.database.sqlite import driver_of
 from gateway.store import due_steps
 from gateway.store.arrivals import Options, Post
 from gateway.store.due_steps import STEP, Advance
-from gateway.store.due_work import Due, find_due
+from gateway.store.due_turns import find_due
+from gateway.store.due_work import Due
 from gateway.store.lifecycle import Edit, Withdrawal
 from gateway.store.positions import lock
 from gateway.store.transaction import commit
