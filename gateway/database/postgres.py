@@ -147,11 +147,14 @@ class PostgresDatabase:
             async with self._engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 try:
-                    taken = await connection.scalar(select(func.pg_try_advisory_lock(lock)))
-                    yield bool(taken)
-                finally:
-                    # Close the connection, which holds the lock. It must not return to the pool.
+                    taken = bool(await connection.scalar(select(func.pg_try_advisory_lock(lock))))
+                    yield taken
+                    if taken:
+                        await connection.scalar(select(func.pg_advisory_unlock(lock)))
+                except BaseException:
+                    # The connection may still hold the lock. It must not return to the pool.
                     await connection.invalidate()
+                    raise
         except DBAPIError as error:
             raise_unavailable(error)
             raise error from None

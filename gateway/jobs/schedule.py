@@ -1,4 +1,4 @@
-"""The schedule: looks for due work, and lets the writer do it in the order in which it became due.
+"""The schedule: looks for due work, and lets the writer do it in the order of `store/due_turns`.
 
 Every process looks, and one at a time works: whichever finds it first. A piece of work is done in the
 transaction that deletes its row, so two processes at work would still do it once.
@@ -15,6 +15,7 @@ from gateway.errors import GatewayError, Unavailable
 from gateway.jobs.background import finished
 from gateway.store import due_work
 from gateway.store.due_steps import STEP, Advance
+from gateway.store.due_turns import find_due
 from gateway.store.due_work import Due
 from gateway.store.writer import Writer
 
@@ -23,8 +24,8 @@ logger = structlog.get_logger()
 TICK_SECONDS = 0.5
 """Maximum time between two looks: another process may have stored work, and a clock may be set."""
 
-FOUND = 500
-"""Maximum number of rows of due work that one look takes."""
+FOUND = 1000
+"""About how many inboxes the work of one look concerns. What becomes due then waits for the next look."""
 
 RETRY_SECONDS = 60
 """How long work that failed is put off."""
@@ -78,7 +79,7 @@ class Schedule:
         return alone
 
     async def _find(self) -> list[Due]:
-        return await self._database.read(due_work.find_due, int(self._clock() * 1000), FOUND)
+        return await self._database.read(find_due, int(self._clock() * 1000), FOUND)
 
     async def _finish(self, group: tuple[Due, ...]) -> None:
         """Do a group of due work, with all its steps. One piece that fails must not hold up the others."""

@@ -64,15 +64,18 @@ def append(
     keys = insert_notifications(connection, posts)
     by_sub = positions.by_sub
     arrivals: list[Arrival] = []
+    expiring: list[tuple[int, int, int]] = []
     for content, service_id, recipients, options in posts:
         key = keys[content.id]
         collapse_key = None
         if options is not None:
             collapse_key = options.collapse_key
             if content.expires_at is not None:
-                due_work.add(connection, EXPIRE, content.expires_at, key)
+                expiring.append((key, EXPIRE, content.expires_at))
         reached = [by_sub[sub] for sub in recipients]
         arrivals.append((content, key, reached, service_id, collapse_key))
+    if expiring:
+        due_work.add_all(connection, expiring)
     return enter(connection, arrivals, followed, now, required)
 
 

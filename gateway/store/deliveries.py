@@ -5,12 +5,12 @@ Functions take a connection and never commit. They take positions whose rows the
 
 from collections.abc import Container, Sequence
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection
 
-from gateway.database.models import DELIVERED, EXPIRE, EXPIRED, FORGET, SCHEDULED, due_work
+from gateway.database.models import DELIVERED, EXPIRE, EXPIRED, FORGET, SCHEDULED
 from gateway.store import schedule
 from gateway.store.arrivals import Arrival, enter
-from gateway.store.due_work import Due, add, put_off
+from gateway.store.due_work import Due, add_all, finish, put_off
 from gateway.store.entries import Entry
 from gateway.store.notification_rows import KEPT_MS, Row, end_before_delivery, store_delivered
 from gateway.store.positions import Positions
@@ -28,12 +28,13 @@ def deliver(
     """Deliver scheduled notifications, in the order in which they are due."""
     ready: list[Row] = []
     done: list[Due] = []
+    expired: list[int] = []
     for one in due:
         row = locked[one.key]
         if row.state != SCHEDULED:
             done.append(one)
         elif row.content.expires_at is not None and row.content.expires_at <= now:
-            end_before_delivery(connection, row, now, EXPIRED)
+            expired.append(one.key)
             locked[one.key] = row._replace(state=EXPIRED)
         elif row.deliver_at is not None and row.deliver_at > now:
             put_off(connection, one.id, row.deliver_at)
@@ -41,20 +42,24 @@ def deliver(
             locked[one.key] = _delivered(row, now)
             ready.append(locked[one.key])
             done.append(one)
-    if done:
-        connection.execute(delete(due_work).where(due_work.c.id.in_([one.id for one in done])))
+    end_before_delivery(connection, expired, now, EXPIRED)
+    finish(connection, done)
     if not ready:
         return []
     keys = [row.key for row in ready]
     recipients = schedule.recipients_of(connection, keys)
     schedule.remove_recipients(connection, keys)
     store_delivered(connection, ready)
-    for row in ready:
-        if row.ttl is not None and row.content.expires_at is not None:
-            add(connection, EXPIRE, row.content.expires_at, row.key)
-        if row.key not in recipients:
-            # All have been erased.
-            add(connection, FORGET, now + KEPT_MS, row.key)
+    add_all(
+        connection,
+        [
+            (row.key, EXPIRE, row.content.expires_at)
+            for row in ready
+            if row.ttl is not None and row.content.expires_at is not None
+        ],
+    )
+    # The recipients of these have all been erased.
+    add_all(connection, [(row.key, FORGET, now + KEPT_MS) for row in ready if row.key not in recipients])
     arrivals: list[Arrival] = [
         (
             row.content,

@@ -7,8 +7,8 @@ the clock may have been set back since it was found.
 Functions take a connection and never commit.
 """
 
-from collections.abc import Callable, Container, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Container, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
@@ -27,13 +27,13 @@ from gateway.database.models import (
     items,
     notifications,
 )
-from gateway.protocol.items import Item
+from gateway.protocol.items import CONTENT_FIELDS, Item
 from gateway.store import schedule
 from gateway.store.deliveries import deliver
-from gateway.store.due_work import Due, add, put_off
+from gateway.store.due_work import Due, add_all, finish, put_off
 from gateway.store.entries import Entry
 from gateway.store.lifecycle import LEASE_MS
-from gateway.store.log import ITEM_COLUMNS, to_item
+from gateway.store.log import ITEM_COLUMNS
 from gateway.store.notification_rows import (
     KEPT_MS,
     Row,
@@ -41,11 +41,10 @@ from gateway.store.notification_rows import (
     erase_content,
     forget,
     lock_rows,
-    save,
 )
-from gateway.store.numbering import StoredItem, number, number_again, store, store_again
+from gateway.store.numbering import StoredItem, enter_again, number, store
 from gateway.store.positions import Position, Positions
-from gateway.store.preferences import is_quiet
+from gateway.store.snoozes import wake
 
 STEP = 250
 """Maximum number of inboxes that one step changes. Posts of others get their turn between the steps."""
@@ -74,9 +73,10 @@ def users_of(connection: Connection, work: Advance) -> set[int]:
     if scheduled:
         for user_ids in schedule.recipients_of(connection, scheduled).values():
             users.update(user_ids)
-    for one in work.due:
-        if one.kind in _EACH_ITEM:
-            users.update(connection.scalars(_SELECT_USERS, _range_of(one)))
+    each_item = [one for one in work.due if one.kind in _CHANGES]
+    if each_item:
+        found = connection.execute(_NEXT_ITEMS, _range_of(each_item))
+        users.update(user_id for _, user_id in found)
     return users
 
 
@@ -91,21 +91,20 @@ def advance(
     """Do the step, and return the entries of the users whose ids are `followed`. `now` is in ms."""
     locked = lock_rows(connection, {one.key for one in work.due})
     done_up_to = _lock_due(connection, work.due)
-    left = [one for one in work.due if one.id in done_up_to]
-    entries = deliver(
-        connection, [one for one in left if one.kind == DELIVER], locked, positions, now, followed, required
-    )
-    rest = []
-    for one in left:
-        if one.after != done_up_to[one.id]:
+    rest: list[Due] = []
+    by_kind: dict[int, list[Due]] = {}
+    for one in work.due:
+        after = done_up_to.get(one.id)
+        if after == one.after:
+            by_kind.setdefault(one.kind, []).append(one)
+        elif after is not None:
             # Another process has done this step. Its users have their numbers.
-            rest.append(one._replace(after=done_up_to[one.id]))
-        elif one.kind != DELIVER:
-            more, new = _do(connection, one, locked[one.key], positions, now)
-            rest += more
-            for entry in new:
-                entry.service_id = locked[one.key].service_id
-            entries += [entry for entry in new if entry.user_id in followed]
+            rest.append(one._replace(after=after))
+    entries = deliver(connection, by_kind.pop(DELIVER, ()), locked, positions, now, followed, required)
+    for kind, due in by_kind.items():
+        more, new = _do(connection, kind, due, locked, positions, now)
+        rest += more
+        entries += [entry for entry in new if entry.user_id in followed]
     return Advanced(tuple(rest)), entries
 
 
@@ -120,93 +119,133 @@ def _lock_due(connection: Connection, due: Sequence[Due]) -> dict[int, int]:
     return {number: after for number, after in found}  # noqa: C416 - rows are not pairs to a type checker
 
 
+def _do(
+    connection: Connection,
+    kind: int,
+    due: Sequence[Due],
+    locked: dict[int, Row],
+    positions: Positions,
+    now: int,
+) -> tuple[list[Due], list[Entry]]:
+    """Do a step of other work of one kind. Return what is left of it, with the new entries."""
+    if kind == FORGET:
+        finish(connection, due)
+        forget(connection, [one.key for one in due])
+        return [], []
+    if kind == WAKE:
+        return [], wake(connection, due, locked, positions, now)
+    if kind == EXPIRE:
+        due = _expiring(connection, due, locked, now)
+    elif kind in {TOUCH, REENTER}:
+        finish(connection, [one for one in due if locked[one.key].state != DELIVERED])
+        due = [one for one in due if locked[one.key].state == DELIVERED]
+    return _change_some(connection, kind, due, locked, positions, now) if due else ([], [])
+
+
 # --- changes of many items ----------------------------------------------------------------------------------
 
-_EACH_ITEM = frozenset({EXPIRE, WITHDRAW, TOUCH, REENTER})
 
-
-def _do(
-    connection: Connection, one: Due, row: Row, positions: Positions, now: int
-) -> tuple[list[Due], list[Entry]]:
-    """Do a step of any other work, and return what is left of it, with the new entries."""
-    if one.kind == FORGET:
-        _finish(connection, one)
-        forget(connection, row.key)
-        return [], []
-    if one.kind == WAKE:
-        return [], _wake(connection, one, positions, now)
-    if one.kind == EXPIRE and not _expires(connection, one, row, now):
-        return [], []
-    if one.kind in {TOUCH, REENTER} and row.state != DELIVERED:
-        _finish(connection, one)
-        return [], []
-    return _change_some(connection, one, positions, now)
-
-
-def _expires(connection: Connection, one: Due, row: Row, now: int) -> bool:
-    """Begin the expiry of a notification, and return whether it has items to delete."""
-    if row.state == EXPIRED:
-        return True
-    if row.state not in {SCHEDULED, DELIVERED} or row.content.expires_at is None:
-        _finish(connection, one)
-        return False
-    if row.content.expires_at > now:
-        put_off(connection, one.id, row.content.expires_at)
-        return False
-    if row.state == SCHEDULED:
-        end_before_delivery(connection, row, now, EXPIRED)
-        return False
-    save(connection, row.key, {"state": EXPIRED})
-    return True
+def _expiring(connection: Connection, due: Sequence[Due], locked: dict[int, Row], now: int) -> list[Due]:
+    """Let notifications expire whose time has come. Return the work on those that may have items."""
+    begun: list[Due] = []
+    done: list[Due] = []
+    expired: list[int] = []
+    undelivered: list[int] = []
+    for one in due:
+        row = locked[one.key]
+        if row.state == EXPIRED:
+            begun.append(one)
+        elif row.state not in {SCHEDULED, DELIVERED} or row.content.expires_at is None:
+            done.append(one)
+        elif row.content.expires_at > now:
+            put_off(connection, one.id, row.content.expires_at)
+        elif row.state == SCHEDULED:
+            undelivered.append(one.key)
+        else:
+            expired.append(one.key)
+            begun.append(one)
+    finish(connection, done)
+    end_before_delivery(connection, undelivered, now, EXPIRED)
+    if expired:
+        connection.execute(update(notifications).where(notifications.c.id.in_(expired)).values(state=EXPIRED))
+    return begun
 
 
 def _change_some(
-    connection: Connection, one: Due, positions: Positions, now: int
+    connection: Connection,
+    kind: int,
+    due: Sequence[Due],
+    locked: dict[int, Row],
+    positions: Positions,
+    now: int,
 ) -> tuple[list[Due], list[Entry]]:
-    """Change the items of the next users."""
-    rows = connection.execute(_SELECT_ITEMS, _range_of(one)).all()
+    """Change the items of the next users, in the order of the notifications' keys."""
+    # A second piece of a notification changes the same items: it waits for the next step.
+    first = {one.key: one for one in reversed(due)}
+    rest = [one for one in due if first[one.key] is not one]
+    rows = connection.execute(_NEXT_STATES, _range_of(first.values())).all()
+    # The first notification that has more users, or None.
+    unfinished: int | None = rows[-1][0] if len(rows) == STEP else None
+    keys: list[int] = []
     found: list[tuple[Position, Item]] = []
-    for user_id, *row in rows:
+    for key, user_id, *states in rows:
+        if user_id <= first[key].after:
+            continue
         if user_id not in positions.by_id:
             # Items of this step were deleted before their users were locked, and this is one of the next.
+            unfinished = key
             break
-        found.append((positions.by_id[user_id], to_item(row)))
-    entries = _CHANGES[one.kind](connection, found, now)
-    if len(rows) == STEP or len(found) < len(rows):
-        after = found[-1][0].user_id if found else one.after
-        connection.execute(
-            update(due_work).where(due_work.c.id == one.id).values(after=after, due_at=now + LEASE_MS)
-        )
-        return [one._replace(after=after)], entries
-    if one.kind in {EXPIRE, WITHDRAW}:
-        erase_content(connection, one.key)
-        connection.execute(delete(due_work).where(due_work.c.notification_id == one.key))
-        if not one.after and not found:
-            add(connection, FORGET, now + KEPT_MS, one.key)
-    else:
-        _finish(connection, one)
-    return [], entries
+        keys.append(key)
+        found.append((positions.by_id[user_id], Item(locked[key].content, *states)))
+    entries = _CHANGES[kind](connection, found, now)
+    for entry, key in zip(entries, keys, strict=True):
+        entry.service_id = locked[key].service_id
+    done = list(first.values())
+    if unfinished is not None:
+        done = [one for one in done if one.key < unfinished]
+        rest += [one for one in first.values() if one.key > unfinished]
+        after = found[-1][0].user_id if keys and keys[-1] == unfinished else first[unfinished].after
+        rest.append(_continue_later(connection, first[unfinished], after, now))
+    _finish_changes(connection, kind, done, set(keys), now)
+    return rest, entries
 
 
-def _range_of(one: Due) -> dict[str, int]:
-    return {"key": one.key, "after": one.after, "limit": STEP}
+def _continue_later(connection: Connection, one: Due, after: int, now: int) -> Due:
+    connection.execute(
+        update(due_work).where(due_work.c.id == one.id).values(after=after, due_at=now + LEASE_MS)
+    )
+    return one._replace(after=after)
+
+
+def _finish_changes(
+    connection: Connection, kind: int, done: Sequence[Due], changed: Container[int], now: int
+) -> None:
+    """Delete the rows of changes that are done. Erase the content of notifications that are deleted now."""
+    if kind not in {EXPIRE, WITHDRAW}:
+        finish(connection, done)
+    elif done:
+        keys = [one.key for one in done]
+        erase_content(connection, keys)
+        connection.execute(delete(due_work).where(due_work.c.notification_id.in_(keys)))
+        had_none = [one.key for one in done if not one.after and one.key not in changed]
+        add_all(connection, [(key, FORGET, now + KEPT_MS) for key in had_none])
+
+
+def _range_of(due: Collection[Due]) -> dict[str, Any]:
+    return {"keys": [one.key for one in due], "after": min(one.after for one in due), "limit": STEP}
 
 
 _NEXT_ITEMS = (
-    items.c.notification_id == bindparam("key"),
-    items.c.user_id > bindparam("after"),
-    items.c.deleted_at.is_(None),
-)
-_SELECT_USERS = (
-    select(items.c.user_id).where(*_NEXT_ITEMS).order_by(items.c.user_id).limit(bindparam("limit"))
-)
-_SELECT_ITEMS = (
-    select(items.c.user_id, *ITEM_COLUMNS)
-    .join_from(items, notifications, items.c.notification_id == notifications.c.id)
-    .where(*_NEXT_ITEMS)
-    .order_by(items.c.user_id)
+    select(items.c.notification_id, items.c.user_id)
+    .where(
+        items.c.notification_id.in_(bindparam("keys", expanding=True)),
+        items.c.user_id > bindparam("after"),
+        items.c.deleted_at.is_(None),
+    )
+    .order_by(items.c.notification_id, items.c.user_id)
     .limit(bindparam("limit"))
 )
+_NEXT_STATES = _NEXT_ITEMS.add_columns(*ITEM_COLUMNS[CONTENT_FIELDS:])
 
 
 def _delete_all(
@@ -244,48 +283,9 @@ def _touch(connection: Connection, found: Sequence[tuple[Position, Item]], _now:
     return entries
 
 
-def _reenter(connection: Connection, found: Sequence[tuple[Position, Item]], now: int) -> list[Entry]:
-    numbered = [number_again(position, item) for position, item in found]
-    if numbered:
-        store_again(connection, [row for _, row in numbered])
-    for (entry, _), (position, item) in zip(numbered, found, strict=True):
-        entry.quiet = is_quiet(position, item.content, now)
-    return [entry for entry, _ in numbered]
-
-
 _CHANGES: dict[int, Callable[[Connection, Sequence[tuple[Position, Item]], int], list[Entry]]] = {
     EXPIRE: _expire,
     WITHDRAW: _unsend,
     TOUCH: _touch,
-    REENTER: _reenter,
+    REENTER: enter_again,
 }
-
-
-def _wake(connection: Connection, one: Due, positions: Positions, now: int) -> list[Entry]:
-    """Let a snoozed item enter again, if it still is snoozed and its time has come."""
-    position = positions.by_id.get(one.user_id or 0)
-    row = connection.execute(_SELECT_SNOOZED, {"key": one.key, "user_id": one.user_id}).one_or_none()
-    item = None if row is None else to_item(row)
-    if position is not None and item is not None and item.snoozed_until is not None:
-        if item.snoozed_until > now:
-            put_off(connection, one.id, item.snoozed_until)
-            return []
-        _finish(connection, one)
-        return _reenter(connection, [(position, item)], now)
-    _finish(connection, one)
-    return []
-
-
-_SELECT_SNOOZED = (
-    select(*ITEM_COLUMNS)
-    .join_from(items, notifications, items.c.notification_id == notifications.c.id)
-    .where(
-        items.c.notification_id == bindparam("key"),
-        items.c.user_id == bindparam("user_id"),
-        items.c.deleted_at.is_(None),
-    )
-)
-
-
-def _finish(connection: Connection, one: Due) -> None:
-    connection.execute(delete(due_work).where(due_work.c.id == one.id))

@@ -4,7 +4,7 @@ Each piece is a row, and is done in the transaction that deletes the row: exactl
 `jobs/schedule` looks for due rows. Functions take a connection and never commit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,11 +24,12 @@ from sqlalchemy import (
 )
 
 from gateway.database.models import DELIVER, FORGET, WAKE, due_work, notifications
+from gateway.database.prepared import PreparedRows
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 
 PER_ROW = 5
-"""How many inboxes more each row counts as: its own statements cost about as much."""
+"""How many inboxes more a post with options counts as: its own statements cost about as much."""
 
 
 class Due(NamedTuple):
@@ -44,11 +45,14 @@ class Due(NamedTuple):
     after: int
     size: int
 
+    @property
+    def inboxes(self) -> int:
+        """The number of inboxes that the work changes, at most, and 1 if it changes none."""
+        return 1 if self.user_id is not None or self.kind == FORGET else self.size
+
     def weight(self, step: int) -> int:
         """Return what the work costs one transaction, in inboxes: at most `step` of a large change."""
-        if self.user_id is not None or self.kind == FORGET:
-            return PER_ROW
-        return PER_ROW + (self.size if self.kind == DELIVER else min(self.size, step))
+        return PER_ROW + self.size if self.kind == DELIVER else 1 + min(self.inboxes, step)
 
 
 def add(connection: Connection, kind: int, due_at: int, key: int, user_id: int | None = None) -> int:
@@ -58,36 +62,36 @@ def add(connection: Connection, kind: int, due_at: int, key: int, user_id: int |
     return number
 
 
-def cancel(connection: Connection, key: int, kinds: Sequence[int]) -> None:
-    """Delete the due work of these kinds for a notification."""
-    connection.execute(delete(due_work).where(due_work.c.notification_id == key, due_work.c.kind.in_(kinds)))
+def add_all(connection: Connection, work: Sequence[tuple[int, int, int]]) -> None:
+    """Store due work for notifications, if there is any: the key, the kind, and the time in ms of each."""
+    if work:
+        _INSERT.run(connection, work)
+
+
+_INSERT = PreparedRows(
+    lambda new: insert(due_work).from_select([column.name for column in new.c], select(new)),
+    notification_id=BigInteger(),
+    kind=BigInteger(),
+    due_at=BigInteger(),
+)
+
+
+def cancel(connection: Connection, keys: Collection[int], kinds: Sequence[int]) -> None:
+    """Delete the due work of these kinds for notifications."""
+    connection.execute(
+        delete(due_work).where(due_work.c.notification_id.in_(keys), due_work.c.kind.in_(kinds))
+    )
+
+
+def finish(connection: Connection, done: Collection[Due]) -> None:
+    """Delete due work that is done, if there is any."""
+    if done:
+        connection.execute(delete(due_work).where(due_work.c.id.in_([one.id for one in done])))
 
 
 def put_off(connection: Connection, number: int, until: int) -> None:
     """Let due work wait until a time in ms. A unit of work."""
     connection.execute(update(due_work).where(due_work.c.id == number).values(due_at=until))
-
-
-def find_due(connection: Connection, now: int, limit: int) -> list[Due]:
-    """Return the work that is due, in the order in which it became due. `now` is in ms."""
-    found = connection.execute(_SELECT_DUE, {"now": now, "limit": limit})
-    return [Due(*row) for row in found]
-
-
-_SELECT_DUE = (
-    select(
-        due_work.c.id,
-        due_work.c.kind,
-        due_work.c.notification_id,
-        due_work.c.user_id,
-        due_work.c.after,
-        notifications.c.recipients,
-    )
-    .join_from(due_work, notifications, due_work.c.notification_id == notifications.c.id)
-    .where(due_work.c.due_at <= bindparam("now"))
-    .order_by(due_work.c.due_at, due_work.c.id)
-    .limit(bindparam("limit"))
-)
 
 
 def next_due_at(connection: Connection) -> int | None:

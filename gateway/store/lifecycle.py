@@ -105,12 +105,12 @@ def _edit_scheduled(connection: Connection, row: Row, values: Mapping[str, Any])
         _expire_at(connection, row, values["expires_at"])
     save(connection, row.key, changed)
     if "deliver_at" in values:
-        work.cancel(connection, row.key, (DELIVER,))
+        work.cancel(connection, (row.key,), (DELIVER,))
         work.add(connection, DELIVER, values["deliver_at"], row.key)
 
 
 def _expire_at(connection: Connection, row: Row, moment: int | None) -> None:
-    work.cancel(connection, row.key, (EXPIRE,))
+    work.cancel(connection, (row.key,), (EXPIRE,))
     if moment is not None:
         work.add(connection, EXPIRE, moment, row.key)
 
@@ -124,7 +124,7 @@ def withdraw(connection: Connection, change: Withdrawal, now: int) -> Begun | Ga
     if row is None:
         return NotFound(_NO_NOTIFICATION)
     if row.state == SCHEDULED:
-        end_before_delivery(connection, row, now)
+        end_before_delivery(connection, (row.key,), now)
         return Begun(CANCELLED)
     state = row.state
     if state == EXPIRED:
@@ -134,7 +134,7 @@ def withdraw(connection: Connection, change: Withdrawal, now: int) -> Begun | Ga
     if state != DELIVERED:
         return Begun(state, _unfinished(connection, row))
     save(connection, row.key, {"state": UNSENT})
-    work.cancel(connection, row.key, (EXPIRE, TOUCH, REENTER))
+    work.cancel(connection, (row.key,), (EXPIRE, TOUCH, REENTER))
     return Begun(UNSENT, (_begin(connection, WITHDRAW, row, now),))
 
 

@@ -136,22 +136,27 @@ def _update_delivered(dialect: str) -> Any:
     )
 
 
-def erase_content(connection: Connection, key: int) -> None:
-    """Erase the content of a notification that nobody has any more."""
-    save(connection, key, ERASED)
+def erase_content(connection: Connection, keys: Collection[int]) -> None:
+    """Erase the content of notifications that nobody has any more."""
+    connection.execute(update(notifications).where(notifications.c.id.in_(keys)).values(ERASED))
 
 
-def end_before_delivery(connection: Connection, row: Row, now: int, state: int = CANCELLED) -> None:
-    """End a scheduled notification: it is never delivered. `now` is in ms."""
-    connection.execute(delete(scheduled_recipients).where(scheduled_recipients.c.notification_id == row.key))
-    due_work.cancel(connection, row.key, (DELIVER, EXPIRE))
-    save(connection, row.key, {"state": state})
-    erase_content(connection, row.key)
-    due_work.add(connection, FORGET, now + KEPT_MS, row.key)
-
-
-def forget(connection: Connection, key: int) -> None:
-    """Delete a notification without items, and without recipients who still wait for it."""
+def end_before_delivery(
+    connection: Connection, keys: Collection[int], now: int, state: int = CANCELLED
+) -> None:
+    """End scheduled notifications, if there are any: they are never delivered. `now` is in ms."""
+    if not keys:
+        return
+    connection.execute(delete(scheduled_recipients).where(scheduled_recipients.c.notification_id.in_(keys)))
+    due_work.cancel(connection, keys, (DELIVER, EXPIRE))
     connection.execute(
-        delete(notifications).where(notifications.c.id == key, notifications.c.state != SCHEDULED)
+        update(notifications).where(notifications.c.id.in_(keys)).values(ERASED | {"state": state})
+    )
+    due_work.add_all(connection, [(key, FORGET, now + KEPT_MS) for key in keys])
+
+
+def forget(connection: Connection, keys: Collection[int]) -> None:
+    """Delete notifications without items, and without recipients who still wait for them."""
+    connection.execute(
+        delete(notifications).where(notifications.c.id.in_(keys), notifications.c.state != SCHEDULED)
     )

@@ -1,7 +1,7 @@
 """Numbers for changed items: each change takes the next `seq` of its user's log, and counts its items anew.
 
 There are two changes. A *touch* leaves an item where it is: `number` and `store`. An item that *enters again*
-goes to the top of the inbox, unread: `number_again` and `store_again`.
+goes to the top of the inbox, unread: `enter_again`.
 
 Functions take a connection and never commit. They take a `Position` whose row the transaction has locked.
 """
@@ -19,6 +19,7 @@ from gateway.protocol.items import Item
 from gateway.store import collapse_keys
 from gateway.store.entries import Entry
 from gateway.store.positions import Position
+from gateway.store.preferences import is_quiet
 
 
 class StoredItem(NamedTuple):
@@ -86,8 +87,24 @@ class EnteredItem(NamedTuple):
     revived: str | None
 
 
-def number_again(position: Position, item: Item) -> tuple[Entry, EnteredItem]:
-    """Let an item enter the log again: its `created_seq` is the next `seq`. Return its entry, and its row."""
+def enter_again(connection: Connection, found: Sequence[tuple[Position, Item]], now: int) -> list[Entry]:
+    """Let items of any users enter their logs again. Return the entry of each. `now` is in ms."""
+    entries, entered = [], []
+    for position, item in found:
+        entry, row = _number_again(position, item)
+        entry.quiet = is_quiet(position, item.content, now)
+        entries.append(entry)
+        entered.append(row)
+    if entered:
+        moved = dumps([row[:3] for row in entered])
+        connection.execute(_move_items(connection.dialect.name), {"rows": moved})
+    if revived := [(row.user_id, row.revived) for row in entered if row.revived is not None]:
+        collapse_keys.restore(connection, revived)
+    return entries
+
+
+def _number_again(position: Position, item: Item) -> tuple[Entry, EnteredItem]:
+    """Make the next `seq` the `created_seq` of an item. Return its entry, and its row."""
     position.seq += 1
     position.tally(item, -1)
     again = item._replace(
@@ -97,13 +114,6 @@ def number_again(position: Position, item: Item) -> tuple[Entry, EnteredItem]:
     revived = None if item.archived_at is None else item.content.id
     row = EnteredItem(position.user_id, item.created_seq, position.seq, revived)
     return Entry(position.user_id, position.counts(), [again], fresh=True), row
-
-
-def store_again(connection: Connection, entered: Sequence[EnteredItem]) -> None:
-    """Store items that entered again, of any users."""
-    connection.execute(_move_items(connection.dialect.name), {"rows": dumps([row[:3] for row in entered])})
-    if revived := [(row.user_id, row.revived) for row in entered if row.revived is not None]:
-        collapse_keys.restore(connection, revived)
 
 
 @cache

@@ -9,9 +9,10 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, String, delete, exists, insert, select, tuple_
 
-from gateway.database.models import DELIVER, EXPIRE, due_work, notifications, scheduled_recipients
+from gateway.database.models import DELIVER, EXPIRE, notifications, scheduled_recipients
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
+from gateway.store import due_work
 from gateway.store.arrivals import Post, insert_notifications
 from gateway.store.notification_rows import end_before_delivery, lock_rows
 from gateway.store.positions import Positions
@@ -46,9 +47,8 @@ def _insert(connection: Connection, posts: Sequence[Post], positions: Positions)
         work.append((key, DELIVER, options.deliver_at))
         if post.content.expires_at is not None:
             work.append((key, EXPIRE, post.content.expires_at))
-    dialect = connection.dialect.name
-    connection.execute(_insert_recipients(dialect), {"rows": dumps(recipients)})
-    connection.execute(_insert_work(dialect), {"rows": dumps(work)})
+    connection.execute(_insert_recipients(connection.dialect.name), {"rows": dumps(recipients)})
+    due_work.add_all(connection, work)
 
 
 @cache
@@ -56,13 +56,6 @@ def _insert_recipients(dialect: str) -> Any:
     number = BigInteger()
     new = rows(dialect, notification_id=number, user_id=number, service_id=number, collapse_key=String())
     return insert(scheduled_recipients).from_select([column.name for column in new.c], select(new))
-
-
-@cache
-def _insert_work(dialect: str) -> Any:
-    number = BigInteger()
-    new = rows(dialect, notification_id=number, kind=number, due_at=number)
-    return insert(due_work).from_select([column.name for column in new.c], select(new))
 
 
 def _replace(connection: Connection, service_id: int, key: str, user_ids: Sequence[int], now: int) -> None:
@@ -73,12 +66,11 @@ def _replace(connection: Connection, service_id: int, key: str, user_ids: Sequen
     if not earlier:
         return
     # Who cancels or delivers one locks it first, and deletes its list of recipients then.
-    locked = lock_rows(connection, earlier)
+    lock_rows(connection, earlier)
     connection.execute(_delete_earlier(dialect), wanted)
     left = exists().where(scheduled_recipients.c.notification_id == notifications.c.id)
     empty = connection.scalars(select(notifications.c.id).where(notifications.c.id.in_(earlier), ~left)).all()
-    for key_of_row in empty:
-        end_before_delivery(connection, locked[key_of_row], now)
+    end_before_delivery(connection, empty, now)
 
 
 @cache

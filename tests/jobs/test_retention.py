@@ -211,6 +211,24 @@ async def test_one_process_at_a_time_runs_retention_and_another_takes_over_when_
             assert (second, different) == (True, True)
 
 
+async def test_a_lock_that_is_released_leaves_its_connection_to_the_pool(postgres_url: str) -> None:
+    """The schedule takes it each time that work is due."""
+    async with open_database(settings_for(postgres_url)) as opened:
+
+        def process_of(connection: Connection) -> int | None:
+            return connection.scalar(select(func.pg_backend_pid()))
+
+        before = await opened.read(process_of)
+        async with opened.exclusively(7) as alone:
+            assert alone
+        assert await opened.read(process_of) == before
+        with pytest.raises(RuntimeError, match="it fails"):
+            async with opened.exclusively(7):
+                raise RuntimeError("it fails")
+        async with open_database(settings_for(postgres_url)) as other, other.exclusively(7) as alone:
+            assert alone
+
+
 async def test_a_retention_round_without_the_lock_changes_nothing(
     locking: LockingDatabase, database_url: str
 ) -> None:

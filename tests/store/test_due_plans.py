@@ -1,15 +1,21 @@
 """A million scheduled posts cost an idle gateway nothing: it looks at the first row of an index."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from sqlalchemy import Connection, event, text
 
+from gateway.auth.users import add_missing_users
 from gateway.database.database import Database, open_database
 from gateway.jobs.schedule import FOUND, Schedule
-from gateway.store.due_work import find_due, next_due_at
+from gateway.store.due_turns import find_due
+from gateway.store.due_work import next_due_at
 from tests.support.databases import settings_for
 from tests.support.engine import Engine
 
 FAR = 4_000_000_000_000
+USERS = 500
 
 
 def fill(connection: Connection, number: int) -> None:
@@ -21,6 +27,7 @@ def fill(connection: Connection, number: int) -> None:
         ),
         "postgresql": "(SELECT generate_series(1, CAST(:number AS integer)) AS i)",
     }[connection.dialect.name]
+    add_missing_users(connection, [f"user {number}" for number in range(USERS)], 0)
     connection.execute(
         text(
             "INSERT INTO notifications"
@@ -35,12 +42,30 @@ def fill(connection: Connection, number: int) -> None:
             "INSERT INTO due_work (due_at, kind, notification_id) SELECT deliver_at, 0, id FROM notifications"
         )
     )
+    connection.execute(
+        text(
+            "INSERT INTO scheduled_recipients (notification_id, user_id, service_id)"
+            f" SELECT id, id % {USERS} + 1, 1 FROM notifications"
+        )
+    )
     connection.execute(text("ANALYZE"))
 
 
-def plan_of(connection: Connection, statement: str, parameters: dict[str, int]) -> str:
+def plans_of(connection: Connection, look: Callable[[], object]) -> list[str]:
+    """Return the plan of each statement that a function executes."""
     explain = {"sqlite": "EXPLAIN QUERY PLAN", "postgresql": "EXPLAIN"}[connection.dialect.name]
-    return "\n".join(str(row[-1]) for row in connection.execute(text(f"{explain} {statement}"), parameters))
+    executed: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
+        executed.append((statement, parameters))
+
+    event.listen(connection, "before_cursor_execute", note)
+    look()
+    event.remove(connection, "before_cursor_execute", note)
+    return [
+        "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", parameters))
+        for statement, parameters in executed
+    ]
 
 
 @pytest.mark.parametrize("number", [5_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
@@ -48,30 +73,27 @@ async def test_what_is_scheduled_for_later_is_not_read(database: Database, numbe
     await database.write(fill, number)
 
     def look(connection: Connection) -> list[str]:
-        statements: list[str] = []
+        def sleep_and_find() -> None:
+            assert next_due_at(connection) == FAR + 1
+            assert find_due(connection, FAR, FOUND) == []
 
-        def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
-            statements.append(statement)
+        return plans_of(connection, sleep_and_find)
 
-        event.listen(connection, "before_cursor_execute", note)
-        assert next_due_at(connection) == FAR + 1
-        assert find_due(connection, FAR, FOUND) == []
-        event.remove(connection, "before_cursor_execute", note)
-        return statements
+    plans = await database.read(look)
+    assert len(plans) == 2
+    for plan in plans:
+        assert "ix_due_work_due_at_id" in plan, plan
+        assert "SCAN due_work\n" not in plan, plan
+        assert "Seq Scan" not in plan, plan
+        assert "SCAN notifications" not in plan, plan
 
-    assert len(await database.read(look)) == 2
+
+async def test_a_backlog_is_read_from_its_beginning(database: Database) -> None:
+    await database.write(fill, 5_000)
     plans = await database.read(
-        lambda connection: [
-            plan_of(connection, "SELECT min(due_at) FROM due_work", {}),
-            plan_of(
-                connection,
-                "SELECT due_work.id, recipients FROM due_work JOIN notifications"
-                " ON due_work.notification_id = notifications.id WHERE due_at <= :now"
-                " ORDER BY due_at, due_work.id LIMIT :limit",
-                {"now": FAR, "limit": FOUND},
-            ),
-        ]
+        lambda connection: plans_of(connection, lambda: find_due(connection, FAR + 50, 10))
     )
+    assert len(plans) == 2
     for plan in plans:
         assert "ix_due_work_due_at_id" in plan, plan
         assert "Seq Scan" not in plan, plan

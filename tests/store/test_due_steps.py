@@ -1,12 +1,14 @@
 """The steps of due work: each is done once, and for exactly the users whose rows it has locked."""
 
 import time
+from collections.abc import Sequence
 
 import pytest
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, event, insert, select, update
 
 from gateway.database.database import Database
 from gateway.database.models import (
+    DELIVER,
     EXPIRE,
     EXPIRED,
     UNSENT,
@@ -16,14 +18,19 @@ from gateway.database.models import (
     notifications,
     users,
 )
+from gateway.database.sqlite import driver_of
 from gateway.store import due_steps
-from gateway.store import due_work as work
 from gateway.store.arrivals import Options, Post
 from gateway.store.due_steps import STEP, Advance
+from gateway.store.due_turns import find_due
 from gateway.store.due_work import Due
 from gateway.store.lifecycle import Edit, Withdrawal
 from gateway.store.positions import lock
+from gateway.store.transaction import commit
 from tests.support.engine import Engine
+
+LATER = 1_900_000_000_000
+"""A time that is ahead, in ms."""
 
 MANY = [f"user {number:03}" for number in range(STEP + 50)]
 
@@ -115,7 +122,7 @@ async def test_work_waits_if_the_clock_is_set_back_after_it_was_found(
 
     await database.write(snooze)
     before = sorted(await database.read(left))
-    found = await database.read(work.find_due, later, 10)
+    found = await database.read(find_due, later, 10)
     assert len(found) == 3
     await finish(engine, tuple(found))
     assert sorted(await database.read(left)) == before
@@ -145,3 +152,52 @@ async def test_an_edit_that_was_under_way_ends_with_the_notification(
     await finish(engine, rest)
     assert await database.read(heads) == before == [(3, 0, 0)] * STEP + [(2, 0, 0)] * 50
     assert await database.read(state_of, post) == UNSENT
+
+
+def snooze_all(connection: Connection) -> None:
+    """Snooze all items that are not snoozed."""
+    awake = items.c.snoozed_until.is_(None)
+    for key, user_id in connection.execute(
+        select(items.c.notification_id, items.c.user_id).where(awake).order_by(items.c.notification_id)
+    ).all():
+        wake = {"due_at": LATER, "kind": WAKE, "notification_id": key, "user_id": user_id}
+        connection.execute(insert(due_work).values(wake))
+    connection.execute(update(items).where(awake).values(snoozed_until=LATER))
+
+
+def statements_of(connection: Connection, due: Sequence[Due]) -> list[str]:
+    """Do the work in one transaction, and return the statements that it took."""
+    executed: list[str] = []
+    if connection.dialect.name == "sqlite":
+        driver_of(connection).set_trace_callback(executed.append)
+    else:
+        event.listen(connection, "before_cursor_execute", lambda *given: executed.append(given[2]))
+    commit(connection, [Advance(tuple(due))], LATER, True, ())
+    if connection.dialect.name == "sqlite":
+        driver_of(connection).set_trace_callback(None)
+    return executed
+
+
+@pytest.mark.parametrize("kind", [DELIVER, EXPIRE, WAKE])
+async def test_many_small_pieces_take_as_many_statements_as_few(
+    engine: Engine, database: Database, kind: int
+) -> None:
+    # Powers of two: a prepared statement on SQLite takes no other number of rows.
+    for number in (2, 16):
+        posts = [engine.post(f"user {one}") for one in range(number)]
+        if kind == EXPIRE:
+            posts = [
+                post._replace(content=post.content._replace(expires_at=LATER), options=Options())
+                for post in posts
+            ]
+        elif kind == DELIVER:
+            posts = [post._replace(options=Options(deliver_at=LATER, ttl=60)) for post in posts]
+        await engine.store(*posts)
+        if kind == WAKE:
+            await database.write(snooze_all)
+    found = await database.read(find_due, LATER, 100)
+    assert len(found) == 18
+    few = await database.write(statements_of, found[:2])
+    many = await database.write(statements_of, found[2:])
+    assert len(many) == len(few)
+    assert await database.read(find_due, LATER, 100) == []

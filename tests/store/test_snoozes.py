@@ -13,7 +13,7 @@ from gateway.errors import RateLimited
 from gateway.protocol.items import Item
 from gateway.store.changes import CHUNK, Changed, ItemUpdate, ReadUpTo, Seen
 from gateway.store.due_steps import Advance
-from gateway.store.due_work import find_due
+from gateway.store.due_turns import find_due
 from gateway.store.entries import Entry
 from gateway.store.inbox import FIRST, Listing, Query, find_item, list_items
 from gateway.store.log import head, read_after
