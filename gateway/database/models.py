@@ -202,6 +202,10 @@ notifications = Table(
     Column("collapse_key", String(64)),
     # How many recipients it no longer had when it was delivered: erased, or with a newer one of its key.
     _number("missed", default=None),
+    # The counts of one that has left every inbox: they don't change any more (`store/sent`).
+    _number("delivered", default=None),
+    _number("seen", default=None),
+    _number("read", default=None),
     # The sender's list, and the few in it that are not simply delivered.
     Index(None, "service_id", "id"),
     *(

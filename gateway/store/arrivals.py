@@ -3,7 +3,7 @@
 Functions take a connection and never commit. They take positions whose rows the transaction has locked.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import BigInteger, Connection, FromClause, Insert, SmallInteger, String, Text, insert, select
@@ -12,14 +12,16 @@ from sqlalchemy.types import TypeEngine
 from gateway.database.models import DELIVERED, EXPIRE, FORGET, SCHEDULED, items, notifications
 from gateway.database.prepared import PreparedRows
 from gateway.protocol.items import Content, Item
-from gateway.store import collapse, due_work
+from gateway.store import due_work
+from gateway.store.collapse import Replacements
+from gateway.store.collapse_keys import Keyed
 from gateway.store.entries import Entry
-from gateway.store.notification_rows import KEPT_MS, save
+from gateway.store.notification_rows import KEPT_MS, store_muted
 from gateway.store.positions import Position, Positions
 from gateway.store.preferences import is_quiet, mutes
 
 ITEMS_PER_INSERT = 1000
-"""About how many items one statement inserts. On Postgres the event loop builds the statement."""
+"""Maximum number of items that one statement inserts. On Postgres the event loop builds the statement."""
 
 
 class Options(NamedTuple):
@@ -72,7 +74,7 @@ def append(
             collapse_key = options.collapse_key
             if content.expires_at is not None:
                 expiring.append((key, EXPIRE, content.expires_at))
-        reached = [by_sub[sub] for sub in recipients]
+        reached = list(map(by_sub.__getitem__, recipients))
         arrivals.append((content, key, reached, service_id, collapse_key))
     if expiring:
         due_work.add_all(connection, expiring)
@@ -94,51 +96,59 @@ def enter(
     entries: list[Entry] = []
     muted: list[tuple[int, int, bool]] = []
     rows_of_items: list[tuple[int, int, int]] = []
+    replacements = None
     for content, key, positions, service_id, collapse_key in arrivals:
-        if collapse_key is not None:
-            # The earlier one may be of the same transaction.
-            _insert_items(connection, rows_of_items)
-            unmuted = [position for position in positions if not mutes(position, content, required)]
-            entries += collapse.replace(connection, service_id, collapse_key, key, unmuted, now)
+        if collapse_key is not None and replacements is None:
+            replacements = Replacements(connection, _keyed(arrivals), now)
         left_out = 0
         for position in positions:
             if position.preferences is not None and mutes(position, content, required):
                 left_out += 1
                 continue
+            if replacements is not None and collapse_key is not None:
+                entries += replacements.replace(position, service_id, collapse_key, content, key)
             position.seq += 1
             position.unread += 1
             position.unseen += 1
             rows_of_items.append((position.user_id, position.seq, key))
             if position.user_id in followed:
-                item = Item(content, position.seq, position.seq)
-                entry = Entry(position.user_id, position.counts(), (item,), fresh=True)
-                entry.service_id = service_id
-                if position.preferences is not None:
-                    entry.quiet = is_quiet(position, content, now)
-                entries.append(entry)
+                entries.append(_entry(position, content, service_id, now))
         if left_out:
             muted.append((key, left_out, left_out == len(positions)))
-        if len(rows_of_items) >= ITEMS_PER_INSERT:
-            _insert_items(connection, rows_of_items)
     _insert_items(connection, rows_of_items)
+    if replacements is not None:
+        replacements.store()
     if muted:
         _store_muted(connection, muted, now)
     return entries
 
 
 def _store_muted(connection: Connection, muted: Sequence[tuple[int, int, bool]], now: int) -> None:
-    """Store how many recipients have muted a notification. One that nobody gets is forgotten one day."""
-    for key, number, by_all in muted:
-        save(connection, key, {"muted": number})
-        if by_all:
-            due_work.add(connection, FORGET, now + KEPT_MS, key)
+    """Store how many recipients have muted notifications. One that nobody gets is forgotten one day."""
+    store_muted(connection, [(key, number) for key, number, _ in muted])
+    due_work.add_all(connection, [(key, FORGET, now + KEPT_MS) for key, _, by_all in muted if by_all])
 
 
-def _insert_items(connection: Connection, rows_of_items: list[tuple[int, int, int]]) -> None:
-    """Insert the items, and empty the list."""
-    if rows_of_items:
-        _INSERT_ITEMS.run(connection, rows_of_items)
-        rows_of_items.clear()
+def _entry(position: Position, content: Content, service_id: int, now: int) -> Entry:
+    """Return the entry of the item that has just entered a log."""
+    item = Item(content, position.seq, position.seq)
+    entry = Entry(position.user_id, position.counts(), (item,), fresh=True)
+    entry.service_id = service_id
+    if position.preferences is not None:
+        entry.quiet = is_quiet(position, content, now)
+    return entry
+
+
+def _keyed(arrivals: Sequence[Arrival]) -> Iterator[Keyed]:
+    for _, _, positions, service_id, collapse_key in arrivals:
+        if collapse_key is not None:
+            for position in positions:
+                yield position.user_id, service_id, collapse_key
+
+
+def _insert_items(connection: Connection, rows_of_items: Sequence[tuple[int, int, int]]) -> None:
+    for start in range(0, len(rows_of_items), ITEMS_PER_INSERT):
+        _INSERT_ITEMS.run(connection, rows_of_items[start : start + ITEMS_PER_INSERT])
 
 
 def _insert_item_rows(new: FromClause) -> Insert:

@@ -3,39 +3,66 @@
 Functions take a connection and never commit. They take positions whose rows the transaction has locked.
 """
 
-from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
 
+from gateway.protocol.items import Content, Item
 from gateway.store import collapse_keys
+from gateway.store.collapse_keys import Keyed
 from gateway.store.entries import Entry, by_message
-from gateway.store.numbering import number, store
+from gateway.store.numbering import StoredItem, number, store
 from gateway.store.positions import Position
 
 
-def replace(
-    connection: Connection, service_id: int, key: str, new: int, positions: Sequence[Position], now: int
-) -> list[Entry]:
-    """Delete the earlier items of a key, and record the notification that takes their place in these inboxes.
+class Replacements:
+    """The replacements of a transaction: it reads all their items first, and stores all of them at its end.
 
-    `new` is the key of its row, `now` the time in ms. An archived item stays. An inbox has several to delete
-    if its user has brought some back from the archive: they take one `seq`.
+    `wanted` are the keys of the notifications that enter, one for each recipient.
     """
-    by_id = {position.user_id: position for position in positions}
-    found = collapse_keys.take(connection, service_id, key, new, by_id)
-    there = [(user, item) for user, item in found if item.deleted_at is None and item.archived_at is None]
-    entries, changed = [], []
-    for user_id, group in groupby(there, key=itemgetter(0)):
+
+    def __init__(self, connection: Connection, wanted: Iterable[Keyed], now: int) -> None:
+        self._connection = connection
+        self._now = now
+        self._there: dict[Keyed, list[Item]] = {}
+        self._taken: dict[Keyed, int] = {}
+        self._changed: list[StoredItem] = []
+        for keyed, item in collapse_keys.find(connection, set(wanted)):
+            there = self._there.setdefault(keyed, [])
+            if item.deleted_at is None and item.archived_at is None:
+                there.append(item)
+        self._earlier = list(self._there)
+
+    def replace(
+        self, position: Position, service_id: int, key: str, content: Content, notification_id: int
+    ) -> list[Entry]:
+        """Delete the items of a key in an inbox, before its next `seq` goes to a new item of the key.
+
+        Return the entries. An archived item stays. There are several items if the user has brought some back
+        from the archive: they take one `seq`.
+        """
+        keyed = (position.user_id, service_id, key)
+        there = self._there.get(keyed)
+        entries = self._delete(position, there) if there else []
+        seq = position.seq + 1
+        self._there[keyed] = [Item(content, seq, seq)]
+        self._taken[keyed] = notification_id
+        return entries
+
+    def _delete(self, position: Position, there: Sequence[Item]) -> list[Entry]:
+        entries = []
         changes = [
-            (item, item._replace(deleted_at=now, deleted_reason="replaced", snoozed_until=None))
-            for _, item in group
+            (item, item._replace(deleted_at=self._now, deleted_reason="replaced", snoozed_until=None))
+            for item in there
         ]
         for listed in by_message(changes):
-            entry, stored = number(by_id[user_id], listed)
+            entry, stored = number(position, listed)
             entries.append(entry)
-            changed += stored
-    if changed:
-        store(connection, changed)
-    return entries
+            self._changed += stored
+        return entries
+
+    def store(self) -> None:
+        """Store the replaced items, and what has taken their place. Call it once the new items are stored."""
+        if self._changed:
+            store(self._connection, self._changed)
+        collapse_keys.replace(self._connection, self._earlier, self._taken)

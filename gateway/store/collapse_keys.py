@@ -4,9 +4,9 @@ These are the newest item of a key, and older ones that have come back from the 
 state of its item: whoever reads rows checks it. Functions take a connection and never commit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -16,10 +16,10 @@ from sqlalchemy import (
     Select,
     String,
     and_,
-    bindparam,
     delete,
     insert,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -29,38 +29,30 @@ from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Item
 from gateway.store.log import ITEM_COLUMNS, to_item
 
-
-def take(
-    connection: Connection, service_id: int, key: str, new: int, user_ids: Iterable[int]
-) -> list[tuple[int, Item]]:
-    """Return the items of a key with the ids of their users, and let a new one take their place.
-
-    `new` is the key of the notification's row. The items are in the order in which they entered.
-    """
-    dialect = connection.dialect.name
-    parameters = {"service_id": service_id, "key": key}
-    these = parameters | {"rows": dumps([[user_id] for user_id in user_ids])}
-    found = [(user_id, to_item(row)) for user_id, *row in connection.execute(_select_items(dialect), these)]
-    if found:
-        connection.execute(_delete(dialect), these)
-    connection.execute(_insert(dialect), these | {"notification_id": new})
-    return found
+Keyed: TypeAlias = tuple[int, int, str]
+"""A collapse key in one inbox: the ids of the user and the service, and the key."""
 
 
-def _of_key(wanted: Any) -> Any:
-    return and_(
-        collapse_keys.c.user_id == wanted.c.user_id,
-        collapse_keys.c.service_id == bindparam("service_id"),
-        collapse_keys.c.key == bindparam("key"),
-    )
+def find(connection: Connection, wanted: Collection[Keyed]) -> list[tuple[Keyed, Item]]:
+    """Return the items of these keys. Those of a key are in the order in which they entered."""
+    found = connection.execute(_select_items(connection.dialect.name), {"rows": dumps(list(wanted))})
+    return [((user_id, service_id, key), to_item(row)) for user_id, service_id, key, *row in found]
 
 
 @cache
 def _select_items(dialect: str) -> Select[Any]:
-    wanted = rows(dialect, user_id=BigInteger())
+    wanted = _wanted(dialect)
     return (
-        select(items.c.user_id, *ITEM_COLUMNS)
-        .join_from(wanted, collapse_keys, _of_key(wanted))
+        select(*wanted.c, *ITEM_COLUMNS)
+        .join_from(
+            wanted,
+            collapse_keys,
+            and_(
+                collapse_keys.c.user_id == wanted.c.user_id,
+                collapse_keys.c.service_id == wanted.c.service_id,
+                collapse_keys.c.key == wanted.c.key,
+            ),
+        )
         .join(
             items,
             and_(
@@ -73,26 +65,31 @@ def _select_items(dialect: str) -> Select[Any]:
     )
 
 
+def _wanted(dialect: str) -> Any:
+    return rows(dialect, user_id=BigInteger(), service_id=BigInteger(), key=String())
+
+
+def replace(connection: Connection, earlier: Collection[Keyed], new: Mapping[Keyed, int]) -> None:
+    """Let these notifications, by the keys of their rows, take the place of the items of `earlier` keys."""
+    dialect = connection.dialect.name
+    if earlier:
+        connection.execute(_delete(dialect), {"rows": dumps(list(earlier))})
+    if new:
+        taken = [(*keyed, notification_id) for keyed, notification_id in new.items()]
+        connection.execute(_insert(dialect), {"rows": dumps(taken)})
+
+
 @cache
 def _delete(dialect: str) -> Delete:
-    wanted = rows(dialect, user_id=BigInteger())
-    return delete(collapse_keys).where(
-        collapse_keys.c.user_id.in_(select(wanted.c.user_id)),
-        collapse_keys.c.service_id == bindparam("service_id"),
-        collapse_keys.c.key == bindparam("key"),
-    )
+    key = (collapse_keys.c.user_id, collapse_keys.c.service_id, collapse_keys.c.key)
+    return delete(collapse_keys).where(tuple_(*key).in_(select(_wanted(dialect))))
 
 
 @cache
 def _insert(dialect: str) -> Insert:
-    new = rows(dialect, user_id=BigInteger())
-    chosen = select(
-        new.c.user_id,
-        bindparam("service_id", type_=BigInteger()),
-        bindparam("key", type_=String()),
-        bindparam("notification_id", type_=BigInteger()),
-    )
-    return insert(collapse_keys).from_select(["user_id", "service_id", "key", "notification_id"], chosen)
+    number = BigInteger()
+    new = rows(dialect, user_id=number, service_id=number, key=String(), notification_id=number)
+    return insert(collapse_keys).from_select([column.name for column in new.c], select(new))
 
 
 def restore(connection: Connection, revived: Sequence[tuple[int, str]]) -> None:

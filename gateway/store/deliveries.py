@@ -49,7 +49,7 @@ def deliver(
     keys = [row.key for row in ready]
     recipients = schedule.recipients_of(connection, keys)
     schedule.remove_recipients(connection, keys)
-    store_delivered(connection, ready)
+    store_delivered(connection, ready, recipients)
     add_all(
         connection,
         [

@@ -44,6 +44,7 @@ from gateway.store.notification_rows import (
 )
 from gateway.store.numbering import StoredItem, enter_again, number, store
 from gateway.store.positions import Position, Positions
+from gateway.store.sent import keep_counts
 from gateway.store.snoozes import wake
 
 STEP = 250
@@ -226,6 +227,7 @@ def _finish_changes(
     elif done:
         keys = [one.key for one in done]
         erase_content(connection, keys)
+        keep_counts(connection, keys)
         connection.execute(delete(due_work).where(due_work.c.notification_id.in_(keys)))
         had_none = [one.key for one in done if not one.after and one.key not in changed]
         add_all(connection, [(key, FORGET, now + KEPT_MS) for key in had_none])

@@ -119,21 +119,46 @@ def save(connection: Connection, key: int, values: Mapping[str, Any]) -> None:
     connection.execute(update(notifications).where(notifications.c.id == key).values(values))
 
 
-def store_delivered(connection: Connection, delivered: Sequence[Row]) -> None:
-    """Store scheduled notifications that are delivered now, with the times of their delivery and expiry."""
-    new = [(row.key, row.state, row.content.created_at, row.content.expires_at) for row in delivered]
+def store_delivered(
+    connection: Connection, delivered: Sequence[Row], recipients: Mapping[int, Sequence[int]]
+) -> None:
+    """Store scheduled notifications that are delivered now, with the times of their delivery and expiry.
+
+    `recipients` are those that are left, by the key of the notification.
+    """
+    new = [
+        (
+            row.key,
+            row.state,
+            row.content.created_at,
+            row.content.expires_at,
+            row.recipients - len(recipients.get(row.key, ())),
+        )
+        for row in delivered
+    ]
     connection.execute(_update_delivered(connection.dialect.name), {"rows": dumps(new)})
 
 
 @cache
 def _update_delivered(dialect: str) -> Any:
     number = BigInteger()
-    new = rows(dialect, id=number, state=number, created_at=number, expires_at=number)
+    new = rows(dialect, id=number, state=number, created_at=number, expires_at=number, missed=number)
     return (
         update(notifications)
         .where(notifications.c.id == new.c.id)
-        .values(state=new.c.state, created_at=new.c.created_at, expires_at=new.c.expires_at)
+        .values({name: new.c[name] for name in ("state", "created_at", "expires_at", "missed")})
     )
+
+
+def store_muted(connection: Connection, muted: Sequence[tuple[int, int]]) -> None:
+    """Store how many recipients have muted each of these notifications: pairs of a key and a number."""
+    connection.execute(_update_muted(connection.dialect.name), {"rows": dumps(muted)})
+
+
+@cache
+def _update_muted(dialect: str) -> Any:
+    new = rows(dialect, id=BigInteger(), muted=BigInteger())
+    return update(notifications).where(notifications.c.id == new.c.id).values(muted=new.c.muted)
 
 
 def erase_content(connection: Connection, keys: Collection[int]) -> None:

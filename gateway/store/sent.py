@@ -1,11 +1,25 @@
 """Sent notifications, as their senders see them. Functions take a connection and never commit."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, literal, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from gateway.database.models import DELIVERED, items, notifications, users
+from gateway.database.rows import rows
+from gateway.protocol.encoding import dumps
 from gateway.protocol.items import CONTENT_FIELDS, MAX_SEQ, Content
 from gateway.store.log import ITEM_COLUMNS
 
@@ -60,17 +74,24 @@ def find_sent(connection: Connection, uuid: str) -> tuple[Sending, Reach] | None
     """Return a notification with its counts, or None.
 
     Delivered: a client of the recipient has acknowledged it. Seen: the recipient's seen mark covers it, or it
-    was read. A deleted item counts in the state it had.
+    was read. A deleted item counts in the state it had. The counts of a notification that has left every
+    inbox don't change any more.
     """
     row = connection.execute(_SELECT_SENT.where(notifications.c.uuid == bindparam("uuid")), {"uuid": uuid})
     found = row.one_or_none()
     if found is None:
         return None
     sent = _to_sending(found)
-    number, delivered, seen, read = connection.execute(_COUNT_SENT, {"key": sent.key}).one()
+    missed, *last = connection.execute(_SELECT_LAST, {"key": sent.key}).one()
+    number, *counts = connection.execute(_COUNT_SENT, {"keys": [sent.key]}).one_or_none() or (0, 0, 0, 0)
     # Without an item it was never delivered. The items of some recipients may have been purged.
-    reached = sent.recipients - sent.muted if number else 0
-    return sent, Reach(reached, delivered, seen, read)
+    reached = sent.recipients - sent.muted - (missed or 0) if number else 0
+    return sent, Reach(reached, *(counts if last[0] is None else last))
+
+
+_SELECT_LAST = select(
+    notifications.c.missed, notifications.c.delivered, notifications.c.seen, notifications.c.read
+).where(notifications.c.id == bindparam("key"))
 
 
 _SELECT_SENT = select(
@@ -105,8 +126,31 @@ _COUNT_SENT = (
         _count(items.c.read_at.is_not(None)),
     )
     .join_from(items, users, items.c.user_id == users.c.id)
-    .where(items.c.notification_id == bindparam("key"))
+    .where(items.c.notification_id.in_(bindparam("keys", expanding=True)))
+    .group_by(items.c.notification_id)
 )
+
+
+def keep_counts(connection: Connection, keys: Sequence[int]) -> None:
+    """Store the counts of notifications that have left every inbox.
+
+    Otherwise a user who moves the seen mark later would seem to have seen them.
+    """
+    counted = connection.execute(_COUNT_SENT.add_columns(items.c.notification_id), {"keys": keys}).all()
+    if counted:
+        new = [(key, *counts) for _, *counts, key in counted]
+        connection.execute(_update_last(connection.dialect.name), {"rows": dumps(new)})
+
+
+@cache
+def _update_last(dialect: str) -> Any:
+    number = BigInteger()
+    new = rows(dialect, id=number, delivered=number, seen=number, read=number)
+    return (
+        update(notifications)
+        .where(notifications.c.id == new.c.id)
+        .values({name: new.c[name] for name in ("delivered", "seen", "read")})
+    )
 
 
 def list_sent(connection: Connection, query: Filter) -> SentPage:

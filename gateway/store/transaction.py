@@ -106,10 +106,13 @@ def commit(
     outcomes: dict[int, Outcome] = {}
     submissions, requests, changes = _by_kind(batch)
     posts: list[Post] = []
-    for number in _admit(connection, submissions, now, create_users, outcomes):
+    subs = _subs(submissions.values())
+    admitted = _admit(connection, submissions, subs, now, create_users, outcomes)
+    if outcomes:
+        subs = _subs(submissions[number] for number in admitted)
+    for number in admitted:
         outcomes[number] = Accepted(submissions[number].response)
         posts += submissions[number].posts
-    subs = {sub for post in posts for sub in post.recipients}
     user_ids = {change.user_id for change in changes.values()}
     if requests:
         user_ids |= _users_of(connection, requests.values())
@@ -127,12 +130,10 @@ def commit(
     for number, change in changes.items():
         outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
     counts = positions.save()
-    sent_on = _sent_on(entries[posted:])
-    for number, change in changes.items():
-        # They take no `seq`, and are told all the same. Each socket looks them up, which is charged, too.
-        if isinstance(change, SetPreferences) and isinstance(changed := outcomes[number], Changed):
-            counts[change.user_id] = changed.counts
-            sent_on[change.user_id] = sent_on.get(change.user_id, 0) + LOOK_UP_BYTES + len(change.document)
+    sent_on: dict[int, int] = {}
+    if changes:
+        sent_on = _sent_on(entries[posted:])
+        _add_preferences(changes, outcomes, counts, sent_on)
     return Committed(
         [outcomes[number] for number in range(len(batch))],
         entries,
@@ -209,6 +210,21 @@ def _carry_out(
     return lifecycle.withdraw(connection, request, now), []
 
 
+def _add_preferences(
+    changes: Mapping[int, Change],
+    outcomes: Mapping[int, Outcome],
+    counts: dict[int, Counts],
+    sent_on: dict[int, int],
+) -> None:
+    """Add the users whose preferences have changed: it takes no `seq`, and is told all the same."""
+    for number, change in changes.items():
+        if isinstance(change, SetPreferences) and isinstance(changed := outcomes[number], Changed):
+            counts[change.user_id] = changed.counts
+            # Each socket looks them up.
+            size = LOOK_UP_BYTES + len(change.document)
+            sent_on[change.user_id] = sent_on.get(change.user_id, 0) + size
+
+
 def _sent_on(entries: Sequence[Entry]) -> dict[int, int]:
     sizes: dict[int, int] = {}
     for entry in entries:
@@ -219,6 +235,7 @@ def _sent_on(entries: Sequence[Entry]) -> dict[int, int]:
 def _admit(
     connection: Connection,
     submissions: dict[int, Submission],
+    subs: set[str],
     now: int,
     create_users: bool,
     outcomes: dict[int, Outcome],
@@ -226,7 +243,7 @@ def _admit(
     """Return the numbers of the submissions to store, and put the outcome of the others into `outcomes`."""
     reservations = [submission.reservation for submission in submissions.values() if submission.reservation]
     answered = idempotency.answered(connection, reservations, now) if reservations else {}
-    doubtful = never_made(_subs(submissions.values()), creates_users=create_users)
+    doubtful = never_made(subs, creates_users=create_users)
     unknown = unknown_subs(connection, doubtful) if doubtful else set()
     firsts: dict[tuple[int, str], Reservation] = {}
     candidates = []

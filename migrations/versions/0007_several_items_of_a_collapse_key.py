@@ -1,4 +1,4 @@
-"""several items of a collapse key, and the recipients that a delivery has missed.
+"""several items of a collapse key, and the last counts of notifications.
 
 Revision: 0007.
 """
@@ -12,17 +12,20 @@ branch_labels = None
 depends_on = None
 
 _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_COUNTS = ("missed", "delivered", "seen", "read")
 _ONE = ("user_id", "service_id", "key")
 _SEVERAL = (*_ONE, "notification_id")
 
 
 def upgrade() -> None:
     _change_key(_SEVERAL, "SELECT user_id, service_id, key, notification_id FROM earlier_collapse_keys")
-    op.add_column("notifications", sa.Column("missed", sa.BigInteger(), nullable=True))
+    for name in _COUNTS:
+        op.add_column("notifications", sa.Column(name, sa.BigInteger(), nullable=True))
 
 
 def downgrade() -> None:
-    op.drop_column("notifications", "missed")
+    for name in _COUNTS:
+        op.drop_column("notifications", name)
     newest = "SELECT user_id, service_id, key, max(notification_id) FROM {} GROUP BY user_id, service_id, key"
     if op.get_bind().dialect.name != "sqlite":
         op.execute(

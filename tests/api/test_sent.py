@@ -231,6 +231,27 @@ async def test_a_scheduled_notification_with_the_key_of_another_takes_its_place(
     assert (await titles(ada), await titles(bob)) == (["2"], ["3"])
 
 
+async def test_scheduled_notifications_of_one_batch_take_the_place_of_each_other(server: LocalServer) -> None:
+    ada, bob = await server.user("ada"), await server.user("bob")
+    earlier = await server.service.notify(["ada", "bob"], "0", deliver_at=moment(100), collapse_key="k")
+    later = {"deliver_at": moment(100), "collapse_key": "k"}
+    posts = [
+        {"to": ["ada", "bob"], "title": "1", **later},
+        {"to": "ada", "title": "2", **later},
+        {"to": "ada", "title": "3", **later},
+        {"to": "ada", "title": "4", **later, "collapse_key": "other"},
+    ]
+    batch = (await server.service.post("/v1/notifications/batch", json=posts)).json()["items"]
+    ids = [earlier["id"], *(item["id"] for item in batch)]
+    states = [(await sent(server.service, one))["state"] for one in ids]
+    assert states == ["cancelled", "scheduled", "cancelled", "scheduled", "scheduled"]
+    assert (await sent(server.service, ids[2]))["title"] is None
+    await move_all(server, {ids[place]: {"deliver_at": place} for place in (1, 3, 4)})
+    await state_is(server.service, ids[4], "delivered")
+    assert (await titles(ada), await titles(bob)) == (["4", "3"], ["1"])
+    assert counts(await sent(server.service, ids[1])) == (2, 1, 0, 0, 0, 0)
+
+
 async def test_an_erased_user_gets_nothing_that_was_scheduled(server: LocalServer) -> None:
     await server.user()
     alone = await server.service.notify("ada", "secret", deliver_at=moment(100))
@@ -517,6 +538,20 @@ async def test_one_that_is_cancelled_has_reached_nobody(server: LocalServer) -> 
     posted = await server.service.notify(["ada", "bob"], deliver_at=moment(100))
     await take_back(server.service, posted["id"])
     assert counts(await sent(server.service, posted["id"])) == (2, 0, 0, 0, 0, 0)
+
+
+async def test_the_counts_of_a_withdrawal_do_not_change_any_more(server: LocalServer) -> None:
+    ada = await server.user()
+    posted = await server.service.notify(["ada", "bob"])
+    first = await take_back(server.service, posted["id"])
+    async with ada.socket(since="latest") as socket:
+        await socket.until("live")
+        await ada.post("/v1/inbox/seen", json={"up_to": 2})
+        await socket.send(type="ack", seq=2)
+        await socket.ask(type="ping")
+    again = await take_back(server.service, posted["id"])
+    assert first.json() == again.json() == {"state": "unsent", "recipients": 2, "seen": 0, "read": 0}
+    assert counts(await sent(server.service, posted["id"])) == (2, 2, 0, 0, 0, 0)
 
 
 def counts(notification: Json) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from gateway.store.due_turns import find_due
 from gateway.store.due_work import Due
 from gateway.store.lifecycle import Edit, Withdrawal
 from gateway.store.positions import lock
-from gateway.store.transaction import commit
+from gateway.store.transaction import Submission, Work, commit
 from tests.support.engine import Engine
 
 LATER = 1_900_000_000_000
@@ -165,14 +165,14 @@ def snooze_all(connection: Connection) -> None:
     connection.execute(update(items).where(awake).values(snoozed_until=LATER))
 
 
-def statements_of(connection: Connection, due: Sequence[Due]) -> list[str]:
+def statements_of(connection: Connection, batch: Sequence[Work]) -> list[str]:
     """Do the work in one transaction, and return the statements that it took."""
     executed: list[str] = []
     if connection.dialect.name == "sqlite":
         driver_of(connection).set_trace_callback(executed.append)
     else:
         event.listen(connection, "before_cursor_execute", lambda *given: executed.append(given[2]))
-    commit(connection, [Advance(tuple(due))], LATER, True, ())
+    commit(connection, batch, LATER, True, ())
     if connection.dialect.name == "sqlite":
         driver_of(connection).set_trace_callback(None)
     return executed
@@ -197,7 +197,30 @@ async def test_many_small_pieces_take_as_many_statements_as_few(
             await database.write(snooze_all)
     found = await database.read(find_due, LATER, 100)
     assert len(found) == 18
-    few = await database.write(statements_of, found[:2])
-    many = await database.write(statements_of, found[2:])
+    few = await database.write(statements_of, [Advance(tuple(found[:2]))])
+    many = await database.write(statements_of, [Advance(tuple(found[2:]))])
     assert len(many) == len(few)
     assert await database.read(find_due, LATER, 100) == []
+
+
+@pytest.mark.parametrize("deliver_at", [None, 2 * LATER], ids=["at once", "scheduled"])
+@pytest.mark.parametrize("same", [True, False], ids=["one key", "a key each"])
+async def test_a_batch_with_collapse_keys_takes_as_many_statements_for_many_as_for_few(
+    engine: Engine, database: Database, deliver_at: int | None, same: bool
+) -> None:
+    def batch(number: int) -> list[Work]:
+        posts = [
+            engine.post("ada")._replace(
+                options=Options(deliver_at=deliver_at, collapse_key="k" if same else f"k{one}")
+            )
+            for one in range(number)
+        ]
+        return [Submission(tuple(posts), "")]
+
+    await engine.user()
+    taken = []
+    # Twice each: the second batch replaces the first one. SQLite inserts rows by powers of two.
+    for number in (5, 65):
+        await database.write(statements_of, batch(number))
+        taken.append(len(await database.write(statements_of, batch(number))))
+    assert taken[0] == taken[1]
