@@ -294,6 +294,14 @@ async def test_a_link_action_of_a_toast_answers_and_opens_its_own_address(stage:
     assert await page.evaluate("[window.opened, location.pathname]") == [None, "/"]
 
 
+async def test_a_click_beside_a_link_action_of_a_toast_is_no_answer(stage: Stage) -> None:
+    page = await stage("() => show('notification-toasts', new FakeClient())")
+    await page.evaluate("client.arrive(item(1, { actions: [{ id: 'see', label: 'View', url: '/seen' }] }))")
+    await page.locator(".toast .title").click()
+    await expect(page.locator(".toast")).to_have_count(0)
+    assert await calls(page, "act", "read") == [["read", "id-1"]]
+
+
 async def test_a_notification_without_alert_shows_no_toast_plays_no_sound_and_is_not_announced(
     stage: Stage,
 ) -> None:
