@@ -222,6 +222,86 @@ async def test_a_toast_is_edited_withdrawn_and_replaced_with_its_item(stage: Sta
     await expect(toasts.locator(".title")).to_have_text(["Once more"])
 
 
+async def toast_with_actions(stage: Stage, *, clock: bool = False) -> Page:
+    page = await stage("() => show('notification-toasts', new FakeClient())", clock=clock)
+    if clock:
+        await page.clock.pause_at("2030-01-01T00:00:00Z")
+    actions = ACTIONS.replace("#seen", "/seen")
+    await page.evaluate(f"client.arrive(item(1, {{ priority: 'urgent', url: '/one', ...{actions} }}))")
+    await page.evaluate("addEventListener('notification-open', () => { window.opened = true; })")
+    return page
+
+
+async def test_an_action_of_a_toast_answers_and_opens_nothing(stage: Stage) -> None:
+    page = await toast_with_actions(stage)
+    await button(page, "Approve").click()
+    await expect(page.locator(".toast")).to_have_count(0)
+    assert await calls(page, "act", "read") == [["act", "id-1", "yes"]]
+    await page.evaluate("client.enter('id-1')")
+    await expect(button(page, "Approve")).to_be_disabled()
+    await expect(page.locator(".toast")).to_contain_text("You answered: Approve")
+    await page.locator(".answer").click()
+    assert await page.evaluate("[window.opened, location.pathname]") == [None, "/"]
+
+
+async def test_a_dangerous_action_of_a_toast_takes_a_second_press_within_a_while(stage: Stage) -> None:
+    page = await toast_with_actions(stage, clock=True)
+    await button(page, "Decline").dblclick()
+    await expect(button(page, "Press again: Decline")).to_be_visible()
+    # Its button becomes smaller, but not under the pointer.
+    await page.clock.run_for(5_000)
+    await expect(button(page, "Press again: Decline")).to_be_visible()
+    await page.mouse.move(1, 1)
+    await page.clock.run_for(5_000)
+    await expect(button(page, "Press again: Decline")).to_have_count(0)
+    assert await calls(page, "act") == []
+    await button(page, "Decline").press("Enter")
+    await button(page, "Press again: Decline").press("Enter")
+    await page.clock.run_for(1)
+    assert await calls(page, "act") == [["act", "id-1", "no"]]
+    await expect(page.locator(".toast")).to_have_count(0)
+
+
+async def test_a_reply_in_a_toast_is_kept_by_an_edit_and_by_a_refusal(stage: Stage) -> None:
+    page = await toast_with_actions(stage)
+    field = page.get_by_role("textbox", name="Reply")
+    await button(page, "Reply").click()
+    await page.keyboard.press("Escape")
+    await expect(field).to_be_hidden()
+    await expect(button(page, "Dismiss")).to_be_focused()
+    await button(page, "Reply").click()
+    await page.keyboard.type("see you ")
+    await page.evaluate("client.edit('id-1', { title: 'Corrected' }); client.refuse = true")
+    await expect(page.locator(".toast .title")).to_have_text("Corrected")
+    await button(page, "Send").click()
+    await expect(page.locator(".toast.sum")).to_contain_text("That did not work: It was refused.")
+    await expect(field).to_have_value("see you ")
+    await page.evaluate("client.refuse = false")
+    await field.press("Enter")
+    await expect(field).to_have_count(0)
+    assert await calls(page, "act", "read") == [["act", "id-1", "say", "see you"]] * 2
+    assert await page.evaluate("window.opened") is None
+
+
+async def test_a_link_action_of_a_toast_answers_and_opens_its_own_address(stage: Stage) -> None:
+    page = await toast_with_actions(stage)
+    await page.context.route("**/seen", lambda route: route.fulfill(body="Seen"))
+    async with page.context.expect_page() as opened:
+        await page.get_by_role("link", name="View").click()
+    assert (await opened.value).url == f"{ORIGIN}/seen"
+    await expect(page.locator(".toast")).to_have_count(0)
+    assert await calls(page, "act", "read") == [["act", "id-1", "see"]]
+    assert await page.evaluate("[window.opened, location.pathname]") == [None, "/"]
+
+
+async def test_a_click_beside_a_link_action_of_a_toast_is_no_answer(stage: Stage) -> None:
+    page = await stage("() => show('notification-toasts', new FakeClient())")
+    await page.evaluate("client.arrive(item(1, { actions: [{ id: 'see', label: 'View', url: '/seen' }] }))")
+    await page.locator(".toast .title").click()
+    await expect(page.locator(".toast")).to_have_count(0)
+    assert await calls(page, "act", "read") == [["read", "id-1"]]
+
+
 async def test_a_notification_without_alert_shows_no_toast_plays_no_sound_and_is_not_announced(
     stage: Stage,
 ) -> None:

@@ -179,6 +179,27 @@ def test_served_scripts_have_short_private_names_and_styles_without_needless_whi
     )
 
 
+def test_served_scripts_have_short_names_of_constants_and_functions_that_are_no_others() -> None:
+    source = (
+        "const LIMIT = 3;\nconst KINDS = { a: 'KINDS' };\nexport const OPEN = [...LIMITS, LIMIT];\n"
+        "const LIMITS = [`${LIMIT}px`];\n"
+        "function double(A) { return A * LIMIT; }\nfunction name() {}\nfunction say() {}\n"
+        "export function whole({ name }) { return say && double(double(name)); }\n"
+        "text.double = text.LIMITLESS(KINDS);\nasync function wait() { await wait(); }\n"
+    )
+    assert compact(source) == (
+        "const B=3;const KINDS={a:'KINDS'};export const OPEN=[...C,B];const C=[`${B}px`];"
+        "function double(A){return A*B}function name(){}function say(){}"
+        "export function whole({name}){return say&&double(double(name))}"
+        "text.double=text.LIMITLESS(KINDS);async function D(){await D()}"
+    )
+
+
+def test_no_template_stands_in_another_where_the_minifier_takes_its_text_for_code() -> None:
+    sources = {file.name: file.read_text("utf-8") for file in SDK.iterdir() if file.name.endswith(".js")}
+    assert [name for name, text in sources.items() if re.search(r"`[^`\n]*\$\{[^}`\n]*`", text)] == []
+
+
 def test_a_compact_style_sheet_means_the_same() -> None:
     source = """export const A = sheet(`
 :host .a, .b > c { margin: 0 auto; width: calc(100% - 24px); inset: var(--x, auto 1px); }

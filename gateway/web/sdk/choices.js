@@ -4,10 +4,27 @@ import { make, write } from './dom.js';
 import { safeLink } from './link.js';
 
 const LONGEST_REPLY = 1_000; // characters of a reply
+const QUESTION_TIME = 4_000; // ms
+
+/**
+ * Take a question back after a while, but not from under a pointer: its button becomes a smaller one.
+ * @param {{ element: HTMLElement, ask(asked: null): void, asking?: ReturnType<typeof setTimeout> }} asker
+ */
+export function askNoMore(asker) {
+  clearTimeout(asker.asking);
+  asker.asking = setTimeout(() => {
+    const asked = asker.element.querySelector('.asked');
+    // A finger leaves what it touched last `:hover`, and is not there any more.
+    const isAimedAt = matchMedia('(hover: hover)').matches && asked?.matches(':hover');
+    if (isAimedAt || asked?.matches(':active')) askNoMore(asker);
+    else asker.ask(null);
+  }, QUESTION_TIME);
+}
 
 export class Choices {
   #words;
   #buttons = [];
+  #replying; // the id of an action
 
   /** @param {import('./texts.js').Words} words */
   constructor(item, words) {
@@ -47,8 +64,37 @@ export class Choices {
     write(this.answer, answer ? this.#words.say(text ? 'repliedBy' : 'answeredBy', { label, text }) : '');
   }
 
+  /**
+   * Take a click on a button: it answers at once, after a second press, or with a text. `asker` asks for that press.
+   * @param {{ ask(id: string): void }} asker @param {(id: string) => void} answer
+   */
+  press(event, asker, answer) {
+    const { choice: id } = event.target.closest('[data-choice]').dataset;
+    const { style, reply } = this.find(id);
+    const isDanger = style === 'danger';
+    const asks = isDanger && this.asked !== id;
+    // The second click of two is none that confirms.
+    const answers = !this.isClosed && !reply && (!isDanger || (!asks && event.detail < 2));
+    if (!answers) event.preventDefault();
+    if (this.isClosed) return;
+    if (asks) {
+      asker.ask(id);
+      askNoMore(asker);
+    } else if (reply) this.open(id);
+    // A link that is disabled at once leads nowhere.
+    else if (answers) setTimeout(() => answer(id));
+  }
+
+  /** Take what was typed. @param {(id: string, text: string) => void} answer */
+  submit(event, answer) {
+    event.preventDefault();
+    const text = this.field.value.trim();
+    if (text) answer(this.#replying, text);
+  }
+
   /** Ask whether this action is meant, or take the question back. */
   ask(id) {
+    this.asked = id;
     for (const [index, { id: own, label }] of this.actions.entries()) {
       const button = this.#buttons[index];
       button.classList.toggle('asked', own === id);
@@ -60,7 +106,7 @@ export class Choices {
   open(id) {
     this.form.hidden = id === null;
     if (id === null) return;
-    this.form.dataset.choice = id;
+    this.#replying = id;
     this.field.ariaLabel = this.field.placeholder = this.find(id).label;
     this.field.focus();
   }

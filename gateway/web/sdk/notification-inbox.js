@@ -1,5 +1,6 @@
 // <notification-inbox>: a user's notifications, and what can be done with them.
 
+import { askNoMore } from './choices.js';
 import { icon, iconButton, make, write } from './dom.js';
 import { NotificationElement, inView, lists, views } from './element.js';
 import { Feed } from './feed.js';
@@ -13,7 +14,6 @@ import { View } from './view.js';
 const TABS = ['all', 'unread', 'snoozed', 'archived'];
 const UNDO_AT_MOST = 1_000; // items that "mark all read" can be undone for.
 const AT_ONCE = 200; // ids in one call.
-const QUESTION_TIME = 4_000; // ms
 const TICK = 30_000; // ms
 const DRAG = 4; // px
 const CONTROLS = 'button, a, summary, pre';
@@ -364,7 +364,7 @@ export class NotificationInbox extends NotificationElement {
     if (button) {
       // The second click of two is not meant for the row that has taken the place of the first one.
       if (detail < 2) this.#clicked = row;
-      if (button.dataset.choice) this.#choice(row, button.dataset.choice, event);
+      if (button.dataset.choice) row.choices.press(event, row, (id) => this.#answer(row, id));
       else if (this.#clicked === row) this.#act(button.dataset.action, row);
     } else if (target.closest('a')) this.#open(row, event);
     // The menu reaches over the whole window: a tap beside its buttons closes it, and presses nothing below.
@@ -501,30 +501,12 @@ export class NotificationInbox extends NotificationElement {
     }));
   }
 
-  /** Answer by an action: at once, after a second press, or with a text. */
-  #choice(row, id, event) {
-    const { style, reply } = row.choices.find(id);
-    const isDanger = style === 'danger';
-    const asks = isDanger && row.asked !== id;
-    // The second click of two is none that confirms.
-    const answers = !row.choices.isClosed && !reply && (!isDanger || (!asks && event.detail < 2));
-    if (!answers) event.preventDefault();
-    if (row.choices.isClosed) return;
-    if (asks) {
-      row.ask(id);
-      this.#askNoMore(row);
-    } else if (reply) row.choices.open(id);
-    // A link that is disabled at once leads nowhere.
-    else if (answers) setTimeout(() => this.#answer(row, id));
-  }
-
   #onReply(event) {
-    event.preventDefault();
-    const row = event.target.closest('article').row;
-    const text = row.choices.field.value.trim();
-    if (!text) return;
-    row.element.focus();
-    this.#answer(row, event.target.dataset.choice, text);
+    const { row } = event.target.closest('article');
+    row.choices.submit(event, (id, text) => {
+      row.element.focus();
+      this.#answer(row, id, text);
+    });
   }
 
   #answer({ item }, id, text) {
@@ -539,18 +521,7 @@ export class NotificationInbox extends NotificationElement {
     }
     this.#own.clear();
     row.ask('');
-    this.#askNoMore(row);
-  }
-
-  /** Take the question back after a while, but not from under a pointer: its button becomes a smaller one. */
-  #askNoMore(row) {
-    clearTimeout(row.asking);
-    row.asking = setTimeout(() => {
-      const asked = row.element.querySelector('.asked');
-      const isAimedAt = row.element === this.#feed.pointed && asked?.matches(':hover');
-      if (isAimedAt || asked?.matches(':active')) this.#askNoMore(row);
-      else row.ask(null);
-    }, QUESTION_TIME);
+    askNoMore(row);
   }
 
   /** Mark read what the list has: all that is unread, or those of the category that is chosen. */
