@@ -1,6 +1,6 @@
 """The errors of the gateway. Each class has an HTTP status, a stable `code` and a close code.
 
-`api/rendering.py` renders all of them, for HTTP (RFC 9457) and for WebSocket (a close frame).
+`api/error_rendering.py` renders all of them, for HTTP (RFC 9457) and for WebSocket (a close frame).
 """
 
 from collections.abc import Mapping, Sequence
@@ -224,7 +224,7 @@ class PreconditionFailed(GatewayError):
 
     status = 412
     code = "precondition_failed"
-    title = "It has changed meanwhile"
+    title = "The condition in If-Match is not met"
     advice = "read it again, and send the change with its new ETag"
 
 

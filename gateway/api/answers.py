@@ -125,7 +125,11 @@ class LongAnswer:
 
 def item_response(connection: HTTPConnection, state: Gateway, item: Item) -> Response:
     """Return the response with one item. Raises `Overloaded` as `send` does."""
-    body = encode_item(item).encode()
+    return counted_response(connection, state, encode_item(item).encode())
+
+
+def counted_response(connection: HTTPConnection, state: Gateway, body: bytes) -> Response:
+    """Return a JSON response that is counted, if it is large, until it is sent. Raises `Overloaded`."""
     if len(body) <= UNCOUNTED_BYTES:
         return Response(body, media_type=_MEDIA_TYPE)
     counted = AnswerBytes(state.rate_limits.held_answers, client_address(connection))

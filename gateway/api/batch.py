@@ -152,7 +152,7 @@ class _Batch:
         except ValidationError as error:
             found = [{**one, "loc": (index, *one["loc"])} for one in error.errors(include_url=False)]
             line = self.place.line() if self._is_lines else None
-            raise as_invalid(found, members=Notification.model_fields, line=line) from None
+            raise as_invalid(found, body=Notification, line=line) from None
 
     def _invalid(self, index: int, message: str) -> Invalid:
         """Return the error of an item: named by its line in NDJSON, else by its index."""

@@ -1,7 +1,7 @@
 """Routes with a JSON body: bounded, strict, and read only after the caller is authenticated."""
 
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any, ClassVar, get_args
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -25,12 +25,6 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def members_of(annotation: Any) -> Collection[str]:
-    """Return the names of the members of a body's type, which may be a union with None."""
-    bodies = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
-    return tuple(name for one in bodies if issubclass(one, Body) for name in one.model_fields)
-
-
 class JsonRoute(APIRoute):
     """A route whose bodies are bounded and whose JSON is strict: `APIRouter(route_class=JsonRoute)`."""
 
@@ -46,7 +40,7 @@ class JsonRoute(APIRoute):
         handler = super().get_route_handler()
         wants_body = self.body_field is not None
         takes_no_query = self.requires_token and not self.dependant.query_params
-        members = members_of(self.body_field.field_info.annotation) if self.body_field else ()
+        body = self.body_field.field_info.annotation if self.body_field else None
 
         async def handle(request: Request) -> Response:
             bounded = self.bounded(request)
@@ -64,7 +58,7 @@ class JsonRoute(APIRoute):
             except RequestValidationError as error:
                 # Break a reference cycle through a frame of FastAPI: it would keep the body in memory.
                 error.__traceback__ = None
-                raise as_invalid(error.errors(), members=members) from None
+                raise as_invalid(error.errors(), body=body) from None
             finally:
                 bounded.release()
 

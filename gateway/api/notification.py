@@ -16,7 +16,7 @@ from gateway.auth.principals import Service
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content
 from gateway.protocol.links import is_link
-from gateway.protocol.times import now_ms, read_moment
+from gateway.protocol.times import MAX_AHEAD_MS, now_ms, read_moment
 from gateway.settings.wording import in_words
 from gateway.store.arrivals import Options, Post
 from gateway.store.recipients import check_recipient
@@ -76,9 +76,6 @@ Moment = Annotated[
     int, BeforeValidator(read_moment), WithJsonSchema({"type": "string", "format": "date-time"})
 ]
 """A time in a body: RFC 3339 with its zone, in ms once validated."""
-
-MAX_AHEAD_MS = 366 * 24 * 60 * 60 * 1000
-"""How far in the future a notification may be scheduled."""
 
 MAX_TTL_SECONDS = 31_622_400
 MAX_ACTIONS = 4

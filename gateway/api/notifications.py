@@ -96,7 +96,7 @@ async def _read_notification(request: BoundedRequest) -> Notification:
     except ValidationError as error:
         if isinstance(await request.json(), list):
             raise Invalid.field("body", _ARRAY) from None
-        raise as_invalid(error.errors(include_url=False), members=Notification.model_fields) from None
+        raise as_invalid(error.errors(include_url=False), body=Notification) from None
     else:
         request.settle(notification.to)
         return notification

@@ -1,7 +1,6 @@
 """The preferences API: what a user has muted, and when the user wants quiet."""
 
 import re
-from collections.abc import Callable, Collection
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,13 +16,13 @@ from gateway.api.parameters import SubPath
 from gateway.api.problems import BODY, problems
 from gateway.api.state import Gateway, State
 from gateway.auth import users
-from gateway.errors import MAX_FIELD, Invalid, NotFound
+from gateway.errors import MAX_FIELD, GatewayError, Invalid, NotFound, TokenRevoked
 from gateway.observability import audit
 from gateway.observability.audit import Event
 from gateway.protocol.encoding import dumps
 from gateway.protocol.terminal import cut
 from gateway.protocol.times import read_moment, timestamp
-from gateway.settings.wording import in_words, nearest, unknown_member
+from gateway.settings.wording import in_words, nearest
 from gateway.store import preferences
 from gateway.store.preferences import DAYS, SetPreferences, etag_of
 from gateway.transport.conditional import not_modified
@@ -50,18 +49,6 @@ users_router = APIRouter(prefix="/v1/users/{sub}/preferences", route_class=Manag
 
 
 # --- the rules of the document ------------------------------------------------------------------------------
-
-
-def _only(*members: str) -> Callable[[Any], Any]:
-    """Return a check that an object has only these members. It names the first other one, and no more."""
-
-    def check(value: Any) -> Any:
-        for name in value if isinstance(value, dict) else ():
-            if name not in members:
-                raise ValueError(f"{cut(name, MAX_FIELD)}: {unknown_member(name, members)}")
-        return value
-
-    return check
 
 
 def _check_categories(value: Any) -> Any:
@@ -121,7 +108,10 @@ Time = Annotated[str, Field(pattern=_TIME)]
 class CategoryPreference(Body):
     """What the user wants of one category."""
 
-    muted: bool = Field(description="No notification of the category enters the inbox from now on.")
+    muted: bool = Field(
+        description="If true, no notification of the category enters the inbox from now on, but for"
+        " those with the priority `urgent`."
+    )
 
 
 class QuietWindow(Body):
@@ -159,7 +149,7 @@ class Preferences(Body):
     categories: Annotated[
         dict[
             Annotated[str, Field(min_length=1, max_length=MAX_CATEGORY_CHARACTERS, pattern=CATEGORY)],
-            Annotated[CategoryPreference, BeforeValidator(_only("muted"))],
+            CategoryPreference,
         ],
         BeforeValidator(_check_categories),
     ] = Field({}, max_length=MAX_CATEGORIES, description=f"Up to {MAX_CATEGORIES} categories.")
@@ -167,7 +157,7 @@ class Preferences(Body):
         None, description="The IANA zone of the quiet hours, such as `Europe/Berlin`. Null is UTC."
     )
     quiet_hours: Annotated[
-        list[Annotated[QuietWindow, BeforeValidator(_only("days", "from", "until"))]],
+        list[QuietWindow],
         BeforeValidator(_check_number),
     ] = Field([], max_length=MAX_WINDOWS, description=f"Up to {MAX_WINDOWS} windows of the week.")
     quiet_until: Annotated[str, AfterValidator(_in_utc)] | None = Field(
@@ -199,7 +189,7 @@ class Preferences(Body):
 
 IfMatch = Annotated[
     str | None,
-    Header(description="The `ETag` of the preferences that are to be replaced. Others are left as they are."),
+    Header(description="The `ETag` of the preferences to replace. If they have changed since, 412."),
 ]
 IfNoneMatch = Annotated[str | None, Header()]
 
@@ -213,7 +203,7 @@ _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
 )
 async def get_own(state: State, user: InboxUser, if_none_match: IfNoneMatch = None) -> Response:
     """What is muted, and when it is to be quiet."""
-    return await _get(state, user.id, if_none_match)
+    return await _get(state, user.id, if_none_match, TokenRevoked())
 
 
 @inbox_router.put(
@@ -236,7 +226,7 @@ async def put_own(state: State, user: InboxUser, asked: Preferences, if_match: I
 async def get_of_user(state: State, _: Admin, sub: SubPath, if_none_match: IfNoneMatch = None) -> Response:
     """What the user has muted, and when it is to be quiet."""
     user = await state.database.read(users.get_user, sub)
-    return await _get(state, user.id, if_none_match)
+    return await _get(state, user.id, if_none_match, NotFound("There is no such user."))
 
 
 @users_router.put(
@@ -262,25 +252,34 @@ async def put_of_user(
     return response
 
 
-async def _get(state: Gateway, user_id: int, if_none_match: str | None) -> Response:
+async def _get(state: Gateway, user_id: int, if_none_match: str | None, missing: GatewayError) -> Response:
     found = await state.database.lookup(preferences.find, user_id)
     if found is None:
-        raise NotFound("There is no such user.")
+        raise missing
     return not_modified(if_none_match, _headers_of(found.document)) or _response(found.document)
 
 
 async def _put(state: Gateway, user_id: int, asked: Preferences, if_match: str | None) -> Response:
-    _check_required(asked, state.settings.required_categories)
+    await _check_required(state, user_id, asked)
     document = asked.document()
     tags = None if if_match is None else tuple(tag.strip() for tag in if_match.split(","))
     await state.writer.change(SetPreferences(user_id, document, tags))
     return _response(document)
 
 
-def _check_required(asked: Preferences, required: Collection[str]) -> None:
-    """Raise `Invalid` for muted categories that the operator requires: they would come all the same."""
+async def _check_required(state: Gateway, user_id: int, asked: Preferences) -> None:
+    """Raise `Invalid` for newly muted categories that the operator requires: they would come all the same.
+
+    What the user had muted before the operator required it may stay.
+    """
+    required = state.settings.required_categories
     muted = [name for name in required if name in asked.categories and asked.categories[name].muted]
+    if not muted:
+        return
+    found = await state.database.lookup(preferences.find, user_id)
+    stored = frozenset[str]() if found is None else preferences.parse(found.document).muted
     rule = "the operator requires this category, so it must not be muted: leave it out"
+    muted = [name for name in muted if name not in stored]
     errors = [{"field": f"categories.{name}.muted", "message": rule} for name in muted]
     if errors:
         raise Invalid("; ".join(f"{one['field']}: {rule}" for one in errors[:3]), errors=errors)

@@ -24,7 +24,7 @@ _WHY = {
     404: "There is no such thing.",
     409: "It conflicts with what is there.",
     410: "The log cannot be resumed from there.",
-    412: "It has changed since the `ETag` that was sent.",
+    412: "The condition in `If-Match` is not met.",
     413: "The body is too large.",
     415: "The body is compressed.",
     422: "The request is not valid.",

@@ -3,9 +3,10 @@
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query
-from pydantic import BaseModel, Field, model_validator
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gateway.api.answers import counted_response
 from gateway.api.callers import NotificationReader
 from gateway.api.json_route import Body, JsonRoute
 from gateway.api.notification import (
@@ -26,6 +27,7 @@ from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, State
 from gateway.auth.principals import Service
+from gateway.database.models import CANCELLED
 from gateway.errors import Invalid, NotFound, PreconditionFailed
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import ID_PATTERN, MAX_SEQ, is_id
@@ -68,7 +70,7 @@ class Listed(BaseModel):
 
 
 class Sent(Listed):
-    """A notification with the counts of what became of it."""
+    """A notification with its counts: the users it reached, and those who have seen and read it."""
 
     reached: int = Field(description="How many recipients have it in their inbox, or had it.")
     delivered: int = Field(description="How many of them have a client that has acknowledged it.")
@@ -83,8 +85,16 @@ class SentList(BaseModel):
     next: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """Remove the defaults: a client that sent them would change what it didn't mean to."""
+    for member in schema["properties"].values():
+        member.pop("default", None)
+
+
 class Edited(Body):
     """The members to change. One that is left out stays as it is, and null removes an optional one."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
     title: Title = ""
     body: Text | None = None
@@ -105,9 +115,11 @@ class Edited(Body):
 
 
 class Withdrawn(BaseModel):
-    """What became of a notification that was taken back."""
+    """The counts of a notification that was taken back."""
 
-    state: SentState
+    state: Literal["cancelled", "unsent"] = Field(
+        description="Whether it was taken back, or has expired, before its delivery or after."
+    )
     recipients: int
     seen: int = Field(description="How many had seen it.")
     read: int = Field(description="How many had read it.")
@@ -116,8 +128,14 @@ class Withdrawn(BaseModel):
 Id = Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN})]
 
 
-@router.get(PATH, responses=problems(), summary="The notifications of a service, newest first")
+@router.get(
+    PATH,
+    response_model=SentList,
+    responses=problems(),
+    summary="The notifications of a service, newest first",
+)
 async def list_notifications(
+    request: Request,
     state: State,
     service: NotificationReader,
     _known: KnownQuery,
@@ -125,8 +143,8 @@ async def list_notifications(
     wanted: Annotated[SentState | None, Query(alias="state")] = None,
     cursor: NumberCursor = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many to return at most.")] = 50,
-) -> SentList:
-    """A page may be shorter than `limit` and still have a `next`, with a `category`.
+) -> Response:
+    """A page may be shorter than `limit` and still have a `next`, with a `category` or long contents.
 
     A service gets its own; one with the scope `admin` gets those of all.
     """
@@ -134,10 +152,13 @@ async def list_notifications(
     number = None if wanted is None else STATES.index(wanted)
     page = await state.database.read(list_sent, Filter(own, limit, cursor or MAX_SEQ, category, number))
     following = None if page.next is None else str(page.next)
-    return SentList(items=[Listed(**_members(sent)) for sent in page.sent], next=following)
+    found = SentList(items=[Listed(**_members(sent)) for sent in page.sent], next=following)
+    return counted_response(request, state, found.model_dump_json().encode())
 
 
-@router.get(f"{PATH}/{{id}}", responses=problems(404), summary="What became of a notification")
+@router.get(
+    f"{PATH}/{{id}}", responses=problems(404), summary="A notification, and how many have seen and read it"
+)
 async def get_notification(state: State, service: NotificationReader, id: Id) -> Sent:  # noqa: A002 - the contract's name
     """Answer to the service that posted it, and to any with the scope `admin`."""
     return _sent(*await _find(state, service, id))
@@ -171,9 +192,10 @@ async def delete_notification(
         str | None, Header(description='`"scheduled"`: only if it is not delivered yet, otherwise 412.')
     ] = None,
 ) -> Withdrawn:
-    """Cancel it before its delivery, or remove it from every inbox. Nobody has it once this is answered.
+    """Cancel it before its delivery, or remove it from every inbox, before this is answered.
 
-    Its content is erased. Repeating the request gets the same answer.
+    Its content is erased. Repeating the request gets the same answer. One that has expired stays expired, and
+    is answered as if it had been taken back then.
     """
     sent, _ = await _find(state, service, id)
     await _charge(state, service, sent)
@@ -181,7 +203,12 @@ async def delete_notification(
     begun = await state.writer.begin(withdrawal)
     await _finish(state, service, begun)
     sent, reach = await _find(state, service, id)
-    return Withdrawn(state=STATES[begun.state], recipients=sent.recipients, seen=reach.seen, read=reach.read)
+    return Withdrawn(
+        state="cancelled" if begun.state == CANCELLED else "unsent",
+        recipients=sent.recipients,
+        seen=reach.seen,
+        read=reach.read,
+    )
 
 
 def _scheduled_only(if_match: str | None) -> bool:

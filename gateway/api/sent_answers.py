@@ -3,9 +3,10 @@
 import json
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
+from gateway.api.answers import counted_response
 from gateway.api.callers import NotificationReader
 from gateway.api.json_route import JsonRoute
 from gateway.api.parameters import Limit, NumberCursor
@@ -36,16 +37,20 @@ class AnswerPage(BaseModel):
 
 
 @router.get(
-    "/v1/notifications/{id}/answers", responses=problems(404), summary="What its recipients have answered"
+    "/v1/notifications/{id}/answers",
+    response_model=AnswerPage,
+    responses=problems(404),
+    summary="The answers of its recipients",
 )
 async def list_answers(
+    request: Request,
     state: State,
     service: NotificationReader,
     _known: KnownQuery,
     id: Annotated[str, Path(json_schema_extra={"pattern": ID_PATTERN})],  # noqa: A002 - the contract's name
     cursor: NumberCursor = 0,
     limit: Limit = 50,
-) -> AnswerPage:
+) -> Response:
     """Answer to the service that posted it, and to any with the scope `admin`.
 
     Answers of items that were deleted since are among them, until the items are purged.
@@ -56,4 +61,5 @@ async def list_answers(
     found = await state.database.read(find_answers, sender.key, cursor, limit + 1)
     further = str(found[limit - 1].user_id) if len(found) > limit else None
     items = [AnswerModel(sub=one.sub, **json.loads(one.answer)) for one in found[:limit]]
-    return AnswerPage(items=items, next=further)
+    page = AnswerPage(items=items, next=further)
+    return counted_response(request, state, page.model_dump_json().encode())

@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from gateway.backplane.hints import PROBE, Hints, encode
 from gateway.backplane.link import CHECK_INTERVAL, Link, Outdated
+from gateway.database.opening import Openings
 
 CHANNEL = "gateway"
 """The channel that every process listens to. Channels are per database, as gateways are."""
@@ -52,9 +53,13 @@ class PostgresBackplane(Link):
         self._closed.clear()
         # Hints need not be durable, so don't wait for the disk.
         options = {"application_name": "notification-gateway backplane", "synchronous_commit": "off"}
-        connection = await asyncpg.connect(
-            self._url, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=options
-        )
+        openings = Openings()
+        try:
+            connection = await openings.open(
+                self._url, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=options
+            )
+        finally:
+            await openings.end()
         try:
             connection.add_termination_listener(lambda _: self._closed.set())
             await connection.add_listener(CHANNEL, self._notified)

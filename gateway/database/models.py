@@ -200,6 +200,8 @@ notifications = Table(
     _number("deliver_at", default=None),
     _number("ttl", default=None),
     Column("collapse_key", String(64)),
+    # How many recipients it no longer had when it was delivered: erased, or with a newer one of its key.
+    _number("missed", default=None),
     # The sender's list, and the few in it that are not simply delivered.
     Index(None, "service_id", "id"),
     *(
@@ -233,7 +235,7 @@ scheduled_recipients = Table(
     sqlite_with_rowid=False,
 )
 
-# The last notification of each key of a user: the one that the next one with this key replaces.
+# The items that the next notification of a key replaces (`store/collapse_keys`).
 collapse_keys = Table(
     "collapse_keys",
     metadata,
@@ -241,7 +243,7 @@ collapse_keys = Table(
     Column("service_id", BigInteger, nullable=False),
     Column("key", String(64), nullable=False),
     Column("notification_id", ForeignKey("notifications.id", ondelete="CASCADE"), nullable=False, index=True),
-    PrimaryKeyConstraint("user_id", "service_id", "key"),
+    PrimaryKeyConstraint("user_id", "service_id", "key", "notification_id"),
     sqlite_with_rowid=False,
 )
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from gateway.database.failures import raise_unavailable
+from gateway.database.opening import Openings
 from gateway.database.turns import Turns
 from gateway.database.units import is_background
 from gateway.errors import Unavailable
@@ -173,6 +174,7 @@ class Pools:
     """
 
     def __init__(self, url: URL, size: int) -> None:
+        self._openings = Openings()
         self.main = self._open(url, size)
         self.spare = self._open(url, SPARE_CONNECTIONS)
         self._stale_until = float("-inf")
@@ -185,6 +187,7 @@ class Pools:
             max_overflow=0,
             pool_timeout=10,
             connect_args={
+                "async_creator_fn": self._openings.open,
                 "timeout": 10,
                 "command_timeout": 30,
                 "server_settings": {
@@ -226,6 +229,7 @@ class Pools:
         """Close every connection."""
         await self.main.dispose()
         await self.spare.dispose()
+        await self._openings.end()
 
 
 def _note_opening(_connection: Any, record: Any) -> None:

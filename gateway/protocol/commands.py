@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from gateway.protocol.items import MAX_SEQ, is_id
-from gateway.protocol.packing import MAX_ARRAY, unpack_command
+from gateway.protocol.packing import MAX_ARRAY, NO_TIME, unpack_command
 from gateway.protocol.times import now_ms, read_snooze
 from gateway.settings.wording import nearest
 
@@ -145,6 +145,8 @@ def _with_until(kind: CommandType, message: dict[str, Any], ref: str | None) -> 
         raise BadCommand("invalid_field", "until: it is required: a time, or null to end the snooze.", ref)
     if message["until"] is None:
         return command
+    if message["until"] is NO_TIME:
+        raise BadCommand("invalid_field", "until: it must be an integer in ms since 1970, or nil.", ref)
     try:
         return command._replace(until=read_snooze(message["until"], now_ms()))
     except ValueError as error:

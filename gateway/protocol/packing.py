@@ -137,11 +137,15 @@ def _rounded(number: int) -> float:
         return math.inf if number > 0 else -math.inf
 
 
+NO_TIME = object()
+"""What stands in a command for a value that isn't a time in MessagePack: an integer in ms."""
+
+
 def unpack_command(data: bytes) -> dict[str, Any] | None:
     """Return the fields of a command as its JSON has them, or None if `data` isn't a map with string keys.
 
     An id that isn't 16 bytes becomes None, or text that is no id, and a time that isn't an integer becomes
-    False. Raises UnicodeDecodeError for a string that isn't UTF-8.
+    `NO_TIME`. Raises UnicodeDecodeError for a string that isn't UTF-8.
     """
     try:
         fields = _unpacker()(data)
@@ -157,7 +161,8 @@ def unpack_command(data: bytes) -> dict[str, Any] | None:
     if "id" in fields:
         fields["id"] = _id_of(fields["id"])
     if (until := fields.get("until")) is not None:
-        fields["until"] = type(until) is int and 0 <= until <= LATEST_MS and timestamp(until)
+        is_time = type(until) is int and 0 <= until <= LATEST_MS
+        fields["until"] = timestamp(until) if is_time else NO_TIME
     return fields
 
 

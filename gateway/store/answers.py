@@ -55,7 +55,9 @@ def _refusal(item: Item, change: Act) -> GatewayError | None:
     known = {action["id"]: action for action in actions}
     if change.action not in known:
         names = ", ".join(known)
-        return UnknownAction(f"The item has the actions {names}." if names else "The item has no actions.")
+        return UnknownAction(
+            f"The item has the actions {names}: send one of them." if names else "The item has no actions."
+        )
     wants_text = bool(known[change.action].get("reply"))
     if wants_text and change.text is None:
         return Invalid.field("text", "it is required: the action has a reply")

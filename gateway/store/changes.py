@@ -11,18 +11,15 @@ from sqlalchemy import Connection, bindparam, func, literal, select
 from gateway.database.indexes import BY_STATUS
 from gateway.database.models import ARCHIVED_UNREAD, UNREAD, items
 from gateway.protocol.items import Counts, Item
-from gateway.store import due_work
-from gateway.store.entries import Entry
+from gateway.store import collapse_keys, due_work
+from gateway.store.entries import Entry, by_message
 from gateway.store.inbox import find_items, prepared_page
 from gateway.store.log import to_item
 from gateway.store.numbering import number, store
 from gateway.store.positions import Position
 
 CHUNK = 28
-"""Maximum number of items in one change. It keeps transactions short and messages below 1 MiB: clients refuse
-a larger message, and would never get past it. An item takes at most 36 KiB, when its text is all control
-characters.
-"""
+"""Maximum number of items that one transaction changes in an inbox. It keeps transactions short."""
 
 LONG_CHANGE = 16
 """Maximum number of items that a bulk read lists in a `changed` message. A longer one is sent as `read`."""
@@ -120,8 +117,9 @@ def read_up_to(
     )
     found = [to_item(row) for row in oldest]
     entries = apply(connection, position, found, [item._replace(read_at=now) for item in found])
-    if len(found) > LONG_CHANGE:
-        entries[0].up_to = found[-1].created_seq
+    for entry in entries:
+        if len(entry.items) > LONG_CHANGE:
+            entry.up_to = entry.items[-1].created_seq
     return Changed(found, position.counts(), more=len(found) == CHUNK), entries
 
 
@@ -130,24 +128,28 @@ def touch(
 ) -> tuple[Changed, list[Entry]]:
     """Store the items that differ, and return all of them in their new state."""
     entries = apply(connection, position, before, after)
-    new = [
-        item._replace(seq=position.seq) if item != old else item
-        for old, item in zip(before, after, strict=True)
-    ]
+    numbered = {item.content.id: item for entry in entries for item in entry.items}
+    new = [numbered.get(item.content.id, item) for item in after]
     return Changed(new, position.counts()), entries
 
 
 def apply(
     connection: Connection, position: Position, before: Sequence[Item], after: Sequence[Item]
 ) -> list[Entry]:
-    """Store the items that differ. All of them take the same next `seq` of the log."""
+    """Store the items that differ. They take the next `seq` of the log, as many as one message may list."""
     changes = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     if not changes:
         return []
-    entry, changed = number(position, changes)
+    entries, changed = [], []
+    for listed in by_message(changes):
+        entry, stored = number(position, listed)
+        entries.append(entry)
+        changed += stored
     store(connection, changed)
     _set_wakes(connection, position.user_id, changes)
-    return [entry]
+    if revived := [new.content.id for old, new in changes if old.archived_at and not new.archived_at]:
+        collapse_keys.restore(connection, [(position.user_id, uuid) for uuid in revived])
+    return entries
 
 
 def _set_wakes(connection: Connection, user_id: int, changes: Sequence[tuple[Item, Item]]) -> None:

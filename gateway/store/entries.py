@@ -1,6 +1,6 @@
 """Entries: the changes in a log, with the message that each is sent as, and the memory that they take."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from sys import getsizeof
@@ -9,6 +9,13 @@ from gateway.protocol import messages
 from gateway.protocol.encoding import quoted
 from gateway.protocol.items import Counts, Item, encode_item
 from gateway.protocol.wire import Message
+
+MAX_LISTED_BYTES = 1_047_000
+"""Maximum size of the items of a change, in bytes of its message.
+
+It keeps messages within 1 MiB: clients refuse a larger message, and would never get past it. An item may take
+90 KiB.
+"""
 
 CHANGES = 0
 """The `service_id` of entries that users' own changes have caused. Services have positive ids."""
@@ -45,7 +52,7 @@ class Entry:
     def _encode(self) -> Message:
         if self.up_to is not None:
             return messages.read_up_to(self.up_to, self.counts.seq, self.counts)
-        encoded = [encode_item(item) for item in self.items]
+        encoded = [encode_item(item) for item in _listed(self.items)]
         if self.fresh:
             return messages.notification(encoded[0], self.counts.seq, self.counts, alert=not self.quiet)
         return messages.changed(encoded, self.counts.seq, self.counts)
@@ -142,6 +149,66 @@ _ITEM_FRAME_BYTES = 400
 def _size_of_text(text: str) -> int:
     # The fast path for nearly all texts. In others a character takes up to six bytes.
     return len(text) if text.isascii() and text.isprintable() else len(quoted(text).encode())
+
+
+def _listed(changed: Sequence[Item]) -> Sequence[Item]:
+    """Return the items that the message of a change lists.
+
+    They fit into it, unless their senders have edited them since: the new content is read at once, but each
+    item takes its next `seq` only with a later step. Leave out as many of those as don't fit; they follow.
+    """
+    if len(changed) == 1 or sum(map(max_sent_bytes, changed)) <= MAX_LISTED_BYTES:
+        return changed
+    left = MAX_LISTED_BYTES
+    listed = set()
+    for item in sorted(changed, key=lambda one: one.content.edited_at or 0):
+        left -= max_sent_bytes(item)
+        if left < 0:
+            break
+        listed.add(item.created_seq)
+    return [item for item in changed if item.created_seq in listed]
+
+
+def max_sent_bytes(item: Item) -> int:
+    """Return the maximum bytes of an item in a message of either encoding."""
+    if item.deleted_at is not None:
+        return _MAX_SENT_FRAME_BYTES
+    _, title, body, _, _, url, data, _, icon, actions, _, _ = item.content
+    size = _MAX_SENT_FRAME_BYTES + _max_sent_bytes_of_text(title)
+    for text in (body, url, icon):
+        if text is not None:
+            size += _max_sent_bytes_of_text(text)
+    for json in (actions, item.answer):
+        if json is not None:
+            size += len(json.encode())
+    # MessagePack takes 9 bytes for a fraction such as 0.5, which with its comma takes 4 in JSON.
+    return size if data is None else size + 9 * len(data.encode()) // 4
+
+
+_MAX_SENT_FRAME_BYTES = 750
+"""Maximum bytes of an item besides its texts, in a message of either encoding."""
+
+
+def _max_sent_bytes_of_text(text: str) -> int:
+    # JSON takes six bytes for an unprintable ASCII character, and two for a quotation mark or a backslash.
+    # Any other character takes at most four.
+    if text.isascii():
+        return (2 if text.isprintable() else 6) * len(text)
+    return (4 if text.isprintable() else 6) * len(text)
+
+
+def by_message(changes: Iterable[tuple[Item, Item]]) -> Iterator[list[tuple[Item, Item]]]:
+    """Yield as many changes, from old items to new ones, as one message may list, in their order."""
+    listed: list[tuple[Item, Item]] = []
+    left = MAX_LISTED_BYTES
+    for change in changes:
+        size = max_sent_bytes(change[1])
+        left -= size
+        if left < 0 and listed:
+            yield listed
+            listed, left = [], MAX_LISTED_BYTES - size
+        listed.append(change)
+    yield listed
 
 
 def sent_bytes(entry: Entry) -> int:

@@ -7,21 +7,24 @@ Functions take a connection and never commit.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, or_, select
 
 from gateway.database.models import (
     CANCELLED,
     DELIVER,
     DELIVERED,
     EXPIRE,
+    EXPIRED,
     REENTER,
     SCHEDULED,
     TOUCH,
     UNSENT,
     WITHDRAW,
     due_work,
+    items,
+    notifications,
 )
-from gateway.errors import GatewayError, NotFound, PreconditionFailed
+from gateway.errors import GatewayError, Invalid, NotFound, PreconditionFailed
 from gateway.store import due_work as work
 from gateway.store.due_work import Due
 from gateway.store.notification_rows import Row, end_before_delivery, lock_row, save
@@ -54,7 +57,7 @@ class Withdrawal(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """The result of a change: the state of the notification, and the steps that are left to do."""
+    """The result of a change: the state that it answers with, and the steps that are left to do."""
 
     state: int
     due: tuple[Due, ...] = ()
@@ -67,16 +70,29 @@ def edit(connection: Connection, change: Edit, now: int) -> Begun | GatewayError
         return NotFound(_NO_NOTIFICATION)
     values = dict(change.values)
     if row.state == SCHEDULED:
+        if error := _never_delivered(row, values):
+            return error
         _edit_scheduled(connection, row, values)
         return Begun(row.state)
     if row.state != DELIVERED:
-        return NotificationEnded(f"It is {STATES[row.state]}: nobody has it any more.")
+        return NotificationEnded(f"It is {STATES[row.state]}, and in no inbox any more: post a new one.")
     if "deliver_at" in values:
-        return AlreadyDelivered("It is delivered: its time of delivery cannot change.")
+        return AlreadyDelivered("It is delivered: leave deliver_at out, or unsend it and post a new one.")
     save(connection, row.key, values | {"edited_at": now})
     if "expires_at" in values:
         _expire_at(connection, row, values["expires_at"])
     return Begun(row.state, (_begin(connection, REENTER if change.renotify else TOUCH, row, now),))
+
+
+def _never_delivered(row: Row, values: Mapping[str, Any]) -> Invalid | None:
+    """Return the error if a scheduled notification would expire before its delivery, or None."""
+    deliver_at = values.get("deliver_at", row.deliver_at)
+    expires_at = values.get("expires_at", row.content.expires_at)
+    if deliver_at is None or expires_at is None or deliver_at < expires_at:
+        return None
+    if "expires_at" in values:
+        return Invalid.field("expires_at", "it must be later than deliver_at")
+    return Invalid.field("deliver_at", "it must be earlier than expires_at")
 
 
 def _edit_scheduled(connection: Connection, row: Row, values: Mapping[str, Any]) -> None:
@@ -98,20 +114,36 @@ def _expire_at(connection: Connection, row: Row, moment: int | None) -> None:
 
 
 def withdraw(connection: Connection, change: Withdrawal, now: int) -> Begun | GatewayError:
-    """Take a notification back. Repeating it changes nothing. `now` is in ms."""
+    """Take a notification back. Repeating it changes nothing. `now` is in ms.
+
+    One that has expired stays so. It is answered like one that was taken back when it expired.
+    """
     row = _own(connection, change)
     if row is None:
         return NotFound(_NO_NOTIFICATION)
     if row.state == SCHEDULED:
         end_before_delivery(connection, row, now)
         return Begun(CANCELLED)
-    if change.scheduled and row.state != CANCELLED:
+    state = row.state
+    if state == EXPIRED:
+        state = UNSENT if _was_delivered(connection, row) else CANCELLED
+    if change.scheduled and state != CANCELLED:
         return PreconditionFailed(f"It is not scheduled any more, but {STATES[row.state]}.")
-    if row.state != DELIVERED:
-        return Begun(row.state, _unfinished(connection, row))
+    if state != DELIVERED:
+        return Begun(state, _unfinished(connection, row))
     save(connection, row.key, {"state": UNSENT})
     work.cancel(connection, row.key, (EXPIRE, TOUCH, REENTER))
     return Begun(UNSENT, (_begin(connection, WITHDRAW, row, now),))
+
+
+def _was_delivered(connection: Connection, row: Row) -> bool:
+    """Whether the notification has items, be they deleted, or had recipients who have muted it.
+
+    When the last of its items is purged, its row is deleted.
+    """
+    has_items = exists().where(items.c.notification_id == row.key)
+    delivered = select(or_(notifications.c.muted > 0, has_items)).where(notifications.c.id == row.key)
+    return bool(connection.scalar(delivered))
 
 
 def _own(connection: Connection, change: Edit | Withdrawal) -> Row | None:

@@ -14,6 +14,7 @@ from gateway.database.indexes import BY_CHANGE
 from gateway.database.models import items, notifications, users
 from gateway.database.prepared import Prepared
 from gateway.protocol.items import CONTENT_FIELDS, Content, Counts, Item
+from gateway.protocol.times import MINUTE_MS, now_ms
 from gateway.store.entries import Entry, size_of
 from gateway.store.preferences import mark_quiet
 
@@ -136,10 +137,19 @@ def replay(user_id: int, counts: Counts, changes: Iterable[Item], cursor: int | 
         new = len(group) == 1 and group[0].created_seq > known_up_to and group[0].deleted_at is None
         entry = Entry(user_id, counts._replace(seq=seq), group, fresh=new)
         if new:
-            # The time of the commit isn't stored. That of the post is the nearest.
-            entry.committed_at = group[0].content.created_at / 1000
+            entry.committed_at = _committed_at(group[0].content)
         entries.append(entry)
     return entries
+
+
+def _committed_at(content: Content) -> float:
+    """Return about when an item entered, in seconds since 1970, or 0 if unknown.
+
+    The time of the commit isn't stored. That of the post is near, unless the item has entered again: after an
+    edit, or at the end of a snooze, which takes at least a minute.
+    """
+    entered_again = content.edited_at is not None or content.created_at <= now_ms() - MINUTE_MS
+    return 0 if entered_again else content.created_at / 1000
 
 
 _SELECT_CHANGES = (

@@ -16,6 +16,7 @@ from gateway.database.models import items
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Item
+from gateway.store import collapse_keys
 from gateway.store.entries import Entry
 from gateway.store.positions import Position
 
@@ -76,7 +77,16 @@ def _update_items(dialect: str) -> Any:
     )
 
 
-def number_again(position: Position, item: Item) -> tuple[Entry, tuple[int, int, int]]:
+class EnteredItem(NamedTuple):
+    """The row of an item that entered again. `revived` is the id of its notification if it was archived."""
+
+    user_id: int
+    created_seq: int
+    seq: int
+    revived: str | None
+
+
+def number_again(position: Position, item: Item) -> tuple[Entry, EnteredItem]:
     """Let an item enter the log again: its `created_seq` is the next `seq`. Return its entry, and its row."""
     position.seq += 1
     position.tally(item, -1)
@@ -84,13 +94,16 @@ def number_again(position: Position, item: Item) -> tuple[Entry, tuple[int, int,
         created_seq=position.seq, seq=position.seq, read_at=None, archived_at=None, snoozed_until=None
     )
     position.tally(again, 1)
-    row = (position.user_id, item.created_seq, position.seq)
+    revived = None if item.archived_at is None else item.content.id
+    row = EnteredItem(position.user_id, item.created_seq, position.seq, revived)
     return Entry(position.user_id, position.counts(), [again], fresh=True), row
 
 
-def store_again(connection: Connection, entered: Sequence[tuple[int, int, int]]) -> None:
+def store_again(connection: Connection, entered: Sequence[EnteredItem]) -> None:
     """Store items that entered again, of any users."""
-    connection.execute(_move_items(connection.dialect.name), {"rows": dumps(entered)})
+    connection.execute(_move_items(connection.dialect.name), {"rows": dumps([row[:3] for row in entered])})
+    if revived := [(row.user_id, row.revived) for row in entered if row.revived is not None]:
+        collapse_keys.restore(connection, revived)
 
 
 @cache

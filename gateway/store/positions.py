@@ -21,6 +21,7 @@ from gateway.auth.users import add_missing_users
 from gateway.database.models import users
 from gateway.database.prepared import Prepared, PreparedRows
 from gateway.database.rows import one_column
+from gateway.errors import Unavailable
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts, Item
 
@@ -170,9 +171,19 @@ def unknown_subs(connection: Connection, subs: Collection[str]) -> set[str]:
 
 
 def lock(connection: Connection, subs: Collection[str], ids: Collection[int], now: int) -> Positions:
-    """Lock the users named by `subs` and by `ids`, creating the missing `subs` first. `now` is in ms."""
-    while True:
-        positions = Positions(connection, subs, ids)
-        if positions.by_sub.keys() >= set(subs):
-            return positions
+    """Lock the users named by `subs` and by `ids`, creating the missing `subs` first. `now` is in ms.
+
+    Raises a retryable `Unavailable` if another transaction erased one of the users during the wait for its
+    lock. That user must be created anew, but creating users while holding locks could deadlock.
+    """
+    wanted = set(subs)
+    positions = Positions(connection, subs, ids)
+    if positions.by_sub.keys() >= wanted:
+        return positions
+    # On SQLite the transaction holds the lock of the whole database, so there is no other to wait for.
+    if not positions.by_id or connection.dialect.name == "sqlite":
         add_missing_users(connection, unknown_subs(connection, subs), now)
+        positions = Positions(connection, subs, ids)
+        if positions.by_sub.keys() >= wanted:
+            return positions
+    raise Unavailable("A recipient has been erased meanwhile.", retryable=True)

@@ -195,13 +195,17 @@ class SetPreferences(NamedTuple):
 
 
 def replace(connection: Connection, position: Position, change: SetPreferences) -> GatewayError | None:
-    """Store the preferences, and return None, or the error if a client has not seen the stored ones."""
+    """Store the preferences, and return None, or the error if a client has not seen the stored ones.
+
+    A repeated change is no error, whatever its tags (RFC 9110, section 13.1.1).
+    """
     stored = position.preferences or NONE
+    if change.document == stored:
+        return None
     if change.if_match is not None and not {"*", etag_of(stored)} & set(change.if_match):
         return PreconditionFailed()
-    if change.document != stored:
-        position.preferences = None if change.document == NONE else change.document
-        position.preferences_version += 1
-        new = {"preferences": position.preferences, "preferences_version": position.preferences_version}
-        connection.execute(update(users).where(users.c.id == change.user_id).values(new))
+    position.preferences = None if change.document == NONE else change.document
+    position.preferences_version += 1
+    new = {"preferences": position.preferences, "preferences_version": position.preferences_version}
+    connection.execute(update(users).where(users.c.id == change.user_id).values(new))
     return None

@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, literal, or_, select
 
-from gateway.database.models import DELIVERED, SCHEDULED, items, notifications, users
+from gateway.database.models import DELIVERED, items, notifications, users
 from gateway.protocol.items import CONTENT_FIELDS, MAX_SEQ, Content
 from gateway.store.log import ITEM_COLUMNS
 
 MAX_SCANNED = 2_000
 """Maximum number of notifications that one page searches. The page then ends with a cursor."""
+
+MAX_CHARACTERS = 100_000
+"""Number of characters of contents at which a page ends: encoding it must not hold up others."""
 
 
 class Sending(NamedTuple):
@@ -64,8 +67,9 @@ def find_sent(connection: Connection, uuid: str) -> tuple[Sending, Reach] | None
     if found is None:
         return None
     sent = _to_sending(found)
-    _, delivered, seen, read = connection.execute(_COUNT_SENT, {"key": sent.key}).one()
-    reached = 0 if sent.state == SCHEDULED else sent.recipients - sent.muted
+    number, delivered, seen, read = connection.execute(_COUNT_SENT, {"key": sent.key}).one()
+    # Without an item it was never delivered. The items of some recipients may have been purged.
+    reached = sent.recipients - sent.muted if number else 0
     return sent, Reach(reached, delivered, seen, read)
 
 
@@ -106,7 +110,10 @@ _COUNT_SENT = (
 
 
 def list_sent(connection: Connection, query: Filter) -> SentPage:
-    """Return a page of sent notifications. It searches at most `MAX_SCANNED` of them."""
+    """Return a page of sent notifications. It searches at most `MAX_SCANNED` of them.
+
+    A page with long contents ends early, with a cursor.
+    """
     last = None
     if query.category is None and query.state != DELIVERED:
         page = _range(query).limit(query.limit + 1)
@@ -117,17 +124,31 @@ def list_sent(connection: Connection, query: Filter) -> SentPage:
             select(func.count(), func.min(searched.c.id)), {"before": query.before}
         ).one()
         last = last if number == MAX_SCANNED else None
-        found = select(searched.c.id)
+        keys = select(searched.c.id)
         if query.category is not None:
-            found = found.where(searched.c.category == query.category)
+            keys = keys.where(searched.c.category == query.category)
         if query.state is not None:
-            found = found.where(searched.c.state == query.state)
-        page = _SELECT_SENT.where(notifications.c.id.in_(found)).order_by(notifications.c.id.desc())
+            keys = keys.where(searched.c.state == query.state)
+        page = _SELECT_SENT.where(notifications.c.id.in_(keys)).order_by(notifications.c.id.desc())
         page = page.limit(query.limit + 1)
-    sent = [_to_sending(row) for row in connection.execute(page, {"before": query.before})]
-    if len(sent) > query.limit:
-        return SentPage(sent[: query.limit], sent[query.limit - 1].key)
-    return SentPage(sent, last)
+    found = [_to_sending(row) for row in connection.execute(page, {"before": query.before})]
+    sent = found[: _fitting(found[: query.limit])]
+    return SentPage(sent, sent[-1].key if len(sent) < len(found) else last)
+
+
+def _fitting(found: Sequence[Sending]) -> int:
+    """Return how many of these notifications a page holds: at least one, if there is one."""
+    left = MAX_CHARACTERS
+    for number, one in enumerate(found):
+        left -= _characters(one.content)
+        if left < 0 and number:
+            return number
+    return len(found)
+
+
+def _characters(content: Content) -> int:
+    texts = (content.title, content.body, content.url, content.data, content.icon, content.actions)
+    return sum(len(text) for text in texts if text is not None)
 
 
 def _range(query: Filter, *columns: ColumnElement[Any]) -> Select[Any]:

@@ -69,6 +69,10 @@ Work = Submission | Request | Change
 Outcome = Accepted | Changed | Begun | Advanced | GatewayError
 
 
+LOOK_UP_BYTES = 1024
+"""What a look-up of changed preferences is charged, in bytes that are sent on."""
+
+
 class Committed(NamedTuple):
     """The result of a transaction: the outcome of each piece of work, the new entries, the changed counts.
 
@@ -124,11 +128,11 @@ def commit(
         outcomes[number] = _change(connection, positions.by_id.get(change.user_id), change, now, entries)
     counts = positions.save()
     sent_on = _sent_on(entries[posted:])
-    for change in changes.values() if changes else ():
-        # They take no `seq`, and are told all the same.
-        if isinstance(change, SetPreferences) and (position := positions.by_id.get(change.user_id)):
-            counts[change.user_id] = position.counts()
-            sent_on[change.user_id] = sent_on.get(change.user_id, 0) + len(change.document)
+    for number, change in changes.items():
+        # They take no `seq`, and are told all the same. Each socket looks them up, which is charged, too.
+        if isinstance(change, SetPreferences) and isinstance(changed := outcomes[number], Changed):
+            counts[change.user_id] = changed.counts
+            sent_on[change.user_id] = sent_on.get(change.user_id, 0) + LOOK_UP_BYTES + len(change.document)
     return Committed(
         [outcomes[number] for number in range(len(batch))],
         entries,

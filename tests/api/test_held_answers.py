@@ -122,6 +122,15 @@ async def test_an_unread_response_of_one_slice_is_counted(server: LocalServer) -
     await until(lambda: held.total == 0, "it has gone")
 
 
+async def test_an_unread_list_of_a_service_is_counted(server: LocalServer) -> None:
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    await fill(server, "ada", 4)
+    held = server.state.rate_limits.held_answers.bytes
+    async with asking(server.service, "/v1/notifications"):
+        await until(lambda: held.total > UNCOUNTED_BYTES, "it is counted while it is not read")
+    await until(lambda: held.total == 0, "it has gone")
+
+
 async def test_pages_are_encoded_in_bounded_turns(
     server: LocalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

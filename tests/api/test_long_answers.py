@@ -18,7 +18,7 @@ from gateway.store.changes import CHUNK, ItemUpdate
 from gateway.store.inbox import PAGE_BYTES, Query
 from gateway.transport.slices import SLICE_BYTES
 from tests.support.checker import Json
-from tests.support.clients import User
+from tests.support.clients import Caller, User
 from tests.support.engine import Engine
 from tests.support.servers import LocalServer, StartServer
 from tests.support.waiting import PATIENCE, until
@@ -173,9 +173,9 @@ CHANGES = "/v1/inbox/changes?limit=1000"
 
 
 @asynccontextmanager
-async def asking(user: User, path: str) -> AsyncIterator[asyncio.StreamReader]:
+async def asking(caller: Caller, path: str) -> AsyncIterator[asyncio.StreamReader]:
     """Ask for a page on a connection of its own, of which nothing is read ahead."""
-    base = user.http.base_url
+    base = caller.http.base_url
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     plain.setblocking(False)
@@ -183,7 +183,7 @@ async def asking(user: User, path: str) -> AsyncIterator[asyncio.StreamReader]:
     reader, writer = await asyncio.open_connection(sock=plain, limit=4096)
     writer.write(
         f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n"
-        f"Authorization: Bearer {user.token}\r\n\r\n".encode()
+        f"Authorization: Bearer {caller.token}\r\n\r\n".encode()
     )
     try:
         yield reader

@@ -109,7 +109,17 @@ async def test_an_icon_and_actions_arrive_with_their_defaults(server: LocalServe
         ({"actions": [{"id": "a", "label": ""}]}, "actions.0.label", "at least 1"),
         ({"actions": [{"id": "a", "label": "x", "style": "red"}]}, "actions.0.style", "danger"),
         ({"actions": [{"id": "a", "label": "x", "url": "//host"}]}, "actions.0.url", "one slash"),
-        ({"actions": [{"id": "a", "label": "x", "color": 1}]}, "actions.0.color", "no such member"),
+        (
+            {"actions": [{"id": "a", "label": "x", "color": 1}]},
+            "actions.0.color",
+            "only id, label",
+        ),
+        (
+            {"actions": [{"id": "a", "label": "x", "titel": 1}]},
+            "actions.0.titel",
+            "only id, label",
+        ),
+        ({"actions": [{"id": "a", "label": "x", "lable": 1}]}, "actions.0.lable", "did you mean label?"),
         ({"deliver_at": "tomorrow"}, "deliver_at", "2026-11-20T09:30:00Z"),
         ({"deliver_at": "2026-11-20T09:30:00"}, "deliver_at", "with its zone"),
         ({"deliver_at": 1_795_167_000}, "deliver_at", "with its zone"),
@@ -456,10 +466,43 @@ async def test_a_time_to_live_begins_with_the_delivery(server: LocalServer) -> N
 async def test_a_notification_that_expires_before_its_delivery_is_never_delivered(
     server: LocalServer,
 ) -> None:
-    posted = await server.service.notify("ada", deliver_at=moment(100), expires_at=moment(200))
+    posted = await server.service.notify(["ada", "bob"], deliver_at=moment(100), expires_at=moment(200))
     await move(server, posted["id"], deliver_at=now() - 2000, expires_at=now() - 1000)
     await state_is(server.service, posted["id"], "expired")
     assert await head(await server.user()) == (0, 0, 0)
+    assert counts(await sent(server.service, posted["id"])) == (2, 0, 0, 0, 0, 0)
+    answer = await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})
+    assert answer.json() == {"state": "cancelled", "recipients": 2, "seen": 0, "read": 0}
+    assert (await sent(server.service, posted["id"]))["state"] == "expired"
+
+
+async def test_one_that_has_expired_is_answered_as_one_that_was_taken_back_and_stays_expired(
+    server: LocalServer,
+) -> None:
+    ada = await server.user()
+    posted = await server.service.notify("ada", expires_at=moment(100))
+    await ada.patch(f"/v1/inbox/{posted['id']}", json={"read": True})
+    await move(server, posted["id"], expires_at=now() - 1000)
+    await state_is(server.service, posted["id"], "expired")
+    for _ in range(2):
+        answer = await take_back(server.service, posted["id"])
+        assert answer.json() == {"state": "unsent", "recipients": 1, "seen": 1, "read": 1}
+    assert (await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})).status_code == 412
+    now_known = await sent(server.service, posted["id"])
+    assert (now_known["state"], counts(now_known)) == ("expired", (1, 1, 0, 0, 1, 1))
+    (item,) = (await ada.get("/v1/inbox/changes")).json()["items"]
+    assert item["deleted_reason"] == "expired"
+
+
+async def test_one_that_is_cancelled_has_reached_nobody(server: LocalServer) -> None:
+    posted = await server.service.notify(["ada", "bob"], deliver_at=moment(100))
+    await take_back(server.service, posted["id"])
+    assert counts(await sent(server.service, posted["id"])) == (2, 0, 0, 0, 0, 0)
+
+
+def counts(notification: Json) -> tuple[int, ...]:
+    names = ("recipients", "reached", "muted", "delivered", "seen", "read")
+    return tuple(notification[name] for name in names)
 
 
 async def test_a_longer_life_is_given_by_an_edit(server: LocalServer) -> None:
@@ -502,6 +545,37 @@ async def test_a_batch_may_replace_within_itself_and_what_is_archived_stays(serv
     assert await titles(ada, archived="true") == ["kept"]
     assert await titles(await server.user("bob")) == ["2"]
     assert await head(ada) == (7, 1, 1)
+
+
+@pytest.mark.parametrize("gone", ["archived", "deleted", "there"])
+async def test_what_comes_back_from_the_archive_is_replaced_by_the_next_of_its_key(
+    server: LocalServer, gone: str
+) -> None:
+    ada = await server.user()
+    first = await server.service.notify("ada", "1", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": True})
+    second = await server.service.notify("ada", "2", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": False})
+    if gone == "archived":
+        await ada.patch(f"/v1/inbox/{second['id']}", json={"archived": True})
+    elif gone == "deleted":
+        await ada.delete(f"/v1/inbox/{second['id']}")
+    before = (await ada.inbox())["seq"]
+    await server.service.notify("ada", "3", collapse_key="k")
+    assert await titles(ada) == ["3"]
+    assert await titles(ada, archived="true") == ["2"] * (gone == "archived")
+    assert await head(ada) == (before + 2, 1, 1), "both that were there take one number"
+
+
+async def test_what_comes_back_by_itself_is_replaced_by_the_next_of_its_key(server: LocalServer) -> None:
+    ada = await server.user()
+    first = await server.service.notify("ada", "1", collapse_key="k")
+    await ada.patch(f"/v1/inbox/{first['id']}", json={"archived": True})
+    await server.service.notify("ada", "2", collapse_key="k")
+    await edit(server.service, first["id"], title="1, again", renotify=True)
+    assert await titles(ada) == ["1, again", "2"]
+    await server.service.notify("ada", "3", collapse_key="k")
+    assert await titles(ada) == ["3"]
 
 
 async def test_the_keys_of_two_services_have_nothing_in_common(server: LocalServer) -> None:
@@ -563,6 +637,26 @@ async def test_a_change_is_charged_as_a_post_to_all_recipients(start_server: Sta
     assert (await sent(server.service, posted["id"]))["state"] == "delivered"
 
 
+async def test_a_scheduled_notification_cannot_be_edited_to_expire_before_its_delivery(
+    server: LocalServer,
+) -> None:
+    times = {"deliver_at": moment(1000), "expires_at": moment(2000)}
+    posted = await server.service.notify("ada", **times)
+    for members, field, rule in (
+        ({"expires_at": moment(900)}, "expires_at", "it must be later than deliver_at"),
+        ({"deliver_at": moment(3000)}, "deliver_at", "it must be earlier than expires_at"),
+        ({"deliver_at": moment(5000), "expires_at": moment(4000)}, "expires_at", "later than deliver_at"),
+    ):
+        refused = await edit(server.service, posted["id"], **members)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)
+        assert rule in refused.json()["errors"][0]["message"]
+    both = await edit(server.service, posted["id"], deliver_at=moment(3000), expires_at=moment(4000))
+    assert both.status_code == 200
+    assert (await edit(server.service, posted["id"], expires_at=None)).status_code == 200
+    ending = await server.service.notify("ada", deliver_at=moment(1000), ttl=5)
+    assert (await edit(server.service, ending["id"], deliver_at=moment(9000))).status_code == 200
+
+
 @pytest.mark.parametrize("renotify", [True, False])
 async def test_an_edit_that_changes_nothing_of_a_scheduled_notification_is_fine(
     server: LocalServer, renotify: bool
@@ -570,6 +664,29 @@ async def test_an_edit_that_changes_nothing_of_a_scheduled_notification_is_fine(
     posted = await server.service.notify("ada", "later", deliver_at=moment(100))
     answer = await edit(server.service, posted["id"], renotify=renotify)
     assert (answer.status_code, answer.json()["state"]) == (200, "scheduled")
+
+
+async def test_a_list_of_long_notifications_ends_early(server: LocalServer) -> None:
+    long = {"body": "b" * 4000, "data": {"text": "d" * 8_000}}
+    for number in range(20):
+        await server.service.notify("ada", str(number), **long)
+    for narrowed in ({}, {"category": "default"}):
+        pages: list[list[str]] = []
+        cursor: Any = 0
+        while cursor is not None:
+            query = {"limit": 100, "cursor": cursor, **narrowed}
+            answer = await server.service.get("/v1/notifications", params=query)
+            assert len(answer.content) < 110_000
+            pages.append([item["title"] for item in answer.json()["items"]])
+            cursor = answer.json()["next"]
+        listed = [str(number) for number in reversed(range(20))]
+        assert pages == [listed[:8], listed[8:16], listed[16:]]
+
+
+async def test_the_members_of_an_edit_have_no_defaults(server: LocalServer) -> None:
+    described = (await server.http.get("/openapi.json")).json()["components"]["schemas"]["Edited"]
+    assert {"title", "priority", "deliver_at", "renotify"} < described["properties"].keys()
+    assert [name for name, member in described["properties"].items() if "default" in member] == []
 
 
 async def test_the_delivered_ones_are_listed_in_pages_that_search_a_part(server: LocalServer) -> None:

@@ -75,6 +75,22 @@ async def test_a_change_sent_without_items_is_not_charged(server: LocalServer, b
         assert budget.level(id_of(server)) == full
 
 
+async def test_changed_preferences_are_charged_and_refused_ones_are_not(
+    server: LocalServer, budget: Buckets
+) -> None:
+    ada = await server.user()
+    path = "/v1/inbox/preferences"
+    async with ada.socket(since="latest") as socket:
+        await socket.until("live")
+        full = budget.level(id_of(server))
+        asked = {"json": {"timezone": "Asia/Tokyo"}, "headers": {"If-Match": '"other"'}}
+        assert (await ada.request("PUT", path, **asked)).status_code == 412
+        assert budget.level(id_of(server)) == full
+        assert (await ada.request("PUT", path, json={"timezone": "Asia/Tokyo"})).status_code == 200
+        await socket.next("preferences")
+        assert budget.level(id_of(server)) == full - 1
+
+
 async def test_a_user_over_the_changes_budget_can_only_read_and_delete(
     server: LocalServer, budget: Buckets
 ) -> None:

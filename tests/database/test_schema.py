@@ -129,3 +129,34 @@ async def test_token_cutoffs_survive_the_upgrade_and_the_downgrade(empty_databas
 
 def mark_of(sub: str) -> str:
     return "x-m" + hashlib.sha256(sub.encode()).hexdigest()[:29]
+
+
+async def test_the_newest_item_of_a_collapse_key_survives_the_upgrade_and_the_downgrade(
+    empty_database_url: str,
+) -> None:
+    def insert_as_0006(connection: Connection) -> None:
+        command.upgrade(config_for(connection), "0006")
+        connection.execute(text("INSERT INTO users (id, sub, created_at, epoch) VALUES (7, 'ada', 1, 'e')"))
+        for key in (1, 2):
+            connection.execute(
+                text(
+                    "INSERT INTO notifications (id, uuid, service_id, title, category, priority, recipients,"
+                    " created_at) VALUES (:key, :uuid, 3, 't', 'default', 'normal', 1, 1)"
+                ),
+                {"key": key, "uuid": f"0000000{key}-0000-7000-8000-000000000000"},
+            )
+        connection.execute(text("INSERT INTO collapse_keys VALUES (7, 3, 'build', 1)"))
+
+    def table(connection: Connection) -> list[tuple[int, int, str, int]]:
+        statement = "SELECT * FROM collapse_keys ORDER BY notification_id"
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+    async with open_database(settings_for(empty_database_url)) as database:
+        await database.write(insert_as_0006)
+        await database.write(schema.upgrade)
+        assert await database.read(table) == [(7, 3, "build", 1)]
+        insert = text("INSERT INTO collapse_keys VALUES (7, 3, 'build', 2)")
+        await database.write(lambda connection: connection.execute(insert) and None)
+        assert len(await database.read(table)) == 2
+        await database.write(lambda connection: command.downgrade(config_for(connection), "0006"))
+        assert await database.read(table) == [(7, 3, "build", 2)]

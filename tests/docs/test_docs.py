@@ -175,7 +175,7 @@ def test_the_first_example_of_an_error_is_what_the_gateway_returns() -> None:
     example = json.loads(blocks(text_of("docs/errors.md"), "json")[0])
     with pytest.raises(ValidationError) as caught:
         Notification.model_validate({"to": "ada", "titel": "Hello"})
-    error = as_invalid(caught.value.errors(), members=Notification.model_fields)
+    error = as_invalid(caught.value.errors(), body=Notification)
     assert (example["detail"], example["errors"]) == (error.detail, error.errors)
 
 

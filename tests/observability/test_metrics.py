@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
+from sqlalchemy import Connection, update
 from websockets.exceptions import InvalidStatus
 
 from gateway.auth import services
+from gateway.database.models import due_work, items, notifications
 from gateway.errors import InvalidToken, MissingToken, NotFound
 from gateway.observability.metrics import SAMPLE_SECONDS, Metrics, Now, mark_dead
+from gateway.protocol.times import MINUTE_MS, now_ms
 from gateway.settings import SettingsError, load_settings
 from tests.support.clients import User, open_socket, raw_socket
 from tests.support.databases import settings_for
@@ -114,6 +118,40 @@ async def test_the_delivery_lag_includes_messages_read_from_the_log(start_server
         after = await scrape(server)
     assert after["gateway_delivery_lag_seconds_count"] == 1
     assert after["gateway_delivery_lag_seconds_sum"] < 10
+
+
+@pytest.mark.parametrize("again", ["edited", "woken"])
+async def test_the_delivery_lag_leaves_out_items_that_have_entered_again(
+    start_server: StartServer, again: str
+) -> None:
+    server = await start_server(tail_bytes=0)
+    ada = await server.user("ada")
+    posted = await server.service.notify("ada")
+    path = f"/v1/notifications/{posted['id']}"
+    database = server.state.database
+    if again == "woken":
+        # The shortest snooze takes a minute: it has, and is due.
+        await ada.patch(f"/v1/inbox/{posted['id']}", json={"snoozed_until": in_an_hour()})
+
+    def wait(connection: Connection) -> None:
+        past = now_ms() - MINUTE_MS
+        connection.execute(update(notifications).values(created_at=past))
+        connection.execute(update(items).where(items.c.snoozed_until.is_not(None)).values(snoozed_until=past))
+        connection.execute(update(due_work).values(due_at=past))
+
+    async with ada.socket() as socket:
+        await socket.until("live")
+        if again == "woken":
+            await database.write(wait)
+        else:
+            await server.service.patch(path, json={"title": "again", "renotify": True})
+        await socket.until("notification")
+        after = await scrape(server)
+    assert after["gateway_delivery_lag_seconds_count"] == 0
+
+
+def in_an_hour() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 
 
 async def test_a_closed_socket_is_counted_by_the_closing_side_and_the_code(gateway: LocalServer) -> None:

@@ -56,8 +56,8 @@ async def test_a_read_item_keeps_its_time_and_an_answered_one_can_be_unread_and_
 @pytest.mark.parametrize(
     ("action", "text", "refusal", "detail"),
     [
-        ("no", None, UnknownAction, "The item has the actions yes, say."),
-        ("", None, UnknownAction, "The item has the actions yes, say."),
+        ("no", None, UnknownAction, "The item has the actions yes, say: send one of them."),
+        ("", None, UnknownAction, "The item has the actions yes, say: send one of them."),
         ("say", None, Invalid, "text: it is required: the action has a reply"),
         ("yes", "But", Invalid, "text: the action has no reply: leave it out"),
     ],

@@ -78,8 +78,6 @@ class Model:
     """The notifications for one user, and the inbox, as the contract describes them."""
 
     sent: list[Sent] = field(default_factory=list)
-    newest: dict[str, Sent] = field(default_factory=dict)
-    """The last one delivered, by collapse key."""
     seq: int = 0
     seen: int = 0
 
@@ -91,13 +89,11 @@ class Model:
         self.sent.append(one)
 
     def deliver(self, one: Sent) -> None:
-        """It enters, after the earlier one of its key has left."""
+        """It enters, after the earlier ones of its key that are not archived have left."""
         one.state = "delivered"
         if one.key is not None:
-            earlier = self.newest.get(one.key)
-            if earlier is not None and earlier.there is not None and not earlier.there.archived:
-                self.delete([earlier.there], "replaced")
-            self.newest[one.key] = one
+            earlier = [other.there for other in self.sent if other.key == one.key]
+            self.delete([item for item in earlier if item is not None and not item.archived], "replaced")
         self.seq += 1
         one.item = ModelItem(self.seq, self.seq)
 
@@ -283,13 +279,13 @@ class LifeMachine(RuleBasedStateMachine):
         one = self.model.sent[pick % len(self.model.sent)]
         headers = {"If-Match": '"scheduled"'} if scheduled else {}
         answer = self.run(self._server.service.delete(f"/v1/notifications/{one.id}", headers=headers))
-        if scheduled and one.state not in {"scheduled", "cancelled"}:
+        if scheduled and one.item is not None:
             assert answer.status_code == 412, answer.text
             return
-        ends = {"scheduled": "cancelled", "delivered": "unsent"}
-        wanted = ends.get(one.state, one.state)
+        wanted = "cancelled" if one.item is None else "unsent"
         assert (answer.status_code, answer.json()["state"]) == (200, wanted)
-        self.model.end(one, wanted)
+        if one.state != "expired":
+            self.model.end(one, wanted)
 
     @precondition(lambda self: self.can_expire())
     @rule(picks=some)

@@ -1,10 +1,12 @@
 """On Postgres, transactions that change the same notifications wait for each other, and never in a circle."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from sqlalchemy import Connection, Table, func, select, update
+from sqlalchemy import Connection, Table, event, func, select, update
 from sqlalchemy.engine import make_url
+from sqlalchemy.util import await_only
 
 from gateway.auth import users
 from gateway.auth.erasure import erase_some
@@ -16,9 +18,10 @@ from gateway.store.changes import ItemUpdate
 from gateway.store.lifecycle import Edit, Withdrawal
 from gateway.store.transaction import Submission
 from tests.support.databases import settings_for
-from tests.support.engine import Engine
+from tests.support.engine import Engine, Gate
 from tests.support.postgres import Postgres
-from tests.support.transactions import batch, meet
+from tests.support.transactions import batch, meet, waits_or_ends
+from tests.support.waiting import until
 
 FAR = 10**14
 DAY_MS = 24 * 60 * 60 * 1000
@@ -119,6 +122,36 @@ async def test_an_erasure_locks_all_notifications_of_a_step_in_one_order(
 
     both = batch(Edit(1, None, delivered.content.id, {"title": "a"}), withdrawal(later))
     await meet(opened, erase, "SELECT notifications.id", both)
+
+
+async def test_a_user_who_is_erased_and_named_again_is_created_before_others_are_locked(
+    engine: Engine, opened: Database
+) -> None:
+    await engine.user("ada")
+    await engine.user("bob")
+    gate = Gate()
+    posted, again = (batch(Submission((engine.post("ada", "bob"),), "{}")) for _ in range(2))
+
+    def post(connection: Connection) -> None:
+        def hold(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            if statement.startswith("INSERT INTO users") and not gate.held:
+                await_only(gate.hold())
+
+        event.listen(connection, "before_cursor_execute", hold)
+        posted(connection)
+
+    def erase(connection: Connection) -> None:
+        users.release_user(connection, "bob", 0)
+
+    # The post has locked Ada, and waits for Bob, who is erased.
+    meeting = asyncio.create_task(meet(opened, erase, "UPDATE users", post))
+    await gate.reached()
+    # It is about to create Bob. Another one does, and comes for Ada.
+    other = asyncio.create_task(opened.write(again))
+    await until(lambda: waits_or_ends(opened, other), "the other one waits for a lock, or ends")
+    gate.let_go()
+    await asyncio.gather(meeting, other)
+    assert await opened.read(rows_of(items)) == 4
 
 
 async def test_a_purge_forgets_the_collapse_keys_of_its_users(engine: Engine, opened: Database) -> None:

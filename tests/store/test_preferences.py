@@ -426,6 +426,13 @@ async def test_of_two_changes_with_the_same_tag_one_is_refused(engine: Engine) -
     assert (stored, version) == (changes[1 - refused[0]].document, 1)
 
 
+async def test_a_change_that_is_repeated_with_its_tag_is_accepted(engine: Engine) -> None:
+    ada = await engine.user()
+    for _ in range(2):
+        await engine.writer.change(SetPreferences(ada.id, document("promo"), (etag_of(NONE),)))
+    assert await engine.database.read(stored_of, ada.id) == (document("promo"), 1)
+
+
 @pytest.mark.parametrize(
     ("tags", "accepted"),
     [

@@ -33,13 +33,14 @@ async def meet(
     first = asyncio.create_task(database.write(holding))
     await gate.reached()
     second = asyncio.create_task(database.write(other))
-    await until(lambda: _waits_or_ends(database, second), "the other one waits for a lock, or ends")
+    await until(lambda: waits_or_ends(database, second), "the other one waits for a lock, or ends")
     gate.let_go()
     results = await asyncio.gather(first, second)
     return results[0], results[1]
 
 
-async def _waits_or_ends(database: Database, task: asyncio.Task[Any]) -> bool:
+async def waits_or_ends(database: Database, task: asyncio.Task[Any]) -> bool:
+    """Return whether a transaction waits for a lock, or the task has ended."""
     return task.done() or bool(await database.read(_number_waiting))
 
 

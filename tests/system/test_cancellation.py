@@ -1,47 +1,18 @@
 """A request may be cancelled wherever it waits: nothing is wedged, nothing is held, the next post arrives."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
+from tests.support.cancelling import Cancelled
 from tests.support.clients import Socket
 from tests.support.databases import API_KEY
 from tests.support.servers import LocalServer, connections_taken
 from tests.support.waiting import until, until_none
 
 Request = Callable[[LocalServer], Coroutine[Any, Any, None]]
-
-
-class Cancelled:
-    """Runs a coroutine, and cancels it the `number`th time that it waits. `reached` says whether it did."""
-
-    def __init__(self, work: Coroutine[Any, Any, None], number: int) -> None:
-        self._work = work
-        self._left = number
-        self.reached = False
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        """Hand on what it waits for."""
-        task = asyncio.current_task()
-        assert task is not None
-        steps, resume = self._work.__await__(), None
-        while True:
-            try:
-                awaited = steps.send(None) if resume is None else steps.throw(resume)
-            except StopIteration:
-                return
-            if self._left == 0:
-                self.reached = True
-                # The task is told before it waits, so this is where it is cancelled, and nowhere else.
-                task.cancel()
-            self._left -= 1
-            try:
-                yield awaited
-                resume = None
-            except asyncio.CancelledError as error:
-                resume = error
 
 
 def asgi(path: str, body: bytes) -> Request:

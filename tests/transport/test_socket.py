@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from gateway.transport.socket import GatewaySocket
 from gateway.transport.websocket import GatewayWebSocket
 from tests.support.checker import Json
 from tests.support.clients import Device, Service, Socket, User, open_socket, raw_socket
+from tests.support.largest import WHOLE, largest
 from tests.support.servers import LocalServer, StartServer
 from tests.support.waiting import until, until_none
 
@@ -231,30 +233,31 @@ async def test_bulk_changes_are_one_message_and_a_long_read_is_sent_as_its_end(s
         ]
 
 
-async def test_no_change_exceeds_the_message_limit_of_clients(server: LocalServer) -> None:
+@pytest.mark.parametrize("command", ["read", "archive", "snooze"])
+async def test_no_change_exceeds_the_message_limit_of_clients(server: LocalServer, command: str) -> None:
     """`websockets`, for one, refuses more than 1 MiB, and would be sent the same again when it resumes."""
-    largest = {
-        "to": "ada",
-        "title": "\x01" * 200,
-        "body": "\x01" * 4000,
-        "category": "c" * 64,
-        "priority": "urgent",
-        "url": "/" + "u" * 2047,
-        "data": {"x": "x" * (8 * 1024 - 8)},
-    }
-    number = 2 * CHUNK
-    posted = await server.service.post("/v1/notifications/batch", json=[largest] * number)
+    body = [{"to": "ada", **largest(WHOLE)}] * CHUNK
+    posted = await server.service.post("/v1/notifications/batch", json=body)
     assert posted.status_code == 201
     ids = [item["id"] for item in posted.json()["items"]]
     ada = await server.user()
     async with live(ada) as socket:
-        await ada.post("/v1/inbox/read", json={"ids": ids})
-        changes = [await socket.receive() for _ in range(2)]
+        until = {"until": in_an_hour()} if command == "snooze" else {}
+        await socket.send(type=command, ids=ids, **until)
+        changes = [await socket.receive() for _ in range(3)]
+    async with ada.socket(since=CHUNK) as socket:
+        replayed = (await socket.until("live"))[1:-1]
+    # The counts of each are those of now.
+    assert [(one["seq"], one["items"]) for one in replayed] == [(one["seq"], one["items"]) for one in changes]
     lengths = [
         len(json.dumps(change, ensure_ascii=False, separators=(",", ":")).encode()) for change in changes
     ]
-    assert [len(change["items"]) for change in changes] == [CHUNK, CHUNK]
-    assert all(900_000 < length < 2**20 for length in lengths)
+    assert [item["id"] for change in changes for item in change["items"]] == ids
+    assert all(500_000 < length <= 2**20 for length in lengths)
+
+
+def in_an_hour() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 
 
 @pytest.mark.usefixtures("each_encoding")
