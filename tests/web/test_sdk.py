@@ -175,7 +175,7 @@ def test_served_scripts_have_short_private_names_and_styles_without_needless_whi
     assert compact(source) == (
         "class A{#a=1;#list;get count(){return this.#a+this.#a}"
         "find(){return this.#list.querySelector('#list')}}"
-        "const b=sheet(`.x>a,b{color:#fff;margin:var(--a)}.y :hover{top:0}`);"
+        "let b=sheet(`.x>a,b{color:#fff;margin:var(--a)}.y :hover{top:0}`);"
     )
 
 
@@ -188,10 +188,20 @@ def test_served_scripts_have_short_names_of_constants_and_functions_that_are_no_
         "text.double = text.LIMITLESS(KINDS);\nasync function wait() { await wait(); }\n"
     )
     assert compact(source) == (
-        "const B=3;const KINDS={a:'KINDS'};export const OPEN=[...C,B];const C=[`${B}px`];"
+        "let B=3;let KINDS={a:'KINDS'};export let OPEN=[...C,B];let C=[`${B}px`];"
         "function double(A){return A*B}function name(){}function say(){}"
         "export function whole({name}){return say&&double(double(name))}"
         "text.double=text.LIMITLESS(KINDS);async function D(){await D()}"
+    )
+
+
+def test_served_scripts_have_short_keywords_but_the_same_texts() -> None:
+    source = (
+        "const all = { a: true, b: [false, true], c: 'const true', d: say(`true`) };\n"
+        "for (const [a] of all) a.true = null;\n"
+    )
+    assert compact(source) == (
+        "let all={a:!0,b:[!1,!0],c:'const true',d:say(`true`)};for(let[a]of all)a.true=null;"
     )
 
 
@@ -208,9 +218,9 @@ def test_a_compact_style_sheet_means_the_same() -> None:
 `);
 const text = `a: b; c`;"""
     assert compact(source) == (
-        "export const A=sheet(`"
+        "export let A=sheet(`"
         ":host .a,.b>c{margin:0 auto;width:calc(100% - 24px);inset:var(--x,auto 1px)}"
         '.d :hover:not(.e){--a:light-dark(#fff,#000);content:""}'
         "@media (pointer:coarse){.f{color:red}}"
-        "`);const text=`a: b; c`;"
+        "`);let text=`a: b; c`;"
     )
