@@ -13,6 +13,8 @@ from string import ascii_lowercase
 
 from rjsmin import jsmin
 
+from gateway.web.renaming import rename
+
 _IMPORT = re.compile(r"^import \{[^}]*\} from '\./([\w-]+\.js)';\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
@@ -41,6 +43,11 @@ def joined(folder: Traversable, entry: str) -> str:
     texts = modules(folder, entry)
     inner = [_EXPORT.sub("", text) for name, text in texts.items() if name != entry]
     return _IMPORT.sub("", "".join([*inner, texts[entry]]))
+
+
+def bundle(folder: Traversable, entry: str) -> str:
+    """Return a module and its imports as one script that is as short as it can be."""
+    return rename(compact(joined(folder, entry)), _short_names())
 
 
 _STYLES = re.compile(r"(?<=sheet\(`)[^`]*(?=`\))")
