@@ -13,6 +13,8 @@ from string import ascii_lowercase
 
 from rjsmin import jsmin
 
+from gateway.web.renaming import rename
+
 _IMPORT = re.compile(r"^import \{[^}]*\} from '\./([\w-]+\.js)';\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
@@ -43,6 +45,11 @@ def joined(folder: Traversable, entry: str) -> str:
     return _IMPORT.sub("", "".join([*inner, texts[entry]]))
 
 
+def bundle(folder: Traversable, entry: str) -> str:
+    """Return a module and its imports as one script that is as short as it can be."""
+    return rename(compact(joined(folder, entry)), _short_names())
+
+
 _STYLES = re.compile(r"(?<=sheet\(`)[^`]*(?=`\))")
 _SPACE_IN_STYLES = re.compile(r"\s*([{};,>])\s*|(?<=:)\s+")
 _LINE_AFTER_BRACE = re.compile(r"(?<=})\n(?=[\w#])")
@@ -52,6 +59,8 @@ _PRIVATE_NAME = re.compile(r"#([A-Za-z]\w*)")
 _QUOTED_NAME = re.compile(r"['\"`]#(\w+)")
 _CONSTANT = re.compile(r"^const ([A-Z][A-Z\d_]+)\b", re.MULTILINE)
 _FUNCTION = re.compile(r"^(?:async )?function (\w+)", re.MULTILINE)
+_DECLARATION = re.compile(r"(?<![\w.'\"`])const(?=[ \[{])")
+_BOOLEAN = re.compile(r"(?<=[=:(?,&|[])(true|false)(?=[,;)}\]:?&|])")
 _MENTION = re.compile(r"((?<!\.\.)[.#'\"`]|\b)([A-Za-z]\w*)(\(?)")
 
 
@@ -61,7 +70,13 @@ def compact(script: str) -> str:
     # The sources end each statement with a semicolon, so a brace needs none before it and no line after it.
     short = _LINE_AFTER_BRACE.sub("", _STYLES.sub(_compact_styles, minified).replace(";}", "}"))
     short = _shorten_top_level_names(short, set(_CONSTANT.findall(script)), set(_FUNCTION.findall(script)))
-    return _shorten_private_properties(_shorten_private_names(short))
+    return _shorten_private_properties(_shorten_private_names(_shorten_keywords(short)))
+
+
+def _shorten_keywords(script: str) -> str:
+    """Replace keywords with shorter ones that mean the same in a script that never assigns to a constant."""
+    script = _DECLARATION.sub("let", script)
+    return _BOOLEAN.sub(lambda one: "!0" if one[1] == "true" else "!1", script)
 
 
 def _compact_styles(styles: re.Match[str]) -> str:

@@ -155,6 +155,88 @@ async def test_an_answered_item_stays_on_the_unread_tab_until_it_is_left(stage: 
     await titles(page, "Title 2", "Title 1")
 
 
+# --- replies that can no longer be sent ---------------------------------------------------------------------
+
+LOST = {
+    "withdraw('id-2', 'expired')": "this has expired",
+    "withdraw('id-2', 'unsent')": "the sender has withdrawn this",
+    "withdraw('id-2', 'replaced')": "something newer has replaced this",
+    "edit('id-2', { actions: null })": "this has changed",
+    "edit('id-2', { actions: [{ id: 'ok', label: 'OK' }] })": "this has changed",
+    "archive('id-2')": "this has changed",
+    "act('id-2', 'yes')": "this is answered already",
+    "reset([item(1), item(3), item(4)])": "this has changed",
+}
+
+
+async def write_a_reply(stage: Stage, **options: bool) -> Page:
+    page = await stage(inbox(f"[item(1), item(2, {ACTIONS}), item(3), item(4)]"), **options)
+    await button(page, "Reply").click()
+    await page.keyboard.type("maybe ")
+    return page
+
+
+@pytest.mark.parametrize("change", LOST)
+async def test_a_reply_whose_field_goes_is_told_and_the_keys_that_follow_do_nothing(
+    stage: Stage, change: str
+) -> None:
+    page = await write_a_reply(stage)
+    await page.evaluate(f"void client.{change}; void 0")
+    await expect(page.get_by_role("textbox", name="Reply")).to_be_hidden()
+    before = await page.evaluate("client.calls")
+    await page.keyboard.type("even later # z?")
+    for key in ("Delete", "Delete", "Enter", "Space", "Backspace"):
+        await page.keyboard.press(key)
+    await expect(said(page, f"Your reply was not sent: {LOST[change]}. You wrote: maybe")).to_be_visible()
+    assert await page.evaluate("client.calls") == before
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    # They act again once the user goes somewhere.
+    await page.keyboard.press("Escape")
+    await rows(page).nth(0).focus()
+    await page.keyboard.press("e")
+    assert await calls(page, "archive") == [
+        *[one for one in before if one[0] == "archive"],
+        ["archive", "id-4", True],
+    ]
+
+
+async def test_a_reply_that_is_not_begun_holds_the_keys_and_a_sent_one_does_not(stage: Stage) -> None:
+    page = await stage(inbox(f"[item(1), item(2, {ACTIONS}), item(3, {ACTIONS})]"))
+    await row(page, 2).get_by_role("button", name="Reply").click()
+    await page.evaluate("client.withdraw('id-2')")
+    await page.keyboard.type("eee")
+    await expect(said(page, "Your reply was not sent: the sender has withdrawn this.")).to_be_visible()
+    assert await calls(page, "archive") == []
+    await page.keyboard.press("ArrowUp")
+    await row(page, 3).get_by_role("button", name="Reply").press("Enter")
+    await page.keyboard.type("yes")
+    await page.keyboard.press("Enter")
+    await expect(said(page, "You answered: Reply – yes")).to_be_visible()  # noqa: RUF001 - typography
+    await page.keyboard.press("e")
+    assert await calls(page, "archive") == [["archive", "id-3", True]]
+    await expect(said(page, "not sent")).to_have_count(0)
+
+
+async def test_an_edit_leaves_the_focus_in_the_field_of_a_reply(stage: Stage) -> None:
+    page = await write_a_reply(stage)
+    await page.evaluate("client.edit('id-2', { title: 'Corrected' })")
+    await page.keyboard.type("even later")
+    await expect(page.get_by_role("textbox", name="Reply")).to_have_value("maybe even later")
+
+
+async def test_a_question_whose_button_goes_is_not_answered_by_the_row_that_follows(stage: Stage) -> None:
+    page = await stage(inbox(f"[item(1, {{ url: '#one' }}), item(2, {ACTIONS})]"))
+    await button(page, "Decline").press("Enter")
+    await page.evaluate("client.withdraw('id-2')")
+    await expect(row(page, 1)).to_be_focused()
+    await page.keyboard.press("Enter")
+    assert await calls(page, "read", "act") == []
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Shift+Tab")
+    await page.keyboard.press("Enter")
+    assert await calls(page, "read") == [["read", "id-1"]]
+
+
 # --- edits, tombstones and items that enter again -----------------------------------------------------------
 
 

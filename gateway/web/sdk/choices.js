@@ -34,10 +34,10 @@ export class Choices {
     this.answer = make('p', { className: 'answer', part: 'answer', dir: 'auto', role: 'status' });
     this.field = make('input', { maxLength: LONGEST_REPLY, required: true, enterKeyHint: 'send' });
     this.form = make('form', { className: 'reply', part: 'reply', hidden: true }, this.field,
-      make('button', { className: 'strong', textContent: words.say('send') }));
+      make('button', { type: 'submit', className: 'strong', textContent: words.say('send') }));
     for (const { id, style = 'default', url } of item.actions) {
       const link = safeLink(url)?.href;
-      const button = make(link ? 'a' : 'button', { ...(link ? { role: 'link', target: '_blank', rel: 'noopener noreferrer' } : { type: 'button' }),
+      const button = make(link ? 'a' : 'button', { ...(link ? { role: 'link', target: '_blank', rel: 'noopener noreferrer' } : {}),
         className: `choice ${style === 'primary' ? 'strong' : style}`, part: 'choice', 'data-action': 'answer', 'data-choice': id });
       button.link = link;
       this.#buttons.push(button);
@@ -58,10 +58,21 @@ export class Choices {
       else button.href = button.link;
       if (button.link) button.ariaDisabled = this.isClosed;
     }
-    if (this.isClosed) this.form.hidden = true;
+    if (this.isClosed) this.leave({ answer, expires_at });
     const { action, text } = answer ?? {};
     const label = this.find(action)?.label ?? action;
     write(this.answer, answer ? this.#words.say(text ? 'repliedBy' : 'answeredBy', { label, text }) : '');
+  }
+
+  /** Close the field for a reply: what this item is now takes none. What was written in it is told by the event `lapse`. */
+  leave(item) {
+    const { form, field } = this;
+    if (form.hidden) return;
+    const text = field.value.trim();
+    const isWanted = form.matches(':focus-within') || text;
+    if (form.matches(':focus-within')) this.element.closest('article')?.focus();
+    form.hidden = true;
+    if (isWanted && item.answer?.text !== text) form.dispatchEvent(Object.assign(new Event('lapse', { bubbles: true }), { item, text }));
   }
 
   /**

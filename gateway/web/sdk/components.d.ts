@@ -20,6 +20,10 @@ export interface Texts {
   confirm: string; answeredBy: string;
   /** `{label}`, `{text}` */
   repliedBy: string;
+  /** By the reason why it can no longer be sent. */
+  replyLost: string | { other: string } & Partial<Record<'answered' | 'expired' | 'replaced' | 'unsent', string>>;
+  /** `{text}` */
+  youWrote: string;
   low: string; high: string; urgent: string; justNow: string; loading: string;
   emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptySnoozed: string; emptySnoozedMore: string; emptyArchived: string; emptyArchivedMore: string;
   /** `{category}` */

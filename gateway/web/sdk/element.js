@@ -5,6 +5,27 @@ import { Words } from './texts.js';
 
 const GRACE = 2_000; // ms in which a page gives an element its client, and starts it
 const said = new Set();
+/** What is typed into. */
+export const FIELDS = 'input, textarea, select, [contenteditable]';
+// Whether the user writes in a field of an element. Keys that come after the field has gone are meant for nothing else.
+let isWriting = false;
+
+/** Ignore the keys that come next: they are meant for what has just gone. Tab, an arrow or a press ends that. */
+export function holdKeys() { isWriting = true; }
+
+/** @param {any} event */
+function onInput(event) {
+  const { type, key } = event;
+  const path = event.composedPath();
+  const isOurs = path.some((one) => one instanceof NotificationElement);
+  if (path[0].closest?.(FIELDS)) isWriting = isOurs && !/^(Tab|Escape|Enter)$/.test(key);
+  else if (type !== 'keydown' || /^(Tab|Escape|Arrow)/.test(key)) isWriting = false;
+  else if (isWriting && isOurs) {
+    event.stopImmediatePropagation();
+    if ((key.length < 2 || key === 'Enter') && !event.ctrlKey && !event.metaKey && !event.altKey) event.preventDefault();
+  }
+}
+for (const type of ['keydown', 'pointerdown']) globalThis.window?.addEventListener(type, onInput, true);
 
 /** Return the object that an attribute holds as JSON; nothing of one that is not right. */
 function parsed(json) {
@@ -42,6 +63,7 @@ export class NotificationElement extends Base {
   constructor() {
     super();
     this.attachShadow({ mode: 'open' }).adoptedStyleSheets = [TOKENS, ...this.constructor.sheets];
+    this.shadowRoot.addEventListener('focusin', ({ target }) => target.matches(FIELDS) && holdKeys());
   }
 
   /** The client whose notifications are shown. @type {import('./notifications.js').NotificationClient | null} */

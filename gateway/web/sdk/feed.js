@@ -92,15 +92,17 @@ export class Feed {
 
   #observe(row) { for (const text of row.texts) this.#sizes.observe(text); }
 
-  /** Remove rows. Whoever works through the list by keyboard stays in it: return false where nothing is left. */
+  /** Remove rows; the items are as they are now. Whoever works through the list by keyboard stays in it: return false where nothing is left. */
   drop(items) {
-    for (const { id } of items) {
+    for (const item of items) {
+      const { id } = item;
       const row = this.#rows.get(id);
       if (!row) continue;
       const { element } = row;
       const following = after(element);
       const next = (following ?? before(element))?.row ?? null;
       const isFocused = element.matches(':focus-within');
+      row.choices?.leave(item);
       if (this.#current === row) this.#choose(next);
       for (const text of row.texts) this.#sizes.unobserve(text);
       if (!element.previousElementSibling?.row) element.previousElementSibling?.remove();
@@ -113,6 +115,9 @@ export class Feed {
     this.#renumber();
     return true;
   }
+
+  /** Close the fields for a reply of all rows. */
+  leave() { for (const { choices, item } of this.#rows.values()) choices?.leave(item); }
 
   tick() {
     for (const row of this.#rows.values()) row.tick();

@@ -89,7 +89,7 @@ export class NotificationPreferences extends NotificationElement {
       }), words.category(name)))),
       group('quietHours', make('p', { textContent: words.say('quietHint') }),
         ...hours.map((window, index) => this.#window(window, index)),
-        make('button', { type: 'button', name: 'add', textContent: words.say('addHours'), click: () => this.#save((wanted) => {
+        make('button', { name: 'add', textContent: words.say('addHours'), click: () => this.#save((wanted) => {
           wanted.quiet_hours.push(NIGHT);
           wanted.timezone ??= Intl.DateTimeFormat().resolvedOptions().timeZone;
         }) }),

@@ -203,7 +203,7 @@ export class NotificationToasts extends NotificationElement {
 
   #addSum() {
     const said = make('span');
-    const opener = make('button', { type: 'button', className: 'link', part: 'open', click: () => this.#openList() });
+    const opener = make('button', { className: 'link', part: 'open', click: () => this.#openList() });
     const what = make('div', {}, said, opener);
     const sum = { item: null, said, opener, element: make('div', { className: 'toast sum', part: 'toast summary' }, what,
       iconButton('close', this.words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(sum) })) };

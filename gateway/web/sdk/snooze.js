@@ -26,11 +26,11 @@ export function choices(words, choose) {
   const field = make('input', { type: 'datetime-local', required: true, min: localTime(Date.now() + 2 * MINUTE),
     'aria-label': words.say('pickTime') });
   return [
-    ...times().map(([name, time]) => make('button', { type: 'button', className: 'time', click: () => choose(time) },
+    ...times().map(([name, time]) => make('button', { className: 'time', click: () => choose(time) },
       words.say(name), make('span', { textContent: words.moment(time) }))),
     make('form', { className: 'reply', submit: (event) => {
       event.preventDefault();
       choose(new Date(field.value));
-    } }, field, make('button', { className: 'strong', textContent: words.say('snooze') })),
+    } }, field, make('button', { type: 'submit', className: 'strong', textContent: words.say('snooze') })),
   ];
 }

@@ -182,7 +182,7 @@ kbd { padding: 1px 7px; border-radius: 6px; background: var(--_sunken); box-shad
 .foot { position: sticky; z-index: 2; inset-block-end: 0; height: 0; }
 .snack { display: flex; position: absolute; inset: auto 12px 12px; align-items: center; gap: 8px; width: fit-content; max-width: calc(100% - 24px); min-height: 44px; margin-inline: auto; padding-block: 4px; padding-inline: 16px 6px; border-radius: 12px; background: light-dark(#1c1f28, #eceef4); color: light-dark(#fff, #15171e); box-shadow: var(--_shadow); font-size: .9em; animation: rise .18s ease-out; }
 .snack:not(:has(.said:not(:empty))) { opacity: 0; pointer-events: none; }
-.snack .said { flex: 1; padding-block: 6px; overflow-wrap: anywhere; }
+.snack .said { flex: 1; max-height: 10em; padding-block: 6px; overflow: auto; overflow-wrap: anywhere; }
 .snack button { color: light-dark(#c3caff, #3038b8); }
 .snack button:hover { background: color-mix(in srgb, currentcolor 16%, transparent) !important; }
 @keyframes rise { from { opacity: 0; transform: translateY(8px); } }
