@@ -640,8 +640,9 @@ async def test_a_change_that_meets_another_one_is_applied_to_the_newer_preferenc
     await expect(page.get_by_label("From", exact=True)).to_have_value("08:00")
     # Whoever loses each time is told so.
     await page.evaluate("client.conflicts = 9")
-    await box(page, "CI").uncheck()
+    await box(page, "Alerts").click()
     await expect(said(page, "That did not work: It was refused.")).to_be_visible()
+    await expect(box(page, "Alerts")).to_be_checked()
     await expect(box(page, "CI")).not_to_be_checked()
     assert await page.evaluate(KEPT + ".categories") == muted
 

@@ -65,6 +65,12 @@ export function nameButton(button, label, about = '') {
   return button;
 }
 
+/** Give an element these children. One that it has already stays where it is, and keeps the focus. */
+export function place(parent, children) {
+  for (const one of [...parent.childNodes]) children.includes(one) || one.remove();
+  children.forEach((one, at) => one === parent.childNodes[at] || parent.insertBefore(one, parent.childNodes[at] ?? null));
+}
+
 /** Write a text only where it differs: a live region is read out whenever it is written. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
