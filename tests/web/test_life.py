@@ -124,6 +124,16 @@ async def test_a_link_action_answers_and_opens_its_address_and_an_unsafe_one_is_
     await expect(page.locator("[data-choice=see]")).to_have_attribute("aria-disabled", "true")
 
 
+async def test_an_action_with_a_reply_and_an_address_is_a_button_with_a_field(stage: Stage) -> None:
+    page = await stage(
+        inbox("[item(1, { actions: [{ id: 'say', label: 'Reply', reply: true, url: '#seen' }] })]")
+    )
+    await expect(page.get_by_role("link", name="Reply")).to_have_count(0)
+    await button(page, "Reply").click()
+    await expect(page.get_by_role("textbox", name="Reply")).to_be_focused()
+    assert await calls(page, "act") == []
+
+
 async def test_an_action_refused_because_it_is_answered_elsewhere_says_so(stage: Stage) -> None:
     page = await stage(ONE)
     await page.evaluate(
@@ -143,7 +153,10 @@ async def test_the_actions_of_an_expired_item_are_disabled(stage: Stage) -> None
         inbox("[item(1, { expires_at: '2030-01-01T00:01:00Z', actions: [{ id: 'yes', label: 'Approve' }] })]")
     )
     await expect(button(page, "Approve")).to_be_enabled()
-    await page.clock.run_for(90_000)
+    # At that moment, not when the list looks again.
+    await page.clock.run_for(29_000)
+    await expect(button(page, "Approve")).to_be_enabled()
+    await page.clock.run_for(31_001)
     await expect(button(page, "Approve")).to_be_disabled()
 
 
