@@ -305,6 +305,19 @@ async def test_an_item_that_enters_again_moves_to_the_top_once(stage: Stage) -> 
     await titles(page, "Title 3", "New 2", "Title 1")
 
 
+async def test_an_old_item_that_enters_again_stands_below_the_day_of_what_is_beneath_it(stage: Stage) -> None:
+    page = await stage(clock=True, timezone_id="Europe/Berlin")
+    await page.clock.pause_at("2030-01-10T10:00:00Z")
+    await page.evaluate(inbox("[item(1, { age: 7 * 1440 }), item(2, { age: 1440 }), item(3), item(4)]"))
+    shown = page.locator("notification-inbox .day, notification-inbox h3 bdi")
+    await page.evaluate("client.enter('id-1')")
+    await expect(shown).to_have_text(["Today", "Title 1", "Title 4", "Title 3", "Yesterday", "Title 2"])
+    await page.evaluate("client.enter('id-2')")
+    await expect(shown).to_have_text(["Today", "Title 2", "Title 1", "Title 4", "Title 3"])
+    await page.evaluate("client.withdraw('id-4'); client.withdraw('id-3')")
+    await expect(shown).to_have_text(["Yesterday", "Title 2", "Thursday, January 3", "Title 1"])
+
+
 async def test_a_toast_is_edited_withdrawn_and_replaced_with_its_item(stage: Stage) -> None:
     page = await stage("() => show('notification-toasts', new FakeClient())")
     await page.evaluate("client.arrive(item(1)); client.arrive(item(2)); client.arrive(item(3))")
