@@ -600,9 +600,10 @@ async def test_known_categories_are_listed_and_muted_at_once(stage: Stage) -> No
     await saved(page)
     await expect(box(page, "CI")).to_be_focused()
     await box(page, "Promo").check()
-    await until(lambda: page.evaluate("!client.kept.categories.promo.muted"), "promo is not muted")
+    await until(lambda: page.evaluate("!client.kept.categories.promo"), "promo is not muted")
+    await expect(box(page, "Promo")).to_be_checked()
     assert await page.evaluate(KEPT) == {
-        "categories": {"promo": {"muted": False}, "ci": {"muted": True}},
+        "categories": {"ci": {"muted": True}},
         "timezone": None,
         "quiet_hours": [],
         "quiet_until": None,
@@ -630,14 +631,56 @@ async def test_quiet_hours_are_added_changed_checked_and_removed(stage: Stage) -
     await page.get_by_label("From", exact=True).fill("06:30")
     await expect(said(page, "Choose a day, and two different times.")).to_be_visible()
     assert len(await calls(page, "setPreferences")) == before
-    await button(page, "Delete").click()
+    await button(page, "Delete: 22:00 – 06:30").click()  # noqa: RUF001 - typography
     await until(lambda: page.evaluate("!client.kept.quiet_hours.length"), "they are removed")
     await page.get_by_label("Quiet until").fill("2090-03-01T09:30")
     await until(
         lambda: page.evaluate("client.kept.quiet_until === '2090-03-01T14:30:00.000Z'"), "quiet until"
     )
+    await page.get_by_label("Quiet until").fill("2020-03-01T09:30")
+    await expect(said(page, "This time has passed.")).to_be_visible()
+    assert await page.evaluate("client.kept.quiet_until") == "2090-03-01T14:30:00.000Z"
     await page.get_by_label("Quiet until").fill("")
     await until(lambda: page.evaluate("client.kept.quiet_until === null"), "quiet no longer")
+
+
+async def test_categories_of_what_is_older_archived_or_snoozed_are_listed(stage: Stage) -> None:
+    page = await stage(
+        """() => show('notification-preferences', new FakeClient(many(200, (n) => ({
+          category: n === 100 ? 'older' : n < 3 ? ['archived', 'snoozed'][n - 1] : 'default',
+          archived_at: n === 1 ? new Date().toISOString() : null,
+          snoozed_until: n === 2 ? '2090-01-01T00:00:00Z' : null }))))"""
+    )
+    group = page.get_by_role("group", name="Notify me about")
+    await expect(group.locator("label")).to_have_text(["Archived", "General", "Older", "Snoozed"])
+    await page.evaluate("client.all = []; client.become('signedout'); client.become('live')")
+    await expect(group).to_contain_text("The categories of your notifications appear here.")
+
+
+async def test_twenty_times_of_quiet_are_the_most_that_are_offered(stage: Stage) -> None:
+    page = await stage(PREFERENCES)
+    await expect(button(page, "Add quiet hours")).to_be_visible()
+    await page.evaluate(
+        "client.tell('preferences', { preferences: { ...client.kept, quiet_hours: Array(20).fill("
+        " { days: ['mon'], from: '08:00', until: '09:00' }) } })"
+    )
+    await expect(page.get_by_label("From", exact=True)).to_have_count(20)
+    await expect(button(page, "Add quiet hours")).to_have_count(0)
+
+
+async def test_a_change_is_saved_after_one_that_a_sign_out_has_overtaken(stage: Stage) -> None:
+    page = await stage(PREFERENCES)
+    await box(page, "CI").wait_for()
+    await page.evaluate(
+        "() => { for (const one of element.shadowRoot.querySelectorAll('[type=checkbox]')) one.click();"
+        " client.become('signedout'); }"
+    )
+    await expect(box(page, "CI")).to_have_count(0)
+    await page.evaluate("client.become('live')")
+    before = len(await calls(page, "setPreferences"))
+    await box(page, "Alerts").click()
+    await saved(page)
+    assert len(await calls(page, "setPreferences")) == before + 1
 
 
 async def test_a_change_that_meets_another_one_is_applied_to_the_newer_preferences(stage: Stage) -> None:

@@ -13,7 +13,7 @@ export interface Texts {
   markRead: string; markUnread: string; snooze: string; wakeNow: string; laterToday: string; tomorrow: string; nextWeek: string; pickTime: string; edited: string; actions: string; send: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
   markAllRead: string; undo: string; dismiss: string; close: string; back: string; moreActions: string; showAll: string; showArchived: string; showCategories: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
   preferences: string; tellMe: string; quietHours: string; quietHint: string; addHours: string; quietFrom: string; quietTo: string;
-  timeZone: string; quietUntil: string; wrongHours: string; saved: string;
+  timeZone: string; quietUntil: string; wrongHours: string; noCategories: string; isPast: string; saved: string;
   /** `{time}` */
   until: string; snoozedNow: string;
   /** `{label}` */

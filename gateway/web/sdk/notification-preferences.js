@@ -1,6 +1,6 @@
 // <notification-preferences>: which categories a user is told of, and when nothing alerts.
 
-import { iconButton, make, write } from './dom.js';
+import { iconButton, make, nameButton, write } from './dom.js';
 import { NotificationElement } from './element.js';
 import { localTime } from './snooze.js';
 import { PREFERENCES } from './theme.js';
@@ -10,6 +10,8 @@ const NIGHT = { days: WEEK, from: '22:00', until: '07:00' };
 /** The labels of its ends. */
 const ENDS = { from: 'quietFrom', until: 'quietTo' };
 const MOST_TRIES = 3;
+const MOST_HOURS = 20; // times of quiet
+const LOOKED_AT = 200; // items of a list, which tell what categories there are
 
 export class NotificationPreferences extends NotificationElement {
   static sheets = [PREFERENCES];
@@ -17,17 +19,19 @@ export class NotificationPreferences extends NotificationElement {
   /** As the gateway has them. @type {any} */
   #kept = null;
   #saving = Promise.resolve();
+  #seen = new Set(); // categories
   #parts = {};
 
   handlers = {
     // What was changed without a connection is not told.
     state: ({ state }) => (state === 'live' ? this.#load() : state === 'signedout' && this.#take(null)),
     preferences: ({ preferences }) => this.#take(preferences),
-    items: () => this.refresh(),
+    items: ({ added }) => this.#see(added),
   };
 
   begin() {
     this.#kept = null;
+    this.#seen.clear();
     if (this.client?.epoch) this.#load();
   }
 
@@ -39,6 +43,7 @@ export class NotificationPreferences extends NotificationElement {
 
   async #load() {
     const { client } = this;
+    if (!this.#seen.size) this.#look(client);
     try {
       const preferences = await client.preferences();
       if (client === this.client) this.#take(preferences);
@@ -47,8 +52,23 @@ export class NotificationPreferences extends NotificationElement {
     }
   }
 
+  /** See what categories there are, in what is shown, archived or snoozed. */
+  #look(client) {
+    for (const filter of [{}, { archived: true }, { snoozed: true }]) {
+      client.query({ ...filter, limit: LOOKED_AT }).then(({ items }) => client === this.client && this.#see(items), () => {});
+    }
+  }
+
+  #see(items) {
+    for (const { category } of items) if (category) this.#seen.add(category);
+    this.refresh();
+  }
+
   #take(preferences) {
     this.#kept = preferences;
+    // One that is muted no more stays to be chosen. What another user had is not shown.
+    if (preferences) for (const name of Object.keys(preferences.categories)) this.#seen.add(name);
+    else this.#seen.clear();
     this.refresh();
   }
 
@@ -66,11 +86,7 @@ export class NotificationPreferences extends NotificationElement {
   }
 
   /** Those that were seen, or that the page or the user knows. */
-  #categories() {
-    const seen = this.client.items.map(({ category }) => category);
-    const all = new Set([...seen, ...Object.keys(this.categoryLabels), ...Object.keys(this.#kept.categories)]);
-    return [...all].sort();
-  }
+  #categories() { return [...new Set([...this.#seen, ...Object.keys(this.categoryLabels)])].sort(); }
 
   #draw() {
     const { words } = this;
@@ -79,17 +95,23 @@ export class NotificationPreferences extends NotificationElement {
     const zone = make('select', { name: 'zone', change: () => this.#save((wanted) => { wanted.timezone = zone.value; }) },
       ...[...new Set([timezone ?? 'UTC', 'UTC', ...Intl.supportedValuesOf('timeZone')])].map((one) => new Option(one.replaceAll('_', ' '), one)));
     const quietUntil = make('input', { type: 'datetime-local', name: 'until', value: until ? localTime(Date.parse(until)) : '',
-      change: () => this.#save((wanted) => {
-        wanted.quiet_until = quietUntil.value ? new Date(quietUntil.value).toISOString() : null;
-      }) });
+      change: () => {
+        const time = quietUntil.value && new Date(quietUntil.value);
+        if (time && time <= Date.now()) write(this.#parts.said, words.say('isPast'));
+        else this.#save((wanted) => { wanted.quiet_until = time ? time.toISOString() : null; });
+      } });
+    const names = this.#categories();
     return [
-      group('tellMe', ...this.#categories().map((name) => make('label', {}, make('input', {
+      group('tellMe', !names.length && make('p', { textContent: words.say('noCategories') }), ...names.map((name) => make('label', {}, make('input', {
         type: 'checkbox', name: `category ${name}`, checked: !categories[name]?.muted,
-        change: ({ target }) => this.#save((wanted) => { wanted.categories[name] = { muted: !target.checked }; }),
+        change: ({ target }) => this.#save((wanted) => {
+          delete wanted.categories[name];
+          if (!target.checked) wanted.categories[name] = { muted: true };
+        }),
       }), words.category(name)))),
       group('quietHours', make('p', { textContent: words.say('quietHint') }),
         ...hours.map((window, index) => this.#window(window, index)),
-        make('button', { name: 'add', textContent: words.say('addHours'), click: () => this.#save((wanted) => {
+        hours.length < MOST_HOURS && make('button', { name: 'add', textContent: words.say('addHours'), click: () => this.#save((wanted) => {
           wanted.quiet_hours.push(NIGHT);
           wanted.timezone ??= Intl.DateTimeFormat().resolvedOptions().timeZone;
         }) }),
@@ -115,10 +137,11 @@ export class NotificationPreferences extends NotificationElement {
     const boxes = WEEK.map((day) => make('input', { type: 'checkbox', name: `${index} ${day}`, checked: before.days.includes(day), change }));
     const times = Object.keys(ENDS).map((name) => make('input', { type: 'time', name: `${index} ${name}`, required: true,
       value: before[name], change }));
-    return make('div', { className: 'window', role: 'group', 'aria-label': `${before.from} – ${before.until}` },
+    const label = `${before.from} – ${before.until}`;
+    return make('div', { className: 'window', role: 'group', 'aria-label': label },
       ...boxes.map((box, day) => make('label', {}, box, words.weekday(day))),
       ...times.map((time, which) => make('label', {}, words.say(Object.values(ENDS)[which]), time)),
-      iconButton('trash', words.say('delete'), { click: () => replace() }));
+      nameButton(iconButton('trash', '', { click: () => replace() }), words.say('delete'), label));
   }
 
   /** Change what the gateway has, one change after the other. */
@@ -128,10 +151,15 @@ export class NotificationPreferences extends NotificationElement {
 
   /** Where another change was quicker, this one is made again, to what is there now. */
   async #send(change, tries = MOST_TRIES) {
+    const { client } = this;
     const wanted = structuredClone(this.#kept);
+    // The user has signed out meanwhile.
+    if (!wanted) return;
     change(wanted);
     try {
-      this.#kept = await this.client.setPreferences(wanted);
+      const kept = await client.setPreferences(wanted);
+      if (client !== this.client || !this.#kept) return;
+      this.#kept = kept;
       write(this.#parts.said, this.words.say('saved'));
     } catch (error) {
       if (error.status === 412 && tries > 1) {
