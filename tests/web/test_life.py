@@ -1,6 +1,7 @@
 """Actions, snoozing, edits, icons and preferences in the elements, in a real Chromium, without a gateway."""
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
@@ -492,10 +493,20 @@ async def test_an_item_is_snoozed_by_the_keyboard_until_a_chosen_moment(stage: S
     await page.keyboard.press("Escape")
     await expect(rows(page).nth(1)).to_be_focused()
     await page.keyboard.press("s")
-    await page.get_by_role("textbox", name="Date and time").fill("2090-03-01T09:30")
+    field = page.get_by_role("textbox", name="Date and time")
+    for wrong in ("2090-03-01T09:30", "2020-03-01T09:30", ""):
+        await field.fill(wrong)
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("alert")).to_have_text(
+            "Choose a time within a year, and not in the past."
+        )
+        await expect(field).to_be_focused()
+    assert await calls(page, "snooze") == []
+    day = (datetime.now(UTC) + timedelta(days=30)).date()
+    await field.fill(f"{day}T09:30")
     await page.keyboard.press("Enter")
     await titles(page, "Title 3", "Title 1")
-    assert await calls(page, "snooze") == [["snooze", "id-2", "2090-03-01T04:00:00.000Z"]]
+    assert await calls(page, "snooze") == [["snooze", "id-2", f"{day}T04:00:00.000Z"]]
     await expect(rows(page).nth(1)).to_be_focused()
     await page.keyboard.press("z")
     await titles(page, "Title 3", "Title 2", "Title 1")

@@ -18,6 +18,7 @@ export const TEXTS = {
   tomorrow: 'Tomorrow',
   nextWeek: 'Next week',
   pickTime: 'Date and time',
+  wrongTime: 'Choose a time within a year, and not in the past.',
   until: 'until {time}',
   edited: 'edited',
   actions: 'Actions',
