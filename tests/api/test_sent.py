@@ -109,6 +109,7 @@ async def test_an_icon_and_actions_arrive_with_their_defaults(server: LocalServe
         ({"actions": [{"id": "a", "label": "x"}] * 2}, "actions", "an id of its own"),
         ({"actions": [{"id": "A", "label": "x"}]}, "actions.0.id", "small letters, digits, _ -"),
         ({"actions": [{"id": "a", "label": ""}]}, "actions.0.label", "at least 1"),
+        ({"actions": [{"id": "a", "label": " \u200b\u00a0"}]}, "actions.0.label", "a visible character"),
         ({"actions": [{"id": "a", "label": "x", "style": "red"}]}, "actions.0.style", "danger"),
         ({"actions": [{"id": "a", "label": "x", "url": "//host"}]}, "actions.0.url", "one slash"),
         (

@@ -1,6 +1,7 @@
 """Actions, snoozing, edits, icons and preferences in the elements, in a real Chromium, without a gateway."""
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
@@ -124,6 +125,16 @@ async def test_a_link_action_answers_and_opens_its_address_and_an_unsafe_one_is_
     await expect(page.locator("[data-choice=see]")).to_have_attribute("aria-disabled", "true")
 
 
+async def test_an_action_with_a_reply_and_an_address_is_a_button_with_a_field(stage: Stage) -> None:
+    page = await stage(
+        inbox("[item(1, { actions: [{ id: 'say', label: 'Reply', reply: true, url: '#seen' }] })]")
+    )
+    await expect(page.get_by_role("link", name="Reply")).to_have_count(0)
+    await button(page, "Reply").click()
+    await expect(page.get_by_role("textbox", name="Reply")).to_be_focused()
+    assert await calls(page, "act") == []
+
+
 async def test_an_action_refused_because_it_is_answered_elsewhere_says_so(stage: Stage) -> None:
     page = await stage(ONE)
     await page.evaluate(
@@ -143,7 +154,10 @@ async def test_the_actions_of_an_expired_item_are_disabled(stage: Stage) -> None
         inbox("[item(1, { expires_at: '2030-01-01T00:01:00Z', actions: [{ id: 'yes', label: 'Approve' }] })]")
     )
     await expect(button(page, "Approve")).to_be_enabled()
-    await page.clock.run_for(90_000)
+    # At that moment, not when the list looks again.
+    await page.clock.run_for(29_000)
+    await expect(button(page, "Approve")).to_be_enabled()
+    await page.clock.run_for(31_001)
     await expect(button(page, "Approve")).to_be_disabled()
 
 
@@ -290,6 +304,19 @@ async def test_an_item_that_enters_again_moves_to_the_top_once(stage: Stage) -> 
     await page.get_by_role("tab", name="Unread").click()
     await page.evaluate("client.enter('id-3')")
     await titles(page, "Title 3", "New 2", "Title 1")
+
+
+async def test_an_old_item_that_enters_again_stands_below_the_day_of_what_is_beneath_it(stage: Stage) -> None:
+    page = await stage(clock=True, timezone_id="Europe/Berlin")
+    await page.clock.pause_at("2030-01-10T10:00:00Z")
+    await page.evaluate(inbox("[item(1, { age: 7 * 1440 }), item(2, { age: 1440 }), item(3), item(4)]"))
+    shown = page.locator("notification-inbox .day, notification-inbox h3 bdi")
+    await page.evaluate("client.enter('id-1')")
+    await expect(shown).to_have_text(["Today", "Title 1", "Title 4", "Title 3", "Yesterday", "Title 2"])
+    await page.evaluate("client.enter('id-2')")
+    await expect(shown).to_have_text(["Today", "Title 2", "Title 1", "Title 4", "Title 3"])
+    await page.evaluate("client.withdraw('id-4'); client.withdraw('id-3')")
+    await expect(shown).to_have_text(["Yesterday", "Title 2", "Thursday, January 3", "Title 1"])
 
 
 async def test_a_toast_is_edited_withdrawn_and_replaced_with_its_item(stage: Stage) -> None:
@@ -474,10 +501,20 @@ async def test_an_item_is_snoozed_by_the_keyboard_until_a_chosen_moment(stage: S
     await page.keyboard.press("Escape")
     await expect(rows(page).nth(1)).to_be_focused()
     await page.keyboard.press("s")
-    await page.get_by_role("textbox", name="Date and time").fill("2090-03-01T09:30")
+    field = page.get_by_role("textbox", name="Date and time")
+    for wrong in ("2090-03-01T09:30", "2020-03-01T09:30", ""):
+        await field.fill(wrong)
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("alert")).to_have_text(
+            "Choose a time within a year, and not in the past."
+        )
+        await expect(field).to_be_focused()
+    assert await calls(page, "snooze") == []
+    day = (datetime.now(UTC) + timedelta(days=30)).date()
+    await field.fill(f"{day}T09:30")
     await page.keyboard.press("Enter")
     await titles(page, "Title 3", "Title 1")
-    assert await calls(page, "snooze") == [["snooze", "id-2", "2090-03-01T04:00:00.000Z"]]
+    assert await calls(page, "snooze") == [["snooze", "id-2", f"{day}T04:00:00.000Z"]]
     await expect(rows(page).nth(1)).to_be_focused()
     await page.keyboard.press("z")
     await titles(page, "Title 3", "Title 2", "Title 1")
@@ -582,9 +619,10 @@ async def test_known_categories_are_listed_and_muted_at_once(stage: Stage) -> No
     await saved(page)
     await expect(box(page, "CI")).to_be_focused()
     await box(page, "Promo").check()
-    await until(lambda: page.evaluate("!client.kept.categories.promo.muted"), "promo is not muted")
+    await until(lambda: page.evaluate("!client.kept.categories.promo"), "promo is not muted")
+    await expect(box(page, "Promo")).to_be_checked()
     assert await page.evaluate(KEPT) == {
-        "categories": {"promo": {"muted": False}, "ci": {"muted": True}},
+        "categories": {"ci": {"muted": True}},
         "timezone": None,
         "quiet_hours": [],
         "quiet_until": None,
@@ -612,14 +650,56 @@ async def test_quiet_hours_are_added_changed_checked_and_removed(stage: Stage) -
     await page.get_by_label("From", exact=True).fill("06:30")
     await expect(said(page, "Choose a day, and two different times.")).to_be_visible()
     assert len(await calls(page, "setPreferences")) == before
-    await button(page, "Delete").click()
+    await button(page, "Delete: 22:00 – 06:30").click()  # noqa: RUF001 - typography
     await until(lambda: page.evaluate("!client.kept.quiet_hours.length"), "they are removed")
     await page.get_by_label("Quiet until").fill("2090-03-01T09:30")
     await until(
         lambda: page.evaluate("client.kept.quiet_until === '2090-03-01T14:30:00.000Z'"), "quiet until"
     )
+    await page.get_by_label("Quiet until").fill("2020-03-01T09:30")
+    await expect(said(page, "This time has passed.")).to_be_visible()
+    assert await page.evaluate("client.kept.quiet_until") == "2090-03-01T14:30:00.000Z"
     await page.get_by_label("Quiet until").fill("")
     await until(lambda: page.evaluate("client.kept.quiet_until === null"), "quiet no longer")
+
+
+async def test_categories_of_what_is_older_archived_or_snoozed_are_listed(stage: Stage) -> None:
+    page = await stage(
+        """() => show('notification-preferences', new FakeClient(many(200, (n) => ({
+          category: n === 100 ? 'older' : n < 3 ? ['archived', 'snoozed'][n - 1] : 'default',
+          archived_at: n === 1 ? new Date().toISOString() : null,
+          snoozed_until: n === 2 ? '2090-01-01T00:00:00Z' : null }))))"""
+    )
+    group = page.get_by_role("group", name="Notify me about")
+    await expect(group.locator("label")).to_have_text(["Archived", "General", "Older", "Snoozed"])
+    await page.evaluate("client.all = []; client.become('signedout'); client.become('live')")
+    await expect(group).to_contain_text("The categories of your notifications appear here.")
+
+
+async def test_twenty_times_of_quiet_are_the_most_that_are_offered(stage: Stage) -> None:
+    page = await stage(PREFERENCES)
+    await expect(button(page, "Add quiet hours")).to_be_visible()
+    await page.evaluate(
+        "client.tell('preferences', { preferences: { ...client.kept, quiet_hours: Array(20).fill("
+        " { days: ['mon'], from: '08:00', until: '09:00' }) } })"
+    )
+    await expect(page.get_by_label("From", exact=True)).to_have_count(20)
+    await expect(button(page, "Add quiet hours")).to_have_count(0)
+
+
+async def test_a_change_is_saved_after_one_that_a_sign_out_has_overtaken(stage: Stage) -> None:
+    page = await stage(PREFERENCES)
+    await box(page, "CI").wait_for()
+    await page.evaluate(
+        "() => { for (const one of element.shadowRoot.querySelectorAll('[type=checkbox]')) one.click();"
+        " client.become('signedout'); }"
+    )
+    await expect(box(page, "CI")).to_have_count(0)
+    await page.evaluate("client.become('live')")
+    before = len(await calls(page, "setPreferences"))
+    await box(page, "Alerts").click()
+    await saved(page)
+    assert len(await calls(page, "setPreferences")) == before + 1
 
 
 async def test_a_change_that_meets_another_one_is_applied_to_the_newer_preferences(stage: Stage) -> None:

@@ -5,6 +5,7 @@ import { safeLink } from './link.js';
 
 const LONGEST_REPLY = 1_000; // characters of a reply
 const QUESTION_TIME = 4_000; // ms
+const AHEAD = 60_000; // ms to an expiry that is waited for; lists look again by themselves
 
 /**
  * Take a question back after a while, but not from under a pointer: its button becomes a smaller one.
@@ -35,8 +36,8 @@ export class Choices {
     this.field = make('input', { maxLength: LONGEST_REPLY, required: true, enterKeyHint: 'send' });
     this.form = make('form', { className: 'reply', part: 'reply', hidden: true }, this.field,
       make('button', { type: 'submit', className: 'strong', textContent: words.say('send') }));
-    for (const { id, style = 'default', url } of item.actions) {
-      const link = safeLink(url)?.href;
+    for (const { id, style = 'default', url, reply } of item.actions) {
+      const link = !reply && safeLink(url)?.href;
       const button = make(link ? 'a' : 'button', { ...(link ? { role: 'link', target: '_blank', rel: 'noopener noreferrer' } : {}),
         className: `choice ${style === 'primary' ? 'strong' : style}`, part: 'choice', 'data-action': 'answer', 'data-choice': id });
       button.link = link;
@@ -51,7 +52,10 @@ export class Choices {
 
   /** Show whether it is answered, and how, or can be. */
   paint({ answer, expires_at }) {
-    this.isClosed = Boolean(answer) || Date.parse(expires_at) <= Date.now();
+    const left = Date.parse(expires_at) - Date.now();
+    this.isClosed = Boolean(answer) || left <= 0;
+    clearTimeout(this.expiring);
+    if (!this.isClosed && left < AHEAD) this.expiring = setTimeout(() => this.paint({ answer, expires_at }), left);
     for (const button of this.#buttons) {
       if (!button.link) button.disabled = this.isClosed;
       else if (this.isClosed) button.removeAttribute('href');

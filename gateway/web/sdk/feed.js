@@ -87,6 +87,7 @@ export class Feed {
       next = this.#rows.get(item.id)?.element ?? next;
     }
     if (made.length) this.#renumber();
+    this.#orderDays();
     return made;
   }
 
@@ -113,6 +114,7 @@ export class Feed {
       if (isFocused && !next) return false;
     }
     this.#renumber();
+    this.#orderDays();
     return true;
   }
 
@@ -137,10 +139,25 @@ export class Feed {
     }
   }
 
+  /** What has entered again is older than what it stands above: put no row below an older day than the row beneath it. */
+  #orderDays() {
+    const moved = [];
+    for (let element = this.element.lastElementChild, under = 0; element; element = before(element)) {
+      const { row } = element;
+      under = row.item.snoozed_until ? row.at : Math.max(row.at, under);
+      if (row.under !== under) moved.push(element);
+      row.under = under;
+    }
+    for (const element of moved) {
+      this.#head(element);
+      this.#head(after(element));
+    }
+  }
+
   #name(heading) {
     const { row } = heading.nextElementSibling;
     heading.day = row.day;
-    write(heading, this.words.day(row.at));
+    write(heading, this.words.day(row.under));
   }
 
   #choose(row) {

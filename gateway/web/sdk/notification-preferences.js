@@ -1,6 +1,6 @@
 // <notification-preferences>: which categories a user is told of, and when nothing alerts.
 
-import { iconButton, make, place, write } from './dom.js';
+import { iconButton, make, nameButton, place, write } from './dom.js';
 import { NotificationElement } from './element.js';
 import { localTime } from './snooze.js';
 import { PREFERENCES } from './theme.js';
@@ -10,6 +10,8 @@ const NIGHT = { days: WEEK, from: '22:00', until: '07:00' };
 /** The labels of its ends. */
 const ENDS = { from: 'quietFrom', until: 'quietTo' };
 const MOST_TRIES = 3;
+const MOST_HOURS = 20; // times of quiet
+const LOOKED_AT = 200; // items of a list, which tell what categories there are
 const PAUSE = 1_000; // ms without a keystroke, after which a time counts as typed
 
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
@@ -36,6 +38,7 @@ export class NotificationPreferences extends NotificationElement {
   #queue = Promise.resolve();
   #requests = 0;
   #windows = 0;
+  #seen = new Set(); // categories
   /** @type {any} */
   #parts = {};
   /** The labels of the categories and the groups of the windows. */
@@ -53,11 +56,12 @@ export class NotificationPreferences extends NotificationElement {
         // It may be older than the answer to a request that ran meanwhile.
         || (before === this.#requests ? this.#take(preferences) : this.#load()));
     },
-    items: () => this.refresh(),
+    items: ({ added }) => this.#see(added),
   };
 
   begin() {
     this.#kept = this.#draft = null;
+    this.#seen.clear();
     if (this.client?.epoch) this.#enqueue(() => this.#load());
   }
 
@@ -66,6 +70,11 @@ export class NotificationPreferences extends NotificationElement {
     const text = (tag, name, properties) => make(tag, { textContent: words.say(name), ...properties });
     const group = (name, ...children) => make('fieldset', { part: 'group' }, text('legend', name), ...children);
     const categories = make('div');
+    const none = text('p', 'noCategories');
+    const add = text('button', 'addHours', { type: 'button', click: () => this.#change((draft) => {
+      draft.quiet_hours[this.#newName()] = { ...NIGHT };
+      draft.timezone ??= Intl.DateTimeFormat().resolvedOptions().timeZone;
+    }) });
     const windows = make('div');
     const zone = make('label', {}, words.say('timeZone'), this.#zone());
     const form = make('div', {
@@ -75,13 +84,9 @@ export class NotificationPreferences extends NotificationElement {
         this.#takeTyped();
         setTimeout(() => this.refresh()); // The removal of a field that has the focus fires this, too.
       },
-    }, group('tellMe', categories), group('quietHours', text('p', 'quietHint'), windows,
-      text('button', 'addHours', { type: 'button', click: () => this.#change((draft) => {
-        draft.quiet_hours[this.#newName()] = { ...NIGHT };
-        draft.timezone ??= Intl.DateTimeFormat().resolvedOptions().timeZone;
-      }) }), zone, make('label', {}, words.say('quietUntil'), this.#until())));
+    }, group('tellMe', none, categories), group('quietHours', text('p', 'quietHint'), windows, add, zone, make('label', {}, words.say('quietUntil'), this.#until())));
     this.#nodes = {};
-    this.#parts = { form, categories, windows, zone, said: make('p', { className: 'said', part: 'said', role: 'status' }) };
+    this.#parts = { form, none, categories, windows, add, zone, said: make('p', { className: 'said', part: 'said', role: 'status' }) };
     return [make('div', { className: 'head' }, text('h2', 'preferences', { part: 'heading' }), make('slot', { name: 'actions' })),
       form, this.#parts.said];
   }
@@ -92,6 +97,7 @@ export class NotificationPreferences extends NotificationElement {
 
   async #load() {
     const { client } = this;
+    if (!this.#seen.size) this.#look(client);
     try {
       const preferences = await client?.preferences();
       if (preferences && client === this.client) this.#take(preferences);
@@ -99,6 +105,18 @@ export class NotificationPreferences extends NotificationElement {
       this.#say(this.words.failed(error));
     }
     this.#requests += 1;
+  }
+
+  /** See what categories there are, in what is shown, archived or snoozed. */
+  #look(client) {
+    for (const filter of [{}, { archived: true }, { snoozed: true }]) {
+      client?.query({ ...filter, limit: LOOKED_AT }).then(({ items }) => client === this.client && this.#see(items), () => {});
+    }
+  }
+
+  #see(items) {
+    for (const { category } of items) if (category) this.#seen.add(category);
+    this.refresh();
   }
 
   #say(text) { write(this.#parts.said, text); }
@@ -109,6 +127,9 @@ export class NotificationPreferences extends NotificationElement {
   }
 
   #rebase(base, theirs) {
+    // One that is muted no more stays to be chosen. What another user had is not shown.
+    if (theirs) for (const name of Object.keys(theirs.categories)) this.#seen.add(name);
+    else this.#seen.clear();
     this.#draft = theirs && structuredClone(merge(base, this.#draft, theirs));
     this.#kept = theirs;
     this.refresh();
@@ -130,33 +151,32 @@ export class NotificationPreferences extends NotificationElement {
 
   /** Show the draft. A field keeps what is typed into it until it loses the focus. */
   refresh() {
-    const { form, categories, windows, zone } = this.#parts;
+    const { form, none, categories, windows, add, zone } = this.#parts;
     const { activeElement } = this.shadowRoot;
     const draft = this.#draft;
     form.hidden = !draft;
-    place(categories, draft ? this.#categories().map((name) => (this.#nodes[`category ${name}`] ??= this.#category(name))) : []);
+    const names = draft ? [...new Set([...this.#seen, ...Object.keys(this.categoryLabels)])].sort() : [];
+    place(categories, names.map((name) => (this.#nodes[`category ${name}`] ??= this.#category(name))));
+    none.hidden = names.length > 0;
     const shown = draft ? Object.keys(draft.quiet_hours).map((name) => this.#window(name)) : [];
     // A window that is removed elsewhere stays while one of its fields has the focus.
     const focused = draft && activeElement?.closest('.window label')?.parentNode;
     place(windows, focused && !shown.includes(focused) ? [...shown, focused] : shown);
     zone.hidden = !shown.length;
+    add.hidden = shown.length >= MOST_HOURS;
     if (!draft) return;
     for (const field of form.querySelectorAll('input, select')) {
       if (field.type === 'checkbox' || field !== activeElement) field.dispatchEvent(new Event('draw'));
     }
   }
 
-  /** Those that were seen, or that the page or the user knows. */
-  #categories() {
-    const seen = this.client.items.map(({ category }) => category);
-    const all = new Set([...seen, ...Object.keys(this.categoryLabels), ...Object.keys(this.#draft.categories)]);
-    return [...all].sort();
-  }
-
   #category(name) {
     return make('label', {}, make('input', { type: 'checkbox', name: `category ${name}`,
       draw: ({ target }) => { target.checked = !this.#draft.categories[name]?.muted; },
-      change: ({ target: { checked } }) => this.#change(({ categories }) => { categories[name] = { muted: !checked }; }),
+      change: ({ target: { checked } }) => this.#change(({ categories }) => {
+        delete categories[name];
+        if (!checked) categories[name] = { muted: true };
+      }),
     }), this.words.category(name));
   }
 
@@ -180,9 +200,12 @@ export class NotificationPreferences extends NotificationElement {
         const { quiet_until: until } = this.#draft;
         target.value = until ? localTime(Date.parse(until)) : '';
       },
-      typed: ({ target: { value, validity } }) => validity.badInput || this.#change((draft) => {
-        draft.quiet_until = value ? new Date(value).toISOString() : null;
-      }),
+      typed: ({ target: { value, validity } }) => {
+        const time = value && new Date(value);
+        if (validity.badInput) return;
+        if (time && time <= Date.now()) this.#say(this.words.say('isPast'));
+        else this.#change((draft) => { draft.quiet_until = time ? time.toISOString() : null; });
+      },
     });
   }
 
@@ -190,7 +213,9 @@ export class NotificationPreferences extends NotificationElement {
   #window(name) {
     const node = (this.#nodes[name] ??= this.#newWindow(name));
     node.shown = this.#draft.quiet_hours[name];
-    node.setAttribute('aria-label', `${node.shown.from} – ${node.shown.until}`);
+    const label = `${node.shown.from} – ${node.shown.until}`;
+    node.setAttribute('aria-label', label);
+    nameButton(node.lastChild, this.words.say('delete'), label);
     return node;
   }
 

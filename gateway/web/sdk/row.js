@@ -72,7 +72,7 @@ export class Row {
     };
     this.menu = iconButton('more', '', { className: 'icon menu', 'data-action': 'menu', 'aria-expanded': 'false' });
     /** When it came, or will: rows of one day stand below its name. */
-    this.at = Date.parse(item.snoozed_until ?? item.created_at);
+    this.at = this.under = Date.parse(item.snoozed_until ?? item.created_at);
     this.actions = make('div', { className: 'actions', part: 'actions',
       beforetoggle: ({ newState }) => newState === 'closed' && this.#leaveMenu(),
       toggle: ({ newState }) => newState === 'closed' && this.actions.removeAttribute('popover') },
@@ -86,7 +86,8 @@ export class Row {
     this.unfold(false);
   }
 
-  get day() { return new Date(this.at).toDateString(); }
+  /** The day below whose name it stands: that of `under`, which Feed moves. */
+  get day() { return new Date(this.under).toDateString(); }
 
   /** Show what was sent. */
   #fill(item) {

@@ -200,7 +200,7 @@ label { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; min-
 [type="checkbox"] { width: 18px; min-height: 18px; margin: 0; accent-color: var(--_accent); cursor: pointer; }
 input, select { background: var(--_surface); }
 select { max-width: 100%; border: 1px solid var(--_edge); }
-.window { display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; padding-block: 6px; border-block-end: 1px solid var(--_line); }
+.window { display: flex; flex-wrap: wrap; gap: 8px 12px; align-items: center; padding-block: 6px; border-block-end: 1px solid var(--_line); }
 fieldset > button { margin-block: 6px; margin-inline-start: -10px; color: var(--_accent); }
 `);
 
