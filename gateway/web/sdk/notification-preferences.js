@@ -242,7 +242,7 @@ export class NotificationPreferences extends NotificationElement {
     if (!/time/.test(field.type)) return;
     this.#typed = field;
     clearTimeout(this.#pause);
-    this.#pause = setTimeout(() => field.validity.valid && this.#takeTyped(), PAUSE);
+    this.#pause = setTimeout(() => (field.validity.valid || field.validity.rangeUnderflow) && this.#takeTyped(), PAUSE);
   }
 
   #takeTyped() {
