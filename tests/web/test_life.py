@@ -127,7 +127,7 @@ async def test_a_link_action_answers_and_opens_its_address_and_an_unsafe_one_is_
 
 async def test_an_action_with_a_reply_and_an_address_is_a_button_with_a_field(stage: Stage) -> None:
     page = await stage(
-        inbox("[item(1, { actions: [{ id: 'say', label: 'Reply', reply: true, url: '#seen' }] })]")
+        inbox("[item(1, { actions: [{ id: 'say', label: 'Reply', reply: true, url: '/seen' }] })]")
     )
     await expect(page.get_by_role("link", name="Reply")).to_have_count(0)
     await button(page, "Reply").click()
@@ -151,13 +151,13 @@ async def test_the_actions_of_an_expired_item_are_disabled(stage: Stage) -> None
     page = await stage(clock=True)
     await page.clock.pause_at("2030-01-01T00:00:00Z")
     await page.evaluate(
-        inbox("[item(1, { expires_at: '2030-01-01T00:01:00Z', actions: [{ id: 'yes', label: 'Approve' }] })]")
+        inbox("[item(1, { expires_at: '2030-01-01T00:00:50Z', actions: [{ id: 'yes', label: 'Approve' }] })]")
     )
     await expect(button(page, "Approve")).to_be_enabled()
     # At that moment, not when the list looks again.
-    await page.clock.run_for(29_000)
+    await page.clock.run_for(49_000)
     await expect(button(page, "Approve")).to_be_enabled()
-    await page.clock.run_for(31_001)
+    await page.clock.run_for(1_001)
     await expect(button(page, "Approve")).to_be_disabled()
 
 
