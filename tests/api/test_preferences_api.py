@@ -108,6 +108,7 @@ DAYS_RULE = "it must have 1 to 7 different days of mon, tue, wed, thu, fri, sat,
 TIME_RULE = "it must be a time from 00:00 to 23:59, such as 22:00"
 ZONE_RULE = "it must be the name of an IANA time zone, such as Europe/Berlin, or null"
 RFC_RULE = "it must be a time with its zone, such as 2026-11-20T09:30:00Z"
+NO_SUCH_TIME = "there is no such day or time"
 
 REFUSED: dict[str, tuple[Any, str, str]] = {
     "an unknown member": ({"timezon": "UTC"}, "timezon", "there is no such member: did you mean timezone?"),
@@ -189,8 +190,8 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     ),
     "a time without a zone": ({"quiet_until": "2026-11-20T09:30:00"}, "quiet_until", RFC_RULE),
     "a date": ({"quiet_until": "2026-11-20"}, "quiet_until", RFC_RULE),
-    "a day that does not exist": ({"quiet_until": "2026-02-30T09:30:00Z"}, "quiet_until", RFC_RULE),
-    "an hour that does not exist": ({"quiet_until": "2026-02-20T24:00:00Z"}, "quiet_until", RFC_RULE),
+    "a day that does not exist": ({"quiet_until": "2026-02-30T09:30:00Z"}, "quiet_until", NO_SUCH_TIME),
+    "an hour that does not exist": ({"quiet_until": "2026-02-20T24:00:00Z"}, "quiet_until", NO_SUCH_TIME),
     "a time before all": (
         {"quiet_until": "0001-01-01T00:00:00+23:00"},
         "quiet_until",

@@ -125,7 +125,7 @@ async def test_an_icon_and_actions_arrive_with_their_defaults(server: LocalServe
         ({"deliver_at": "tomorrow"}, "deliver_at", "2026-11-20T09:30:00Z"),
         ({"deliver_at": "2026-11-20T09:30:00"}, "deliver_at", "with its zone"),
         ({"deliver_at": 1_795_167_000}, "deliver_at", "with its zone"),
-        ({"deliver_at": "2026-02-30T09:30:00Z"}, "deliver_at", "with its zone"),
+        ({"deliver_at": "2026-02-30T09:30:00Z"}, "deliver_at", "there is no such day or time"),
         ({"deliver_at": moment(367 * 86_400)}, "deliver_at", "366 days"),
         ({"ttl": 0}, "ttl", "1"),
         ({"ttl": 31_622_401}, "ttl", "31,622,400"),

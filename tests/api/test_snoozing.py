@@ -74,7 +74,7 @@ async def test_a_snooze_that_breaks_a_rule_gets_a_422_that_names_it(
         (ahead(hours=1)[:-1], FORM),
         (ahead(hours=1)[:10], FORM),
         ("tomorrow", FORM),
-        ("2027-02-29T09:30:00Z", FORM),
+        ("2027-02-29T09:30:00Z", "there is no such day or time"),
         ("", FORM),
         (1_800_000_000_000, FORM),
         (True, FORM),
