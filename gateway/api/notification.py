@@ -79,7 +79,7 @@ Moment = Annotated[
 
 MAX_TTL_SECONDS = 31_622_400
 MAX_ACTIONS = 4
-COLLAPSE_KEY = in_words("have only letters, digits, . _ : -", r"^[A-Za-z0-9._:-]+$")
+COLLAPSE_KEY = in_words("have only the letters a-z and A-Z, the digits 0-9, . _ : -", r"^[A-Za-z0-9._:-]+$")
 ACTION_ID = in_words("have only small letters, digits, _ -", r"^[a-z0-9_-]+$")
 
 

@@ -22,7 +22,7 @@ from gateway.api.notification import (
     Title,
     encode_actions,
 )
-from gateway.api.parameters import NumberCursor
+from gateway.api.parameters import NumberCursor, read_if_match
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, State
@@ -123,7 +123,7 @@ class Edited(Body):
     @model_validator(mode="after")
     def _something(self) -> "Edited":
         if not self.model_fields_set:
-            raise ValueError("it must have something to change")
+            raise ValueError("the request must have a member to change, such as title")
         return self
 
 
@@ -226,10 +226,11 @@ async def delete_notification(
 
 def _scheduled_only(if_match: str | None) -> bool:
     """Whether a notification may be taken back only before its delivery (RFC 9110, section 13.1.1)."""
-    if if_match is None or if_match.strip() == "*":
+    tags = read_if_match(if_match)
+    if tags is None:
         return False
-    if if_match.strip() != '"scheduled"':
-        raise PreconditionFailed('If-Match: the only condition is "scheduled", in quotes.')
+    if '"scheduled"' not in tags:
+        raise PreconditionFailed('If-Match: the only condition is "scheduled".')
     return True
 
 

@@ -86,6 +86,8 @@ async def test_a_client_that_has_not_seen_the_preferences_cannot_replace_them(
     assert (refused.status_code, refused.json()["code"]) == (412, "precondition_failed")
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert (await caller.get(path)).json() == FULL
+    unquoted = await put(caller, {}, path, If_Match=new.strip('"'))
+    assert (unquoted.status_code, "in double quotes" in unquoted.json()["detail"]) == (412, True)
     assert (await put(caller, FULL, path, If_Match="*")).status_code == 200
     assert (await put(caller, {}, path, If_Match=f'"other", {new}')).status_code == 200
 
