@@ -196,7 +196,7 @@ def bodies() -> Iterator[tuple[str, Any, dict[str, Any]]]:
             body = route.body_field.field_info.annotation
             for model in [body, *get_args(body)]:
                 if isinstance(model, type) and issubclass(model, Body):
-                    yield f"{min(route.methods)} {route.path}", model, schemas[model.__name__]
+                    yield f"{min(route.methods or ())} {route.path}", model, schemas[model.__name__]
 
 
 def test_each_example_of_a_body_is_accepted() -> None:
