@@ -1,7 +1,8 @@
 """The inbox API: the user's items, the changes to them, and the routes that mark and delete them."""
 
+import re
 from collections.abc import Callable, Collection
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -39,9 +40,21 @@ from gateway.transport.conditional import not_modified
 
 
 class InboxRoute(JsonRoute):
-    """A route with bodies large enough for `MAX_IDS` ids."""
+    """A route with bodies large enough for `MAX_IDS` ids.
+
+    That of an item leaves out the names of the other routes: a wrong method of theirs is a 405, not an item
+    that is missing.
+    """
 
     max_body: ClassVar[int] = 64 * 1024
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        pattern = self.path_regex.pattern.replace("(?P<id>", f"(?P<id>(?!{_OTHERS}$)", 1)
+        self.path_regex = re.compile(pattern)
+
+
+_OTHERS = "(?:preferences|changes|read|seen)"
 
 
 PATH = "/v1/inbox"

@@ -8,6 +8,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     JsonValue,
     WithJsonSchema,
@@ -86,7 +87,12 @@ def _until(value: Any) -> int | None:
 
 
 class Patch(Body):
-    """The states to set; one that is left out stays as it is."""
+    """The states to set; one that is left out stays as it is. Not both of `archived` and `snoozed_until`."""
+
+    # Without a snooze: a time in an example would soon be in the past.
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"read": True}, {"read": True, "archived": True}]}
+    )
 
     read: bool | None = None
     archived: bool | None = None
@@ -119,6 +125,12 @@ def _check_number(ids: Any) -> Any:
 
 class ReadRequest(Body):
     """Which items were read: these, or all that had entered up to a number."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"ids": ["01a1fbec-66d3-7f3c-b907-ac5c85c58cb1"]}, {"up_to": 7}],
+        }
+    )
 
     ids: Annotated[
         list[Annotated[str, Field(pattern=ID_PATTERN), AfterValidator(str.lower)]] | None,

@@ -86,7 +86,7 @@ Moment = Annotated[
 
 MAX_TTL_SECONDS = 31_622_400
 MAX_ACTIONS = 4
-COLLAPSE_KEY = in_words("have only letters, digits, . _ : -", r"^[A-Za-z0-9._:-]+$")
+COLLAPSE_KEY = in_words("have only the letters a-z and A-Z, the digits 0-9, . _ : -", r"^[A-Za-z0-9._:-]+$")
 ACTION_ID = in_words("have only small letters, digits, _ -", r"^[a-z0-9_-]+$")
 
 
@@ -119,18 +119,41 @@ class Action(Body):
 
     id: Annotated[str, Field(min_length=1, max_length=32, pattern=ACTION_ID)]
     label: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(check_label)]
-    style: Literal["primary", "default", "danger"] = "default"
-    url: Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(check_url)] | None = None
+    style: Annotated[
+        Literal["primary", "default", "danger"], Field(description="How clients show the button.")
+    ] = "default"
+    url: Annotated[
+        Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(check_url)] | None,
+        Field(description="What the button opens: clients show a link. As the `url` of the notification."),
+    ] = None
     reply: Annotated[bool, Field(description="Whether the answer has a text.")] = False
 
 
-Link = Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(check_url)]
+_Url = Annotated[str, Field(max_length=MAX_URL_CHARACTERS), AfterValidator(check_url)]
+Link = Annotated[
+    _Url | None,
+    Field(
+        description="What a click opens: an absolute http or https URL, or a path that begins with one slash."
+    ),
+]
 Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_plain_text)]
-Text = Annotated[str, Field(max_length=4000, description="Plain text."), AfterValidator(check_plain_text)]
+Text = Annotated[
+    Annotated[str, Field(max_length=4000), AfterValidator(check_plain_text)] | None,
+    Field(description="Plain text, below the title."),
+]
 Priority = Literal["low", "normal", "high", "urgent"]
-Data = Annotated[dict[str, Any], Field(description="Up to 8 KiB, encoded."), AfterValidator(check_data)]
-Icon = Annotated[Link, Field(description="An image that clients may show beside the title.")]
-Actions = Annotated[list[Action], Field(min_length=1, max_length=MAX_ACTIONS), AfterValidator(check_actions)]
+Data = Annotated[
+    Annotated[dict[str, Any], AfterValidator(check_data)] | None,
+    Field(description="Any JSON object, for programs: up to 8 KiB, encoded."),
+]
+Icon = Annotated[
+    _Url | None, Field(description="An image that clients may show beside the title: a URL as in `url`.")
+]
+Actions = Annotated[
+    Annotated[list[Action], Field(min_length=1, max_length=MAX_ACTIONS), AfterValidator(check_actions)]
+    | None,
+    Field(description="Buttons, each with an id of its own."),
+]
 DeliverAt = Annotated[Moment, AfterValidator(check_deliver_at)]
 
 Recipients = Annotated[
@@ -148,46 +171,66 @@ class Notification(Body):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"to": "ada", "title": "Your parcel is on its way", "category": "orders", "url": "/orders/7"}
+                {"to": "ada", "title": "Your parcel is on its way", "category": "orders", "url": "/orders/7"},
+                {
+                    "to": ["ada", "bob"],
+                    "title": "Deploy to production?",
+                    "priority": "high",
+                    "icon": "/icons/deploy.svg",
+                    "actions": [
+                        {"id": "yes", "label": "Deploy", "style": "primary"},
+                        {"id": "no", "label": "Not now", "reply": True},
+                    ],
+                    "deliver_at": "2026-12-01T08:00:00+01:00",
+                    "ttl": 86_400,
+                    "collapse_key": "deploy",
+                },
             ]
         }
     )
 
     to: Annotated[Recipients, Field(description="A user, or up to 1,000 of them.")]
     title: Title
-    body: Text | None = None
-    category: Annotated[str, Field(min_length=1, max_length=64, pattern=CATEGORY)] = "default"
+    body: Text = None
+    category: Annotated[
+        str,
+        Field(
+            min_length=1, max_length=64, pattern=CATEGORY, description="Its kind, which the user can mute."
+        ),
+    ] = "default"
     priority: Priority = "normal"
-    url: Link | None = None
-    data: Data | None = None
-    icon: Icon | None = None
-    actions: Actions | None = None
-    deliver_at: (
-        Annotated[DeliverAt, Field(description="At most 366 days ahead. In the past it means now.")] | None
-    ) = None
-    ttl: (
-        Annotated[
-            int,
-            Field(ge=1, le=MAX_TTL_SECONDS, description="How long it is kept from its delivery, in seconds."),
-        ]
-        | None
-    ) = None
-    expires_at: Annotated[
-        Annotated[Moment, Field(description="When it is removed. Not together with `ttl`.")] | None,
-        AfterValidator(check_expires_at),
+    url: Link = None
+    data: Data = None
+    icon: Icon = None
+    actions: Actions = None
+    deliver_at: Annotated[
+        DeliverAt | None,
+        Field(
+            description="When to deliver it: RFC 3339 with its zone, at most 366 days ahead. Without it, and"
+            " in the past, it means now."
+        ),
     ] = None
-    collapse_key: (
-        Annotated[
-            str,
-            Field(
-                min_length=1,
-                max_length=64,
-                pattern=COLLAPSE_KEY,
-                description="It replaces the earlier notification of this key in the inbox.",
-            ),
-        ]
-        | None
-    ) = None
+    ttl: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_TTL_SECONDS)] | None,
+        Field(
+            description="How long it is kept from its delivery, in seconds. Not together with `expires_at`."
+        ),
+    ] = None
+    expires_at: Annotated[
+        Moment | None,
+        AfterValidator(check_expires_at),
+        Field(
+            description="When it is removed: RFC 3339 with its zone, later than now and than `deliver_at`."
+            " Not together with `ttl`."
+        ),
+    ] = None
+    collapse_key: Annotated[
+        Annotated[str, Field(min_length=1, max_length=64, pattern=COLLAPSE_KEY)] | None,
+        Field(
+            description="It replaces your earlier notification of this key in each inbox it enters, unless"
+            " that one is archived."
+        ),
+    ] = None
 
 
 def to_post(notification: Notification, service: Service, now: int) -> Post:

@@ -1,5 +1,6 @@
 """Shared parameters: the id of a user in a path or a body, and the cursor and limit of a list."""
 
+import re
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, Field
 from starlette.requests import HTTPConnection
 
 from gateway.auth.names import MAX_SUB, check_sub
-from gateway.errors import Invalid
+from gateway.errors import Invalid, PreconditionFailed
 from gateway.settings.wording import in_words
 
 Sub = Annotated[
@@ -56,3 +57,21 @@ KeyCursor = Annotated[
     str, Query(pattern=_KEY_CURSOR, description="Where to go on: the `next` of the page before.")
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="How many to return at most.")]
+
+
+def read_if_match(value: str | None) -> list[str] | None:
+    """Return the tags of an `If-Match` (RFC 9110, section 13.1.1), or None if anything matches.
+
+    Raises `PreconditionFailed` for a tag without quotes, which a client would take for one that is outdated.
+    """
+    if value is None or value.strip() == "*":
+        return None
+    tags = _TAG.findall(value)
+    if not tags or _TAG.sub("", value).strip(", \t"):
+        raise PreconditionFailed(
+            'If-Match: it must be in double quotes, such as "x", or a list of such tags.'
+        )
+    return tags
+
+
+_TAG = re.compile('(?:W/)?"[^"]*"')

@@ -12,7 +12,7 @@ from gateway.api.audit import Source
 from gateway.api.callers import Admin, InboxUser
 from gateway.api.json_route import Body, JsonRoute, ManagementRoute
 from gateway.api.notification import CATEGORY
-from gateway.api.parameters import SubPath
+from gateway.api.parameters import SubPath, read_if_match
 from gateway.api.problems import BODY, problems
 from gateway.api.state import Gateway, State
 from gateway.auth import users
@@ -262,8 +262,7 @@ async def _get(state: Gateway, user_id: int, if_none_match: str | None, missing:
 async def _put(state: Gateway, user_id: int, asked: Preferences, if_match: str | None) -> Response:
     await _check_required(state, user_id, asked)
     document = asked.document()
-    tags = None if if_match is None else tuple(tag.strip() for tag in if_match.split(","))
-    await state.writer.change(SetPreferences(user_id, document, tags))
+    await state.writer.change(SetPreferences(user_id, document, read_if_match(if_match)))
     return _response(document)
 
 

@@ -37,10 +37,17 @@ BODY = (413, 415)
 """Further statuses of a route with a body."""
 
 
+_CONTENT = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+
+ANY: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "The request is refused.", "content": _CONTENT}
+}
+"""The errors of a route without a token and a body. Without this, FastAPI would describe a 422 of its own."""
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI of the errors with these statuses, and of 401, 403, 422, 429 and 503."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
-        status: {"description": _WHY[status], "content": content}
+        status: {"description": _WHY[status], "content": _CONTENT}
         for status in sorted({401, 403, 422, 429, 503, *statuses})
     }

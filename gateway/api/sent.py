@@ -22,7 +22,7 @@ from gateway.api.notification import (
     Title,
     encode_actions,
 )
-from gateway.api.parameters import NumberCursor
+from gateway.api.parameters import NumberCursor, read_if_match
 from gateway.api.problems import BODY, problems
 from gateway.api.query import KnownQuery
 from gateway.api.state import Gateway, State
@@ -86,32 +86,44 @@ class SentList(BaseModel):
     next: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
 
 
-def _without_defaults(schema: dict[str, Any]) -> None:
-    """Remove the defaults: a client that sent them would change what it didn't mean to."""
+def _described(schema: dict[str, Any]) -> None:
+    """Add an example. Remove the defaults: a client that sent them would change what it didn't mean to."""
     for member in schema["properties"].values():
         member.pop("default", None)
+    schema["examples"] = [
+        {"title": "Your parcel is delayed", "body": "It arrives on Friday.", "url": None, "renotify": True}
+    ]
 
 
 class Edited(Body):
     """The members to change. One that is left out stays as it is, and null removes an optional one."""
 
-    model_config = ConfigDict(json_schema_extra=_without_defaults)
+    model_config = ConfigDict(json_schema_extra=_described)
 
     title: Title = ""
-    body: Text | None = None
-    url: Link | None = None
-    data: Data | None = None
+    body: Text = None
+    url: Link = None
+    data: Data = None
     priority: Priority = "normal"
-    icon: Icon | None = None
-    actions: Actions | None = None
-    expires_at: Moment | None = None
-    deliver_at: Annotated[DeliverAt, Field(description="Only while it is scheduled.")] = 0
+    icon: Icon = None
+    actions: Actions = None
+    expires_at: Annotated[
+        Moment | None,
+        Field(
+            description="When it is removed: RFC 3339 with its zone, in the future. It replaces the `ttl`."
+            " With null it no longer expires."
+        ),
+    ] = None
+    deliver_at: Annotated[
+        DeliverAt,
+        Field(description="A new time for one that is still scheduled: RFC 3339, at most 366 days ahead."),
+    ] = 0
     renotify: bool = Field(default=False, description="Let it come again, at the top and unread.")
 
     @model_validator(mode="after")
     def _something(self) -> "Edited":
         if not self.model_fields_set:
-            raise ValueError("it must have something to change")
+            raise ValueError("the request must have a member to change, such as title")
         return self
 
 
@@ -214,10 +226,11 @@ async def delete_notification(
 
 def _scheduled_only(if_match: str | None) -> bool:
     """Whether a notification may be taken back only before its delivery (RFC 9110, section 13.1.1)."""
-    if if_match is None or if_match.strip() == "*":
+    tags = read_if_match(if_match)
+    if tags is None:
         return False
-    if if_match.strip() != '"scheduled"':
-        raise PreconditionFailed('If-Match: the only condition is "scheduled", in quotes.')
+    if '"scheduled"' not in tags:
+        raise PreconditionFailed('If-Match: the only condition is "scheduled".')
     return True
 
 

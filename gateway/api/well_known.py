@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel
 
+from gateway.api.problems import ANY
 from gateway.api.state import State
 from gateway.auth.principals import INBOX
 from gateway.auth.services import SERVICE_SCOPES
@@ -41,7 +42,7 @@ class ServerMetadata(BaseModel):
 @router.get(
     "/jwks.json",
     response_model=KeySet,
-    responses={304: {"description": "Nothing has changed since the `ETag` that was sent."}},
+    responses=ANY | {304: {"description": "Nothing has changed since the `ETag` that was sent."}},
     summary="The keys that verify access tokens",
 )
 async def jwks(state: State, if_none_match: Annotated[str | None, Header()] = None) -> Response:
@@ -55,7 +56,7 @@ async def jwks(state: State, if_none_match: Annotated[str | None, Header()] = No
 @router.get(
     "/oauth-authorization-server",
     response_model=ServerMetadata,
-    responses={304: {"description": "Nothing has changed since the `ETag` that was sent."}},
+    responses=ANY | {304: {"description": "Nothing has changed since the `ETag` that was sent."}},
     summary="Where the OAuth endpoints are",
 )
 async def metadata(

@@ -12,8 +12,6 @@ from gateway.cli.options import (
     ContentOption,
     CreateOption,
     DataOption,
-    DeliverAtOption,
-    ExpiresAtOption,
     IconOption,
     KeyOption,
     PriorityOption,
@@ -107,11 +105,18 @@ def send(
     data: DataOption = None,
     icon: IconOption = None,
     actions: ActionsOption = None,
-    deliver_at: DeliverAtOption = None,
-    ttl: Annotated[
-        int | None, typer.Option(help="How long it is kept from its delivery, in seconds.")
+    deliver_at: Annotated[
+        str | None,
+        typer.Option(help="When to deliver it, such as 2026-12-24T18:00:00+01:00. In the past: now."),
     ] = None,
-    expires_at: ExpiresAtOption = None,
+    ttl: Annotated[
+        int | None,
+        typer.Option(help="How long it is kept from its delivery: 1 to 31,622,400 seconds (366 days)."),
+    ] = None,
+    expires_at: Annotated[
+        str | None,
+        typer.Option(help="When it is removed, in the form of --deliver-at. Not together with --ttl."),
+    ] = None,
     collapse_key: Annotated[
         str | None, typer.Option(help="It replaces the earlier notification with this key.")
     ] = None,

@@ -9,8 +9,6 @@ from gateway.cli.options import (
     ActionsOption,
     ContentOption,
     DataOption,
-    DeliverAtOption,
-    ExpiresAtOption,
     IconOption,
     KeyOption,
     PriorityOption,
@@ -49,8 +47,17 @@ def edit(
     data: DataOption = None,
     icon: IconOption = None,
     actions: ActionsOption = None,
-    deliver_at: DeliverAtOption = None,
-    expires_at: ExpiresAtOption = None,
+    deliver_at: Annotated[
+        str | None,
+        typer.Option(
+            help="The new time of one that is still scheduled, such as 2026-12-24T18:00:00+01:00."
+            " If it is left out, the time stays."
+        ),
+    ] = None,
+    expires_at: Annotated[
+        str | None,
+        typer.Option(help="When it is removed, in the form of --deliver-at. It replaces a ttl."),
+    ] = None,
     clear: Annotated[
         list[str] | None, typer.Option(help=f"A member to remove: {', '.join(_OPTIONAL)}. May be repeated.")
     ] = None,
@@ -73,10 +80,13 @@ def edit(
         expires_at=expires_at,
         renotify=renotify or None,
     )
-    for name in clear or ():
-        if name.replace("-", "_") not in _OPTIONAL:
+    for name in dict.fromkeys(one.replace("-", "_") for one in clear or ()):
+        if name not in _OPTIONAL:
             raise typer.BadParameter(f"--clear: it must be one of {', '.join(_OPTIONAL)}")
-        given[name.replace("-", "_")] = None
+        if name in given:
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"--clear {name}: give it or {option}, not both")
+        given[name] = None
     if not given:
         raise typer.BadParameter("give something to change, such as --title")
     _ask("PATCH", id, key, server, given)

@@ -52,7 +52,7 @@ KeyOption = Annotated[
     str,
     typer.Option(
         envvar="GATEWAY_KEY",
-        help="The API key to post with, or - to read it from the first line of stdin."
+        help="The API key of the posting service, or - to read it from the first line of stdin."
         " Other users of this machine can see an argument: prefer the variable.",
     ),
 ]
@@ -62,12 +62,12 @@ UrlOption = Annotated[str | None, typer.Option(help="The link that a click opens
 DataOption = Annotated[str | None, typer.Option(help="A JSON object for programs.")]
 IconOption = Annotated[str | None, typer.Option(help="The URL of an image to show beside the title.")]
 ActionsOption = Annotated[
-    str | None, typer.Option(help='The buttons, a JSON array: \'[{"id": "ok", "label": "Approve"}]\'')
+    str | None,
+    typer.Option(
+        help='1 to 4 buttons, a JSON array: \'[{"id": "ok", "label": "Approve"}]\'. Each may have a "style"'
+        ' (primary, default or danger), a "url" to open, and "reply": true to ask for a text.'
+    ),
 ]
-DeliverAtOption = Annotated[
-    str | None, typer.Option(help="When to deliver it, such as 2026-12-24T18:00:00+01:00.")
-]
-ExpiresAtOption = Annotated[str | None, typer.Option(help="When it is removed, in the same form.")]
 
 
 def members(data: str | None, actions: str | None, **given: Any) -> dict[str, Any]:

@@ -112,7 +112,9 @@ def _bare(kind: CommandType, _message: dict[str, Any], ref: str | None) -> Comma
 def _with_ids(kind: CommandType, message: dict[str, Any], ref: str | None) -> Command:
     ids = message.get("ids")
     if not isinstance(ids, list) or not ids or not all(isinstance(one, str) and is_id(one) for one in ids):
-        raise BadCommand("invalid_field", "ids: a list of at least one notification id.", ref)
+        raise BadCommand(
+            "invalid_field", "ids: a list of one or more ids of notifications, and nothing else.", ref
+        )
     return Command(kind, ref, ids=tuple(map(str.lower, ids)))
 
 

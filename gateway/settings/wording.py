@@ -59,12 +59,18 @@ _QUOTED = re.compile("'([^']*)'")
 
 def unknown_member(name: str, known: Collection[str], *, kind: str = "member") -> str:
     """Return the message for a member, or another `kind` of name, that is not among the `known` ones."""
-    near = nearest(name, known)
+    near = nearest(name, known, _MIN_LIKENESS)
+    if near is not None and abs(len(near) - len(name)) > 1:
+        near = nearest(name, [near], _MIN_LIKENESS_OF_OTHER_LENGTH)
     if near is not None:
         return f"there is no such {kind}: did you mean {near}?"
     if known:
         return f"there is no such {kind}, only {', '.join(sorted(known))}"
     return f"there is no such {kind}: leave it out"
+
+
+_MIN_LIKENESS, _MIN_LIKENESS_OF_OTHER_LENGTH = 0.65, 0.8
+"""How similar a member must be: `tll` probably means `ttl`, but neither `ttl` nor `state` means `title`."""
 
 
 def first_rule(error: ValidationError, members: Collection[str]) -> str:

@@ -493,3 +493,23 @@ async def test_the_next_link_has_only_the_requested_parameters_and_the_cursor(se
     assert dict(parse_qsl(link)) == expected
     second = await ada.get(f"/v1/inbox?{link}")
     assert [item["title"] for item in second.json()["items"]] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PATCH", "/v1/inbox/preferences", "GET, HEAD, PUT"),
+        ("DELETE", "/v1/inbox/preferences", "GET, HEAD, PUT"),
+        ("PATCH", "/v1/inbox/changes", "GET, HEAD"),
+        ("GET", "/v1/inbox/read", "POST"),
+        ("DELETE", "/v1/inbox/seen", "POST"),
+    ],
+)
+async def test_no_item_has_the_name_of_another_route(
+    server: LocalServer, method: str, path: str, allowed: str
+) -> None:
+    ada = await server.user()
+    body = {"json": {"timezone": "UTC"}} if method == "PATCH" else {}
+    answer = await ada.request(method, path, **body)
+    assert (answer.status_code, answer.headers.get("Allow")) == (405, allowed)
+    assert (await ada.patch("/v1/inbox/seen-not", json={"read": True})).status_code == 404

@@ -126,14 +126,14 @@ async def test_an_icon_and_actions_arrive_with_their_defaults(server: LocalServe
         ({"deliver_at": "tomorrow"}, "deliver_at", "2026-11-20T09:30:00Z"),
         ({"deliver_at": "2026-11-20T09:30:00"}, "deliver_at", "with its zone"),
         ({"deliver_at": 1_795_167_000}, "deliver_at", "with its zone"),
-        ({"deliver_at": "2026-02-30T09:30:00Z"}, "deliver_at", "with its zone"),
+        ({"deliver_at": "2026-02-30T09:30:00Z"}, "deliver_at", "there is no such day or time"),
         ({"deliver_at": moment(367 * 86_400)}, "deliver_at", "366 days"),
         ({"ttl": 0}, "ttl", "1"),
         ({"ttl": 31_622_401}, "ttl", "31,622,400"),
         ({"ttl": 5, "expires_at": moment(5000)}, "expires_at", "if there is a ttl"),
         ({"expires_at": moment(-5)}, "expires_at", "in the future"),
         ({"deliver_at": moment(9000), "expires_at": moment(5000)}, "expires_at", "later than deliver_at"),
-        ({"collapse_key": "a b"}, "collapse_key", "letters, digits, . _ : -"),
+        ({"collapse_key": "ä"}, "collapse_key", "only the letters a-z and A-Z, the digits 0-9, . _ : -"),
         ({"collapse_key": "x" * 65}, "collapse_key", "64"),
     ],
 )
@@ -200,13 +200,36 @@ async def test_a_scheduled_notification_can_be_cancelled_once_and_for_all(server
     assert await head(ada) == (0, 0, 0)
 
 
+async def test_a_list_of_conditions_matches_if_one_of_them_does(server: LocalServer) -> None:
+    posted = await server.service.notify("ada", deliver_at=moment(100))
+    answer = await take_back(server.service, posted["id"], **{"If-Match": '"x", "scheduled"'})
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    empty = await server.service.patch(f"/v1/notifications/{posted['id']}", json={})
+    assert empty.json()["detail"] == "body: the request must have a member to change, such as title"
+
+
+async def test_an_administrator_cancels_what_a_deleted_service_has_scheduled(server: LocalServer) -> None:
+    made = await server.service.post("/v1/services", json={"name": "other", "scopes": ["notify"]})
+    path = f"/v1/services/{made.json()['client_id']}"
+    other = Service(server.http, (await server.service.post(f"{path}/keys")).json()["key"])
+    posted = await other.notify("ada", deliver_at=moment(100))
+    assert (await server.service.delete(path)).status_code == 204
+    waiting = (await server.service.get("/v1/notifications", params={"state": "scheduled"})).json()["items"]
+    assert [one["id"] for one in waiting] == [posted["id"]]
+    assert (await take_back(server.service, posted["id"])).json()["state"] == "cancelled"
+
+
 async def test_a_delivered_notification_is_kept_if_only_a_scheduled_one_may_be_taken_back(
     server: LocalServer,
 ) -> None:
     posted = await server.service.notify("ada")
     answer = await take_back(server.service, posted["id"], **{"If-Match": '"scheduled"'})
     assert (answer.status_code, answer.json()["code"]) == (412, "precondition_failed")
-    assert (await take_back(server.service, posted["id"], **{"If-Match": '"x"'})).status_code == 412
+    for condition, said in (('"x"', "only condition"), ("scheduled", "in double quotes"), ("", "in double")):
+        answer = await take_back(server.service, posted["id"], **{"If-Match": condition})
+        assert (answer.status_code, said in answer.json()["detail"]) == (412, True)
+    listed = await take_back(server.service, posted["id"], **{"If-Match": '"x", "scheduled"'})
+    assert "It is not scheduled any more" in listed.json()["detail"]
     assert await head(await server.user()) == (1, 1, 1)
 
 

@@ -61,6 +61,10 @@ async def test_a_notification_is_edited_and_taken_back(server: LocalServer, run:
             "--clear: it must be one of body",
         ),
         (
+            ("edit", "01a1fbec-66d3-7f3c-b907-ac5c85c58cb1", "--body", "b", "--clear", "body"),
+            "--clear body: give it or --body, not both",
+        ),
+        (
             ("edit", "01a1fbec-66d3-7f3c-b907-ac5c85c58cb1", "--actions", "{}"),
             "--actions: it must be a JSON array",
         ),
@@ -72,3 +76,21 @@ async def test_a_mistake_is_named_in_one_line(run: Run, arguments: tuple[str, ..
     assert code != 0
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("send", ("1 to 31,622,400 seconds", '"style"', '"url"', '"reply"')),
+        ("notification edit", ("one that is still scheduled", "it is left out, the time stays", '"style"')),
+        ("notification show", ("The API key of the posting service",)),
+        ("notification unsend", ("The API key of the posting service",)),
+    ],
+)
+def test_the_help_says_what_an_option_takes(
+    command: str, said: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run([*command.split(), "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [words for words in said if words not in shown] == []
+    assert "to post with" not in shown

@@ -18,7 +18,7 @@ from gateway.protocol.commands import BadCommand, Command, CommandType, decode_c
 from gateway.protocol.encoding import dumps, quoted
 from gateway.protocol.items import MAX_SEQ, Content, Counts, Item, encode_item, encode_row, is_id
 from gateway.protocol.links import safe_url
-from gateway.protocol.times import encode_time, timestamp
+from gateway.protocol.times import encode_time, read_moment, timestamp
 from gateway.protocol.wire import Message
 
 # 123 is the code of the brace that a message begins with.
@@ -338,6 +338,39 @@ def test_every_message_is_json_with_the_fields_of_the_contract(
 def test_times_are_rfc_3339_in_utc_with_milliseconds() -> None:
     assert timestamp(1_795_167_000_007) == "2026-11-20T09:30:00.007Z"
     assert timestamp(0) == "1970-01-01T00:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("2026-02-30T09:30:00Z", "no such day or time"),
+        ("2026-11-31T09:30:00+01:00", "no such day or time"),
+        ("0000-01-01T00:00:00Z", "no such day or time"),
+        ("2026-11-20T24:00:00Z", "no such day or time"),
+        ("2026-11-20T09:60:00Z", "no such day or time"),
+        ("2026-11-20T09:30:60Z", "no such day or time"),
+        ("2026-11-20T09:30:00+25:00", "no such day or time"),
+        ("2026-11-20T09:30:00+24:00", "no such day or time"),
+        ("2026-11-20T09:30:00+14:60", "no such day or time"),
+        ("2026-11-20T09:30:00-00:99", "no such day or time"),
+        ("2026-11-20T09:30:00", "with its zone"),
+        ("2026-11-20T09:30:00+0100", "with its zone"),
+        ("2026-11-20 09:30:00Z", "with its zone"),
+        ("2026-11-20T9:30:00Z", "with its zone"),
+        ("1969-12-31T23:59:59Z", "between 1970 and 9999"),
+        ("9999-12-31T23:59:59-23:59", "between 1970 and 9999"),
+    ],
+)
+def test_a_time_that_does_not_exist_is_told_from_one_in_another_form(text: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        read_moment(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-11-20T09:30:00Z", "2026-11-20t09:30:00.000z", "2026-11-20T23:29:00+13:59"]
+)
+def test_a_time_has_any_zone_that_exists(text: str) -> None:
+    assert timestamp(read_moment(text)) == "2026-11-20T09:30:00.000Z"
 
 
 @given(st.integers(0, 253_402_300_799_999))

@@ -90,5 +90,30 @@ def test_an_overlong_name_gets_no_suggestion() -> None:
     assert unknown_member("zzz", ()) == "there is no such member: leave it out"
 
 
+EDITABLE = [
+    *("actions", "body", "data", "deliver_at", "expires_at", "icon", "priority", "renotify", "title", "url"),
+]
+
+
+@pytest.mark.parametrize("name", ["ttl", "timeToLive", "state", "to", "category", "x"])
+def test_a_member_that_is_only_a_little_similar_is_not_suggested(name: str) -> None:
+    assert unknown_member(name, EDITABLE) == f"there is no such member, only {', '.join(EDITABLE)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("titel", "title"),
+        ("Title", "title"),
+        ("deliverAt", "deliver_at"),
+        ("expires", "expires_at"),
+        ("action", "actions"),
+        ("re_notify", "renotify"),
+    ],
+)
+def test_a_member_that_is_very_similar_is_suggested(name: str, meant: str) -> None:
+    assert unknown_member(name, EDITABLE) == f"there is no such member: did you mean {meant}?"
+
+
 def test_a_batch_holds_at_most_1000_notifications() -> None:
     assert MAX_POSTS == 1000

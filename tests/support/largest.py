@@ -30,7 +30,13 @@ def largest(data: dict[str, Any]) -> dict[str, Any]:
         "data": data,
         "icon": URL,
         "actions": [
-            {"id": f"{number}" * 32, "label": ESCAPED * 40, "style": "primary", "url": URL, "reply": True}
+            {
+                "id": f"{number}" * 32,
+                "label": "x" + ESCAPED * 39,
+                "style": "primary",
+                "url": URL,
+                "reply": True,
+            }
             for number in range(MAX_ACTIONS)
         ],
         "expires_at": "9999-12-31T23:59:59.999Z",

@@ -2,20 +2,23 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from playwright.async_api import expect
 
 from gateway import web
+from gateway.api.json_route import Body
+from gateway.app import create_app
 from gateway.transport.slices import SLICE_BYTES
 from gateway.web.reference import SWAGGER_VERSION
 from tests.support.browsers import launched
-from tests.support.databases import API_KEY
+from tests.support.databases import API_KEY, settings_for
 from tests.support.profiles import PASSWORD
 from tests.support.servers import LocalServer, StartServer
 from tests.support.waiting import PATIENCE, until
@@ -182,3 +185,44 @@ async def test_the_reference_requests_only_the_gateway_and_a_user_can_try_out_th
     assert kept == {}, "what was typed in is not kept"
     assert {url for url in asked if not url.startswith(("data:", f"{server.base}/"))} == set()
     assert f"{server.base}/v1/auth/token" in asked
+
+
+def bodies() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield each route with a JSON body, with the type of the body and its description in OpenAPI."""
+    app = create_app(settings_for("sqlite:///unused.db"))
+    schemas = app.openapi()["components"]["schemas"]
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.body_field is not None:
+            body = route.body_field.field_info.annotation
+            for model in [body, *get_args(body)]:
+                if isinstance(model, type) and issubclass(model, Body):
+                    yield f"{min(route.methods or ())} {route.path}", model, schemas[model.__name__]
+
+
+def test_each_example_of_a_body_is_accepted() -> None:
+    found = {route: (model, schema.get("examples", [])) for route, model, schema in bodies()}
+    for route, (model, examples) in found.items():
+        for example in examples:
+            assert model.model_validate(example), route
+    without = {route for route, (_, examples) in found.items() if not examples}
+    assert without == {
+        "POST /v1/inbox/seen",
+        "POST /v1/inbox/{id}/actions/{action}",
+        "POST /v1/users",
+        "PATCH /v1/users/{sub}",
+        "POST /v1/users/{sub}/tokens",
+        "POST /v1/services",
+    }
+
+
+def test_the_members_of_a_notification_are_described() -> None:
+    named = {"deliver_at", "expires_at", "ttl", "url", "style", "icon", "collapse_key", "actions", "data"}
+    schemas = create_app(settings_for("sqlite:///unused.db")).openapi()["components"]["schemas"]
+    for model in ("Notification", "Edited", "Action"):
+        members = schemas[model]["properties"]
+        assert [name for name in named & members.keys() if not members[name].get("description")] == [], model
+
+
+def test_errors_are_described_as_they_are_sent() -> None:
+    document = create_app(settings_for("sqlite:///unused.db")).openapi()
+    assert not {"HTTPValidationError", "ValidationError"} & document["components"]["schemas"].keys()
