@@ -46,6 +46,13 @@ def check_plain_text(text: str) -> str:
     return text
 
 
+def check_label(label: str) -> str:
+    """Return the label of a button. Raises ValueError if nobody could see it."""
+    if all(one.isspace() or not one.isprintable() for one in check_plain_text(label)):
+        raise ValueError("it must have a visible character")
+    return label
+
+
 def check_data(data: dict[str, Any]) -> dict[str, Any]:
     """Return the object. Raises ValueError if it is over `MAX_DATA_BYTES` or has a number that JSON lacks."""
     # Refuse a far too long object first: this takes a tenth of the time that `dumps` takes.
@@ -111,7 +118,7 @@ class Action(Body):
     """A button of a notification. The user presses one of them, once."""
 
     id: Annotated[str, Field(min_length=1, max_length=32, pattern=ACTION_ID)]
-    label: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(check_plain_text)]
+    label: Annotated[str, Field(min_length=1, max_length=40), AfterValidator(check_label)]
     style: Annotated[
         Literal["primary", "default", "danger"], Field(description="How clients show the button.")
     ] = "default"

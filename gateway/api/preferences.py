@@ -276,9 +276,9 @@ async def _check_required(state: Gateway, user_id: int, asked: Preferences) -> N
     if not muted:
         return
     found = await state.database.lookup(preferences.find, user_id)
-    stored = frozenset[str]() if found is None else preferences.parse(found.document).muted
+    stored = preferences.NONE if found is None else found.document
     rule = "the operator requires this category, so it must not be muted: leave it out"
-    muted = [name for name in muted if name not in stored]
+    muted = [name for name in muted if not preferences.has_muted(stored, name)]
     errors = [{"field": f"categories.{name}.muted", "message": rule} for name in muted]
     if errors:
         raise Invalid("; ".join(f"{one['field']}: {rule}" for one in errors[:3]), errors=errors)

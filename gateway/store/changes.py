@@ -117,8 +117,8 @@ def read_up_to(
     )
     found = [to_item(row) for row in oldest]
     entries = apply(connection, position, found, [item._replace(read_at=now) for item in found])
-    for entry in entries:
-        if len(entry.items) > LONG_CHANGE:
+    if len(found) > LONG_CHANGE:
+        for entry in entries:
             entry.up_to = entry.items[-1].created_seq
     return Changed(found, position.counts(), more=len(found) == CHUNK), entries
 

@@ -181,17 +181,16 @@ def _change_some(
     now: int,
 ) -> tuple[list[Due], list[Entry]]:
     """Change the items of the next users, in the order of the notifications' keys."""
-    # A second piece of a notification changes the same items: it waits for the next step.
-    first = {one.key: one for one in reversed(due)}
-    rest = [one for one in due if first[one.key] is not one]
+    # A second piece of a notification changes the same items, and one that is further reads others: they wait
+    # for the next step.
+    first = {one.key: one for one in reversed(_furthest_behind(due))}
+    rest = [one for one in due if first.get(one.key) is not one]
     rows = connection.execute(_NEXT_STATES, _range_of(first.values())).all()
     # The first notification that has more users, or None.
     unfinished: int | None = rows[-1][0] if len(rows) == STEP else None
     keys: list[int] = []
     found: list[tuple[Position, Item]] = []
     for key, user_id, *states in rows:
-        if user_id <= first[key].after:
-            continue
         if user_id not in positions.by_id:
             # Items of this step were deleted before their users were locked, and this is one of the next.
             unfinished = key
@@ -233,8 +232,14 @@ def _finish_changes(
         add_all(connection, [(key, FORGET, now + KEPT_MS) for key in had_none])
 
 
+def _furthest_behind(due: Collection[Due]) -> list[Due]:
+    after = min(one.after for one in due)
+    return [one for one in due if one.after == after]
+
+
 def _range_of(due: Collection[Due]) -> dict[str, Any]:
-    return {"keys": [one.key for one in due], "after": min(one.after for one in due), "limit": STEP}
+    behind = _furthest_behind(due)
+    return {"keys": [one.key for one in behind], "after": behind[0].after, "limit": STEP}
 
 
 _NEXT_ITEMS = (

@@ -52,9 +52,10 @@ class Entry:
     def _encode(self) -> Message:
         if self.up_to is not None:
             return messages.read_up_to(self.up_to, self.counts.seq, self.counts)
-        encoded = [encode_item(item) for item in _listed(self.items)]
         if self.fresh:
-            return messages.notification(encoded[0], self.counts.seq, self.counts, alert=not self.quiet)
+            item = encode_item(self.items[0])
+            return messages.notification(item, self.counts.seq, self.counts, alert=not self.quiet)
+        encoded = [encode_item(item) for item in _listed(self.items)]
         return messages.changed(encoded, self.counts.seq, self.counts)
 
     @property

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute, Route
 
 from gateway import __version__
-from gateway.web.scripts import compact, joined
+from gateway.web.scripts import bundle, compact
 from gateway.web.static import IMMUTABLE, mounted, serve
 
 # 'self' covers the socket, too: ws: on the page's own host and port counts as the same origin (Content
@@ -59,8 +59,9 @@ for _path, (_name, _media_type) in _FILES.items():
 for _file in _SDK.iterdir():
     _suffix = _file.name[_file.name.rfind(".") :]
     if _suffix in _SDK_TYPES:
-        _text = joined(_SDK, _file.name) if _file.name in _ENTRIES else _file.read_text("utf-8")
-        _content = (compact(_text) if _suffix == ".js" else _text).encode()
+        _text = bundle(_SDK, _file.name) if _file.name in _ENTRIES else _file.read_text("utf-8")
+        _is_module = _suffix == ".js" and _file.name not in _ENTRIES
+        _content = (compact(_text) if _is_module else _text).encode()
         # Browsers revalidate a path without a version each time. A path with a version never changes.
         for _path, _caching in (("/sdk", "no-cache"), (f"/sdk/{__version__}", IMMUTABLE)):
             _headers = _SDK_HEADERS | {"Cache-Control": _caching}

@@ -13,6 +13,8 @@ from string import ascii_lowercase
 
 from rjsmin import jsmin
 
+from gateway.web.renaming import rename
+
 _IMPORT = re.compile(r"^import \{[^}]*\} from '\./([\w-]+\.js)';\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
@@ -43,6 +45,11 @@ def joined(folder: Traversable, entry: str) -> str:
     return _IMPORT.sub("", "".join([*inner, texts[entry]]))
 
 
+def bundle(folder: Traversable, entry: str) -> str:
+    """Return a module and its imports as one script that is as short as it can be."""
+    return rename(compact(joined(folder, entry)), _short_names())
+
+
 _STYLES = re.compile(r"(?<=sheet\(`)[^`]*(?=`\))")
 _SPACE_IN_STYLES = re.compile(r"\s*([{};,>])\s*|(?<=:)\s+")
 _LINE_AFTER_BRACE = re.compile(r"(?<=})\n(?=[\w#])")
@@ -50,18 +57,43 @@ _PRIVATE_PROPERTY = re.compile(r"--_[\w-]+")
 _PRIVATE_USE = re.compile(r"\.#(\w+)")
 _PRIVATE_NAME = re.compile(r"#([A-Za-z]\w*)")
 _QUOTED_NAME = re.compile(r"['\"`]#(\w+)")
+_CONSTANT = re.compile(r"^const ([A-Z][A-Z\d_]+)\b", re.MULTILINE)
+_FUNCTION = re.compile(r"^(?:async )?function (\w+)", re.MULTILINE)
+_DECLARATION = re.compile(r"(?<![\w.'\"`])const(?=[ \[{])")
+_BOOLEAN = re.compile(r"(?<=[=:(?,&|[])(true|false)(?=[,;)}\]:?&|])")
+_MENTION = re.compile(r"((?<!\.\.)[.#'\"`]|\b)([A-Za-z]\w*)(\(?)")
 
 
 def compact(script: str) -> str:
-    """Remove the comments and unnecessary white space of a script and its styles. Shorten private names."""
+    """Remove the comments and unnecessary white space of a script and its styles. Shorten its inner names."""
     minified: str = jsmin(script)
     # The sources end each statement with a semicolon, so a brace needs none before it and no line after it.
     short = _LINE_AFTER_BRACE.sub("", _STYLES.sub(_compact_styles, minified).replace(";}", "}"))
-    return _shorten_private_properties(_shorten_private_names(short))
+    short = _shorten_top_level_names(short, set(_CONSTANT.findall(script)), set(_FUNCTION.findall(script)))
+    return _shorten_private_properties(_shorten_private_names(_shorten_keywords(short)))
+
+
+def _shorten_keywords(script: str) -> str:
+    """Replace keywords with shorter ones that mean the same in a script that never assigns to a constant."""
+    script = _DECLARATION.sub("let", script)
+    return _BOOLEAN.sub(lambda one: "!0" if one[1] == "true" else "!1", script)
 
 
 def _compact_styles(styles: re.Match[str]) -> str:
     return _SPACE_IN_STYLES.sub(r"\1", styles[0]).strip()
+
+
+def _shorten_top_level_names(script: str, constants: set[str], functions: set[str]) -> str:
+    """Rename constants in capitals, and functions that are only called: each mention means the same.
+
+    A name that is also that of a property, or that begins a text, stays.
+    """
+    mentions = set(_MENTION.findall(script))
+    kept = {name for before, name, after in mentions if before or (name in functions and not after)}
+    taken = {name for _, name, _ in mentions}
+    short = (name for name in map(str.upper, _short_names()) if name not in taken)
+    names = dict(zip(sorted((constants | functions) - kept), short, strict=False))
+    return _MENTION.sub(lambda one: f"{one[1]}{names.get(one[2], one[2])}{one[3]}", script)
 
 
 def _shorten_private_names(script: str) -> str:

@@ -109,6 +109,7 @@ async def test_an_icon_and_actions_arrive_with_their_defaults(server: LocalServe
         ({"actions": [{"id": "a", "label": "x"}] * 2}, "actions", "an id of its own"),
         ({"actions": [{"id": "A", "label": "x"}]}, "actions.0.id", "small letters, digits, _ -"),
         ({"actions": [{"id": "a", "label": ""}]}, "actions.0.label", "at least 1"),
+        ({"actions": [{"id": "a", "label": " \u200b\u00a0"}]}, "actions.0.label", "a visible character"),
         ({"actions": [{"id": "a", "label": "x", "style": "red"}]}, "actions.0.style", "danger"),
         ({"actions": [{"id": "a", "label": "x", "url": "//host"}]}, "actions.0.url", "one slash"),
         (
@@ -452,7 +453,7 @@ async def test_a_sender_sees_no_content_from_the_first_step_on_and_a_recipient_h
     begun = await server.state.writer.begin(Withdrawal(1, None, posted["id"]))
     now_known = await sent(server.service, posted["id"])
     assert now_known["state"] == "unsent"
-    assert {now_known[name] for name in ("title", "body", "url", "data", "icon", "actions")} == {None}
+    assert [now_known[name] for name in ("title", "body", "url", "data", "icon", "actions")] == [None] * 6
     # Its turn is yet to come: the counts and the log say so, too.
     assert (await titles(ada), await head(ada)) == (["secret"], (1, 1, 1))
     await server.state.writer.advance(Advance(begun.due))

@@ -139,6 +139,7 @@ def words() -> list[str]:
     return [word for word in ranked if 4 <= len(word) <= 9 and word.isalpha()][: 6**5]
 
 
+@pytest.mark.no_cover  # It runs the same lines very often, which the tracer makes twice as slow.
 def test_random_passphrases_and_passwords_are_taken() -> None:
     dice, marks = random.Random(20261129), string.ascii_letters + string.digits
     ranked = words()

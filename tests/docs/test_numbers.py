@@ -28,7 +28,7 @@ from gateway.store import changes, idempotency, writer
 from gateway.store.changes import LONG_CHANGE
 from gateway.store.inbox import MAX_SCANNED_SEQS, NEWEST_UNREAD
 from gateway.store.lifecycle import LEASE_MS
-from gateway.store.preferences import MAX_CACHED_DOCUMENTS
+from gateway.store.preferences import MAX_CACHED
 from gateway.transport import acceptor, inbound, slices, socket, stream, turnstile
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -109,7 +109,7 @@ QUOTED: list[tuple[str, str, tuple[float, ...]]] = [
         "at most {} categories and {} windows",
         (preferences.MAX_CATEGORIES, preferences.MAX_WINDOWS),
     ),
-    ("security.md", "for up to {} documents", (MAX_CACHED_DOCUMENTS,)),
+    ("security.md", "for up to {} users", (MAX_CACHED,)),
     ("backend.md", "of 1 to {} characters", (names.MAX_SUB,)),
     (
         "configuration.md",

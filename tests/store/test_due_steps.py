@@ -1,7 +1,6 @@
 """The steps of due work: each is done once, and for exactly the users whose rows it has locked."""
 
 import time
-from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import Connection, event, insert, select, update
@@ -165,14 +164,14 @@ def snooze_all(connection: Connection) -> None:
     connection.execute(update(items).where(awake).values(snoozed_until=LATER))
 
 
-def statements_of(connection: Connection, batch: Sequence[Work]) -> list[str]:
+def statements_of(connection: Connection, work: Work) -> list[str]:
     """Do the work in one transaction, and return the statements that it took."""
     executed: list[str] = []
     if connection.dialect.name == "sqlite":
         driver_of(connection).set_trace_callback(executed.append)
     else:
         event.listen(connection, "before_cursor_execute", lambda *given: executed.append(given[2]))
-    commit(connection, batch, LATER, True, ())
+    commit(connection, [work], LATER, True, ())
     if connection.dialect.name == "sqlite":
         driver_of(connection).set_trace_callback(None)
     return executed
@@ -197,8 +196,8 @@ async def test_many_small_pieces_take_as_many_statements_as_few(
             await database.write(snooze_all)
     found = await database.read(find_due, LATER, 100)
     assert len(found) == 18
-    few = await database.write(statements_of, [Advance(tuple(found[:2]))])
-    many = await database.write(statements_of, [Advance(tuple(found[2:]))])
+    few = await database.write(statements_of, Advance(tuple(found[:2])))
+    many = await database.write(statements_of, Advance(tuple(found[2:])))
     assert len(many) == len(few)
     assert await database.read(find_due, LATER, 100) == []
 
@@ -208,14 +207,14 @@ async def test_many_small_pieces_take_as_many_statements_as_few(
 async def test_a_batch_with_collapse_keys_takes_as_many_statements_for_many_as_for_few(
     engine: Engine, database: Database, deliver_at: int | None, same: bool
 ) -> None:
-    def batch(number: int) -> list[Work]:
+    def batch(number: int) -> Work:
         posts = [
             engine.post("ada")._replace(
                 options=Options(deliver_at=deliver_at, collapse_key="k" if same else f"k{one}")
             )
             for one in range(number)
         ]
-        return [Submission(tuple(posts), "")]
+        return Submission(tuple(posts), "")
 
     await engine.user()
     taken = []
@@ -224,3 +223,51 @@ async def test_a_batch_with_collapse_keys_takes_as_many_statements_for_many_as_f
         await database.write(statements_of, batch(number))
         taken.append(len(await database.write(statements_of, batch(number))))
     assert taken[0] == taken[1]
+
+
+async def test_posts_that_expire_share_the_statements_of_their_transaction(
+    engine: Engine, database: Database
+) -> None:
+    posts = [engine.post(f"user {one}") for one in range(18)]
+    await engine.store(*posts)
+    offers = [
+        post._replace(
+            content=post.content._replace(id=f"offer {number}", expires_at=LATER + 1), options=Options()
+        )
+        for number, post in enumerate(posts)
+    ]
+    few = await database.write(statements_of, Submission(tuple(offers[:2]), "{}"))
+    many = await database.write(statements_of, Submission(tuple(offers[2:]), "{}"))
+    assert len(many) == len(few)
+    assert await database.read(left) == [(EXPIRE, LATER + 1)] * 18
+
+
+async def test_pieces_that_are_too_many_for_a_step_go_on_where_it_ended(
+    engine: Engine, database: Database
+) -> None:
+    crowd = MANY[: STEP - 100]
+    posts = [engine.post(*crowd) for _ in range(3)]
+    await engine.store(*posts)
+    due = [
+        (await engine.writer.begin(Edit(1, None, post.content.id, {"title": "new"}))).due[0] for post in posts
+    ]
+    rest = (await engine.writer.advance(Advance(tuple(due)))).rest
+    last = (await database.read(heads))[99:101]
+    assert last == [(5, 3, 3), (4, 3, 3)]
+    assert {one.key: one.after > 0 for one in rest} == {due[1].key: True, due[2].key: False}
+    await finish(engine, rest)
+    assert await database.read(heads) == [(6, 3, 3)] * len(crowd)
+    assert await database.read(left) == []
+
+
+@pytest.mark.parametrize("renotify", [False, True])
+async def test_two_edits_of_a_notification_take_two_numbers_though_they_share_a_transaction(
+    engine: Engine, database: Database, renotify: bool
+) -> None:
+    post = engine.post("ada", "bob")
+    await engine.store(post)
+    edit = Edit(1, None, post.content.id, {"title": "new"}, renotify)
+    due = [(await engine.writer.begin(edit)).due[0] for _ in range(2)]
+    await finish(engine, tuple(due))
+    assert await database.read(heads) == [(3, 1, 1)] * 2
+    assert await database.read(left) == []

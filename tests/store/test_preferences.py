@@ -22,7 +22,7 @@ from gateway.store.arrivals import Post
 from gateway.store.changes import ItemUpdate
 from gateway.store.inbox import Query, list_items
 from gateway.store.log import head, read_after
-from gateway.store.preferences import DAYS, NONE, SetPreferences, etag_of, parse
+from gateway.store.preferences import DAYS, NONE, SetPreferences, etag_of, has_muted, parse
 from gateway.store.sent import find_sent
 from gateway.store.writer import Writer
 from tests.support.engine import Engine
@@ -315,6 +315,20 @@ async def counts_of(engine: Engine, user: User) -> Counts:
     found = await engine.database.read(head, user.id)
     assert found is not None
     return found[1]
+
+
+@pytest.mark.parametrize("category", ["timezone", "categories", "quiet_hours", "quiet_until", "muted", "a.b"])
+def test_categories_may_have_the_names_of_members(category: str) -> None:
+    begin, until = "2025-06-02T09:00:00.000Z", "2025-06-02T10:00:00.000Z"
+    window = [{"days": ["mon"], "from": "12:00", "until": "13:00"}]
+    stored = document(category, timezone="Asia/Tokyo", quiet_hours=window, quiet_until=begin)
+    assert has_muted(stored, category)
+    assert not has_muted(stored, "other")
+    assert not has_muted(stored.replace("true", "false"), category)
+    assert parse(stored).quiet_until == ms(begin)
+    assert parse(stored).is_quiet(ms("2025-06-02T03:30:00Z") + 7 * 86_400_000, "normal")
+    assert parse(document(category, quiet_until=until)).is_quiet(ms(begin), "normal")
+    assert not parse(document(category)).is_quiet(ms(begin), "normal")
 
 
 async def test_a_muted_notification_never_enters_the_log(engine: Engine) -> None:

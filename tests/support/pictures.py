@@ -21,7 +21,10 @@ from tests.support.browsers import launched
 from tests.support.databases import settings_for
 from tests.support.postgres import free_port
 from tests.support.servers import serving
+from tests.support.waiting import PATIENCE
 from tests.web.test_sdk_browser import NO_WEBSOCKET
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 IMAGES = Path(__file__).parents[2] / "docs/images"
 WIDE = {"width": 1180, "height": 760}
@@ -31,6 +34,9 @@ PHONE: dict[str, Any] = {
     "is_mobile": True,
     "device_scale_factor": 1.5,
 }
+MORNING = f"Etc/GMT{time.gmtime().tm_hour - 11:+d}"
+"""A zone in which it is eleven o'clock, so that one day is "Today" and times later today are offered."""
+
 MINUTE = 60_000
 """In ms, as the ages below are."""
 
@@ -80,6 +86,10 @@ INBOX: list[tuple[int, bool, dict[str, Any]]] = [
             "category": "ci",
             "priority": "urgent",
             "url": "/runs/4211",
+            "actions": [
+                {"id": "retry", "label": "Run again", "style": "primary"},
+                {"id": "stop", "label": "Give up", "style": "danger"},
+            ],
         },
     ),
     (
@@ -96,6 +106,17 @@ INBOX: list[tuple[int, bool, dict[str, Any]]] = [
 ]
 """How many minutes ago each came, whether it is read, and what was posted."""
 
+EDITED = "Invoice 2026-1107 is due in three days"
+
+PREFERENCES = {
+    "categories": {"billing": {"muted": True}},
+    "timezone": "Europe/Vienna",
+    "quiet_hours": [{"days": ["mon", "tue", "wed", "thu", "fri"], "from": "22:00", "until": "07:00"}],
+    "quiet_until": None,
+}
+
+NO_PREFERENCES: dict[str, Any] = {"categories": {}, "timezone": None, "quiet_hours": [], "quiet_until": None}
+
 CALL = "async ([...all]) => (await import('/session.js')).call(...all)"
 
 
@@ -109,7 +130,8 @@ async def fill(page: Page, url: str) -> None:
         came = int(time.time() * 1000) - minutes * MINUTE
         change = sqlalchemy.update(notifications).where(notifications.c.uuid == posted["id"])
         with engine.begin() as connection:
-            connection.execute(change.values(created_at=came))
+            edited = came + MINUTE if fields["title"] == EDITED else None
+            connection.execute(change.values(created_at=came, edited_at=edited))
     engine.dispose()
 
 
@@ -118,7 +140,7 @@ async def opened(
     browser: Browser, base: str, session: str = "", *, before: str = "", live: bool = True, **options: Any
 ) -> AsyncIterator[Page]:
     """Open the page, signed in by the session of another tab."""
-    context = await browser.new_context(**({"viewport": WIDE} | options))
+    context = await browser.new_context(**({"viewport": WIDE, "timezone_id": MORNING} | options))
     await context.add_init_script(before)
     if not live:
         for path in ("**/healthz", "**/v1/stream*"):
@@ -144,10 +166,14 @@ async def with_toasts(page: Page) -> None:
     """Show the form beside three toasts."""
     await page.set_viewport_size({"width": 1000, "height": 740})
     await page.get_by_role("link", name="Send", exact=True).click()
-    for _ in range(3):
+    # None of them goes while a pointer is over them.
+    await page.locator("#toasts [part=stack]").dispatch_event("pointerenter")
+    for _ in range(2):
         await page.get_by_role("button", name="Fill in a sample").click()
         await page.get_by_role("button", name="Send", exact=True).click()
         await expect(page.locator("#sent")).to_have_text("Sent.")
+    *_, (_, _, fields), _ = INBOX
+    await page.evaluate(CALL, ["POST", "/demo/notifications", {"to": "demo", **fields}])
     await expect(page.locator("#toasts .toast")).to_have_count(3)
     await page.wait_for_timeout(400)
     await shoot(page, "toasts")
@@ -176,6 +202,11 @@ async def main() -> None:
                 async with opened(browser, server.base, session, **options) as page:
                     await shoot(page, name)
             async with opened(browser, server.base, session) as page:
+                await page.locator("#list article").first.focus()
+                await page.keyboard.press("s")
+                await page.wait_for_timeout(400)
+                await shoot(page, "snooze")
+            async with opened(browser, server.base, session) as page:
                 await page.evaluate("document.documentElement.dir = 'rtl'")
                 await shoot(page, "rtl")
             async with opened(browser, server.base, session, viewport={"width": 1040, "height": 720}) as page:
@@ -189,11 +220,17 @@ async def main() -> None:
                 await page.mouse.move(1, 1)
                 await page.wait_for_timeout(1_800)
                 await shoot(page, "bell")
+                await page.evaluate(CALL, ["PUT", "/v1/inbox/preferences", PREFERENCES])
+                await page.locator("#bell").get_by_role("button", name="Preferences").click()
+                await page.mouse.move(1, 1)
+                await expect(page.locator("#bell [type=time]")).to_have_count(2)
+                await shoot(page, "preferences")
+                await page.evaluate(CALL, ["PUT", "/v1/inbox/preferences", NO_PREFERENCES])
+            async with opened(browser, server.base, session, before=NO_WEBSOCKET, live=False) as page:
+                await expect(page.locator("#connection")).to_have_text("Offline")
+                await shoot(page, "offline")
             async with opened(browser, server.base, session) as page:
                 await with_toasts(page)
-            async with opened(browser, server.base, session, before=NO_WEBSOCKET, live=False) as page:
-                await expect(page.locator("#connection")).to_have_text("Offline", timeout=30_000)
-                await shoot(page, "offline")
 
 
 if __name__ == "__main__":

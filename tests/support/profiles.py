@@ -64,6 +64,8 @@ class Tab:
         await self.page.get_by_label("User name").fill(name)
         await self.page.get_by_label("Password").fill(PASSWORD)
         await self.page.get_by_role("button", name="Sign in").click()
+        # A row under the pointer would stay where it is, and what comes above it out of sight.
+        await self.page.mouse.move(1, 1)
         await self.is_live()
 
     async def is_live(self, *, within: float = PATIENCE) -> None:
@@ -86,6 +88,11 @@ class Tab:
         """Return whether this tab holds the connection of its browser."""
         led: bool = await self.page.evaluate("document.querySelector('#list').client?.leader ?? false")
         return led
+
+    async def seq(self) -> int | None:
+        """Return the number of the last change that this tab has applied."""
+        applied: int | None = await self.page.evaluate("document.querySelector('#list').client?.seq ?? null")
+        return applied
 
     async def noted(self, kind: str) -> list[Json]:
         """Return what was `told`, or which `toasts` were shown, in all tabs of the browser (spy.js)."""
@@ -122,7 +129,12 @@ def _path(url: str) -> str:
 
 
 async def agree(user: User, *tabs: Tab, within: float = PATIENCE) -> None:
-    """Wait until all that each tab holds and shows is what a fresh read of the inbox says."""
+    """Wait until all that each tab holds and shows is what a fresh read of the inbox says.
+
+    To compare all of it takes a tab long: that waits until each has applied the last change of the log.
+    """
+    for tab in tabs:
+        await _caught_up(user, tab, within)
     left: list[list[str]] = []
 
     async def none_left() -> bool:
@@ -133,6 +145,20 @@ async def agree(user: User, *tabs: Tab, within: float = PATIENCE) -> None:
         await until(none_left, "the tabs agree with the inbox", within=within)
     except NeverHappenedError:
         raise NeverHappenedError(f"differences are left: {left}") from None
+
+
+async def _caught_up(user: User, tab: Tab, within: float) -> None:
+    """Wait until a tab has applied the last change of the log. Each step on the way has `within` seconds."""
+    seq = None
+    while seq != (head := (await user.inbox(limit=1))["seq"]):
+        before = seq
+
+        async def moved(before: int | None = before) -> bool:
+            nonlocal seq
+            seq = await tab.seq()
+            return seq != before
+
+        await until(moved, f"a tab at {before} goes on to {head}", within=within)
 
 
 class Profile:

@@ -279,8 +279,9 @@ BELL = """() => show('notification-bell',
   new FakeClient(many(12, (n) => ({ category: n % 2 ? 'ci' : 'default' }))))"""
 TOASTS = """() => {
   show('notification-toasts', new FakeClient());
+  const actions = [{ id: 'no', label: 'No', style: 'danger' }, { id: 'say', label: 'Say', reply: true }];
   for (const [index, priority] of ['normal', 'high', 'urgent', 'normal'].entries()) {
-    client.arrive(item(index + 1, { priority, body: 'A body.', category: 'ci', url: '/x' }));
+    client.arrive(item(index + 1, { priority, actions, body: 'A body.', category: 'ci', url: '/x' }));
   }
 }"""
 

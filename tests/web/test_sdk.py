@@ -16,7 +16,8 @@ from fastapi import FastAPI
 from playwright._impl._driver import compute_driver_executable
 
 from gateway import __version__, web
-from gateway.web.scripts import compact, joined
+from gateway.web.renaming import rename, tokens
+from gateway.web.scripts import bundle, compact
 
 SUITES = sorted((Path(__file__).parent / "sdk").glob("*.test.js"))
 SDK = files(web).joinpath("sdk")
@@ -43,7 +44,7 @@ def test_the_node_tests_of_the_client_pass(suite: Path) -> None:
 
 
 def test_the_client_is_loaded_as_one_file_of_at_most_15_kib(tmp_path: Path) -> None:
-    script = compact(joined(SDK, "notifications.js"))
+    script = bundle(SDK, "notifications.js")
     assert len(gzip.compress(script.encode(), 9)) <= 15 * 1024
     file = tmp_path / "notifications.mjs"
     file.write_text(script)
@@ -175,8 +176,53 @@ def test_served_scripts_have_short_private_names_and_styles_without_needless_whi
     assert compact(source) == (
         "class A{#a=1;#list;get count(){return this.#a+this.#a}"
         "find(){return this.#list.querySelector('#list')}}"
-        "const b=sheet(`.x>a,b{color:#fff;margin:var(--a)}.y :hover{top:0}`);"
+        "let b=sheet(`.x>a,b{color:#fff;margin:var(--a)}.y :hover{top:0}`);"
     )
+
+
+def test_served_scripts_have_short_names_of_constants_and_functions_that_are_no_others() -> None:
+    source = (
+        "const LIMIT = 3;\nconst KINDS = { a: 'KINDS' };\nexport const OPEN = [...LIMITS, LIMIT];\n"
+        "const LIMITS = [`${LIMIT}px`];\n"
+        "function double(A) { return A * LIMIT; }\nfunction name() {}\nfunction say() {}\n"
+        "export function whole({ name }) { return say && double(double(name)); }\n"
+        "text.double = text.LIMITLESS(KINDS);\nasync function wait() { await wait(); }\n"
+    )
+    assert compact(source) == (
+        "let B=3;let KINDS={a:'KINDS'};export let OPEN=[...C,B];let C=[`${B}px`];"
+        "function double(A){return A*B}function name(){}function say(){}"
+        "export function whole({name}){return say&&double(double(name))}"
+        "text.double=text.LIMITLESS(KINDS);async function D(){await D()}"
+    )
+
+
+def test_served_scripts_have_short_keywords_but_the_same_texts() -> None:
+    source = (
+        "const all = { a: true, b: [false, true], c: 'const true', d: say(`true`) };\n"
+        "for (const [a] of all) a.true = null;\n"
+    )
+    assert compact(source) == (
+        "let all={a:!0,b:[!1,!0],c:'const true',d:say(`true`)};for(let[a]of all)a.true=null;"
+    )
+
+
+def test_a_bundle_has_short_names_of_variables_that_are_no_properties_globals_or_texts() -> None:
+    source = (
+        "let plain=1,shared=2,location=3;let used=(given,event)=>plain+given+`plain ${plain}`;"
+        "class A{method(method){if(this.shared){used(plain,...shared)}}static one=plain}"
+        "let map={key:plain,shared,plain_:'plain',other(){}};let key=/plain/;let other=x?plain:map;"
+    )
+    assert rename(source, iter("abcdefg")) == (
+        "let a=1,shared=2,location=3;let used=(b,event)=>a+b+`plain ${a}`;"
+        "class A{method(method){if(this.shared){used(a,...shared)}}static one=a}"
+        "let c={key:a,shared,plain_:'plain',other(){}};let key=/plain/;let other=x?a:c;"
+    )
+    assert "".join(token for token, _ in tokens(source)) == source
+
+
+def test_no_template_stands_in_another_where_the_minifier_takes_its_text_for_code() -> None:
+    sources = {file.name: file.read_text("utf-8") for file in SDK.iterdir() if file.name.endswith(".js")}
+    assert [name for name, text in sources.items() if re.search(r"`[^`\n]*\$\{[^}`\n]*`", text)] == []
 
 
 def test_a_compact_style_sheet_means_the_same() -> None:
@@ -187,9 +233,9 @@ def test_a_compact_style_sheet_means_the_same() -> None:
 `);
 const text = `a: b; c`;"""
     assert compact(source) == (
-        "export const A=sheet(`"
+        "export let A=sheet(`"
         ":host .a,.b>c{margin:0 auto;width:calc(100% - 24px);inset:var(--x,auto 1px)}"
         '.d :hover:not(.e){--a:light-dark(#fff,#000);content:""}'
         "@media (pointer:coarse){.f{color:red}}"
-        "`);const text=`a: b; c`;"
+        "`);let text=`a: b; c`;"
     )

@@ -92,7 +92,7 @@ def closure(name: str, seen: set[str]) -> set[str]:
     """Return a module and all that it imports."""
     if name not in seen:
         seen.add(name)
-        for other in re.findall(r"from '\./([\w-]+\.js)'", SOURCES[name]):
+        for other in re.findall(r"(?:from |import\()'\./([\w-]+\.js)'", SOURCES[name]):
             closure(other, seen)
     return seen
 

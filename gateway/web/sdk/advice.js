@@ -47,7 +47,8 @@ export function noToken(given, token) {
   if (typeof token !== 'string') {
     // A long key could be a token.
     const keys = Object.keys(given).filter((key) => key.length < 20).join();
-    return `getToken returned ${typeof given === 'object' ? `an object without a token, but {${keys}}` : `a ${typeof given}`}: `
+    const what = typeof given === 'object' ? `an object without a token, but {${keys}}` : `a ${typeof given}`;
+    return `getToken returned ${what}: `
       + 'return a string, { token }, { access_token } or the Response of fetch, and check that response.';
   }
   const [, what, todo] = NO_TOKENS.find(([pattern]) => pattern.test(token)) ?? OTHER;

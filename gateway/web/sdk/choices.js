@@ -4,10 +4,28 @@ import { make, write } from './dom.js';
 import { safeLink } from './link.js';
 
 const LONGEST_REPLY = 1_000; // characters of a reply
+const QUESTION_TIME = 4_000; // ms
+const AHEAD = 60_000; // ms to an expiry that is waited for; lists look again by themselves
+
+/**
+ * Take a question back after a while, but not from under a pointer: its button becomes a smaller one.
+ * @param {{ element: HTMLElement, ask(asked: null): void, asking?: ReturnType<typeof setTimeout> }} asker
+ */
+export function askNoMore(asker) {
+  clearTimeout(asker.asking);
+  asker.asking = setTimeout(() => {
+    const asked = asker.element.querySelector('.asked');
+    // A finger leaves what it touched last `:hover`, and is not there any more.
+    const isAimedAt = matchMedia('(hover: hover)').matches && asked?.matches(':hover');
+    if (isAimedAt || asked?.matches(':active')) askNoMore(asker);
+    else asker.ask(null);
+  }, QUESTION_TIME);
+}
 
 export class Choices {
   #words;
   #buttons = [];
+  #replying; // the id of an action
 
   /** @param {import('./texts.js').Words} words */
   constructor(item, words) {
@@ -17,10 +35,10 @@ export class Choices {
     this.answer = make('p', { className: 'answer', part: 'answer', dir: 'auto', role: 'status' });
     this.field = make('input', { maxLength: LONGEST_REPLY, required: true, enterKeyHint: 'send' });
     this.form = make('form', { className: 'reply', part: 'reply', hidden: true }, this.field,
-      make('button', { className: 'strong', textContent: words.say('send') }));
-    for (const { id, style = 'default', url } of item.actions) {
-      const link = safeLink(url)?.href;
-      const button = make(link ? 'a' : 'button', { ...(link ? { role: 'link', target: '_blank', rel: 'noopener noreferrer' } : { type: 'button' }),
+      make('button', { type: 'submit', className: 'strong', textContent: words.say('send') }));
+    for (const { id, style = 'default', url, reply } of item.actions) {
+      const link = !reply && safeLink(url)?.href;
+      const button = make(link ? 'a' : 'button', { ...(link ? { role: 'link', target: '_blank', rel: 'noopener noreferrer' } : {}),
         className: `choice ${style === 'primary' ? 'strong' : style}`, part: 'choice', 'data-action': 'answer', 'data-choice': id });
       button.link = link;
       this.#buttons.push(button);
@@ -34,21 +52,64 @@ export class Choices {
 
   /** Show whether it is answered, and how, or can be. */
   paint({ answer, expires_at }) {
-    this.isClosed = Boolean(answer) || Date.parse(expires_at) <= Date.now();
+    const left = Date.parse(expires_at) - Date.now();
+    this.isClosed = Boolean(answer) || left <= 0;
+    clearTimeout(this.expiring);
+    if (!this.isClosed && left < AHEAD) this.expiring = setTimeout(() => this.paint({ answer, expires_at }), left);
     for (const button of this.#buttons) {
       if (!button.link) button.disabled = this.isClosed;
       else if (this.isClosed) button.removeAttribute('href');
       else button.href = button.link;
       if (button.link) button.ariaDisabled = this.isClosed;
     }
-    if (this.isClosed) this.form.hidden = true;
+    if (this.isClosed) this.leave({ answer, expires_at });
     const { action, text } = answer ?? {};
     const label = this.find(action)?.label ?? action;
     write(this.answer, answer ? this.#words.say(text ? 'repliedBy' : 'answeredBy', { label, text }) : '');
   }
 
+  /** Close the field for a reply: what this item is now takes none. What was written in it is told by the event `lapse`. */
+  leave(item) {
+    const { form, field } = this;
+    if (form.hidden) return;
+    const text = field.value.trim();
+    const isWanted = form.matches(':focus-within') || text;
+    if (form.matches(':focus-within')) this.element.closest('article')?.focus();
+    form.hidden = true;
+    if (isWanted && item.answer?.text !== text) form.dispatchEvent(Object.assign(new Event('lapse', { bubbles: true }), { item, text }));
+  }
+
+  /**
+   * Take a click on a button: it answers at once, after a second press, or with a text. `asker` asks for that press.
+   * @param {{ ask(id: string): void }} asker @param {(id: string) => void} answer
+   */
+  press(event, asker, answer) {
+    const { choice: id } = event.target.closest('[data-choice]').dataset;
+    const { style, reply } = this.find(id);
+    const isDanger = style === 'danger';
+    const asks = isDanger && this.asked !== id;
+    // The second click of two is none that confirms.
+    const answers = !this.isClosed && !reply && (!isDanger || (!asks && event.detail < 2));
+    if (!answers) event.preventDefault();
+    if (this.isClosed) return;
+    if (asks) {
+      asker.ask(id);
+      askNoMore(asker);
+    } else if (reply) this.open(id);
+    // A link that is disabled at once leads nowhere.
+    else if (answers) setTimeout(() => answer(id));
+  }
+
+  /** Take what was typed. @param {(id: string, text: string) => void} answer */
+  submit(event, answer) {
+    event.preventDefault();
+    const text = this.field.value.trim();
+    if (text) answer(this.#replying, text);
+  }
+
   /** Ask whether this action is meant, or take the question back. */
   ask(id) {
+    this.asked = id;
     for (const [index, { id: own, label }] of this.actions.entries()) {
       const button = this.#buttons[index];
       button.classList.toggle('asked', own === id);
@@ -60,7 +121,7 @@ export class Choices {
   open(id) {
     this.form.hidden = id === null;
     if (id === null) return;
-    this.form.dataset.choice = id;
+    this.#replying = id;
     this.field.ariaLabel = this.field.placeholder = this.find(id).label;
     this.field.focus();
   }

@@ -10,16 +10,20 @@ export type Plural = { other: string } & Partial<Record<'zero' | 'one' | 'two' |
 /** The texts of the components. What stands in braces is filled in. */
 export interface Texts {
   notifications: string; all: string; unread: string; snoozed: string; archived: string; category: string; anyCategory: string; general: string;
-  markRead: string; markUnread: string; snooze: string; wakeNow: string; laterToday: string; tomorrow: string; nextWeek: string; pickTime: string; edited: string; actions: string; send: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
+  markRead: string; markUnread: string; snooze: string; wakeNow: string; laterToday: string; tomorrow: string; nextWeek: string; pickTime: string; wrongTime: string; edited: string; actions: string; send: string; archive: string; unarchive: string; delete: string; deleteNow: string; deleteShort: string;
   markAllRead: string; undo: string; dismiss: string; close: string; back: string; moreActions: string; showAll: string; showArchived: string; showCategories: string; seeAll: string; tryNow: string; tryAgain: string; data: string; showMore: string; showLess: string;
   preferences: string; tellMe: string; quietHours: string; quietHint: string; addHours: string; quietFrom: string; quietTo: string;
-  timeZone: string; quietUntil: string; wrongHours: string; saved: string;
+  timeZone: string; quietUntil: string; wrongHours: string; noCategories: string; isPast: string; saved: string;
   /** `{time}` */
   until: string; snoozedNow: string;
   /** `{label}` */
   confirm: string; answeredBy: string;
   /** `{label}`, `{text}` */
   repliedBy: string;
+  /** By the reason why it can no longer be sent. */
+  replyLost: string | { other: string } & Partial<Record<'answered' | 'expired' | 'replaced' | 'unsent', string>>;
+  /** `{text}` */
+  youWrote: string;
   low: string; high: string; urgent: string; justNow: string; loading: string;
   emptyAll: string; emptyAllMore: string; emptyUnread: string; emptyUnreadMore: string; emptySnoozed: string; emptySnoozedMore: string; emptyArchived: string; emptyArchivedMore: string;
   /** `{category}` */

@@ -4,7 +4,6 @@
 import { Backoff } from './backoff.js';
 import { Failed, SignedOut } from './gateway.js';
 import { openSocket } from './socket.js';
-import { openStream } from './stream.js';
 /** @import { Gateway } from './gateway.js' */
 /** @import { Replica } from './replica.js' */
 /** @import { Ended, Message, Options, Platform, Status } from './types.d.ts' */
@@ -119,8 +118,12 @@ export class Connection {
     const platform = this.#platform;
     const byTicket = this.#options.carrier === 'ticket';
     const { ticket = '' } = byTicket ? await gateway.call('POST', 'v1/auth/ticket', { signal }) : {};
-    if (signal.aborted) return {};
     const stream = this.#streams();
+    // Few clients need these, so each is a file of its own. Without `packing`, the socket speaks JSON.
+    const streaming = stream ? await import('./stream.js').catch(() => null) : null;
+    const packing = !stream && this.#options.encoding === 'msgpack' ? await import('./packing.js').catch(() => null) : null;
+    if (signal.aborted) return {};
+    if (stream && !streaming) return { code: 1006, opened: true };
     const url = new URL(stream ? 'v1/stream' : 'v1/ws', gateway.url);
     url.search = new URLSearchParams({ since: String(this.#inbox.seq), epoch: this.#inbox.epoch ?? '' }).toString();
     this.#acked = 0;
@@ -151,10 +154,9 @@ export class Connection {
       };
       signal.addEventListener('abort', stop);
       this.#heed();
-      const open = stream ? openStream : openSocket;
-      const { encoding } = this.#options;
+      const open = streaming?.openStream ?? openSocket;
       this.#carrier = open({
-        platform, url, token: this.#token, ticket, encoding, onmessage, onclose: (ended) => this.#end(ended),
+        platform, url, token: this.#token, ticket, packing, onmessage, onclose: (ended) => this.#end(ended),
       });
     });
   }

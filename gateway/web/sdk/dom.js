@@ -24,13 +24,14 @@ const ICONS = {
 
 /**
  * Make an element. Names with a dash, and `role`, `part`, `slot` and `exportparts`, are attributes; functions listen to
- * the event of that name; all else are properties. Children that are nothing (null, undefined, false) are left out.
+ * the event of that name; all else are properties. A button submits no form, unless its type says so. Children that are nothing (null, undefined, false) are left out.
  * @param {string} tag
  * @param {Record<string, unknown>} [properties]
  * @param {...(Node | string | null | undefined | false)} children
  */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
+  if (tag === 'button') element.type = 'button';
   for (const [name, value] of Object.entries(properties)) {
     if (typeof value === 'function') element.addEventListener(name, value);
     else if (name.includes('-') || /^(role|part|slot|exportparts)$/.test(name)) element.setAttribute(name, value);
@@ -53,7 +54,7 @@ export function icon(name) {
 
 /** Make a button that shows an icon; its name is read out, and shown under the pointer. */
 export function iconButton(name, label, properties) {
-  const button = make('button', { type: 'button', className: 'icon', ...properties }, icon(name));
+  const button = make('button', { className: 'icon', ...properties }, icon(name));
   return nameButton(button, label);
 }
 
@@ -62,6 +63,12 @@ export function nameButton(button, label, about = '') {
   button.title = label;
   button.setAttribute('aria-label', about ? `${label}: ${about}` : label);
   return button;
+}
+
+/** Give an element these children. One that it has already stays where it is, and keeps the focus. */
+export function place(parent, children) {
+  for (const one of [...parent.childNodes]) children.includes(one) || one.remove();
+  children.forEach((one, at) => one === parent.childNodes[at] || parent.insertBefore(one, parent.childNodes[at] ?? null));
 }
 
 /** Write a text only where it differs: a live region is read out whenever it is written. */

@@ -5,6 +5,34 @@ import { Words } from './texts.js';
 
 const GRACE = 2_000; // ms in which a page gives an element its client, and starts it
 const said = new Set();
+/** What is typed into. */
+export const FIELDS = 'input, textarea, select, [contenteditable]';
+// Whether the user writes in a field of an element. Keys that come after the field has gone are meant for nothing else.
+let isWriting = false;
+let field = null; // where, as far as is known
+
+/**
+ * Ignore the keys that come next: they are meant for what has just gone. Tab, an arrow or a press ends that, and so does
+ * a `from` that is still there: the user has left it.
+ */
+export function holdKeys(from = null) {
+  isWriting = true;
+  field = from;
+}
+
+/** @param {any} event */
+function onInput(event) {
+  const { type, key } = event;
+  const path = event.composedPath();
+  const isOurs = path.some((one) => one instanceof NotificationElement);
+  if (path[0].closest?.(FIELDS)) isWriting = isOurs && !/^(Tab|Escape|Enter)$/.test(key);
+  else if (type !== 'keydown' || /^(Tab|Escape|Arrow)/.test(key) || field?.getClientRects().length) isWriting = false;
+  else if (isWriting && isOurs) {
+    event.stopImmediatePropagation();
+    if ((key.length < 2 || key === 'Enter') && !event.ctrlKey && !event.metaKey && !event.altKey) event.preventDefault();
+  }
+}
+for (const type of ['keydown', 'pointerdown']) globalThis.window?.addEventListener(type, onInput, true);
 
 /** Return the object that an attribute holds as JSON; nothing of one that is not right. */
 function parsed(json) {
@@ -42,6 +70,7 @@ export class NotificationElement extends Base {
   constructor() {
     super();
     this.attachShadow({ mode: 'open' }).adoptedStyleSheets = [TOKENS, ...this.constructor.sheets];
+    this.shadowRoot.addEventListener('focusin', ({ target }) => target.matches(FIELDS) && holdKeys(target));
   }
 
   /** The client whose notifications are shown. @type {import('./notifications.js').NotificationClient | null} */

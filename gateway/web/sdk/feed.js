@@ -87,20 +87,23 @@ export class Feed {
       next = this.#rows.get(item.id)?.element ?? next;
     }
     if (made.length) this.#renumber();
+    this.#orderDays();
     return made;
   }
 
   #observe(row) { for (const text of row.texts) this.#sizes.observe(text); }
 
-  /** Remove rows. Whoever works through the list by keyboard stays in it: return false where nothing is left. */
+  /** Remove rows; the items are as they are now. Whoever works through the list by keyboard stays in it: return false where nothing is left. */
   drop(items) {
-    for (const { id } of items) {
+    for (const item of items) {
+      const { id } = item;
       const row = this.#rows.get(id);
       if (!row) continue;
       const { element } = row;
       const following = after(element);
       const next = (following ?? before(element))?.row ?? null;
       const isFocused = element.matches(':focus-within');
+      row.choices?.leave(item);
       if (this.#current === row) this.#choose(next);
       for (const text of row.texts) this.#sizes.unobserve(text);
       if (!element.previousElementSibling?.row) element.previousElementSibling?.remove();
@@ -111,8 +114,12 @@ export class Feed {
       if (isFocused && !next) return false;
     }
     this.#renumber();
+    this.#orderDays();
     return true;
   }
+
+  /** Close the fields for a reply of all rows. */
+  leave() { for (const { choices, item } of this.#rows.values()) choices?.leave(item); }
 
   tick() {
     for (const row of this.#rows.values()) row.tick();
@@ -132,10 +139,25 @@ export class Feed {
     }
   }
 
+  /** What has entered again is older than what it stands above: put no row below an older day than the row beneath it. */
+  #orderDays() {
+    const moved = [];
+    for (let element = this.element.lastElementChild, under = 0; element; element = before(element)) {
+      const { row } = element;
+      under = row.item.snoozed_until ? row.at : Math.max(row.at, under);
+      if (row.under !== under) moved.push(element);
+      row.under = under;
+    }
+    for (const element of moved) {
+      this.#head(element);
+      this.#head(after(element));
+    }
+  }
+
   #name(heading) {
     const { row } = heading.nextElementSibling;
     heading.day = row.day;
-    write(heading, this.words.day(row.at));
+    write(heading, this.words.day(row.under));
   }
 
   #choose(row) {

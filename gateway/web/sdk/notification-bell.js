@@ -52,14 +52,14 @@ export class NotificationBell extends NotificationElement {
     const parts = (this.#parts = {});
     parts.badge = make('span', { className: 'badge', part: 'badge', hidden: true, 'aria-hidden': 'true' });
     parts.button = make('button',
-      { type: 'button', className: 'bell', part: 'bell', 'aria-haspopup': 'dialog', 'aria-expanded': 'false' },
+      { className: 'bell', part: 'bell', 'aria-haspopup': 'dialog', 'aria-expanded': 'false' },
       make('slot', { name: 'icon' }, icon('bell')), parts.badge);
     parts.inbox = make('notification-inbox', { part: 'inbox', exportparts: PARTS });
     const close = { slot: 'actions', click: () => { this.open = false; } };
     parts.choose = iconButton('sliders', words.say('preferences'), { slot: 'actions', click: () => this.#showPreferences(true) });
     parts.inbox.append(parts.choose, iconButton('close', words.say('close'), close));
     parts.said = make('span', { role: 'status' });
-    parts.system = make('button', { type: 'button', className: 'link', click: () => this.#toggleSystem() });
+    parts.system = make('button', { className: 'link', click: () => this.#toggleSystem() });
     parts.all = make('a', { className: 'all', part: 'all', textContent: words.say('seeAll'), click: () => { this.open = false; } });
     parts.settings = make('div', { className: 'settings', part: 'settings' },
       parts.said, make('slot', { name: 'settings' }), parts.system, parts.all);
@@ -90,7 +90,7 @@ export class NotificationBell extends NotificationElement {
   #showPreferences(isShown) {
     const parts = this.#parts;
     if (isShown && !parts.preferences) {
-      const back = { type: 'button', slot: 'actions', textContent: this.words.say('back'), click: () => this.#showPreferences(false) };
+      const back = { slot: 'actions', textContent: this.words.say('back'), click: () => this.#showPreferences(false) };
       parts.preferences = make('notification-preferences', {}, make('button', back));
       this.#passOn();
       parts.inbox.after(parts.preferences);

@@ -1,7 +1,8 @@
 // <notification-inbox>: a user's notifications, and what can be done with them.
 
+import { askNoMore } from './choices.js';
 import { icon, iconButton, make, write } from './dom.js';
-import { NotificationElement, inView, lists, views } from './element.js';
+import { FIELDS, NotificationElement, holdKeys, inView, lists, views } from './element.js';
 import { Feed } from './feed.js';
 import { Snack } from './snack.js';
 import { choices } from './snooze.js';
@@ -13,11 +14,9 @@ import { View } from './view.js';
 const TABS = ['all', 'unread', 'snoozed', 'archived'];
 const UNDO_AT_MOST = 1_000; // items that "mark all read" can be undone for.
 const AT_ONCE = 200; // ids in one call.
-const QUESTION_TIME = 4_000; // ms
 const TICK = 30_000; // ms
 const DRAG = 4; // px
 const CONTROLS = 'button, a, summary, pre';
-const FIELDS = 'input, textarea, select, [contenteditable]';
 // What each key is for, in the words of the help. Enter, Escape and Home are the browser's, or those of the list.
 const KEYS = {
   j: 'keyNext', k: 'keyPrevious', Enter: 'keyOpen', u: 'keyRead', s: 'keySnooze', e: 'keyArchive', '#': 'keyDelete', z: 'undo', '?': 'keyHelp',
@@ -105,13 +104,13 @@ export class NotificationInbox extends NotificationElement {
     parts.heading = make('div', { className: 'heading', tabIndex: -1 },
       make('slot', { name: 'heading' }, make('h2', { part: 'heading', textContent: words.say('notifications') })));
     parts.readAll = make('button',
-      { type: 'button', className: 'link', textContent: words.say('markAllRead'), click: () => this.#readAll() });
+      { className: 'link', textContent: words.say('markAllRead'), click: () => this.#readAll() });
     parts.tabs = TABS.map((name) => this.#buildTab(name));
     parts.filter = make('select', { part: 'filter', 'aria-label': words.say('category'),
       change: () => this.#choose(this.#tab, parts.filter.value) });
     parts.why = make('span', { role: 'status' });
     parts.when = make('span');
-    parts.retry = make('button', { type: 'button', click: () => this.client.retry() });
+    parts.retry = make('button', { click: () => this.client.retry() });
     parts.banner = make('div', { className: 'banner', part: 'banner', hidden: true }, icon('cloud'),
       make('p', {}, parts.why, ' ', parts.when), parts.retry);
     parts.list = make('div', {
@@ -119,6 +118,7 @@ export class NotificationInbox extends NotificationElement {
       click: (event) => this.#onClick(event),
       keydown: (event) => this.#onRowKey(event),
       submit: (event) => this.#onReply(event),
+      lapse: (event) => this.#onLapse(event),
     });
     parts.state = make('div', { className: 'rest' });
     parts.tail = make('div', { className: 'tail' });
@@ -139,7 +139,7 @@ export class NotificationInbox extends NotificationElement {
   }
 
   #buildTab(name) {
-    return make('button', { type: 'button', role: 'tab', part: 'tab', id: `tab-${name}`, 'aria-controls': 'panel',
+    return make('button', { role: 'tab', part: 'tab', id: `tab-${name}`, 'aria-controls': 'panel',
       'data-tab': name, click: () => this.#choose(name, this.#category) }, this.words.say(name),
       name === 'unread' && make('span', { className: 'count', part: 'count', hidden: true }));
   }
@@ -212,16 +212,21 @@ export class NotificationInbox extends NotificationElement {
 
   #onItems(detail) {
     if (detail.reset) {
+      this.#feed.leave();
       this.#restart();
     } else if (this.#view) {
       const newest = this.#view.items[0]?.created_seq ?? Infinity;
       const { put, drop } = this.#view.take(detail);
+      const { activeElement: from } = this.shadowRoot;
+      const around = from?.closest('article');
       this.#steady.change(() => {
         if (!this.#feed.drop(drop)) this.#parts.heading.focus();
         const made = this.#put(put);
         for (const row of made) row.element.classList.toggle('fresh', row.item.created_seq > newest);
         return made;
       }, ({ dataset }) => this.#own.has(dataset.id), drop.some(({ id }) => this.#own.has(id)));
+      // A button that goes may be about to be pressed.
+      if (around && around !== from && !this.#own.has(around.dataset.id) && from !== this.shadowRoot.activeElement) holdKeys();
       for (const { id } of [...put, ...drop]) this.#own.delete(id);
     }
     this.refresh();
@@ -364,7 +369,7 @@ export class NotificationInbox extends NotificationElement {
     if (button) {
       // The second click of two is not meant for the row that has taken the place of the first one.
       if (detail < 2) this.#clicked = row;
-      if (button.dataset.choice) this.#choice(row, button.dataset.choice, event);
+      if (button.dataset.choice) row.choices.press(event, row, (id) => this.#answer(row, id));
       else if (this.#clicked === row) this.#act(button.dataset.action, row);
     } else if (target.closest('a')) this.#open(row, event);
     // The menu reaches over the whole window: a tap beside its buttons closes it, and presses nothing below.
@@ -501,30 +506,20 @@ export class NotificationInbox extends NotificationElement {
     }));
   }
 
-  /** Answer by an action: at once, after a second press, or with a text. */
-  #choice(row, id, event) {
-    const { style, reply } = row.choices.find(id);
-    const isDanger = style === 'danger';
-    const asks = isDanger && row.asked !== id;
-    // The second click of two is none that confirms.
-    const answers = !row.choices.isClosed && !reply && (!isDanger || (!asks && event.detail < 2));
-    if (!answers) event.preventDefault();
-    if (row.choices.isClosed) return;
-    if (asks) {
-      row.ask(id);
-      this.#askNoMore(row);
-    } else if (reply) row.choices.open(id);
-    // A link that is disabled at once leads nowhere.
-    else if (answers) setTimeout(() => this.#answer(row, id));
+  #onReply(event) {
+    const { row } = event.target.closest('article');
+    row.choices.submit(event, (id, text) => {
+      row.element.focus();
+      this.#answer(row, id, text);
+    });
   }
 
-  #onReply(event) {
-    event.preventDefault();
-    const row = event.target.closest('article').row;
-    const text = row.choices.field.value.trim();
-    if (!text) return;
-    row.element.focus();
-    this.#answer(row, event.target.dataset.choice, text);
+  /** Say why a reply cannot be sent any more, and what was written. */
+  #onLapse({ item, text }) {
+    const { words } = this;
+    if (this.#own.has(item.id)) return;
+    const why = Date.parse(item.expires_at) <= Date.now() ? 'expired' : item.answer ? 'answered' : item.deleted_reason;
+    this.#snack.say(words.say('replyLost', { why }) + (text && ` ${words.say('youWrote', { text })}`));
   }
 
   #answer({ item }, id, text) {
@@ -539,18 +534,7 @@ export class NotificationInbox extends NotificationElement {
     }
     this.#own.clear();
     row.ask('');
-    this.#askNoMore(row);
-  }
-
-  /** Take the question back after a while, but not from under a pointer: its button becomes a smaller one. */
-  #askNoMore(row) {
-    clearTimeout(row.asking);
-    row.asking = setTimeout(() => {
-      const asked = row.element.querySelector('.asked');
-      const isAimedAt = row.element === this.#feed.pointed && asked?.matches(':hover');
-      if (isAimedAt || asked?.matches(':active')) this.#askNoMore(row);
-      else row.ask(null);
-    }, QUESTION_TIME);
+    askNoMore(row);
   }
 
   /** Mark read what the list has: all that is unread, or those of the category that is chosen. */

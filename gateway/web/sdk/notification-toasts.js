@@ -1,5 +1,6 @@
 // <notification-toasts>: what has just come, shown for a moment in the corner of the one tab that is looked at.
 
+import { Choices } from './choices.js';
 import { iconButton, make, write } from './dom.js';
 import { NotificationElement, inView, lists, views } from './element.js';
 import { glyph, priorityChip, quote, title } from './row.js';
@@ -142,16 +143,21 @@ export class NotificationToasts extends NotificationElement {
 
   #add(item, urgent) {
     const toast = { item, left: urgent ? Infinity : TOAST_TIME * (item.priority === 'high' ? 2 : 1) };
-    toast.element = make('div', { part: 'toast', role: 'group', 'data-id': item.id, click: (event) => this.#onClick(event, toast) },
+    toast.element = make('div', { part: 'toast', role: 'group', 'data-id': item.id, click: (event) => this.#onClick(event, toast),
+      submit: (event) => toast.choices.submit(event, (id, text) => this.#answer(toast, id, text)) },
       make('i'), make('i'),
       iconButton('close', this.words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(toast) }),
       !urgent && make('span', { className: 'timer', part: 'timer', 'aria-hidden': 'true' }));
     this.#fill(toast, item);
     toast.element.style.setProperty('--_time', `${toast.left}ms`);
+    this.#put(toast);
+    this.#say(item, urgent);
+  }
+
+  #put(toast) {
     this.#toasts.add(toast);
     this.stack.insertBefore(toast.element, this.#sum?.element ?? null);
     this.#start(toast);
-    this.#say(item, urgent);
   }
 
   /** Show what was sent. */
@@ -159,11 +165,15 @@ export class NotificationToasts extends NotificationElement {
     const { element } = toast;
     const heading = title(item, 'p');
     toast.item = item;
+    // What is typed stays.
+    if (toast.choices?.key !== JSON.stringify(item.actions)) toast.choices = item.actions && new Choices(item, this.words);
+    toast.choices?.paint(item);
     element.className = heading.querySelector('a') ? 'toast link' : 'toast';
     element.ariaLabel = item.title;
     element.dataset.priority = item.priority;
     element.children[0].replaceWith(glyph(item));
-    element.children[1].replaceWith(make('div', {}, priorityChip(item, this.words), heading, quote('p', 'body', item.body)));
+    element.children[1].replaceWith(make('div', {},
+      priorityChip(item, this.words), heading, quote('p', 'body', item.body), toast.choices?.element));
   }
 
   /** Have it read out. */
@@ -193,7 +203,7 @@ export class NotificationToasts extends NotificationElement {
 
   #addSum() {
     const said = make('span');
-    const opener = make('button', { type: 'button', className: 'link', part: 'open', click: () => this.#openList() });
+    const opener = make('button', { className: 'link', part: 'open', click: () => this.#openList() });
     const what = make('div', {}, said, opener);
     const sum = { item: null, said, opener, element: make('div', { className: 'toast sum', part: 'toast summary' }, what,
       iconButton('close', this.words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(sum) })) };
@@ -272,20 +282,35 @@ export class NotificationToasts extends NotificationElement {
     const toast = [...this.#toasts, this.#sum].find((one) => one?.element === element);
     if (event.key !== 'Escape' || !toast) return;
     event.stopPropagation();
-    this.#remove(toast);
+    if (!event.target.form) this.#remove(toast);
+    else {
+      toast.choices.open(null);
+      toast.element.querySelector('[part=dismiss]').focus();
+    }
   }
 
   #onClick(event, toast) {
-    const { item } = toast;
-    if (event.target.closest('button')) return;
-    const link = event.target.closest('a');
-    const other = !link && toast.element.querySelector('a');
+    const { item, choices } = toast;
+    const { target } = event;
+    if (target.closest('[data-choice]')) choices.press(event, choices, (id) => this.#answer(toast, id));
+    if (target.closest('button, .choices')) return;
+    const link = target.closest('a');
+    const other = !link && toast.element.querySelector('.title a');
     if (other) {
       other.click();
       return;
     }
     if (!this.announceOpening(item)) event.preventDefault();
     this.client?.read(item.id).catch((error) => this.#summarise(this.words.failed(error), true));
+    this.#remove(toast);
+  }
+
+  #answer(toast, id, text) {
+    this.client.act(toast.item.id, id, text).catch((error) => {
+      this.#summarise(this.words.failed(error), true);
+      // What was typed is not lost.
+      if (text) this.#put(toast);
+    });
     this.#remove(toast);
   }
 }

@@ -72,7 +72,7 @@ export class Row {
     };
     this.menu = iconButton('more', '', { className: 'icon menu', 'data-action': 'menu', 'aria-expanded': 'false' });
     /** When it came, or will: rows of one day stand below its name. */
-    this.at = Date.parse(item.snoozed_until ?? item.created_at);
+    this.at = this.under = Date.parse(item.snoozed_until ?? item.created_at);
     this.actions = make('div', { className: 'actions', part: 'actions',
       beforetoggle: ({ newState }) => newState === 'closed' && this.#leaveMenu(),
       toggle: ({ newState }) => newState === 'closed' && this.actions.removeAttribute('popover') },
@@ -86,7 +86,8 @@ export class Row {
     this.unfold(false);
   }
 
-  get day() { return new Date(this.at).toDateString(); }
+  /** The day below whose name it stands: that of `under`, which Feed moves. */
+  get day() { return new Date(this.under).toDateString(); }
 
   /** Show what was sent. */
   #fill(item) {
@@ -96,15 +97,19 @@ export class Row {
     this.time = make('time', { part: 'time', dir: 'auto' });
     this.body = quote('p', 'body', item.body);
     this.whole = make('button',
-      { type: 'button', className: 'link whole', part: 'more', hidden: true, 'data-action': 'unfold' });
+      { className: 'link whole', part: 'more', hidden: true, 'data-action': 'unfold' });
     const heading = title(item, 'h3', this.state);
     heading.id = this.#label;
     this.texts = [heading, this.body].filter(Boolean);
+    const from = this.element.getRootNode().activeElement;
+    const isWithin = this.content[1].matches(':focus-within');
     // What is typed stays.
-    if (this.choices?.key !== JSON.stringify(item.actions)) this.choices = item.actions && new Choices(item, words);
+    if (this.choices?.key !== JSON.stringify(item.actions)) {
+      this.choices?.leave(item);
+      this.choices = item.actions && new Choices(item, words);
+    }
     nameButton(this.menu, words.say('moreActions'), item.title);
     this.element.dataset.priority = item.priority;
-    const isWithin = this.content[1].matches(':focus-within');
     const content = [glyph(item), make('div', { className: 'main' },
       make('div', { className: 'top' }, heading, item.edited_at && make('span', { className: 'edited', part: 'edited',
         title: words.dateTime(Date.parse(item.edited_at)), textContent: words.say('edited') }), this.time),
@@ -114,8 +119,8 @@ export class Row {
       this.choices?.element)];
     for (const [index, part] of content.entries()) this.content[index].replaceWith(part);
     this.content = content;
-    if (isWithin) this.element.focus();
     this.setCurrent(this.#isCurrent);
+    if (isWithin) (from.isConnected ? from : this.element).focus();
   }
 
   #meta(item) {

@@ -13,7 +13,7 @@ export class Snack {
   constructor(words) {
     this.said = make('span', { className: 'said', role: 'status', dir: 'auto' });
     this.button = make('button',
-      { type: 'button', textContent: words.say('undo'), hidden: true, click: () => this.takeBack() });
+      { textContent: words.say('undo'), hidden: true, click: () => this.takeBack() });
     this.element = make('div', { className: 'foot' }, make('div', { className: 'snack', part: 'snack',
       pointerenter: () => this.#hold(), pointerleave: () => this.#release(),
       focusin: () => this.#hold(), focusout: () => this.#release() }, this.said, this.button));

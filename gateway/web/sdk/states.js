@@ -22,12 +22,12 @@ function bone() {
 }
 
 function again(words, tryAgain) {
-  return make('button', { type: 'button', textContent: words.say('tryAgain'), click: tryAgain });
+  return make('button', { textContent: words.say('tryAgain'), click: tryAgain });
 }
 
 /** A list that is empty, and what leads on from there. In an inbox that is empty a page may offer something else. */
 function empty(words, tab, category, leave) {
-  const lead = (name) => make('button', { type: 'button', textContent: words.say(name), click: leave });
+  const lead = (name) => make('button', { textContent: words.say(name), click: leave });
   const [sign, text] = EMPTY[tab];
   const what = { sign, text, slot: 'empty' };
   if (category) {

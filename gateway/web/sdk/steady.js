@@ -26,7 +26,7 @@ export class Steady {
     this.#panel = panel;
     this.#words = words;
     this.#released = released;
-    this.button = make('button', { type: 'button', className: 'strong', part: 'newer', click: () => this.#goToTop() });
+    this.button = make('button', { className: 'strong', part: 'newer', click: () => this.#goToTop() });
     this.element = make('div', { className: 'newer', hidden: true }, this.button);
     const on = (type, act) => panel.addEventListener(type, act, { passive: true });
     on('pointerdown', ({ target }) => {

@@ -1,6 +1,6 @@
 // The words of the components, and what Intl makes of numbers and times. Each text can be replaced by `element.texts`.
 
-/** In English. A text that counts has a form for each category of the plural rules; `{name}` is filled in. */
+/** In English. A text that counts has a form for each category of the plural rules, and one with reasons for each of them; `{name}` is filled in. */
 export const TEXTS = {
   notifications: 'Notifications',
   all: 'All',
@@ -18,6 +18,7 @@ export const TEXTS = {
   tomorrow: 'Tomorrow',
   nextWeek: 'Next week',
   pickTime: 'Date and time',
+  wrongTime: 'Choose a time within a year, and not in the past.',
   until: 'until {time}',
   edited: 'edited',
   actions: 'Actions',
@@ -25,6 +26,12 @@ export const TEXTS = {
   confirm: 'Press again: {label}',
   answeredBy: 'You answered: {label}',
   repliedBy: 'You answered: {label} – {text}',
+  replyLost: {
+    answered: 'Your reply was not sent: this is answered already.', expired: 'Your reply was not sent: this has expired.',
+    replaced: 'Your reply was not sent: something newer has replaced this.',
+    unsent: 'Your reply was not sent: the sender has withdrawn this.', other: 'Your reply was not sent: this has changed.',
+  },
+  youWrote: 'You wrote: {text}',
   archive: 'Archive',
   unarchive: 'Move to inbox',
   delete: 'Delete',
@@ -37,6 +44,7 @@ export const TEXTS = {
   back: 'Back',
   preferences: 'Preferences',
   tellMe: 'Notify me about',
+  noCategories: 'The categories of your notifications appear here.',
   quietHours: 'Quiet hours',
   quietHint: 'Urgent notifications still alert.',
   addHours: 'Add quiet hours',
@@ -45,6 +53,7 @@ export const TEXTS = {
   timeZone: 'Time zone',
   quietUntil: 'Quiet until',
   wrongHours: 'Choose a day, and two different times.',
+  isPast: 'This time has passed.',
   saved: 'Saved',
   moreActions: 'More actions',
   showAll: 'Show all',
@@ -148,7 +157,7 @@ export class Words {
   /** Return a text with its values filled in. `count` chooses the form, and is written as a number of the locale. */
   say(name, values = {}) {
     const text = this.#texts[name];
-    const form = typeof text === 'object' ? text[this.#plural.select(values.count)] ?? text.other : text;
+    const form = typeof text === 'object' ? text[values.why ?? this.#plural.select(values.count)] ?? text.other : text;
     return form.replace(/\{(\w+)\}/g, (_, key) => (key === 'count' ? this.number(values.count) : values[key]));
   }
 

@@ -75,6 +75,16 @@ export const ITEM = sheet(`
 .chip { padding: 0 7px; border-radius: 6px; background: var(--_sunken); color: var(--_muted); font-size: .8em; font-weight: 550; line-height: 1.6; overflow-wrap: anywhere; }
 .chip[data-priority="high"] { background: color-mix(in srgb, var(--_warning) 12%, var(--_surface)); color: var(--_warning); }
 [data-priority="urgent"] .glyph, .chip[data-priority="urgent"] { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
+.choices, .reply { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin-block-start: 8px; cursor: default; }
+.choice { display: inline-flex; align-items: center; max-width: 100%; text-decoration: none; white-space: normal; overflow-wrap: anywhere; }
+.choice[aria-disabled="true"] { opacity: .65; }
+.strong:is(:disabled, [aria-disabled="true"]) { background: var(--_sunken) !important; color: var(--_muted) !important; }
+.reply { flex: 1 0 100%; margin: 0; }
+.reply input { flex: 1 12em; }
+.answer { flex-basis: 100%; color: var(--_muted); font-size: .9em; overflow-wrap: anywhere; }
+.answer:empty { display: none; }
+.choice.danger { color: var(--_danger); }
+.danger:hover, .danger.asked { background: color-mix(in oklab, var(--_danger) 12%, transparent) !important; color: var(--_danger) !important; }
 `);
 
 export const INBOX = sheet(`
@@ -118,14 +128,6 @@ time, .edited { flex: none; color: var(--_muted); font-size: .8333em; white-spac
 .item .body { -webkit-line-clamp: var(--notification-lines, 3); }
 .item.unfolded .title, .item.unfolded .body { -webkit-line-clamp: none; }
 .whole { margin-inline-start: -10px; }
-.choices, .reply { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin-block-start: 8px; cursor: default; }
-.choice { display: inline-flex; align-items: center; max-width: 100%; text-decoration: none; white-space: normal; overflow-wrap: anywhere; }
-.choice[aria-disabled="true"] { opacity: .65; }
-.strong:is(:disabled, [aria-disabled="true"]) { background: var(--_sunken) !important; color: var(--_muted) !important; }
-.reply { flex: 1 0 100%; margin: 0; }
-.reply input { flex: 1 12em; }
-.answer { flex-basis: 100%; color: var(--_muted); font-size: .9em; overflow-wrap: anywhere; }
-.answer:empty { display: none; }
 .newer { position: sticky; z-index: 1; inset-block-start: var(--notification-scroll-inset, 0px); height: 0; text-align: center; }
 .newer button { margin-block-start: 8px; box-shadow: var(--_shadow); }
 .meta { display: flex; flex-wrap: wrap; align-items: center; line-height: 1.6; gap: 4px 8px; margin-block-start: 6px; }
@@ -136,8 +138,6 @@ summary { width: max-content; min-height: 24px; border-radius: 4px; color: var(-
 pre { max-height: 14em; margin-block-start: 4px; padding: 8px 10px; border-radius: 8px; overflow: auto; background: var(--_sunken); font: 12px/1.5 ui-monospace, "SF Mono", Menlo, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .actions { display: flex; position: absolute; inset-block-start: 5px; inset-inline-end: 14px; padding: 1px; border-radius: 10px; background: var(--_raised); box-shadow: 0 0 0 1px var(--_line), 0 2px 8px #0001; opacity: 0; transition: opacity .12s; }
 .item:hover .actions, .actions:focus-within, [role="feed"]:not(:has(.item:hover)) .item:focus-within .actions { opacity: 1; }
-.choice.danger { color: var(--_danger); }
-.danger:hover, .danger.asked { background: color-mix(in oklab, var(--_danger) 12%, transparent) !important; color: var(--_danger) !important; }
 .actions button { min-height: 28px; }
 .item .menu { display: none; }
 @media (hover: none) {
@@ -182,7 +182,7 @@ kbd { padding: 1px 7px; border-radius: 6px; background: var(--_sunken); box-shad
 .foot { position: sticky; z-index: 2; inset-block-end: 0; height: 0; }
 .snack { display: flex; position: absolute; inset: auto 12px 12px; align-items: center; gap: 8px; width: fit-content; max-width: calc(100% - 24px); min-height: 44px; margin-inline: auto; padding-block: 4px; padding-inline: 16px 6px; border-radius: 12px; background: light-dark(#1c1f28, #eceef4); color: light-dark(#fff, #15171e); box-shadow: var(--_shadow); font-size: .9em; animation: rise .18s ease-out; }
 .snack:not(:has(.said:not(:empty))) { opacity: 0; pointer-events: none; }
-.snack .said { flex: 1; padding-block: 6px; overflow-wrap: anywhere; }
+.snack .said { flex: 1; max-height: 10em; padding-block: 6px; overflow: auto; overflow-wrap: anywhere; }
 .snack button { color: light-dark(#c3caff, #3038b8); }
 .snack button:hover { background: color-mix(in srgb, currentcolor 16%, transparent) !important; }
 @keyframes rise { from { opacity: 0; transform: translateY(8px); } }
@@ -200,7 +200,7 @@ label { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; min-
 [type="checkbox"] { width: 18px; min-height: 18px; margin: 0; accent-color: var(--_accent); cursor: pointer; }
 input, select { background: var(--_surface); }
 select { max-width: 100%; border: 1px solid var(--_edge); }
-.window { display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; padding-block: 6px; border-block-end: 1px solid var(--_line); }
+.window { display: flex; flex-wrap: wrap; gap: 8px 12px; align-items: center; padding-block: 6px; border-block-end: 1px solid var(--_line); }
 fieldset > button { margin-block: 6px; margin-inline-start: -10px; color: var(--_accent); }
 `);
 

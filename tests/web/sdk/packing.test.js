@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { packCommand, unpackMessage } from '../../../gateway/web/sdk/packing.js';
+import * as packing from '../../../gateway/web/sdk/packing.js';
 import { openSocket } from '../../../gateway/web/sdk/socket.js';
 import { liveTab, tokenOf } from './world.js';
+
+const { packCommand, unpackMessage } = packing;
 
 // What a library makes of each, `tests/web/test_sdk_packing.py` looks at.
 const bytes = (hex) => Uint8Array.from(hex.replaceAll(' ', '').match(/../g), (two) => parseInt(two, 16));
@@ -29,11 +31,11 @@ function opened(protocol, options = {}) {
 
 test('it offers MessagePack first where the page wants it, and JSON alone else', () => {
   assert.deepEqual(opened('notify.v1').protocols, ['notify.v1', 'bearer.a.b.c']);
-  assert.deepEqual(opened('', { encoding: 'json' }).protocols, ['notify.v1', 'bearer.a.b.c']);
-  const { protocols, socket } = opened('', { encoding: 'msgpack' });
+  assert.deepEqual(opened('', { packing: null }).protocols, ['notify.v1', 'bearer.a.b.c']);
+  const { protocols, socket } = opened('', { packing });
   assert.deepEqual(protocols, ['notify.v1.msgpack', 'notify.v1', 'bearer.a.b.c']);
   assert.equal(socket.binaryType, 'arraybuffer');
-  assert.deepEqual(opened('', { encoding: 'msgpack', ticket: 't' }).protocols, ['notify.v1.msgpack', 'notify.v1']);
+  assert.deepEqual(opened('', { packing, ticket: 't' }).protocols, ['notify.v1.msgpack', 'notify.v1']);
 });
 
 test('the option of the client reaches its socket', async () => {
@@ -42,7 +44,7 @@ test('the option of the client reaches its socket', async () => {
 });
 
 test('where the gateway chooses MessagePack, it reads and writes it', () => {
-  const { connection, socket, sent, said } = opened('notify.v1.msgpack', { encoding: 'msgpack' });
+  const { connection, socket, sent, said } = opened('notify.v1.msgpack', { packing });
   socket.onmessage({ data: bytes(OK).buffer });
   assert.deepEqual(said, [{ type: 'ok', ref: 'r1' }]);
   connection.send({ type: 'ping' });
@@ -50,7 +52,7 @@ test('where the gateway chooses MessagePack, it reads and writes it', () => {
 });
 
 test('where the gateway chooses JSON, it reads and writes that', () => {
-  const { connection, socket, sent, said } = opened('notify.v1', { encoding: 'msgpack' });
+  const { connection, socket, sent, said } = opened('notify.v1', { packing });
   socket.onmessage({ data: '{"type":"ok","ref":"r1"}' });
   assert.deepEqual(said, [{ type: 'ok', ref: 'r1' }]);
   connection.send({ type: 'ping' });
