@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.api.json_route import Body
+from gateway.api.json_route import Body, ChangeBody
 from gateway.api.notification import check_plain_text
 from gateway.errors import Invalid
 from gateway.protocol.commands import MAX_REPLY
@@ -86,7 +86,7 @@ def _until(value: Any) -> int | None:
     return None if value is None else read_snooze(value, now_ms())
 
 
-class Patch(Body):
+class Patch(ChangeBody):
     """The states to set; one that is left out stays as it is. Not both of `archived` and `snoozed_until`."""
 
     # Without a snooze: a time in an example would soon be in the past.

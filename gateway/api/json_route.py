@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from gateway.api.body import MAX_BODY_BYTES, BoundedRequest, NotJson
 from gateway.api.callers import counted_caller
@@ -23,6 +25,23 @@ class Body(BaseModel):
     """A model of a JSON body. It refuses unknown members, and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ChangeBody(Body):
+    """A body with the members to change. One that is left out stays as it is.
+
+    Its schema has no defaults: a client that sent them would change what it didn't mean to.
+    """
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema of the body."""
+        schema = handler(core_schema)
+        for member in handler.resolve_ref_schema(schema).get("properties", {}).values():
+            member.pop("default", None)
+        return schema
 
 
 class JsonRoute(APIRoute):

@@ -4,11 +4,11 @@ import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from gateway.api.answers import counted_response
 from gateway.api.callers import NotificationReader
-from gateway.api.json_route import Body, JsonRoute
+from gateway.api.json_route import ChangeBody, JsonRoute
 from gateway.api.notification import (
     CATEGORY,
     Actions,
@@ -86,19 +86,18 @@ class SentList(BaseModel):
     next: str | None = Field(description="The `cursor` of the next page, or null on the last one.")
 
 
-def _described(schema: dict[str, Any]) -> None:
-    """Add an example. Remove the defaults: a client that sent them would change what it didn't mean to."""
-    for member in schema["properties"].values():
-        member.pop("default", None)
-    schema["examples"] = [
-        {"title": "Your parcel is delayed", "body": "It arrives on Friday.", "url": None, "renotify": True}
-    ]
+_EDIT: JsonValue = {
+    "title": "Your parcel is delayed",
+    "body": "It arrives on Friday.",
+    "url": None,
+    "renotify": True,
+}
 
 
-class Edited(Body):
+class Edited(ChangeBody):
     """The members to change. One that is left out stays as it is, and null removes an optional one."""
 
-    model_config = ConfigDict(json_schema_extra=_described)
+    model_config = ConfigDict(json_schema_extra={"examples": [_EDIT]})
 
     title: Title = ""
     body: Text = None

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from gateway.api.administration import Administering
 from gateway.api.audit import Source
 from gateway.api.callers import Admin, Minter
-from gateway.api.json_route import Body, ManagementRoute
+from gateway.api.json_route import Body, ChangeBody, ManagementRoute
 from gateway.api.oauth import NO_STORE
 from gateway.api.parameters import Limit, NumberCursor, Sub, SubPath
 from gateway.api.problems import BODY, problems
@@ -41,7 +41,7 @@ class NewUser(Body):
     password: Password | None = None
 
 
-class UserChange(Body):
+class UserChange(ChangeBody):
     """What to change. A new password, or null for none, and disabling end every session of the user."""
 
     password: Password | None = None

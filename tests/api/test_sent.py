@@ -761,10 +761,16 @@ async def test_a_list_of_long_notifications_ends_early(server: LocalServer) -> N
         assert pages == [listed[:8], listed[8:16], listed[16:]]
 
 
-async def test_the_members_of_an_edit_have_no_defaults(server: LocalServer) -> None:
-    described = (await server.http.get("/openapi.json")).json()["components"]["schemas"]["Edited"]
-    assert {"title", "priority", "deliver_at", "renotify"} < described["properties"].keys()
-    assert [name for name, member in described["properties"].items() if "default" in member] == []
+async def test_the_members_of_a_change_have_no_defaults(server: LocalServer) -> None:
+    described = (await server.http.get("/openapi.json")).json()
+    changed = 0
+    for operations in described["paths"].values():
+        if body := operations.get("patch", {}).get("requestBody"):
+            name = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            members = described["components"]["schemas"][name]["properties"]
+            assert [member for member, rule in members.items() if "default" in rule] == [], name
+            changed += 1
+    assert changed == 3
 
 
 async def test_the_delivered_ones_are_listed_in_pages_that_search_a_part(server: LocalServer) -> None:

@@ -29,10 +29,16 @@ async def run(script: str, server: LocalServer) -> list[Any]:
 
 
 async def test_the_examples_do_what_the_page_says(server: LocalServer) -> None:
-    scheduled, corrected = blocks(PAGE, "sh")
+    scheduled, corrected, wanted = blocks(PAGE, "sh")
     (posted,) = await run(scheduled, server)
     assert posted["state"] == "scheduled"
     edited, withdrawn = await run(corrected, server)
     assert (edited["title"], withdrawn["state"]) == ("Lunch at noon", "unsent")
     ada = await server.user()
+    assert (await ada.inbox())["items"] == []
+    posted = await server.service.notify("ada", "This one, but later")
+    preferences, snoozed = await run(wanted, server)
+    assert preferences["categories"] == {"promo": {"muted": True}}
+    assert [window["from"] for window in preferences["quiet_hours"]] == ["22:00"]
+    assert (snoozed["id"], snoozed["snoozed_until"] is not None) == (posted["id"], True)
     assert (await ada.inbox())["items"] == []
