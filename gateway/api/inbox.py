@@ -38,6 +38,8 @@ from gateway.store.changes import ItemUpdate, ReadUpTo, Seen
 from gateway.store.snoozes import Snooze
 from gateway.transport.conditional import not_modified
 
+PATH = "/v1/inbox"
+
 
 class InboxRoute(JsonRoute):
     """A route with bodies large enough for `MAX_IDS` ids.
@@ -50,14 +52,11 @@ class InboxRoute(JsonRoute):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        pattern = self.path_regex.pattern.replace("(?P<id>", f"(?P<id>(?!{_OTHERS}$)", 1)
-        self.path_regex = re.compile(pattern)
+        if self.path == f"{PATH}/{{id}}":
+            self.path_regex = _ITEM
 
 
-_OTHERS = "(?:preferences|changes|read|seen)"
-
-
-PATH = "/v1/inbox"
+_ITEM = re.compile("^/v1/inbox/(?P<id>(?!(?:preferences|changes|read|seen)$)[^/]+)$")
 
 router = APIRouter(prefix=PATH, route_class=InboxRoute, tags=["inbox"])
 

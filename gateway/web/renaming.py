@@ -33,6 +33,7 @@ _OPENING = {"(": ")", "[": "]", "{": "}"}
 
 _REST_OF_TEMPLATE = re.compile(r"(?:\\.|\$(?!\{)|[^`\\$])*(`|\$\{)", re.DOTALL)
 _EXPORTED = re.compile(r"\bexport (?:async |let |const |function |class )+(\w+)")
+_WORD = re.compile(r"\w+")
 _SHORTEST = 3
 """Letters of a name that is worth a shorter one."""
 
@@ -65,7 +66,7 @@ def rename(script: str, short_names: Iterable[str]) -> str:
     parts = tokens(script)
     code = [token for token, is_code in parts if is_code and not token.isspace()]
     text = "".join(token if is_code else " " for token, is_code in parts)
-    declared = {name for found in _DECLARED.findall(text) for name in re.findall(r"\w+", " ".join(found))}
+    declared = {name for found in _DECLARED.findall(text) for name in _WORD.findall(" ".join(found))}
     kept = _KEPT | _members(code) | set(_EXPORTED.findall(text))
     counted = Counter(token for token in code if token in declared - kept and len(token) >= _SHORTEST)
     taken = {token.lstrip(".#") for token in code}

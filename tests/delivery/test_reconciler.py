@@ -37,6 +37,7 @@ async def test_a_commit_before_the_subscription_is_found_after_it(
         looks.request([user.id])
         await wire.has("notification")
     running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     assert looks.reconciled == 1
 
 
@@ -56,6 +57,7 @@ async def test_a_subscription_made_before_the_first_read_ends_misses_no_commit(
         gate.let_go()
         await wire.has("notification")
     running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_commits_without_hints_are_found_with_one_query_for_all_users(
@@ -86,6 +88,7 @@ async def test_commits_without_hints_are_found_with_one_query_for_all_users(
         await wires[0].has("notification")
         await wires[1].has("seen")
         running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         assert [len(positions) for positions in asked] == [4]
         assert [wire.types()[2:] for wire in wires] == [["notification"], ["notification", "seen"], [], []]
     assert looks.reconciled == 2
@@ -108,6 +111,7 @@ async def test_an_up_to_date_socket_is_not_woken(engines: tuple[Engine, Engine])
         await wire.has("notification")
         await until(lambda: not looks._has_request.is_set(), "it has looked")
     running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     assert looks.reconciled == 0
 
 
@@ -135,4 +139,5 @@ async def test_the_reconciler_survives_a_database_outage(
             running = asyncio.create_task(looks.run())
             await wire.has("notification")
             running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
     assert [event["log_level"] for event in events] == ["warning", "warning"]

@@ -168,6 +168,7 @@ async def test_a_change_whose_hint_was_lost_is_found(
         looks.request(None)
         await until(lambda: here.database.reads == reads + 1, "it has looked")
     running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     assert looks.reconciled == 1
     assert wire.sent[2:] == [told("promo")]
     assert other.types() == ["hello", "live"]

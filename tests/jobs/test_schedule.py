@@ -128,6 +128,7 @@ async def test_a_schedule_that_sleeps_notices_that_the_clock_was_set(
         await until(delivered, "it is delivered")
     finally:
         running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_after_downtime_what_is_due_comes_in_the_order_of_its_time_whoever_sent_it(
