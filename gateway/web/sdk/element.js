@@ -10,14 +10,16 @@ export const FIELDS = 'input, textarea, select, [contenteditable]';
 // Whether the user writes in a field of an element. Keys that come after the field has gone are meant for nothing else.
 let isWriting = false;
 let field = null; // where, as far as is known
+let spot = null; // where the focus is since it has gone
 
 /**
- * Ignore the keys that come next: they are meant for what has just gone. Tab, an arrow or a press ends that, and so does
- * a `from` that is still there: the user has left it.
+ * Ignore the keys that come next: they are meant for what has just gone. Tab, an arrow or a press ends that. So does a
+ * `from` that is still there, or a focus that is not `at` any more: the user has moved it.
  */
-export function holdKeys(from = null) {
+export function holdKeys(from = null, at = null) {
   isWriting = true;
   field = from;
+  spot = at;
 }
 
 /** @param {any} event */
@@ -26,7 +28,8 @@ function onInput(event) {
   const path = event.composedPath();
   const isOurs = path.some((one) => one instanceof NotificationElement);
   if (path[0].closest?.(FIELDS)) isWriting = isOurs && !/^(Tab|Escape|Enter)$/.test(key);
-  else if (type !== 'keydown' || /^(Tab|Escape|Arrow)/.test(key) || field?.getClientRects().length) isWriting = false;
+  else if (type !== 'keydown' || /^(Tab|Escape|Arrow)/.test(key) || field?.getClientRects().length
+    || (spot && spot !== path[0])) isWriting = false;
   else if (isWriting && isOurs) {
     event.stopImmediatePropagation();
     if ((key.length < 2 || key === 'Enter') && !event.ctrlKey && !event.metaKey && !event.altKey) event.preventDefault();

@@ -226,7 +226,8 @@ export class NotificationInbox extends NotificationElement {
         return made;
       }, ({ dataset }) => this.#own.has(dataset.id), drop.some(({ id }) => this.#own.has(id)));
       // A button that goes may be about to be pressed.
-      if (around && around !== from && !this.#own.has(around.dataset.id) && from !== this.shadowRoot.activeElement) holdKeys();
+      const to = this.shadowRoot.activeElement;
+      if (around && around !== from && !this.#own.has(around.dataset.id) && from !== to) holdKeys(null, to);
       for (const { id } of [...put, ...drop]) this.#own.delete(id);
     }
     this.refresh();
