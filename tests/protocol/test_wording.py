@@ -23,7 +23,8 @@ WRONG: tuple[Any, ...] = (None, True, 5, -1, 2**70, 1.5, "", "x" * 5000, "Ä ^",
 
 def bodies(base: type[Body] = Body) -> list[type[Body]]:
     create_app(settings_for("sqlite:///unused.db"))
-    return [one for sub in base.__subclasses__() for one in (sub, *bodies(sub))]
+    found = [one for sub in base.__subclasses__() for one in (sub, *bodies(sub))]
+    return [one for one in found if one.model_fields]
 
 
 @pytest.mark.parametrize("model", [*bodies(), TrustedIssuer], ids=lambda model: model.__name__)
