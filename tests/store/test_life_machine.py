@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Connection, select, update
 
-from gateway.database.models import DELIVER, EXPIRE, due_work, notifications
+from gateway.database.models import DELIVER, EXPIRE, WAKE, due_work, items, notifications
 from tests.support.checker import DeviceHistory, History, Inbox, Json, Post, judge
 from tests.support.clients import Device, Socket, User
 from tests.support.databases import settings_for
@@ -51,11 +52,13 @@ class ModelItem:
     archived: bool = False
     reason: str | None = None
     """Why it was deleted, or None while it is there."""
+    snoozed: int | None = None
+    """How late it wakes among those that sleep, or None."""
 
     @property
     def unread(self) -> bool:
         """Whether it counts as unread."""
-        return not (self.read or self.archived or self.reason)
+        return not (self.read or self.archived or self.reason or self.snoozed)
 
 
 @dataclass
@@ -125,8 +128,13 @@ class Model:
         if one.there is not None:
             self.delete([one.there], state)
 
-    def set(self, chosen: list[ModelItem], **states: bool) -> None:
-        """Those that are not so already change, all under the next number; if there are any."""
+    def set(self, chosen: list[ModelItem], **states: bool | int | None) -> None:
+        """Those that are not so already change, all under the next number; if there are any.
+
+        What is archived is not snoozed.
+        """
+        if states.get("archived"):
+            states["snoozed"] = None
         targets = [
             item
             for item in _distinct(chosen)
@@ -143,7 +151,7 @@ class Model:
         targets = [item for item in _distinct(chosen) if not item.reason]
         self.seq += bool(targets)
         for item in targets:
-            item.seq, item.reason = self.seq, reason
+            item.seq, item.reason, item.snoozed = self.seq, reason, None
 
     @property
     def entered(self) -> list[Sent]:
@@ -165,14 +173,19 @@ class Model:
         return sum(one.item.unread and one.item.created_seq > self.seen for one in self.entered if one.item)
 
     def pages(self) -> list[tuple[Any, ...]]:
-        """Return the inbox as its pages show it, newest first, and then the archived items."""
+        """Return the inbox as its pages show it, newest first, then the archived and the snoozed items."""
         there = [(one, one.there) for one in self.sent if one.there is not None]
         newest = sorted(there, key=lambda pair: -pair[1].created_seq)
+        soonest = sorted(there, key=lambda pair: (pair[1].snoozed or 0, pair[1].created_seq))
         return [
-            (one.id, one.title, item.created_seq, item.seq, item.read, item.archived)
-            for archived in (False, True)
-            for one, item in newest
-            if item.archived == archived
+            (one.id, one.title, item.created_seq, item.seq, item.read, item.archived, bool(item.snoozed))
+            for those, archived, snoozed in (
+                (newest, {False}, False),
+                (newest, {True}, False),
+                (soonest, {False, True}, True),
+            )
+            for one, item in those
+            if item.archived in archived and bool(item.snoozed) is snoozed
         ]
 
     def log(self) -> list[tuple[Any, ...]]:
@@ -201,6 +214,7 @@ class LifeMachine(RuleBasedStateMachine):
         self._titles = (f"title {number}" for number in count(1))
         self._steps = count(1)
         self._turns = count()
+        self._times = count(1)
         self._used: set[str] = set()
         self.model = Model()
         self.user: User = self.run(server.user(sub))
@@ -331,15 +345,19 @@ class LifeMachine(RuleBasedStateMachine):
 
     def _move(self, chosen: list[Sent], kind: int) -> None:
         """Let this work have been due for a while, in this order."""
-        column = {DELIVER: "deliver_at", EXPIRE: "expires_at"}[kind]
+        column = {DELIVER: "deliver_at", EXPIRE: "expires_at"}.get(kind, "")
         now = int(time.time() * 1000)
 
         def move(connection: Connection) -> None:
             for number, one in enumerate(chosen):
                 due_at = now - len(chosen) + number
                 row = notifications.c.uuid == one.id
-                connection.execute(update(notifications).where(row).values({column: due_at}))
                 key = select(notifications.c.id).where(row).scalar_subquery()
+                if kind == WAKE:
+                    mine = items.c.notification_id == key
+                    connection.execute(update(items).where(mine).values(snoozed_until=due_at))
+                else:
+                    connection.execute(update(notifications).where(row).values({column: due_at}))
                 work = (due_work.c.notification_id == key, due_work.c.kind == kind)
                 connection.execute(update(due_work).where(*work).values(due_at=due_at))
 
@@ -386,7 +404,34 @@ class LifeMachine(RuleBasedStateMachine):
         up_to = up_to % (self.model.seq + 2)
         self._command(type="read", up_to=up_to)
         those = [one.item for one in self.model.entered if one.item and one.item.created_seq <= up_to]
-        self.model.set(those, read=True)
+        self.model.set([item for item in those if not item.snoozed], read=True)
+
+    @precondition(lambda self: self.model.entered)
+    @rule(picks=some, begins=st.booleans())
+    def snooze(self, picks: list[int], begins: bool) -> None:
+        """Some are put off, later than all that sleep, or brought back as they were."""
+        chosen = self.chosen(picks)
+        self._command(type="snooze", ids=[one.id for one in chosen], until=moment(FAR) if begins else None)
+        until = next(self._times) if begins else None
+        self.model.set([one.item for one in chosen if one.item], snoozed=until)
+
+    @precondition(lambda self: self.asleep())
+    @rule(picks=some)
+    def wake(self, picks: list[int]) -> None:
+        """It is time for some that sleep, in this order."""
+        those = self.asleep()
+        chosen = list({one.id: one for one in (those[pick % len(those)] for pick in picks)}.values())
+        self._move(chosen, WAKE)
+        for one in chosen:
+            self.run(until(partial(self._is_awake, one), f"{one} is awake"))
+            self.model.reenter(one)
+
+    def asleep(self) -> list[Sent]:
+        """Return those that are snoozed."""
+        return [one for one in self.model.entered if one.there is not None and one.there.snoozed]
+
+    async def _is_awake(self, one: Sent) -> bool:
+        return (await self.user.get(f"/v1/inbox/{one.id}")).json()["snoozed_until"] is None
 
     @rule(muted=st.sets(st.sampled_from(["news", "offers"])))
     def mute(self, muted: set[str]) -> None:
@@ -496,7 +541,8 @@ def _at_rest(history: DeviceHistory) -> DeviceHistory:
 
 def _states(item: Json) -> tuple[Any, ...]:
     read, archived = item["read_at"] is not None, item["archived_at"] is not None
-    return (item["id"], item["title"], item["created_seq"], item["seq"], read, archived)
+    snoozed = item["snoozed_until"] is not None
+    return (item["id"], item["title"], item["created_seq"], item["seq"], read, archived, snoozed)
 
 
 def moment(seconds: float) -> str:
