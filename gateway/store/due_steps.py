@@ -180,7 +180,7 @@ def _change_some(
     positions: Positions,
     now: int,
 ) -> tuple[list[Due], list[Entry]]:
-    """Change the items of the next users, in the order of the notifications' keys."""
+    """Change the items of the next users. Those of one user change in the order in which they are due."""
     # A second piece of a notification changes the same items, and one that is further reads others: they wait
     # for the next step.
     first = {one.key: one for one in reversed(_furthest_behind(due))}
@@ -197,8 +197,10 @@ def _change_some(
             break
         keys.append(key)
         found.append((positions.by_id[user_id], Item(locked[key].content, *states)))
-    entries = _CHANGES[kind](connection, found, now)
-    for entry, key in zip(entries, keys, strict=True):
+    place = {one.key: number for number, one in enumerate(due)}
+    in_order = sorted(zip(keys, found, strict=True), key=lambda pair: place[pair[0]])
+    entries = _CHANGES[kind](connection, [item for _, item in in_order], now)
+    for entry, (key, _) in zip(entries, in_order, strict=True):
         entry.service_id = locked[key].service_id
     done = list(first.values())
     if unfinished is not None:

@@ -271,3 +271,22 @@ async def test_two_edits_of_a_notification_take_two_numbers_though_they_share_a_
     await finish(engine, tuple(due))
     assert await database.read(heads) == [(3, 1, 1)] * 2
     assert await database.read(left) == []
+
+
+async def test_the_items_of_a_user_expire_in_the_order_of_their_times(
+    engine: Engine, database: Database
+) -> None:
+    posts = [
+        post._replace(content=post.content._replace(expires_at=LATER - number), options=Options())
+        for number, post in enumerate([engine.post("ada") for _ in range(3)])
+    ]
+    await engine.store(*posts)
+    found = await database.read(find_due, LATER, 100)
+    await database.write(
+        lambda connection: commit(connection, [Advance(tuple(found))], LATER, True, ()) and None
+    )
+
+    def order(connection: Connection) -> list[int]:
+        return list(connection.scalars(select(items.c.created_seq).order_by(items.c.seq)))
+
+    assert await database.read(order) == [3, 2, 1]
