@@ -885,6 +885,16 @@ async def test_items_that_arrive_while_the_list_is_hidden_are_not_announced_but_
     await expect(page.locator("notification-inbox .newer")).to_be_hidden()
 
 
+async def test_items_that_arrive_while_the_list_is_hidden_for_an_instant_are_seen(stage: Stage) -> None:
+    page = await stage(inbox("many(3)"))
+    await until(lambda: calls(page, "seen"), "what is in view is seen")
+    await page.evaluate(
+        "const main = document.querySelector('main');"
+        "main.hidden = true; client.arrive(item(4)); client.arrive(item(5)); main.hidden = false"
+    )
+    await until(lambda: page.evaluate("client.seenUpTo === 5"), "they are seen now")
+
+
 async def test_items_that_arrive_while_the_bell_is_closed_are_not_announced_in_its_list(stage: Stage) -> None:
     page = await stage(BELL)
     await page.evaluate("element.style.setProperty('--notification-scroll-inset', '60px')")

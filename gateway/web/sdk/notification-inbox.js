@@ -48,6 +48,7 @@ export class NotificationInbox extends NotificationElement {
   #failed = false;
   #parts = {};
   #nearEnd;
+  #watching;
 
   handlers = {
     state: () => this.#onState(),
@@ -71,13 +72,13 @@ export class NotificationInbox extends NotificationElement {
     this.#categories.clear();
     this.#nearEnd = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.#readMore(),
       { rootMargin: '600px', scrollMargin: '600px' });
-    const watching = new IntersectionObserver((entries) => {
+    this.#watching = new IntersectionObserver((entries) => {
       if (entries.at(-1).isIntersecting) inView.set(this, (sub, item) => this.#shows(sub, item));
       else inView.delete(this);
       views.dispatchEvent(new Event('change'));
       this.#markSeen();
     });
-    watching.observe(this);
+    this.#watching.observe(this);
     lists.set(this, () => {
       this.scrollIntoView({ block: 'nearest' });
       this.focus();
@@ -91,7 +92,7 @@ export class NotificationInbox extends NotificationElement {
       clearInterval(counting);
       this.#unsteady?.abort();
       this.#nearEnd.disconnect();
-      watching.disconnect();
+      this.#watching.disconnect();
       inView.delete(this);
       lists.delete(this);
     });
@@ -248,8 +249,14 @@ export class NotificationInbox extends NotificationElement {
   /** What stands in view has been seen, where somebody looks. */
   #markSeen() {
     const { client } = this;
-    if (client?.unseen && client.state === 'live' && inView.has(this) && this.#isDrawn()
-      && !this.#steady?.holds && document.visibilityState === 'visible') client.seen().catch(() => {});
+    if (!client?.unseen || client.state !== 'live' || !inView.has(this) || this.#steady?.holds
+      || document.visibilityState !== 'visible') return;
+    if (this.#isDrawn()) client.seen().catch(() => {});
+    else {
+      // An observer hears nothing of what is hidden and back within a frame, unless it begins anew.
+      this.#watching.unobserve(this);
+      this.#watching.observe(this);
+    }
   }
 
   /** Whether what comes for a user is shown here, in the list that is chosen. */
