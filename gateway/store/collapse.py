@@ -65,4 +65,6 @@ class Replacements:
         """Store the replaced items, and what has taken their place. Call it once the new items are stored."""
         if self._changed:
             store(self._connection, self._changed)
-        collapse_keys.replace(self._connection, self._earlier, self._taken)
+        # Whoever has muted the new items keeps the earlier ones.
+        replaced = [keyed for keyed in self._earlier if keyed in self._taken]
+        collapse_keys.replace(self._connection, replaced, self._taken)

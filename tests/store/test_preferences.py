@@ -18,7 +18,7 @@ from gateway.errors import NotFound, PreconditionFailed
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Counts
 from gateway.store import preferences, users_behind
-from gateway.store.arrivals import Post
+from gateway.store.arrivals import Options, Post
 from gateway.store.changes import ItemUpdate
 from gateway.store.inbox import Query, list_items
 from gateway.store.log import head, read_after
@@ -350,6 +350,21 @@ async def test_a_muted_notification_never_enters_the_log(engine: Engine) -> None
     assert [json.loads(text)["id"] for text in page.encoded] == [other.content.id]
     assert await counts_of_sent(engine, muted) == (2, 1, 1)
     assert await counts_of_sent(engine, other) == (2, 2, 0)
+
+
+async def test_a_muted_notification_replaces_nothing_and_leaves_its_key_to_the_next(engine: Engine) -> None:
+    ada = await engine.user()
+    await prefers(engine, ada, document("promo"))
+    first, muted, last = (
+        post_of(engine, category, "ada")._replace(options=Options(collapse_key="k"))
+        for category in ("orders", "promo", "orders")
+    )
+    for post in (first, muted, last):
+        await engine.store(post)
+    assert (await counts_of(engine, ada))[:3] == (3, 1, 1)
+    page = await engine.database.read(list_items, ada.id, Query())
+    assert page is not None
+    assert [json.loads(text)["id"] for text in page.encoded] == [last.content.id]
 
 
 async def counts_of_sent(engine: Engine, post: Post) -> tuple[int, int, int]:
