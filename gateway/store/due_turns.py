@@ -6,6 +6,7 @@ inboxes. So a service with thousands of notifications that expire at once delays
 Functions take a connection and never commit.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -23,6 +24,7 @@ from sqlalchemy import (
 
 from gateway.database.models import DELIVER, FORGET, WAKE, due_work, notifications, scheduled_recipients
 from gateway.store.due_work import Due
+from gateway.store.schedule import recipients_of
 
 WINDOW = 20_000
 """Maximum number of deliveries, of wakes and of other work that take turns: the oldest. A look reads all."""
@@ -93,14 +95,26 @@ def _oldest(these: ColumnElement[bool]) -> Select[Any]:
 _SELECT_TURNS = _select_turns()
 
 
-def _without_overtaking(connection: Connection, found: list[Due]) -> list[Due]:
-    """Leave out deliveries that a recipient would get before an earlier one that was not found."""
-    while True:
-        keys = [one.key for one in found if one.kind == DELIVER]
-        overtaking = set(connection.scalars(_SELECT_OVERTAKING, {"keys": keys}))
-        if not overtaking:
-            return found
-        found = [one for one in found if one.kind != DELIVER or one.key not in overtaking]
+def _without_overtaking(connection: Connection, found: Sequence[Due]) -> list[Due]:
+    """Leave out deliveries that would overtake an earlier one of a recipient, not found or left out itself.
+
+    Those of `found` are in the order in which they became due.
+    """
+    keys = [one.key for one in found if one.kind == DELIVER]
+    overtaking = set(connection.scalars(_SELECT_OVERTAKING, {"keys": keys}))
+    if not overtaking:
+        return list(found)
+    recipients = recipients_of(connection, keys)
+    waiting: set[int] = set()
+    left = []
+    for one in found:
+        if one.kind == DELIVER:
+            its = recipients.get(one.key, ())
+            if one.key in overtaking or not waiting.isdisjoint(its):
+                waiting.update(its)
+                continue
+        left.append(one)
+    return left
 
 
 def _select_overtaking() -> Select[Any]:

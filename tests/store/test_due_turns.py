@@ -1,7 +1,7 @@
 """The order of due work: whoever has much of it delays nobody else, and each inbox is filled in order."""
 
 import pytest
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, event, insert, select, update
 
 from gateway.database.database import Database
 from gateway.database.models import (
@@ -146,3 +146,26 @@ def ids_of(connection: Connection, user_id: int) -> list[str]:
     """Return the ids of a user's notifications, in the order of arrival."""
     arrived = select(notifications.c.uuid).join_from(items, notifications)
     return list(connection.scalars(arrived.where(items.c.user_id == user_id).order_by(items.c.created_seq)))
+
+
+async def test_a_chain_of_deliveries_that_wait_for_each_other_takes_as_many_statements_as_one(
+    engine: Engine, database: Database
+) -> None:
+    many = [scheduled(engine.post("user 0"), NOON + number) for number in range(40)]
+    chain = [
+        scheduled(engine.post(f"user {number}", f"user {number + 1}"), NOON + 50 + number, service_id=2)
+        for number in range(10)
+    ]
+    await engine.store(*many, *chain[:1])
+    short = await database.read(statements_of_look, 30)
+    await engine.store(*chain[1:])
+    assert await database.read(statements_of_look, 30) == short
+    assert not {post.content.id for post in chain} & set(await look(engine, 30))
+
+
+def statements_of_look(connection: Connection, limit: int) -> int:
+    """Return how many statements a look takes."""
+    executed: list[str] = []
+    event.listen(connection, "before_cursor_execute", lambda *given: executed.append(given[2]))
+    find_due(connection, NOON + 1000, limit)
+    return len(executed)
