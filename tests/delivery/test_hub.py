@@ -237,6 +237,7 @@ async def test_a_turn_of_a_sender_ends_after_its_share_of_connections() -> None:
 async def test_a_subscriber_whose_wake_fails_is_closed_and_others_are_woken(
     turns: Turns, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "TURN_SECONDS", 60)
     fakes = [Fake(str(number), turns) for number in range(3)]
     closed = list[tuple[Close, str]]()
 
