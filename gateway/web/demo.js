@@ -4,10 +4,15 @@ import { HOME, call } from './session.js';
 
 const $ = (id) => document.getElementById(id);
 
+const BUTTONS = {
+  choice: [{ id: 'approve', label: 'Approve', style: 'primary' }, { id: 'decline', label: 'Decline', style: 'danger' }],
+  reply: [{ id: 'reply', label: 'Reply', reply: true }],
+};
+
 const SAMPLES = [
   {
     title: 'Ada Lovelace mentioned you in “Q4 planning”', category: 'mentions', url: 'https://example.com/docs/q4',
-    body: 'Could you look at the numbers in section 3 before the meeting tomorrow?',
+    body: 'Could you look at the numbers in section 3 before the meeting tomorrow?', buttons: 'reply',
   },
   {
     title: 'Your parcel is on its way', body: 'It arrives on Monday between 9 and 12.', category: 'orders',
@@ -17,7 +22,10 @@ const SAMPLES = [
     title: 'Deploy to production failed', category: 'ci', priority: 'urgent', url: 'https://example.com/runs/4211',
     body: 'Step 4 of 7: the health check of web-3 did not answer within 30 s.',
   },
-  { title: 'Invoice 2026-1107 is due in three days', category: 'billing', priority: 'high' },
+  {
+    title: 'Invoice 2026-1107 waits for your approval', body: 'It is due in three days.', category: 'billing', priority: 'high',
+    buttons: 'choice',
+  },
   {
     title: 'New sign-in from Chromium on Linux', category: 'security',
     body: 'Vienna, Austria. If this was not you, change your password.',
@@ -28,7 +36,11 @@ let next = 0;
 
 const sample = () => SAMPLES[next++ % SAMPLES.length];
 
-const post = (fields) => call('POST', '/demo/notifications', { to: 'demo', ...fields });
+/** Post what a form or a sample has. `delay` is in seconds, `buttons` a name of `BUTTONS`. */
+function post({ delay, buttons, ...fields }) {
+  const scheduled = delay && { deliver_at: new Date(Date.now() + delay * 1_000).toISOString() };
+  return call('POST', '/demo/notifications', { to: 'demo', ...fields, ...scheduled, ...(buttons && { actions: BUTTONS[buttons] }) });
+}
 
 function fill(form, fields) {
   clearAll(form);
@@ -74,7 +86,8 @@ async function onSend(event) {
   clearAll(form);
   try {
     await post(Object.fromEntries(given));
-    say('Sent.');
+    const { delay } = form.elements;
+    say(delay.value ? `Scheduled: it comes ${delay.selectedOptions[0].text.toLowerCase()}.` : 'Sent.');
     // Above the toasts that come.
     $('fill').parentElement.scrollIntoView({ block: 'nearest' });
   } catch (error) {

@@ -834,6 +834,36 @@ async def test_the_demo_form_posts_to_the_signed_in_user(sqlite_url: str, tabs: 
         await server.sockets(0)
 
 
+async def test_the_demo_form_schedules_and_offers_buttons(sqlite_url: str, tabs: OpenTab) -> None:
+    settings = settings_for(sqlite_url)
+    [code] = re.findall(r"#code=(\S+)", await prepare(settings, 8000, demo=True))
+    async with serving(settings, demo=True) as server:
+        tab = await tabs(server)
+        await tab.page.goto(f"{server.base}/?#code={code}")
+        await tab.is_live()
+        await tab.page.get_by_role("link", name="Send", exact=True).click()
+        await tab.page.get_by_label("Title").fill("Lunch?")
+        await tab.page.get_by_label("Buttons").select_option("A reply")
+        await tab.button("Send").click()
+        toast = tab.page.locator("notification-toasts .toast")
+        await toast.get_by_role("button", name="Reply").click()
+        await toast.get_by_role("textbox", name="Reply").fill("At noon")
+        await toast.get_by_role("button", name="Send").click()
+        await expect(toast).to_have_count(0)
+        await tab.page.get_by_label("Buttons").select_option("Approve or decline")
+        await tab.page.get_by_label("Deliver").select_option("In ten seconds")
+        # So that the test waits for one of them.
+        await tab.page.evaluate("document.querySelector('#delay').selectedOptions[0].value = 1")
+        await tab.button("Send").click()
+        await expect(tab.page.locator("#sent")).to_have_text("Scheduled: it comes in ten seconds.")
+        await tab.page.get_by_role("link", name="Inbox", exact=True).click()
+        await expect(tab.rows).to_have_count(2)
+        await expect(tab.rows.nth(0).get_by_role("button", name="Approve")).to_be_visible()
+        await expect(tab.rows.nth(1)).to_contain_text("You answered: Reply – At noon")  # noqa: RUF001 - typography
+        await tab.context.close()
+        await server.sockets(0)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_axe_finds_no_violation_on_the_page(server: LocalServer, tabs: OpenTab, scheme: str) -> None:
     await add_user(server)
