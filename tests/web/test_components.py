@@ -136,6 +136,20 @@ async def test_each_state_of_the_inbox_has_a_text(stage: Stage, state: str) -> N
     await expect(page.locator("notification-inbox")).to_contain_text(words)
 
 
+@pytest.mark.parametrize("width", [318, 200])
+async def test_all_tabs_can_be_reached_in_a_narrow_list(stage: Stage, width: int) -> None:
+    page = await stage(inbox("many(500)"))
+    await page.evaluate("(width) => { element.style.width = `${width}px`; }", width)
+    await expect(page.get_by_role("tab", name="Unread")).to_have_text("Unread500")
+    tabs = page.get_by_role("tablist")
+    overflow = await tabs.evaluate(
+        "(one) => [one.scrollWidth - one.clientWidth, one.scrollHeight - one.clientHeight]"
+    )
+    assert overflow == [0, 0] if width > 300 else overflow[0] > 0 and overflow[1] == 0
+    await page.get_by_role("tab", name="Archived").click()
+    await expect(page.get_by_role("tab", name="Archived")).to_be_in_viewport(ratio=0.98)
+
+
 async def test_a_client_stopped_before_its_first_read_shows_no_placeholder_rows(stage: Stage) -> None:
     page = await stage(inbox("[]", "{ epoch: null, state: 'connecting' }"))
     bones = page.locator("notification-inbox .bone")

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, Route, expect
+from playwright.async_api import Browser, FloatRect, Locator, Page, Route, expect
 
 from tests.support.browsers import ORIGIN, serve_stage, violations
 from tests.support.waiting import until
@@ -392,6 +392,23 @@ async def test_a_reply_in_a_toast_is_kept_by_an_edit_and_by_a_refusal(stage: Sta
     assert await page.evaluate("window.opened") is None
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("withdraw('id-1', 'unsent')", "the sender has withdrawn this"),
+        ("act('id-1', 'yes')", "this is answered already"),
+    ],
+)
+async def test_a_reply_in_a_toast_that_goes_is_told(stage: Stage, change: str, why: str) -> None:
+    page = await toast_with_actions(stage)
+    await button(page, "Reply").click()
+    await page.keyboard.type("see you ")
+    await page.evaluate(f"void client.{change}")
+    await expect(page.locator(".toast.sum")).to_contain_text(
+        f"Your reply was not sent: {why}. You wrote: see you"
+    )
+
+
 async def test_a_link_action_of_a_toast_answers_and_opens_its_own_address(stage: Stage) -> None:
     page = await toast_with_actions(stage)
     await page.context.route("**/seen", lambda route: route.fulfill(body="Seen"))
@@ -527,6 +544,28 @@ async def test_an_item_is_snoozed_by_the_keyboard_until_a_chosen_moment(stage: S
     await expect(page.get_by_role("dialog")).to_contain_text("Snooze, or wake now")
 
 
+async def test_a_dialog_stands_over_its_own_list(stage: Stage) -> None:
+    page = await stage(inbox("many(3)"))
+    # Of the width of a phone, at the side of the window.
+    await page.evaluate("Object.assign(element.style, { width: '300px', marginInlineStart: 'auto' })")
+    await rows(page).nth(0).focus()
+    for key in ("s", "?"):
+        await page.keyboard.press(key)
+        dialog, own = (
+            await box_of(page.get_by_role("dialog")),
+            await box_of(page.locator("notification-inbox")),
+        )
+        assert own["x"] < dialog["x"]
+        assert dialog["x"] + dialog["width"] < own["x"] + own["width"]
+        await page.keyboard.press("Escape")
+
+
+async def box_of(found: Locator) -> FloatRect:
+    box = await found.bounding_box()
+    assert box is not None
+    return box
+
+
 async def test_an_item_is_snoozed_and_answered_on_a_phone(stage: Stage) -> None:
     page = await stage(ONE, **FINGER)
     await button(page, "Decline").tap()
@@ -652,6 +691,7 @@ async def test_quiet_hours_are_added_changed_checked_and_removed(stage: Stage) -
     assert len(await calls(page, "setPreferences")) == before
     await button(page, "Delete: 06:30 – 06:30").click()  # noqa: RUF001 - typography
     await until(lambda: page.evaluate("!client.kept.quiet_hours.length"), "they are removed")
+    await expect(button(page, "Add quiet hours")).to_be_focused()
     await page.get_by_label("Quiet until").fill("2090-03-01T09:30")
     await until(
         lambda: page.evaluate("client.kept.quiet_until === '2090-03-01T14:30:00.000Z'"), "quiet until"

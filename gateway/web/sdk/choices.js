@@ -22,6 +22,15 @@ export function askNoMore(asker) {
   }, QUESTION_TIME);
 }
 
+/**
+ * Say why a reply cannot be sent any more, and what was written: what the event `lapse` has.
+ * @param {import('./texts.js').Words} words
+ */
+export function lapsed(words, { item, text }) {
+  const why = Date.parse(item.expires_at) <= Date.now() ? 'expired' : item.answer ? 'answered' : item.deleted_reason;
+  return words.say('replyLost', { why }) + (text && ` ${words.say('youWrote', { text })}`);
+}
+
 export class Choices {
   #words;
   #buttons = [];

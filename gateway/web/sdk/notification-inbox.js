@@ -1,6 +1,6 @@
 // <notification-inbox>: a user's notifications, and what can be done with them.
 
-import { askNoMore } from './choices.js';
+import { askNoMore, lapsed } from './choices.js';
 import { icon, iconButton, make, write } from './dom.js';
 import { FIELDS, NotificationElement, holdKeys, inView, lists, views } from './element.js';
 import { Feed } from './feed.js';
@@ -119,7 +119,7 @@ export class NotificationInbox extends NotificationElement {
       click: (event) => this.#onClick(event),
       keydown: (event) => this.#onRowKey(event),
       submit: (event) => this.#onReply(event),
-      lapse: (event) => this.#onLapse(event),
+      lapse: (event) => this.#own.has(event.item.id) || this.#snack.say(lapsed(this.words, event)),
     });
     parts.state = make('div', { className: 'rest' });
     parts.tail = make('div', { className: 'tail' });
@@ -447,6 +447,9 @@ export class NotificationInbox extends NotificationElement {
       make('h3', { textContent: label }), ...fill(close),
       iconButton('close', this.words.say('close'), { click: close }));
     this.shadowRoot.append(dialog);
+    // It stands over its own list: there may be others.
+    const { left, right, width } = this.getBoundingClientRect();
+    Object.assign(dialog.style, { insetInline: 'auto', left: `${left}px`, right: `${innerWidth - right}px`, maxWidth: `${width - 16}px` });
     dialog.showPopover();
     dialog.focus();
   }
@@ -520,14 +523,6 @@ export class NotificationInbox extends NotificationElement {
       row.element.focus();
       this.#answer(row, id, text);
     });
-  }
-
-  /** Say why a reply cannot be sent any more, and what was written. */
-  #onLapse({ item, text }) {
-    const { words } = this;
-    if (this.#own.has(item.id)) return;
-    const why = Date.parse(item.expires_at) <= Date.now() ? 'expired' : item.answer ? 'answered' : item.deleted_reason;
-    this.#snack.say(words.say('replyLost', { why }) + (text && ` ${words.say('youWrote', { text })}`));
   }
 
   #answer({ item }, id, text) {

@@ -233,7 +233,10 @@ export class NotificationPreferences extends NotificationElement {
     const node = make('div', { className: 'window', role: 'group' },
       ...boxes.map((box, day) => make('label', {}, box, words.weekday(day))),
       ...times,
-      iconButton('trash', words.say('delete'), { click: () => this.#change(({ quiet_hours: hours }) => { delete hours[name]; }) }));
+      iconButton('trash', words.say('delete'), { click: () => {
+        this.#change(({ quiet_hours: hours }) => { delete hours[name]; });
+        this.#parts.add.focus();
+      } }));
     return node;
   }
 

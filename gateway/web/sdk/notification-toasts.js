@@ -1,6 +1,6 @@
 // <notification-toasts>: what has just come, shown for a moment in the corner of the one tab that is looked at.
 
-import { Choices } from './choices.js';
+import { Choices, lapsed } from './choices.js';
 import { iconButton, make, write } from './dom.js';
 import { NotificationElement, inView, lists, views } from './element.js';
 import { glyph, priorityChip, quote, title } from './row.js';
@@ -144,7 +144,8 @@ export class NotificationToasts extends NotificationElement {
   #add(item, urgent) {
     const toast = { item, left: urgent ? Infinity : TOAST_TIME * (item.priority === 'high' ? 2 : 1) };
     toast.element = make('div', { part: 'toast', role: 'group', 'data-id': item.id, click: (event) => this.#onClick(event, toast),
-      submit: (event) => toast.choices.submit(event, (id, text) => this.#answer(toast, id, text)) },
+      submit: (event) => toast.choices.submit(event, (id, text) => this.#answer(toast, id, text)),
+      lapse: (event) => this.#summarise(lapsed(this.words, event), true) },
       make('i'), make('i'),
       iconButton('close', this.words.say('dismiss'), { part: 'dismiss', click: () => this.#remove(toast) }),
       !urgent && make('span', { className: 'timer', part: 'timer', 'aria-hidden': 'true' }));
@@ -272,8 +273,10 @@ export class NotificationToasts extends NotificationElement {
     this.#waiting = this.#waiting.map((item) => latest.get(item.id) ?? item).filter((item) => !isDone(item));
     for (const toast of [...this.#toasts]) {
       const item = latest.get(toast.item.id) ?? toast.item;
-      if (isDone(item)) this.#remove(toast);
-      else if (item.edited_at !== toast.item.edited_at) this.#fill(toast, item);
+      if (isDone(item)) {
+        this.#remove(toast);
+        toast.choices?.leave(item);
+      } else if (item.edited_at !== toast.item.edited_at) this.#fill(toast, item);
     }
   }
 

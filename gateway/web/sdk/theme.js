@@ -92,13 +92,13 @@ export const INBOX = sheet(`
 .head { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 8px; padding-block: 14px 4px; padding-inline: 20px 12px; }
 .heading:focus-visible, .help:focus-visible { outline: none; }
 .heading { flex: 1; font-size: 1.1333em; font-weight: 680; letter-spacing: -.012em; }
-.bar { display: flex; flex-wrap: wrap; align-items: center; gap: 4px; padding: 0 10px; border-block-end: 1px solid var(--_line); }
-[role="tablist"] { display: flex; flex: 1 0 auto; }
-[role="tab"] { position: relative; min-height: 42px; color: var(--_muted); }
+.bar { display: flex; flex-wrap: wrap; align-items: center; gap: 4px; padding: 0 12px; border-block-end: 1px solid var(--_line); }
+[role="tablist"] { display: flex; flex: 1 0 auto; max-width: calc(100% + 10px); margin-block-end: -1px; margin-inline-end: -10px; padding-block-end: 1px; overflow-x: auto; scrollbar-width: none; }
+[role="tab"] { position: relative; flex: none; min-height: 42px; padding-inline: 8px; color: var(--_muted); }
 [role="tab"]:is(:hover, [aria-selected="true"]) { background: none !important; color: var(--_text); }
-[role="tab"][aria-selected="true"]::after { position: absolute; inset: auto 10px -1px; height: 2px; border-radius: 2px; background: var(--_accent); content: ""; }
+[role="tab"][aria-selected="true"]::after { position: absolute; inset: auto 8px -1px; height: 2px; border-radius: 2px; background: var(--_accent); content: ""; }
 [role="tab"]:focus-visible { outline-offset: -4px; }
-.count { display: inline-block; margin-inline-start: 6px; padding: 1px 7px; border-radius: 9px; background: var(--_sunken); color: var(--_muted); font-size: .86em; font-variant-numeric: tabular-nums; }
+.count { display: inline-block; margin-inline-start: 4px; padding: 1px 6px; border-radius: 9px; background: var(--_sunken); color: var(--_muted); font-size: .86em; font-variant-numeric: tabular-nums; }
 [aria-selected="true"] .count { background: var(--_accent); color: var(--_on-accent); }
 select { field-sizing: content; max-width: 100%; margin-inline-start: auto; color: var(--_muted); background: var(--_surface); text-overflow: ellipsis; }
 .banner { display: flex; align-items: center; gap: 12px; padding-block: 10px; padding-inline: 20px 12px; border-block-end: 1px solid var(--_line); background: color-mix(in oklab, var(--_warning) 9%, var(--_surface)); font-size: .9em; }
