@@ -266,7 +266,10 @@ due_work = Table(
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
     # The id of the last user whose inbox is done.
     _number("after"),
+    # Whose turn it is done in (`store/lanes`).
+    _number("lane"),
     Index(None, "due_at", "id"),
+    Index(None, "lane", "due_at", "id"),
     Index(None, "notification_id", "user_id"),
     sqlite_autoincrement=True,
 )

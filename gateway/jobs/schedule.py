@@ -15,7 +15,7 @@ from gateway.errors import GatewayError, Unavailable
 from gateway.jobs.background import finished
 from gateway.store import due_work
 from gateway.store.due_steps import STEP, Advance
-from gateway.store.due_turns import find_due
+from gateway.store.due_turns import Turns, find_due
 from gateway.store.due_work import Due
 from gateway.store.writer import Writer
 
@@ -43,6 +43,11 @@ class Schedule:
         self._database = database
         self._writer = writer
         self._clock = clock
+        self._began = self._now()
+        self._turns = Turns()
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
 
     async def run(self) -> None:
         """Do due work as it becomes due, until cancelled. Work that fails is logged and tried again later."""
@@ -79,7 +84,8 @@ class Schedule:
         return alone
 
     async def _find(self) -> list[Due]:
-        return await self._database.read(find_due, int(self._clock() * 1000), FOUND)
+        waiting = await self._database.read(find_due, self._now(), self._began, FOUND)
+        return self._turns.take(waiting, FOUND)
 
     async def _finish(self, group: tuple[Due, ...]) -> None:
         """Do a group of due work, with all its steps. One piece that fails must not hold up the others."""
@@ -95,7 +101,7 @@ class Schedule:
                     await self._finish((one,))
                 return
             logger.exception("due work failed, and is tried again later", kind=group[0].kind)
-            later = int((self._clock() + RETRY_SECONDS) * 1000)
+            later = self._now() + RETRY_SECONDS * 1000
             await self._database.write(due_work.put_off, group[0].id, later)
 
 

@@ -1,144 +1,137 @@
-"""The order of due work: its callers take turns, and each recipient gets deliveries in the order of time.
+"""The order of due work: lanes take turns, and the work of each lane is done in the order of its time.
 
-The caller of work is the service of the notification, or the user whose snoozed item wakes. Turns count
-inboxes. So a service with thousands of notifications that expire at once delays the work of others little.
+A service has a lane for each kind of its work, and all users share some for the items that wake (`due_work`).
+So whoever has much due work delays nobody else's. What became due during a downtime is one lane: all of it is
+done in the order of its time.
 
 Functions take a connection and never commit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from heapq import heapify, heappop, heapreplace
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import (
-    BindParameter,
-    ColumnElement,
-    Connection,
-    Select,
-    bindparam,
-    case,
-    exists,
-    func,
-    select,
-    union_all,
+from sqlalchemy import BigInteger, Connection, Select, bindparam, exists, func, select, tuple_
+
+from gateway.database.models import due_work
+from gateway.database.rows import rows
+from gateway.protocol.encoding import dumps
+from gateway.store.due_work import SELECT, Due
+
+OVERDUE = 0
+"""The lane of what became due during a downtime, and of what needs no turn."""
+
+
+def find_due(connection: Connection, now: int, since: int, limit: int) -> dict[int, list[Due]]:
+    """Return work that is due, by lane, with more for each than it has a turn for: about `limit` pieces.
+
+    `since` is when the process began: what was due by then is overdue. Both times are in ms.
+    """
+    oldest = [Due(*row) for row in connection.execute(_SELECT_OLDEST, {"now": now, "limit": limit + 1})]
+    if len(oldest) <= limit and sum(one.inboxes for one in oldest) <= limit:
+        return {OVERDUE: oldest} if oldest else {}
+    waiting = {OVERDUE: [one for one in oldest if one.due_at <= since]}
+    lanes = connection.scalars(_SELECT_LANES, {"now": now, "since": since}).all()
+    if lanes:
+        share = max(limit // len(lanes), 1)
+        wanted = {"now": now, "since": since, "rows": dumps([[lane] for lane in lanes]), "share": share}
+        for lane, *columns in connection.execute(_select_heads(connection.dialect.name), wanted):
+            waiting.setdefault(lane, []).append(Due(*columns))
+    return {lane: found for lane, found in waiting.items() if found}
+
+
+_SELECT_OLDEST = (
+    SELECT.where(due_work.c.due_at <= bindparam("now"))
+    .order_by(due_work.c.due_at, due_work.c.id)
+    .limit(bindparam("limit"))
 )
 
-from gateway.database.models import DELIVER, FORGET, WAKE, due_work, notifications, scheduled_recipients
-from gateway.store.due_work import Due
-from gateway.store.schedule import recipients_of
 
-WINDOW = 20_000
-"""Maximum number of deliveries, of wakes and of other work that take turns: the oldest. A look reads all."""
-
-
-def find_due(connection: Connection, now: int, limit: int) -> list[Due]:
-    """Return work that is due, for about `limit` inboxes: first deliveries, then expiries, then the rest.
-
-    Work of one kind comes in the order in which it became due. `now` is in ms.
-    """
-    turns = connection.execute(_SELECT_TURNS, {"now": now, "limit": limit, "window": WINDOW}).all()
-    found: list[tuple[int, Due]] = []
-    room = limit
-    for due_at, *columns in turns:
-        one = Due(*columns)
-        if found and room < one.inboxes:
-            break
-        room -= one.inboxes
-        found.append((due_at, one))
-    in_order = [one for _, one in sorted(found, key=lambda pair: (pair[1].kind, pair[0], pair[1].id))]
-    found_all = len(found) == len(turns) < limit
-    return in_order if found_all else _without_overtaking(connection, in_order)
-
-
-def _select_turns() -> Select[Any]:
-    """Return the query for due work in the order of turns: by how many inboxes its caller has before it."""
-    kind = due_work.c.kind
-    oldest = union_all(
-        *(select(_oldest(these).subquery()) for these in (kind == DELIVER, kind == WAKE, kind.not_in(_APART)))
-    ).subquery()
-    order = (oldest.c.kind, oldest.c.due_at, oldest.c.id)
-    before = func.sum(oldest.c.inboxes).over(partition_by=oldest.c.caller, order_by=order) - oldest.c.inboxes
-    return (
-        select(
-            oldest.c.due_at,
-            oldest.c.id,
-            oldest.c.kind,
-            oldest.c.notification_id,
-            oldest.c.user_id,
-            oldest.c.after,
-            oldest.c.recipients,
-        )
-        .order_by(before, *order)
-        .limit(bindparam("limit"))
+def _select_lanes() -> Select[Any]:
+    """Return the query for the lanes with due work. It takes a step for each lane, not for each row."""
+    first = select(func.min(due_work.c.lane).label("lane")).cte("lanes", recursive=True)
+    following = select(func.min(due_work.c.lane)).where(due_work.c.lane > first.c.lane).scalar_subquery()
+    lanes = first.union_all(select(following).where(first.c.lane.is_not(None)))
+    is_due = exists().where(
+        due_work.c.lane == lanes.c.lane,
+        due_work.c.due_at > bindparam("since"),
+        due_work.c.due_at <= bindparam("now"),
     )
+    return select(lanes.c.lane).where(is_due)
 
 
-_APART = (DELIVER, WAKE)
-"""The kinds that have a window of their own."""
+_SELECT_LANES = _select_lanes()
 
 
-def _oldest(these: ColumnElement[bool]) -> Select[Any]:
-    alone = due_work.c.user_id.is_not(None)
-    return (
-        select(
-            due_work,
-            notifications.c.recipients,
-            case((alone, -due_work.c.user_id), else_=notifications.c.service_id).label("caller"),
-            case((alone | (due_work.c.kind == FORGET), 1), else_=notifications.c.recipients).label("inboxes"),
-        )
-        .join_from(due_work, notifications, due_work.c.notification_id == notifications.c.id)
-        .where(due_work.c.due_at <= bindparam("now"), these)
-        .order_by(due_work.c.due_at, due_work.c.id)
-        .limit(bindparam("window"))
+@cache
+def _select_heads(dialect: str) -> Select[Any]:
+    """Return the query for the first `share` pieces of due work in each of these lanes."""
+    wanted = rows(dialect, lane=BigInteger())
+    other = due_work.alias("other")
+    in_lane = (
+        other.c.lane == wanted.c.lane,
+        other.c.due_at > bindparam("since"),
+        other.c.due_at <= bindparam("now"),
     )
-
-
-_SELECT_TURNS = _select_turns()
-
-
-def _without_overtaking(connection: Connection, found: Sequence[Due]) -> list[Due]:
-    """Leave out deliveries that would overtake an earlier one of a recipient, not found or left out itself.
-
-    Those of `found` are in the order in which they became due.
-    """
-    keys = [one.key for one in found if one.kind == DELIVER]
-    overtaking = set(connection.scalars(_SELECT_OVERTAKING, {"keys": keys}))
-    if not overtaking:
-        return list(found)
-    recipients = recipients_of(connection, keys)
-    waiting: set[int] = set()
-    left = []
-    for one in found:
-        if one.kind == DELIVER:
-            its = recipients.get(one.key, ())
-            if one.key in overtaking or not waiting.isdisjoint(its):
-                waiting.update(its)
-                continue
-        left.append(one)
-    return left
-
-
-def _select_overtaking() -> Select[Any]:
-    keys: BindParameter[Any] = bindparam("keys", expanding=True)
-    late, waiting, earlier = (due_work.alias(name) for name in ("late", "waiting", "earlier"))
-    mine, others = (scheduled_recipients.alias(name) for name in ("mine", "others"))
-    first_waiting = (
-        select(waiting.c.due_at)
-        .where(waiting.c.kind == DELIVER, waiting.c.notification_id.not_in(keys))
-        .order_by(waiting.c.due_at, waiting.c.id)
+    last = [
+        select(column)
+        .where(*in_lane)
+        # With the lane, so that Postgres takes the index of lanes.
+        .order_by(other.c.lane, other.c.due_at, other.c.id)
         .limit(1)
+        .offset(bindparam("share"))
         .scalar_subquery()
+        for column in (other.c.due_at, other.c.id)
+    ]
+    ends = (
+        select(
+            wanted.c.lane,
+            func.coalesce(last[0], bindparam("now", type_=BigInteger()) + 1).label("due_at"),
+            func.coalesce(last[1], 0).label("id"),
+        )
+        .cte("ends")
+        # Otherwise SQLite looks for the end once for each row.
+        .prefix_with("MATERIALIZED")
     )
-    shared = exists().where(
-        mine.c.notification_id == late.c.notification_id,
-        others.c.user_id == mine.c.user_id,
-        others.c.notification_id.not_in(keys),
-        earlier.c.notification_id == others.c.notification_id,
-        earlier.c.kind == DELIVER,
-        earlier.c.due_at < late.c.due_at,
-    )
-    return select(late.c.notification_id).where(
-        late.c.kind == DELIVER, late.c.notification_id.in_(keys), late.c.due_at > first_waiting, shared
+    return (
+        SELECT.with_only_columns(due_work.c.lane, *SELECT.selected_columns)
+        .join(ends, due_work.c.lane == ends.c.lane)
+        .where(
+            due_work.c.due_at > bindparam("since"),
+            tuple_(due_work.c.due_at, due_work.c.id) < tuple_(ends.c.due_at, ends.c.id),
+        )
+        .order_by(due_work.c.lane, due_work.c.due_at, due_work.c.id)
     )
 
 
-_SELECT_OVERTAKING = _select_overtaking()
+class Turns:
+    """How many inboxes the work of each lane has changed while work waits. Create one, and keep it."""
+
+    def __init__(self) -> None:
+        self._served: dict[int, int] = {}
+
+    def take(self, waiting: Mapping[int, Sequence[Due]], limit: int) -> list[Due]:
+        """Return the next work, for about `limit` inboxes: first deliveries, then expiries, then the rest.
+
+        Each piece is from the lane that has had least. A lane that had no work to wait begins like those that
+        have had least: what it has left unused counts for nothing.
+        """
+        least = min((self._served[lane] for lane in waiting if lane in self._served), default=0)
+        self._served = {lane: self._served.get(lane, least) for lane in waiting}
+        # The number of the next piece of each lane. Lanes that have had the same are in the order of time.
+        heads = [(served, waiting[lane][0].due_at, lane, 0) for lane, served in self._served.items()]
+        heapify(heads)
+        taken: list[Due] = []
+        while heads and limit > 0:
+            served, _, lane, index = heads[0]
+            one = waiting[lane][index]
+            taken.append(one)
+            limit -= one.inboxes
+            self._served[lane] = served + one.inboxes
+            if index + 1 < len(waiting[lane]):
+                heapreplace(heads, (self._served[lane], waiting[lane][index + 1].due_at, lane, index + 1))
+            else:
+                heappop(heads)
+        return sorted(taken, key=attrgetter("kind", "due_at", "id"))

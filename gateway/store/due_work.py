@@ -1,7 +1,7 @@
 """Due work: what happens by the clock, and the rest of a change to many inboxes.
 
 Each piece is a row, and is done in the transaction that deletes the row: exactly once, in whichever process.
-`jobs/schedule` looks for due rows. Functions take a connection and never commit.
+`jobs/schedule` looks for due rows (`due_turns`). Functions take a connection and never commit.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,13 +11,17 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     BigInteger,
     Connection,
+    FromClause,
+    Insert,
     Select,
     String,
     bindparam,
+    case,
     delete,
     func,
     insert,
     literal,
+    literal_column,
     select,
     tuple_,
     update,
@@ -32,10 +36,22 @@ PER_ROW = 5
 """How many inboxes more a post with options counts as: its own statements cost about as much."""
 
 
+_KINDS = 8
+"""Number of lanes of each service: one for each kind of its work, and none between services."""
+
+_WAKE_LANES = 256
+"""Number of lanes of all users, for the items that wake.
+
+With a lane for each user, those with due work could not be found quickly among the many with other snoozed
+items. A user with very many wakes delays those of one user in 256.
+"""
+
+
 class Due(NamedTuple):
     """A row of due work. `size` is the number of inboxes that it concerns, at most.
 
     `key` is the notification's, `user_id` the only user concerned or None, `after` the last user done.
+    `due_at` is in ms.
     """
 
     id: int
@@ -44,6 +60,7 @@ class Due(NamedTuple):
     user_id: int | None
     after: int
     size: int
+    due_at: int
 
     @property
     def inboxes(self) -> int:
@@ -55,11 +72,22 @@ class Due(NamedTuple):
         return PER_ROW + self.size if self.kind == DELIVER else 1 + min(self.inboxes, step)
 
 
-def add(connection: Connection, kind: int, due_at: int, key: int, user_id: int | None = None) -> int:
+SELECT = select(
+    due_work.c.id,
+    due_work.c.kind,
+    due_work.c.notification_id,
+    due_work.c.user_id,
+    due_work.c.after,
+    notifications.c.recipients,
+    due_work.c.due_at,
+).join_from(due_work, notifications, due_work.c.notification_id == notifications.c.id)
+"""Selects the columns of `Due`."""
+
+
+def add(connection: Connection, kind: int, due_at: int, key: int) -> int:
     """Store due work for a notification, and return its id. `due_at` is in ms."""
-    values = {"kind": kind, "due_at": due_at, "notification_id": key, "user_id": user_id}
-    number: int = connection.execute(insert(due_work).returning(due_work.c.id), values).scalar_one()
-    return number
+    [(number,)] = _INSERT.run(connection, [(key, kind, due_at)])
+    return int(number)
 
 
 def add_all(connection: Connection, work: Sequence[tuple[int, int, int]]) -> None:
@@ -68,12 +96,16 @@ def add_all(connection: Connection, work: Sequence[tuple[int, int, int]]) -> Non
         _INSERT.run(connection, work)
 
 
-_INSERT = PreparedRows(
-    lambda new: insert(due_work).from_select([column.name for column in new.c], select(new)),
-    notification_id=BigInteger(),
-    kind=BigInteger(),
-    due_at=BigInteger(),
-)
+def _insert(new: FromClause) -> Insert:
+    service_id, kind = notifications.c.service_id, new.c.kind
+    forgets = kind == literal_column(str(FORGET))
+    lane = case((forgets, literal_column("0")), else_=service_id * literal_column(str(_KINDS)) + kind)
+    columns = [column.name for column in new.c]
+    chosen = select(new, lane).join_from(new, notifications, notifications.c.id == new.c.notification_id)
+    return insert(due_work).from_select([*columns, "lane"], chosen).returning(due_work.c.id)
+
+
+_INSERT = PreparedRows(_insert, notification_id=BigInteger(), kind=BigInteger(), due_at=BigInteger())
 
 
 def cancel(connection: Connection, keys: Collection[int], kinds: Sequence[int]) -> None:
@@ -127,5 +159,7 @@ def _delete_wakes(dialect: str) -> Any:
 
 @cache
 def _insert_wakes(dialect: str) -> Any:
-    new = _snoozed(dialect).add_columns(literal(WAKE), bindparam("until", type_=BigInteger()))
-    return insert(due_work).from_select(["notification_id", "user_id", "kind", "due_at"], new)
+    snoozed = _snoozed(dialect)
+    lane = -1 - snoozed.selected_columns.user_id % _WAKE_LANES
+    new = snoozed.add_columns(literal(WAKE), bindparam("until", type_=BigInteger()), lane)
+    return insert(due_work).from_select(["notification_id", "user_id", "kind", "due_at", "lane"], new)

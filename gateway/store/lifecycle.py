@@ -154,18 +154,17 @@ def _own(connection: Connection, change: Edit | Withdrawal) -> Row | None:
 
 
 def _begin(connection: Connection, kind: int, row: Row, now: int) -> Due:
-    number = work.add(connection, kind, now + LEASE_MS, row.key)
-    return Due(number, kind, row.key, None, 0, row.recipients)
+    due_at = now + LEASE_MS
+    number = work.add(connection, kind, due_at, row.key)
+    return Due(number, kind, row.key, None, 0, row.recipients, due_at)
 
 
 def _unfinished(connection: Connection, row: Row) -> tuple[Due, ...]:
     """Return the steps that an earlier request has left, so that this one answers when all are done."""
     found = connection.execute(
-        select(
-            due_work.c.id, due_work.c.kind, due_work.c.notification_id, due_work.c.user_id, due_work.c.after
-        ).where(due_work.c.notification_id == row.key, due_work.c.kind.in_((WITHDRAW, EXPIRE)))
+        work.SELECT.where(due_work.c.notification_id == row.key, due_work.c.kind.in_((WITHDRAW, EXPIRE)))
     )
-    return tuple(Due(*one, row.recipients) for one in found)
+    return tuple(Due(*one) for one in found)
 
 
 STATES = ("scheduled", "delivered", "cancelled", "unsent", "expired")

@@ -1,4 +1,4 @@
-"""several items of a collapse key, and the last counts of notifications.
+"""several items of a collapse key, the last counts of notifications, and the lanes of due work.
 
 Revision: 0007.
 """
@@ -15,15 +15,28 @@ _KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _COUNTS = ("missed", "delivered", "seen", "read")
 _ONE = ("user_id", "service_id", "key")
 _SEVERAL = (*_ONE, "notification_id")
+# Those of `store/due_work`: wakes (5) by user, what is to be forgotten (6), and the rest by service and kind.
+_LANES = """
+UPDATE due_work SET lane = CASE kind
+  WHEN 5 THEN -1 - user_id % 256
+  WHEN 6 THEN 0
+  ELSE kind + 8 * (SELECT service_id FROM notifications WHERE notifications.id = due_work.notification_id)
+END
+"""
 
 
 def upgrade() -> None:
     _change_key(_SEVERAL, "SELECT user_id, service_id, key, notification_id FROM earlier_collapse_keys")
     for name in _COUNTS:
         op.add_column("notifications", sa.Column(name, sa.BigInteger(), nullable=True))
+    op.add_column("due_work", sa.Column("lane", sa.BigInteger(), server_default="0", nullable=False))
+    op.execute(_LANES)
+    op.create_index("ix_due_work_lane_due_at_id", "due_work", ["lane", "due_at", "id"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_due_work_lane_due_at_id", table_name="due_work")
+    op.drop_column("due_work", "lane")
     for name in _COUNTS:
         op.drop_column("notifications", name)
     newest = "SELECT user_id, service_id, key, max(notification_id) FROM {} GROUP BY user_id, service_id, key"

@@ -18,8 +18,8 @@ from gateway.errors import GatewayError
 from gateway.jobs import schedule
 from gateway.jobs.schedule import Schedule
 from gateway.store.arrivals import Options, Post
-from gateway.store.due_turns import find_due
 from gateway.store.lifecycle import Edit
+from tests.support.actions import overdue
 from tests.support.databases import settings_for
 from tests.support.engine import Engine
 from tests.support.waiting import until
@@ -182,7 +182,7 @@ async def test_two_schedules_deliver_each_one_once(
     other = home_on(locking, database_url)
     posts = [home.at(number, "ada", f"user {number}", title=str(number)) for number in range(30)]
     await home.engine.store(*posts)
-    due = await locking.read(find_due, ms(HOUR), 100)
+    due = await locking.read(overdue, ms(HOUR))
     home.clock.now = other.clock.now = NOON + HOUR
     async with other.engine.writer.running():
         for group in schedule._groups(due):
@@ -195,7 +195,7 @@ async def test_a_piece_of_work_that_fails_holds_up_no_other_and_is_tried_again(
     home: Home, locking: LockingDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await home.engine.store(*(home.at(number, title=str(number)) for number in range(5)))
-    (broken,) = await locking.read(find_due, ms(2), 1)
+    (broken,) = await locking.read(overdue, ms(2), 1)
     advance = home.engine.writer.advance
 
     async def fails(asked: Any) -> Any:

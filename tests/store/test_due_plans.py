@@ -51,7 +51,8 @@ def fill_part(connection: Connection, start: int, number: int) -> None:
     last = "(SELECT coalesce(max(notification_id), 0) FROM {})"
     connection.execute(
         text(
-            "INSERT INTO due_work (due_at, kind, notification_id) SELECT deliver_at, 0, id FROM notifications"
+            "INSERT INTO due_work (due_at, kind, notification_id, lane)"
+            " SELECT deliver_at, 0, id, 8 * (id % 9) FROM notifications"
             f" WHERE id > {last.format('due_work')}"
         )
     )
@@ -88,7 +89,7 @@ async def test_what_is_scheduled_for_later_is_not_read(database: Database, numbe
     def look(connection: Connection) -> list[str]:
         def sleep_and_find() -> None:
             assert next_due_at(connection) == FAR + 1
-            assert find_due(connection, FAR, FOUND) == []
+            assert find_due(connection, FAR, 0, FOUND) == {}
 
         return plans_of(connection, sleep_and_find)
 
@@ -101,15 +102,19 @@ async def test_what_is_scheduled_for_later_is_not_read(database: Database, numbe
         assert "SCAN notifications" not in plan, plan
 
 
-async def test_a_backlog_is_read_from_its_beginning(database: Database) -> None:
+async def test_a_backlog_is_read_from_the_beginning_of_its_lanes(database: Database) -> None:
     await fill(database, 5_000)
     plans = await database.read(
-        lambda connection: plans_of(connection, lambda: find_due(connection, FAR + 50, 10))
+        lambda connection: plans_of(connection, lambda: find_due(connection, FAR + 50, 0, 10))
     )
-    assert len(plans) == 2
+    assert len(plans) == 3
+    assert "ix_due_work_due_at_id" in plans[0], plans[0]
+    for plan in plans[1:]:
+        assert "ix_due_work_lane_due_at_id" in plan, plan
     for plan in plans:
-        assert "ix_due_work_due_at_id" in plan, plan
-        assert "Seq Scan" not in plan, plan
+        assert "Seq Scan on due_work" not in plan, plan
+        assert "Seq Scan on notifications" not in plan, plan
+        assert "SCAN due_work" not in plan, plan
         assert "SCAN notifications" not in plan, plan
 
 

@@ -21,11 +21,11 @@ from gateway.database.sqlite import driver_of
 from gateway.store import due_steps
 from gateway.store.arrivals import Options, Post
 from gateway.store.due_steps import STEP, Advance
-from gateway.store.due_turns import find_due
 from gateway.store.due_work import Due
 from gateway.store.lifecycle import Edit, Withdrawal
 from gateway.store.positions import lock
 from gateway.store.transaction import Submission, Work, commit
+from tests.support.actions import overdue
 from tests.support.engine import Engine
 
 LATER = 1_900_000_000_000
@@ -121,7 +121,7 @@ async def test_work_waits_if_the_clock_is_set_back_after_it_was_found(
 
     await database.write(snooze)
     before = sorted(await database.read(left))
-    found = await database.read(find_due, later, 10)
+    found = await database.read(overdue, later, 10)
     assert len(found) == 3
     await finish(engine, tuple(found))
     assert sorted(await database.read(left)) == before
@@ -194,12 +194,12 @@ async def test_many_small_pieces_take_as_many_statements_as_few(
         await engine.store(*posts)
         if kind == WAKE:
             await database.write(snooze_all)
-    found = await database.read(find_due, LATER, 100)
+    found = await database.read(overdue, LATER)
     assert len(found) == 18
     few = await database.write(statements_of, Advance(tuple(found[:2])))
     many = await database.write(statements_of, Advance(tuple(found[2:])))
     assert len(many) == len(few)
-    assert await database.read(find_due, LATER, 100) == []
+    assert await database.read(overdue, LATER) == []
 
 
 @pytest.mark.parametrize("deliver_at", [None, 2 * LATER], ids=["at once", "scheduled"])
@@ -281,7 +281,7 @@ async def test_the_items_of_a_user_expire_in_the_order_of_their_times(
         for number, post in enumerate([engine.post("ada") for _ in range(3)])
     ]
     await engine.store(*posts)
-    found = await database.read(find_due, LATER, 100)
+    found = await database.read(overdue, LATER)
     await database.write(
         lambda connection: commit(connection, [Advance(tuple(found))], LATER, True, ()) and None
     )

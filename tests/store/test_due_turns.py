@@ -1,22 +1,21 @@
 """The order of due work: whoever has much of it delays nobody else, and each inbox is filled in order."""
 
 import pytest
-from sqlalchemy import Connection, event, insert, select, update
+from sqlalchemy import Connection, event, select, update
 
 from gateway.database.database import Database
 from gateway.database.models import (
     DELIVER,
     EXPIRE,
     WAKE,
-    due_work,
     items,
     notifications,
 )
-from gateway.store import due_turns
 from gateway.store.arrivals import Options, Post
 from gateway.store.due_steps import Advance
-from gateway.store.due_turns import find_due
-from gateway.store.due_work import Due
+from gateway.store.due_turns import OVERDUE, Turns, find_due
+from gateway.store.due_work import Due, wake_at
+from tests.support.actions import overdue
 from tests.support.engine import Engine
 
 NOON = 1_800_000_000_000
@@ -37,10 +36,11 @@ def scheduled(post: Post, at: int = NOON, service_id: int = 1) -> Post:
 def snooze_all(connection: Connection) -> None:
     """Snooze all items until noon."""
     connection.execute(update(items).values(snoozed_until=NOON))
-    wakes = select(items.c.notification_id, items.c.user_id)
-    found = [(NOON, WAKE, *row) for row in connection.execute(wakes)]
-    columns = ("due_at", "kind", "notification_id", "user_id")
-    connection.execute(insert(due_work), [dict(zip(columns, row, strict=True)) for row in found])
+    snoozed = connection.execute(
+        select(items.c.user_id, notifications.c.uuid).join_from(items, notifications)
+    )
+    for user_id, uuid in snoozed.all():
+        wake_at(connection, user_id, [uuid], NOON)
 
 
 async def flood(engine: Engine, kind: int) -> None:
@@ -62,10 +62,10 @@ def uuids_of(connection: Connection, found: list[Due]) -> list[str]:
     return [by_key[key] for key in keys]
 
 
-async def look(engine: Engine, limit: int) -> list[str]:
-    """Return the ids of the notifications whose work is found at noon and a second."""
-    found = await engine.database.read(find_due, NOON + 1000, limit)
-    return await engine.database.read(uuids_of, found)
+async def look(engine: Engine, limit: int, turns: Turns | None = None) -> list[str]:
+    """Return the ids of the notifications whose work is taken at noon and a second, in a running process."""
+    waiting = await engine.database.read(find_due, NOON + 1000, 0, limit)
+    return await engine.database.read(uuids_of, (turns or Turns()).take(waiting, limit))
 
 
 @pytest.mark.parametrize("kind", [WAKE, EXPIRE, DELIVER])
@@ -75,8 +75,16 @@ async def test_whoever_has_much_due_work_delays_nobody_elses(engine: Engine, kin
     expiry = offer(engine.post("carol"), NOON + 1, service_id=3)
     await engine.store(delivery, expiry)
     found = await look(engine, 6)
-    assert len(found) == 6
+    assert len(found) == 4
     assert {delivery.content.id, expiry.content.id} < set(found)
+
+
+@pytest.mark.parametrize("kind", [EXPIRE, DELIVER])
+async def test_much_work_of_one_kind_delays_no_other_work_of_its_service(engine: Engine, kind: int) -> None:
+    await flood(engine, kind)
+    other = (scheduled if kind == EXPIRE else offer)(engine.post("bob"), NOON + 2)
+    await engine.store(other)
+    assert other.content.id in await look(engine, 3)
 
 
 async def test_a_look_takes_deliveries_then_expiries_then_wakes(engine: Engine) -> None:
@@ -84,62 +92,117 @@ async def test_a_look_takes_deliveries_then_expiries_then_wakes(engine: Engine) 
     await engine.database.write(snooze_all)
     expiry, late, early = offer(engine.post()), scheduled(engine.post(), NOON + 2), scheduled(engine.post())
     await engine.store(expiry, late, early)
-    found = await engine.database.read(find_due, NOON + 1000, 10)
+    found = await engine.database.read(overdue, NOON + 1000)
     assert [one.kind for one in found] == [DELIVER, DELIVER, EXPIRE, WAKE]
     assert (await engine.database.read(uuids_of, found))[:2] == [early.content.id, late.content.id]
 
 
-@pytest.mark.parametrize("kind", [WAKE, EXPIRE])
-async def test_more_than_a_window_of_other_work_hides_no_delivery(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: int
-) -> None:
-    monkeypatch.setattr(due_turns, "WINDOW", 5)
-    await flood(engine, kind)
-    delivery = scheduled(engine.post("bob"), NOON + 2, service_id=2)
-    await engine.store(delivery)
-    assert (await look(engine, 3))[0] == delivery.content.id
+async def test_a_look_reads_few_rows_of_a_large_backlog(engine: Engine) -> None:
+    for service_id in (1, 2, 3):
+        await engine.store(
+            *(scheduled(engine.post(), NOON + number, service_id=service_id) for number in range(MANY))
+        )
+    waiting = await engine.database.read(find_due, NOON + 1000, 0, 12)
+    assert [len(lane) for lane in waiting.values()] == [4, 4, 4]
+    for lane in waiting.values():
+        assert [one.due_at for one in lane] == [NOON + number for number in range(4)]
 
 
-async def test_turns_count_inboxes(engine: Engine) -> None:
+async def test_pieces_that_are_due_at_the_same_time_come_in_the_order_of_their_posts(engine: Engine) -> None:
+    posts = [scheduled(engine.post()) for _ in range(MANY)]
+    for post in posts:
+        await engine.store(post)
+    assert await look(engine, 10) == [post.content.id for post in posts[:10]]
+
+
+async def test_wide_posts_delay_narrow_ones_by_one_turn(engine: Engine) -> None:
     crowd = [f"user {number}" for number in range(20)]
     wide = [offer(engine.post(*crowd)) for _ in range(3)]
     narrow = [offer(engine.post("bob"), NOON + 1, service_id=2) for _ in range(5)]
     await engine.store(*wide, *narrow)
-    expected = [wide[0].content.id, *(post.content.id for post in narrow)]
-    assert await look(engine, 30) == expected
+    turns = Turns()
     # What is larger than a look is found all the same.
-    assert await look(engine, 4) == [wide[0].content.id]
+    assert await look(engine, 4, turns) == [wide[0].content.id]
+    # Nothing is done meanwhile, so it is found again.
+    assert set(await look(engine, 4, turns)) == {post.content.id for post in (wide[0], *narrow[:2])}
 
 
-async def finish(engine: Engine, limit: int) -> None:
+def piece(number: int, due_at: int = 0, size: int = 1) -> Due:
+    return Due(number, EXPIRE, number, None, 0, size, due_at)
+
+
+def ids(taken: list[Due]) -> list[int]:
+    return [one.id for one in taken]
+
+
+def test_each_piece_is_from_the_lane_that_has_had_least() -> None:
+    turns = Turns()
+    wide, narrow = (
+        [piece(number, size=10) for number in range(9)],
+        [piece(10 + number) for number in range(90)],
+    )
+    taken = [one for _ in range(5) for one in turns.take({1: wide, 2: narrow}, 10)]
+    assert sum(one.inboxes for one in taken if one.size > 1) in range(20, 31)
+    assert sum(one.inboxes for one in taken if one.size == 1) in range(20, 31)
+
+
+def test_a_lane_gets_no_turns_for_the_time_in_which_it_had_no_work() -> None:
+    turns = Turns()
+    first, second = (
+        [piece(number) for number in range(50)],
+        [piece(50 + number, due_at=1) for number in range(50)],
+    )
+    for _ in range(4):
+        turns.take({1: first}, 10)
+    assert ids(turns.take({1: first, 2: second}, 4)) == [0, 1, 50, 51]
+    # Nor is what it has had remembered once it has none.
+    turns.take({1: first}, 40)
+    assert ids(turns.take({1: first, 2: second}, 4)) == [0, 1, 50, 51]
+
+
+async def finish(engine: Engine, since: int, limit: int) -> None:
     """Do all that is due at noon and a second, look for look."""
     engine.writer.clock = lambda: (NOON + 1000) / 1000
-    while found := await engine.database.read(find_due, NOON + 1000, limit):
-        await engine.writer.advance(Advance(tuple(found)))
+    turns = Turns()
+    while waiting := await engine.database.read(find_due, NOON + 1000, since, limit):
+        await engine.writer.advance(Advance(tuple(turns.take(waiting, limit))))
 
 
-async def test_a_recipient_gets_deliveries_in_order_whichever_service_has_its_turn(
+async def test_after_a_downtime_all_is_done_in_the_order_of_its_time_whoever_sent_it(
     engine: Engine, database: Database
 ) -> None:
-    ada, bob = await engine.user("ada"), await engine.user("bob")
-    flood = [scheduled(engine.post("ada"), NOON + number) for number in range(MANY)]
-    shared = scheduled(engine.post("ada", "bob"), NOON + 20, service_id=2)
-    later = scheduled(engine.post("bob"), NOON + 21, service_id=2)
-    free = scheduled(engine.post("carol"), NOON + 22, service_id=2)
-    await engine.store(*flood, shared, later, free)
-    found = await look(engine, 8)
-    # Only `free` may overtake: `shared` is later than work of Ada's that waits, and `later` than `shared`.
-    assert found == [*(post.content.id for post in flood[:4]), free.content.id]
-    await finish(engine, 8)
-    in_order = sorted([*flood, shared], key=due_at)
-    assert await database.read(ids_of, ada.id) == [post.content.id for post in in_order]
-    assert await database.read(ids_of, bob.id) == [shared.content.id, later.content.id]
+    ada = await engine.user("ada")
+    posts = [
+        scheduled(engine.post("ada"), NOON + number, service_id=1 + (number > 20)) for number in range(MANY)
+    ]
+    await engine.store(*posts)
+    await finish(engine, NOON + 500, 8)
+    assert await database.read(ids_of, ada.id) == [post.content.id for post in posts]
 
 
-def due_at(post: Post) -> int:
-    assert post.options is not None
-    assert post.options.deliver_at is not None
-    return post.options.deliver_at
+async def test_what_is_due_after_a_downtime_does_not_wait_for_all_that_is_overdue(engine: Engine) -> None:
+    await flood(engine, DELIVER)
+    new = scheduled(engine.post("bob"), NOON + 700, service_id=2)
+    await engine.store(new)
+    waiting = await engine.database.read(find_due, NOON + 1000, NOON + 500, 8)
+    assert len(waiting[OVERDUE]) == 9
+    assert new.content.id in await engine.database.read(uuids_of, Turns().take(waiting, 8))
+
+
+async def test_each_service_keeps_its_order_while_lanes_take_turns(
+    engine: Engine, database: Database
+) -> None:
+    ada = await engine.user("ada")
+    posts = [
+        scheduled(engine.post("ada"), NOON + number, service_id=1 + (number > 20)) for number in range(MANY)
+    ]
+    await engine.store(*posts)
+    await finish(engine, 0, 8)
+    arrived = await database.read(ids_of, ada.id)
+    assert len(arrived) == MANY
+    for service in (posts[:21], posts[21:]):
+        expected = [post.content.id for post in service]
+        assert [uuid for uuid in arrived if uuid in set(expected)] == expected
 
 
 def ids_of(connection: Connection, user_id: int) -> list[str]:
@@ -148,24 +211,22 @@ def ids_of(connection: Connection, user_id: int) -> list[str]:
     return list(connection.scalars(arrived.where(items.c.user_id == user_id).order_by(items.c.created_seq)))
 
 
-async def test_a_chain_of_deliveries_that_wait_for_each_other_takes_as_many_statements_as_one(
+async def test_a_look_takes_as_many_statements_for_many_lanes_as_for_two(
     engine: Engine, database: Database
 ) -> None:
-    many = [scheduled(engine.post("user 0"), NOON + number) for number in range(40)]
-    chain = [
-        scheduled(engine.post(f"user {number}", f"user {number + 1}"), NOON + 50 + number, service_id=2)
-        for number in range(10)
-    ]
-    await engine.store(*many, *chain[:1])
-    short = await database.read(statements_of_look, 30)
-    await engine.store(*chain[1:])
-    assert await database.read(statements_of_look, 30) == short
-    assert not {post.content.id for post in chain} & set(await look(engine, 30))
+    for services in (2, 20):
+        await engine.store(
+            *(
+                scheduled(engine.post(), NOON + number, service_id=1 + number % services)
+                for number in range(MANY)
+            )
+        )
+        assert await database.read(statements_of_look, 10) == 3
 
 
 def statements_of_look(connection: Connection, limit: int) -> int:
     """Return how many statements a look takes."""
     executed: list[str] = []
     event.listen(connection, "before_cursor_execute", lambda *given: executed.append(given[2]))
-    find_due(connection, NOON + 1000, limit)
+    find_due(connection, NOON + 1000, 0, limit)
     return len(executed)

@@ -17,7 +17,7 @@ from gateway.errors import PreconditionFailed
 from gateway.store.arrivals import Options, Post
 from gateway.store.changes import Changed, ItemUpdate
 from gateway.store.due_steps import Advance, Advanced
-from gateway.store.due_work import Due
+from gateway.store.due_work import SELECT, Due
 from gateway.store.lifecycle import Begun, Edit, Withdrawal
 from gateway.store.refusals import AlreadyDelivered, NotificationEnded
 from gateway.store.transaction import Submission
@@ -53,12 +53,8 @@ async def due(opened: Database, post: Post, kind: int) -> Advance:
     """Return the work of this kind as the schedule has found it."""
 
     def find(connection: Connection) -> Due:
-        columns = (due_work.c.id, due_work.c.kind, due_work.c.notification_id, due_work.c.user_id)
-        row = connection.execute(
-            select(*columns, due_work.c.after, notifications.c.recipients)
-            .join_from(due_work, notifications)
-            .where(notifications.c.uuid == post.content.id, due_work.c.kind == kind)
-        ).one()
+        these = (notifications.c.uuid == post.content.id, due_work.c.kind == kind)
+        row = connection.execute(SELECT.where(*these)).one()
         return Due(*row)
 
     return Advance((await opened.read(find),))

@@ -13,13 +13,12 @@ from gateway.errors import RateLimited
 from gateway.protocol.items import Item
 from gateway.store.changes import CHUNK, Changed, ItemUpdate, ReadUpTo, Seen
 from gateway.store.due_steps import Advance
-from gateway.store.due_turns import find_due
 from gateway.store.entries import Entry
 from gateway.store.inbox import FIRST, Listing, Query, find_item, list_items
 from gateway.store.log import head, read_after
 from gateway.store.snoozes import Snooze
 from gateway.store.writer import Writer
-from tests.support.actions import wakes
+from tests.support.actions import overdue, wakes
 from tests.support.engine import Engine
 
 NOON = 1_800_000_000_000
@@ -59,7 +58,7 @@ def titles(listing: Listing) -> list[str]:
 
 async def wake_due(engine: Engine, now: int) -> list[Entry]:
     """Do what is due at a time, as the schedule does, and return its entries."""
-    due = await engine.database.read(find_due, now, 100)
+    due = await engine.database.read(overdue, now)
     engine.writer.clock = lambda: now / 1000
     if due:
         await engine.writer.advance(Advance(tuple(due)))
@@ -225,7 +224,7 @@ async def test_a_wake_that_another_process_found_before_a_change_leaves_the_item
     user = await engine.user()
     later, ended, gone = await stored(engine, 3)
     await engine.writer.change(Snooze(user.id, (later, ended, gone), NOON))
-    due = tuple(await engine.database.read(find_due, NOON, 100))
+    due = tuple(await engine.database.read(overdue, NOON))
     assert len(due) == 3
     await engine.writer.change(Snooze(user.id, (later,), NOON + 60_000))
     await engine.writer.change(Snooze(user.id, (ended,), None))

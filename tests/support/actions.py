@@ -4,6 +4,8 @@ from sqlalchemy import Connection, select, update
 
 from gateway.database.models import WAKE, due_work, notifications
 from gateway.protocol.encoding import dumps
+from gateway.store.due_turns import Turns, find_due
+from gateway.store.due_work import Due
 
 YES = {"id": "yes", "label": "Yes", "style": "primary"}
 SAY = {"id": "say", "label": "Say something", "reply": True}
@@ -24,3 +26,8 @@ def wakes(connection: Connection) -> list[tuple[str, int | None, int]]:
         .order_by(due_work.c.due_at, notifications.c.uuid)
     )
     return [(uuid, user_id, due_at) for uuid, user_id, due_at in found]
+
+
+def overdue(connection: Connection, now: int, limit: int = 100) -> list[Due]:
+    """Return what a process finds that begins at a time, in ms."""
+    return Turns().take(find_due(connection, now, now, limit), limit)
