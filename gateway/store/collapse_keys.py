@@ -1,7 +1,7 @@
 """The rows of collapse keys: the items that the next notification of a key replaces.
 
-These are the newest item of a key, and older ones that have come back from the archive. A row may outlive the
-state of its item: whoever reads rows checks it. Functions take a connection and never commit.
+These are the newest item of a key, and a few older ones that came back from the archive. A row may outlive
+the state of its item: whoever reads rows checks it. Functions take a connection and never commit.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,9 @@ from sqlalchemy import (
     Select,
     String,
     and_,
+    bindparam,
     delete,
+    func,
     insert,
     select,
     tuple_,
@@ -26,24 +28,36 @@ from sqlalchemy.dialects import postgresql, sqlite
 from gateway.database.models import collapse_keys, items, notifications
 from gateway.database.rows import rows
 from gateway.protocol.encoding import dumps
-from gateway.protocol.items import Item
-from gateway.store.log import ITEM_COLUMNS, to_item
+from gateway.protocol.items import CONTENT_FIELDS, Content, Item
+from gateway.store.log import ITEM_COLUMNS
 
 Keyed: TypeAlias = tuple[int, int, str]
 """A collapse key in one inbox: the ids of the user and the service, and the key."""
 
+MAX_ITEMS = 4
+"""Maximum number of items of a key that come back and are replaced: one post must not change very many."""
+
 
 def find(connection: Connection, wanted: Collection[Keyed]) -> list[tuple[Keyed, Item]]:
-    """Return the items of these keys. Those of a key are in the order in which they entered."""
+    """Return the items of these keys, without their contents: a tombstone has none.
+
+    Those of a key are in the order in which they entered.
+    """
     found = connection.execute(_select_items(connection.dialect.name), {"rows": dumps(list(wanted))})
-    return [((user_id, service_id, key), to_item(row)) for user_id, service_id, key, *row in found]
+    return [
+        ((user_id, service_id, key), Item(_NOTHING._replace(id=uuid), *states))
+        for user_id, service_id, key, uuid, *states in found
+    ]
+
+
+_NOTHING = Content("", "", None, "", "", None, None, 0)
 
 
 @cache
 def _select_items(dialect: str) -> Select[Any]:
     wanted = _wanted(dialect)
     return (
-        select(*wanted.c, *ITEM_COLUMNS)
+        select(*wanted.c, notifications.c.uuid, *ITEM_COLUMNS[CONTENT_FIELDS:])
         .join_from(
             wanted,
             collapse_keys,
@@ -93,18 +107,38 @@ def _insert(dialect: str) -> Insert:
 
 
 def restore(connection: Connection, revived: Sequence[tuple[int, str]]) -> None:
-    """Record items that have come back from the archive, by the ids of their users and notifications."""
-    connection.execute(_restore(connection.dialect.name), {"rows": dumps(revived)})
+    """Record items that have come back from the archive, by the ids of their users and notifications.
+
+    A key has at most `MAX_ITEMS` rows. More items stay when the next one comes.
+    """
+    parameters = {"rows": dumps(revived), "max_items": MAX_ITEMS}
+    connection.execute(_restore(connection.dialect.name), parameters)
 
 
 @cache
 def _restore(dialect: str) -> Any:
     statement = (postgresql if dialect == "postgresql" else sqlite).insert(collapse_keys)
     wanted = rows(dialect, user_id=BigInteger(), uuid=String())
-    chosen = (
-        select(wanted.c.user_id, notifications.c.service_id, notifications.c.collapse_key, notifications.c.id)
+    keyed = (wanted.c.user_id, notifications.c.service_id, notifications.c.collapse_key.label("key"))
+    place = func.row_number().over(partition_by=keyed, order_by=notifications.c.id.desc())
+    back = (
+        select(*keyed, notifications.c.id.label("notification_id"), place.label("place"))
         .join_from(wanted, notifications, notifications.c.uuid == wanted.c.uuid)
         .where(notifications.c.collapse_key.is_not(None))
+        .subquery()
     )
-    columns = ["user_id", "service_id", "key", "notification_id"]
+    others = (
+        select(func.count())
+        .where(
+            collapse_keys.c.user_id == back.c.user_id,
+            collapse_keys.c.service_id == back.c.service_id,
+            collapse_keys.c.key == back.c.key,
+            collapse_keys.c.notification_id != back.c.notification_id,
+        )
+        .scalar_subquery()
+    )
+    columns = ("user_id", "service_id", "key", "notification_id")
+    chosen = select(*(back.c[name] for name in columns)).where(
+        back.c.place + others <= bindparam("max_items")
+    )
     return statement.from_select(columns, chosen).on_conflict_do_nothing()

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from gateway.database.models import metadata
 from gateway.protocol.times import read_moment
+from gateway.store.collapse_keys import MAX_ITEMS
 from gateway.store.due_steps import Advance
 from gateway.store.lifecycle import Withdrawal
 from tests.support.checker import Json
@@ -643,6 +644,24 @@ async def test_what_comes_back_from_the_archive_is_replaced_by_the_next_of_its_k
     assert await titles(ada) == ["3"]
     assert await titles(ada, archived="true") == ["2"] * (gone == "archived")
     assert await head(ada) == (before + 2, 1, 1), "both that were there take one number"
+
+
+async def test_a_post_replaces_few_of_very_many_that_came_back_from_the_archive(server: LocalServer) -> None:
+    ada = await server.user()
+    ids = []
+    for number in range(MAX_ITEMS + 3):
+        ids.append((await server.service.notify("ada", str(number), collapse_key="k"))["id"])
+        await ada.patch(f"/v1/inbox/{ids[-1]}", json={"archived": True})
+    for one in ids:
+        await ada.patch(f"/v1/inbox/{one}", json={"archived": False})
+    assert len(await titles(ada)) == len(ids)
+    await server.service.notify("ada", "new", collapse_key="k")
+    left = await titles(ada)
+    assert left[0] == "new"
+    assert len(ids) - MAX_ITEMS <= len(left) - 1 < len(ids)
+    assert str(len(ids) - 1) not in left, "the newest one of the key is replaced in any case"
+    await server.service.notify("ada", "newer", collapse_key="k")
+    assert await titles(ada) == ["newer", *left[1:]]
 
 
 async def test_what_comes_back_by_itself_is_replaced_by_the_next_of_its_key(server: LocalServer) -> None:

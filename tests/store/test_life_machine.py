@@ -552,8 +552,9 @@ def moment(seconds: float) -> str:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the schedule look at once for work whose times a test has set."""
+    """Let the schedule look at once for work whose times a test has set, and a post replace all of a key."""
     monkeypatch.setattr("gateway.jobs.schedule.TICK_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.store.collapse_keys.MAX_ITEMS", 1_000)
 
 
 @pytest.mark.usefixtures("quick")

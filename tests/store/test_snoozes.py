@@ -5,13 +5,16 @@ import json
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from gateway.auth.limits.token_buckets import Buckets
-from gateway.database.models import due_work, items, notifications
+from gateway.database.database import Database
+from gateway.database.models import collapse_keys, due_work, items, notifications
 from gateway.errors import RateLimited
 from gateway.protocol.items import Item
+from gateway.store.arrivals import Options
 from gateway.store.changes import CHUNK, Changed, ItemUpdate, ReadUpTo, Seen
+from gateway.store.collapse_keys import MAX_ITEMS
 from gateway.store.due_steps import Advance
 from gateway.store.entries import Entry
 from gateway.store.inbox import FIRST, Listing, Query, find_item, list_items
@@ -312,3 +315,25 @@ async def test_erasing_a_notification_takes_what_wakes_along(engine: Engine) -> 
         return len(connection.execute(select(due_work)).all())
 
     assert await engine.database.write(erase) == 0
+
+
+async def test_of_many_items_of_a_key_that_wake_at_once_few_are_replaced_by_the_next(
+    engine: Engine, database: Database
+) -> None:
+    user = await engine.user()
+    posts = [engine.post()._replace(options=Options(collapse_key="k")) for _ in range(MAX_ITEMS + 3)]
+    for post in posts:
+        await engine.store(post)
+        await engine.writer.change(ItemUpdate(user.id, (post.content.id,), archived=True))
+    uuids = tuple(post.content.id for post in posts)
+    await engine.writer.change(Snooze(user.id, uuids, NOON))
+    await wake_due(engine, NOON)
+    assert (await counts_of(engine, user.id))[1] == len(posts)
+
+    def kept(connection: Connection) -> int:
+        return connection.scalar(select(func.count()).select_from(collapse_keys)) or 0
+
+    assert 1 < await database.read(kept) <= MAX_ITEMS
+    await engine.store(engine.post()._replace(options=Options(collapse_key="k")))
+    assert await database.read(kept) == 1
+    assert (await counts_of(engine, user.id))[1] >= len(posts) - MAX_ITEMS + 1
