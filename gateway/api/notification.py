@@ -16,7 +16,7 @@ from gateway.auth.principals import Service
 from gateway.protocol.encoding import dumps
 from gateway.protocol.items import Content
 from gateway.protocol.links import is_link
-from gateway.protocol.times import MAX_AHEAD_MS, now_ms, read_moment
+from gateway.protocol.times import now_ms, read_deliver_at, read_moment
 from gateway.settings.wording import in_words
 from gateway.store.arrivals import Options, Post
 from gateway.store.recipients import check_recipient
@@ -79,22 +79,14 @@ def _as_list(value: Any) -> Any:
 
 
 _ONE_SUB = {"type": "string", "minLength": 1, "maxLength": 255}
-Moment = Annotated[
-    int, BeforeValidator(read_moment), WithJsonSchema({"type": "string", "format": "date-time"})
-]
+_TIME = WithJsonSchema({"type": "string", "format": "date-time"})
+Moment = Annotated[int, BeforeValidator(read_moment), _TIME]
 """A time in a body: RFC 3339 with its zone, in ms once validated."""
 
 MAX_TTL_SECONDS = 31_622_400
 MAX_ACTIONS = 4
 COLLAPSE_KEY = in_words("have only the letters a-z and A-Z, the digits 0-9, . _ : -", r"^[A-Za-z0-9._:-]+$")
 ACTION_ID = in_words("have only small letters, digits, _ -", r"^[a-z0-9_-]+$")
-
-
-def check_deliver_at(moment: int) -> int:
-    """Return the time. Raises ValueError if it is too far in the future."""
-    if moment > now_ms() + MAX_AHEAD_MS:
-        raise ValueError("it must be at most 366 days ahead")
-    return moment
 
 
 def check_expires_at(moment: int | None, info: ValidationInfo) -> int | None:
@@ -154,7 +146,7 @@ Actions = Annotated[
     | None,
     Field(description="Buttons, each with an id of its own."),
 ]
-DeliverAt = Annotated[Moment, AfterValidator(check_deliver_at)]
+DeliverAt = Annotated[int, BeforeValidator(lambda text: read_deliver_at(text, now_ms())), _TIME]
 
 Recipients = Annotated[
     list[Annotated[Sub, AfterValidator(check_recipient)]],

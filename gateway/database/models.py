@@ -206,8 +206,8 @@ notifications = Table(
     _number("delivered", default=None),
     _number("seen", default=None),
     _number("read", default=None),
-    # The sender's list, and the few in it that are not simply delivered.
-    Index(None, "service_id", "id"),
+    # The sender's list, with what it is searched for, and the few in it that are not simply delivered.
+    Index(None, "service_id", "id", "category", "state"),
     *(
         Index(None, *columns, "id", sqlite_where=text(_NOT_DELIVERED), postgresql_where=text(_NOT_DELIVERED))
         for columns in (("state",), ("service_id", "state"))

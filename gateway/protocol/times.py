@@ -61,6 +61,14 @@ def read_moment(text: object) -> int:
     return moment
 
 
+def read_deliver_at(text: object, now: int) -> int:
+    """Return the milliseconds of a time to deliver at. Any time in the past will do. Raises ValueError."""
+    moment = _read(text)
+    if moment > now + MAX_AHEAD_MS:
+        raise ValueError("it must be at most 366 days ahead")
+    return max(moment, 0)
+
+
 def _read(text: object) -> int:
     if not isinstance(text, str) or len(text) > _MAX_MOMENT or _MOMENT.fullmatch(text) is None:
         raise ValueError(_MOMENT_RULE)

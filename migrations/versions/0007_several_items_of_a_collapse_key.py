@@ -1,4 +1,4 @@
-"""several items of a collapse key, the last counts of notifications, and the lanes of due work.
+"""several items of a collapse key, the last counts of notifications, lanes of due work, a faster list.
 
 Revision: 0007.
 """
@@ -32,9 +32,18 @@ def upgrade() -> None:
     op.add_column("due_work", sa.Column("lane", sa.BigInteger(), server_default="0", nullable=False))
     op.execute(_LANES)
     op.create_index("ix_due_work_lane_due_at_id", "due_work", ["lane", "due_at", "id"], unique=False)
+    op.create_index(
+        "ix_notifications_service_id_id_category_state",
+        "notifications",
+        ["service_id", "id", "category", "state"],
+        unique=False,
+    )
+    op.drop_index("ix_notifications_service_id_id", table_name="notifications")
 
 
 def downgrade() -> None:
+    op.create_index("ix_notifications_service_id_id", "notifications", ["service_id", "id"], unique=False)
+    op.drop_index("ix_notifications_service_id_id_category_state", table_name="notifications")
     op.drop_index("ix_due_work_lane_due_at_id", table_name="due_work")
     op.drop_column("due_work", "lane")
     for name in _COUNTS:

@@ -173,8 +173,9 @@ async def test_a_scheduled_notification_has_no_item_until_it_is_due(server: Loca
 
 
 async def test_a_time_of_delivery_in_the_past_means_now(server: LocalServer) -> None:
-    assert (await server.service.notify("ada", deliver_at=moment(-60)))["state"] == "delivered"
-    assert await head(await server.user()) == (1, 1, 1)
+    for past in (moment(-60), "1969-07-20T20:17:40Z", "0001-01-01T00:00:00+14:00"):
+        assert (await server.service.notify("ada", deliver_at=past))["state"] == "delivered"
+    assert await head(await server.user()) == (3, 3, 3)
 
 
 async def test_due_notifications_are_delivered_in_the_order_of_their_times(server: LocalServer) -> None:
