@@ -25,9 +25,10 @@ OVERDUE = 0
 
 
 def find_due(connection: Connection, now: int, since: int, limit: int) -> dict[int, list[Due]]:
-    """Return work that is due, by lane, with more for each than it has a turn for: about `limit` pieces.
+    """Return what may be done next, by lane: the first pieces of each, about `limit` in all.
 
-    `since` is when the process began: what was due by then is overdue. Both times are in ms.
+    If no more than that is due, all of it is in one lane. `since` is when the process began: what was due by
+    then is overdue. Both times are in ms.
     """
     oldest = [Due(*row) for row in connection.execute(_SELECT_OLDEST, {"now": now, "limit": limit + 1})]
     if len(oldest) <= limit and sum(one.inboxes for one in oldest) <= limit:
@@ -115,8 +116,8 @@ class Turns:
     def take(self, waiting: Mapping[int, Sequence[Due]], limit: int) -> list[Due]:
         """Return the next work, for about `limit` inboxes: first deliveries, then expiries, then the rest.
 
-        Each piece is from the lane that has had least. A lane that had no work to wait begins like those that
-        have had least: what it has left unused counts for nothing.
+        Each piece is from the lane that has had least. A lane in which no work waited begins like the one
+        that has had least: it gets nothing for the turns that it didn't need.
         """
         least = min((self._served[lane] for lane in waiting if lane in self._served), default=0)
         self._served = {lane: self._served.get(lane, least) for lane in waiting}

@@ -23,7 +23,7 @@ from gateway.errors import (
     Unavailable,
 )
 from gateway.observability.tracebacks import drop_tracebacks
-from gateway.protocol.items import Content, Item
+from gateway.protocol.items import Content
 from gateway.store.changes import CHUNK, Changed, Delivered, ItemUpdate, ReadUpTo
 from gateway.store.due_steps import STEP, Advance, Advanced
 from gateway.store.due_work import PER_ROW
@@ -127,6 +127,8 @@ class Writer:
     async def change(self, change: Change, gone: Callable[[], Awaitable[bool]] | None = None) -> Changed:
         """Change an inbox, in as many steps as it takes, and return once all are committed.
 
+        The result has the items of the last step only: all of them, with their contents, could be too many.
+
         `gone` is called between the steps and returns whether the caller has disconnected. In that case, or
         when the caller is cancelled, the finished steps stay and the rest is not begun. The result then has
         `more`.
@@ -141,19 +143,20 @@ class Writer:
         if isinstance(change, ItemUpdate | Snooze):
             change = change._replace(ids=tuple(dict.fromkeys(change.ids)))
         budget = None if isinstance(change, ItemUpdate) and change.deleted else self._changes
-        items: list[Item] = []
-        rest: ItemChange | None = change
-        while rest is not None:
-            step, rest = _split(rest)
-            changed = await self._take_turn(step, budget)
-            budget = None  # A change that has begun is finished.
+        step, rest = _split(change)
+        changed = await self._take_turn(step, budget)
+        while True:
             if isinstance(step, ReadUpTo) and changed.more:
                 rest = _after(step, changed)
-            else:
-                items += changed.items
-            if rest is not None and gone is not None and await gone():
-                return Changed(items, changed.counts, more=True)
-        return Changed(items, changed.counts)
+            if rest is None:
+                return changed._replace(more=False)
+            # Many requests may wait for their next turn.
+            changed = changed._replace(items=[])
+            if gone is not None and await gone():
+                return changed._replace(more=True)
+            step, rest = _split(rest)
+            # A change that has begun is finished, whatever the budget.
+            changed = await self._take_turn(step, None)
 
     async def _take_turn(self, step: ItemChange, budget: Buckets | None) -> Changed:
         """Do one step, once the running steps of the same user leave room for it.

@@ -160,8 +160,7 @@ async def test_deleted_and_unknown_items_are_not_snoozed(engine: Engine) -> None
 async def test_many_items_are_snoozed_in_steps(engine: Engine) -> None:
     user = await engine.user()
     ids = await stored(engine, CHUNK + 3)
-    changed = await engine.writer.change(Snooze(user.id, (*ids, *ids), NOON))
-    assert len(changed.items) == CHUNK + 3
+    await engine.writer.change(Snooze(user.id, (*ids, *ids), NOON))
     assert await counts_of(engine, user.id) == (CHUNK + 5, 0, 0)
     assert len(await engine.database.read(wakes)) == CHUNK + 3
 
