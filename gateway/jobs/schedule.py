@@ -27,6 +27,9 @@ TICK_SECONDS = 0.5
 FOUND = 1000
 """About how many inboxes the work of one look concerns. What becomes due then waits for the next look."""
 
+DOWNTIME_SECONDS = 10
+"""How long without a look is a downtime. What became due in it is done in the order of its time."""
+
 RETRY_SECONDS = 60
 """How long work that failed is put off."""
 
@@ -43,8 +46,8 @@ class Schedule:
         self._database = database
         self._writer = writer
         self._clock = clock
-        self._began = self._now()
         self._turns = Turns()
+        self._looked_at = self._overdue_until = 0
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -84,7 +87,12 @@ class Schedule:
         return alone
 
     async def _find(self) -> list[Due]:
-        waiting = await self._database.read(find_due, self._now(), self._began, FOUND)
+        now = self._now()
+        if not 0 <= now - self._looked_at < DOWNTIME_SECONDS * 1000:
+            # The process or its database was away, or the clock has been set.
+            self._overdue_until = now
+        waiting = await self._database.read(find_due, now, self._overdue_until, FOUND)
+        self._looked_at = now
         return self._turns.take(waiting, FOUND)
 
     async def _finish(self, group: tuple[Due, ...]) -> None:

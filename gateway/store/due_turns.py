@@ -1,8 +1,8 @@
 """The order of due work: lanes take turns, and the work of each lane is done in the order of its time.
 
 A service has a lane for each kind of its work, and all users share some for the items that wake (`due_work`).
-So whoever has much due work delays nobody else's. What became due during a downtime is one lane: all of it is
-done in the order of its time.
+Those together get the turns of one lane. So whoever has much due work delays nobody else's. What became due
+during a downtime is one lane: all of it is done in the order of its time.
 
 Functions take a connection and never commit.
 """
@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heapreplace
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Select, bindparam, exists, func, select, tuple_
+from sqlalchemy import BigInteger, Connection, Select, bindparam, func, select, tuple_
 
 from gateway.database.models import due_work
 from gateway.database.rows import rows
@@ -27,19 +27,22 @@ OVERDUE = 0
 def find_due(connection: Connection, now: int, since: int, limit: int) -> dict[int, list[Due]]:
     """Return what may be done next, by lane: the first pieces of each, about `limit` in all.
 
-    If no more than that is due, all of it is in one lane. `since` is when the process began: what was due by
-    then is overdue. Both times are in ms.
+    If no more than that is due, all of it is in one lane. What was due by `since`, the end of the last
+    downtime, is overdue. Both times are in ms.
     """
     oldest = [Due(*row) for row in connection.execute(_SELECT_OLDEST, {"now": now, "limit": limit + 1})]
     if len(oldest) <= limit and sum(one.inboxes for one in oldest) <= limit:
         return {OVERDUE: oldest} if oldest else {}
     waiting = {OVERDUE: [one for one in oldest if one.due_at <= since]}
     lanes = connection.scalars(_SELECT_LANES, {"now": now, "since": since}).all()
-    if lanes:
-        share = max(limit // len(lanes), 1)
-        wanted = {"now": now, "since": since, "rows": dumps([[lane] for lane in lanes]), "share": share}
-        for lane, *columns in connection.execute(_select_heads(connection.dialect.name), wanted):
-            waiting.setdefault(lane, []).append(Due(*columns))
+    wakes = [lane for lane in lanes if lane < 0]
+    others = [lane for lane in lanes if lane >= 0]
+    share = max(limit // (len(others) + bool(wakes)), 1) if lanes else 0
+    for these, each in ((others, share), (wakes, max(share // max(len(wakes), 1), 1))):
+        if these:
+            wanted = {"now": now, "since": since, "rows": dumps([[lane] for lane in these]), "share": each}
+            for lane, *columns in connection.execute(_select_heads(connection.dialect.name), wanted):
+                waiting.setdefault(lane, []).append(Due(*columns))
     return {lane: found for lane, found in waiting.items() if found}
 
 
@@ -51,16 +54,17 @@ _SELECT_OLDEST = (
 
 
 def _select_lanes() -> Select[Any]:
-    """Return the query for the lanes with due work. It takes a step for each lane, not for each row."""
+    """Return the query for the lanes with due work. One that has overdue work, too, must wait for that.
+
+    It takes a step for each lane, not for each row.
+    """
     first = select(func.min(due_work.c.lane).label("lane")).cte("lanes", recursive=True)
     following = select(func.min(due_work.c.lane)).where(due_work.c.lane > first.c.lane).scalar_subquery()
     lanes = first.union_all(select(following).where(first.c.lane.is_not(None)))
-    is_due = exists().where(
-        due_work.c.lane == lanes.c.lane,
-        due_work.c.due_at > bindparam("since"),
-        due_work.c.due_at <= bindparam("now"),
+    first_due_at = (
+        select(func.min(due_work.c.due_at)).where(due_work.c.lane == lanes.c.lane).scalar_subquery()
     )
-    return select(lanes.c.lane).where(is_due)
+    return select(lanes.c.lane).where(first_due_at > bindparam("since"), first_due_at <= bindparam("now"))
 
 
 _SELECT_LANES = _select_lanes()
@@ -121,6 +125,7 @@ class Turns:
         """
         least = min((self._served[lane] for lane in waiting if lane in self._served), default=0)
         self._served = {lane: self._served.get(lane, least) for lane in waiting}
+        wakes = sum(lane < 0 for lane in waiting)
         # The number of the next piece of each lane. Lanes that have had the same are in the order of time.
         heads = [(served, waiting[lane][0].due_at, lane, 0) for lane, served in self._served.items()]
         heapify(heads)
@@ -130,7 +135,7 @@ class Turns:
             one = waiting[lane][index]
             taken.append(one)
             limit -= one.inboxes
-            self._served[lane] = served + one.inboxes
+            self._served[lane] = served + one.inboxes * (wakes if lane < 0 else 1)
             if index + 1 < len(waiting[lane]):
                 heapreplace(heads, (self._served[lane], waiting[lane][index + 1].due_at, lane, index + 1))
             else:

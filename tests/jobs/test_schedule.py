@@ -147,6 +147,21 @@ async def test_after_downtime_what_is_due_comes_in_the_order_of_its_time_whoever
     assert await locking.read(inbox) == [str(number) for number in range(40)]
 
 
+async def test_a_service_does_not_wait_for_the_flood_of_another_while_a_process_looks(
+    home: Home, locking: LockingDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "FOUND", 7)
+    await locking.write(services.add_service, "other", ["notify"], b"", 0)
+    await home.schedule.work()
+    await home.engine.store(*(home.at(1, title="flood") for _ in range(40)))
+    await home.engine.store(home.at(2, title="other")._replace(service_id=2))
+    home.clock.now = NOON + 5
+    await home.schedule.work()
+    arrived = await locking.read(inbox)
+    assert len(arrived) == 41
+    assert arrived.index("other") < 7
+
+
 async def test_a_time_to_live_begins_at_the_delivery_even_if_that_is_late(
     home: Home, locking: LockingDatabase
 ) -> None:

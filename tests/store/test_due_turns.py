@@ -146,6 +146,22 @@ def test_each_piece_is_from_the_lane_that_has_had_least() -> None:
     assert sum(one.inboxes for one in taken if one.size == 1) in range(20, 31)
 
 
+def test_all_wakes_together_get_the_turns_of_one_lane() -> None:
+    turns = Turns()
+    waiting = {-lane: [piece(1000 * lane + number) for number in range(30)] for lane in range(1, 11)}
+    waiting |= {9: [piece(number) for number in range(300)]}
+    taken = [one for _ in range(4) for one in turns.take(waiting, 60)]
+    assert sum(one.id < 1000 for one in taken) in range(110, 131)
+
+
+async def test_wakes_of_very_many_users_delay_no_delivery(engine: Engine) -> None:
+    await engine.store(engine.post(*(f"user {number}" for number in range(MANY))))
+    await engine.database.write(snooze_all)
+    posts = [scheduled(engine.post("bob"), NOON + 2) for _ in range(MANY)]
+    await engine.store(*posts)
+    assert len({post.content.id for post in posts} & set(await look(engine, 50))) in range(20, 26)
+
+
 def test_a_lane_gets_no_turns_for_the_time_in_which_it_had_no_work() -> None:
     turns = Turns()
     first, second = (
@@ -187,6 +203,16 @@ async def test_what_is_due_after_a_downtime_does_not_wait_for_all_that_is_overdu
     waiting = await engine.database.read(find_due, NOON + 1000, NOON + 500, 8)
     assert len(waiting[OVERDUE]) == 9
     assert new.content.id in await engine.database.read(uuids_of, Turns().take(waiting, 8))
+
+
+async def test_what_a_service_has_overdue_comes_before_its_later_notifications(
+    engine: Engine, database: Database
+) -> None:
+    ada = await engine.user("ada")
+    posts = [scheduled(engine.post("ada"), NOON + 20 * number) for number in range(MANY)]
+    await engine.store(*posts)
+    await finish(engine, NOON + 500, 8)
+    assert await database.read(ids_of, ada.id) == [post.content.id for post in posts]
 
 
 async def test_each_service_keeps_its_order_while_lanes_take_turns(
