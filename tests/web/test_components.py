@@ -136,6 +136,26 @@ async def test_each_state_of_the_inbox_has_a_text(stage: Stage, state: str) -> N
     await expect(page.locator("notification-inbox")).to_contain_text(words)
 
 
+@pytest.mark.parametrize("display", ["", "block", "grid", "inline-block"])
+@pytest.mark.parametrize("size", ["height", "maxHeight"])
+async def test_the_list_scrolls_whatever_the_page_makes_of_the_display(
+    stage: Stage, display: str, size: str
+) -> None:
+    page = await stage(inbox("many(40)", "{ refuse: true }"))
+    style = {"display": display, "height": "auto", size: "300px"}
+    await page.evaluate("(style) => Object.assign(element.style, style)", style)
+    panel = page.get_by_role("tabpanel")
+    assert await panel.evaluate(
+        """(one) => one.scrollHeight > one.clientHeight
+          && one.getBoundingClientRect().bottom <= element.getBoundingClientRect().bottom
+          && element.getBoundingClientRect().height === 300"""
+    )
+    await rows(page).nth(0).focus()
+    await page.keyboard.press("e")
+    await expect(page.locator("[part=snack]")).to_contain_text("It was refused.")
+    await expect(page.locator("[part=snack]")).to_be_in_viewport(ratio=1)
+
+
 @pytest.mark.parametrize("width", [318, 200])
 async def test_all_tabs_can_be_reached_in_a_narrow_list(stage: Stage, width: int) -> None:
     page = await stage(inbox("many(500)"))

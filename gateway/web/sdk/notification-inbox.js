@@ -136,7 +136,9 @@ export class NotificationInbox extends NotificationElement {
         keydown: (event) => this.#onTabKey(event) }, ...parts.tabs),
       parts.filter);
     this.#restart();
-    return [parts.head, parts.bar, parts.banner, this.#steady.element, parts.panel, make('slot', { name: 'footer' }), this.#snack.element];
+    // Pages give the element another `display`: this one makes the list scroll, and it is not theirs.
+    return [make('div', { className: 'frame' }, parts.head, parts.bar, parts.banner, this.#steady.element, parts.panel,
+      make('slot', { name: 'footer' }), this.#snack.element)];
   }
 
   #buildTab(name) {

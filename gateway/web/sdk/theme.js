@@ -77,7 +77,7 @@ export const ITEM = sheet(`
 [data-priority="urgent"] .glyph, .chip[data-priority="urgent"] { background: color-mix(in srgb, var(--_danger) 11%, var(--_surface)); color: var(--_danger); }
 .choices, .reply { display: flex; flex-wrap: wrap; align-items: center; gap: 6px; margin-block-start: 8px; cursor: default; }
 .choice { display: inline-flex; align-items: center; max-width: 100%; text-decoration: none; white-space: normal; overflow-wrap: anywhere; }
-.choice[aria-disabled="true"] { opacity: .65; }
+.choice[aria-disabled="true"] { color: var(--_muted); opacity: .65; cursor: default; }
 .strong:is(:disabled, [aria-disabled="true"]) { background: var(--_sunken) !important; color: var(--_muted) !important; }
 .reply { flex: 1 0 100%; margin: 0; }
 .reply input { flex: 1 12em; }
@@ -88,7 +88,9 @@ export const ITEM = sheet(`
 `);
 
 export const INBOX = sheet(`
-:host { display: flex; flex-direction: column; position: relative; min-height: 0; border-radius: var(--_radius); background: var(--_surface); overflow: clip; }
+:host, .frame { display: flex; flex-direction: column; min-height: 0; }
+:host { position: relative; border-radius: var(--_radius); background: var(--_surface); overflow: clip; }
+.frame { flex: 1; height: 100%; max-height: inherit; }
 .head { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 8px; padding-block: 14px 4px; padding-inline: 20px 12px; }
 .heading:focus-visible, .help:focus-visible { outline: none; }
 .heading { flex: 1; font-size: 1.1333em; font-weight: 680; letter-spacing: -.012em; }
