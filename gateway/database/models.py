@@ -266,7 +266,7 @@ due_work = Table(
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), index=True),
     # The id of the last user whose inbox is done.
     _number("after"),
-    # Whose turn it is done in (`store/lanes`).
+    # Whose turn it is done in (`store/due_work`).
     _number("lane"),
     Index(None, "due_at", "id"),
     Index(None, "lane", "due_at", "id"),

@@ -35,7 +35,7 @@ Keyed: TypeAlias = tuple[int, int, str]
 """A collapse key in one inbox: the ids of the user and the service, and the key."""
 
 MAX_ITEMS = 4
-"""Maximum number of items of a key that come back and are replaced: one post must not change very many."""
+"""Maximum number of items of a key in an inbox that one post replaces: it must not change very many."""
 
 
 def find(connection: Connection, wanted: Collection[Keyed]) -> list[tuple[Keyed, Item]]:

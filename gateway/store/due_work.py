@@ -37,7 +37,7 @@ PER_ROW = 5
 
 
 _KINDS = 8
-"""Number of lanes of each service: one for each kind of its work, and none between services."""
+"""Number of lanes of each service, one for each kind of its work: at least as many as there are kinds."""
 
 _WAKE_LANES = 256
 """Number of lanes of all users, for the items that wake.

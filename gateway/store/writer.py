@@ -149,7 +149,7 @@ class Writer:
             if isinstance(step, ReadUpTo) and changed.more:
                 rest = _after(step, changed)
             if rest is None:
-                return changed._replace(more=False)
+                return changed
             # Many requests may wait for their next turn.
             changed = changed._replace(items=[])
             if gone is not None and await gone():

@@ -184,14 +184,20 @@ async def finish(engine: Engine, since: int, limit: int) -> None:
         await engine.writer.advance(Advance(tuple(turns.take(waiting, limit))))
 
 
-async def test_after_a_downtime_all_is_done_in_the_order_of_its_time_whoever_sent_it(
-    engine: Engine, database: Database
-) -> None:
-    ada = await engine.user("ada")
+async def store_for_ada(engine: Engine) -> list[Post]:
+    """Store scheduled posts of two services, first those of the one and then those of the other."""
     posts = [
         scheduled(engine.post("ada"), NOON + number, service_id=1 + (number > 20)) for number in range(MANY)
     ]
     await engine.store(*posts)
+    return posts
+
+
+async def test_after_a_downtime_all_is_done_in_the_order_of_its_time_whoever_sent_it(
+    engine: Engine, database: Database
+) -> None:
+    ada = await engine.user("ada")
+    posts = await store_for_ada(engine)
     await finish(engine, NOON + 500, 8)
     assert await database.read(ids_of, ada.id) == [post.content.id for post in posts]
 
@@ -219,10 +225,7 @@ async def test_each_service_keeps_its_order_while_lanes_take_turns(
     engine: Engine, database: Database
 ) -> None:
     ada = await engine.user("ada")
-    posts = [
-        scheduled(engine.post("ada"), NOON + number, service_id=1 + (number > 20)) for number in range(MANY)
-    ]
-    await engine.store(*posts)
+    posts = await store_for_ada(engine)
     await finish(engine, 0, 8)
     arrived = await database.read(ids_of, ada.id)
     assert len(arrived) == MANY
